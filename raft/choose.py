@@ -1,0 +1,111 @@
+"""From stored rollouts to the rows that the policy is trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raft.files import full_disk_is_the_users
+from raft.selection import mask_unselectable, select
+from rollout.types import InputError
+
+Rows = Callable[[], Iterable[dict[str, Any]]]  # opens the rollouts anew: they may not fit memory
+
+
+def choose(
+    rows: Rows,
+    out: Path,
+    strategy: str,
+    arguments: dict[str, Any],
+    filters: dict[str, Any],
+) -> dict[str, float | int]:
+    """Write the selected samples of `rows()` to `out`, whole or not at all; return what was kept.
+
+    Filters make samples unselectable before the strategy looks. `best_and_worst` trains on the
+    best and writes the worst beside it as `rejected`: a preference pair.
+
+    Raises:
+        InputError: nothing could be selected.
+    """
+    scores, refused = _selectable(rows, filters)
+    chosen_M2 = select(strategy, scores, **arguments)
+    if len(chosen_M2) == 0:
+        counts = ", ".join(f"{key} {count}" for key, count in refused.items() if count) or "none"
+        raise InputError(
+            f"select: no sample of {scores.size} can be selected (unselectable: {counts}); loosen "
+            "the filters, lower the threshold, or look at the scores"
+        )
+    by_prompt: dict[int, list[int]] = defaultdict(list)
+    for prompt, sample in chosen_M2.tolist():
+        by_prompt[prompt].append(sample)
+    pairs = strategy == "best_and_worst"
+    kept = _write(out, _selected(rows, by_prompt, pairs))
+    return {
+        "select/reward_mean": float(np.mean(kept)),
+        "select/kept": len(kept),
+        "select/prompts": len(by_prompt),
+        **{f"select/refused_{key}": int(count) for key, count in refused.items()},
+    }
+
+
+def _selectable(rows: Rows, filters: dict[str, Any]) -> tuple[np.ndarray, dict[str, int]]:
+    """Scores (P, K) with NaN for what may not be selected, and why, counted; row by row."""
+    masked: list[np.ndarray] = []
+    total: dict[str, int] = defaultdict(int)
+    for row in rows():
+        scores_1K = np.array([[np.nan if s is None else s for s in row["scores"]]], dtype=float)
+        truncated_1K = [[reason == "length" for reason in row["finish_reasons"]]]
+        scores_1K, counts = mask_unselectable(
+            scores_1K, [row["responses"]], truncated_PK=truncated_1K, **filters
+        )
+        masked.append(scores_1K[0])
+        for key, count in counts.items():
+            total[key] += count
+    return np.array(masked), dict(total)
+
+
+def _selected(
+    rows: Rows, by_prompt: dict[int, list[int]], pairs: bool
+) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(rows()):
+        samples = by_prompt.get(number, [])
+        if pairs and samples:
+            best, worst = samples
+            rejected = {"response": row["responses"][worst], "score": row["scores"][worst]}
+            yield {**_row(row, best), "rejected": rejected}
+            continue
+        for sample in samples:
+            yield _row(row, sample)
+
+
+def _row(row: dict[str, Any], sample: int) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "sample": sample,
+        "prompt": row["prompt"],
+        "response": row["responses"][sample],
+        "score": row["scores"][sample],
+        "finish_reason": row["finish_reasons"][sample],
+        "policy_version": row["policy_version"],
+        "prompt_token_ids": row["prompt_token_ids"],
+        "token_ids": row["token_ids"][sample],
+    }
+
+
+def _write(out: Path, rows: Iterable[dict[str, Any]]) -> list[float]:
+    partial = out.with_suffix(".partial")
+    scores: list[float] = []
+    with full_disk_is_the_users(out), open(partial, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            scores.append(row["score"])
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, out)
+    return scores

@@ -1,0 +1,120 @@
+"""The command `raft`. Arguments are parsed before anything heavy is imported."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from raft import __version__
+from rollout.errors import InputError
+
+_EPILOG = """\
+first steps:
+  raft demo                                 the whole story, offline, on a CPU
+  raft run configs/stories_cpu.yaml         RAFT iterations; the same command resumes
+  raft run configs/hh_gpt_neo_2.7b.yaml sampling.k=16 run_dir=runs/k16
+
+exit codes: 0 done, 1 a fault of ours, 2 your input is wrong, 130 interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    for name in ("raft", "rollout", "rewards"):
+        logging.getLogger(name).setLevel(logging.WARNING if options.quiet else logging.INFO)
+    try:
+        return options.command(options) or 0
+    except InputError as error:
+        print(f"raft: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # the reader of our output went away; nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("raft: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="raft",
+        description="Align a language model with a reward model: RAFT, best-of-n, reward curves.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"raft {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="warnings only")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, run: object) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, parents=[common])
+        made.set_defaults(command=run)
+        return made
+
+    demo = command("demo", "policy, reward model and RAFT from nothing, offline on a CPU", _demo)
+    demo.add_argument("--out", default="demo", help="folder for everything it makes (default: demo)")
+    demo.add_argument("--seed", type=int, default=0)
+
+    run = command("run", "RAFT iterations; resumes when the run folder exists", _run)
+    run.add_argument("config", help="YAML file; configs/ has examples")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="for example sampling.k=16")
+
+    curves = command("curves", "draw reward against iteration, several runs in one picture", _curves)
+    curves.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    curves.add_argument("--out", default="curves.png", help="PNG, SVG or PDF (default: curves.png)")
+
+    validate = command("validate", "check a config without running it", _validate)
+    validate.add_argument("config", nargs="?", help="YAML file")
+    validate.add_argument("overrides", nargs="*", metavar="key=value")
+    validate.add_argument("--keys", action="store_true", help="list every key with its default")
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from raft.demo.story import tell
+
+    tell(options.out, options.seed)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from raft.config import load_config
+    from raft.loop import run
+
+    folder = run(load_config(options.config, options.overrides))
+    print(f"curves: {folder / 'curves.png'}")
+    return 0
+
+
+def _curves(options: argparse.Namespace) -> int:
+    from raft.curves import draw_curves
+
+    for path in draw_curves(options.runs, options.out):
+        print(path)
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from raft.config import describe_keys, load_config
+
+    if options.keys:
+        print("\n".join(describe_keys()))
+        return 0
+    if options.config is None:
+        raise InputError("validate: name a config file, or --keys")
+    load_config(options.config, options.overrides)
+    print(f"{options.config}: valid")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

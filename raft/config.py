@@ -1,0 +1,292 @@
+"""The configuration of a run: what may be said, its defaults, and what is refused before a start.
+
+Defaults < YAML file < `key=value` overrides. Unknown keys are errors. Nothing else in the toolkit
+sees these classes except `raft.assemble`, which turns them into plain arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raft.paths import expand_paths
+from raft.selection import check_strategy
+from rollout.errors import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicyConfig(_Section):
+    model: str = Field(description="folder or hub name of the starting policy")
+    engine: Literal["auto", "vllm", "transformers", "toy"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(None, ge=2, description="tokens; default: the model's own")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs per rollout worker")
+    gpu_memory: float = Field(0.85, gt=0, le=1, description="share of a GPU that vLLM may take")
+    max_num_seqs: int | None = Field(None, ge=1, description="sequences in flight per engine")
+    template: Literal["auto", "chat", "plain", "hh", "hh_hash"] = "auto"
+
+
+class PromptsConfig(_Section):
+    path: str = Field(description="JSONL, Parquet or text file, or a `datasets` name")
+    per_iteration: int = Field(256, ge=1)
+    format: Literal["auto", "text", "messages", "hh"] = "auto"
+    column: str | None = None
+    split: str = "train"
+    separator: str | None = Field(None, description="splits a text file into documents")
+    first_words: int | None = Field(None, ge=1, description="keep a text's first words only")
+    limit: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, description="longer prompts are left out, counted")
+
+
+class SamplingConfig(_Section):
+    k: int = Field(8, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0 keeps the whole vocabulary")
+    max_new_tokens: int = Field(128, ge=1)
+    min_new_tokens: int = Field(0, ge=0)
+    stop: list[str] = []
+    seed_per_prompt: bool = Field(
+        True, description="samples depend on (seed, iteration, prompt) alone; costs 15-40 % speed"
+    )
+
+    @model_validator(mode="after")
+    def _greedy_is_single(self) -> SamplingConfig:
+        if self.temperature == 0 and self.k > 1:
+            raise ValueError(f"temperature 0 draws the same response k={self.k} times; set k: 1")
+        return self
+
+
+class RewardConfig(_Section):
+    kind: Literal["function", "model"]
+    function: str | None = Field(None, description="built-in name, module:attr or file.py:attr")
+    arguments: dict[str, Any] = {}
+    model: str | None = None
+    format: str | None = Field(None, description="chat, hh or plain; default: the model's own")
+    bos: Literal["single", "double", "none"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_length: int | None = Field(None, ge=1)
+    non_finite: Literal["raise", "missing"] = "raise"
+
+    @model_validator(mode="after")
+    def _says_what_scores(self) -> RewardConfig:
+        needed = {"function": self.function, "model": self.model}[self.kind]
+        if not needed:
+            raise ValueError(f"kind {self.kind} needs the key {self.kind}")
+        return self
+
+
+class SelectConfig(_Section):
+    strategy: str = "best_of_k"
+    m: int | None = Field(None, ge=1, description="top_m: rows kept per prompt")
+    fraction: float | None = Field(None, gt=0, le=1, description="global_top_fraction")
+    minimum: float | None = Field(None, description="threshold: lowest score kept")
+    reject_pattern: str | None = Field(None, description="responses matching it are not selectable")
+    min_chars: int = Field(0, ge=0)
+    allow_truncated: bool = True
+    unique: bool = Field(False, description="identical responses to a prompt count once")
+
+    def arguments(self) -> dict[str, Any]:
+        """The chosen strategy's own settings."""
+        given = {"m": self.m, "fraction": self.fraction, "minimum": self.minimum}
+        return {key: value for key, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _pattern_compiles(self) -> SelectConfig:
+        if self.reject_pattern is not None:
+            try:
+                re.compile(self.reject_pattern)
+            except re.error as error:
+                raise ValueError(f"reject_pattern is no regular expression: {error}") from error
+        return self
+
+
+class LoraConfig(_Section):
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class TrainConfig(_Section):
+    learning_rate: float = Field(2e-5, gt=0)
+    epochs: float = Field(1, gt=0)
+    batch_size: int = Field(16, ge=1, description="rows per optimizer step, over all trainers")
+    micro_batch_size: int | None = Field(None, ge=1, description="rows per forward pass")
+    loss_on: Literal["response", "all"] = "response"
+    optimizer: Literal["persistent", "fresh"] = "persistent"
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int | None = Field(None, ge=2, description="tokens; longer rows are an error")
+    packing: Literal["none", "bfd", "wrapped"] = "none"
+    gradient_checkpointing: bool = False
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    lora: LoraConfig | None = None
+    fsdp: bool = Field(False, description="shard the trainer over cluster.trainer_workers")
+
+
+class EvalConfig(_Section):
+    prompts: int | str = Field(128, description="how many to hold out, or a file of their own")
+    k: int = Field(4, ge=1)
+    temperature: float | None = Field(None, ge=0, description="default: sampling.temperature")
+    every: int = Field(1, ge=1)
+
+
+class ClusterConfig(_Section):
+    address: Literal["inline", "local", "auto"] | str = Field(
+        "local", description="inline: this process; local: Ray here; auto or host:port: join one"
+    )
+    rollout_workers: int = Field(1, ge=1)
+    reward_workers: int = Field(1, ge=1)
+    trainer_workers: int = Field(1, ge=1)
+    gpus: int | None = Field(None, ge=0, description="default: all the cluster has")
+    placement: Literal["auto", "colocated", "separate"] = "auto"
+    max_respawns: int = Field(3, ge=0, description="dead workers replaced per iteration")
+
+
+class LogConfig(_Section):
+    sinks: list[Literal["tensorboard", "wandb"]] = []
+    wandb_project: str = "raft"
+
+
+class RunConfig(_Section):
+    """One RAFT run. `raft.config.describe()` lists every key with its default."""
+
+    run_dir: str
+    seed: int = Field(0, ge=0)
+    iterations: int = Field(5, ge=0)
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    sampling: SamplingConfig = SamplingConfig()
+    reward: RewardConfig
+    gold: RewardConfig | None = None
+    select: SelectConfig = SelectConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    log: LogConfig = LogConfig()
+    keep_checkpoints: int = Field(2, ge=1, description="newest policies kept on disk")
+
+    @model_validator(mode="after")
+    def _selector_fits(self) -> RunConfig:
+        check_strategy(self.select.strategy, self.sampling.k, **self.select.arguments())
+        return self
+
+    @model_validator(mode="after")
+    def _greedy_eval_is_single(self) -> RunConfig:
+        if self.eval.temperature == 0 and self.eval.k > 1:
+            raise ValueError(f"eval: temperature 0 needs eval.k: 1, not {self.eval.k}")
+        return self
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a YAML file and apply `key.sub=value` overrides (values are YAML).
+
+    Raises:
+        InputError: the file is missing or no YAML, a key is unknown, a value is out of range, or
+            keys contradict each other; one line that names the key and the file.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise InputError(f"{path}: no such config file; configs/ holds examples")
+    try:
+        data = yaml.safe_load(source.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a config is a mapping of keys, not {type(data).__name__}")
+    for override in overrides or []:
+        _apply(data, override)
+    return make_config(data, where=str(path))
+
+
+def make_config(data: dict[str, Any], where: str = "config") -> RunConfig:
+    """Validate a mapping; `where` names it in messages."""
+    try:
+        return RunConfig.model_validate(expand_paths(data, where))
+    except ValidationError as error:
+        raise InputError(f"{where}: {_one_line(error)}") from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"override {override!r}: write key=value, for example sampling.k=16")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {override!r}: the value is no YAML") from error
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        value = float(value)  # YAML 1.1 reads 3e-4 as a word
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = data.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise InputError(f"override {override!r}: {parent} is no section")
+        data = child
+    data[last] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    """Every complaint as `key: what (got value)`, joined; with the likely key for a typo."""
+    return "; ".join(_complaint(item) for item in error.errors())
+
+
+def _complaint(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"]) or "config"
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggestion(key)}"
+    if item["type"] == "missing":
+        return f"{key}: missing"
+    message = item["msg"].removeprefix("Value error, ")
+    plain = isinstance(item["input"], str | int | float | bool | None)
+    return f"{key}: {message} (got {item['input']!r})" if plain else f"{key}: {message}"
+
+
+def _suggestion(key: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known_keys(), n=1)
+    return f"; did you mean {close[0]}?" if close else "; see `raft validate --keys`"
+
+
+def known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every key of a run's config in dotted form."""
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        child = _section_of(field.annotation)
+        if child is not None:
+            keys += known_keys(child, f"{prefix}{name}.")
+    return keys
+
+
+def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """One line per key: name, default, meaning."""
+    lines: list[str] = []
+    for name, field in section.model_fields.items():
+        child = _section_of(field.annotation)
+        if child is not None:
+            lines += describe_keys(child, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else f"default {field.default!r}"
+        note = f"  {field.description}" if field.description else ""
+        lines.append(f"{prefix}{name}  ({default}){note}")
+    return lines
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    options = getattr(annotation, "__args__", ()) or (annotation,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None

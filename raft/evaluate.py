@@ -1,0 +1,62 @@
+"""What the held-out samples of one policy say, as the numbers of a learning curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from raft.stats import best_of_k_mean, clustered_mean_ci95, distinct_n
+
+
+def scores_PK(rows: Iterable[dict[str, Any]], key: str = "scores") -> np.ndarray:
+    """Scores of stored rollouts (P, K), NaN where a score is missing."""
+    return np.array(
+        [[np.nan if s is None else s for s in row[key]] for row in rows], dtype=np.float64
+    )
+
+
+def summarize(rows: Iterable[dict[str, Any]], prefix: str) -> dict[str, float | int]:
+    """Reward, gold, best of K, length and diversity of stored rollouts, under `prefix/…` keys.
+
+    Means are over prompts with half widths of 95 % intervals; what cannot be known is left out.
+    """
+    rewards: list[list[float | None]] = []
+    golds: list[list[float | None]] = []
+    lengths: list[int] = []
+    truncated: list[bool] = []
+    texts: list[str] = []
+    for row in rows:
+        rewards.append(row["scores"])
+        golds.append(row.get("gold_scores", []))
+        lengths += [len(ids) for ids in row["token_ids"]]
+        truncated += [reason == "length" for reason in row["finish_reasons"]]
+        texts += row["responses"]
+    found = _of_scores(rewards, prefix, "reward")
+    found[f"{prefix}/best_of_k"] = best_of_k_mean(_array(rewards))
+    if any(golds):
+        found |= _of_scores(golds, prefix, "gold")
+    found[f"{prefix}/length_mean"] = float(np.mean(lengths))
+    found[f"{prefix}/truncated_share"] = float(np.mean(truncated))
+    found[f"{prefix}/distinct_1"] = distinct_n(texts, 1)
+    found[f"{prefix}/distinct_2"] = distinct_n(texts, 2)
+    # a NaN is no JSON and no measurement
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _of_scores(
+    scores: list[list[float | None]], prefix: str, name: str
+) -> dict[str, float | int]:
+    array_PK = _array(scores)
+    mean, half_width = clustered_mean_ci95(array_PK)
+    return {
+        f"{prefix}/{name}_mean": mean,
+        f"{prefix}/{name}_ci95": half_width,
+        f"{prefix}/{name}_missing": int((~np.isfinite(array_PK)).sum()),
+    }
+
+
+def _array(scores: list[list[float | None]]) -> np.ndarray:
+    return np.array([[np.nan if s is None else s for s in row] for row in scores], dtype=np.float64)

@@ -1,0 +1,117 @@
+"""Where drawn samples and their scores live: two append logs while a stage runs, one file after.
+
+`NAME.jsonl` (one row per prompt, in prompt order) appears when every prompt is drawn and scored.
+Until then `.NAME.samples` and `.NAME.scores` hold what is there, so a killed run goes on from the
+last sample. Rows stream: memory holds ids and offsets only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from raft.appendlog import AppendLog
+from raft.files import full_disk_is_the_users, read_rows
+from rollout.types import Completion, Group, Prompt
+
+Scores = dict[str, list[float | None]]  # reward name -> one score per sample, None = missing
+
+
+class RolloutStore:
+    """The samples and scores of one stage: a fixed list of prompts under one policy version."""
+
+    def __init__(self, folder: Path, name: str, prompts: Sequence[Prompt], version: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{name}.jsonl"
+        self._prompts = {prompt.id: prompt for prompt in prompts}
+        self._version = version
+        self._samples_path = folder / f".{name}.samples"
+        self._scores_path = folder / f".{name}.scores"
+        if not self.complete:
+            self._samples = AppendLog(self._samples_path)
+            self._scores = AppendLog(self._scores_path)
+
+    @property
+    def complete(self) -> bool:
+        return self.path.exists()
+
+    def undrawn(self) -> list[Prompt]:
+        return [p for key, p in self._prompts.items() if key not in self._samples]
+
+    def unscored(self) -> Iterator[Group]:
+        """Groups drawn before an interruption and not scored yet."""
+        for key in list(self._samples.ids()):
+            if key not in self._scores:
+                yield group_from_row(self._samples.read(key), self._prompts[key])
+
+    def add_samples(self, group: Group) -> None:
+        self._samples.append(_sample_row(group))
+
+    def add_scores(self, prompt_id: str, scores: Scores) -> None:
+        self._scores.append({"id": prompt_id, "scores": scores})
+
+    def finish(self) -> None:
+        """Join samples and scores in prompt order into the final file; then drop the logs."""
+        partial = self.path.with_suffix(".partial")
+        with full_disk_is_the_users(self.path), open(partial, "w", encoding="utf-8") as file:
+            for key, prompt in self._prompts.items():
+                scores: Scores = self._scores.read(key)["scores"]
+                row = _final_row(self._samples.read(key), prompt, scores)
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
+        self._samples.delete()
+        self._scores.delete()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        return read_rows(self.path)
+
+    def drop_leftovers(self) -> None:
+        """A kill between rename and deletion leaves logs that no longer matter."""
+        for path in (self._samples_path, self._scores_path):
+            path.unlink(missing_ok=True)
+
+
+def group_from_row(row: dict[str, Any], prompt: Prompt) -> Group:
+    completions = zip(
+        row["responses"], row["token_ids"], row["finish_reasons"], row["seeds"], strict=True
+    )
+    return Group(
+        prompt=prompt,
+        completions=tuple(Completion(t, tuple(ids), end, seed) for t, ids, end, seed in completions),
+        policy_version=row["policy_version"],
+    )
+
+
+def _sample_row(group: Group) -> dict[str, Any]:
+    return {
+        "id": group.prompt.id,
+        "responses": [c.text for c in group.completions],
+        "token_ids": [list(c.token_ids) for c in group.completions],
+        "finish_reasons": [c.finish_reason for c in group.completions],
+        "seeds": [c.seed for c in group.completions],
+        "policy_version": group.policy_version,
+    }
+
+
+def _final_row(row: dict[str, Any], prompt: Prompt, scores: Scores) -> dict[str, Any]:
+    content = prompt.content if isinstance(prompt.content, str) else list(prompt.content)
+    named = {
+        "scores" if name == "reward" else f"{name}_scores": values
+        for name, values in scores.items()
+    }
+    return {
+        "id": row["id"],
+        "prompt": content,
+        "responses": row["responses"],
+        **named,
+        "finish_reasons": row["finish_reasons"],
+        "policy_version": row["policy_version"],
+        "seeds": row["seeds"],
+        "prompt_token_ids": list(prompt.token_ids),
+        "token_ids": row["token_ids"],
+    }

@@ -1,0 +1,38 @@
+"""What a trainer is, and which one updates a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rollout.engine import TOY_FILE
+
+METRICS_FILE = "train.json"
+
+
+class Trainer(Protocol):
+    """Holds the policy's trainable weights, and its optimizer from update to update."""
+
+    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
+        """One update on selected rows; writes weights, tokenizer and optimizer to `out_dir`."""
+        ...
+
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
+        """log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
+        ...
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+
+def build_trainer(model: str, **arguments: Any) -> Trainer:
+    """The TRL trainer, or the toy's for a toy policy."""
+    if (Path(model) / TOY_FILE).exists():
+        from raft.toy_trainer import ToyTrainer
+
+        return ToyTrainer(model, **arguments)
+    from raft.sft import SFT
+
+    return SFT(model, **arguments)

@@ -1,0 +1,105 @@
+"""What runs in worker processes, as plain classes: nothing here knows where it runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rollout.engine import build_engine
+from rollout.types import Group, Prompt, Sampling, StaleWeightsError
+
+# groups go back in small parcels: often enough to keep scoring busy, seldom enough to cost nothing
+_PARCEL_GROUPS = 16
+_PARCEL_SECONDS = 0.2
+
+
+class RolloutWorker:
+    """One generation engine. Refuses to draw under another policy version than asked for."""
+
+    def __init__(self, **engine: Any) -> None:
+        _quiet_libraries()
+        self._engine = build_engine(**engine)
+
+    def describe(self) -> str:
+        return self._engine.name
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        seed_per_prompt: bool,
+        version: int,
+    ) -> Iterator[list[Group]]:
+        if self._engine.version != version:
+            raise StaleWeightsError(
+                f"asked for policy version {version}, this engine holds {self._engine.version}"
+            )
+        parcel: list[Group] = []
+        sent = time.monotonic()
+        for group in self._engine.generate(
+            prompts, sampling, seed, seed_per_prompt=seed_per_prompt
+        ):
+            parcel.append(group)
+            if len(parcel) >= _PARCEL_GROUPS or time.monotonic() - sent > _PARCEL_SECONDS:
+                yield parcel
+                parcel, sent = [], time.monotonic()
+        if parcel:
+            yield parcel
+
+    def load_weights(self, path: str, version: int) -> None:
+        self._engine.load_weights(path, version)
+
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
+        return self._engine.log_probs(token_ids)
+
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    def wake(self) -> None:
+        self._engine.wake()
+
+
+class RewardWorker:
+    """The rewards of a run by name ("reward", "gold"), each built from plain arguments."""
+
+    def __init__(self, rewards: dict[str, dict[str, Any]]) -> None:
+        _quiet_libraries()
+        from rewards.build import build_reward
+
+        self._rewards = {name: build_reward(**arguments) for name, arguments in rewards.items()}
+
+    def score(
+        self, groups: Sequence[Group], names: Sequence[str]
+    ) -> tuple[list[dict[str, list[float | None]]], float]:
+        """Per group: reward name -> K scores (None = missing); and the seconds it took."""
+        start = time.monotonic()
+        by_name = {name: self._rewards[name].score_groups(groups) for name in names}
+        scored = [
+            {name: values[position] for name, values in by_name.items()}
+            for position in range(len(groups))
+        ]
+        return scored, time.monotonic() - start
+
+    def sleep(self) -> None:
+        self._move("cpu")
+
+    def wake(self) -> None:
+        self._move("cuda")
+
+    def _move(self, device: str) -> None:
+        """Reward models give their GPU to the trainer and take it back; functions have none."""
+        for reward in self._rewards.values():
+            move = getattr(reward, "to", None)
+            if move is not None:
+                move(device)
+
+
+def _quiet_libraries() -> None:
+    """Progress bars of weight loading and the like belong to no terminal of ours."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

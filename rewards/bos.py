@@ -1,0 +1,41 @@
+"""How many BOS tokens a reward model was trained to read: a matter of token ids alone.
+
+Chat templates render a BOS and tokenizers add another one, so `<s><s>` happens by accident. Some
+models were trained on it and need it, most were not: it is a setting, never a side effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from rollout.types import InputError
+
+__all__ = ["BOS_COUNT", "Bos", "check_bos", "own_bos", "with_bos"]
+
+Bos = Literal["single", "double", "none"]
+BOS_COUNT: dict[str, int] = {"none": 0, "single": 1, "double": 2}
+
+
+def check_bos(bos: str, bos_id: int | None) -> None:
+    """Raises `InputError` for an unknown policy, or one that needs a BOS where there is none."""
+    if bos not in BOS_COUNT:
+        raise InputError(f"bos={bos!r} is unknown: use one of {', '.join(BOS_COUNT)}")
+    if BOS_COUNT[bos] and bos_id is None:
+        raise InputError(f'bos={bos!r}, but the tokenizer has no BOS token: use bos="none"')
+
+
+def with_bos(ids: Sequence[int], bos_id: int | None, bos: Bos) -> list[int]:
+    """`ids` with exactly 0, 1 or 2 BOS in front, however many there were."""
+    start = 0
+    while bos_id is not None and start < len(ids) and ids[start] == bos_id:
+        start += 1
+    front = [] if bos_id is None else [bos_id] * BOS_COUNT[bos]
+    return [*front, *ids[start:]]
+
+
+def own_bos(tokenizer: Any) -> Bos:
+    """What the tokenizer does by itself to a plain text: "single" when it puts a BOS in front."""
+    bos_id = tokenizer.bos_token_id
+    ids = tokenizer("a")["input_ids"]
+    return "single" if bos_id is not None and ids[:1] == [bos_id] else "none"

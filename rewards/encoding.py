@@ -1,0 +1,110 @@
+"""From conversations to token ids: format, BOS policy and truncation in one place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rewards.bos import BOS_COUNT, Bos, check_bos, with_bos
+from rewards.formats import Format, Scorable, check_format, render
+from rewards.truncation import TruncationSide, check_truncation, cut, keeps_response
+from rewards.types import RewardError
+from rollout.types import InputError, Message
+
+__all__ = ["Encoder"]
+
+log = logging.getLogger("rewards")
+
+
+@dataclass
+class Encoder:
+    """How one reward model reads conversations.
+
+    `truncated` counts the conversations that were cut so far. `vocabulary` is the number of rows
+    of the model's embedding. Raises `InputError` when the settings do not fit the tokenizer.
+    """
+
+    tokenizer: Any
+    format: Format
+    bos: Bos
+    vocabulary: int
+    max_length: int | None = None
+    truncation_side: TruncationSide = "left"
+    separator: str = ""
+    truncated: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        check_bos(self.bos, self.tokenizer.bos_token_id)
+        check_truncation(self.truncation_side, self.max_length, BOS_COUNT[self.bos])
+        if self.format == "chat" and not self.tokenizer.chat_template:
+            raise InputError(
+                'format="chat", but the tokenizer has no chat template: use "hh" or "plain"'
+            )
+
+    def encode(self, conversations: Sequence[Scorable], names: Sequence[str]) -> list[list[int]]:
+        """N conversations to N lists of ids, `max_length` at most. `names` are for messages.
+
+        Raises `InputError` when a conversation does not fit the format, and `RewardError` when
+        nothing of its response would be left, or it has ids that the model does not know.
+        """
+        rows = [
+            self._fitted(ids, conversation, name)
+            for ids, conversation, name in zip(
+                self._tokens(conversations, names), conversations, names, strict=True
+            )
+        ]
+        cuts = sum(cut_ for _, cut_ in rows)
+        if cuts:
+            self.truncated += cuts
+            log.warning(
+                "%d of %d conversations were cut to max_length=%s (%s side)",
+                cuts, len(rows), self.max_length, self.truncation_side,
+            )  # fmt: skip
+        return [ids for ids, _ in rows]
+
+    def _tokens(self, conversations: Sequence[Scorable], names: Sequence[str]) -> list[list[int]]:
+        texts = [self._text(*pair) for pair in zip(conversations, names, strict=True)]
+        if not texts:
+            return []
+        # special tokens are ours to add: the template's BOS is in the text already
+        rows = self.tokenizer(
+            texts, add_special_tokens=False, padding=False, truncation=False, verbose=False
+        )["input_ids"]
+        return [with_bos(ids, self.tokenizer.bos_token_id, self.bos) for ids in rows]
+
+    def _text(self, conversation: Scorable, name: str) -> str:
+        try:
+            return render(conversation, self.format, self.tokenizer, self.separator)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+
+    def _fitted(self, ids: list[int], conversation: Scorable, name: str) -> tuple[list[int], bool]:
+        if not ids:
+            raise RewardError(f"{name} has no tokens: there is nothing to score")
+        if max(ids) >= self.vocabulary:
+            raise RewardError(
+                f"{name} has token id {max(ids)}, but the model knows {self.vocabulary} tokens: "
+                "tokenizer and model do not belong together"
+            )
+        if self.max_length is None or len(ids) <= self.max_length:
+            return ids, False
+        self._check_response_left(ids, conversation, name)
+        front = BOS_COUNT[self.bos]
+        return cut(ids, self.max_length, self.truncation_side, front), True
+
+    def _check_response_left(self, ids: list[int], conversation: Scorable, name: str) -> None:
+        if isinstance(conversation, str) or not conversation[-1]["content"]:
+            return  # a whole text has no marked response; an empty one cannot be lost
+        emptied: list[Any] = [*conversation[:-1], Message(role="assistant", content="")]
+        (without,) = self._tokens([emptied], [name])
+        front, length = BOS_COUNT[self.bos], self.max_length or len(ids)
+        if keeps_response(ids, without, length, self.truncation_side, front):
+            return
+        other = ' or truncation_side="left"' if self.truncation_side == "right" else ""
+        raise RewardError(
+            f"{name}: nothing of its response is left within max_length={length} "
+            f"(the whole is {len(ids)} tokens): use a larger max_length{other}"
+        )

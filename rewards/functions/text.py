@@ -1,0 +1,36 @@
+"""What the built-in functions share: reading completions and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rollout.types import InputError
+
+__all__ = ["completion_text", "completion_texts", "reference_column"]
+
+
+def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
+    """The text of a completion: a plain string, or the contents of its messages."""
+    if isinstance(completion, str):
+        return completion
+    return "".join(message["content"] for message in completion)
+
+
+def completion_texts(completions: Sequence[Any]) -> list[str]:
+    """The N texts of N completions."""
+    return [completion_text(completion) for completion in completions]
+
+
+def reference_column(columns: Mapping[str, Any], name: str, count: int) -> Sequence[Any]:
+    """Column `name`, N values. A row without a reference holds None.
+
+    Raises `InputError` when no row at all has the column: a reward that silently applied to
+    nothing would look like a run without answers.
+    """
+    if name in columns:
+        return columns[name]
+    if count == 0:
+        return []
+    known = ", ".join(sorted(columns)) or "none"
+    raise InputError(f"no prompt has a column {name!r} to compare with (columns: {known})")

@@ -1,0 +1,108 @@
+"""From a name to a function: a built-in, `package.module:attr`, or `path/to/file.py:attr`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rewards.functions import BUILTINS
+from rollout.types import InputError
+
+__all__ = ["build_function", "resolve_function"]
+
+RewardFunction = Callable[..., Any]
+
+
+def resolve_function(name: str) -> RewardFunction:
+    """The callable that `name` stands for.
+
+    Raises `InputError` naming what is missing, where, and the built-ins that exist.
+    """
+    if name in BUILTINS:
+        return BUILTINS[name]
+    home, colon, attribute = name.rpartition(":")
+    if not colon or not home or not attribute:
+        raise InputError(f"no reward function {name!r}: {_choices()}")
+    module = _load_file(Path(home)) if home.endswith(".py") else _load_module(home)
+    function = getattr(module, attribute, None)
+    if function is None:
+        raise InputError(f"no {attribute!r} in {home} to use as reward function: {_choices()}")
+    if not callable(function):
+        raise InputError(f"{attribute!r} in {home} is a {type(function).__name__}, not a function")
+    return function
+
+
+def build_function(
+    function: RewardFunction, name: str, arguments: Mapping[str, Any]
+) -> RewardFunction:
+    """`function` with its settings fixed. A built-in checks them now, not in the first batch."""
+    if function not in BUILTINS.values():
+        return partial(function, **arguments)
+    settings = {
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    # **columns would swallow a misspelt setting in silence
+    unknown = sorted(set(arguments) - settings)
+    if unknown:
+        known = ", ".join(sorted(settings))
+        raise InputError(f"{name}: no setting {unknown[0]!r}: it has {known}")
+    built = partial(function, **arguments)
+    try:
+        built([], [], completion_ids=[])
+    except TypeError as error:
+        raise InputError(f"{name}: a setting has the wrong type: {error}") from error
+    return built
+
+
+def _choices() -> str:
+    known = ", ".join(sorted(BUILTINS))
+    return f"use a built-in ({known}), package.module:function, or path/to/file.py:function"
+
+
+def _load_module(home: str) -> ModuleType:
+    try:
+        return importlib.import_module(home)
+    except ModuleNotFoundError as error:
+        missing = error.name or home
+        if home == missing or home.startswith(f"{missing}."):
+            raise InputError(
+                f"no module {missing!r} for a reward function: {_choices()}"
+            ) from error
+        raise InputError(f"importing {home} failed: {error}") from error
+    except Exception as error:  # whatever the user's module raises while it is imported
+        raise InputError(f"importing {home} failed: {_line(error)}") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"no file {path} for a reward function: {_choices()}")
+    resolved = path.resolve()
+    # one module per file: two files of the same name do not shadow each other
+    digest = hashlib.sha256(str(resolved).encode()).hexdigest()[:12]
+    module_name = f"reward_function_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(module_name, resolved)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} cannot be imported as a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses and pickle look a class's module up by name
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises while it is imported
+        del sys.modules[module_name]
+        raise InputError(f"importing {path} failed: {_line(error)}") from error
+    return module
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

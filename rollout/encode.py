@@ -1,0 +1,188 @@
+r"""Prompts to token ids: which text the policy sees, and one BOS where its tokenizer has one.
+
+Templates: "plain" is the prompt's own text; "chat" is the tokenizer's chat template; "hh" is
+`\n\nHuman: …\n\nAssistant:` (Bai et al. 2022); "hh_hash" is `###Human: …###Assistant:`, the form of
+LMFlow's RAFT example, with nothing between turns; "auto" is plain for text and chat for messages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from rollout.errors import InputError
+from rollout.types import Message, Prompt
+
+Template = Literal["auto", "chat", "plain", "hh", "hh_hash"]
+
+logger = logging.getLogger("rollout")
+
+# Llama 3.2 writes today's date into its system block, and rollouts would differ from day to day
+_DATE = "26 Jul 2024"
+_SPEAKERS = {"user": "Human", "assistant": "Assistant"}
+
+
+def render(prompt: Prompt, tokenizer: Any, template: Template) -> str:
+    """The text that the policy continues.
+
+    Raises:
+        InputError: for a template that is unknown, or that cannot say this prompt.
+    """
+    chosen = _template_of(prompt, tokenizer, template)
+    if chosen == "plain":
+        return _plain(prompt)
+    messages = _messages_of(prompt)
+    if chosen == "chat":
+        return _chat(prompt, messages, tokenizer)
+    return _dialogue(prompt, messages, mark="\n\n" if chosen == "hh" else "###", template=chosen)
+
+
+def encode_prompts(
+    prompts: Sequence[Prompt],
+    tokenizer: Any,
+    *,
+    template: Template = "auto",
+    max_model_len: int,
+    max_new_tokens: int,
+    max_prompt_tokens: int | None = None,
+) -> list[Prompt]:
+    """Fill in `token_ids` of every prompt, in order, in one call of the tokenizer.
+
+    Ids begin with exactly one BOS where the tokenizer adds one or the template writes one, and do
+    not end with the EOS that some tokenizers append: nothing can be continued after it. Prompts
+    longer than `max_prompt_tokens` are dropped and counted in the log, which is the filter of the
+    RAFT example in LMFlow (256 tokens).
+
+    Raises:
+        InputError: for a prompt that leaves no room for `max_new_tokens` in `max_model_len`, for
+            one of no tokens, and where the filter drops them all.
+    """
+    texts = [render(prompt, tokenizer, template) for prompt in prompts]
+    added = _added_tokens(tokenizer)
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    encoded = []
+    for prompt, row in zip(prompts, ids, strict=True):
+        if not row:
+            raise InputError(f"prompt {prompt.id!r}: encodes to no tokens; write a prompt there")
+        encoded.append(replace(prompt, token_ids=_with_one_bos(row, added)))
+    kept = _short_enough(encoded, max_prompt_tokens)
+    for prompt in kept:
+        _check_room(prompt, max_model_len, max_new_tokens)
+    return kept
+
+
+def _template_of(prompt: Prompt, tokenizer: Any, template: str) -> str:
+    known = get_args(Template)
+    if template not in known:
+        raise InputError(
+            f"prompts.template: {template!r} is not known; use one of {', '.join(known)}"
+        )
+    if template == "auto" and isinstance(prompt.content, str):
+        return "plain"
+    if template in ("auto", "chat"):
+        if not tokenizer.chat_template:
+            raise InputError(
+                f"prompt {prompt.id!r}: the tokenizer has no chat template; "
+                "set prompts.template to hh or hh_hash (plain takes text prompts only)"
+            )
+        return "chat"
+    return template
+
+
+def _plain(prompt: Prompt) -> str:
+    if isinstance(prompt.content, str):
+        return prompt.content
+    raise InputError(
+        f"prompt {prompt.id!r}: is messages, and the plain template takes text; "
+        "set prompts.template to chat, hh or hh_hash"
+    )
+
+
+def _messages_of(prompt: Prompt) -> list[Message]:
+    if isinstance(prompt.content, str):
+        return [Message(role="user", content=prompt.content)]
+    return list(prompt.content)
+
+
+def _chat(prompt: Prompt, messages: list[Message], tokenizer: Any) -> str:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, date_string=_DATE
+        )
+    except TemplateError as error:  # many templates refuse a system turn, or two user turns running
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"prompt {prompt.id!r}: the tokenizer's chat template refuses it ({reason}); "
+            "mend its messages or set prompts.template to hh or hh_hash"
+        ) from None
+
+
+def _dialogue(prompt: Prompt, messages: list[Message], mark: str, template: str) -> str:
+    turns = []
+    for message in messages:
+        if message["role"] not in _SPEAKERS:
+            raise InputError(
+                f"prompt {prompt.id!r}: the {template} template has no {message['role']} turn; "
+                "delete that message or set prompts.template: chat"
+            )
+        turns.append(f"{mark}{_SPEAKERS[message['role']]}: {message['content']}")
+    return "".join(turns) + f"{mark}Assistant:"
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """The ids a tokenizer puts before every text, and its BOS id."""
+
+    prefix: tuple[int, ...]
+    bos: int | None
+
+
+def _added_tokens(tokenizer: Any) -> _Added:
+    """Find the prefix by trying: `add_bos_token` and post-processors do not always agree."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    starts = range(len(full) - len(bare) + 1)
+    start = next((i for i in starts if full[i : i + len(bare)] == bare), 0)
+    return _Added(tuple(full[:start]), tokenizer.bos_token_id)
+
+
+def _with_one_bos(ids: Sequence[int], added: _Added) -> tuple[int, ...]:
+    """`ids` after the tokenizer's own prefix, which a template may have written already."""
+    row = tuple(ids)
+    while added.bos is not None and row[:2] == (added.bos, added.bos):
+        row = row[1:]
+    return row if row[: len(added.prefix)] == added.prefix else added.prefix + row
+
+
+def _short_enough(prompts: list[Prompt], max_prompt_tokens: int | None) -> list[Prompt]:
+    if max_prompt_tokens is None:
+        return prompts
+    kept = [prompt for prompt in prompts if len(prompt.token_ids) <= max_prompt_tokens]
+    if len(kept) < len(prompts):
+        logger.info(
+            "dropped %d of %d prompts, longer than prompts.max_tokens = %d",
+            len(prompts) - len(kept),
+            len(prompts),
+            max_prompt_tokens,
+        )
+    if prompts and not kept:
+        shortest = min(len(prompt.token_ids) for prompt in prompts)
+        raise InputError(
+            f"prompts.max_tokens: {max_prompt_tokens} drops every prompt; "
+            f"the shortest has {shortest} tokens, so raise it to that at least"
+        )
+    return kept
+
+
+def _check_room(prompt: Prompt, max_model_len: int, max_new_tokens: int) -> None:
+    length, room = len(prompt.token_ids), max_model_len - max_new_tokens
+    if length > room:
+        drop = f"set prompts.max_tokens to {room} or " if room > 0 else ""
+        raise InputError(
+            f"prompt {prompt.id!r}: {length} tokens and {max_new_tokens} new ones do not fit in "
+            f"the model's {max_model_len}; {drop}lower sampling.max_new_tokens"
+        )

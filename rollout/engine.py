@@ -1,0 +1,172 @@
+"""What an engine is, and which one serves a model. Engines see token ids and know no rewards."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rollout.types import Group, InputError, Prompt, Sampling
+
+log = logging.getLogger("rollout")
+
+ENGINES = ("auto", "vllm", "transformers", "toy")
+TOY_FILE = "toy_policy.json"
+
+
+class Engine(Protocol):
+    """Draws K completions per prompt from one policy whose weights change in place.
+
+    `version` counts the policy's updates: 0 is the starting model. Every `Group` carries it.
+    """
+
+    name: str
+    version: int
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        *,
+        seed_per_prompt: bool = True,
+    ) -> Iterator[Group]:
+        """Yield one group per prompt, each as soon as its K completions are there, in any order.
+
+        With `seed_per_prompt` a prompt's samples depend on (`seed`, prompt id) alone; without it,
+        on the whole batch too, which is faster.
+        """
+        ...
+
+    def load_weights(self, path: str, version: int) -> None:
+        """Replace the weights in place by those of the checkpoint folder `path`."""
+        ...
+
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
+        """log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
+        ...
+
+    def sleep(self) -> None:
+        """Give the accelerator's memory back; a no-op where there is none."""
+        ...
+
+    def wake(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engine that will serve a model and why, in words for the log."""
+
+    name: str
+    reason: str
+
+
+def choose_engine(model: str, engine: str = "auto", *, on_gpu: bool | None = None) -> EngineChoice:
+    """Pick the engine for a model folder or hub name. Never falls back in silence.
+
+    Raises:
+        InputError: `engine` is unknown, or vLLM was asked for by name and cannot serve the model.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"policy.engine: unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
+    if (Path(model) / TOY_FILE).exists():
+        return EngineChoice("toy", f"{model} holds a {TOY_FILE}")
+    if engine == "toy":
+        raise InputError(f"policy.engine: toy needs a {TOY_FILE} in {model}; there is none")
+    if engine == "transformers":
+        return EngineChoice("transformers", "asked for by name")
+    obstacle = _vllm_obstacle(model, on_gpu)
+    if engine == "vllm":
+        if obstacle:
+            raise InputError(f"policy.engine: vllm cannot serve {model}: {obstacle}; use engine: auto")
+        return EngineChoice("vllm", "asked for by name")
+    if obstacle:
+        return EngineChoice("transformers", obstacle)
+    return EngineChoice("vllm", "vLLM serves this architecture")
+
+
+def _vllm_obstacle(model: str, on_gpu: bool | None) -> str | None:
+    """Why vLLM cannot serve this model, or None."""
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed (pip install raft-rlhf[cpu] or raft-rlhf[gpu])"
+    from transformers import AutoConfig
+    from vllm import ModelRegistry
+
+    config = AutoConfig.from_pretrained(model)
+    architectures = getattr(config, "architectures", None) or []
+    supported = ModelRegistry.get_supported_archs()
+    if not any(name in supported for name in architectures):
+        return f"vLLM does not support {', '.join(architectures) or 'a model without architectures'}"
+    if on_gpu is None:
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+    return None if on_gpu else _cpu_obstacle(config)
+
+
+def _cpu_obstacle(config: Any) -> str | None:
+    """vLLM's CPU attention kernels want heads of at least 32, in steps of 16."""
+    heads = getattr(config, "num_attention_heads", None)
+    head_dim = getattr(config, "head_dim", None) or (heads and config.hidden_size // heads)
+    if head_dim and (head_dim < 32 or head_dim % 16):
+        return f"vLLM's CPU kernels refuse head_dim {head_dim} (they want 32, 48, 64, …)"
+    return None
+
+
+def build_engine(
+    model: str,
+    *,
+    engine: str = "auto",
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    tensor_parallel: int = 1,
+    gpu_memory: float = 0.85,
+    max_num_seqs: int | None = None,
+    version: int = 0,
+    seed: int = 0,
+    can_sleep: bool = False,
+) -> Engine:
+    """Load `model` into the engine that serves it; `engine="auto"` says its choice in the log."""
+    choice = choose_engine(model, engine)
+    log.info("engine %s for %s: %s", choice.name, model, choice.reason)
+    if choice.name == "toy":
+        from rollout.toy_engine import ToyEngine
+
+        return ToyEngine(model, version=version)
+    if choice.name == "transformers":
+        from rollout.transformers_engine import TransformersEngine
+
+        return TransformersEngine(
+            model, dtype=dtype, batch_size=max_num_seqs or 64, version=version
+        )
+    from rollout.vllm_engine import VLLMEngine
+
+    return VLLMEngine(
+        model,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        tensor_parallel=tensor_parallel,
+        gpu_memory=gpu_memory,
+        max_num_seqs=max_num_seqs,
+        version=version,
+        seed=seed,
+        can_sleep=can_sleep,
+    )
+
+
+def context_length(model: str) -> int:
+    """How many tokens the model takes, prompt and response together."""
+    toy = Path(model) / TOY_FILE
+    if toy.exists():
+        return int(json.loads(toy.read_text())["context"])
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+        if (length := getattr(config, key, None)) is not None:
+            return int(length)
+    raise InputError(f"policy.max_model_len: {model} does not say its context length; set it")

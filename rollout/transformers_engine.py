@@ -1,0 +1,214 @@
+"""Generation with plain transformers, for models that vLLM does not serve (GPT-Neo among them)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from rollout.decode import decode_continuations
+from rollout.seeds import derive_seed
+from rollout.types import Completion, Group, Prompt, Sampling
+
+
+class TransformersEngine:
+    """`model.generate` in left-padded batches behind the `Engine` protocol.
+
+    Sampling is done by the Gumbel-max trick with one random stream per sample: argmax(logits + g)
+    is an exact draw from softmax(logits), and a sample no longer depends on its batch.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self, model: str, *, dtype: str = "auto", batch_size: int = 64, version: int = 0
+    ) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._dtype = _torch_dtype(dtype, self._device)
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._model = _load(model, self._dtype).to(self._device).eval()
+        self._batch_size = batch_size
+        self._eos = _eos_ids(self._model, self._tokenizer)
+        self.version = version
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        *,
+        seed_per_prompt: bool = True,
+    ) -> Iterator[Group]:
+        # one stream per sample in either case: here it costs nothing
+        del seed_per_prompt
+        rows = [
+            (prompt, k)
+            for prompt in sorted(prompts, key=lambda p: len(p.token_ids))
+            for k in range(sampling.k)
+        ]
+        finished: dict[str, dict[int, Completion]] = defaultdict(dict)
+        for start in range(0, len(rows), self._batch_size):
+            batch = rows[start : start + self._batch_size]
+            for (prompt, k), completion in zip(
+                batch, self._generate_batch(batch, sampling, seed), strict=True
+            ):
+                finished[prompt.id][k] = completion
+                if len(finished[prompt.id]) == sampling.k:
+                    drawn = finished.pop(prompt.id)
+                    completions = tuple(drawn[k] for k in range(sampling.k))
+                    yield Group(prompt, completions, self.version)
+
+    def load_weights(self, path: str, version: int) -> None:
+        # a whole second copy for a moment, but names, ties and dtypes are the library's business
+        self._model.load_state_dict(_load(path, self._dtype).state_dict())
+        self.version = version
+
+    @torch.inference_mode()
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
+        ids = torch.tensor([list(token_ids)], device=self._device)
+        logits = self._model(ids).logits[0, :-1].float()
+        return logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
+
+    def sleep(self) -> None:
+        self._model.to("cpu")
+
+    def wake(self) -> None:
+        self._model.to(self._device)
+
+    @torch.inference_mode()
+    def _generate_batch(
+        self, rows: Sequence[tuple[Prompt, int]], sampling: Sampling, seed: int
+    ) -> list[Completion]:
+        seeds = [derive_seed(seed, prompt.id) + k for prompt, k in rows]
+        ids, mask = _left_pad([prompt.token_ids for prompt, _ in rows], self._pad_id, self._device)
+        output = self._model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            # the checkpoint's own temperature, penalties and the like must not leak in
+            generation_config=_generation_config(sampling, self._eos, self._pad_id),
+            logits_processor=_sampler(sampling, seeds),
+            tokenizer=self._tokenizer if sampling.stop else None,
+        )
+        return [
+            self._completion(prompt, new_ids, sampling, own_seed)
+            for (prompt, _), new_ids, own_seed in zip(
+                rows, output[:, ids.shape[1] :].tolist(), seeds, strict=True
+            )
+        ]
+
+    def _completion(
+        self, prompt: Prompt, new_ids: list[int], sampling: Sampling, seed: int
+    ) -> Completion:
+        ids, ended = _cut_at(new_ids, self._eos)
+        text = decode_continuations(self._tokenizer, prompt.token_ids, [ids])[0]
+        stop_at = min((at for s in sampling.stop if (at := text.find(s)) >= 0), default=None)
+        if stop_at is not None:
+            ids = self._cut_before_text(prompt, ids, sampling.stop)
+            text, ended = text[:stop_at], True
+        return Completion(text, tuple(ids), "stop" if ended else "length", seed)
+
+    def _cut_before_text(
+        self, prompt: Prompt, ids: list[int], stops: tuple[str, ...]
+    ) -> list[int]:
+        """The shortest prefix of `ids` whose text holds a stop string: rows stop at other times."""
+        for length in range(1, len(ids) + 1):
+            text = decode_continuations(self._tokenizer, prompt.token_ids, [ids[:length]])[0]
+            if any(stop in text for stop in stops):
+                return ids[:length]
+        return ids
+
+    @property
+    def _pad_id(self) -> int:
+        pad = self._tokenizer.pad_token_id
+        return pad if pad is not None else min(self._eos, default=0)
+
+
+class _SeededGumbel(LogitsProcessor):
+    """Adds Gumbel noise, one generator per row, so that the arg max is a draw from the softmax."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+        # drawn on the CPU so that a seed means the same on every device
+        uniform = torch.stack(
+            [
+                torch.empty(scores.shape[1], dtype=torch.float64).exponential_(generator=g)
+                for g in self._generators
+            ]
+        )
+        # −log(Exponential) is Gumbel; double precision keeps ties out of large vocabularies
+        return scores.double() - uniform.to(scores.device).log()
+
+
+def _sampler(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
+    if sampling.temperature == 0:
+        return LogitsProcessorList()
+    steps: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
+    if sampling.top_k:
+        steps.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        steps.append(TopPLogitsWarper(sampling.top_p))
+    return LogitsProcessorList([*steps, _SeededGumbel(seeds)])
+
+
+def _generation_config(sampling: Sampling, eos: frozenset[int], pad: int) -> Any:
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=sampling.max_new_tokens,
+        min_new_tokens=sampling.min_new_tokens or None,
+        eos_token_id=sorted(eos) or None,
+        pad_token_id=pad,
+        stop_strings=list(sampling.stop) or None,
+    )
+
+
+def _load(path: str, dtype: torch.dtype) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+
+
+def _torch_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, name)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The checkpoint's end-of-text ids: its generation config's, its config's, its tokenizer's."""
+    for source in (model.generation_config, model.config, tokenizer):
+        eos = getattr(source, "eos_token_id", None)
+        if eos is not None:
+            return frozenset(eos if isinstance(eos, list | tuple) else [eos])
+    return frozenset()
+
+
+def _left_pad(
+    rows: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, width - len(row) :] = torch.tensor(list(row))
+        mask[number, width - len(row) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _cut_at(ids: list[int], ends: frozenset[int]) -> tuple[list[int], bool]:
+    """`ids` up to and with the first end token, and whether there was one."""
+    for position, token in enumerate(ids):
+        if token in ends:
+            return ids[: position + 1], True
+    return ids, False

@@ -1,0 +1,236 @@
+"""Which checkpoints are loaded, which are refused, and with which settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import tiny_rewards as tiny
+
+from rewards import load_reward
+from rollout.types import InputError
+
+CONVERSATION = [tiny.chat("hi", "there")]
+
+
+def tensors_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def save_tensors(folder, tensors):
+    from safetensors.torch import save_file
+
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config.update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def llama(tmp_path):
+    return tiny.checkpoint(tmp_path / "model", "llama")
+
+
+def refusal(path, **settings):
+    with pytest.raises(InputError) as caught:
+        load_reward(path, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_head_is_never_drawn_at_random(llama):
+    tensors = tensors_of(llama)
+    del tensors["score.weight"]
+    save_tensors(llama, tensors)
+    assert "no score.weight" in refusal(llama)
+
+
+def test_a_missing_backbone_tensor_is_refused(llama):
+    tensors = tensors_of(llama)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_tensors(llama, tensors)
+    assert "model.layers.1.mlp.up_proj.weight" in refusal(llama)
+
+
+def test_two_outputs_are_refused(tmp_path):
+    assert "has 2 outputs" in refusal(tiny.checkpoint(tmp_path, "llama", num_labels=2))
+
+
+def test_the_head_decides_where_the_config_forgot_its_labels(llama):
+    expected = load_reward(llama).score(CONVERSATION)
+    config = json.loads((llama / "config.json").read_text())
+    for key in ("id2label", "label2id", "num_labels"):
+        config.pop(key, None)
+    (llama / "config.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(load_reward(llama).score(CONVERSATION), expected)
+
+
+def test_sharded_checkpoints(tmp_path, llama):
+    expected = load_reward(llama).score(CONVERSATION)
+    sharded = tmp_path / "sharded"
+    tiny.model("llama").save_pretrained(sharded, max_shard_size="60KB")
+    tiny.tokenizer().save_pretrained(sharded)
+    shards = sorted(sharded.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    np.testing.assert_array_equal(load_reward(sharded).score(CONVERSATION), expected)
+    shards[0].unlink()
+    assert shards[0].name in refusal(sharded)
+
+
+def test_plain_tensor_bin_files_load_and_pickled_code_is_refused(tmp_path, llama):
+    import torch
+
+    expected = load_reward(llama).score(CONVERSATION)
+    torch.save(tensors_of(llama), llama / "pytorch_model.bin")
+    (llama / "model.safetensors").unlink()
+    np.testing.assert_array_equal(load_reward(llama).score(CONVERSATION), expected)
+
+    witness = tmp_path / "code was run"
+    torch.save({"score.weight": Malicious(str(witness))}, llama / "pytorch_model.bin")
+    assert "weights_only" in refusal(llama)
+    assert not witness.exists()
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_truncated_file_is_refused(llama):
+    whole = (llama / "model.safetensors").read_bytes()
+    (llama / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "model.safetensors" in refusal(llama)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "config", "name"),
+    [
+        ("v_head.summary.0.weight", {"architectures": ["LlamaForCausalLM"]}, "GRM"),
+        ("gating.layers.0.weight", {"architectures": ["LlamaForRewardModelWithGating"]}, "ArmoRM"),
+        ("x", {"num_objectives": 19, "gating_temperature": 10}, "ArmoRM"),
+    ],
+)
+def test_other_families_are_recognised_and_refused_by_name(llama, tensor, config, name):
+    tensors = tensors_of(llama)
+    save_tensors(llama, {**tensors, tensor: tensors["score.weight"].clone()})
+    change_config(llama, **config)
+    assert f"recognised as {name}; not supported yet" in refusal(llama)
+
+
+def test_left_over_vhead_keys_do_not_make_a_grm(llama):
+    expected = load_reward(llama).score(CONVERSATION)
+    change_config(llama, vhead_layer_type="mlp", vhead_num_layers=1)
+    np.testing.assert_array_equal(load_reward(llama).score(CONVERSATION), expected)
+
+
+def test_a_language_model_is_no_reward_model(llama):
+    change_config(llama, architectures=["LlamaForCausalLM"])
+    assert "without a reward head" in refusal(llama)
+    assert "pairwise preference model; not supported yet" in refusal(llama, kind="pairwise")
+
+
+def test_known_names_are_refused_before_any_download():
+    assert "recognised as ArmoRM" in refusal("RLHFlow/ArmoRM-Llama3-8B-v0.1")
+    assert "recognised as GRM" in refusal("Ray2333/GRM-llama3.2-3B-sftreg")
+
+
+def test_encoders_are_refused_with_the_reason(tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=259, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, id2label={0: "score"},
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    assert "encoders" in refusal(tmp_path)
+
+
+def test_unknown_architecture_adapter_and_broken_configs(llama):
+    change_config(llama, model_type="never-heard-of")
+    assert "config.json" in refusal(llama)
+    (llama / "config.json").write_text("{")
+    assert "not JSON" in refusal(llama)
+    (llama / "config.json").unlink()
+    assert "no config.json" in refusal(llama)
+
+
+def test_an_adapter_folder_says_what_to_do(llama):
+    (llama / "model.safetensors").unlink()
+    assert "no weights" in refusal(llama)
+    (llama / "adapter_config.json").write_text("{}")
+    assert "merge it" in refusal(llama)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bos": "triple"}, "single"),
+        ({"format": "html"}, "chat, hh, plain"),
+        ({"dtype": "int3"}, "float32"),
+        ({"device": "toaster"}, "auto"),
+        ({"engine": "abacus"}, "transformers"),
+        ({"kind": "oracle"}, "classifier"),
+        ({"truncation_side": "top"}, "left, right"),
+        ({"max_length": 1}, "leaves no room"),
+        ({"non_finite": "zero"}, "raise, missing"),
+    ],
+)
+def test_wrong_settings_name_the_right_ones(llama, settings, message):
+    assert message in refusal(llama, **settings)
+
+
+def test_missing_folders_are_refused(tmp_path):
+    assert "no folder" in refusal(tmp_path / "nothing")
+    assert "no folder" in refusal("./nothing/here")
+
+
+def test_defaults_come_from_the_files_and_plain_is_announced_once(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="rewards"):
+        chat = load_reward(tiny.checkpoint(tmp_path / "chat", "llama"))
+        assert not caplog.records
+        bare = tiny.checkpoint(tmp_path / "bare", "llama", tiny.tokenizer(chat_template=None))
+        plain = load_reward(bare)
+        assert sum("plain" in record.getMessage() for record in caplog.records) == 1
+    assert (chat.encoder.format, chat.encoder.bos, chat.encoder.max_length) == (
+        "chat",
+        "single",
+        256,
+    )
+    assert (plain.encoder.format, plain.encoder.bos) == ("plain", "single")
+    quiet = tiny.tokenizer(chat_template=None, adds_bos=False)
+    assert load_reward(tiny.checkpoint(tmp_path / "none", "llama", quiet)).encoder.bos == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("hh_rlhf_rm_open_llama_3b", ("hh", "single")),
+        ("reward-model-Mistral-7B-instruct-Unified-Feedback", ("chat", "double")),
+        ("models--sfairXC--FsfairX-LLaMA3-RM-v0.1/snapshots/abc", ("chat", "single")),
+    ],
+)
+def test_published_models_bring_their_settings_and_arguments_win(tmp_path, name, expected):
+    folder = tiny.checkpoint(tmp_path / name, "llama")
+    reward = load_reward(folder)
+    assert (reward.encoder.format, reward.encoder.bos) == expected
+    told = load_reward(folder, format="plain", bos="none")
+    assert (told.encoder.format, told.encoder.bos) == ("plain", "none")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    from rewards import RewardError
+
+    folder = tiny.checkpoint(tmp_path, "llama", vocab_size=100)
+    with pytest.raises(RewardError, match="do not belong together"):
+        load_reward(folder).score([tiny.chat("~~~~", "~~~~"), tiny.chat("é", "é")])

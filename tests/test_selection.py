@@ -1,0 +1,243 @@
+"""Selection against brute-force references, and every selection that cannot work."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from raft.selection import (
+    best_and_worst,
+    best_of_k,
+    check_strategy,
+    compile_reject_pattern,
+    global_top_fraction,
+    mask_unselectable,
+    select,
+    threshold,
+    top_m,
+)
+from rollout.errors import InputError
+
+NAN, INF = math.nan, math.inf
+# few distinct values make ties common; every kind of missing score occurs
+score = st.sampled_from([-2.0, -1.0, 0.0, 1.0, 1.5, NAN, INF, -INF])
+scores = hnp.arrays(
+    np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=score
+)
+
+
+def finite_samples(row) -> list[int]:
+    return [k for k, value in enumerate(row) if math.isfinite(value)]
+
+
+def by_score(row, samples) -> list[int]:
+    """Best first, the sample drawn first on ties."""
+    return sorted(samples, key=lambda k: (-row[k], k))
+
+
+@given(scores)
+def test_best_of_k_is_the_first_best_finite_score(scores_PK):
+    expected = [(by_score(row, finite_samples(row)) or [-1])[0] for row in scores_PK]
+    assert best_of_k(scores_PK).tolist() == expected
+
+
+@given(scores, st.integers(1, 6))
+def test_top_m_is_the_first_m_of_a_sort(scores_PK, m):
+    expected = [
+        [p, k]
+        for p, row in enumerate(scores_PK)
+        for k in sorted(by_score(row, finite_samples(row))[:m])
+    ]
+    assert top_m(scores_PK, m).tolist() == expected
+
+
+@given(scores, st.fractions("1/50", 1, max_denominator=50))
+def test_global_top_fraction_keeps_the_best_of_all(scores_PK, fraction):
+    samples = [(p, k) for p, row in enumerate(scores_PK) for k in finite_samples(row)]
+    keep = max(math.floor(fraction * len(samples)), min(len(samples), 1))
+    ranked = sorted(samples, key=lambda at: (-scores_PK[at], at))
+    expected = [list(at) for at in sorted(ranked[:keep])]
+    assert global_top_fraction(scores_PK, float(fraction)).tolist() == expected
+
+
+@given(scores, score.filter(math.isfinite), st.none() | st.integers(1, 6))
+def test_threshold_keeps_what_reaches_the_minimum(scores_PK, minimum, per_prompt):
+    expected = [
+        [p, k]
+        for p, row in enumerate(scores_PK)
+        for k in sorted(by_score(row, finite_samples(row))[:per_prompt])
+        if row[k] >= minimum
+    ]
+    assert threshold(scores_PK, minimum, per_prompt).tolist() == expected
+
+
+@given(scores)
+def test_best_and_worst_are_the_ends_where_they_differ(scores_PK):
+    expected = []
+    for p, row in enumerate(scores_PK):
+        samples = finite_samples(row)
+        if samples and max(row[samples]) > min(row[samples]):
+            worst = min(samples, key=lambda k: (row[k], k))
+            expected.append([p, by_score(row, samples)[0], worst])
+    pairs = best_and_worst(scores_PK)
+    assert pairs.tolist() == expected
+    assert pairs.shape[1] == 3
+
+
+STRATEGIES = {
+    "best_of_k": {},
+    "top_m": {"m": 1},
+    "global_top_fraction": {"fraction": 0.5},
+    "threshold": {"minimum": 0.0, "per_prompt": 1},
+    "best_and_worst": {},
+}
+
+
+@given(scores, st.sampled_from(sorted(STRATEGIES)), st.randoms())
+def test_select_gives_finite_rows_once_in_prompt_order(scores_PK, strategy, random):
+    if strategy == "best_and_worst" and scores_PK.shape[1] < 2:
+        return
+    before = scores_PK.copy()
+    rows = select(strategy, scores_PK, **STRATEGIES[strategy])
+    assert rows.shape[1:] == (2,)
+    assert np.issubdtype(rows.dtype, np.integer)
+    assert np.isfinite(scores_PK[rows[:, 0], rows[:, 1]]).all()
+    assert len({tuple(row) for row in rows.tolist()}) == len(rows)
+    assert rows[:, 0].tolist() == sorted(rows[:, 0])
+    np.testing.assert_array_equal(scores_PK, before)
+    # the rows of a prompt do not depend on its place among the others
+    if strategy != "global_top_fraction":
+        order = list(range(len(scores_PK)))
+        random.shuffle(order)
+        moved = select(strategy, scores_PK[order], **STRATEGIES[strategy])
+        assert sorted([order[p], k] for p, k in moved.tolist()) == sorted(rows.tolist())
+
+
+def test_select_pairs_are_best_then_worst():
+    assert select("best_and_worst", [[0.0, 2.0, -1.0]]).tolist() == [[0, 1], [0, 2]]
+
+
+def test_best_of_one_and_top_one_agree():
+    scores_PK = [[1.0], [NAN], [None]]
+    assert select("best_of_k", scores_PK).tolist() == [[0, 0]]
+    assert select("top_m", scores_PK, m=1).tolist() == [[0, 0]]
+
+
+def test_fraction_is_not_lost_to_rounding():
+    assert len(global_top_fraction(np.arange(100.0).reshape(10, 10), 0.29)) == 29
+
+
+@pytest.mark.parametrize("bad", [[1.0, 2.0], [], [[]], np.zeros((2, 2, 2))])
+def test_scores_of_another_shape_are_refused(bad):
+    with pytest.raises(ValueError, match=r"\(P, K\)"):
+        best_of_k(bad)
+
+
+def test_no_prompts_select_nothing():
+    empty = np.zeros((0, 4))
+    for strategy, arguments in STRATEGIES.items():
+        assert select(strategy, empty, **arguments).shape == (0, 2)
+    assert mask_unselectable(empty, [], reject_pattern="#", unique=True)[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("strategy, k, arguments, says", [
+    ("best", 8, {}, r"select.strategy: 'best' is not known; use one of best_of_k, top_m"),
+    ("best_of_k", 8, {"m": 2}, r"select.m: best_of_k takes no arguments; leave m out"),
+    ("top_m", 8, {}, r"select.m: top_m needs it"),
+    ("top_m", 4, {"m": 5}, r"select.m: 5 is more than the 4 samples.*sampling.k to 5 or more"),
+    ("top_m", 4, {"m": 0}, r"select.m: 0 is no count"),
+    ("top_m", 4, {"m": 1.5}, r"select.m: 1.5 is no count"),
+    ("top_m", 4, {"m": True}, r"select.m: True is not a finite number"),
+    ("global_top_fraction", 8, {"fraction": 0}, r"select.fraction: 0 is outside \(0, 1\]"),
+    ("global_top_fraction", 8, {"fraction": 1.1}, r"select.fraction: 1.1 is outside"),
+    ("global_top_fraction", 8, {"fraction": "a"}, r"select.fraction: 'a' is not a finite number"),
+    ("threshold", 8, {"minimum": NAN}, r"select.minimum: nan is not a finite number"),
+    ("threshold", 8, {"minimum": 0, "per_prompt": 9}, r"select.per_prompt: 9 is more than the 8"),
+    ("threshold", 8, {"m": 1, "minimum": 0}, r"threshold takes minimum and per_prompt; leave m"),
+    ("best_and_worst", 1, {}, r"sampling.k: 1 is too small for best_and_worst"),
+])  # fmt: skip
+def test_a_selection_that_cannot_work_is_refused(strategy, k, arguments, says):
+    with pytest.raises(InputError, match=says) as caught:
+        check_strategy(strategy, k, **arguments)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=says):
+        select(strategy, np.zeros((2, k)), **arguments)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_selections_that_work_pass(strategy):
+    check_strategy(strategy, 2, **STRATEGIES[strategy])
+    absent = dict.fromkeys({"m", "fraction", "minimum"} - STRATEGIES[strategy].keys())
+    check_strategy(strategy, 2, **STRATEGIES[strategy], **absent)  # None means not given
+
+
+def test_best_of_k_works_with_one_sample():
+    check_strategy("best_of_k", 1)
+
+
+# -------------------------------------------------------------------------------------- filters
+
+
+def test_lmflow_discards_hashes_and_stubs():
+    masked, counts = mask_unselectable(
+        [[1.0, 2.0, 3.0, NAN]], [["fine", "a # b", " x ", "#"]], reject_pattern="#", min_chars=2
+    )
+    np.testing.assert_array_equal(masked, [[1.0, NAN, NAN, NAN]])
+    expected = {"not_finite": 1, "rejected": 1, "too_short": 1, "truncated": 0, "duplicate": 0}
+    assert counts == expected
+
+
+def test_truncated_samples_are_kept_unless_told():
+    texts, cut = [["a", "b"]], [[True, False]]
+    kept, _ = mask_unselectable([[1, 2]], texts, truncated_PK=cut)
+    np.testing.assert_array_equal(kept, [[1, 2]])
+    masked, counts = mask_unselectable([[1, 2]], texts, truncated_PK=cut, allow_truncated=False)
+    np.testing.assert_array_equal(masked, [[NAN, 2]])
+    assert counts["truncated"] == 1
+
+
+def test_unique_keeps_the_first_that_is_selectable():
+    masked, counts = mask_unselectable(
+        [[NAN, 2, 3, 4], [5, 6, 7, 8]], [["a", "a", "a", "b"], ["a", "b", "c", "a"]], unique=True
+    )
+    np.testing.assert_array_equal(masked, [[NAN, 2, NAN, 4], [5, 6, 7, NAN]])
+    assert counts["duplicate"] == 2
+
+
+@given(scores, st.data())
+def test_every_masked_sample_is_counted_once(scores_PK, data):
+    shape = scores_PK.shape
+    texts = [[data.draw(st.sampled_from(["", "a", "a#", "bb"])) for _ in row] for row in scores_PK]
+    cut = data.draw(hnp.arrays(np.bool_, shape))
+    before = scores_PK.copy()
+    masked, counts = mask_unselectable(
+        scores_PK, texts, reject_pattern="#", min_chars=1,
+        allow_truncated=False, truncated_PK=cut, unique=True,
+    )  # fmt: skip
+    assert sum(counts.values()) == np.isnan(masked).sum()
+    kept = ~np.isnan(masked)
+    np.testing.assert_array_equal(masked[kept], before[kept])
+    np.testing.assert_array_equal(scores_PK, before)
+    for p, row in enumerate(texts):
+        left = [text for k, text in enumerate(row) if kept[p, k]]
+        assert len(set(left)) == len(left)
+        assert all(text and "#" not in text for text in left)
+
+
+def test_texts_and_flags_must_match_the_scores():
+    with pytest.raises(ValueError, match=r"texts must be \(P, K\)"):
+        mask_unselectable([[1, 2]], [["a"]])
+    with pytest.raises(ValueError, match=r"truncated_PK must be \(P, K\)"):
+        mask_unselectable([[1, 2]], [["a", "b"]], allow_truncated=False)
+
+
+def test_a_broken_pattern_is_the_users_error():
+    with pytest.raises(InputError, match=r"select.reject_pattern: '\(' is no regular expression"):
+        compile_reject_pattern("(")
+    with pytest.raises(InputError, match=r"select.reject_pattern"):
+        mask_unselectable([[1]], [["a"]], reject_pattern="(")

@@ -1,0 +1,145 @@
+"""Statistics against tabulated values, simulation and definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.stats import (
+    best_of_k_mean,
+    clustered_mean_ci95,
+    distinct_n,
+    mean_ci95,
+    t_quantile,
+    win_rate,
+)
+
+NAN, INF = math.nan, math.inf
+values = st.lists(st.floats(-100, 100), min_size=2, max_size=20)
+
+
+@pytest.mark.parametrize("degrees, t", [
+    (1, 12.7062047362), (2, 4.30265272975), (3, 3.18244630528), (4, 2.7764451052),
+    (5, 2.57058183564), (10, 2.22813885199), (29, 2.04522964213), (30, 2.04227245630),
+    (100, 1.98397151852), (1000, 1.96233908083),
+])  # fmt: skip
+def test_t_quantiles_of_the_95_interval(degrees, t):
+    assert t_quantile(0.975, degrees) == pytest.approx(t, abs=1e-9)
+
+
+@pytest.mark.parametrize("p, degrees, t", [
+    (0.95, 1, 6.3138), (0.95, 7, 1.8946), (0.99, 12, 2.6810), (0.995, 2, 9.9248),
+    (0.9995, 5, 6.8688), (0.5, 3, 0.0),
+])  # fmt: skip
+def test_other_tabulated_t_quantiles(p, degrees, t):
+    assert t_quantile(p, degrees) == pytest.approx(t, abs=6e-5)
+
+
+def test_exact_and_expanded_quantiles_meet():
+    around = [t_quantile(0.975, degrees) for degrees in range(190, 211)]
+    steps = np.diff(around)
+    assert (steps < 0).all()
+    assert (np.diff(steps) > 0).all()  # no kink where one method takes over from the other
+    assert t_quantile(0.975, 10**9) == pytest.approx(1.959963985, abs=1e-8)
+
+
+@pytest.mark.parametrize("p, degrees", [(0.4, 3), (1.0, 3), (0.9, 0)])
+def test_t_quantile_out_of_range(p, degrees):
+    with pytest.raises(ValueError, match="degrees"):
+        t_quantile(p, degrees)
+
+
+def test_mean_ci95_by_hand():
+    # n = 4, standard deviation 1.2909944, standard error 0.6454972, t = 3.1824463
+    mean, half = mean_ci95([1, 2, 3, 4])
+    assert (mean, half) == pytest.approx((2.5, 2.0542603))
+
+
+@given(values, st.floats(-50, 50), st.floats(0.1, 10))
+def test_mean_ci95_moves_and_scales_with_the_values(xs, shift, scale):
+    mean, half = mean_ci95(xs)
+    moved = mean_ci95([scale * x + shift for x in xs])
+    assert moved == pytest.approx((scale * mean + shift, scale * half), abs=1e-6)
+
+
+def test_mean_ci95_of_little():
+    assert mean_ci95([3.0, 3.0, 3.0]) == (3.0, 0.0)
+    assert mean_ci95([3.0, NAN, INF])[0] == 3.0
+    assert math.isnan(mean_ci95([3.0])[1])
+    assert all(map(math.isnan, mean_ci95([])))
+
+
+def test_intervals_cover_as_often_as_they_say():
+    generator = np.random.default_rng(0)
+    runs, prompts, samples = 1500, 12, 8
+    single = clustered = 0
+    for _ in range(runs):
+        difficulty = generator.normal(size=(prompts, 1))
+        scores_PK = difficulty + 0.5 * generator.normal(size=(prompts, samples))
+        mean, half = clustered_mean_ci95(scores_PK)
+        clustered += abs(mean) <= half
+        mean, half = mean_ci95(scores_PK)
+        single += abs(mean) <= half
+    # standard error of a coverage of 0.95 over 1500 runs: 0.0056
+    assert abs(clustered / runs - 0.95) < 0.02
+    assert single / runs < 0.7  # what counting dependent samples singly would do
+
+
+def test_clustered_mean_leaves_missing_scores_out():
+    scores_PK = [[1, 3], [NAN, INF], [5, NAN]]
+    assert clustered_mean_ci95(scores_PK) == mean_ci95([2, 5])
+
+
+def test_best_of_k_mean():
+    assert best_of_k_mean([[1, 3], [NAN, -INF], [5, INF]]) == 4
+    assert math.isnan(best_of_k_mean([[NAN]]))
+
+
+def test_distinct_n():
+    assert distinct_n(["a b a b"], 1) == 2 / 4
+    assert distinct_n(["a b a b"], 2) == 2 / 3
+    assert distinct_n(["a b", "a b"], 2) == 1 / 2  # no n-gram reaches over two texts
+    assert math.isnan(distinct_n(["a"], 2))
+    with pytest.raises(ValueError, match="n must be 1"):
+        distinct_n(["a"], 0)
+
+
+@given(st.lists(st.text("ab ", max_size=12), max_size=5), st.integers(1, 3))
+def test_distinct_n_is_a_share_and_repetition_lowers_it(texts, n):
+    share = distinct_n(texts, n)
+    if not math.isnan(share):
+        assert 0 < share <= 1
+        assert distinct_n(texts * 2, n) == pytest.approx(share / 2)
+
+
+def test_win_rate_counts_ties_half_and_leaves_missing_out():
+    rate, half = win_rate([2, 1, 0, NAN], [1, 1, 1, 0])
+    assert rate == 0.5
+    assert 0 < half < 1
+    assert all(map(math.isnan, win_rate([NAN], [1])))
+
+
+def test_win_rate_is_never_certain():
+    rate, half = win_rate([1] * 20, [0] * 20)
+    assert rate == 1
+    assert half == pytest.approx(0.1611, abs=1e-4)  # Wilson 20/20: 0.8389 to 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
+def test_win_rates_of_both_sides_sum_to_one(pairs):
+    first, second = zip(*pairs, strict=True)
+    rate, half = win_rate(first, second)
+    other, other_half = win_rate(second, first)
+    assert rate + other == pytest.approx(1)
+    assert half == pytest.approx(other_half)
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match="one shape"):
+        win_rate([1, 2], [1])
+    with pytest.raises(ValueError, match=r"\(P, K\)"):
+        clustered_mean_ci95([1, 2])

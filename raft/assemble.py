@@ -13,9 +13,11 @@ from typing import Any
 from raft.config import RewardConfig, RunConfig
 from raft.executors import Executor, InlineExecutor
 from raft.placement import Placement, place
-from raft.pools import Policy, RewardPool, RolloutPool, TrainerPool
+from raft.reward_pool import RewardPool
+from raft.rollout_pool import Policy, RolloutPool
 from raft.run_folder import RunFolder
 from raft.trainer import build_trainer
+from raft.trainer_pool import TrainerPool
 from rollout.encode import encode_prompts
 from rollout.engine import context_length
 from rollout.prompts import read_prompts
@@ -68,8 +70,11 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
     prompts = _encode(config, prompts)
     if isinstance(config.eval.prompts, str):
         held_out = read_prompts(
-            config.eval.prompts, format=section.format, column=section.column,
-            separator=section.separator, first_words=section.first_words,
+            config.eval.prompts,
+            format=section.format,
+            column=section.column,
+            separator=section.separator,
+            first_words=section.first_words,
         )
         return _without(prompts, held_out), _encode(config, held_out)
     return _hold_out(config, prompts, config.eval.prompts)
@@ -144,9 +149,7 @@ def _placement(config: RunConfig, executor: Executor) -> Placement:
     )
 
 
-def _pools(
-    config: RunConfig, folder: RunFolder, executor: Executor, placement: Placement
-) -> Pools:
+def _pools(config: RunConfig, folder: RunFolder, executor: Executor, placement: Placement) -> Pools:
     version = folder.latest_version()
     start = _local(config.policy.model)
     checkpoint = str(folder.checkpoint(version)) if version else None
@@ -155,8 +158,11 @@ def _pools(
     if config.gold is not None:
         rewards["gold"] = reward_arguments(config.gold)
     rollout = RolloutPool(
-        executor, placement.rollout, _engine_arguments(config, placement.colocated),
-        Policy(checkpoint or start, version), respawns,
+        executor,
+        placement.rollout,
+        _engine_arguments(config, placement.colocated),
+        Policy(checkpoint or start, version),
+        respawns,
     )
     reward = RewardPool(executor, placement.reward, rewards, respawns)
     trainer = None
@@ -167,7 +173,9 @@ def _pools(
         trainer = TrainerPool(
             executor, placement.trainer, build_trainer, arguments, checkpoint, respawns
         )
-    return Pools(rollout, reward, trainer, placement.colocated, placement.rollout[0].gpus > 0, tuple(rewards))
+    return Pools(
+        rollout, reward, trainer, placement.colocated, placement.rollout[0].gpus > 0, tuple(rewards)
+    )
 
 
 def _engine_arguments(config: RunConfig, colocated: bool) -> dict[str, Any]:

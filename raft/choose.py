@@ -70,9 +70,7 @@ def _selectable(rows: Rows, filters: dict[str, Any]) -> tuple[np.ndarray, dict[s
     return np.array(masked), dict(total)
 
 
-def _selected(
-    rows: Rows, by_prompt: dict[int, list[int]], pairs: bool
-) -> Iterator[dict[str, Any]]:
+def _selected(rows: Rows, by_prompt: dict[int, list[int]], pairs: bool) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(rows()):
         samples = by_prompt.get(number, [])
         if pairs and samples:

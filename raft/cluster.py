@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,7 @@ class RayExecutor:
             "include_dashboard": False,
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             ray.init(
                 address="local" if address == "local" else address,

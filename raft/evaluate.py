@@ -46,9 +46,7 @@ def summarize(rows: Iterable[dict[str, Any]], prefix: str) -> dict[str, float | 
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def _of_scores(
-    scores: list[list[float | None]], prefix: str, name: str
-) -> dict[str, float | int]:
+def _of_scores(scores: list[list[float | None]], prefix: str, name: str) -> dict[str, float | int]:
     array_PK = _array(scores)
     mean, half_width = clustered_mean_ci95(array_PK)
     return {

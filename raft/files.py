@@ -60,8 +60,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: damaged row ({error.msg}); delete the file "
-                                 "to draw it again") from error
+                raise InputError(
+                    f"{path}:{number}: damaged row ({error.msg}); delete the file to draw it again"
+                ) from error
 
 
 def remove_tree(folder: Path) -> None:

@@ -33,8 +33,8 @@ from raft.curves import draw_curves
 from raft.environment import describe_environment
 from raft.evaluate import summarize
 from raft.files import read_json, remove_tree
-from raft.pools import Policy, Probe
 from raft.report_line import report_line
+from raft.rollout_pool import Policy, Probe
 from raft.rollout_store import RolloutStore
 from raft.run_folder import RunFolder
 from raft.schedule import prompts_of
@@ -115,9 +115,7 @@ def improve(
     filters = config.select.model_dump(
         include={"reject_pattern", "min_chars", "allow_truncated", "unique"}
     )
-    kept = choose(
-        store.rows, chosen, config.select.strategy, config.select.arguments(), filters
-    )
+    kept = choose(store.rows, chosen, config.select.strategy, config.select.arguments(), filters)
     selected_at = time.monotonic()
 
     trained = train(config, folder, pools, chosen, iteration)

@@ -63,7 +63,12 @@ def place(
             summary=f"{wanted} of {gpus} GPUs, each worker on its own",
         )
     return _colocated(
-        gpus, threads, rollout_workers, reward_workers, trainer_workers, tensor_parallel,
+        gpus,
+        threads,
+        rollout_workers,
+        reward_workers,
+        trainer_workers,
+        tensor_parallel,
         reward_on_gpu,
     )
 

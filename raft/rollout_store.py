@@ -82,7 +82,9 @@ def group_from_row(row: dict[str, Any], prompt: Prompt) -> Group:
     )
     return Group(
         prompt=prompt,
-        completions=tuple(Completion(t, tuple(ids), end, seed) for t, ids, end, seed in completions),
+        completions=tuple(
+            Completion(t, tuple(ids), end, seed) for t, ids, end, seed in completions
+        ),
         policy_version=row["policy_version"],
     )
 

@@ -43,7 +43,9 @@ class RunFolder:
 
     def latest_version(self) -> int:
         versions = [
-            int(path.parent.name) for path in self.root.glob("iterations/*/checkpoint") if path.is_dir()
+            int(path.parent.name)
+            for path in self.root.glob("iterations/*/checkpoint")
+            if path.is_dir()
         ]
         return max(versions, default=0)
 

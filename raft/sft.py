@@ -188,7 +188,11 @@ class SFT:
 
         if checkpoint:
             return PeftModel.from_pretrained(model, Path(checkpoint) / _ADAPTER, is_trainable=True)
-        own = {**self._lora, "lora_alpha": self._lora["alpha"], "lora_dropout": self._lora["dropout"]}
+        own = {
+            **self._lora,
+            "lora_alpha": self._lora["alpha"],
+            "lora_dropout": self._lora["dropout"],
+        }
         settings = {k: v for k, v in own.items() if k not in ("alpha", "dropout")}
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
 
@@ -202,7 +206,9 @@ class SFT:
     def _save(self, out: Path, metrics: dict[str, Any]) -> None:
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         # every rank takes part in gathering; the first one writes
-        state = self._trainer.accelerator.get_state_dict(self._trainer.model) if self._fsdp else None
+        state = (
+            self._trainer.accelerator.get_state_dict(self._trainer.model) if self._fsdp else None
+        )
         if self._rank:
             return
         out.mkdir(parents=True)

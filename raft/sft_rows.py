@@ -12,7 +12,9 @@ from rollout.types import InputError
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
-def sft_rows(path: str | Path, loss_on: str, max_length: int | None = None) -> Iterator[dict[str, Any]]:
+def sft_rows(
+    path: str | Path, loss_on: str, max_length: int | None = None
+) -> Iterator[dict[str, Any]]:
     """`input_ids` and `labels` of every selected row.
 
     A sample that was cut at the length limit gets no end-of-text token: that would teach the policy

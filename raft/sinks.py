@@ -58,7 +58,9 @@ def _wandb(root: Path, project: str, settings: dict[str, Any]) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise InputError("log.sinks: wandb is not installed; pip install raft-rlhf[wandb]") from error
+        raise InputError(
+            "log.sinks: wandb is not installed; pip install raft-rlhf[wandb]"
+        ) from error
     # a continued run goes on under its own name
     return wandb.init(
         project=project,

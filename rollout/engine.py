@@ -72,7 +72,9 @@ def choose_engine(model: str, engine: str = "auto", *, on_gpu: bool | None = Non
         InputError: `engine` is unknown, or vLLM was asked for by name and cannot serve the model.
     """
     if engine not in ENGINES:
-        raise InputError(f"policy.engine: unknown engine {engine!r}; use one of {', '.join(ENGINES)}")
+        raise InputError(
+            f"policy.engine: unknown engine {engine!r}; use one of {', '.join(ENGINES)}"
+        )
     if (Path(model) / TOY_FILE).exists():
         return EngineChoice("toy", f"{model} holds a {TOY_FILE}")
     if engine == "toy":
@@ -82,7 +84,9 @@ def choose_engine(model: str, engine: str = "auto", *, on_gpu: bool | None = Non
     obstacle = _vllm_obstacle(model, on_gpu)
     if engine == "vllm":
         if obstacle:
-            raise InputError(f"policy.engine: vllm cannot serve {model}: {obstacle}; use engine: auto")
+            raise InputError(
+                f"policy.engine: vllm cannot serve {model}: {obstacle}; use engine: auto"
+            )
         return EngineChoice("vllm", "asked for by name")
     if obstacle:
         return EngineChoice("transformers", obstacle)
@@ -100,7 +104,9 @@ def _vllm_obstacle(model: str, on_gpu: bool | None) -> str | None:
     architectures = getattr(config, "architectures", None) or []
     supported = ModelRegistry.get_supported_archs()
     if not any(name in supported for name in architectures):
-        return f"vLLM does not support {', '.join(architectures) or 'a model without architectures'}"
+        return (
+            f"vLLM does not support {', '.join(architectures) or 'a model without architectures'}"
+        )
     if on_gpu is None:
         import torch
 

@@ -75,7 +75,9 @@ class ToyEngine:
     def wake(self) -> None: ...
 
     def _draw(self, seed: int, sampling: Sampling) -> Completion:
-        noise = np.random.default_rng(seed).gumbel(size=(sampling.max_new_tokens, len(self._logits)))
+        noise = np.random.default_rng(seed).gumbel(
+            size=(sampling.max_new_tokens, len(self._logits))
+        )
         scale = 0.0 if sampling.temperature == 0 else 1.0
         scores = self._log_softmax(sampling.temperature or 1.0) + scale * noise
         ids = scores.argmax(-1).tolist()

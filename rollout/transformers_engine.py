@@ -116,9 +116,7 @@ class TransformersEngine:
             text, ended = text[:stop_at], True
         return Completion(text, tuple(ids), "stop" if ended else "length", seed)
 
-    def _cut_before_text(
-        self, prompt: Prompt, ids: list[int], stops: tuple[str, ...]
-    ) -> list[int]:
+    def _cut_before_text(self, prompt: Prompt, ids: list[int], stops: tuple[str, ...]) -> list[int]:
         """The shortest prefix of `ids` whose text holds a stop string: rows stop at other times."""
         for length in range(1, len(ids) + 1):
             text = decode_continuations(self._tokenizer, prompt.token_ids, [ids[:length]])[0]

@@ -61,18 +61,14 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     demo = command("demo", "policy, reward model and RAFT from nothing, offline on a CPU", _demo)
-    demo.add_argument(
-        "--out", default="demo", help="folder for everything it makes (default: demo)"
-    )
+    demo.add_argument("--out", default="demo", help="folder it fills (default: demo)")
     demo.add_argument("--seed", type=int, default=0)
 
     run = command("run", "RAFT iterations; resumes when the run folder exists", _run)
     run.add_argument("config", help="YAML file; configs/ has examples")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="for example sampling.k=16")
 
-    curves = command(
-        "curves", "draw reward against iteration, several runs in one picture", _curves
-    )
+    curves = command("curves", "draw reward against iteration, several runs in one plot", _curves)
     curves.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     curves.add_argument("--out", default="curves.png", help="PNG, SVG or PDF (default: curves.png)")
 

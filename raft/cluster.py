@@ -40,7 +40,7 @@ class RayExecutor:
         try:
             ray.init(
                 address="local" if address == "local" else address,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 log_to_driver=False,
                 configure_logging=False,
                 **(local if address == "local" else {}),

@@ -25,7 +25,7 @@ def collect(
     """Fill `store`; whatever it holds already is not drawn or scored again.
 
     Returns seconds and counts: `generate` until the last sample, `score` what scoring took beyond
-    that, `score_busy` the workers' own time, `tokens` drawn now, `reused` prompts found in the store.
+    that, `score_busy` the workers' own time, `tokens` drawn now, `reused` prompts found there.
     """
     if store.complete:
         store.drop_leftovers()

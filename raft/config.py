@@ -26,35 +26,46 @@ class PolicyConfig(_Section):
     model: str = Field(description="folder or hub name of the starting policy")
     engine: Literal["auto", "vllm", "transformers", "toy"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_model_len: int | None = Field(None, ge=2, description="tokens; default: the model's own")
-    tensor_parallel: int = Field(1, ge=1, description="GPUs per rollout worker")
-    gpu_memory: float = Field(0.85, gt=0, le=1, description="share of a GPU that vLLM may take")
-    max_num_seqs: int | None = Field(None, ge=1, description="sequences in flight per engine")
+    max_model_len: int | None = Field(
+        default=None, ge=2, description="tokens; default: the model's own"
+    )
+    tensor_parallel: int = Field(default=1, ge=1, description="GPUs per rollout worker")
+    gpu_memory: float = Field(
+        default=0.85, gt=0, le=1, description="share of a GPU that vLLM may take"
+    )
+    max_num_seqs: int | None = Field(
+        default=None, ge=1, description="sequences in flight per engine"
+    )
     template: Literal["auto", "chat", "plain", "hh", "hh_hash"] = "auto"
 
 
 class PromptsConfig(_Section):
     path: str = Field(description="JSONL, Parquet or text file, or a `datasets` name")
-    per_iteration: int = Field(256, ge=1)
+    per_iteration: int = Field(default=256, ge=1)
     format: Literal["auto", "text", "messages", "hh"] = "auto"
     column: str | None = None
     split: str = "train"
-    separator: str | None = Field(None, description="splits a text file into documents")
-    first_words: int | None = Field(None, ge=1, description="keep a text's first words only")
-    limit: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=1, description="longer prompts are left out, counted")
+    separator: str | None = Field(default=None, description="splits a text file into documents")
+    first_words: int | None = Field(
+        default=None, ge=1, description="keep a text's first words only"
+    )
+    limit: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="longer prompts are left out, counted"
+    )
 
 
 class SamplingConfig(_Section):
-    k: int = Field(8, ge=1)
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0 keeps the whole vocabulary")
-    max_new_tokens: int = Field(128, ge=1)
-    min_new_tokens: int = Field(0, ge=0)
+    k: int = Field(default=8, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, description="0 keeps the whole vocabulary")
+    max_new_tokens: int = Field(default=128, ge=1)
+    min_new_tokens: int = Field(default=0, ge=0)
     stop: list[str] = []
     seed_per_prompt: bool = Field(
-        True, description="samples depend on (seed, iteration, prompt) alone; costs 15-40 % speed"
+        default=True,
+        description="samples depend on (seed, iteration, prompt) alone; costs 15-40 % speed",
     )
 
     @model_validator(mode="after")
@@ -66,13 +77,17 @@ class SamplingConfig(_Section):
 
 class RewardConfig(_Section):
     kind: Literal["function", "model"]
-    function: str | None = Field(None, description="built-in name, module:attr or file.py:attr")
+    function: str | None = Field(
+        default=None, description="built-in name, module:attr or file.py:attr"
+    )
     arguments: dict[str, Any] = {}
     model: str | None = None
-    format: str | None = Field(None, description="chat, hh or plain; default: the model's own")
+    format: str | None = Field(
+        default=None, description="chat, hh or plain; default: the model's own"
+    )
     bos: Literal["single", "double", "none"] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_length: int | None = Field(None, ge=1)
+    max_length: int | None = Field(default=None, ge=1)
     non_finite: Literal["raise", "missing"] = "raise"
 
     @model_validator(mode="after")
@@ -85,13 +100,15 @@ class RewardConfig(_Section):
 
 class SelectConfig(_Section):
     strategy: str = "best_of_k"
-    m: int | None = Field(None, ge=1, description="top_m: rows kept per prompt")
-    fraction: float | None = Field(None, gt=0, le=1, description="global_top_fraction")
-    minimum: float | None = Field(None, description="threshold: lowest score kept")
-    reject_pattern: str | None = Field(None, description="responses matching it are not selectable")
-    min_chars: int = Field(0, ge=0)
+    m: int | None = Field(default=None, ge=1, description="top_m: rows kept per prompt")
+    fraction: float | None = Field(default=None, gt=0, le=1, description="global_top_fraction")
+    minimum: float | None = Field(default=None, description="threshold: lowest score kept")
+    reject_pattern: str | None = Field(
+        default=None, description="responses matching it are not selectable"
+    )
+    min_chars: int = Field(default=0, ge=0)
     allow_truncated: bool = True
-    unique: bool = Field(False, description="identical responses to a prompt count once")
+    unique: bool = Field(default=False, description="identical responses to a prompt count once")
 
     def arguments(self) -> dict[str, Any]:
         """The chosen strategy's own settings."""
@@ -109,48 +126,57 @@ class SelectConfig(_Section):
 
 
 class LoraConfig(_Section):
-    r: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
 
 
 class TrainConfig(_Section):
-    learning_rate: float = Field(2e-5, gt=0)
-    epochs: float = Field(1, gt=0)
-    batch_size: int = Field(16, ge=1, description="rows per optimizer step, over all trainers")
-    micro_batch_size: int | None = Field(None, ge=1, description="rows per forward pass")
+    learning_rate: float = Field(default=2e-5, gt=0)
+    epochs: float = Field(default=1, gt=0)
+    batch_size: int = Field(
+        default=16, ge=1, description="rows per optimizer step, over all trainers"
+    )
+    micro_batch_size: int | None = Field(default=None, ge=1, description="rows per forward pass")
     loss_on: Literal["response", "all"] = "response"
     optimizer: Literal["persistent", "fresh"] = "persistent"
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    max_length: int | None = Field(None, ge=2, description="tokens; longer rows are an error")
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int | None = Field(
+        default=None, ge=2, description="tokens; longer rows are an error"
+    )
     packing: Literal["none", "bfd", "wrapped"] = "none"
     gradient_checkpointing: bool = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     lora: LoraConfig | None = None
-    fsdp: bool = Field(False, description="shard the trainer over cluster.trainer_workers")
+    fsdp: bool = Field(default=False, description="shard the trainer over cluster.trainer_workers")
 
 
 class EvalConfig(_Section):
-    prompts: int | str = Field(128, description="how many to hold out, or a file of their own")
-    k: int = Field(4, ge=1)
-    temperature: float | None = Field(None, ge=0, description="default: sampling.temperature")
-    every: int = Field(1, ge=1)
+    prompts: int | str = Field(
+        default=128, description="how many to hold out, or a file of their own"
+    )
+    k: int = Field(default=4, ge=1)
+    temperature: float | None = Field(
+        default=None, ge=0, description="default: sampling.temperature"
+    )
+    every: int = Field(default=1, ge=1)
 
 
 class ClusterConfig(_Section):
-    address: Literal["inline", "local", "auto"] | str = Field(
-        "local", description="inline: this process; local: Ray here; auto or host:port: join one"
+    address: str = Field(
+        default="local",
+        description="inline: this process; local: Ray here; auto or host:port: join one",
     )
-    rollout_workers: int = Field(1, ge=1)
-    reward_workers: int = Field(1, ge=1)
-    trainer_workers: int = Field(1, ge=1)
-    gpus: int | None = Field(None, ge=0, description="default: all the cluster has")
+    rollout_workers: int = Field(default=1, ge=1)
+    reward_workers: int = Field(default=1, ge=1)
+    trainer_workers: int = Field(default=1, ge=1)
+    gpus: int | None = Field(default=None, ge=0, description="default: all the cluster has")
     placement: Literal["auto", "colocated", "separate"] = "auto"
-    max_respawns: int = Field(3, ge=0, description="dead workers replaced per iteration")
+    max_respawns: int = Field(default=3, ge=0, description="dead workers replaced per iteration")
 
 
 class LogConfig(_Section):
@@ -162,8 +188,8 @@ class RunConfig(_Section):
     """One RAFT run. `raft.config.describe()` lists every key with its default."""
 
     run_dir: str
-    seed: int = Field(0, ge=0)
-    iterations: int = Field(5, ge=0)
+    seed: int = Field(default=0, ge=0)
+    iterations: int = Field(default=5, ge=0)
     policy: PolicyConfig
     prompts: PromptsConfig
     sampling: SamplingConfig = SamplingConfig()
@@ -174,7 +200,7 @@ class RunConfig(_Section):
     eval: EvalConfig = EvalConfig()
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
-    keep_checkpoints: int = Field(2, ge=1, description="newest policies kept on disk")
+    keep_checkpoints: int = Field(default=2, ge=1, description="newest policies kept on disk")
 
     @model_validator(mode="after")
     def _selector_fits(self) -> RunConfig:

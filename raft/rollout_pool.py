@@ -88,6 +88,7 @@ class RolloutPool:
         respawns = 0
         while streams:
             stream = self._executor.first_ready(list(streams))
+            assert stream is not None, "without a time limit one is always ready"
             number, share = streams[stream]
             try:
                 groups = stream.take()

@@ -142,7 +142,8 @@ class SFT:
 
     def _build(self, checkpoint: str | None) -> Any:
         from transformers import AutoTokenizer
-        from trl import SFTConfig, SFTTrainer
+        from trl.trainer.sft_config import SFTConfig
+        from trl.trainer.sft_trainer import SFTTrainer
 
         source = checkpoint or self._start
         self._tokenizer = AutoTokenizer.from_pretrained(source)
@@ -197,7 +198,7 @@ class SFT:
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
 
     def _pack(self, data: Any) -> Any:
-        from trl import pack_dataset
+        from trl.data_utils import pack_dataset
 
         if self._max_length is None:
             raise InputError("train.packing: packing needs train.max_length, the length of a block")

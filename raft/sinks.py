@@ -56,7 +56,7 @@ def _tensorboard(root: Path) -> Any:
 
 def _wandb(root: Path, project: str, settings: dict[str, Any]) -> Any:
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             "log.sinks: wandb is not installed; pip install raft-rlhf[wandb]"

@@ -1,4 +1,4 @@
-"""Maximum likelihood for the toy's unigram policy: a step from its logits toward what was selected."""
+"""Maximum likelihood for the toy's unigram policy: steps toward what was selected."""
 
 from __future__ import annotations
 

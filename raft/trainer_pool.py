@@ -45,7 +45,7 @@ class TrainerPool:
         for attempt in range(self._max_respawns + 1):
             futures = [w.call("train", rows_path, out_dir, seed) for w in self._workers]
             try:
-                metrics = [future.result() for future in futures][0]
+                metrics, *_ = [future.result() for future in futures]
             except WorkerDiedError as error:
                 if attempt == self._max_respawns:
                     raise
@@ -57,7 +57,8 @@ class TrainerPool:
         raise AssertionError("unreachable")
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
-        return [w.call("log_probs", token_ids) for w in self._workers][0].result()
+        first, *_ = [worker.call("log_probs", token_ids) for worker in self._workers]
+        return first.result()
 
     def sleep(self) -> None:
         for future in [w.call("sleep") for w in self._workers]:

@@ -1,7 +1,8 @@
 """A policy small enough to reason about: a unigram over words. For tests of everything around it.
 
 Its folder holds `toy_policy.json`: {"words": [...], "logits": [...], "context": int}; word 0 ends
-the text. It needs no torch, samples thousands of responses a second, and learns (`raft.toy_trainer`).
+the text. It needs no torch, samples thousands of responses a second, and learns
+(`raft.toy_trainer`).
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ def _finish_reason(reason: str | None) -> FinishReason:
 
 
 def _repack_tied_head(model: Any) -> None:
-    """On CPU a tied `lm_head` holds a packed copy that `reload_weights` leaves at the old values."""
+    """On CPU a tied `lm_head` keeps a packed copy that `reload_weights` leaves at old values."""
     config = getattr(model, "config", None)
     head = getattr(model, "lm_head", None)
     if head is not None and getattr(config, "tie_word_embeddings", False):

@@ -81,9 +81,7 @@ def test_parquet(tmp_path):
 
     rows = [{"prompt": [USER], "id": 7}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
-    assert read_prompts(tmp_path / "p.parquet") == [
-        Prompt("7", ({"role": "user", "content": "A"},))
-    ]
+    assert read_prompts(tmp_path / "p.parquet") == [Prompt("7", (USER,))]
 
 
 def test_a_name_that_is_no_file_is_a_dataset(monkeypatch):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from raft.files import full_disk_is_the_users
 from raft.metrics import read_metrics
 from rollout.errors import InputError
 
@@ -267,7 +268,7 @@ def _save(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial{file.suffix}")
     metadata = {"Date": None} if file.suffix.lower() == ".svg" else None
-    with matplotlib.rc_context(_STYLE):
+    with full_disk_is_the_users(file), matplotlib.rc_context(_STYLE):
         figure.savefig(partial, dpi=200, metadata=metadata)
     # a picture appears whole or not at all
     os.replace(partial, file)

@@ -72,7 +72,7 @@ def run(config: RunConfig) -> Path:
             config.log.sinks, folder.root, config.log.wandb_project, config.model_dump()
         )
         with sinks_of_run as sinks, start_pools(config, folder) as pools:
-            log.info("policy %s on engine %s", config.policy.model, pools.rollout.describe())
+            log.info("policy %s, engine %s", config.policy.model, pools.rollout.describe())
             for iteration in range(config.iterations + 1):
                 start = time.monotonic()
                 if iteration > 0:

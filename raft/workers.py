@@ -20,10 +20,11 @@ class RolloutWorker:
 
     def __init__(self, **engine: Any) -> None:
         _quiet_libraries()
-        self._engine = build_engine(**engine)
+        self._engine, self._choice = build_engine(**engine)
 
     def describe(self) -> str:
-        return self._engine.name
+        """The engine and why it was chosen."""
+        return f"{self._choice.name} ({self._choice.reason})"
 
     def generate(
         self,

@@ -1,12 +1,15 @@
-"""Token ids to text, as the continuation of a prompt."""
+"""Token ids to text, as the continuation of a prompt; and where a stop string ends it."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
 # a decoder may strip the space before its first token; a few prompt tokens in front keep it
 _CONTEXT_TOKENS = 4
+# what decoders write for bytes that are no whole character
+_BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 def decode_continuations(
@@ -17,10 +20,60 @@ def decode_continuations(
     SentencePiece-style decoders drop a leading space when a response is decoded alone; decoding it
     behind the end of its prompt keeps it.
     """
-    context = list(prompt_ids[-_CONTEXT_TOKENS:])
-    prefix, *texts = tokenizer.batch_decode(
-        [context, *([*context, *ids] for ids in responses_ids)],
+    context = _context(tokenizer, prompt_ids)
+    prefix, *texts = _decode(tokenizer, [context, *([*context, *ids] for ids in responses_ids)])
+    return [text[len(prefix) :] for text in texts]
+
+
+def find_stop(text: str, stops: Sequence[str], start: int = 0) -> int | None:
+    """Where the first stop string that ends behind character `start` begins; None: nowhere."""
+    found = (text.find(stop, max(0, start - len(stop) + 1)) for stop in stops)
+    return min((at for at in found if at >= 0), default=None)
+
+
+def cut_at_stop(
+    tokenizer: Any,
+    prompt_ids: Sequence[int],
+    ids: Sequence[int],
+    stops: Sequence[str],
+    min_new_tokens: int = 0,
+) -> tuple[list[int], str] | None:
+    """The ids up to the token that completes the first stop string, and the text before it.
+
+    What the first `min_new_tokens` tokens say stops nothing. None: no stop string.
+    """
+
+    def text_of(length: int) -> str:
+        return decode_continuations(tokenizer, prompt_ids, [ids[:length]])[0]
+
+    start = len(text_of(min_new_tokens)) if min_new_tokens else 0
+    if find_stop(text_of(len(ids)), stops, start) is None:
+        return None
+    lengths = range(min_new_tokens + 1, len(ids) + 1)
+    stopped = bisect_left(
+        lengths, True, key=lambda n: find_stop(text_of(n), stops, start) is not None
+    )
+    length = lengths[min(stopped, len(lengths) - 1)]
+    text = text_of(length)
+    return list(ids[:length]), text[: find_stop(text, stops, start)]
+
+
+def _context(tokenizer: Any, prompt_ids: Sequence[int]) -> list[int]:
+    """The end of the prompt, long enough to say something and to begin with a whole character."""
+    size = _CONTEXT_TOKENS
+    while True:
+        context = list(prompt_ids[-size:])
+        if len(context) == len(prompt_ids):
+            return context
+        text = _decode(tokenizer, [context])[0]
+        if text and _BROKEN not in text:
+            return context
+        size *= 2
+
+
+def _decode(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+    return tokenizer.batch_decode(
+        [list(row) for row in rows],
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
-    return [text[len(prefix) :] for text in texts]

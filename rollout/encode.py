@@ -77,7 +77,7 @@ def _template_of(prompt: Prompt, tokenizer: Any, template: str) -> str:
     known = get_args(Template)
     if template not in known:
         raise InputError(
-            f"prompts.template: {template!r} is not known; use one of {', '.join(known)}"
+            f"policy.template: {template!r} is not known; use one of {', '.join(known)}"
         )
     if template == "auto" and isinstance(prompt.content, str):
         return "plain"
@@ -85,7 +85,7 @@ def _template_of(prompt: Prompt, tokenizer: Any, template: str) -> str:
         if not tokenizer.chat_template:
             raise InputError(
                 f"prompt {prompt.id!r}: the tokenizer has no chat template; "
-                "set prompts.template to hh or hh_hash (plain takes text prompts only)"
+                "set policy.template to hh or hh_hash (plain takes text prompts only)"
             )
         return "chat"
     return template
@@ -96,7 +96,7 @@ def _plain(prompt: Prompt) -> str:
         return prompt.content
     raise InputError(
         f"prompt {prompt.id!r}: is messages, and the plain template takes text; "
-        "set prompts.template to chat, hh or hh_hash"
+        "set policy.template to chat, hh or hh_hash"
     )
 
 
@@ -117,7 +117,7 @@ def _chat(prompt: Prompt, messages: list[Message], tokenizer: Any) -> str:
         reason = " ".join(str(error).split())
         raise InputError(
             f"prompt {prompt.id!r}: the tokenizer's chat template refuses it ({reason}); "
-            "mend its messages or set prompts.template to hh or hh_hash"
+            "mend its messages or set policy.template to hh or hh_hash"
         ) from None
 
 
@@ -127,7 +127,7 @@ def _dialogue(prompt: Prompt, messages: list[Message], mark: str, template: str)
         if message["role"] not in _SPEAKERS:
             raise InputError(
                 f"prompt {prompt.id!r}: the {template} template has no {message['role']} turn; "
-                "delete that message or set prompts.template: chat"
+                "delete that message or set policy.template: chat"
             )
         turns.append(f"{mark}{_SPEAKERS[message['role']]}: {message['content']}")
     return "".join(turns) + f"{mark}Assistant:"

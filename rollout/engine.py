@@ -135,23 +135,24 @@ def build_engine(
     version: int = 0,
     seed: int = 0,
     can_sleep: bool = False,
-) -> Engine:
-    """Load `model` into the engine that serves it; `engine="auto"` says its choice in the log."""
+) -> tuple[Engine, EngineChoice]:
+    """Load `model` into the engine that serves it; returns it with the reason for the choice.
+
+    The caller says the choice once in its log: this may run in another process.
+    """
     choice = choose_engine(model, engine)
-    log.info("engine %s for %s: %s", choice.name, model, choice.reason)
     if choice.name == "toy":
         from rollout.toy_engine import ToyEngine
 
-        return ToyEngine(model, version=version)
+        return ToyEngine(model, version=version), choice
     if choice.name == "transformers":
         from rollout.transformers_engine import TransformersEngine
 
-        return TransformersEngine(
-            model, dtype=dtype, batch_size=max_num_seqs or 64, version=version
-        )
+        size = max_num_seqs or 64
+        return TransformersEngine(model, dtype=dtype, batch_size=size, version=version), choice
     from rollout.vllm_engine import VLLMEngine
 
-    return VLLMEngine(
+    serving = VLLMEngine(
         model,
         dtype=dtype,
         max_model_len=max_model_len,
@@ -162,6 +163,7 @@ def build_engine(
         seed=seed,
         can_sleep=can_sleep,
     )
+    return serving, choice
 
 
 def context_length(model: str) -> int:

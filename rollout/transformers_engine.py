@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.logits_process import (
     LogitsProcessor,
     TemperatureLogitsWarper,
@@ -15,9 +22,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from rollout.decode import decode_continuations
+from rollout.decode import cut_at_stop, decode_continuations, find_stop
 from rollout.seeds import derive_seed
-from rollout.types import Completion, Group, Prompt, Sampling
+from rollout.types import Completion, Group, Prompt, Sampling, StaleWeightsError
 
 
 class TransformersEngine:
@@ -38,6 +45,9 @@ class TransformersEngine:
         self._model = _load(model, self._dtype).to(self._device).eval()
         self._batch_size = batch_size
         self._eos = _eos_ids(self._model, self._tokenizer)
+        # generate() fills whatever we leave open from here: the checkpoint's own temperature,
+        # penalties and the like would leak in
+        self._model.generation_config = GenerationConfig()
         self.version = version
 
     def generate(
@@ -50,26 +60,27 @@ class TransformersEngine:
     ) -> Iterator[Group]:
         # one stream per sample in either case: here it costs nothing
         del seed_per_prompt
-        rows = [
-            (prompt, k)
-            for prompt in sorted(prompts, key=lambda p: len(p.token_ids))
-            for k in range(sampling.k)
-        ]
-        finished: dict[str, dict[int, Completion]] = defaultdict(dict)
+        version = self.version
+        by_length = sorted(prompts, key=lambda p: len(p.token_ids))
+        rows = [(number, k) for number in range(len(by_length)) for k in range(sampling.k)]
+        drawn: dict[int, list[Completion]] = defaultdict(list)
         for start in range(0, len(rows), self._batch_size):
+            if self.version != version:
+                raise StaleWeightsError(
+                    f"the weights changed from version {version} to {self.version} in mid-generation"
+                )
             batch = rows[start : start + self._batch_size]
-            for (prompt, k), completion in zip(
-                batch, self._generate_batch(batch, sampling, seed), strict=True
-            ):
-                finished[prompt.id][k] = completion
-                if len(finished[prompt.id]) == sampling.k:
-                    drawn = finished.pop(prompt.id)
-                    completions = tuple(drawn[k] for k in range(sampling.k))
-                    yield Group(prompt, completions, self.version)
+            samples = [(by_length[number], k) for number, k in batch]
+            completions = self._generate_batch(samples, sampling, seed)
+            for (number, _), completion in zip(batch, completions, strict=True):
+                drawn[number].append(completion)
+                if len(drawn[number]) == sampling.k:
+                    yield Group(by_length[number], tuple(drawn.pop(number)), version)
 
     def load_weights(self, path: str, version: int) -> None:
         # a whole second copy for a moment, but names, ties and dtypes are the library's business
         self._model.load_state_dict(_load(path, self._dtype).state_dict())
+        self.wake()  # a sleeping engine comes back with the new weights
         self.version = version
 
     @torch.inference_mode()
@@ -80,6 +91,8 @@ class TransformersEngine:
 
     def sleep(self) -> None:
         self._model.to("cpu")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def wake(self) -> None:
         self._model.to(self._device)
@@ -93,10 +106,9 @@ class TransformersEngine:
         output = self._model.generate(
             input_ids=ids,
             attention_mask=mask,
-            # the checkpoint's own temperature, penalties and the like must not leak in
             generation_config=_generation_config(sampling, self._eos, self._pad_id),
             logits_processor=_sampler(sampling, seeds),
-            tokenizer=self._tokenizer if sampling.stop else None,
+            stopping_criteria=self._stopping([prompt for prompt, _ in rows], ids, sampling),
         )
         return [
             self._completion(prompt, new_ids, sampling, own_seed)
@@ -105,29 +117,67 @@ class TransformersEngine:
             )
         ]
 
+    def _stopping(
+        self, prompts: Sequence[Prompt], ids: torch.Tensor, sampling: Sampling
+    ) -> StoppingCriteriaList:
+        if not sampling.stop:
+            return StoppingCriteriaList()
+        return StoppingCriteriaList(
+            [_StopStrings(self._tokenizer, prompts, ids.shape[1], sampling)]
+        )
+
     def _completion(
         self, prompt: Prompt, new_ids: list[int], sampling: Sampling, seed: int
     ) -> Completion:
         ids, ended = _cut_at(new_ids, self._eos)
+        # a row that a stop string ended was filled up with padding: cut that first
+        if sampling.stop and (
+            cut := cut_at_stop(
+                self._tokenizer, prompt.token_ids, ids, sampling.stop, sampling.min_new_tokens
+            )
+        ):
+            return Completion(cut[1], tuple(cut[0]), "stop", seed)
         text = decode_continuations(self._tokenizer, prompt.token_ids, [ids])[0]
-        stop_at = min((at for s in sampling.stop if (at := text.find(s)) >= 0), default=None)
-        if stop_at is not None:
-            ids = self._cut_before_text(prompt, ids, sampling.stop)
-            text, ended = text[:stop_at], True
         return Completion(text, tuple(ids), "stop" if ended else "length", seed)
-
-    def _cut_before_text(self, prompt: Prompt, ids: list[int], stops: tuple[str, ...]) -> list[int]:
-        """The shortest prefix of `ids` whose text holds a stop string: rows stop at other times."""
-        for length in range(1, len(ids) + 1):
-            text = decode_continuations(self._tokenizer, prompt.token_ids, [ids[:length]])[0]
-            if any(stop in text for stop in stops):
-                return ids[:length]
-        return ids
 
     @property
     def _pad_id(self) -> int:
         pad = self._tokenizer.pad_token_id
         return pad if pad is not None else min(self._eos, default=0)
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a row whose response, without its prompt, says a stop string.
+
+    The library's own criterion looks across the prompt's end and at special tokens, which are no
+    text, so it ends rows whose response never says the string.
+    """
+
+    def __init__(
+        self, tokenizer: Any, prompts: Sequence[Prompt], width: int, sampling: Sampling
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._width = width
+        self._sampling = sampling
+        # a character is four bytes at most, and some tokenizers spend a token on each
+        self._tail = 4 * max(map(len, sampling.stop)) + 8
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        tails = [row[-self._tail :] for row in input_ids[:, self._width :].tolist()]
+        ended = [
+            self._maybe(prompt, tail) and self._says_stop(prompt, row[self._width :].tolist())
+            for prompt, row, tail in zip(self._prompts, input_ids, tails, strict=True)
+        ]
+        return torch.tensor(ended, device=input_ids.device)
+
+    def _maybe(self, prompt: Prompt, tail: list[int]) -> bool:
+        text = decode_continuations(self._tokenizer, prompt.token_ids, [tail])[0]
+        return find_stop(text, self._sampling.stop) is not None
+
+    def _says_stop(self, prompt: Prompt, ids: list[int]) -> bool:
+        stops, least = self._sampling.stop, self._sampling.min_new_tokens
+        return cut_at_stop(self._tokenizer, prompt.token_ids, ids, stops, least) is not None
 
 
 class _SeededGumbel(LogitsProcessor):
@@ -160,8 +210,6 @@ def _sampler(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
 
 
 def _generation_config(sampling: Sampling, eos: frozenset[int], pad: int) -> Any:
-    from transformers import GenerationConfig
-
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -169,7 +217,6 @@ def _generation_config(sampling: Sampling, eos: frozenset[int], pad: int) -> Any
         min_new_tokens=sampling.min_new_tokens or None,
         eos_token_id=sorted(eos) or None,
         pad_token_id=pad,
-        stop_strings=list(sampling.stop) or None,
     )
 
 
@@ -184,12 +231,13 @@ def _torch_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The checkpoint's end-of-text ids: its generation config's, its config's, its tokenizer's."""
-    for source in (model.generation_config, model.config, tokenizer):
-        eos = getattr(source, "eos_token_id", None)
-        if eos is not None:
-            return frozenset(eos if isinstance(eos, list | tuple) else [eos])
-    return frozenset()
+    """The checkpoint's end-of-text ids, by vLLM's rule: the generation config's (the model config's
+    where that has none) and the tokenizer's."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    if own is None:
+        own = getattr(model.config, "eos_token_id", None)
+    ids = {*(own if isinstance(own, list | tuple) else [own]), tokenizer.eos_token_id}
+    return frozenset(ids - {None})
 
 
 def _left_pad(

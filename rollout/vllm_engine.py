@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rollout.decode import decode_continuations
+from rollout.engine import context_length
 from rollout.seeds import derive_seed
 from rollout.types import Completion, EngineError, FinishReason, Group, Prompt, Sampling
 
@@ -18,8 +19,8 @@ _CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-# seed_per_prompt with more sequences than this fails inside torch's CPU sampler
-_SEEDED_CPU_SEQS = 256
+# vLLM's own default on a CPU
+_CPU_BATCHED_TOKENS = 4096
 
 
 class VLLMEngine:
@@ -57,6 +58,12 @@ class VLLMEngine:
         if on_gpu:
             options |= {"gpu_memory_utilization": gpu_memory, "enable_sleep_mode": can_sleep}
             options |= {"tensor_parallel_size": tensor_parallel}
+        else:
+            # a prompt split over two steps would have its random stream turned back, which CPU
+            # generators cannot do ("CPU Generator does not use offset")
+            context = max_model_len or context_length(model)
+            options |= {"enable_chunked_prefill": False}
+            options |= {"max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, context)}
         # "auto" would load float32 checkpoints as float16
         self._dtype = dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")
         self._llm = LLM(
@@ -71,9 +78,10 @@ class VLLMEngine:
         )
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
-        self._max_num_seqs = max_num_seqs
         self._tokenizer = self._llm.get_tokenizer()
         self._calls = 0
+        self._generating = False
+        self._asleep = False
         self.version = version
 
     def generate(
@@ -84,13 +92,14 @@ class VLLMEngine:
         *,
         seed_per_prompt: bool = True,
     ) -> Iterator[Group]:
-        self._check_seeding(seed_per_prompt)
+        self._check_idle()
         self._calls += 1
         engine = self._llm.llm_engine
         if not seed_per_prompt:
             self._seed_globally(seed)
         waiting: dict[str, Prompt] = {}
         version = self.version
+        self._generating = True
         try:
             for number, prompt in enumerate(prompts):
                 request = f"{self._calls}-{number}"
@@ -106,13 +115,16 @@ class VLLMEngine:
                     if output.finished:
                         prompt = waiting.pop(output.request_id)
                         yield self._group(prompt, output, sampling, seed, seed_per_prompt, version)
+            if waiting:
+                raise EngineError(f"vLLM lost {len(waiting)} of {len(prompts)} prompts")
         finally:
+            self._generating = False
             if waiting:  # the caller stopped listening, or a step failed
                 engine.abort_request(list(waiting), internal=False)
 
     def load_weights(self, path: str, version: int) -> None:
-        if self._can_sleep:
-            self._llm.wake_up(tags=["weights"])
+        self._check_idle()
+        self.wake()
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
         if not self._on_gpu:
             self._llm.apply_model(_repack_tied_head)
@@ -124,6 +136,7 @@ class VLLMEngine:
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         from vllm import SamplingParams
 
+        self._check_idle()
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         output = self._llm.generate(
             [{"prompt_token_ids": list(token_ids)}], params, use_tqdm=False
@@ -136,19 +149,20 @@ class VLLMEngine:
         ]
 
     def sleep(self) -> None:
-        if self._can_sleep:
+        if self._can_sleep and not self._asleep:
             self._llm.sleep(level=1)
+            self._asleep = True
 
     def wake(self) -> None:
-        if self._can_sleep:
+        if self._asleep:
             self._llm.wake_up()
+            self._asleep = False
 
-    def _check_seeding(self, seed_per_prompt: bool) -> None:
-        seqs = self._max_num_seqs
-        if seed_per_prompt and not self._on_gpu and seqs and seqs > _SEEDED_CPU_SEQS:
+    def _check_idle(self) -> None:
+        """Two loops over one engine's steps would each swallow the other's samples."""
+        if self._generating:
             raise EngineError(
-                f"policy.max_num_seqs: {seqs} with sampling.seed_per_prompt fails in vLLM on CPU; "
-                f"use at most {_SEEDED_CPU_SEQS} or set seed_per_prompt: false"
+                "this vLLM engine is still generating: finish or close that generator first"
             )
 
     def _seed_globally(self, seed: int) -> None:

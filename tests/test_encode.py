@@ -145,7 +145,7 @@ def test_a_prompt_of_no_tokens():
 @pytest.mark.parametrize("template", ["auto", "chat"])
 def test_messages_without_a_chat_template(template):
     message = refused(Prompt("p", (USER,)), template=template)
-    assert "the tokenizer has no chat template; set prompts.template to hh or hh_hash" in message
+    assert "the tokenizer has no chat template; set policy.template to hh or hh_hash" in message
 
 
 def test_templates_that_cannot_say_a_prompt():

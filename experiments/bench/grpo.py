@@ -1,0 +1,120 @@
+"""The job of `raft_loop` by TRL's GRPOTrainer with transformers generation, until the target.
+
+Its held-out reward is taken after as many prompts as one RAFT iteration draws.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.bare_raft import reward
+from experiments.bench.job import Job, Points, job_of_command_line, quiet, read_lexicon
+from experiments.bench.job import read_prompts as texts_of
+
+
+def main(job: Job) -> None:
+    quiet()
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer, PrinterCallback
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    torch.set_num_threads(job.threads)
+    tokenizer: Any = AutoTokenizer.from_pretrained(job.model, padding_side="left")
+    words = read_lexicon(job)
+    texts = texts_of(job, "prompts")
+    random.Random(job.seed).shuffle(texts)
+
+    def mood(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        return [float(reward(text, *words)) for text in completions]
+
+    trainer = GRPOTrainer(
+        model=job.model,
+        reward_funcs=mood,
+        args=GRPOConfig(**_settings(job)),
+        train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_held_out(job, tokenizer, words))
+    trainer.train()
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    return {
+        "output_dir": str(Path(job.folder) / "grpo"),
+        "seed": job.seed,
+        "max_steps": 100_000,
+        "learning_rate": job.grpo_learning_rate,
+        "lr_scheduler_type": "constant",
+        "per_device_train_batch_size": job.grpo_prompts * job.k,
+        "num_generations": job.k,
+        "max_completion_length": job.new_tokens,
+        "temperature": 1.0,
+        "beta": 0.0,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "model_init_kwargs": {"dtype": "float32"},
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def _held_out(job: Job, tokenizer: Any, words: tuple[set[str], set[str]]) -> Any:
+    """A callback: the held-out reward now and then; the end at the target or the time limit."""
+    from transformers import TrainerCallback
+
+    texts = texts_of(job, "held_out")
+    points = Points(job)
+    every = max(1, job.prompts // job.grpo_prompts)
+
+    class HeldOut(TrainerCallback):
+        def on_train_begin(
+            self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+        ) -> None:
+            points.add(mean_reward(model, tokenizer, texts, job, words))
+
+        def on_step_end(
+            self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+        ) -> None:
+            if state.global_step % every:
+                return
+            points.add(mean_reward(model, tokenizer, texts, job, words))
+            best = points.points[-1][1]
+            control.should_training_stop = best >= job.target or points.seconds > job.time_limit
+
+    return HeldOut()
+
+
+def mean_reward(
+    model: Any, tokenizer: Any, texts: list[str], job: Job, words: tuple[set[str], set[str]]
+) -> float:
+    import torch
+
+    was_training = model.training
+    model.eval()
+    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+    with torch.inference_mode():
+        drawn = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            num_return_sequences=job.eval_k,
+            max_new_tokens=job.new_tokens,
+        )
+    model.train(was_training)
+    answers = drawn[:, batch["input_ids"].shape[1] :]
+    decoded = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return sum(reward(text, *words) for text in decoded) / len(decoded)
+
+
+if __name__ == "__main__":
+    main(job_of_command_line("experiments.bench.grpo", __doc__))

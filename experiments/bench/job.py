@@ -1,0 +1,158 @@
+"""The one RAFT job that every variant runs: its sizes, its prompts, its reward, its points."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+_FIRST_WORDS = 8
+_SEPARATOR = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Sizes of the job. `target` ends a run that does not count in iterations (GRPO's)."""
+
+    folder: str = ""
+    seed: int = 0
+    iterations: int = 5
+    prompts: int = 256
+    k: int = 8
+    new_tokens: int = 64
+    held_out: int = 128
+    eval_k: int = 4
+    learning_rate: float = 3e-4
+    epochs: int = 2
+    batch_size: int = 16
+    threads: int = len(os.sched_getaffinity(0))
+    grpo_learning_rate: float = 1e-3
+    grpo_prompts: int = 32
+    target: float = 6.0
+    time_limit: float = 900.0
+
+    @property
+    def model(self) -> str:
+        return str(data("models/stories260k"))
+
+    @property
+    def lexicon(self) -> str:
+        return str(data("data/lexicon/story_mood.json"))
+
+
+def data(path: str) -> Path:
+    """A file or folder of $RAFT_DATA."""
+    from raft.paths import data_root
+
+    root = data_root()
+    if root is None or not (root / path).exists():
+        raise SystemExit(f"no {path}: set RAFT_DATA to the folder that holds it")
+    return (root / path).resolve()
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """One option per size of the job."""
+    for field in fields(Job):
+        if field.name != "folder":
+            name = "--" + field.name.replace("_", "-")
+            parser.add_argument(name, type=type(field.default), default=field.default)
+
+
+def sizes(options: argparse.Namespace) -> dict[str, Any]:
+    names = [field.name for field in fields(Job) if field.name != "folder"]
+    return {name: getattr(options, name) for name in names}
+
+
+def save(job: Job) -> Path:
+    """Write the job and its prompts to its folder, for a subprocess to read."""
+    folder = Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    train, held_out = _openings(job)
+    _write_prompts(folder / "prompts.jsonl", train)
+    _write_prompts(folder / "held_out.jsonl", held_out)
+    path = folder / "job.json"
+    path.write_text(json.dumps(asdict(job)))
+    return path
+
+
+def load(path: str | Path) -> Job:
+    return Job(**json.loads(Path(path).read_text()))
+
+
+def job_of_command_line(program: str, doc: str | None) -> Job:
+    """What a variant is to run: a job file, or sizes of its own and a fresh folder."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
+    parser.add_argument("--job", help="a job.json that raft_loop wrote; sizes are then ignored")
+    parser.add_argument("--folder", help="where it works (default: a fresh temporary folder)")
+    add_sizes(parser)
+    options = parser.parse_args()
+    if options.job:
+        return load(options.job)
+    import tempfile
+
+    folder = options.folder or tempfile.mkdtemp(prefix="raft-bench-")
+    job = Job(folder=folder, **sizes(options))
+    save(job)
+    return job
+
+
+def read_prompts(job: Job, name: str) -> list[str]:
+    """Texts of "prompts" or "held_out"."""
+    with open(Path(job.folder) / f"{name}.jsonl", encoding="utf-8") as file:
+        return [json.loads(line)["prompt"] for line in file]
+
+
+def read_lexicon(job: Job) -> tuple[set[str], set[str]]:
+    words = json.loads(Path(job.lexicon).read_text())
+    return set(words["positive"]), set(words["negative"])
+
+
+class Points:
+    """(seconds, held-out reward), from the first evaluation on: start-up is not measured."""
+
+    def __init__(self, job: Job) -> None:
+        self._path = Path(job.folder) / "points.json"
+        self._start: float | None = None
+        self.points: list[tuple[float, float]] = []
+
+    def add(self, reward: float, when: float | None = None) -> None:
+        now = time.monotonic() if when is None else when
+        if self._start is None:
+            self._start = now
+        self.points.append((now - self._start, reward))
+        self._path.write_text(json.dumps(self.points))
+        print(f"{self.points[-1][0]:8.1f} s  reward {reward:6.3f}", flush=True)
+
+    @property
+    def seconds(self) -> float:
+        return self.points[-1][0] if self.points else 0.0
+
+
+def quiet() -> None:
+    """Libraries that talk while a table is being made."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _openings(job: Job) -> tuple[list[str], list[str]]:
+    """The first words of stories, shuffled, no text twice: (training, held out)."""
+    import random
+
+    from rollout.prompts import read_prompts as read
+
+    stories = data("data/tinystories/train.txt.gz")
+    found = read(stories, separator=_SEPARATOR, first_words=_FIRST_WORDS)
+    texts = list(dict.fromkeys(str(prompt.content) for prompt in found))
+    random.Random(0).shuffle(texts)  # the same held-out prompts whatever the seed of a repeat
+    return texts[job.held_out :], texts[: job.held_out]
+
+
+def _write_prompts(path: Path, texts: Sequence[str]) -> None:
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))

@@ -1,0 +1,144 @@
+"""One RAFT job three ways: the toolkit, a bare script on the same stack, TRL's GRPOTrainer.
+
+Prints held-out reward against seconds, seconds per iteration and seconds to the same reward, as
+ratios to the bare script. Zero is the end of the first evaluation: start-up is not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiments.bench.job import Job, add_sizes, save, sizes
+from experiments.bench.table import run_module, spread, table
+
+Run = list[tuple[float, float]]  # (seconds, held-out reward), the first at 0
+
+VARIANTS = {
+    "toolkit": "experiments.bench.toolkit_raft",
+    "bare": "experiments.bench.bare_raft",
+    "grpo": "experiments.bench.grpo",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="raft-bench-"))
+    runs = measure(Job(**sizes(options)), options.variants, options.repeats, folder)
+    result = summary(runs, options.target)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(report(runs, result))
+
+
+def measure(job: Job, variants: Sequence[str], repeats: int, folder: Path) -> dict[str, list[Run]]:
+    """Every variant once per repeat, in turn; GRPO, the slow one, in the first repeat only."""
+    runs: dict[str, list[Run]] = {variant: [] for variant in variants}
+    for repeat in range(repeats):
+        # the first to run must not always be the same
+        order = list(variants) if repeat % 2 == 0 else list(variants)[::-1]
+        for variant in order:
+            if variant == "grpo" and repeat:
+                continue
+            own = replace(job, folder=str(folder / f"{variant}-{repeat}"), seed=job.seed + repeat)
+            print(f"{variant}, repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
+            runs[variant].append(_run(variant, own))
+    return runs
+
+
+def summary(runs: dict[str, list[Run]], target: float) -> dict[str, Any]:
+    """Seconds and ratios to the bare script, each repeat against the bare run of that repeat."""
+    both = best_all_reach(runs)
+    found: dict[str, Any] = {"target": target, "reward_all_reach": both, "variants": {}}
+    for variant, own in runs.items():
+        found["variants"][variant] = {
+            "points": own,
+            "seconds_per_iteration": [per_iteration(run) for run in own],
+            "seconds_to_target": [seconds_to(run, target) for run in own],
+            "seconds_to_reward_all_reach": [seconds_to(run, both) for run in own],
+        }
+    bare = found["variants"].get("bare")
+    for measured in found["variants"].values() if bare else ():
+        measured["ratios"] = {
+            key: _ratios(measured[key], bare[key])
+            for key in (
+                "seconds_per_iteration",
+                "seconds_to_target",
+                "seconds_to_reward_all_reach",
+            )
+        }
+    return found
+
+
+def seconds_to(run: Run, reward: float) -> float | None:
+    """When the run first had `reward`, straight lines between its points; None if never."""
+    for (start, low), (end, high) in zip(run, run[1:], strict=False):
+        if high >= reward:
+            share = 0.0 if low >= reward else (reward - low) / (high - low)
+            return start + share * (end - start)
+    return None
+
+
+def per_iteration(run: Run) -> float:
+    """Median seconds between one evaluation and the next, both ends' work included once."""
+    return median(b[0] - a[0] for a, b in zip(run, run[1:], strict=False))
+
+
+def best_all_reach(runs: dict[str, list[Run]]) -> float:
+    return min(max(reward for _, reward in run) for own in runs.values() for run in own)
+
+
+def report(runs: dict[str, list[Run]], result: dict[str, Any]) -> str:
+    points = [
+        [variant, number, f"{run[number][0]:.1f}", f"{run[number][1]:.2f}"]
+        for variant, (run, *_) in runs.items()
+        for number in range(len(run))
+    ]
+    lines = ["first repeat:", table(("variant", "evaluation", "seconds", "reward"), points), ""]
+    rows = []
+    for variant, found in result["variants"].items():
+        for key in ("seconds_per_iteration", "seconds_to_target", "seconds_to_reward_all_reach"):
+            measured = [value for value in found[key] if value is not None]
+            ratios = found.get("ratios", {}).get(key, [])
+            rows.append([variant, key, spread(measured), spread(ratios)])
+    header = ("variant", "what", "seconds: median (range)", "ratio to bare: median (range)")
+    target, both = result["target"], result["reward_all_reach"]
+    lines += [table(header, rows), f"target {target:g}; the reward that all reach: {both:.2f}"]
+    lines.append("required: toolkit at most 1.5 times bare; seconds hold for this machine only")
+    return "\n".join(lines)
+
+
+def _run(variant: str, job: Job) -> Run:
+    path = save(job)
+    run_module(VARIANTS[variant], ["--job", str(path)], Path(job.folder) / "log.txt")
+    points = json.loads((Path(job.folder) / "points.json").read_text())
+    return [(seconds, reward) for seconds, reward in points]
+
+
+def _ratios(measured: list[float | None], bare: list[float | None]) -> list[float]:
+    pairs = zip(measured, bare, strict=False)
+    return [own / other for own, other in pairs if own is not None and other]
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.bench.raft_loop", description=__doc__
+    )
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", help="keep run folders and logs here (default: temporary)")
+    parser.add_argument("--json", action="store_true")
+    add_sizes(parser)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The job of `raft_loop` by the toolkit: `raft.load_config`, `raft.run`, a fresh run folder."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+from experiments.bench.job import Job, Points, job_of_command_line, quiet
+
+_CONFIG = Path(__file__).parents[2] / "configs" / "stories_cpu.yaml"
+_POLL_SECONDS = 0.02
+
+
+def main(job: Job) -> None:
+    quiet()
+    from raft import load_config, run
+
+    run_dir = Path(job.folder) / "run"
+    config = load_config(_CONFIG, overrides(job, run_dir))
+    watch = Watch(run_dir / "metrics.jsonl", Points(job))
+    watch.start()
+    run(config)
+    watch.finish()
+
+
+def overrides(job: Job, run_dir: Path) -> list[str]:
+    folder = Path(job.folder).resolve()
+    values = {
+        "run_dir": run_dir,
+        "seed": job.seed,
+        "iterations": job.iterations,
+        "policy.model": job.model,
+        "prompts.path": folder / "prompts.jsonl",
+        "prompts.separator": "null",
+        "prompts.first_words": "null",
+        "prompts.per_iteration": job.prompts,
+        "sampling.k": job.k,
+        "sampling.max_new_tokens": job.new_tokens,
+        "eval.prompts": folder / "held_out.jsonl",
+        "eval.k": job.eval_k,
+        "train.learning_rate": job.learning_rate,
+        "train.epochs": job.epochs,
+        "train.batch_size": job.batch_size,
+    }
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+class Watch(threading.Thread):
+    """Notes when each evaluation reaches metrics.jsonl: nothing the loop does goes unmeasured."""
+
+    def __init__(self, path: Path, points: Points) -> None:
+        super().__init__(daemon=True)
+        self._path = path
+        self._points = points
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(_POLL_SECONDS):
+            self._look()
+        self._look()
+
+    def finish(self) -> None:
+        self._over.set()
+        self.join()
+
+    def _look(self) -> None:
+        if not self._path.exists():
+            return
+        now = time.monotonic()
+        rows = [json.loads(line) for line in self._path.read_text().splitlines()]
+        rewards = [row["eval/reward_mean"] for row in rows if row["phase"] == "eval"]
+        for reward in rewards[len(self._points.points) :]:
+            self._points.add(reward, now)
+
+
+if __name__ == "__main__":
+    main(job_of_command_line("experiments.bench.toolkit_raft", __doc__))

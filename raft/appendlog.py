@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from raft.files import full_disk_is_the_users
+from rollout.errors import InputError
 
 
 class AppendLog:
     """Rows with an `id`, in arrival order, indexed by id. Holds offsets in memory, never rows.
 
     A row whose id is there already is refused: nothing is drawn or scored twice.
+
+    Raises:
+        InputError: a row before the last one is damaged: no kill does that.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offsets: dict[str, int] = {}
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - lives as long as the log
+        self._spans: dict[str, tuple[int, int]] = {}  # id -> (offset, length)
+        with full_disk_is_the_users(path):
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - lives as long as the log
         self._end = self._recover()
 
     def append(self, row: dict[str, Any]) -> None:
-        if row["id"] in self._offsets:
+        if row["id"] in self._spans:
             raise RuntimeError(f"{self.path}: {row['id']} is there already")
         line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with full_disk_is_the_users(self.path):
+        with full_disk_is_the_users(self.path), self._undone_on_error():
             # unbuffered, and a short write (a disk that fills up) must not look like a whole row
-            written = self._file.write(line)
-            while written is not None and written < len(line):
+            written = 0
+            while written < len(line):
                 written += self._file.write(line[written:]) or 0
-        self._offsets[row["id"]] = self._end
+        self._spans[row["id"]] = (self._end, len(line))
         self._end += len(line)
 
     def __contains__(self, row_id: str) -> bool:
-        return row_id in self._offsets
+        return row_id in self._spans
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._spans)
 
     def ids(self) -> Iterator[str]:
-        return iter(self._offsets)
+        return iter(self._spans)
 
     def read(self, row_id: str) -> dict[str, Any]:
-        self._file.seek(self._offsets[row_id])
-        return json.loads(self._file.readline())
+        offset, length = self._spans[row_id]
+        return json.loads(os.pread(self._file.fileno(), length, offset))
 
     def delete(self) -> None:
         self._file.close()
@@ -63,17 +70,33 @@ class AppendLog:
     ) -> None:
         self._file.close()
 
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        """Half a row must not stand before the next one."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._end)
+            raise
+
     def _recover(self) -> int:
-        self._file.seek(0)
-        end = 0
+        end, torn = 0, None
         with open(self.path, "rb") as file:
-            for line in file:
+            for number, line in enumerate(file, 1):
+                if torn is not None:
+                    raise InputError(
+                        f"{self.path}:{torn}: damaged row in the middle of the file; delete that "
+                        "line to draw it again"
+                    )
                 row = _whole_row(line)
                 if row is None:
-                    break
-                self._offsets[row["id"]] = end
+                    torn = number
+                    continue
+                self._spans[row["id"]] = (end, len(line))
                 end += len(line)
-        self._file.truncate(end)
+        if torn is not None:
+            self._file.truncate(end)
         return end
 
 
@@ -81,6 +104,7 @@ def _whole_row(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except ValueError:
         return None
+    return row if isinstance(row, dict) and isinstance(row.get("id"), str) else None

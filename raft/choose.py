@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raft.files import full_disk_is_the_users
+from raft.files import whole_file
 from raft.selection import mask_unselectable, select
 from rollout.types import InputError
 
@@ -97,13 +96,9 @@ def _row(row: dict[str, Any], sample: int) -> dict[str, Any]:
 
 
 def _write(out: Path, rows: Iterable[dict[str, Any]]) -> list[float]:
-    partial = out.with_suffix(".partial")
     scores: list[float] = []
-    with full_disk_is_the_users(out), open(partial, "w", encoding="utf-8") as file:
+    with whole_file(out) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             scores.append(row["score"])
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, out)
     return scores

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 from raft.assemble import Pools
 from raft.progress import Progress
+from raft.reward_pool import RewardPool, Scored
 from raft.rollout_store import RolloutStore
-from rollout.types import Prompt, Sampling
+from rollout.types import Group, Prompt, Sampling
 
 
 def collect(
@@ -32,8 +34,7 @@ def collect(
         return {}
     start = time.monotonic()
     busy = pools.reward.busy_seconds
-    for group in store.unscored():
-        pools.reward.submit(group, names)
+    scoring = _Scoring(pools.reward, store, names)
     undrawn = store.undrawn()
     tokens = 0
     with Progress(title, total=len(prompts), done=len(prompts) - len(undrawn)) as progress:
@@ -43,12 +44,9 @@ def collect(
             store.add_samples(group)
             tokens += sum(len(c.token_ids) for c in group.completions)
             progress.advance()
-            pools.reward.submit(group, names)
-            for scored, scores in pools.reward.ready():
-                store.add_scores(scored.prompt.id, scores)
+            scoring.add(group)
         generated = time.monotonic()
-        for scored, scores in pools.reward.drain():
-            store.add_scores(scored.prompt.id, scores)
+        scoring.finish()
     scored_at = time.monotonic()
     store.finish()
     return {
@@ -58,3 +56,36 @@ def collect(
         "tokens": float(tokens),
         "reused": float(len(prompts) - len(undrawn)),
     }
+
+
+class _Scoring:
+    """Feeds the reward pool. What it has no room for waits on disk, as ids, not in memory."""
+
+    def __init__(self, pool: RewardPool, store: RolloutStore, names: Sequence[str]) -> None:
+        pool.begin_stage()
+        self._pool = pool
+        self._store = store
+        self._names = names
+        self._waiting = deque(store.unscored())
+
+    def add(self, group: Group) -> None:
+        if self._waiting or not self._pool.has_room:
+            self._waiting.append(group.prompt.id)
+        else:
+            self._pool.submit(group, self._names)
+        self._store_all(self._pool.ready())
+        self._feed()
+
+    def finish(self) -> None:
+        self._feed()
+        while self._waiting or not self._pool.idle:
+            self._store_all(self._pool.wait())
+            self._feed()
+
+    def _feed(self) -> None:
+        while self._waiting and self._pool.has_room:
+            self._pool.submit(self._store.group(self._waiting.popleft()), self._names)
+
+    def _store_all(self, scored: Iterable[Scored]) -> None:
+        for group, scores in scored:
+            self._store.add_scores(group.prompt.id, scores)

@@ -93,7 +93,7 @@ class _InlineWorker:
         self._target = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal to itself alone, so that it can be a key
 class _Done:
     value: Any
 
@@ -101,7 +101,7 @@ class _Done:
         return self.value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _InlineStream:
     items: Iterator[Any]
 

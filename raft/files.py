@@ -6,15 +6,19 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rollout.errors import InputError
 
+# what a kill in the middle of a deletion leaves; `RunFolder` clears it away
+GONE = ".gone-"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ROOM_TEXT = re.compile(r"no space left|StorageFull|os error 28\b", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -22,8 +26,9 @@ def full_disk_is_the_users(path: Path) -> Iterator[None]:
     """Turn "no space left" into an `InputError`: freeing space and rerunning continues the run."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
+    except Exception as error:
+        # weight files are written by libraries that say it in words of their own
+        if getattr(error, "errno", None) not in _NO_ROOM and not _NO_ROOM_TEXT.search(str(error)):
             raise
         raise InputError(
             f"{path}: no space left on the disk; free some and run the same command again, "
@@ -31,18 +36,27 @@ def full_disk_is_the_users(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write beside `path` and rename: a reader sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A file to write beside `path`, renamed at the end: a reader sees the old one or the new.
+
+    One hidden name per file, not one per attempt: a killed attempt's rest is written over.
+    """
+    partial = path.with_name(f".{path.name}.partial")
     with full_disk_is_the_users(path):
         try:
             with open(partial, "w", encoding="utf-8") as file:
-                file.write(text)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,6 +82,6 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def remove_tree(folder: Path) -> None:
     """Delete a folder so that a kill in the middle leaves no half folder under its name."""
     if folder.exists():
-        doomed = folder.with_name(f".gone-{uuid.uuid4().hex[:8]}")
+        doomed = folder.with_name(f"{GONE}{uuid.uuid4().hex[:8]}")
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)

@@ -15,9 +15,12 @@ log = logging.getLogger("raft")
 
 Scored = tuple[Group, dict[str, list[float | None]]]
 
+# groups waiting per worker, in batches: enough to keep it busy, few enough to fit any memory
+_BATCHES_AHEAD = 4
+
 
 class RewardPool:
-    """M reward workers fed with groups while others are still being drawn."""
+    """M reward workers. A worker that dies is replaced, and its batch is given out again."""
 
     def __init__(
         self,
@@ -38,6 +41,11 @@ class RewardPool:
         self._running: dict[int, tuple[Future, list[Group], tuple[str, ...]]] = {}
         self.busy_seconds = 0.0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `submit` may be called: what waits here is held in memory."""
+        return len(self._queue) < _BATCHES_AHEAD * self._batch_groups * len(self._workers)
+
     def submit(self, group: Group, names: Sequence[str]) -> None:
         self._queue.append((group, tuple(names)))
         if len(self._queue) >= self._batch_groups:
@@ -45,22 +53,37 @@ class RewardPool:
 
     def ready(self) -> Iterator[Scored]:
         """The groups scored by now, without waiting."""
-        yield from self._collect(timeout=0)
+        while (scored := self._next_batch(timeout=0)) is not None:
+            yield from scored
 
-    def drain(self) -> Iterator[Scored]:
-        """All remaining groups, waiting for them."""
+    def wait(self) -> Iterator[Scored]:
+        """The next batch of groups, waiting for it; none where nothing is left."""
         self._start_idle()
-        while self._running:
-            yield from self._collect(timeout=None)
-            self._start_idle()
+        yield from self._next_batch(timeout=None) or ()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything submitted has been handed back."""
+        return not self._running and not self._queue
+
+    def begin_stage(self) -> None:
+        """Deaths are counted per stage: a long run may lose a worker now and then."""
+        self._respawns = 0
 
     def sleep(self) -> None:
-        for future in [worker.call("sleep") for worker in self._workers]:
-            future.result()
+        self._on_all("sleep")
 
     def wake(self) -> None:
-        for future in [worker.call("wake") for worker in self._workers]:
-            future.result()
+        self._on_all("wake")
+
+    def _on_all(self, method: str) -> None:
+        calls = [(number, worker.call(method)) for number, worker in enumerate(self._workers)]
+        for number, future in calls:
+            try:
+                future.result()
+            except WorkerDiedError as error:
+                self._replace(number, error)
+                self._workers[number].call(method).result()
 
     def _start_idle(self) -> None:
         for number, worker in enumerate(self._workers):
@@ -72,12 +95,13 @@ class RewardPool:
                 groups.append(self._queue.popleft()[0])
             self._running[number] = (worker.call("score", groups, names), groups, names)
 
-    def _collect(self, timeout: float | None) -> Iterator[Scored]:
+    def _next_batch(self, timeout: float | None) -> list[Scored] | None:
+        """One finished batch; its worker gets the next at once. None: none is there."""
         while self._running:
             futures = {running[0]: number for number, running in self._running.items()}
             future = self._executor.first_ready(list(futures), timeout)
             if future is None:
-                return
+                return None
             number = futures[future]
             _, groups, names = self._running.pop(number)
             try:
@@ -87,10 +111,10 @@ class RewardPool:
                 self._queue.extendleft((group, names) for group in reversed(groups))
                 self._start_idle()
                 continue
+            self._start_idle()
             self.busy_seconds += seconds
-            yield from zip(groups, scores, strict=True)
-            if timeout is not None:
-                self._start_idle()
+            return list(zip(groups, scores, strict=True))
+        return None
 
     def _replace(self, number: int, error: WorkerDiedError) -> None:
         self._respawns += 1

@@ -8,20 +8,23 @@ last sample. Rows stream: memory holds ids and offsets only.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from raft.appendlog import AppendLog
-from raft.files import full_disk_is_the_users, read_rows
-from rollout.types import Completion, Group, Prompt
+from raft.files import read_rows, whole_file
+from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
 
 Scores = dict[str, list[float | None]]  # reward name -> one score per sample, None = missing
 
 
 class RolloutStore:
-    """The samples and scores of one stage: a fixed list of prompts under one policy version."""
+    """The samples and scores of one stage: a fixed list of prompts under one policy version.
+
+    Raises:
+        InputError: what an interrupted run left there does not belong to these prompts.
+    """
 
     def __init__(self, folder: Path, name: str, prompts: Sequence[Prompt], version: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,6 +36,7 @@ class RolloutStore:
         if not self.complete:
             self._samples = AppendLog(self._samples_path)
             self._scores = AppendLog(self._scores_path)
+            self._check_leftovers()
 
     @property
     def complete(self) -> bool:
@@ -41,13 +45,20 @@ class RolloutStore:
     def undrawn(self) -> list[Prompt]:
         return [p for key, p in self._prompts.items() if key not in self._samples]
 
-    def unscored(self) -> Iterator[Group]:
-        """Groups drawn before an interruption and not scored yet."""
-        for key in list(self._samples.ids()):
-            if key not in self._scores:
-                yield group_from_row(self._samples.read(key), self._prompts[key])
+    def unscored(self) -> list[str]:
+        """The ids of groups drawn before an interruption and not scored yet."""
+        return [key for key in self._samples.ids() if key not in self._scores]
+
+    def group(self, prompt_id: str) -> Group:
+        """A stored group, read back."""
+        return group_from_row(self._samples.read(prompt_id), self._prompts[prompt_id])
 
     def add_samples(self, group: Group) -> None:
+        if group.policy_version != self._version:
+            raise StaleWeightsError(
+                f"{self.path.name}: prompt {group.prompt.id} was drawn by policy version "
+                f"{group.policy_version}, this file is of version {self._version}"
+            )
         self._samples.append(_sample_row(group))
 
     def add_scores(self, prompt_id: str, scores: Scores) -> None:
@@ -55,15 +66,11 @@ class RolloutStore:
 
     def finish(self) -> None:
         """Join samples and scores in prompt order into the final file; then drop the logs."""
-        partial = self.path.with_suffix(".partial")
-        with full_disk_is_the_users(self.path), open(partial, "w", encoding="utf-8") as file:
+        with whole_file(self.path) as file:
             for key, prompt in self._prompts.items():
                 scores: Scores = self._scores.read(key)["scores"]
                 row = _final_row(self._samples.read(key), prompt, scores)
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
         self._samples.delete()
         self._scores.delete()
 
@@ -74,6 +81,18 @@ class RolloutStore:
         """A kill between rename and deletion leaves logs that no longer matter."""
         for path in (self._samples_path, self._scores_path):
             path.unlink(missing_ok=True)
+
+    def _check_leftovers(self) -> None:
+        for path, log, known in (
+            (self._samples_path, self._samples, self._prompts),
+            (self._scores_path, self._scores, self._samples),
+        ):
+            stray = next((key for key in log.ids() if key not in known), None)
+            if stray is not None:
+                raise InputError(
+                    f"{path}: row {stray!r} belongs to no prompt drawn here; delete "
+                    f"{self._samples_path.name} and {self._scores_path.name} to draw them again"
+                )
 
 
 def group_from_row(row: dict[str, Any], prompt: Prompt) -> Group:

@@ -3,19 +3,26 @@
 Rows come in as token ids (TRL would append an end of text to text rows, even to samples that were
 cut). One trainer lives as long as the run: a second one on the same model would wrap `forward`
 again, and the published RAFT keeps Adam's moments from iteration to iteration.
+
+An update depends on the checkpoint, the rows and the seed alone: the order of the rows is ours
+(`raft.sft_rows.training_order`), and every random number generator is seeded anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+import shutil
+import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft.sft_rows import sft_rows
+from raft.sft_rows import IGNORED, concatenate_and_cut, sft_rows, training_order
 from raft.trainer import METRICS_FILE
 from rollout.types import InputError
 
@@ -50,9 +57,7 @@ class SFT:
         threads: int | None = None,
         rank: int = 0,
         world_size: int = 1,
-        port: int | None = None,
     ) -> None:
-        _join(rank, world_size, port)
         import torch
 
         if threads:
@@ -63,21 +68,23 @@ class SFT:
         self._packing = packing
         self._max_length = max_length
         self._fresh = optimizer == "fresh"
+        self._checkpoint = checkpoint
+        self._world_size = world_size
         # weights stay in float32 and the arithmetic runs in bfloat16: steps of 1e-5 would vanish
         # in bfloat16 weights
         self._dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         self._autocast = self._on_gpu and dtype == "auto"
         self._start = model
         self._lora = lora
-        per_step = micro_batch_size or batch_size // world_size
-        if per_step * world_size > batch_size or batch_size % (per_step * world_size):
+        self._epochs = epochs
+        self._batch_size = batch_size
+        per_step = _rows_per_forward(batch_size, micro_batch_size, world_size)
+        if packing == "bfd" and not self._on_gpu:
             raise InputError(
-                f"train.batch_size: {batch_size} is no multiple of micro_batch_size {per_step} × "
-                f"{world_size} trainers"
+                "train.packing: bfd needs flash attention, so a GPU; use wrapped or none on a CPU"
             )
         self._settings = {
             "learning_rate": learning_rate,
-            "num_train_epochs": epochs,
             "per_device_train_batch_size": per_step,
             "gradient_accumulation_steps": batch_size // (per_step * world_size),
             "lr_scheduler_type": schedule,
@@ -87,35 +94,50 @@ class SFT:
             "gradient_checkpointing": gradient_checkpointing,
         }
         if fsdp:
-            self._settings |= {"fsdp": "full_shard", "fsdp_config": {"version": 2}}
+            self._settings |= {"fsdp": True, "fsdp_config": {"version": 2}}
         self._fsdp = fsdp
-        self._trainer = self._build(checkpoint)
+        # several ranks are built when they `join`
+        self._trainer = self._build(checkpoint) if world_size == 1 else None
+
+    def rendezvous(self) -> tuple[str, int]:
+        """An address and a free port of this machine, at which rank 0 waits for the others."""
+        return _own_address(), _free_port()
+
+    def join(self, host: str, port: int) -> None:
+        """Meet the other ranks at rank 0's address; returns when all are there."""
+        os.environ |= {
+            "RANK": str(self._rank),
+            "LOCAL_RANK": "0",  # every rank sees one device of its own
+            "WORLD_SIZE": str(self._world_size),
+            "MASTER_ADDR": host,
+            "MASTER_PORT": str(port),
+        }
+        self._trainer = self._build(self._checkpoint)
 
     def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
-        from datasets import Dataset
+        from transformers import set_seed
 
         start = time.monotonic()
-        rows = list(sft_rows(rows_path, self._loss_on, self._max_length))
-        data = Dataset.from_list(rows)
-        if self._packing != "none":
-            data = self._pack(data)
+        # packing may cut what is too long for a block
+        limit = None if self._packing == "wrapped" else self._max_length
+        rows = list(sft_rows(rows_path, self._loss_on, limit))
         trainer = self._trainer
-        trainer.train_dataset = data
-        trainer.args.seed = trainer.args.data_seed = seed % 2**31
-        trainer.lr_scheduler = None
+        trainer.train_dataset = self._dataset(rows, seed)
+        trainer.args.num_train_epochs = 1  # the data set holds all of them, in order
         if self._fresh:
             trainer.optimizer = None
         trainer.model.train()
-        output = trainer.train()
-        if not output.training_loss == output.training_loss:
-            raise InputError(
-                "train.learning_rate: the training loss is NaN; lower it (the last policy is kept)"
-            )
+        set_seed((seed + self._rank) % 2**31)  # dropout
+        with _forward_unwrapped(trainer.model):
+            output = trainer.train()
+        loss = self._mean_over_ranks(output.training_loss)
+        self._check_finite(loss)
         metrics = {
-            "train/loss": output.training_loss,
+            "train/loss": loss,
             "train/steps": output.global_step,
             "train/tokens": sum(len(row["input_ids"]) for row in rows),
-            "train/loss_tokens": sum(sum(x >= 0 for x in row["labels"]) for row in rows),
+            # the first token of a row is never predicted
+            "train/loss_tokens": sum(sum(x >= 0 for x in row["labels"][1:]) for row in rows),
             "train/seconds": time.monotonic() - start,
         }
         saving = time.monotonic()
@@ -141,14 +163,15 @@ class SFT:
         self._move("cuda")
 
     def _build(self, checkpoint: str | None) -> Any:
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PrinterCallback
         from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
 
         source = checkpoint or self._start
         self._tokenizer = AutoTokenizer.from_pretrained(source)
+        self._scratch = tempfile.TemporaryDirectory(prefix="raft-trainer-")
         arguments = SFTConfig(
-            output_dir=tempfile.mkdtemp(prefix="raft-trainer-"),
+            output_dir=self._scratch.name,
             **self._settings,  # type: ignore[arg-type]
             use_cpu=not self._on_gpu,
             bf16=self._autocast,
@@ -157,22 +180,25 @@ class SFT:
             padding_free=self._packing == "bfd",
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
+            train_sampling_strategy="sequential",
             save_strategy="no",
             logging_strategy="no",
+            logging_nan_inf_filter=False,  # it would write the mean of the others over a NaN
             report_to=[],
             disable_tqdm=True,
             dataloader_pin_memory=self._on_gpu,
             ddp_find_unused_parameters=False,
         )
+        model = self._load(checkpoint)
+        self._own = _Own(model)
         trainer = SFTTrainer(
-            model=self._load(checkpoint),
+            model=model,
             args=arguments,
             train_dataset=_placeholder(),
-            processing_class=_with_pad(self._tokenizer),
+            # a copy: the trainer gives it a PAD token, which is not the policy's
+            processing_class=_with_pad(AutoTokenizer.from_pretrained(source)),
         )
         # the printer of a finished run's summary speaks to a terminal that is not ours
-        from transformers import PrinterCallback
-
         trainer.remove_callback(PrinterCallback)
         if checkpoint and not self._fresh:
             self._load_optimizer(trainer, Path(checkpoint))
@@ -197,33 +223,62 @@ class SFT:
         settings = {k: v for k, v in own.items() if k not in ("alpha", "dropout")}
         return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
 
-    def _pack(self, data: Any) -> Any:
-        from trl.data_utils import pack_dataset
+    def _dataset(self, rows: list[dict[str, Any]], seed: int) -> Any:
+        """All epochs in order. Every rank takes its share of each optimizer step's rows."""
+        from datasets import Dataset
 
-        if self._max_length is None:
+        if self._packing != "none" and self._max_length is None:
             raise InputError("train.packing: packing needs train.max_length, the length of a block")
-        return pack_dataset(data, seq_length=self._max_length, strategy=self._packing)
+        if self._packing == "wrapped":
+            rows = concatenate_and_cut(rows, self._max_length or 0)
+        data = Dataset.from_list(rows)
+        if self._packing == "bfd":
+            from trl.data_utils import pack_dataset
+
+            data = pack_dataset(data, seq_length=self._max_length or 0, strategy="bfd")
+        silent = {"input_ids": [0], "labels": [IGNORED], "seq_lengths": [1]}
+        filled = Dataset.from_list([*data, {key: silent[key] for key in data.column_names}])
+        epochs = self._epochs
+        return filled.select(training_order(len(data), self._batch_size, epochs, seed))
+
+    def _mean_over_ranks(self, loss: float) -> float:
+        if self._world_size == 1:
+            return loss
+        import torch
+
+        accelerator = self._trainer.accelerator
+        own = torch.tensor(loss, device=accelerator.device)
+        return float(accelerator.reduce(own, reduction="mean"))
+
+    def _check_finite(self, loss: float) -> None:
+        import torch
+
+        weights = (p.detach() for p in self._trainer.model.parameters() if p.requires_grad)
+        if not (math.isfinite(loss) and all(torch.isfinite(w).all() for w in weights)):
+            raise InputError(
+                f"train.learning_rate: training diverged (loss {loss}, or weights that are no "
+                "numbers); lower it (the last policy is kept)"
+            )
 
     def _save(self, out: Path, metrics: dict[str, Any]) -> None:
-        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        # every rank takes part in gathering; the first one writes
-        state = (
-            self._trainer.accelerator.get_state_dict(self._trainer.model) if self._fsdp else None
-        )
+        trainer = self._trainer
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        state, optimizer = self._gather() if self._fsdp else (None, None)
         if self._rank:
             return
-        out.mkdir(parents=True)
-        if self._lora:
-            model.save_pretrained(out / _ADAPTER)
-            base = model.get_base_model()
-            base.save_pretrained(out, state_dict=merged_state(model))
-        else:
-            model.save_pretrained(out, state_dict=state)
-        self._tokenizer.save_pretrained(out)
-        if not self._fresh and not self._fsdp:
-            import torch
+        import torch
 
-            torch.save(self._trainer.optimizer.state_dict(), out / _OPTIMIZER_FILE)
+        shutil.rmtree(out, ignore_errors=True)  # of an attempt that died
+        out.mkdir(parents=True)
+        with self._own.settings(model):
+            if self._lora:
+                model.save_pretrained(out / _ADAPTER)
+                model.get_base_model().save_pretrained(out, state_dict=merged_state(model))
+            else:
+                model.save_pretrained(out, state_dict=state)
+        self._tokenizer.save_pretrained(out)
+        if not self._fresh:
+            torch.save(optimizer or trainer.optimizer.state_dict(), out / _OPTIMIZER_FILE)
         (out / METRICS_FILE).write_text(json.dumps(metrics))
 
     def _load_optimizer(self, trainer: Any, checkpoint: Path) -> None:
@@ -279,16 +334,63 @@ def merged_state(model: Any) -> dict[str, Any]:
     return merged
 
 
-def _join(rank: int, world_size: int, port: int | None) -> None:
-    """What torch.distributed reads; every rank sees one device of its own."""
-    if world_size > 1:
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+class _Own:
+    """A policy's own settings, which the trainer changes: its checkpoints keep them."""
+
+    def __init__(self, model: Any) -> None:
+        self._values = {
+            (part, key): getattr(getattr(model, part), key, None)
+            for part in ("config", "generation_config")
+            for key in ("use_cache", "pad_token_id")
         }
+
+    @contextlib.contextmanager
+    def settings(self, model: Any) -> Iterator[None]:
+        training = _Own(model)
+        self._put(model)
+        yield
+        training._put(model)
+
+    def _put(self, model: Any) -> None:
+        for (part, key), value in self._values.items():
+            setattr(getattr(model, part), key, value)
+
+
+@contextlib.contextmanager
+def _forward_unwrapped(model: Any) -> Iterator[None]:
+    """Mixed precision wraps `forward` whenever training starts, a layer more every iteration."""
+    before = model.__dict__.get("forward")
+    yield
+    if before is not None:
+        model.forward = before
+    else:
+        model.__dict__.pop("forward", None)
+
+
+def _rows_per_forward(batch_size: int, micro_batch_size: int | None, world_size: int) -> int:
+    per_step = micro_batch_size or max(1, batch_size // world_size)
+    if batch_size % (per_step * world_size):
+        raise InputError(
+            f"train.batch_size: {batch_size} is no multiple of micro_batch_size {per_step} × "
+            f"{world_size} trainers"
+        )
+    return per_step
+
+
+def _own_address() -> str:
+    """The address by which other machines reach this one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only looks up the route
+            return probe.getsockname()[0]
+        except OSError:  # no route but to itself
+            return "127.0.0.1"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
 
 
 def _placeholder() -> Any:

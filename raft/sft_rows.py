@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from raft.files import read_rows
+from rollout.seeds import derive_seed
 from rollout.types import InputError
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
@@ -33,3 +36,35 @@ def sft_rows(
             )
         hidden = [IGNORED] * len(prompt) if loss_on == "response" else prompt
         yield {"input_ids": ids, "labels": [*hidden, *response]}
+
+
+def concatenate_and_cut(rows: Sequence[dict[str, Any]], length: int) -> list[dict[str, Any]]:
+    """LMFlow's packing: all rows on one string, cut into blocks of `length`, the rest left out.
+
+    Fewer tokens than one block are kept as they are.
+    """
+    ids = [token for row in rows for token in row["input_ids"]]
+    labels = [label for row in rows for label in row["labels"]]
+    whole = len(ids) // length * length or len(ids)
+    return [
+        {"input_ids": ids[i : i + length], "labels": labels[i : i + length]}
+        for i in range(0, whole, length)
+    ]
+
+
+def training_order(rows: int, batch_size: int, epochs: float, seed: int) -> list[int]:
+    """Row numbers in the order of training: a permutation per epoch, in whole batches.
+
+    Each epoch is filled up with the number `rows`, which stands for a row without any loss. So an
+    optimizer step sees the same rows however many trainers and micro-batches share it.
+
+    >>> sorted(training_order(3, 2, 1, seed=0))
+    [0, 1, 2, 3]
+    """
+    per_epoch = math.ceil(rows / batch_size)
+    order: list[int] = []
+    for epoch in range(math.ceil(epochs)):
+        permutation = list(range(rows))
+        random.Random(derive_seed(seed, "epoch", epoch)).shuffle(permutation)
+        order += permutation + [rows] * (per_epoch * batch_size - rows)
+    return order[: math.ceil(epochs * per_epoch) * batch_size]

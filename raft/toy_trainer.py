@@ -11,6 +11,7 @@ import numpy as np
 
 from raft.sft_rows import sft_rows
 from raft.trainer import METRICS_FILE
+from rollout.engine import context_length
 from rollout.toy_engine import read_toy, write_toy
 
 
@@ -28,6 +29,7 @@ class ToyTrainer:
         **_: Any,
     ) -> None:
         self._tokenizer, self._logits = read_toy(checkpoint or model)
+        self._context = context_length(model)
         self._learning_rate = learning_rate
         self._steps = max(1, round(epochs))
         self._loss_on = loss_on
@@ -41,7 +43,7 @@ class ToyTrainer:
             log_p = self._logits - np.logaddexp.reduce(self._logits)
             loss = float(-(share * log_p).sum())
             self._logits = self._logits + self._learning_rate * (share - np.exp(log_p))
-        write_toy(out_dir, self._tokenizer.words, self._logits.tolist())
+        write_toy(out_dir, self._tokenizer.words, self._logits.tolist(), self._context)
         metrics = {"train/loss": loss, "train/steps": self._steps, "train/loss_tokens": len(labels)}
         (Path(out_dir) / METRICS_FILE).write_text(json.dumps(metrics))
         return metrics

@@ -28,7 +28,7 @@ def main(job: Job) -> None:
     texts = texts_of(job, "prompts")
     random.Random(job.seed).shuffle(texts)
 
-    def mood(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    def mood(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
         return [float(reward(text, *words)) for text in completions]
 
     trainer = GRPOTrainer(

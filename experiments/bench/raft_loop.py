@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -80,7 +81,7 @@ def summary(runs: dict[str, list[Run]], target: float) -> dict[str, Any]:
 
 def seconds_to(run: Run, reward: float) -> float | None:
     """When the run first had `reward`, straight lines between its points; None if never."""
-    for (start, low), (end, high) in zip(run, run[1:], strict=False):
+    for (start, low), (end, high) in pairwise(run):
         if high >= reward:
             share = 0.0 if low >= reward else (reward - low) / (high - low)
             return start + share * (end - start)
@@ -89,7 +90,7 @@ def seconds_to(run: Run, reward: float) -> float | None:
 
 def per_iteration(run: Run) -> float:
     """Median seconds between one evaluation and the next, both ends' work included once."""
-    return median(b[0] - a[0] for a, b in zip(run, run[1:], strict=False))
+    return median(b[0] - a[0] for a, b in pairwise(run))
 
 
 def best_all_reach(runs: dict[str, list[Run]]) -> float:

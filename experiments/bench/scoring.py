@@ -76,9 +76,9 @@ def build_classifier(folder: Path, max_length: int) -> None:
         num_hidden_layers=4,
         num_attention_heads=6,
         max_position_embeddings=max_length,
-        num_labels=1,
         pad_token_id=size,
     )
+    config.num_labels = 1
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config)
     torch.nn.init.normal_(model.score.weight)

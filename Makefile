@@ -1,0 +1,54 @@
+# make demo    the whole story, offline, on a CPU
+# make test    lint, types, all tests
+# Both do all the set-up themselves: Python 3.11 or 3.12 and make are enough.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+TORCH := $(shell grep '^torch==' requirements/cpu.txt)
+
+.PHONY: demo test lint quick install requirements clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+install: .venv/.installed
+
+# The list is complete and pinned, so nothing is resolved: resolving would bring CUDA builds of
+# torchvision and torchaudio, which break CPU torch. torch itself comes from pip's own sources, or
+# else from PyTorch's CPU builds, which uv knows by name.
+.venv/.installed: requirements/cpu.txt pyproject.toml
+	@echo 'setting up .venv: about 180 packages, two minutes'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --no-deps '$(TORCH)' || { \
+	  echo 'pip has no $(TORCH); asking uv for the CPU build'; \
+	  $(BIN)/python -m pip install --quiet uv && \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --torch-backend cpu \
+	    '$(word 1,$(subst +, ,$(TORCH)))'; }
+	grep -v '^torch==' requirements/cpu.txt > .venv/others.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r .venv/others.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: install
+	$(BIN)/raft demo --out demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+# without real engines and clusters
+quick: install
+	$(BIN)/python -m pytest -m 'not vllm and not ray and not slow'
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# pin anew: uv reads the overrides in pyproject.toml; no index address is written into the list
+requirements:
+	uv pip compile pyproject.toml --extra cpu --extra dev --extra tensorboard --python-version 3.11 \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements/cpu.txt
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache

@@ -1,0 +1,97 @@
+"""The benchmark programs without engines: their arithmetic, and that `--help` answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.bench import overhead, raft_loop
+from experiments.bench.table import table
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = (
+    "raft_loop", "bare_raft", "toolkit_raft", "grpo", "generation", "overhead", "scoring",
+)  # fmt: skip
+
+
+def run_folder(folder: Path) -> Path:
+    """Iteration 1 is whole; iteration 2 was resumed after its training."""
+    rows = [
+        {"iteration": 0, "phase": "eval", "time/eval": 1.0, "time/iteration": 1.0},
+        {
+            "iteration": 1, "phase": "train", "time/generate": 5.0, "time/score": 0.5,
+            "time/score_busy": 2.0, "time/select": 0.1, "time/train": 2.0, "time/sync": 0.05,
+            "train/save_seconds": 0.2,
+        },
+        {"iteration": 1, "phase": "eval", "time/eval": 2.0, "time/iteration": 10.0},
+        {"iteration": 2, "phase": "train", "time/generate": 0.0, "time/score": 0.0,
+         "time/train": 30.0, "time/sync": 0.0},
+        {"iteration": 2, "phase": "eval", "time/eval": 1.0, "time/iteration": 1.0},
+    ]  # fmt: skip
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_overhead_shares(tmp_path, capsys):
+    overhead.main([str(run_folder(tmp_path / "run")), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    # what a resumed process did not do itself is no share of its time
+    assert found["iterations"] == [1]
+    shares = found["median"]
+    assert shares["generate"] == pytest.approx(0.5)
+    assert shares["sync"] == pytest.approx(0.005)
+    assert shares["rest"] == pytest.approx(0.045)
+    stages = (*overhead.STAGES, "rest")
+    assert sum(shares[name] for name in stages) == pytest.approx(1.0)
+
+
+def test_overhead_table(tmp_path, capsys):
+    overhead.main([str(run_folder(tmp_path / "run"))])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["rest", "4.50%", "4.50%", "<", "10%"] for line in lines)
+
+
+def test_overhead_without_an_iteration(tmp_path):
+    row = {"iteration": 0, "phase": "eval", "time/eval": 1.0, "time/iteration": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(SystemExit, match="no iteration"):
+        overhead.main([str(tmp_path)])
+
+
+def test_seconds_to_a_reward_lie_on_straight_lines():
+    run = [(0.0, 1.0), (10.0, 3.0), (20.0, 7.0)]
+    assert raft_loop.seconds_to(run, 2.0) == pytest.approx(5.0)
+    assert raft_loop.seconds_to(run, 5.0) == pytest.approx(15.0)
+    assert raft_loop.seconds_to(run, 8.0) is None
+
+
+def test_ratios_are_within_a_repeat():
+    runs = {
+        "toolkit": [[(0.0, 1.0), (12.0, 3.0)], [(0.0, 1.0), (40.0, 3.0)]],
+        "bare": [[(0.0, 1.0), (10.0, 3.0)], [(0.0, 1.0), (20.0, 3.0)]],
+    }
+    found = raft_loop.summary(runs, target=2.0)
+    ratios = found["variants"]["toolkit"]["ratios"]
+    assert ratios["seconds_per_iteration"] == pytest.approx([1.2, 2.0])
+    assert ratios["seconds_to_target"] == pytest.approx([1.2, 2.0])
+    assert "toolkit" in raft_loop.report(runs, found)
+
+
+def test_table_aligns():
+    text = table(("way", "n"), [["a", 1], ["long name", None]])
+    assert text.splitlines() == ["way        n", "-" * 12, "a          1", "long name  -"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_answers(program):
+    module = f"experiments.bench.{program}"
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"python -m {module}" in done.stdout

@@ -73,6 +73,10 @@ class ClassifierReward:
         flat = iter(self._score(conversations, names).tolist())
         return [[_or_none(next(flat)) for _ in group.completions] for group in groups]
 
+    def to(self, device: str) -> None:
+        """Move the model, for a GPU that is shared in turn."""
+        self.model.to(device)
+
     def describe(self) -> dict[str, Any]:
         """The settings that a score depends on, for a run's records."""
         weight = self._head.weight

@@ -13,6 +13,7 @@ from typing import Any
 from experiments.bench.job import Job, Points, job_of_command_line, quiet
 from experiments.bench.job import read_lexicon as lexicon_of
 from experiments.bench.job import read_prompts as texts_of
+from raft.stats import distinct_n
 
 
 def main(job: Job) -> None:
@@ -42,30 +43,31 @@ def main(job: Job) -> None:
     torch.manual_seed(job.seed)
     rng.shuffle(prompts)
 
-    def mean_held_out() -> float:
-        rewards = [r for _, r in draw(llm, tokenizer, held_out, job.eval_k, job, words)]
-        return sum(map(sum, rewards)) / sum(map(len, rewards))
+    def evaluate() -> None:
+        texts = [t for _, own in draw(llm, tokenizer, held_out, job.eval_k, job) for t in own]
+        points.add(sum(reward(t, *words) for t in texts) / len(texts), distinct_n(texts, 2))
 
-    points.add(mean_held_out())
+    evaluate()
     for iteration in range(job.iterations):
         first = iteration * job.prompts % (len(prompts) - job.prompts + 1)
         batch = prompts[first : first + job.prompts]
         best = []
-        for prompt, (answers, rewards) in zip(
-            batch, draw(llm, tokenizer, batch, job.k, job, words), strict=True
+        for prompt, (answers, texts) in zip(
+            batch, draw(llm, tokenizer, batch, job.k, job), strict=True
         ):
+            rewards = [reward(text, *words) for text in texts]
             best.append((prompt, answers[rewards.index(max(rewards))]))
         fine_tune(model, optimizer, best, job, rng)
         weights = list(model.state_dict().items())
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         llm.reset_prefix_cache()
-        points.add(mean_held_out())
+        evaluate()
 
 
 def draw(
-    llm: Any, tokenizer: Any, prompts: list[list[int]], k: int, job: Job, words: Any
-) -> list[tuple[list[list[int]], list[int]]]:
-    """K answers to each prompt, and their rewards."""
+    llm: Any, tokenizer: Any, prompts: list[list[int]], k: int, job: Job
+) -> list[tuple[list[list[int]], list[str]]]:
+    """K answers to each prompt, as ids and as texts."""
     from vllm import SamplingParams
 
     params = SamplingParams(n=k, temperature=1.0, max_tokens=job.new_tokens, detokenize=False)
@@ -74,7 +76,7 @@ def draw(
     for output in llm.generate(inputs, params, use_tqdm=False):
         answers = [list(one.token_ids) for one in output.outputs]
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-        drawn.append((answers, [reward(text, *words) for text in texts]))
+        drawn.append((answers, texts))
     return drawn
 
 

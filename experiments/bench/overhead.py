@@ -26,7 +26,6 @@ STAGES = {
 # parts of the above, shown and not added up
 PARTS = {
     "rest: select": "time/select",
-    "train: save": "train/save_seconds",
     "score: workers' own, beside drawing": "time/score_busy",
 }
 LIMITS = {"sync": 0.01, "rest": 0.10}
@@ -62,7 +61,9 @@ def shares(row: dict[str, Any]) -> dict[str, float]:
     total = row["time/iteration"]
     found = {name: row[key] / total for name, key in STAGES.items()}
     found["rest"] = 1.0 - sum(found.values())
-    return found | {name: row.get(key, 0.0) / total for name, key in PARTS.items()}
+    found |= {name: row.get(key, 0.0) / total for name, key in PARTS.items()}
+    outside = row["time/train"] - row.get("train/seconds", row["time/train"])
+    return found | {"train: outside the update": outside / total}
 
 
 def report(found: dict[str, Any]) -> str:

@@ -70,9 +70,9 @@ class Watch(threading.Thread):
             return
         now = time.monotonic()
         rows = [json.loads(line) for line in self._path.read_text().splitlines()]
-        rewards = [row["eval/reward_mean"] for row in rows if row["phase"] == "eval"]
-        for reward in rewards[len(self._points.points) :]:
-            self._points.add(reward, now)
+        evals = [row for row in rows if row["phase"] == "eval"]
+        for row in evals[len(self._points.points) :]:
+            self._points.add(row["eval/reward_mean"], row["eval/distinct_2"], now)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""The README says what is there: its commands parse, its files exist, its keys are keys."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raft.cli import parser
+from raft.config import known_keys
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+FENCES = re.findall(r"```(?:\w*)\n(.*?)```", README, re.S)
+
+
+def _commands() -> list[str]:
+    lines = "\n".join(FENCES).splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("raft ")]
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_every_command_of_the_readme_parses(command):
+    parser().parse_args(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"configs/\w[\w.]*\.yaml", README))))
+def test_every_config_of_the_readme_exists(name):
+    assert (ROOT / name).is_file()
+
+
+def test_every_file_of_the_tree_exists():
+    tree = next(fence for fence in FENCES if fence.startswith("raft/"))
+    folder, missing = "", []
+    for line in tree.splitlines():
+        top = re.match(r"(\w+)/", line)
+        folder = top[1] if top else folder
+        missing += [
+            name for name in re.findall(r"\b\w+\.py\b", line) if not (ROOT / folder / name).exists()
+        ]
+    assert not missing
+
+
+def test_every_key_of_the_readme_is_a_key():
+    known = set(known_keys())
+    said = set(re.findall(r"`((?:cluster|train|policy|sampling|eval|select)\.\w+)", README))
+    sections = re.findall(r"`((?:cluster|train|policy): \{.*?\})`", README)
+    for section in sections:
+        for name, keys in yaml.safe_load(section).items():
+            said |= {f"{name}.{key}" for key in keys}
+    assert said and said <= known, said - known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ from rollout.seeds import derive_seed
 from rollout.types import InputError, Prompt, Sampling
 
 log = logging.getLogger("raft")
+
+# shares of a GPU's memory that vLLM may take where the config leaves it open
+_OWN_GPU = 0.85
+_SHARED_GPU = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,16 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
         )
         return _without(prompts, held_out), _encode(config, held_out)
     return _hold_out(config, prompts, config.eval.prompts)
+
+
+def digest(prompts: list[Prompt], held_out: list[Prompt]) -> str:
+    """What a run's samples answer: ids, tokens and other columns of all prompts, in order."""
+    found = hashlib.sha256()
+    for section in (prompts, held_out):
+        found.update(b"|")
+        for prompt in section:
+            found.update(repr((prompt.id, prompt.token_ids, prompt.fields)).encode())
+    return found.hexdigest()
 
 
 def train_sampling(config: RunConfig) -> Sampling:
@@ -150,31 +165,46 @@ def _placement(config: RunConfig, executor: Executor) -> Placement:
 
 
 def _pools(config: RunConfig, folder: RunFolder, executor: Executor, placement: Placement) -> Pools:
+    """All workers start side by side; on shared GPUs one after the other, the trainer to bed first:
+    vLLM plans its memory by what it finds free."""
     version = folder.latest_version()
-    start = _local(config.policy.model)
     checkpoint = str(folder.checkpoint(version)) if version else None
-    respawns = config.cluster.max_respawns
+    trainer = None
+    if version < config.iterations:
+        trainer = _trainer(config, executor, placement, checkpoint)
+        if placement.colocated:
+            trainer.sleep()
     rewards = {"reward": reward_arguments(config.reward)}
     if config.gold is not None:
         rewards["gold"] = reward_arguments(config.gold)
+    reward = RewardPool(executor, placement.reward, rewards, config.cluster.max_respawns)
+    if placement.colocated:
+        reward.wake()
     rollout = RolloutPool(
         executor,
         placement.rollout,
         _engine_arguments(config, placement.colocated),
-        Policy(checkpoint or start, version),
-        respawns,
+        Policy(checkpoint or _local(config.policy.model), version),
+        config.cluster.max_respawns,
     )
-    reward = RewardPool(executor, placement.reward, rewards, respawns)
-    trainer = None
-    if version < config.iterations:
-        arguments = {"model": start, **_trainer_arguments(config)}
-        if placement.trainer[0].gpus == 0 and config.cluster.address != "inline":
-            arguments["threads"] = placement.trainer[0].threads
-        trainer = TrainerPool(
-            executor, placement.trainer, build_trainer, arguments, checkpoint, respawns
-        )
     return Pools(
         rollout, reward, trainer, placement.colocated, placement.rollout[0].gpus > 0, tuple(rewards)
+    )
+
+
+def _trainer(
+    config: RunConfig, executor: Executor, placement: Placement, checkpoint: str | None
+) -> TrainerPool:
+    arguments = {"model": _local(config.policy.model), **_trainer_arguments(config)}
+    if placement.trainer[0].gpus == 0 and config.cluster.address != "inline":
+        arguments["threads"] = placement.trainer[0].threads
+    return TrainerPool(
+        executor,
+        placement.trainer,
+        build_trainer,
+        arguments,
+        checkpoint,
+        config.cluster.max_respawns,
     )
 
 
@@ -185,7 +215,7 @@ def _engine_arguments(config: RunConfig, colocated: bool) -> dict[str, Any]:
         "dtype": policy.dtype,
         "max_model_len": policy.max_model_len,
         "tensor_parallel": policy.tensor_parallel,
-        "gpu_memory": policy.gpu_memory,
+        "gpu_memory": policy.gpu_memory or (_SHARED_GPU if colocated else _OWN_GPU),
         "max_num_seqs": policy.max_num_seqs,
         "seed": derive_seed(config.seed, "engine"),
         "can_sleep": colocated,
@@ -233,7 +263,11 @@ def load_tokenizer(model: str) -> Any:
         return read_toy(model)[0]
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model)
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"policy.model: no tokenizer for {model} ({reason})") from error
 
 
 def _encode(config: RunConfig, prompts: list[Prompt]) -> list[Prompt]:
@@ -274,4 +308,6 @@ def _without(prompts: list[Prompt], held_out: list[Prompt]) -> list[Prompt]:
 def _text(prompt: Prompt) -> str:
     if isinstance(prompt.content, str):
         return prompt.content
+    if len(prompt.content) == 1:  # the same question, asked as a message
+        return prompt.content[0]["content"]
     return "\x1f".join(f"{m['role']}\x1e{m['content']}" for m in prompt.content)

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Sequence
 
 from raft import __version__
+from rewards.types import RewardError
 from rollout.errors import InputError
 
+_DEBUG = "RAFT_DEBUG"
 _EPILOG = """\
 first steps:
   raft demo                                 the whole story, offline, on a CPU
@@ -18,12 +20,13 @@ first steps:
   raft run configs/hh_gpt_neo_2.7b.yaml sampling.k=16 run_dir=runs/k16
 
 exit codes: 0 done, 1 a fault of ours, 2 your input is wrong, 130 interrupted
+RAFT_DEBUG=1 shows the traceback of any failure
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
@@ -31,19 +34,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
         return options.command(options) or 0
-    except InputError as error:
-        print(f"raft: {error}", file=sys.stderr)
+    except (InputError, RewardError) as error:
+        if os.environ.get(_DEBUG):
+            raise
+        # a reward function is the user's own code, and a run goes on where its failure left it
+        _complain(str(error))
         return 2
     except BrokenPipeError:
         # the reader of our output went away; nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("raft: interrupted; the same command goes on from here", file=sys.stderr)
+        _complain("interrupted; the same command goes on from here")
         return 130
+    except Exception as error:  # whatever it is, a user gets one line and a way to see the rest
+        if os.environ.get(_DEBUG):
+            raise
+        _complain(f"{type(error).__name__}: {error} (set {_DEBUG}=1 to see where it came from)")
+        return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _complain(message: str) -> None:
+    print("raft:", " ".join(message.split()), file=sys.stderr)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """As `parse_args`, but overrides may stand after an option too: `run x.yaml --quiet a=b`."""
+    line = parser()
+    options, rest = line.parse_known_args(arguments)
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(options, "overrides")):
+        line.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, without running anything."""
     parser = argparse.ArgumentParser(
         prog="raft",
         description="Align a language model with a reward model: RAFT, best-of-n, reward curves.",
@@ -62,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", "policy, reward model and RAFT from nothing, offline on a CPU", _demo)
     demo.add_argument("--out", default="demo", help="folder it fills (default: demo)")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
 
     run = command("run", "RAFT iterations; resumes when the run folder exists", _run)
     run.add_argument("config", help="YAML file; configs/ has examples")
@@ -70,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     curves = command("curves", "draw reward against iteration, several runs in one plot", _curves)
     curves.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    curves.add_argument("--out", default="curves.png", help="PNG, SVG or PDF (default: curves.png)")
+    curves.add_argument("--out", default="curves.png", help="PNG or SVG file (default: curves.png)")
 
     validate = command("validate", "check a config without running it", _validate)
     validate.add_argument("config", nargs="?", help="YAML file")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -30,8 +30,11 @@ class PolicyConfig(_Section):
         default=None, ge=2, description="tokens; default: the model's own"
     )
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs per rollout worker")
-    gpu_memory: float = Field(
-        default=0.85, gt=0, le=1, description="share of a GPU that vLLM may take"
+    gpu_memory: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of a GPU that vLLM may take; unset: 0.85, or 0.5 of a shared one",
     )
     max_num_seqs: int | None = Field(
         default=None, ge=1, description="sequences in flight per engine"
@@ -72,6 +75,11 @@ class SamplingConfig(_Section):
     def _greedy_is_single(self) -> SamplingConfig:
         if self.temperature == 0 and self.k > 1:
             raise ValueError(f"temperature 0 draws the same response k={self.k} times; set k: 1")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens "
+                f"{self.max_new_tokens}; lower it"
+            )
         return self
 
 
@@ -103,6 +111,9 @@ class SelectConfig(_Section):
     m: int | None = Field(default=None, ge=1, description="top_m: rows kept per prompt")
     fraction: float | None = Field(default=None, gt=0, le=1, description="global_top_fraction")
     minimum: float | None = Field(default=None, description="threshold: lowest score kept")
+    per_prompt: int | None = Field(
+        default=None, ge=1, description="threshold: most rows kept per prompt"
+    )
     reject_pattern: str | None = Field(
         default=None, description="responses matching it are not selectable"
     )
@@ -112,7 +123,7 @@ class SelectConfig(_Section):
 
     def arguments(self) -> dict[str, Any]:
         """The chosen strategy's own settings."""
-        given = {"m": self.m, "fraction": self.fraction, "minimum": self.minimum}
+        given = self.model_dump(include={"m", "fraction", "minimum", "per_prompt"})
         return {key: value for key, value in given.items() if value is not None}
 
     @model_validator(mode="after")
@@ -156,7 +167,7 @@ class TrainConfig(_Section):
 
 
 class EvalConfig(_Section):
-    prompts: int | str = Field(
+    prompts: Annotated[int, Field(ge=1)] | str = Field(
         default=128, description="how many to hold out, or a file of their own"
     )
     k: int = Field(default=4, ge=1)
@@ -185,7 +196,7 @@ class LogConfig(_Section):
 
 
 class RunConfig(_Section):
-    """One RAFT run. `raft.config.describe()` lists every key with its default."""
+    """One RAFT run. `describe_keys()` lists every key with its default."""
 
     run_dir: str
     seed: int = Field(default=0, ge=0)
@@ -209,8 +220,11 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _greedy_eval_is_single(self) -> RunConfig:
-        if self.eval.temperature == 0 and self.eval.k > 1:
-            raise ValueError(f"eval: temperature 0 needs eval.k: 1, not {self.eval.k}")
+        own = self.eval.temperature
+        if (self.sampling.temperature if own is None else own) == 0 and self.eval.k > 1:
+            raise ValueError(
+                f"eval.k: {self.eval.k} at temperature 0 are all the same; set it to 1"
+            )
         return self
 
 
@@ -225,9 +239,12 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     if not source.is_file():
         raise InputError(f"{path}: no such config file; configs/ holds examples")
     try:
-        data = yaml.safe_load(source.read_text()) or {}
-    except yaml.YAMLError as error:
+        data = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a 13th month
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    data = {} if data is None else data
     if not isinstance(data, dict):
         raise InputError(f"{path}: a config is a mapping of keys, not {type(data).__name__}")
     for override in overrides or []:
@@ -249,13 +266,15 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise InputError(f"override {override!r}: write key=value, for example sampling.k=16")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"override {override!r}: the value is no YAML") from error
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         value = float(value)  # YAML 1.1 reads 3e-4 as a word
     *parents, last = key.split(".")
     for parent in parents:
-        child = data.setdefault(parent, {})
+        if data.get(parent) is None:  # a section named in the file and left empty
+            data[parent] = {}
+        child = data[parent]
         if not isinstance(child, dict):
             raise InputError(f"override {override!r}: {parent} is no section")
         data = child
@@ -268,12 +287,14 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _complaint(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"]) or "config"
+    key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggestion(key)}"
     if item["type"] == "missing":
         return f"{key}: missing"
     message = item["msg"].removeprefix("Value error, ")
+    if not key:  # about keys that contradict each other: the message names them
+        return message
     plain = isinstance(item["input"], str | int | float | bool | None)
     return f"{key}: {message} (got {item['input']!r})" if plain else f"{key}: {message}"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raft.stats import best_of_k_mean, clustered_mean_ci95, distinct_n
+from raft.stats import best_of_k_mean, clustered_mean_ci95, distinct_n, mean_ci95
 
 
 def scores_PK(rows: Iterable[dict[str, Any]], key: str = "scores") -> np.ndarray:
@@ -44,6 +44,36 @@ def summarize(rows: Iterable[dict[str, Any]], prefix: str) -> dict[str, float | 
     found[f"{prefix}/distinct_2"] = distinct_n(texts, 2)
     # a NaN is no JSON and no measurement
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def compare(
+    rows: Iterable[dict[str, Any]], reference: Iterable[dict[str, Any]]
+) -> dict[str, float]:
+    """`eval/win_rate`: how often a response of this policy beats one of the reference's.
+
+    Per prompt the share of all K × K pairs of finite scores that it wins, a tie counting half;
+    then the mean over prompts with the half width of its 95 % interval. By gold scores too, where
+    there are any. Both must answer the same prompts.
+    """
+    shares: dict[str, list[float]] = {"eval/win_rate": [], "eval/gold_win_rate": []}
+    for row, other in zip(rows, reference, strict=True):
+        if row["id"] != other["id"]:
+            raise ValueError(f"prompts {row['id']} and {other['id']} cannot be compared")
+        for name, key in (("eval/win_rate", "scores"), ("eval/gold_win_rate", "gold_scores")):
+            if key in row and key in other:
+                shares[name].append(_share_won(_array([row[key]])[0], _array([other[key]])[0]))
+    found: dict[str, float] = {}
+    for name, values in shares.items():
+        found[name], found[f"{name}_ci95"] = mean_ci95(values)
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _share_won(scores_K: np.ndarray, others_J: np.ndarray) -> float:
+    scores_K, others_J = scores_K[np.isfinite(scores_K)], others_J[np.isfinite(others_J)]
+    if not (len(scores_K) and len(others_J)):
+        return math.nan
+    difference_KJ = scores_K[:, None] - others_J[None, :]
+    return float(np.mean((difference_KJ > 0) + 0.5 * (difference_KJ == 0)))
 
 
 def _of_scores(scores: list[list[float | None]], prefix: str, name: str) -> dict[str, float | int]:

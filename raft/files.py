@@ -75,7 +75,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise InputError(
-                    f"{path}:{number}: damaged row ({error.msg}); delete the file to draw it again"
+                    f"{path}:{number}: damaged row ({error.msg}); mend it, or delete the file"
                 ) from error
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from raft.assemble import (
     Pools,
     check_model,
+    digest,
     eval_sampling,
     load_prompts,
     start_pools,
@@ -31,15 +32,16 @@ from raft.collect import collect
 from raft.config import RunConfig
 from raft.curves import draw_curves
 from raft.environment import describe_environment
-from raft.evaluate import summarize
-from raft.files import read_json, remove_tree
+from raft.evaluate import compare, summarize
+from raft.files import full_disk_is_the_users, read_json, read_rows
 from raft.report_line import report_line
 from raft.rollout_pool import Policy, Probe
 from raft.rollout_store import RolloutStore
-from raft.run_folder import RunFolder
+from raft.run_folder import UNFINISHED, RunFolder
 from raft.schedule import prompts_of
 from raft.sinks import Sinks
 from raft.trainer import METRICS_FILE
+from raft.trainer_pool import TrainerPool
 from rollout.seeds import derive_seed
 from rollout.types import Prompt
 
@@ -49,6 +51,8 @@ log = logging.getLogger("raft")
 _TOLERANCE = 1e-3
 _TOLERANCE_16_BIT = 0.05
 _PROBE_TOKENS = 64
+
+CURVES = "curves.png"
 
 
 def run(config: RunConfig) -> Path:
@@ -61,18 +65,23 @@ def run(config: RunConfig) -> Path:
     for key, reward in (("reward", config.reward), ("gold", config.gold)):
         if reward is not None and reward.model:
             check_model(reward.model, f"{key}.model")
-    with RunFolder(config.run_dir, config.model_dump()) as folder:
-        folder.write_environment(describe_environment())
-        prompts, held_out = load_prompts(config)
-        prompts_of(1, prompts, config.prompts.per_iteration, config.seed)
+    # before the folder: a mistyped path leaves nothing behind that its correction would contradict
+    prompts, held_out = load_prompts(config)
+    prompts_of(1, prompts, config.prompts.per_iteration, config.seed)
+    with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:
+        folder.settle_prompts(digest(prompts, held_out))
         if _finished(config, folder):
-            log.info("%s is finished: %d iterations", folder.root, config.iterations)
+            log.info("%s is finished: %d iterations", folder.root, folder.latest_version())
+            if not (folder.root / CURVES).exists():
+                draw_curves([folder.root], folder.root / CURVES)
             return folder.root
+        folder.write_environment(describe_environment())
         sinks_of_run = Sinks(
             config.log.sinks, folder.root, config.log.wandb_project, config.model_dump()
         )
         with sinks_of_run as sinks, start_pools(config, folder) as pools:
             log.info("policy %s, engine %s", config.policy.model, pools.rollout.describe())
+            check_start(config, pools, held_out)
             for iteration in range(config.iterations + 1):
                 start = time.monotonic()
                 if iteration > 0:
@@ -80,7 +89,7 @@ def run(config: RunConfig) -> Path:
                 if iteration % config.eval.every == 0 or iteration == config.iterations:
                     evaluate(config, folder, pools, held_out, iteration, sinks, start)
                 folder.drop_old_checkpoints(config.keep_checkpoints)
-        draw_curves([folder.root], folder.root / "curves.png")
+        draw_curves([folder.root], folder.root / CURVES)
         return folder.root
 
 
@@ -96,6 +105,7 @@ def improve(
     """One RAFT iteration: policy version `iteration` − 1 becomes version `iteration`."""
     if folder.has_metrics(iteration, "train"):
         return
+    began = time.monotonic()
     home = folder.iteration(iteration)
     batch = prompts_of(iteration, prompts, config.prompts.per_iteration, config.seed)
     store = RolloutStore(home, "rollouts", batch, version=iteration - 1)
@@ -122,30 +132,20 @@ def improve(
     trained_at = time.monotonic()
 
     sync(config, folder, pools, held_out, iteration)
-    times = {
-        "time/generate": spent.get("generate", 0.0),
-        "time/score": spent.get("score", 0.0),
-        "time/score_busy": spent.get("score_busy", 0.0),
+    synced_at = time.monotonic()
+    row = {
+        **summarize(store.rows(), "rollout"),
+        **kept,
+        **trained,
+        **_of_drawing(spent, len(batch)),
         "time/select": selected_at - start,
         "time/train": trained_at - selected_at,
-        "time/sync": time.monotonic() - trained_at,
+        "time/sync": synced_at - trained_at,
+        # the evaluation's row, where there is one, has the whole
+        "time/iteration": synced_at - began,
+        "policy/version": iteration,
     }
-    drawn = spent.get("tokens", 0.0)
-    speed = {"rollout/tokens_per_second": drawn / spent["generate"]} if drawn else {}
-    row = folder.add_metrics(
-        iteration,
-        "train",
-        {
-            **summarize(store.rows(), "rollout"),
-            **kept,
-            **trained,
-            **speed,
-            "rollout/reused": int(spent.get("reused", len(batch))),
-            **times,
-            "policy/version": iteration,
-        },
-    )
-    sinks.write(row)
+    sinks.write(folder.add_metrics(iteration, "train", row))
 
 
 def train(
@@ -154,6 +154,7 @@ def train(
     """The SFT update on the selected rows, or its stored result when it is done already."""
     checkpoint = folder.checkpoint(iteration)
     if checkpoint.is_dir():
+        folder.drop_unfinished_checkpoints(iteration)
         return read_json(checkpoint / METRICS_FILE)
     trainer = pools.trainer
     assert trainer is not None, "an iteration is left to do, so a trainer was started"
@@ -162,13 +163,12 @@ def train(
         pools.reward.sleep()
         trainer.wake()
     # another name for every attempt: a trainer that a killed run left behind may still be writing
-    working = checkpoint.with_name(f".checkpoint-{uuid.uuid4().hex[:8]}")
-    trainer.train(
-        str(chosen), str(working), str(checkpoint), derive_seed(config.seed, "train", iteration)
-    )
-    os.replace(working, checkpoint)
-    for leftover in checkpoint.parent.glob(".checkpoint-*"):
-        remove_tree(leftover)
+    working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
+    seed = derive_seed(config.seed, "train", iteration)
+    with full_disk_is_the_users(checkpoint):
+        trainer.train(str(chosen), str(working), str(checkpoint), seed)
+        os.replace(working, checkpoint)
+    folder.drop_unfinished_checkpoints(iteration)
     return read_json(checkpoint / METRICS_FILE)
 
 
@@ -180,15 +180,22 @@ def sync(
         return
     trainer = pools.trainer
     assert trainer is not None, "an iteration is left to do, so a trainer was started"
-    tokens = held_out[0].token_ids[-_PROBE_TOKENS:]
-    log_probs = tuple(trainer.log_probs(tokens))
+    probe = _probe(config, pools, trainer, held_out)
     if pools.take_turns:
         trainer.sleep()
-    probe = Probe(tokens, log_probs, _tolerance(config, pools))
     pools.rollout.sync(Policy(str(folder.checkpoint(iteration)), iteration, probe))
     if pools.take_turns:
         pools.rollout.wake()
         pools.reward.wake()
+
+
+def check_start(config: RunConfig, pools: Pools, held_out: list[Prompt]) -> None:
+    """Engine and trainer must compute the same policy before hours are spent on it.
+
+    Where they share GPUs the check waits for the first sync: they are not awake together.
+    """
+    if pools.trainer is not None and not pools.take_turns:
+        pools.rollout.verify(_probe(config, pools, pools.trainer, held_out))
 
 
 def evaluate(
@@ -221,6 +228,8 @@ def evaluate(
         "eval",
         {
             **summarize(store.rows(), "eval"),
+            # the starting policy on the same prompts
+            **compare(store.rows(), read_rows(folder.iteration(0) / "eval.jsonl")),
             "time/eval": now - start,
             "time/iteration": now - iteration_start,
             "policy/version": iteration,
@@ -230,9 +239,35 @@ def evaluate(
     log.info(report_line(folder.metrics(), iteration))
 
 
+def _of_drawing(spent: dict[str, float], prompts: int) -> dict[str, float]:
+    """What `collect` did in this process; nothing where an earlier one had finished it."""
+    drawn = spent.get("tokens", 0.0)
+    speed = {"rollout/tokens_per_second": drawn / spent["generate"]} if drawn else {}
+    return {
+        **speed,
+        "rollout/reused": int(spent.get("reused", prompts)),
+        "time/generate": spent.get("generate", 0.0),
+        "time/score": spent.get("score", 0.0),
+        "time/score_busy": spent.get("score_busy", 0.0),
+    }
+
+
 def _finished(config: RunConfig, folder: RunFolder) -> bool:
     last = config.iterations
+    if folder.latest_version() > last:  # fewer asked for than there are: no older policy is redone
+        return True
     return folder.has_metrics(last, "eval") and (last == 0 or folder.has_metrics(last, "train"))
+
+
+def _probe(config: RunConfig, pools: Pools, trainer: TrainerPool, held_out: list[Prompt]) -> Probe:
+    """Held-out prompts end to end, so that short ones make a probe too; no longer than one sample.
+
+    A text of one token has no log-probabilities, and would verify nothing.
+    """
+    longest = max(len(prompt.token_ids) for prompt in held_out) + config.sampling.max_new_tokens
+    ids = tuple(token for prompt in held_out[:_PROBE_TOKENS] for token in prompt.token_ids)
+    ids = (ids if len(ids) > 1 else ids * 2)[: min(_PROBE_TOKENS, longest)]
+    return Probe(ids, tuple(trainer.log_probs(ids)), _tolerance(config, pools))
 
 
 def _tolerance(config: RunConfig, pools: Pools) -> float:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from raft.executors import Executor, Future, Resources, Worker
+from raft.executors import Executor, Resources, Worker
 from raft.workers import RolloutWorker
 from rollout.types import (
     EngineError,
@@ -59,6 +59,7 @@ class RolloutPool:
         self._engine = engine
         self._policy = policy
         self._max_respawns = max_respawns
+        self._respawns = 0
         self._workers = [self._spawn(number) for number in range(len(resources))]
 
     def describe(self) -> str:
@@ -73,6 +74,9 @@ class RolloutPool:
     ) -> Iterator[Group]:
         """Yield every prompt's group as it completes, in any order, under the current version."""
         settings = (sampling, seed, seed_per_prompt, self._policy.version)
+        self._respawns = (
+            0  # deaths are counted per stage: a long run may lose a worker now and then
+        )
         streams: dict[Any, tuple[int, dict[str, Prompt]]] = {}
 
         def start(number: int, share: dict[str, Prompt]) -> None:
@@ -85,7 +89,6 @@ class RolloutPool:
             share = {prompt.id: prompt for prompt in prompts[number :: len(self._workers)]}
             if share:
                 start(number, share)
-        respawns = 0
         while streams:
             stream = self._executor.first_ready(list(streams))
             assert stream is not None, "without a time limit one is always ready"
@@ -94,9 +97,9 @@ class RolloutPool:
                 groups = stream.take()
             except WorkerDiedError as error:
                 del streams[stream]
-                respawns += 1
-                self._replace(number, respawns, error, what=f"{len(share)} prompts unanswered")
-                start(number, share)
+                self._replace(number, error, what=f"{len(share)} prompts unanswered")
+                if share:
+                    start(number, share)
                 continue
             if groups is None:
                 del streams[stream]
@@ -105,38 +108,45 @@ class RolloutPool:
                 continue
             for group in groups:
                 self._check_version(group)
-                del share[group.prompt.id]
+                if share.pop(group.prompt.id, None) is None:
+                    raise EngineError(
+                        f"the engine answered prompt {group.prompt.id} twice or unasked"
+                    )
                 yield group
 
     def sync(self, policy: Policy) -> None:
         """Give every worker the new weights in place and verify each against the trainer."""
         self._policy = policy
-        for number, future in self._on_all("load_weights", policy.path, policy.version):
-            try:
-                future.result()
-            except WorkerDiedError as error:
-                self._replace(number, 1, error, what="lost during the sync")
-        self._verify_all()
+        self._respawns = 0
+        # a replacement is built from the new weights already
+        self._on_all("load_weights", policy.path, policy.version, again=False)
+        self.verify(policy.probe)
+
+    def verify(self, probe: Probe | None) -> None:
+        """Compare every worker with the trainer, now and whenever one is replaced."""
+        self._policy = replace(self._policy, probe=probe)
+        if probe is not None:
+            for number, found in enumerate(self._on_all("log_probs", probe.token_ids)):
+                self._compare(number, found, probe)
 
     def sleep(self) -> None:
-        for _, future in self._on_all("sleep"):
-            future.result()
+        self._on_all("sleep")
 
     def wake(self) -> None:
-        for _, future in self._on_all("wake"):
-            future.result()
+        self._on_all("wake")
 
-    def _on_all(self, method: str, *arguments: Any) -> list[tuple[int, Future]]:
-        return [
-            (number, worker.call(method, *arguments)) for number, worker in enumerate(self._workers)
-        ]
-
-    def _verify_all(self) -> None:
-        probe = self._policy.probe
-        if probe is None:
-            return
-        for number, future in self._on_all("log_probs", probe.token_ids):
-            self._compare(number, future.result(), probe)
+    def _on_all(self, method: str, *arguments: Any, again: bool = True) -> list[Any]:
+        """Call every worker; a dead one is replaced and (`again`) its replacement called."""
+        results: list[Any] = []
+        futures = [worker.call(method, *arguments) for worker in self._workers]
+        for number, future in enumerate(futures):
+            try:
+                results.append(future.result())
+            except WorkerDiedError as error:
+                self._replace(number, error, what=f"lost in {method}")
+                worker = self._workers[number]
+                results.append(worker.call(method, *arguments).result() if again else None)
+        return results
 
     def _compare(self, number: int, found: Sequence[float], probe: Probe) -> None:
         differences = [abs(a - b) for a, b in zip(found, probe.log_probs, strict=True)]
@@ -156,16 +166,22 @@ class RolloutPool:
                 f"asked for {self._policy.version}"
             )
 
-    def _replace(self, number: int, respawns: int, error: WorkerDiedError, what: str) -> None:
-        if respawns > self._max_respawns:
+    def _replace(self, number: int, error: WorkerDiedError, what: str) -> None:
+        self._respawns += 1
+        if self._respawns > self._max_respawns:
             raise WorkerDiedError(
-                f"rollout workers died {respawns} times (cluster.max_respawns is "
+                f"rollout workers died {self._respawns} times (cluster.max_respawns is "
                 f"{self._max_respawns}); the last: {error}"
             ) from error
         log.warning("rollout worker %d died (%s); starting another", number, what)
         self._workers[number] = self._spawn(number)
-        if (probe := self._policy.probe) is not None:
+        if (probe := self._policy.probe) is None:
+            return
+        try:
             found = self._workers[number].call("log_probs", probe.token_ids).result()
+        except WorkerDiedError as another:
+            self._replace(number, another, what="lost while starting")
+        else:
             self._compare(number, found, probe)
 
     def _spawn(self, number: int) -> Worker:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import yaml
 
-from raft.files import remove_tree, write_json, write_whole
+from raft.files import GONE, full_disk_is_the_users, read_rows, remove_tree, write_json, write_whole
 from rollout.errors import InputError
 
+UNFINISHED = ".checkpoint-"  # a checkpoint that is being written; the rest of its name is random
 # these may differ between a run and its continuation: they change no sample
 _FREE_KEYS = ("iterations", "cluster", "log", "keep_checkpoints", "run_dir")
 
@@ -29,8 +31,13 @@ class RunFolder:
         self.root = Path(run_dir).resolve()
         self._make_root()
         self._lock = self._take_lock()
-        self._metrics = self._read_metrics()
-        self._settle_config(config)
+        try:
+            self._metrics = self._read_metrics()
+            self._settle_config(config)
+            self._clear_away()
+        except BaseException:
+            self.close()
+            raise
 
     def iteration(self, number: int) -> Path:
         folder = self.root / "iterations" / f"{number:03d}"
@@ -45,7 +52,7 @@ class RunFolder:
         versions = [
             int(path.parent.name)
             for path in self.root.glob("iterations/*/checkpoint")
-            if path.is_dir()
+            if path.is_dir() and path.parent.name.isdigit()
         ]
         return max(versions, default=0)
 
@@ -68,9 +75,16 @@ class RunFolder:
 
     def drop_old_checkpoints(self, keep: int) -> None:
         """Keep the newest `keep` policies. Called only when the newest has been evaluated."""
-        paths = sorted(self.root.glob("iterations/*/checkpoint"))
+        paths = sorted(
+            self.root.glob("iterations/*/checkpoint"), key=lambda path: int(path.parent.name)
+        )
         for path in paths[:-keep]:
             remove_tree(path)
+
+    def drop_unfinished_checkpoints(self, iteration: int) -> None:
+        """What killed attempts at a finished checkpoint left behind."""
+        for leftover in self.iteration(iteration).glob(f"{UNFINISHED}*"):
+            remove_tree(leftover)
 
     def close(self) -> None:
         self._lock.close()
@@ -89,13 +103,18 @@ class RunFolder:
     def _make_root(self) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
             raise InputError(
                 f"run_dir: cannot make the folder {self.root} ({error.strerror}); choose another"
             ) from error
 
     def _take_lock(self) -> Any:
-        lock = open(self.root / "run.lock", "a+")  # noqa: SIM115 - held while the run lives
+        try:
+            lock = open(self.root / "run.lock", "a+")  # noqa: SIM115 - held while the run lives
+        except OSError as error:
+            raise InputError(
+                f"run_dir: cannot write in {self.root} ({error.strerror}); choose another"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -106,29 +125,66 @@ class RunFolder:
                 f"run_dir: {self.root} is in use by process {holder}; wait for it, end it, or "
                 "choose another run_dir"
             ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        with full_disk_is_the_users(self.root):
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
         return lock
 
     def _settle_config(self, config: dict[str, Any]) -> None:
         path = self.root / "config.yaml"
-        if path.exists():
-            stored = yaml.safe_load(path.read_text()) or {}
-            changed = _differences(stored, config)
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        if before == text:
+            return
+        if before is not None and self._holds_samples():
+            changed = _differences(_parsed(before, path), yaml.safe_load(text))
             if changed:
-                self.close()
                 raise InputError(
                     f"run_dir: {self.root} belongs to another config (it differs in "
                     f"{', '.join(changed)}); choose another run_dir or restore these keys"
                 )
-        write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_whole(path, text)
+
+    def settle_prompts(self, digest: str) -> None:
+        """Refuse to continue with other prompts than those the samples here were drawn for.
+
+        Raises:
+            InputError: the prompts changed under an unchanged config.
+        """
+        path = self.root / "prompts.sha256"
+        if path.exists() and self._holds_samples():
+            if path.read_text().strip() != digest:
+                raise InputError(
+                    f"run_dir: the prompts (or the policy's tokenizer) are not those that "
+                    f"{self.root} began with; restore them or choose another run_dir"
+                )
+            return
+        write_whole(path, digest + "\n")
+
+    def _holds_samples(self) -> bool:
+        """Whether there is anything that another config would spoil."""
+        files = (path for path in self.root.glob("iterations/*/*") if path.is_file())
+        return bool(self._metrics) or any(path.stat().st_size for path in files)
+
+    def _clear_away(self) -> None:
+        for gone in self.root.glob(f"iterations/*/{GONE}*"):
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _read_metrics(self) -> list[dict[str, Any]]:
         path = self.root / "metrics.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return list(read_rows(path))
+
+
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"{path}: damaged, so this folder cannot be continued; choose another run_dir"
+        ) from error
 
 
 def _differences(stored: Any, given: Any, prefix: str = "") -> list[str]:

@@ -31,7 +31,12 @@ _ADAPTER = "adapter"
 
 
 class SFT:
-    """One rank of the trainer; with `world_size` > 1 the ranks share each optimizer step."""
+    """One rank of the trainer; with `world_size` > 1 the ranks share each optimizer step.
+
+    Several ranks make the same update as one, to rounding (and but for dropout, which each draws
+    for its own rows). `fsdp` shards weights and optimizer over GPUs; the tests here have no several
+    GPUs, so that path has been read and not run.
+    """
 
     def __init__(
         self,
@@ -94,6 +99,7 @@ class SFT:
             "gradient_checkpointing": gradient_checkpointing,
         }
         if fsdp:
+            _check_fsdp(self._on_gpu, world_size, lora is not None)
             self._settings |= {"fsdp": True, "fsdp_config": {"version": 2}}
         self._fsdp = fsdp
         # several ranks are built when they `join`
@@ -150,7 +156,8 @@ class SFT:
         model = self._trainer.model
         was_training = model.training
         model.eval()
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, self._autocast):
+        # no inference_mode: sharded weights are gathered in place
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, self._autocast):
             ids = torch.tensor([list(token_ids)], device=model.device)
             logits = model(input_ids=ids).logits[0, :-1].float()
         model.train(was_training)
@@ -231,7 +238,8 @@ class SFT:
             raise InputError("train.packing: packing needs train.max_length, the length of a block")
         if self._packing == "wrapped":
             rows = concatenate_and_cut(rows, self._max_length or 0)
-        data = Dataset.from_list(rows)
+        # a row's first token is never predicted, but for GPT-2 the library would count it
+        data = Dataset.from_list([{**row, "labels": [IGNORED, *row["labels"][1:]]} for row in rows])
         if self._packing == "bfd":
             from trl.data_utils import pack_dataset
 
@@ -253,7 +261,8 @@ class SFT:
     def _check_finite(self, loss: float) -> None:
         import torch
 
-        weights = (p.detach() for p in self._trainer.model.parameters() if p.requires_grad)
+        trainable = (p.detach() for p in self._trainer.model.parameters() if p.requires_grad)
+        weights = (p.to_local() if self._fsdp else p for p in trainable)
         if not (math.isfinite(loss) and all(torch.isfinite(w).all() for w in weights)):
             raise InputError(
                 f"train.learning_rate: training diverged (loss {loss}, or weights that are no "
@@ -281,19 +290,29 @@ class SFT:
             torch.save(optimizer or trainer.optimizer.state_dict(), out / _OPTIMIZER_FILE)
         (out / METRICS_FILE).write_text(json.dumps(metrics))
 
+    def _gather(self) -> tuple[Any, Any]:
+        """Whole weights and optimizer state out of their shards; every rank takes part."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        optimizer = self._trainer.optimizer.optimizer
+        return get_state_dict(self._trainer.model, optimizer, options=whole)
+
     def _load_optimizer(self, trainer: Any, checkpoint: Path) -> None:
         import torch
 
         path = checkpoint / _OPTIMIZER_FILE
-        if self._fsdp:
-            return
         if not path.exists():
             raise InputError(
                 f"{path}: missing, and train.optimizer is persistent; restore it or set "
                 "train.optimizer=fresh in a new run"
             )
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if self._fsdp:
+            trainer.add_callback(_shard_optimizer(state))
+            return
         trainer.create_optimizer()
-        trainer.optimizer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        trainer.optimizer.load_state_dict(state)
 
     def _move(self, device: str) -> None:
         """Weights and optimizer to or from the GPU that rollouts are about to need."""
@@ -356,6 +375,27 @@ class _Own:
             setattr(getattr(model, part), key, value)
 
 
+def _shard_optimizer(state: dict[str, Any]) -> Any:
+    """Gives a stored optimizer state to the shards, which are there when training begins."""
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        set_optimizer_state_dict,
+    )
+    from transformers import TrainerCallback
+
+    class Restore(TrainerCallback):
+        pending = True
+
+        def on_train_begin(self, args: Any, state_: Any, control: Any, **kwargs: Any) -> None:
+            if self.pending:
+                self.pending = False
+                whole = StateDictOptions(full_state_dict=True)
+                optimizer = kwargs["optimizer"].optimizer
+                set_optimizer_state_dict(kwargs["model"], optimizer, state, options=whole)
+
+    return Restore()
+
+
 @contextlib.contextmanager
 def _forward_unwrapped(model: Any) -> Iterator[None]:
     """Mixed precision wraps `forward` whenever training starts, a layer more every iteration."""
@@ -365,6 +405,16 @@ def _forward_unwrapped(model: Any) -> Iterator[None]:
         model.forward = before
     else:
         model.__dict__.pop("forward", None)
+
+
+def _check_fsdp(on_gpu: bool, world_size: int, lora: bool) -> None:
+    if not on_gpu or world_size == 1:  # the library would train unsharded without a word
+        raise InputError(
+            "train.fsdp: shards over cluster.trainer_workers on GPUs, and here is "
+            f"{'one trainer' if world_size == 1 else 'no GPU'}; set train.fsdp: false"
+        )
+    if lora:
+        raise InputError("train.fsdp: does not go with train.lora; use one of them")
 
 
 def _rows_per_forward(batch_size: int, micro_batch_size: int | None, world_size: int) -> int:

@@ -52,6 +52,12 @@ class ToyTrainer:
         log_p = self._logits - np.logaddexp.reduce(self._logits)
         return [float(log_p[token]) for token in token_ids[1:]]
 
+    def rendezvous(self) -> tuple[str, int]:
+        return "127.0.0.1", 0
+
+    def join(self, host: str, port: int) -> None:
+        """Toy trainers compute the same update each; nobody needs to meet."""
+
     def sleep(self) -> None: ...
 
     def wake(self) -> None: ...

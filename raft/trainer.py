@@ -14,6 +14,14 @@ METRICS_FILE = "train.json"
 class Trainer(Protocol):
     """Holds the policy's trainable weights, and its optimizer from update to update."""
 
+    def rendezvous(self) -> tuple[str, int]:
+        """Address and port at which rank 0 of several trainers can be met."""
+        ...
+
+    def join(self, host: str, port: int) -> None:
+        """Meet the other ranks there; called once on each rank before anything else."""
+        ...
+
     def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
         """One update on selected rows; writes weights, tokenizer and optimizer to `out_dir`."""
         ...

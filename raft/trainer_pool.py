@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from raft.executors import Executor, Resources, Worker
+from raft.executors import Executor, Future, Resources, Worker
+from raft.files import remove_tree
 from rollout.types import WorkerDiedError
 
 log = logging.getLogger("raft")
@@ -35,6 +36,7 @@ class TrainerPool:
         self._trainer = trainer
         self._checkpoint = checkpoint
         self._max_respawns = max_respawns
+        self._joining: list[Future] = []
         self._workers = self._spawn()
 
     def train(self, rows_path: str, out_dir: str, final_dir: str, seed: int) -> dict[str, Any]:
@@ -43,50 +45,74 @@ class TrainerPool:
         `final_dir` is where the caller will move it: the checkpoint of the next (re)start.
         """
         for attempt in range(self._max_respawns + 1):
-            futures = [w.call("train", rows_path, out_dir, seed) for w in self._workers]
             try:
-                metrics, *_ = [future.result() for future in futures]
+                metrics = self._on_all("train", rows_path, out_dir, seed)
             except WorkerDiedError as error:
                 if attempt == self._max_respawns:
-                    raise
+                    raise WorkerDiedError(
+                        f"trainers died {attempt + 1} times (cluster.max_respawns is "
+                        f"{self._max_respawns}); the last: {error}"
+                    ) from error
                 log.warning("a trainer died (%s); starting again from the last policy", error)
                 self._restart()
+                remove_tree(Path(out_dir))
                 continue
             self._checkpoint = final_dir
             return metrics
         raise AssertionError("unreachable")
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
-        first, *_ = [worker.call("log_probs", token_ids) for worker in self._workers]
-        return first.result()
+        return self._retried("log_probs", token_ids)
 
     def sleep(self) -> None:
-        for future in [w.call("sleep") for w in self._workers]:
-            future.result()
+        self._retried("sleep")
 
     def wake(self) -> None:
-        for future in [w.call("wake") for w in self._workers]:
-            future.result()
+        self._retried("wake")
+
+    def _retried(self, method: str, *arguments: Any) -> Any:
+        """Rank 0's answer; after a death, that of trainers begun from the last checkpoint."""
+        try:
+            return self._on_all(method, *arguments)
+        except WorkerDiedError as error:
+            if self._max_respawns == 0:
+                raise
+            log.warning("a trainer died (%s); starting again from the last policy", error)
+            self._restart()
+            return self._on_all(method, *arguments)
+
+    def _on_all(self, method: str, *arguments: Any) -> Any:
+        """Call every rank; rank 0's answer. Whoever fails first is heard first: ranks that wait
+        for a dead one would wait for ever."""
+        futures = [worker.call(method, *arguments) for worker in self._workers]
+        waiting = [*self._joining, *futures]
+        while waiting:
+            ready = self._executor.first_ready(waiting)
+            assert ready is not None, "without a time limit one is always ready"
+            ready.result()
+            waiting.remove(ready)
+        self._joining = []
+        return futures[0].result()
 
     def _restart(self) -> None:
         for worker in self._workers:
-            worker.kill()
+            worker.kill()  # the living ranks of a broken group are of no use
         self._workers = self._spawn()
 
     def _spawn(self) -> list[Worker]:
         world = len(self._resources)
-        rendezvous = {} if world == 1 else {"world_size": world, "port": _free_port()}
-        return [
+        group = {} if world == 1 else {"world_size": world}
+        workers = [
             self._executor.spawn(
                 self._factory,
-                {**self._trainer, **rendezvous, "rank": rank, "checkpoint": self._checkpoint},
+                {**self._trainer, **group, "rank": rank, "checkpoint": self._checkpoint},
                 resources,
             )
             for rank, resources in enumerate(self._resources)
         ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        self._joining = []
+        if world > 1:
+            # on the machine of rank 0, which need not be ours
+            host, port = workers[0].call("rendezvous").result()
+            self._joining = [worker.call("join", host, port) for worker in workers]
+        return workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 from rollout.decode import decode_continuations
 from rollout.engine import context_length
 from rollout.seeds import derive_seed
-from rollout.types import Completion, EngineError, FinishReason, Group, Prompt, Sampling
+from rollout.types import (
+    Completion,
+    EngineError,
+    FinishReason,
+    Group,
+    InputError,
+    Prompt,
+    Sampling,
+)
 
 _CPU_ENVIRONMENT = {
     # the engine in our own process: ready in 6 s instead of 33 s
@@ -19,6 +28,7 @@ _CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+_GPU_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR"}
 # vLLM's own default on a CPU
 _CPU_BATCHED_TOKENS = 4096
 
@@ -46,14 +56,10 @@ class VLLMEngine:
     ) -> None:
         import torch
 
+        vllm = import_vllm()
         on_gpu = torch.cuda.is_available()
-        environment = {"VLLM_LOGGING_LEVEL": "ERROR"} if on_gpu else _CPU_ENVIRONMENT
-        for key, value in environment.items():
-            os.environ.setdefault(key, value)
         if on_gpu and tensor_parallel == 1:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        from vllm import LLM
-
         options: dict[str, Any] = {"max_num_seqs": max_num_seqs} if max_num_seqs else {}
         if on_gpu:
             options |= {"gpu_memory_utilization": gpu_memory, "enable_sleep_mode": can_sleep}
@@ -66,16 +72,17 @@ class VLLMEngine:
             options |= {"max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, context)}
         # "auto" would load float32 checkpoints as float16
         self._dtype = dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")
-        self._llm = LLM(
-            model,
-            dtype=self._dtype,  # type: ignore[arg-type]
-            enforce_eager=not on_gpu,
-            max_model_len=max_model_len,
-            seed=seed % 2**31,
-            enable_prefix_caching=True,
-            use_tqdm_on_load=False,
-            **options,
-        )
+        with _memory_is_the_users():
+            self._llm = vllm.LLM(
+                model,
+                dtype=self._dtype,
+                enforce_eager=not on_gpu,
+                max_model_len=max_model_len,
+                seed=seed % 2**31,
+                enable_prefix_caching=True,
+                use_tqdm_on_load=False,
+                **options,
+            )
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
         self._tokenizer = self._llm.get_tokenizer()
@@ -114,7 +121,8 @@ class VLLMEngine:
                 for output in engine.step():
                     if output.finished:
                         prompt = waiting.pop(output.request_id)
-                        yield self._group(prompt, output, sampling, seed, seed_per_prompt, version)
+                        own = derive_seed(seed, prompt.id) if seed_per_prompt else None
+                        yield Group(prompt, self._completions(prompt, output, own), version)
             if waiting:
                 raise EngineError(f"vLLM lost {len(waiting)} of {len(prompts)} prompts")
         finally:
@@ -172,51 +180,67 @@ class VLLMEngine:
 
     def _params(self, sampling: Sampling, seed: int | None) -> Any:
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
 
-        return SamplingParams(
-            n=sampling.k,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=sampling.max_new_tokens,
-            min_tokens=sampling.min_new_tokens,
-            stop=list(sampling.stop) or None,
-            seed=seed,
-            # decoding once at the end is a third faster; stop strings need it on the way
-            detokenize=bool(sampling.stop),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        try:
+            return SamplingParams(
+                n=sampling.k,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_new_tokens,
+                min_tokens=sampling.min_new_tokens,
+                stop=list(sampling.stop) or None,
+                seed=seed,
+                # decoding once at the end is a third faster; stop strings need it on the way
+                detokenize=bool(sampling.stop),
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+        except (ValueError, VLLMValidationError) as error:
+            raise InputError(f"sampling: vLLM refuses it: {error}") from error
 
-    def _group(
-        self,
-        prompt: Prompt,
-        output: Any,
-        sampling: Sampling,
-        seed: int,
-        seed_per_prompt: bool,
-        version: int,
-    ) -> Group:
+    def _completions(
+        self, prompt: Prompt, output: Any, seed: int | None
+    ) -> tuple[Completion, ...]:
         drawn = sorted(output.outputs, key=lambda completion: completion.index)
         ids = [tuple(completion.token_ids) for completion in drawn]
-        texts = (
-            [completion.text for completion in drawn]
-            if sampling.stop
-            else decode_continuations(self._tokenizer, prompt.token_ids, ids)
-        )
-        base = derive_seed(seed, prompt.id) if seed_per_prompt else None
-        completions = tuple(
+        texts = decode_continuations(self._tokenizer, prompt.token_ids, ids)
+        return tuple(
             Completion(
-                text=text,
+                # where a stop string ended it, vLLM has cut the text
+                text=completion.text if isinstance(completion.stop_reason, str) else text,
                 token_ids=token_ids,
                 finish_reason=_finish_reason(completion.finish_reason),
-                seed=None if base is None else base + number,
+                seed=None if seed is None else seed + number,
             )
             for number, (completion, token_ids, text) in enumerate(
                 zip(drawn, ids, texts, strict=True)
             )
         )
-        return Group(prompt=prompt, completions=completions, policy_version=version)
+
+
+def import_vllm() -> Any:
+    """The module, its settings made first: it reads some of them when it is imported."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    for key, value in (_GPU_ENVIRONMENT if on_gpu else _CPU_ENVIRONMENT).items():
+        os.environ.setdefault(key, value)
+    import vllm
+
+    return vllm
+
+
+@contextlib.contextmanager
+def _memory_is_the_users() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "KV cache" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"policy.max_model_len: too long for the memory there is ({reason})") from error
 
 
 def _finish_reason(reason: str | None) -> FinishReason:

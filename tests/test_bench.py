@@ -25,7 +25,7 @@ def run_folder(folder: Path) -> Path:
         {
             "iteration": 1, "phase": "train", "time/generate": 5.0, "time/score": 0.5,
             "time/score_busy": 2.0, "time/select": 0.1, "time/train": 2.0, "time/sync": 0.05,
-            "train/save_seconds": 0.2,
+            "train/seconds": 1.8,
         },
         {"iteration": 1, "phase": "eval", "time/eval": 2.0, "time/iteration": 10.0},
         {"iteration": 2, "phase": "train", "time/generate": 0.0, "time/score": 0.0,
@@ -45,6 +45,7 @@ def test_overhead_shares(tmp_path, capsys):
     shares = found["median"]
     assert shares["generate"] == pytest.approx(0.5)
     assert shares["sync"] == pytest.approx(0.005)
+    assert shares["train: outside the update"] == pytest.approx(0.02)
     assert shares["rest"] == pytest.approx(0.045)
     stages = (*overhead.STAGES, "rest")
     assert sum(shares[name] for name in stages) == pytest.approx(1.0)
@@ -64,16 +65,20 @@ def test_overhead_without_an_iteration(tmp_path):
 
 
 def test_seconds_to_a_reward_lie_on_straight_lines():
-    run = [(0.0, 1.0), (10.0, 3.0), (20.0, 7.0)]
+    run = [(0.0, 1.0, 0.5), (10.0, 3.0, 0.5), (20.0, 7.0, 0.5)]
     assert raft_loop.seconds_to(run, 2.0) == pytest.approx(5.0)
     assert raft_loop.seconds_to(run, 5.0) == pytest.approx(15.0)
     assert raft_loop.seconds_to(run, 8.0) is None
 
 
+def two_points(seconds: float) -> raft_loop.Run:
+    return [(0.0, 1.0, 0.5), (seconds, 3.0, 0.5)]
+
+
 def test_ratios_are_within_a_repeat():
     runs = {
-        "toolkit": [[(0.0, 1.0), (12.0, 3.0)], [(0.0, 1.0), (40.0, 3.0)]],
-        "bare": [[(0.0, 1.0), (10.0, 3.0)], [(0.0, 1.0), (20.0, 3.0)]],
+        "toolkit": [two_points(12.0), two_points(40.0)],
+        "bare": [two_points(10.0), two_points(20.0)],
     }
     found = raft_loop.summary(runs, target=2.0)
     ratios = found["variants"]["toolkit"]["ratios"]

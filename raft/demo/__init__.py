@@ -1,0 +1,4 @@
+"""The ingredients of `raft demo`: a generated corpus, its gold reward, a small policy, preferences.
+
+Nothing is downloaded and no data file is shipped: everything follows from a seed.
+"""

@@ -1,0 +1,22 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure() -> None:
+    # no test of ours talks to a hub
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def raft_data() -> Path:
+    """The folder of public models and data; tests that need it are skipped where it is not."""
+    root = Path(os.environ.get("RAFT_DATA") or Path(__file__).parents[1].with_name("shared"))
+    if not (root / "data").is_dir():
+        pytest.skip(f"no public data in {root}: set RAFT_DATA to the folder that holds data/")
+    return root

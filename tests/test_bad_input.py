@@ -1,0 +1,221 @@
+"""Whatever a user may get wrong: exit code 2 and one line that says what, where and how to mend."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_runs
+
+import raft.appendlog
+import raft.loop
+from raft.cli import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line with which the command refuses, without its beginning."""
+    assert main(["run", "--quiet", *map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("raft: ") and captured.err.endswith("\n")
+    assert captured.err.count("\n") == 1, "exactly one line"
+    return captured.err.removeprefix("raft: ").rstrip("\n")
+
+
+def prompts_file(root: Path, *lines: str) -> dict[str, Any]:
+    (root / "own.jsonl").write_text("".join(line + "\n" for line in lines))
+    return {
+        "prompts": {"path": str(root / "own.jsonl"), "per_iteration": 2},
+        "eval": {"prompts": 1},
+    }
+
+
+def good_lines(count: int) -> list[str]:
+    return [json.dumps({"prompt": f"tree {number}"}) for number in range(count)]
+
+
+def test_unknown_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = toy_runs.config_file(tmp_path)
+    message = refused(capsys, file, "sampling.kk=3")
+    assert message == f"{file}: sampling.kk: unknown key; did you mean sampling.k?"
+
+
+def test_missing_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "nowhere.yaml").startswith("nowhere.yaml: no such config file")
+
+
+def test_k_too_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, toy_runs.config_file(tmp_path), "select.strategy=top_m", "select.m=5")
+    assert "select.m: 5 is more than the 4 samples of a prompt" in message
+
+
+def test_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = toy_runs.config_file(tmp_path)
+    assert refused(capsys, file, "policy.model=./nowhere").startswith(
+        "policy.model: no such folder"
+    )
+    (tmp_path / "empty").mkdir()
+    message = refused(capsys, file, f"policy.model={tmp_path / 'empty'}")
+    assert message.startswith("policy.model:") and "no config.json" in message
+    message = refused(capsys, file, "reward={kind: model, model: ./nowhere}")
+    assert message.startswith("reward.model: no such folder")
+
+
+def test_model_that_no_hub_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # a relative path with a typo looks like a hub name; offline, the hub has nothing
+    message = refused(capsys, toy_runs.config_file(tmp_path), "policy.model=models/none")
+    assert message.startswith("policy.model: ") and "models/none" in message
+
+
+def test_broken_prompt_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [*good_lines(16), '{"prompt": "tree', *good_lines(3)]
+    file = toy_runs.config_file(tmp_path, **prompts_file(tmp_path, *lines))
+    assert refused(capsys, file).startswith(f"{tmp_path / 'own.jsonl'}:17: not valid JSON")
+
+
+def test_empty_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [*good_lines(4), '{"prompt": "  "}']
+    file = toy_runs.config_file(tmp_path, **prompts_file(tmp_path, *lines))
+    assert refused(capsys, file).startswith(f"{tmp_path / 'own.jsonl'}:5: 'prompt' is empty")
+
+
+def test_prompt_longer_than_the_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [*good_lines(8), json.dumps({"id": "novel", "prompt": "tree " * 600})]
+    file = toy_runs.config_file(tmp_path, **prompts_file(tmp_path, *lines))
+    message = refused(capsys, file)
+    assert message.startswith("prompt 'novel': 600 tokens and 12 new ones do not fit")
+    assert main(["run", "--quiet", str(file), "prompts.max_tokens=500"]) == 0
+
+
+def test_too_few_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = toy_runs.config_file(tmp_path)
+    message = refused(capsys, file, "prompts.per_iteration=51")
+    assert message.startswith("prompts.per_iteration: 51 asked for, 50 prompts there are")
+    assert refused(capsys, file, "eval.prompts=60").startswith("eval.prompts: holding out 60 of 60")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("raise KeyError('answer')", "raised KeyError: 'answer'"),
+        ("return [float('nan')] * len(completions)", "gave nan for prompt"),
+        ("return [1.0]", "returned 1 scores for"),
+        ("return 'good'", "returned a str"),
+        ("raise ValueError('two\\nlines')", "raised ValueError: two lines"),
+    ],
+)
+def test_reward_function_that_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], body: str, expected: str
+) -> None:
+    # the user's code, so the user's to mend; then the same command goes on with what was drawn
+    file = toy_runs.config_file(tmp_path, reward=toy_runs.reward_file(tmp_path, body))
+    assert expected in refused(capsys, file)
+    drawn = (tmp_path / "run/iterations/000/.eval.samples").read_text()
+    assert drawn.count("\n") == 10
+    toy_runs.reward_file(tmp_path, "return [float(len(c)) for c in completions]")
+    assert main(["run", "--quiet", str(file)]) == 0
+    assert toy_runs.metrics(tmp_path / "run")[-1]["iteration"] == 3
+    first = json.loads(drawn.splitlines()[0])
+    kept = {row["id"]: row for row in toy_runs.rows(tmp_path / "run/iterations/000/eval.jsonl")}
+    assert kept[first["id"]]["responses"] == first["responses"]
+
+
+def test_reward_function_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = toy_runs.config_file(tmp_path)
+    assert "'word_lits'" in refused(capsys, file, "reward.function=word_lits")
+    assert "nowhere.py" in refused(capsys, file, "reward.function=nowhere.py:score")
+    assert "'lexikon'" in refused(capsys, file, "reward.arguments={lexikon: {}}")
+
+
+def test_nothing_selectable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = toy_runs.config_file(tmp_path)
+    message = refused(capsys, file, "select.reject_pattern=.")
+    assert message.startswith("select: no sample of 48 can be selected (unselectable: rejected 48)")
+
+
+def test_folder_of_another_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = toy_runs.config_file(tmp_path, iterations=1)
+    assert main(["run", "--quiet", str(file)]) == 0
+    capsys.readouterr()
+    message = refused(capsys, file, "sampling.temperature=0.7", "seed=4")
+    assert message.startswith("run_dir: ") and "belongs to another config" in message
+    assert "sampling.temperature 1.0 → 0.7" in message and "seed 3 → 4" in message
+
+
+def test_run_dir_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = toy_runs.config_file(tmp_path)
+    (tmp_path / "file").touch()
+    assert refused(capsys, file, f"run_dir={tmp_path / 'file'}").startswith("run_dir: cannot make")
+    message = refused(capsys, file, f"run_dir={tmp_path / 'file' / 'below'}")
+    assert message.startswith("run_dir: cannot make")
+
+
+def test_damaged_files_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = toy_runs.config_file(tmp_path, iterations=1)
+    assert main(["run", "--quiet", str(file)]) == 0
+    capsys.readouterr()
+    run = tmp_path / "run"
+    whole = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(whole[:-20])
+    assert "metrics.jsonl:3: damaged row" in refused(capsys, file, "iterations=2")
+    (run / "metrics.jsonl").write_text(whole)
+    (run / "config.yaml").write_text("a: [")
+    assert "config.yaml: damaged" in refused(capsys, file, "iterations=2")
+
+
+@pytest.mark.parametrize("limit", [100, 1500, 6000, 12000])
+def test_a_full_disk(tmp_path: Path, limit: int) -> None:
+    # a limit on the size of files is as good as a full disk: the kernel cuts the write short
+    sections = {"prompts": {"per_iteration": 30}, "iterations": 2}
+    straight = toy_runs.config_file(tmp_path, run_dir=str(tmp_path / "straight"), **sections)
+    assert main(["run", "--quiet", str(straight)]) == 0
+    file = toy_runs.config_file(tmp_path, **sections)
+    done = subprocess.run(
+        toy_runs.command("run", "--quiet", file),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("raft: ") and "no space left on the disk" in done.stderr
+    assert main(["run", "--quiet", str(file)]) == 0
+    assert toy_runs.results(tmp_path / "run") == toy_runs.results(tmp_path / "straight")
+    assert toy_runs.hidden(tmp_path / "run") == []
+
+
+def test_a_fault_of_ours_is_one_line_and_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("engine\nexploded")
+
+    monkeypatch.setattr(raft.loop, "collect", fail)
+    file = str(toy_runs.config_file(tmp_path))
+    assert main(["run", "--quiet", file]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("raft: RuntimeError: engine exploded") and message.count("\n") == 1
+    assert "RAFT_DEBUG=1" in message
+    monkeypatch.setenv("RAFT_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        main(["run", "--quiet", file])
+
+
+def test_interrupting_in_this_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(raft.appendlog.AppendLog, "append", interrupt)
+    assert main(["run", "--quiet", str(toy_runs.config_file(tmp_path))]) == 130
+    error = capsys.readouterr().err
+    assert error == "raft: interrupted; the same command goes on from here\n"

@@ -1,0 +1,121 @@
+"""The command line: help, exit codes, and what it costs to ask."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import toy_runs
+
+from raft import __version__
+from raft.cli import main, parser
+
+
+def subcommands(of: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    for action in of._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.items()
+
+
+COMMANDS = dict(subcommands(parser()))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    # what makes help slow is what it imports
+    code = (
+        "import sys\nfrom raft.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = ['torch', 'ray', 'transformers', 'vllm', 'trl', 'datasets', 'numpy', 'pydantic']\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr.strip() == "[]"
+
+
+def test_the_fixed_commands_exist() -> None:
+    assert {"demo", "run", "curves", "validate"} <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_argument_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert COMMANDS[name].description and "usage: raft" in text
+    for action in COMMANDS[name]._actions:
+        said = action.help or action.metavar
+        assert said, f"{name}: {action.dest} has no help"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"raft {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["run", "x.yaml", "--fast"]])
+def test_a_wrong_command_line_is_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_run_says_where_its_curves_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # overrides may stand before and after options
+    file = str(toy_runs.config_file(tmp_path))
+    assert main(["run", file, "iterations=1", "--quiet", "seed=9"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"curves: {tmp_path / 'run/curves.png'}\n"
+    assert captured.err == ""
+    assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert toy_runs.read_yaml(tmp_path / "run/config.yaml")["seed"] == 9
+
+
+def test_a_run_tells_its_story_line_by_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(toy_runs.config_file(tmp_path, iterations=1))]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any("engine toy" in line for line in lines)
+    assert sum("iteration 1 | held-out reward" in line for line in lines) == 1
+
+
+def test_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(toy_runs.config_file(tmp_path))
+    assert main(["validate", file, "sampling.k=3"]) == 0
+    assert main(["validate", file, "sampling.kk=3"]) == 2
+    assert main(["validate"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+    assert main(["validate", "--keys"]) == 0
+    assert "sampling.k  (default 8)" in capsys.readouterr().out
+
+
+def test_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--quiet", str(toy_runs.config_file(tmp_path, iterations=1))]) == 0
+    out = tmp_path / "drawn.svg"
+    assert main(["curves", str(tmp_path / "run"), "--out", str(out)]) == 0
+    assert out.stat().st_size > 0
+    assert main(["curves", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
+    command = " ".join(map(str, toy_runs.command("validate", "--keys")))
+    done = subprocess.run(
+        ["sh", "-c", f"{command} | true"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stderr == ""

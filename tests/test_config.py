@@ -1,0 +1,236 @@
+"""What a config may say: overrides, typos, contradictions, and the configs that we ship."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_runs
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.config import _apply, describe_keys, known_keys, load_config, make_config
+from rollout.types import InputError
+
+ROOT = Path(__file__).parents[1]
+RUN_CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if {"policy", "prompts", "reward"} <= (yaml.safe_load(path.read_text()) or {}).keys()
+)
+
+# the keys of the design; users' files rely on them
+KEPT = [
+    "run_dir",
+    "seed",
+    "iterations",
+    "policy.model",
+    "policy.engine",
+    "policy.dtype",
+    "prompts.path",
+    "prompts.per_iteration",
+    "sampling.k",
+    "sampling.temperature",
+    "sampling.max_new_tokens",
+    "sampling.seed_per_prompt",
+    "reward.kind",
+    "reward.model",
+    "gold",
+    "select.strategy",
+    "train.learning_rate",
+    "train.epochs",
+    "train.batch_size",
+    "train.lora",
+    "eval.prompts",
+    "cluster.address",
+    "cluster.rollout_workers",
+    "cluster.reward_workers",
+]
+
+
+def refused(root: Path, **sections: Any) -> str:
+    """The one line that refuses these settings."""
+    with pytest.raises(InputError) as caught:
+        make_config(toy_runs.settings(root, **sections), "run.yaml")
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith("run.yaml: ")
+    return message.removeprefix("run.yaml: ")
+
+
+def overridden(root: Path, *overrides: str) -> Any:
+    return load_config(toy_runs.config_file(root), list(overrides))
+
+
+@pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_our_configs_are_valid_and_say_how_to_run_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAFT_DATA", "/data")
+    load_config(path)
+    first = path.read_text().splitlines()[0]
+    assert re.fullmatch(rf"# raft run {re.escape(str(path.relative_to(ROOT)))}( .*)?", first)
+
+
+def test_there_are_configs() -> None:
+    assert RUN_CONFIGS
+
+
+def test_the_promised_keys_exist() -> None:
+    assert set(KEPT) <= set(known_keys())
+    described = "\n".join(describe_keys())
+    assert all(re.search(rf"^{re.escape(key)}[ .]", described, re.MULTILINE) for key in KEPT)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "meant"),
+    [
+        ("sampling", "temprature", "sampling.temperature"),
+        ("train", "learning_rte", "train.learning_rate"),
+        ("prompts", "per_iter", "prompts.per_iteration"),
+    ],
+)
+def test_a_typo_is_refused_with_the_key_that_was_meant(
+    tmp_path: Path, section: str, key: str, meant: str
+) -> None:
+    message = refused(tmp_path, **{section: {key: 1}})
+    assert message == f"{section}.{key}: unknown key; did you mean {meant}?"
+
+
+def test_every_complaint_is_said_at_once(tmp_path: Path) -> None:
+    message = refused(tmp_path, sampling={"k": 0}, train={"epochs": -1}, iterationz=3)
+    assert "sampling.k: " in message and "train.epochs: " in message
+    assert "iterationz: unknown key; did you mean iterations?" in message
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"sampling": {"k": 2}, "select": {"strategy": "top_m", "m": 3}}, "select.m: 3 is more"),
+        ({"sampling": {"k": 1}, "select": {"strategy": "best_and_worst"}}, "sampling.k: 1 is too"),
+        ({"select": {"strategy": "top_m"}}, "select.m: top_m needs it"),
+        ({"select": {"strategy": "best_of_n"}}, "select.strategy: 'best_of_n' is not known"),
+        ({"select": {"minimum": 0.5}}, "select.minimum: best_of_k takes no arguments"),
+        ({"select": {"reject_pattern": "("}}, "select: reject_pattern is no regular expression"),
+        ({"sampling": {"temperature": 0}}, "sampling: temperature 0 draws the same response k=4"),
+        ({"sampling": {"temperature": 0, "k": 1}}, "eval.k: 2 at temperature 0 are all the same"),
+        ({"eval": {"temperature": 0}}, "eval.k: 2 at temperature 0 are all the same"),
+        ({"sampling": {"min_new_tokens": 50}}, "sampling: min_new_tokens 50 is more than max"),
+        ({"reward": {"kind": "model"}}, "reward: kind model needs the key model"),
+        ({"reward": {"function": None}}, "reward: kind function needs the key function"),
+        ({"gold": {"kind": "model"}}, "gold: kind model needs the key model"),
+        ({"eval": {"prompts": 0}}, "eval.prompts"),
+        ({"policy": {"engine": "vlm"}}, "policy.engine: "),
+        ({"seed": -1}, "seed: "),
+        ({"iterations": 2.5}, "iterations: "),
+        ({"prompts": None}, "prompts: "),
+    ],
+)
+def test_contradictions_are_refused_before_anything_starts(
+    tmp_path: Path, sections: dict[str, Any], expected: str
+) -> None:
+    assert expected in refused(tmp_path, **sections)
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    settings = toy_runs.settings(tmp_path)
+    del settings["policy"], settings["prompts"]["path"]
+    with pytest.raises(InputError, match=r"^config: policy: missing; prompts\.path: missing$"):
+        make_config(settings)
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    found = overridden(
+        tmp_path,
+        "sampling.k=16",
+        "train.learning_rate=3e-4",
+        "train.lora.r=4",
+        "sampling.stop=['#', \"\\n\"]",
+        "reward.arguments.lexicon.positive=[a, b]",
+        "policy.dtype=float32",
+        "run_dir=runs/a=b",
+        "gold=null",
+    )
+    assert found.sampling.k == 16
+    assert found.train.learning_rate == 3e-4
+    assert found.train.lora.r == 4
+    assert found.sampling.stop == ["#", "\n"]
+    assert found.reward.arguments["lexicon"]["positive"] == ["a", "b"]
+    assert found.policy.dtype == "float32"
+    assert found.run_dir == "runs/a=b"
+    assert found.sampling.max_new_tokens == 12, "what is not overridden stays"
+
+
+@given(st.floats(min_value=1e-30, max_value=1e30))
+def test_a_number_in_any_notation_is_that_number(value: float) -> None:
+    # also where no type is declared, as in a reward function's arguments
+    for text in (repr(value), f"{value:.17e}", f"{value:.17E}".replace("E+", "E")):
+        data: dict[str, Any] = {}
+        _apply(data, f"a.b={text}")
+        assert data == {"a": {"b": value}}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("sampling.k", "write key=value"),
+        ("=3", "write key=value"),
+        ("sampling.k=[", "the value is no YAML"),
+        ("seed.x=1", "seed is no section"),
+        ("sampling.kk=2", "sampling.kk: unknown key; did you mean sampling.k?"),
+        ("sampling..k=2", "unknown key"),
+        ("sampling.k=two", "sampling.k: "),
+    ],
+)
+def test_a_wrong_override_is_one_line(tmp_path: Path, override: str, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        overridden(tmp_path, override)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_empty_section_may_be_filled_by_an_override(tmp_path: Path) -> None:
+    file = toy_runs.config_file(tmp_path, train=None)
+    assert load_config(file, ["train.epochs=2"]).train.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a: [1,", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"seed: 2020-13-45", "not valid YAML"),
+        (b"- a\n- b", "a config is a mapping of keys, not list"),
+        (b"0", "a config is a mapping of keys, not int"),
+        (b"", "run_dir: missing"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path: Path, content: bytes, expected: str) -> None:
+    (tmp_path / "broken.yaml").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_config(tmp_path / "broken.yaml")
+    message = str(caught.value)
+    assert expected in message and "broken.yaml" in message and "\n" not in message
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such config file"):
+        load_config("nowhere.yaml")
+
+
+def test_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAFT_DATA", "/data")
+    monkeypatch.setenv("NAME", "a-b")
+    found = make_config(
+        toy_runs.settings(tmp_path, prompts={"path": "${RAFT_DATA}/p.jsonl"}, run_dir="r/${NAME}")
+    )
+    assert (found.prompts.path, found.run_dir) == ("/data/p.jsonl", "r/a-b")
+    assert "${NONE} is not set" in refused(tmp_path, run_dir="${NONE}/r")
+
+
+def test_the_resolved_config_is_a_config(tmp_path: Path) -> None:
+    # what a run writes into its folder can be run again
+    first = toy_runs.config(tmp_path, train={"lora": {"r": 4}}, select={"min_chars": 3})
+    again = yaml.safe_load(yaml.safe_dump(first.model_dump(mode="json")))
+    assert make_config(again) == first

@@ -1,0 +1,417 @@
+"""A whole RAFT run in one process over the toy policy: what it does, writes and repeats."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy_runs
+
+import raft.loop
+from raft.assemble import load_prompts
+from raft.config import RunConfig
+from raft.loop import run
+from raft.rollout_store import RolloutStore
+from raft.schedule import prompts_of
+from rollout.toy_engine import ToyEngine, write_toy
+from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
+
+EVAL_KEYS = (
+    "iteration",
+    "eval/reward_mean",
+    "eval/reward_ci95",
+    "eval/best_of_k",
+    "eval/gold_mean",
+    "eval/win_rate",
+    "time/eval",
+    "time/iteration",
+    "policy/version",
+)
+TRAIN_KEYS = (
+    "rollout/reward_mean",
+    "select/reward_mean",
+    "select/kept",
+    "train/loss",
+    "rollout/tokens_per_second",
+    "time/generate",
+    "time/score",
+    "time/select",
+    "time/train",
+    "time/sync",
+    "time/iteration",
+    "policy/version",
+)
+
+
+def of_phase(folder: Path, phase: str) -> list[dict[str, Any]]:
+    return [row for row in toy_runs.metrics(folder) if row["phase"] == phase]
+
+
+def trained_ids(folder: Path) -> list[list[str]]:
+    files = sorted(folder.glob("iterations/*/rollouts.jsonl"))
+    return [[row["id"] for row in toy_runs.rows(file)] for file in files]
+
+
+def words(text: str) -> float:
+    """The reward of these runs, counted another way than `word_list` does."""
+    return float(text.split().count("good") - text.split().count("bad"))
+
+
+def test_the_reward_rises(tmp_path: Path) -> None:
+    # best of 4 on "good" minus "bad" must move a uniform policy far beyond the interval
+    folder = run(toy_runs.config(tmp_path, iterations=6, train={"learning_rate": 2.0}))
+    curve = [row["eval/reward_mean"] for row in of_phase(folder, "eval")]
+    first = of_phase(folder, "eval")[0]
+    assert len(curve) == 7
+    assert curve[-1] > curve[0] + 2 * first["eval/reward_ci95"] + 1
+    assert of_phase(folder, "eval")[-1]["eval/win_rate"] > 0.65
+
+
+def test_the_run_folder_holds_what_is_promised(tmp_path: Path) -> None:
+    gold = {"kind": "function", "function": "length", "arguments": {}}
+    folder = run(toy_runs.config(tmp_path, gold=gold, keep_checkpoints=2))
+    evaluated, trained = of_phase(folder, "eval"), of_phase(folder, "train")
+    assert [row["iteration"] for row in evaluated] == [0, 1, 2, 3]
+    assert [row["iteration"] for row in trained] == [1, 2, 3]
+    assert all(set(EVAL_KEYS) <= row.keys() for row in evaluated)
+    assert all(set(TRAIN_KEYS) <= row.keys() for row in trained)
+    assert all(row["policy/version"] == row["iteration"] for row in evaluated + trained)
+    for name in ("config.yaml", "env.json", "metrics.jsonl", "curves.png"):
+        assert (folder / name).stat().st_size > 0
+    kept = [path.parent.name for path in sorted(folder.glob("iterations/*/checkpoint"))]
+    assert kept == ["002", "003"]
+    assert toy_runs.hidden(folder) == []
+
+
+def test_every_sample_is_kept_with_its_origin(tmp_path: Path) -> None:
+    # the last version's samples come from versions 0, 1, 2 in turn; K of everything
+    folder = run(toy_runs.config(tmp_path))
+    for number in (1, 2, 3):
+        for row in toy_runs.rows(folder / f"iterations/{number:03d}/rollouts.jsonl"):
+            assert row["policy_version"] == number - 1
+            lists = ("responses", "scores", "finish_reasons", "seeds", "token_ids")
+            assert [len(row[key]) for key in lists] == [4] * 5
+            assert len(set(row["seeds"])) == 4
+            assert row["scores"] == [words(text) for text in row["responses"]]
+
+
+def test_samples_come_from_the_stated_policy_and_seed(tmp_path: Path) -> None:
+    # draw one stored sample again from its checkpoint, its seed and nothing else
+    settings = toy_runs.config(tmp_path, keep_checkpoints=9)
+    folder = run(settings)
+    engine = ToyEngine(str(folder / "iterations/002/checkpoint"), version=2)
+    sampling = raft.loop.train_sampling(settings)
+    for row in toy_runs.rows(folder / "iterations/003/rollouts.jsonl")[:5]:
+        for seed, ids in zip(row["seeds"], row["token_ids"], strict=True):
+            assert list(engine._draw(seed, sampling).token_ids) == ids
+
+
+def test_selected_rows_are_the_best_of_each_prompt(tmp_path: Path) -> None:
+    # recomputed from rollouts.jsonl with plain Python; the first of equals
+    folder = run(toy_runs.config(tmp_path))
+    for home in sorted(folder.glob("iterations/00[123]")):
+        rollouts = toy_runs.rows(home / "rollouts.jsonl")
+        expected = []
+        for row in rollouts:
+            best = row["scores"].index(max(row["scores"]))
+            ids = (row["prompt_token_ids"], row["token_ids"][best])
+            expected.append((row["id"], row["responses"][best], row["scores"][best], *ids))
+        found = [
+            (r["id"], r["response"], r["score"], r["prompt_token_ids"], r["token_ids"])
+            for r in toy_runs.rows(home / "selected.jsonl")
+        ]
+        assert found == expected
+
+
+def test_metrics_match_the_stored_rows(tmp_path: Path) -> None:
+    folder = run(toy_runs.config(tmp_path))
+    start = toy_runs.rows(folder / "iterations/000/eval.jsonl")
+    for row in of_phase(folder, "eval"):
+        stored = toy_runs.rows(folder / f"iterations/{row['iteration']:03d}/eval.jsonl")
+        assert row["eval/reward_mean"] == pytest.approx(np.mean([r["scores"] for r in stored]))
+        assert row["eval/best_of_k"] == pytest.approx(np.mean([max(r["scores"]) for r in stored]))
+        wins = [
+            (a > b) + 0.5 * (a == b)
+            for new, old in zip(stored, start, strict=True)
+            for a in new["scores"]
+            for b in old["scores"]
+        ]
+        assert row["eval/win_rate"] == pytest.approx(np.mean(wins))
+    for row in of_phase(folder, "train"):
+        home = folder / f"iterations/{row['iteration']:03d}"
+        scores = [r["scores"] for r in toy_runs.rows(home / "rollouts.jsonl")]
+        assert row["rollout/reward_mean"] == pytest.approx(np.mean(scores))
+        assert row["select/reward_mean"] == pytest.approx(np.mean(np.max(scores, axis=1)))
+
+
+def test_the_update_is_maximum_likelihood_on_the_selected_tokens(tmp_path: Path) -> None:
+    # one step from uniform logits: logits change by (share of each token - 1/V)
+    folder = run(toy_runs.config(tmp_path, iterations=1, keep_checkpoints=1))
+    chosen = toy_runs.rows(folder / "iterations/001/selected.jsonl")
+    tokens = [token for row in chosen for token in row["token_ids"]]
+    share = np.bincount(tokens, minlength=len(toy_runs.WORDS)) / len(tokens)
+    logits = ToyEngine(str(folder / "iterations/001/checkpoint"))._logits
+    np.testing.assert_allclose(logits, share - 1 / len(toy_runs.WORDS), atol=1e-12)
+
+
+def test_held_out_prompts_are_never_trained_on(tmp_path: Path) -> None:
+    # by text, with a corpus that repeats itself under other ids
+    settings = toy_runs.settings(tmp_path, iterations=5)
+    prompts = Path(settings["prompts"]["path"])
+    prompts.write_text(prompts.read_text() * 2)
+    folder = run(toy_runs.config(tmp_path, iterations=5))
+    held_out = {r["prompt"] for r in toy_runs.rows(folder / "iterations/000/eval.jsonl")}
+    files = folder.glob("iterations/*/rollouts.jsonl")
+    trained = {row["prompt"] for file in files for row in toy_runs.rows(file)}
+    assert len(held_out) > 0 and trained
+    assert not held_out & trained
+
+
+def test_a_held_out_file_is_never_trained_on(tmp_path: Path) -> None:
+    settings = toy_runs.settings(tmp_path)
+    lines = Path(settings["prompts"]["path"]).read_text().splitlines(keepends=True)
+    (tmp_path / "held_out.jsonl").write_text("".join(lines[10:20]))
+    own = {"prompts": str(tmp_path / "held_out.jsonl")}
+    prompts, held_out = load_prompts(toy_runs.config(tmp_path, eval=own))
+    assert len(prompts) == 50 and len(held_out) == 10
+    assert not {p.content for p in prompts} & {p.content for p in held_out}
+
+
+def test_the_same_held_out_prompts_and_seeds_every_time(tmp_path: Path) -> None:
+    folder = run(toy_runs.config(tmp_path))
+    rows = [toy_runs.rows(file) for file in sorted(folder.glob("iterations/*/eval.jsonl"))]
+    origins = [[(row["id"], row["seeds"]) for row in of_one] for of_one in rows]
+    assert len(origins) == 4 and all(one == origins[0] for one in origins)
+
+
+def test_prompts_are_taken_without_replacement(tmp_path: Path) -> None:
+    # 50 prompts in slices of 12: four disjoint slices, then the rest and a new round
+    folder = run(toy_runs.config(tmp_path, iterations=8))
+    batches = trained_ids(folder)
+    assert all(len(set(batch)) == 12 for batch in batches)
+    assert len({one for batch in batches[:4] for one in batch}) == 48
+    assert len({one for batch in batches[:5] for one in batch}) == 50
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    first = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "a")))
+    second = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "b")))
+    other = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "c"), seed=4))
+    assert toy_runs.results(first) == toy_runs.results(second)
+    assert toy_runs.lasting(first) == toy_runs.lasting(second)
+    chosen = "iterations/001/selected.jsonl"
+    assert toy_runs.results(first)[chosen] != toy_runs.results(other)[chosen]
+
+
+def test_the_number_of_workers_changes_no_row(tmp_path: Path) -> None:
+    one = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "a")))
+    many = {"address": "inline", "rollout_workers": 3, "reward_workers": 2}
+    three = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "b"), cluster=many))
+    assert toy_runs.results(one) == toy_runs.results(three)
+    assert toy_runs.lasting(one) == toy_runs.lasting(three)
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    settings = toy_runs.config(tmp_path)
+    folder = run(settings)
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*.*")}
+    run(settings)
+    after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*.*")}
+    before.pop(folder / "run.lock")
+    after.pop(folder / "run.lock")
+    assert before == after
+
+
+def test_more_iterations_continue_as_one_longer_run(tmp_path: Path) -> None:
+    straight = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "a"), iterations=5))
+    run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "b"), iterations=2))
+    continued = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "b"), iterations=5))
+    assert toy_runs.results(straight) == toy_runs.results(continued)
+    assert toy_runs.lasting(straight) == toy_runs.lasting(continued)
+
+
+def test_fewer_iterations_redo_nothing(tmp_path: Path) -> None:
+    # with eval.every 2, iteration 1 was never evaluated, and no policy of version 1 speaks any more
+    own = {"prompts": 10, "k": 2, "every": 2}
+    folder = run(toy_runs.config(tmp_path, iterations=4, eval=own))
+    before = toy_runs.results(folder)
+    run(toy_runs.config(tmp_path, iterations=1, eval=own))
+    assert toy_runs.results(folder) == before
+
+
+def test_evaluating_now_and_then(tmp_path: Path) -> None:
+    folder = run(toy_runs.config(tmp_path, iterations=5, eval={"prompts": 10, "every": 2}))
+    assert [row["iteration"] for row in of_phase(folder, "eval")] == [0, 2, 4, 5]
+    assert all(row["time/iteration"] > 0 for row in of_phase(folder, "train"))
+
+
+def test_no_iterations_is_an_evaluation(tmp_path: Path) -> None:
+    folder = run(toy_runs.config(tmp_path, iterations=0))
+    assert [row["phase"] for row in toy_runs.metrics(folder)] == ["eval"]
+
+
+def test_best_and_worst_writes_pairs(tmp_path: Path) -> None:
+    folder = run(toy_runs.config(tmp_path, select={"strategy": "best_and_worst"}))
+    rollouts = {row["id"]: row for row in toy_runs.rows(folder / "iterations/001/rollouts.jsonl")}
+    chosen = toy_runs.rows(folder / "iterations/001/selected.jsonl")
+    differing = [key for key, row in rollouts.items() if len(set(row["scores"])) > 1]
+    assert [row["id"] for row in chosen] == differing
+    for row in chosen:
+        scores = rollouts[row["id"]]["scores"]
+        assert (row["score"], row["rejected"]["score"]) == (max(scores), min(scores))
+        assert words(row["rejected"]["response"]) == min(scores)
+
+
+def test_threshold_keeps_what_reaches_it(tmp_path: Path) -> None:
+    folder = run(
+        toy_runs.config(tmp_path, select={"strategy": "threshold", "minimum": 1.0}, iterations=1)
+    )
+    rollouts = toy_runs.rows(folder / "iterations/001/rollouts.jsonl")
+    expected = [s for row in rollouts for s in row["scores"] if s >= 1]
+    kept = [row["score"] for row in toy_runs.rows(folder / "iterations/001/selected.jsonl")]
+    assert kept == expected
+    assert of_phase(folder, "train")[0]["select/kept"] == len(expected)
+
+
+def test_missing_scores_are_never_selected(tmp_path: Path) -> None:
+    # NaN for every response with the word that the reward loves most
+    body = "return [float('nan') if 'good' in c else float(len(c)) for c in completions]"
+    reward = {**toy_runs.reward_file(tmp_path, body), "non_finite": "missing"}
+    folder = run(toy_runs.config(tmp_path, reward=reward))
+    trained = of_phase(folder, "train")
+    for row in trained:
+        home = folder / f"iterations/{row['iteration']:03d}"
+        assert all("good" not in r["response"] for r in toy_runs.rows(home / "selected.jsonl"))
+        scores = [s for r in toy_runs.rows(home / "rollouts.jsonl") for s in r["scores"]]
+        assert row["rollout/reward_missing"] == scores.count(None) > 0
+        assert row["select/refused_not_finite"] == scores.count(None)
+
+
+def test_filters_are_counted(tmp_path: Path) -> None:
+    select = {"allow_truncated": False, "reject_pattern": "bad", "unique": True}
+    folder = run(toy_runs.config(tmp_path, select=select, iterations=1))
+    chosen = toy_runs.rows(folder / "iterations/001/selected.jsonl")
+    assert all(r["finish_reason"] == "stop" and "bad" not in r["response"] for r in chosen)
+    rollouts = toy_runs.rows(folder / "iterations/001/rollouts.jsonl")
+    rejected = sum("bad" in text for row in rollouts for text in row["responses"])
+    assert of_phase(folder, "train")[0]["select/refused_rejected"] == rejected
+
+
+def test_changed_prompts_are_refused(tmp_path: Path) -> None:
+    # the config is the same, its prompt file is not: stored samples answer other questions
+    settings = toy_runs.config(tmp_path, iterations=1)
+    run(settings)
+    toy_runs.write_prompts(tmp_path / "prompts.jsonl", 61)
+    with pytest.raises(InputError, match="prompts"):
+        run(toy_runs.config(tmp_path, iterations=2))
+
+
+def test_another_config_is_refused_once_samples_exist(tmp_path: Path) -> None:
+    run(toy_runs.config(tmp_path, iterations=1))
+    with pytest.raises(InputError, match=r"sampling\.temperature 1\.0 → 0\.7"):
+        run(toy_runs.config(tmp_path, sampling={"temperature": 0.7}))
+
+
+def test_a_mistake_may_be_mended_before_the_first_sample(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        run(toy_runs.config(tmp_path, prompts={"path": str(tmp_path / "promts.jsonl")}))
+    with pytest.raises(InputError, match="no reward function"):
+        run(toy_runs.config(tmp_path, reward={"function": "word_lits"}))
+    assert run(toy_runs.config(tmp_path)).is_dir()
+
+
+def test_an_engine_that_keeps_its_old_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # it claims the new version and holds the old weights
+    def claim(engine: ToyEngine, path: str, version: int) -> None:
+        engine.version = version
+
+    monkeypatch.setattr(ToyEngine, "load_weights", claim)
+    with pytest.raises(StaleWeightsError, match="does not hold policy version 1"):
+        run(toy_runs.config(tmp_path))
+    monkeypatch.undo()
+    # nothing was drawn under the wrong weights: going on gives the undisturbed run
+    folder = run(toy_runs.config(tmp_path))
+    straight = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "straight")))
+    assert toy_runs.results(folder) == toy_runs.results(straight)
+
+
+def test_one_token_prompts_do_not_disarm_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_runs.settings(tmp_path)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "tree"}\n{"prompt": "house"}\n' * 20)
+    monkeypatch.setattr(ToyEngine, "load_weights", lambda e, _, v: setattr(e, "version", v))
+    with pytest.raises(StaleWeightsError):
+        run(toy_runs.config(tmp_path, prompts={"per_iteration": 5}, eval={"prompts": 1}))
+
+
+def test_engine_and_trainer_must_agree_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyEngine, "log_probs", lambda _, ids: [-1.0] * (len(ids) - 1))
+    with pytest.raises(StaleWeightsError, match="version 0"):
+        run(toy_runs.config(tmp_path))
+
+
+def test_an_engine_that_forgets_a_prompt_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ToyEngine.generate
+
+    def forgetful(engine: ToyEngine, prompts: list[Prompt], *rest: Any, **named: Any) -> Any:
+        return original(engine, prompts[1:], *rest, **named)
+
+    monkeypatch.setattr(ToyEngine, "generate", forgetful)
+    with pytest.raises(RuntimeError, match="1 prompts unanswered"):
+        run(toy_runs.config(tmp_path))
+
+
+def test_samples_of_another_version_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ToyEngine.generate
+
+    def liar(engine: ToyEngine, *rest: Any, **named: Any) -> Any:
+        for group in original(engine, *rest, **named):
+            yield dataclasses.replace(group, policy_version=group.policy_version + 1)
+
+    monkeypatch.setattr(ToyEngine, "generate", liar)
+    with pytest.raises(StaleWeightsError, match="drawn by policy version 1, asked for 0"):
+        run(toy_runs.config(tmp_path))
+
+
+def test_a_store_refuses_samples_of_another_version(tmp_path: Path) -> None:
+    prompt = Prompt("a", "tree")
+    store = RolloutStore(tmp_path, "rollouts", [prompt], version=2)
+    group = Group(prompt, (Completion(" x", (1,), "stop", 0),), policy_version=3)
+    with pytest.raises(StaleWeightsError, match="version 3, this file is of version 2"):
+        store.add_samples(group)
+
+
+def test_training_that_diverges_keeps_the_last_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # metrics must hold no NaN, and a checkpoint without a usable result must not count as one
+    from raft.toy_trainer import ToyTrainer
+
+    def diverging(self: ToyTrainer, rows: str, out: str, seed: int) -> Any:
+        write_toy(out, toy_runs.WORDS, [0.0])
+        raise InputError("train.learning_rate: training diverged; lower it")
+
+    monkeypatch.setattr(ToyTrainer, "train", diverging)
+    with pytest.raises(InputError, match="diverged"):
+        run(toy_runs.config(tmp_path))
+    assert not list((tmp_path / "run").glob("iterations/*/checkpoint"))
+
+
+def test_a_batch_is_what_the_schedule_says(tmp_path: Path) -> None:
+    settings: RunConfig = toy_runs.config(tmp_path)
+    folder = run(settings)
+    prompts, _ = load_prompts(settings)
+    expected = [[p.id for p in prompts_of(t, prompts, 12, settings.seed)] for t in (1, 2, 3)]
+    assert trained_ids(folder) == expected

@@ -1,0 +1,387 @@
+"""The three pools over workers that answer in any order, die and hang: no process is started."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_runs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import raft.reward_pool
+from raft.assemble import Pools
+from raft.collect import collect
+from raft.executors import InlineExecutor, Resources
+from raft.reward_pool import RewardPool
+from raft.rollout_pool import Policy, Probe, RolloutPool
+from raft.rollout_store import RolloutStore
+from raft.trainer_pool import TrainerPool
+from rollout.toy_engine import ToyEngine, write_toy
+from rollout.types import (
+    Completion,
+    EngineError,
+    Group,
+    Prompt,
+    Sampling,
+    StaleWeightsError,
+    WorkerDiedError,
+)
+
+SAMPLING = Sampling(k=2, max_new_tokens=6)
+REWARDS = {"reward": {"kind": "function", "function": "length", "arguments": {}}}
+anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+class Chaos:
+    """An executor in one process. Any call may be the next to answer; `deaths` of them kill."""
+
+    def __init__(self, seed: int = 0, deaths: int = 0) -> None:
+        self.random = random.Random(seed)
+        self.deaths = deaths
+        self.spawned: list[dict[str, Any]] = []
+        self.hanging: Callable[[_Worker, str], bool] = lambda worker, method: False
+        self.fatal: Callable[[_Worker, str], bool] = lambda worker, method: False
+
+    def spawn(
+        self, factory: Callable[..., Any], arguments: dict[str, Any], resources: Resources
+    ) -> _Worker:
+        self.spawned.append(arguments)
+        return _Worker(self, factory(**arguments), len(self.spawned) - 1)
+
+    def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any | None:
+        assert waiting
+        ready = [one for one in waiting if not one.hangs]
+        if timeout == 0 and self.random.random() < 0.5:
+            return None
+        assert ready, "waits for ever"
+        return self.random.choice(ready)
+
+    def close(self) -> None: ...
+
+    def dies(self, worker: _Worker, method: str) -> bool:
+        if self.fatal(worker, method):
+            return True
+        if self.deaths and self.random.random() < 0.3:
+            self.deaths -= 1
+            return True
+        return False
+
+
+class _Worker:
+    def __init__(self, executor: Chaos, target: Any, number: int) -> None:
+        self.executor, self.target, self.number = executor, target, number
+        self.dead = False
+
+    def call(self, method: str, *arguments: Any) -> _Answer:
+        return _Answer(self, method, iter([lambda: getattr(self.target, method)(*arguments)]))
+
+    def stream(self, method: str, *arguments: Any) -> _Answer:
+        def items() -> Iterator[Callable[[], Any]]:
+            for item in getattr(self.target, method)(*arguments):
+                yield lambda item=item: item
+
+        return _Answer(self, method, items())
+
+    def kill(self) -> None:
+        self.dead = True
+
+
+class _Answer:
+    def __init__(self, worker: _Worker, method: str, items: Iterator[Callable[[], Any]]) -> None:
+        self.worker, self.method, self.items = worker, method, items
+        self.kept: list[Any] = []
+
+    @property
+    def hangs(self) -> bool:
+        return self.worker.executor.hanging(self.worker, self.method)
+
+    def result(self) -> Any:
+        if not self.kept:
+            self.kept.append(self.take())
+        return self.kept[0]
+
+    def take(self) -> Any | None:
+        assert not self.hangs, "waits for ever"
+        if self.worker.dead or self.worker.executor.dies(self.worker, self.method):
+            self.worker.dead = True
+            raise WorkerDiedError("a worker process died")
+        item = next(self.items, None)
+        return None if item is None else item()
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    write_toy(tmp_path / "policy", toy_runs.WORDS, [0.1 * n for n in range(len(toy_runs.WORDS))])
+    return tmp_path / "policy"
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(f"p{number}", "tree", token_ids=(3,)) for number in range(count)]
+
+
+def rollout_pool(
+    executor: Any, model: Path, workers: int = 2, respawns: int = 3, version: int = 0
+) -> RolloutPool:
+    resources = [Resources()] * workers
+    policy = Policy(str(model), version)
+    return RolloutPool(executor, resources, {"engine": "auto"}, policy, respawns)
+
+
+def groups(count: int) -> list[Group]:
+    return [
+        Group(prompt, (Completion("x" * number, (number,), "stop", 0),), 0)
+        for number, prompt in enumerate(prompts(count))
+    ]
+
+
+@anywhere
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(0, 60), st.integers(0, 3))
+def test_every_prompt_is_answered_once_whoever_dies(
+    policy: Path, seed: int, workers: int, count: int, deaths: int
+) -> None:
+    # and by the same samples as one engine draws
+    pool = rollout_pool(Chaos(seed, deaths), policy, workers)
+    found = list(pool.generate(prompts(count), SAMPLING, 5, seed_per_prompt=True))
+    expected = ToyEngine(str(policy)).generate(prompts(count), SAMPLING, 5)
+    assert sorted(found, key=lambda g: g.prompt.id) == sorted(expected, key=lambda g: g.prompt.id)
+
+
+def test_more_deaths_than_allowed_end_it(policy: Path) -> None:
+    executor = Chaos()
+    pool = rollout_pool(executor, policy, respawns=2)
+    executor.fatal = lambda worker, method: method == "generate"
+    with pytest.raises(WorkerDiedError, match=r"died 3 times \(cluster.max_respawns is 2\)"):
+        list(pool.generate(prompts(4), SAMPLING, 5, seed_per_prompt=True))
+
+
+def test_deaths_are_counted_per_stage(policy: Path) -> None:
+    executor = Chaos()
+    pool = rollout_pool(executor, policy, workers=1, respawns=1)
+    for stage in range(5):
+        executor.fatal = lambda worker, _, stage=stage: worker.number == stage
+        assert len(list(pool.generate(prompts(4), SAMPLING, stage, seed_per_prompt=True))) == 4
+
+
+def test_workers_never_share_a_stream_of_random_numbers(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # without per-prompt seeds each worker draws from a seed of its own
+    seeds: list[int] = []
+    original = ToyEngine.generate
+
+    def noted(engine: ToyEngine, asked: Any, sampling: Any, seed: int, **named: Any) -> Any:
+        seeds.append(seed)
+        return original(engine, asked, sampling, seed, **named)
+
+    monkeypatch.setattr(ToyEngine, "generate", noted)
+    pool = rollout_pool(Chaos(), policy, workers=3)
+    list(pool.generate(prompts(9), SAMPLING, 5, seed_per_prompt=False))
+    assert len(set(seeds)) == 3
+    seeds.clear()
+    list(pool.generate(prompts(9), SAMPLING, 5, seed_per_prompt=True))
+    assert set(seeds) == {5}
+
+
+def test_a_replacement_holds_the_policy_of_now(policy: Path, tmp_path: Path) -> None:
+    # one worker dies in the sync, one afterwards; both come back with version 1, verified
+    write_toy(tmp_path / "next", toy_runs.WORDS, [1.0, 0, 0, 0, 0, 0, 2.0])
+    executor = Chaos()
+    pool = rollout_pool(executor, policy)
+    probe = Probe((1, 6), tuple(ToyEngine(str(tmp_path / "next")).log_probs((1, 6))), 1e-9)
+    executor.fatal = lambda worker, method: worker.number == 0 and method == "load_weights"
+    pool.sync(Policy(str(tmp_path / "next"), 1, probe))
+    executor.fatal = lambda worker, method: worker.number == 1
+    found = list(pool.generate(prompts(6), SAMPLING, 5, seed_per_prompt=True))
+    assert [one["version"] for one in executor.spawned] == [0, 0, 1, 1]
+    assert {group.policy_version for group in found} == {1} and len(found) == 6
+
+
+def test_a_replacement_with_other_weights_is_refused(policy: Path, tmp_path: Path) -> None:
+    executor = Chaos()
+    pool = rollout_pool(executor, policy)
+    probe = Probe((1, 6), tuple(ToyEngine(str(policy)).log_probs((1, 6))), 1e-9)
+    pool.verify(probe)
+    write_toy(policy, toy_runs.WORDS, [1.0, 0, 0, 0, 0, 0, 2.0])  # somebody changes the files
+    executor.fatal = lambda worker, method: worker.number == 0
+    with pytest.raises(StaleWeightsError, match="worker 0 does not hold policy version 0"):
+        list(pool.generate(prompts(4), SAMPLING, 5, seed_per_prompt=True))
+
+
+@pytest.mark.parametrize("found", [float("nan"), float("inf"), -1.2])
+def test_what_is_not_the_trainers_is_refused(
+    policy: Path, monkeypatch: pytest.MonkeyPatch, found: float
+) -> None:
+    pool = rollout_pool(InlineExecutor(), policy)
+    monkeypatch.setattr(ToyEngine, "log_probs", lambda *_: [found])
+    with pytest.raises(StaleWeightsError):
+        pool.verify(Probe((1, 2), (-1.0,), 0.1))
+
+
+def test_an_engine_of_another_version_refuses_to_draw(policy: Path) -> None:
+    pool = rollout_pool(InlineExecutor(), policy, version=3)
+    pool._policy = Policy(str(policy), 4)
+    with pytest.raises(StaleWeightsError, match=r"asked for policy version 4, .* holds 3"):
+        list(pool.generate(prompts(1), SAMPLING, 5, seed_per_prompt=True))
+
+
+def test_an_answer_twice_or_unasked_is_refused(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ToyEngine.generate
+    monkeypatch.setattr(
+        ToyEngine, "generate", lambda e, asked, *a, **k: original(e, [*asked, asked[0]], *a, **k)
+    )
+    pool = rollout_pool(InlineExecutor(), policy, workers=1)
+    with pytest.raises(EngineError, match="p0 twice or unasked"):
+        list(pool.generate(prompts(3), SAMPLING, 5, seed_per_prompt=True))
+
+
+def test_the_dead_are_replaced_when_they_are_put_to_sleep(policy: Path) -> None:
+    executor = Chaos()
+    rollout = rollout_pool(executor, policy)
+    reward = RewardPool(executor, [Resources()] * 2, REWARDS)
+    trainer = TrainerPool(executor, [Resources()], toy_trainer, {"model": str(policy)}, None)
+    for pool in (rollout, reward, trainer):
+        pool.sleep()
+        alive = len(executor.spawned)
+        executor.fatal = lambda worker, method, alive=alive: worker.number < alive
+        pool.wake()
+        assert len(executor.spawned) > alive
+        executor.fatal = lambda worker, method: False
+
+
+@anywhere
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 3),
+    st.integers(0, 50),
+    st.integers(1, 8),
+    st.integers(0, 3),
+)
+def test_every_group_gets_its_own_scores(
+    seed: int, workers: int, count: int, batch: int, deaths: int
+) -> None:
+    pool = RewardPool(Chaos(seed, deaths), [Resources()] * workers, REWARDS, batch_groups=batch)
+    found: dict[str, Any] = {}
+
+    def keep(scored: Any) -> None:
+        for group, scores in scored:
+            assert group.prompt.id not in found
+            found[group.prompt.id] = scores
+
+    for group in groups(count):
+        pool.submit(group, ["reward"])
+        keep(pool.ready())
+    while not pool.idle:
+        keep(pool.wait())
+    expected = {g.prompt.id: {"reward": length_scores(g)} for g in groups(count)}
+    assert found == expected
+
+
+def length_scores(group: Group) -> list[float | None]:
+    from rewards.build import build_reward
+
+    return build_reward(**REWARDS["reward"]).score_groups([group])[0]
+
+
+def test_a_free_reward_worker_does_not_wait_for_the_others() -> None:
+    # worker 0 hangs; worker 1 must get through all that is left
+    executor = Chaos()
+    pool = RewardPool(executor, [Resources()] * 2, REWARDS, batch_groups=2)
+    executor.hanging = lambda worker, method: worker.number == 0
+    for group in groups(12):
+        pool.submit(group, ["reward"])
+    scored = [group.prompt.id for _ in range(5) for group, _ in pool.wait()]
+    assert len(scored) == 10
+
+
+def test_what_waits_for_scores_waits_on_disk(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # scoring that never answers during generation must not gather groups in memory
+    monkeypatch.setattr(raft.reward_pool, "_BATCHES_AHEAD", 2)
+    executor = Chaos()
+    reward = RewardPool(executor, [Resources()], REWARDS, batch_groups=4)
+    most = 0
+    original = RewardPool.submit
+
+    def noted(pool: RewardPool, *arguments: Any) -> None:
+        nonlocal most
+        original(pool, *arguments)
+        most = max(most, len(pool._queue))
+
+    monkeypatch.setattr(RewardPool, "submit", noted)
+    monkeypatch.setattr(RewardPool, "ready", lambda pool: iter(()))
+    asked = prompts(60)
+    store = RolloutStore(tmp_path / "home", "rollouts", asked, version=0)
+    rollout = rollout_pool(executor, policy)
+    pools = Pools(rollout, reward, None, False, False, ("reward",))
+    collect(
+        pools, store, asked, SAMPLING, 5, seed_per_prompt=True, names=["reward"], title="rollouts"
+    )
+    rows = list(store.rows())
+    assert len(rows) == 60 and all(len(row["scores"]) == 2 for row in rows)
+    assert most <= 8
+
+
+class Rank:
+    """A trainer that remembers what it was started from."""
+
+    def __init__(self, checkpoint: str | None, rank: int, **_: Any) -> None:
+        self.checkpoint, self.rank = checkpoint, rank
+
+    def rendezvous(self) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+    def join(self, host: str, port: int) -> None: ...
+
+    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
+        return {"from": self.checkpoint, "rank": self.rank, "seed": seed}
+
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
+        return [float(self.rank)]
+
+
+def toy_trainer(model: str, **arguments: Any) -> Any:
+    from raft.trainer import build_trainer
+
+    return build_trainer(model, **arguments)
+
+
+def trainer_pool(executor: Chaos, ranks: int, respawns: int = 3) -> TrainerPool:
+    return TrainerPool(executor, [Resources()] * ranks, Rank, {}, "old", respawns)
+
+
+def test_a_dead_rank_is_not_waited_for(tmp_path: Path) -> None:
+    # rank 0 waits in the middle of the step for rank 1, which is dead
+    executor = Chaos()
+    pool = trainer_pool(executor, 3)
+    executor.hanging = lambda worker, method: method == "train" and worker.number in (0, 2)
+    executor.fatal = lambda worker, method: method == "train" and worker.number == 1
+    metrics = pool.train("rows", str(tmp_path / "out"), "new", 7)
+    assert metrics == {"from": "old", "rank": 0, "seed": 7}
+    assert len(executor.spawned) == 6
+
+
+def test_a_trainer_begins_again_from_the_last_finished_policy(tmp_path: Path) -> None:
+    executor = Chaos()
+    pool = trainer_pool(executor, 1)
+    (tmp_path / "out").mkdir()
+    executor.fatal = lambda worker, method: worker.number == 0
+    assert pool.train("rows", str(tmp_path / "out"), "new", 7)["from"] == "old"
+    assert not (tmp_path / "out").exists(), "what the dead one had written is gone"
+    executor.fatal = lambda worker, method: worker.number == 1
+    assert pool.log_probs([1, 2]) == [0.0]
+    assert [one["checkpoint"] for one in executor.spawned] == ["old", "old", "new"]
+
+
+def test_trainers_that_die_every_time(tmp_path: Path) -> None:
+    executor = Chaos()
+    pool = trainer_pool(executor, 1, respawns=1)
+    executor.fatal = lambda worker, method: True
+    with pytest.raises(WorkerDiedError, match=r"trainers died 2 times \(cluster.max_respawns is 1"):
+        pool.train("rows", str(tmp_path / "out"), "new", 7)

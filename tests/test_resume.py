@@ -1,0 +1,316 @@
+"""A run that was stopped anywhere ends as if it had never been stopped."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_runs
+
+import raft.loop
+from raft.appendlog import AppendLog
+from raft.config import RunConfig
+from raft.loop import run
+from raft.toy_trainer import ToyTrainer
+from rewards.types import RewardError
+from rollout.types import InputError
+
+# a reward that takes its time, and by which every prompt's scores differ
+SLOW = "time.sleep(0.1)\nreturn [float(c.count('good') - c.count('bad')) for c in completions]"
+
+
+class Crash(BaseException):
+    """Nothing in the toolkit catches it."""
+
+
+def small(root: Path, name: str = "run", **sections: Any) -> RunConfig:
+    own: dict[str, Any] = {"prompts": {"per_iteration": 6}, "eval": {"prompts": 4, "k": 1}}
+    found = {"run_dir": str(root / name), "iterations": 2, "keep_checkpoints": 1, **own}
+    return toy_runs.config(root, **{**found, **sections})
+
+
+def slow_file(root: Path, name: str) -> Path:
+    """Three or four batches of scoring per iteration, a tenth of a second each."""
+    toy_runs.settings(root)
+    toy_runs.write_prompts(root / "prompts.jsonl", 240)
+    file = toy_runs.config_file(
+        root,
+        run_dir=str(root / name),
+        reward=toy_runs.reward_file(root, SLOW),
+        prompts={"per_iteration": 100},
+        eval={"prompts": 40, "k": 2},
+        iterations=4,
+    )
+    return file.rename(root / f"{name}.yaml")
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    assert toy_runs.results(found) == toy_runs.results(expected)
+    assert toy_runs.lasting(found) == toy_runs.lasting(expected)
+    assert toy_runs.hidden(found) == []
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "what was waited for did not come"
+        time.sleep(0.01)
+
+
+def relatives(mark: str) -> list[int]:
+    """Every living process that inherited this mark in its environment."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and mark.encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
+    # SIGKILL at random moments of a run in a process of its own; seeded, but the load of the
+    # machine moves the moments, so every run of this test tries others
+    straight, killed = (slow_file(tmp_path, name) for name in ("straight", "killed"))
+    assert toy_runs.raft("run", "--quiet", straight).returncode == 0
+    moments = random.Random(20)
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen(toy_runs.command("run", "--quiet", killed))
+        try:
+            code = process.wait(moments.uniform(0.3, 1.2) if kills < 10 else 120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            continue
+        assert code == 0
+        if kills >= 10 or (tmp_path / "killed/curves.png").exists():
+            break
+    assert kills >= 3
+    assert_same(tmp_path / "killed", tmp_path / "straight")
+    for file in (tmp_path / "killed").glob("iterations/*/*.jsonl"):
+        ids = [row["id"] for row in toy_runs.rows(file)]
+        assert len(ids) == len(set(ids))
+
+
+def _crashing_calls(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> Callable[[], int]:
+    """Make the `at`-th change of the run folder crash, before or after it is done."""
+    count = 0
+
+    def wrap(holder: Any, name: str) -> None:
+        original = getattr(holder, name)
+
+        def changed(*arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            mine = count
+            if mine == at and not after:
+                raise Crash
+            result = original(*arguments, **named)
+            if mine == at:
+                raise Crash
+            return result
+
+        monkeypatch.setattr(holder, name, changed)
+
+    for holder, name in (
+        (os, "replace"),
+        (Path, "unlink"),
+        (Path, "rename"),
+        (shutil, "rmtree"),
+        (AppendLog, "append"),
+        (ToyTrainer, "train"),
+    ):
+        wrap(holder, name)
+    return lambda: count
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_every_single_change_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    # every write, rename and deletion of a whole run is crashed at once, and the run continued
+    monkeypatch.setattr(raft.loop, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(raft.loop, "describe_environment", dict)
+    straight = run(small(tmp_path, "straight"))
+    with monkeypatch.context() as patched:
+        calls = _crashing_calls(patched, at=-1, after=after)
+        run(small(tmp_path, "counted"))
+        total = calls()
+    assert total > 60
+    for at in range(1, total + 1):
+        settings = small(tmp_path, f"crashed-{at}")
+        with monkeypatch.context() as patched:
+            _crashing_calls(patched, at=at, after=after)
+            with pytest.raises(Crash):
+                run(settings)
+        assert_same(run(settings), straight)
+
+
+def _interrupted_scoring(root: Path, name: str) -> tuple[RunConfig, Path]:
+    """A run whose reward failed in iteration 1: all samples drawn, none scored."""
+    reward = toy_runs.reward_file(
+        root,
+        f"if (Path({str(root)!r}) / 'fail').exists() and Path({str(root)!r}, {name!r}, "
+        "'iterations/001').exists():\n    raise OSError('no service')\n"
+        "return [float(c.count('good')) for c in completions]",
+        name=f"reward_{name}.py",
+    )
+    settings = small(root, name, reward=reward)
+    (root / "fail").touch()
+    with pytest.raises(RewardError):
+        run(settings)
+    (root / "fail").unlink()
+    return settings, root / name / "iterations/001"
+
+
+def test_a_torn_last_row_is_drawn_again(tmp_path: Path) -> None:
+    settings, _ = _interrupted_scoring(tmp_path, "straight")
+    straight = run(settings)
+    settings, home = _interrupted_scoring(tmp_path, "torn")
+    log = home / ".rollouts.samples"
+    whole = log.read_bytes()
+    assert whole.count(b"\n") == 6
+    for cut in (1, 20, len(whole.splitlines()[-1])):
+        log.write_bytes(whole[:-cut])
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(Crash):
+            _crashing_calls(patched, at=1, after=False)
+            run(settings)
+    log.write_bytes(whole[:-7])
+    assert_same(run(settings), straight)
+
+
+def test_samples_drawn_before_a_stop_are_used(tmp_path: Path) -> None:
+    # stored samples are marked; the marks must come through to the end
+    settings, home = _interrupted_scoring(tmp_path, "run")
+    log = home / ".rollouts.samples"
+    log.write_text(log.read_text().replace('"responses": ["', '"responses": ["MARK'))
+    folder = run(settings)
+    rows = toy_runs.rows(home / "rollouts.jsonl")
+    assert all(row["responses"][0].startswith("MARK") for row in rows)
+    assert toy_runs.metrics(folder)[1]["rollout/reused"] == 6
+
+
+def test_damage_in_the_middle_is_said_not_dropped(tmp_path: Path) -> None:
+    settings, home = _interrupted_scoring(tmp_path, "run")
+    log = home / ".rollouts.samples"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([lines[0], lines[1][:40] + b"\n", *lines[2:]]))
+    with pytest.raises(InputError, match=r"\.rollouts\.samples:2: damaged row"):
+        run(settings)
+    assert log.read_bytes().count(b"\n") == 6
+
+
+def test_what_a_kill_leaves_behind_is_cleared_away(tmp_path: Path) -> None:
+    # unfinished files of every kind, as a kill at the wrong moment leaves them
+    settings, _ = _interrupted_scoring(tmp_path, "straight")
+    straight = run(settings)
+    settings, home = _interrupted_scoring(tmp_path, "run")
+    (home / ".rollouts.jsonl.partial").write_text('{"id": "half')
+    (home / ".selected.jsonl.partial").write_text('{"id": "half')
+    for name in (".checkpoint-00000000", ".gone-00000000"):
+        (home / name).mkdir()
+        (home / name / "model.safetensors").write_text("half")
+    assert_same(run(settings), straight)
+
+
+def test_a_kill_between_rename_and_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the joined file is there and its logs still are: the file counts
+    straight = run(small(tmp_path, "straight"))
+    settings = small(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(AppendLog, "delete", lambda log: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            run(settings)
+    home = tmp_path / "run/iterations/000"
+    assert (home / "eval.jsonl").exists() and (home / ".eval.samples").exists()
+    assert_same(run(settings), straight)
+
+
+def test_a_kill_between_checkpoint_and_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the update is not done twice
+    straight = run(small(tmp_path, "straight"))
+    settings = small(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(raft.loop, "sync", lambda *_: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            run(settings)
+    updates = []
+    original = ToyTrainer.train
+    monkeypatch.setattr(
+        ToyTrainer, "train", lambda t, rows, *rest: (updates.append(rows), original(t, rows, *rest))
+    )
+    assert_same(run(settings), straight)
+    assert len(updates) == 1
+
+
+def test_one_process_per_folder(tmp_path: Path) -> None:
+    # the second is told who holds it; the first ends undisturbed
+    file = slow_file(tmp_path, "run")
+    first = subprocess.Popen(toy_runs.command("run", "--quiet", file))
+    wait_for((tmp_path / "run/iterations/000").exists)
+    second = toy_runs.raft("run", file)
+    assert first.poll() is None
+    assert second.returncode == 2
+    assert second.stderr.count("\n") == 1
+    assert second.stderr.startswith("raft: run_dir:") and f"process {first.pid}" in second.stderr
+    assert first.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    "address", ["inline", pytest.param("local", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
+def test_interrupting_says_one_line_and_loses_nothing(tmp_path: Path, address: str) -> None:
+    straight = run(
+        toy_runs.make_config(toy_runs.read_yaml(slow_file(tmp_path, "straight")), "straight")
+    )
+    file = slow_file(tmp_path, "run")
+    mark = f"raft-test-{uuid.uuid4().hex}"
+    process = subprocess.Popen(
+        toy_runs.command("run", "--quiet", file, f"cluster.address={address}"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RAFT_TEST_MARK": mark},
+    )
+    wait_for((tmp_path / "run/iterations/001/.rollouts.samples").exists, 60)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == "raft: interrupted; the same command goes on from here\n"
+    wait_for(lambda: not relatives(mark))
+    assert toy_runs.raft("run", "--quiet", file).returncode == 0
+    assert_same(tmp_path / "run", straight)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_kill_leaves_no_orphans(tmp_path: Path) -> None:
+    # SIGKILL gives the run no chance to end its workers: they must notice
+    file = slow_file(tmp_path, "run")
+    mark = f"raft-test-{uuid.uuid4().hex}"
+    process = subprocess.Popen(
+        toy_runs.command("run", "--quiet", file, "cluster.address=local"),
+        env={**os.environ, "RAFT_TEST_MARK": mark},
+    )
+    wait_for((tmp_path / "run/iterations/001/.rollouts.samples").exists, 60)
+    assert len(relatives(mark)) > 3
+    process.kill()
+    process.wait()
+    wait_for(lambda: not relatives(mark))
+    assert toy_runs.raft("run", "--quiet", file).returncode == 0

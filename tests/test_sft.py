@@ -1,0 +1,480 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from raft.sft import SFT, merged_state
+from raft.sft_rows import IGNORED, concatenate_and_cut, sft_rows, training_order
+from rollout.types import InputError
+
+EOS = tiny.EOS_ID
+LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
+NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    made = {name: tiny.checkpoint(root / name, name) for name in ("llama", "gpt2", "gpt_neo")}
+    made["gpt2_plain"] = tiny.checkpoint(root / "gpt2_plain", "gpt2", **NO_DROPOUT)
+    return made
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven samples of different length, every other one finished."""
+    made = tiny.tokenizer()
+    path = tmp_path_factory.mktemp("rows") / "selected.jsonl"
+    lines = []
+    for number in range(7):
+        prompt = made(f"Once upon {'a time ' * (number % 3)}")["input_ids"]
+        response = made(" the cat sat" * (1 + number % 4), add_special_tokens=False)["input_ids"]
+        ended = [EOS] if number % 2 else []
+        row = {"id": f"p{number}", "prompt_token_ids": prompt, "token_ids": response + ended}
+        lines.append(json.dumps(row))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_identical(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    return max(float((a[key] - b[key]).abs().max()) for key in a)
+
+
+# rows
+
+
+def test_labels_hide_the_prompt_and_add_nothing(rows: Path) -> None:
+    stored = [json.loads(line) for line in rows.read_text().splitlines()]
+    for row, source in zip(sft_rows(rows, "response"), stored, strict=True):
+        prompt, response = source["prompt_token_ids"], source["token_ids"]
+        assert row["input_ids"] == prompt + response
+        assert row["labels"] == [-100] * len(prompt) + response
+        # a finished sample is trained on its end; one that was cut gets none
+        assert row["labels"].count(EOS) == response.count(EOS) == (response[-1] == EOS)
+    assert {s["token_ids"][-1] == EOS for s in stored} == {True, False}
+    for row in sft_rows(rows, "all"):
+        assert row["labels"] == row["input_ids"]
+
+
+def test_rows_longer_than_max_length_are_refused_not_cut(rows: Path) -> None:
+    longest = max(len(row["input_ids"]) for row in sft_rows(rows, "all"))
+    assert len(list(sft_rows(rows, "all", longest))) == 7
+    with pytest.raises(InputError, match=f"{longest} tokens, more than {longest - 1}"):
+        list(sft_rows(rows, "all", longest - 1))
+
+
+@given(
+    st.integers(1, 30), st.integers(1, 9), st.sampled_from([0.5, 1, 1.5, 2, 3]), st.integers(0, 99)
+)
+def test_training_order_is_a_permutation_per_epoch_in_whole_batches(
+    rows: int, batch: int, epochs: float, seed: int
+) -> None:
+    order = training_order(rows, batch, epochs, seed)
+    per_epoch = -(-rows // batch) * batch
+    assert len(order) % batch == 0
+    for start in range(0, len(order) - per_epoch + 1, per_epoch):
+        epoch = Counter(order[start : start + per_epoch])
+        assert epoch.pop(rows, 0) == per_epoch - rows  # rows without a loss fill it up
+        assert epoch == Counter(range(rows))
+    assert order == training_order(rows, batch, epochs, seed)
+    if isinstance(epochs, int):
+        assert len(order) == epochs * per_epoch
+
+
+def test_order_differs_between_epochs_and_seeds() -> None:
+    first, second = training_order(50, 10, 2, 0)[:50], training_order(50, 10, 2, 0)[50:]
+    assert first != second
+    assert first != training_order(50, 10, 1, 1)
+
+
+def lmflow_group_texts(examples: dict[str, list[list[int]]], block: int) -> dict[str, Any]:
+    """As in LMFlow's and the HF examples' `group_texts`."""
+    concatenated = {k: sum(examples[k], []) for k in examples}
+    total = len(concatenated["input_ids"])
+    total = (total // block) * block
+    return {
+        k: [t[i : i + block] for i in range(0, total, block)] for k, t in concatenated.items()
+    }
+
+
+def test_wrapped_packing_is_lmflows(rows: Path) -> None:
+    made = list(sft_rows(rows, "response"))
+    columns = {key: [row[key] for row in made] for key in ("input_ids", "labels")}
+    expected = lmflow_group_texts(columns, 16)
+    packed = concatenate_and_cut(made, 16)
+    assert [row["input_ids"] for row in packed] == expected["input_ids"]
+    assert [row["labels"] for row in packed] == expected["labels"]
+    # LMFlow is left with nothing when there is less than a block; here it is kept
+    assert concatenate_and_cut(made[:1], 1000) == made[:1]
+
+
+def test_bfd_packing_keeps_every_label(rows: Path) -> None:
+    # TRL packs, we label: labels must stay beside their tokens, and no row may be lost or cut
+    from datasets import Dataset
+    from trl.data_utils import pack_dataset
+
+    made = list(sft_rows(rows, "response"))
+    packed: Any = pack_dataset(Dataset.from_list(made), seq_length=64, strategy="bfd")
+    found = []
+    for block in packed:
+        start = 0
+        for length in block["seq_lengths"]:
+            part = slice(start, start + length)
+            found.append((block["input_ids"][part], block["labels"][part]))
+            start += length
+    assert sorted(found) == sorted((row["input_ids"], row["labels"]) for row in made)
+
+
+# one update
+
+
+def token_losses(folder: Path, row: dict[str, Any]) -> list[float]:
+    """−log p of every trained token, from a forward pass by hand."""
+    found = tiny.log_probs(folder, row["input_ids"])
+    return [-lp for lp, label in zip(found, row["labels"][1:], strict=True) if label != IGNORED]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2_plain", "gpt_neo"])
+@pytest.mark.parametrize("loss_on", ["response", "all"])
+def test_loss_is_the_mean_over_trained_tokens(
+    folders: dict[str, Path], rows: Path, tmp_path: Path, family: str, loss_on: str
+) -> None:
+    # with a learning rate of almost zero the loss is that of the starting model: the mean over
+    # steps of each step's token mean
+    settings = {"learning_rate": 1e-12, "batch_size": 4, "micro_batch_size": 2}
+    trainer = SFT(str(folders[family]), loss_on=loss_on, **settings)
+    metrics = trainer.train(str(rows), str(tmp_path / "out"), seed=3)
+    made = list(sft_rows(rows, loss_on))
+    order = training_order(7, 4, 1, seed=3)
+    steps = []
+    for start in (0, 4):
+        batch = [made[i] for i in order[start : start + 4] if i < 7]
+        losses = [loss for row in batch for loss in token_losses(folders[family], row)]
+        steps.append(sum(losses) / len(losses))
+    assert metrics["train/loss"] == pytest.approx(sum(steps) / 2, rel=1e-5)
+    assert metrics["train/steps"] == 2
+    assert metrics["train/tokens"] == sum(len(row["input_ids"]) for row in made)
+    assert metrics["train/loss_tokens"] == sum(
+        len(token_losses(folders[family], row)) for row in made
+    )
+    assert json.loads((tmp_path / "out/train.json").read_text())["train/steps"] == 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2_plain", "gpt_neo"])
+def test_update_equals_adam_by_hand(
+    folders: dict[str, Path], rows: Path, tmp_path: Path, family: str
+) -> None:
+    # two steps of torch's AdamW on the token mean, with clipping, one row at a time
+    from transformers import AutoModelForCausalLM
+
+    trainer = SFT(str(folders[family]), learning_rate=1e-3, batch_size=4)
+    trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+    model = AutoModelForCausalLM.from_pretrained(folders[family], dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    made = list(sft_rows(rows, "response"))
+    order = training_order(7, 4, 1, seed=0)
+    for start in (0, 4):
+        batch = [made[i] for i in order[start : start + 4] if i < 7]
+        count = sum(sum(x != IGNORED for x in row["labels"][1:]) for row in batch)
+        for row in batch:
+            logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+            labels = torch.tensor(row["labels"][1:])
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / count
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(tmp_path / "by_hand")
+    # Adam turns a gradient that is all rounding (GPT-2's key biases have none) into a whole step,
+    # so the bound holds for all weights but a few
+    found, expected = weights(tmp_path / "out"), weights(tmp_path / "by_hand")
+    off = [(found[key] - expected[key]).abs().flatten() for key in expected]
+    assert float(torch.cat(off).quantile(0.999)) < 1e-6
+    moved = [(found[key] - weights(folders[family])[key]).abs().flatten() for key in expected]
+    assert float(torch.cat(moved).quantile(0.5)) > 1e-4
+
+
+def test_micro_batches_make_the_same_update(
+    folders: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    for micro in (1, 2, 4):
+        trainer = SFT(
+            str(folders["llama"]), learning_rate=1e-3, batch_size=4, micro_batch_size=micro
+        )
+        trainer.train(str(rows), str(tmp_path / f"{micro}"), seed=0)
+    assert largest_difference(tmp_path / "1", tmp_path / "4") < 1e-5
+    assert largest_difference(tmp_path / "2", tmp_path / "4") < 1e-5
+
+
+def test_wrapped_packing_trains(folders: dict[str, Path], rows: Path, tmp_path: Path) -> None:
+    # rows longer than a block are no error here: blocks ignore their ends
+    trainer = SFT(
+        str(folders["llama"]), learning_rate=1e-3, batch_size=2, packing="wrapped", max_length=8
+    )
+    metrics = trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+    blocks = concatenate_and_cut(list(sft_rows(rows, "response")), 8)
+    assert metrics["train/steps"] == -(-len(blocks) // 2)
+
+
+# from update to update
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo"])
+def test_resumed_update_is_bit_identical(
+    folders: dict[str, Path], rows: Path, tmp_path: Path, family: str
+) -> None:
+    # two updates in one process = one, a new process from its checkpoint, another one; also with
+    # dropout (GPT-2 has it), whose masks descend from the update's seed
+    settings: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 4, "micro_batch_size": 2}
+    settings |= {"schedule": "linear", "warmup_steps": 1, "epochs": 2}
+    whole = SFT(str(folders[family]), **settings)
+    whole.train(str(rows), str(tmp_path / "1"), seed=1)
+    whole.train(str(rows), str(tmp_path / "2"), seed=2)
+    torch.rand(17)  # another process has used its generator otherwise
+    resumed = SFT(str(folders[family]), checkpoint=str(tmp_path / "1"), **settings)
+    resumed.train(str(rows), str(tmp_path / "2b"), seed=2)
+    assert_identical(weights(tmp_path / "2"), weights(tmp_path / "2b"))
+    other = SFT(str(folders[family]), checkpoint=str(tmp_path / "1"), **settings)
+    other.train(str(rows), str(tmp_path / "3"), seed=3)
+    assert largest_difference(tmp_path / "2", tmp_path / "3") > 0
+
+
+def test_fresh_optimizer_forgets_and_persistent_remembers(
+    folders: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    def second_update(optimizer: str, restarted: bool) -> dict[str, torch.Tensor]:
+        out = tmp_path / f"{optimizer}-{restarted}"
+        settings: dict[str, Any] = {"learning_rate": 1e-3, "optimizer": optimizer}
+        trainer = SFT(str(folders["llama"]), **settings)
+        trainer.train(str(rows), str(out / "1"), seed=1)
+        if restarted:
+            trainer = SFT(str(folders["llama"]), checkpoint=str(out / "1"), **settings)
+        trainer.train(str(rows), str(out / "2"), seed=2)
+        assert (out / "1/optimizer.pt").exists() == (optimizer == "persistent")
+        return weights(out / "2")
+
+    fresh = second_update("fresh", False)
+    persistent = second_update("persistent", False)
+    assert_identical(fresh, second_update("fresh", True))
+    assert any(not torch.equal(fresh[key], persistent[key]) for key in fresh)
+
+
+def test_missing_optimizer_state_is_refused(
+    folders: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    SFT(str(folders["llama"])).train(str(rows), str(tmp_path / "1"), seed=1)
+    (tmp_path / "1/optimizer.pt").unlink()
+    with pytest.raises(InputError, match="optimizer.pt: missing"):
+        SFT(str(folders["llama"]), checkpoint=str(tmp_path / "1"))
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "autocast"])
+def test_forward_is_not_wrapped_again_each_update(
+    folders: dict[str, Path], rows: Path, tmp_path: Path, mixed: bool
+) -> None:
+    trainer = SFT(str(folders["llama"]), learning_rate=1e-4)
+    trainer._trainer.accelerator.native_amp = mixed  # what bf16 sets on a GPU
+    trainer._trainer.accelerator.state._mixed_precision = "bf16" if mixed else "no"
+    model = trainer._trainer.model
+    before = model.forward
+    depths = []
+    try:
+        for number in range(3):
+            trainer.train(str(rows), str(tmp_path / f"{number}"), seed=number)
+            depths.append(wrappers(model.forward))
+    finally:
+        trainer._trainer.accelerator.state._mixed_precision = "no"  # shared by the process
+    assert depths == [wrappers(before)] * 3
+    assert model.forward.__func__ is before.__func__
+
+
+def wrappers(function: Any) -> int:
+    depth = 0
+    while (function := getattr(function, "__wrapped__", None)) is not None:
+        depth += 1
+    return depth
+
+
+def test_diverged_training_says_so_and_writes_nothing(
+    folders: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    trainer = SFT(str(folders["llama"]), learning_rate=1e30, batch_size=2, epochs=3)
+    with pytest.raises(InputError, match="train.learning_rate: training diverged"):
+        trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+    assert not (tmp_path / "out").exists()
+
+
+# checkpoints
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo"])
+def test_checkpoint_round_trip(
+    folders: dict[str, Path], rows: Path, tmp_path: Path, family: str
+) -> None:
+    # the checkpoint is the trainer's policy (tied weights too), with the policy's own settings and
+    # tokenizer: the trainer's PAD token and switched-off cache are no part of it
+    trainer = SFT(str(folders[family]), learning_rate=1e-3)
+    trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+    ids = next(iter(sft_rows(rows, "all")))["input_ids"]
+    assert trainer.log_probs(ids) == pytest.approx(tiny.log_probs(tmp_path / "out", ids), abs=1e-5)
+    assert trainer.log_probs(ids) != pytest.approx(tiny.log_probs(folders[family], ids), abs=1e-3)
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        assert json.loads((tmp_path / "out" / name).read_text()) == json.loads(
+            (folders[family] / name).read_text()
+        )
+
+
+def test_a_policy_without_pad_token_stays_without(rows: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = tiny.checkpoint(tmp_path / "start", "llama", pad=None, pad_token_id=None)
+    SFT(str(folder)).train(str(rows), str(tmp_path / "out"), seed=0)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token is None
+    assert AutoConfig.from_pretrained(tmp_path / "out").pad_token_id is None
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2_plain"])
+def test_lora_exports_merged_weights_and_leaves_the_base_alone(
+    folders: dict[str, Path], rows: Path, tmp_path: Path, family: str
+) -> None:
+    trainer = SFT(str(folders[family]), learning_rate=1e-2, lora=LORA)
+    for number in (1, 2):
+        trainer.train(str(rows), str(tmp_path / f"{number}"), seed=number)
+    ids = next(iter(sft_rows(rows, "all")))["input_ids"]
+    from transformers import AutoModelForCausalLM
+
+    model = trainer._trainer.model.eval()
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "2", dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = exported(torch.tensor([ids])).logits
+        assert torch.allclose(found, model(torch.tensor([ids])).logits, atol=1e-5 * found.abs().max())
+    start = AutoModelForCausalLM.from_pretrained(folders[family], dtype=torch.float32)
+    assert exported.state_dict().keys() == start.state_dict().keys()
+    base = model.get_base_model().state_dict()
+    frozen = {k.replace(".base_layer.", "."): v for k, v in base.items() if "lora_" not in k}
+    assert_identical(frozen, dict(start.state_dict()))
+    changed = [
+        key
+        for key, value in merged_state(model).items()
+        if not torch.equal(value, start.state_dict()[key])
+    ]
+    assert changed
+    assert not any("norm" in key or "ln_" in key or "embed" in key for key in changed)
+
+
+def test_lora_resumes_bit_identically_from_its_adapter(
+    folders: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"learning_rate": 1e-2, "lora": {**LORA, "dropout": 0.1}}
+    whole = SFT(str(folders["llama"]), **settings)
+    whole.train(str(rows), str(tmp_path / "1"), seed=1)
+    whole.train(str(rows), str(tmp_path / "2"), seed=2)
+    resumed = SFT(str(folders["llama"]), checkpoint=str(tmp_path / "1"), **settings)
+    resumed.train(str(rows), str(tmp_path / "2b"), seed=2)
+    assert_identical(weights(tmp_path / "2"), weights(tmp_path / "2b"))
+    adapters = [
+        load_file(tmp_path / out / "adapter/adapter_model.safetensors") for out in ("2", "2b")
+    ]
+    assert_identical(*adapters)
+
+
+# several trainers
+
+
+@pytest.mark.slow
+def test_two_trainers_make_the_update_of_one(
+    folders: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    # the same rows in every optimizer step, an incomplete last batch and a second update included
+    settings: dict[str, Any] = {"model": str(folders["llama"]), "learning_rate": 1e-4}
+    settings |= {"batch_size": 4, "epochs": 2}
+    ranks = [settings | {"world_size": 2, "rank": rank} for rank in (0, 1)]
+    outs = [str(tmp_path / f"two-{number}") for number in (0, 1)]
+    shared = run_ranks(ranks, rows, outs)
+    alone = SFT(**settings)
+    for seed, out in enumerate(outs):
+        metrics = alone.train(str(rows), str(tmp_path / f"one-{seed}"), seed)
+        assert shared[0][seed]["train/loss"] == pytest.approx(metrics["train/loss"], rel=1e-5)
+        assert shared[1][seed]["train/loss"] == shared[0][seed]["train/loss"]
+        assert shared[0][seed]["train/steps"] == metrics["train/steps"] == 4
+        assert largest_difference(Path(out), tmp_path / f"one-{seed}") < 1e-6
+
+
+def run_ranks(
+    ranks: Sequence[dict[str, Any]], rows: Path, outs: Sequence[str]
+) -> list[list[dict[str, Any]]]:
+    """Every rank in a process of its own; the metrics of their updates."""
+    _, port = SFT.rendezvous(object())  # type: ignore[arg-type]
+    script = str(Path(__file__).with_name("sft_rank.py"))
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, json.dumps(settings), str(port), str(rows), *outs],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for settings in ranks
+    ]
+    try:
+        done = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, (_, errors) in zip(started, done, strict=True):
+        assert process.returncode == 0, errors[-2000:]
+    return [[json.loads(line) for line in out.splitlines()] for out, _ in done]
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"packing": "bfd", "max_length": 64}, "train.packing: bfd needs flash attention"),
+        ({"fsdp": True}, "train.fsdp: .* one trainer"),
+        ({"fsdp": True, "world_size": 2}, "train.fsdp: .* no GPU"),
+        ({"batch_size": 4, "micro_batch_size": 3}, "train.batch_size: 4 is no multiple"),
+        ({"batch_size": 1, "world_size": 2}, "train.batch_size: 1 is no multiple"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    folders: dict[str, Path], settings: dict[str, Any], message: str
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("these refusals are for machines without a GPU")
+    with pytest.raises(InputError, match=message):
+        SFT(str(folders["llama"]), **settings)

@@ -1,0 +1,71 @@
+"""Workers that die when told to, for runs on Ray. `$RAFT_TEST_FAULTS` is a folder of orders.
+
+A file `NAME` there holds how many deaths are left; workers of any process count it down.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raft.toy_trainer import ToyTrainer
+from raft.workers import RewardWorker, RolloutWorker
+from rollout.types import Group
+
+
+def order(folder: Path, **deaths: int) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, count in deaths.items():
+        (folder / name).write_text(str(count))
+
+
+def maybe_die(name: str) -> None:
+    """End this process as the kernel would, if a death of this name is left."""
+    path = Path(os.environ["RAFT_TEST_FAULTS"]) / name
+    if not path.exists():
+        return
+    with open(path, "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        left = int(file.read())
+        if left == 0:
+            return
+        file.seek(0)
+        file.truncate()
+        file.write(str(left - 1))
+        file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DyingRolloutWorker(RolloutWorker):
+    def generate(self, *arguments: Any) -> Iterator[list[Group]]:
+        for parcel in super().generate(*arguments):
+            for group in parcel:
+                yield [group]
+                maybe_die("generate")
+
+    def load_weights(self, path: str, version: int) -> None:
+        maybe_die("load_weights")
+        super().load_weights(path, version)
+
+
+class DyingRewardWorker(RewardWorker):
+    def score(self, *arguments: Any) -> Any:
+        maybe_die("score")
+        return super().score(*arguments)
+
+
+class DyingTrainer(ToyTrainer):
+    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
+        Path(out_dir).mkdir()
+        (Path(out_dir) / "half").write_text("of a checkpoint")
+        maybe_die("train")
+        (Path(out_dir) / "half").unlink()
+        return super().train(rows_path, out_dir, seed)
+
+
+def build_trainer(model: str, **arguments: Any) -> ToyTrainer:
+    return DyingTrainer(model, **arguments)

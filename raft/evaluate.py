@@ -8,14 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raft.stats import best_of_k_mean, clustered_mean_ci95, distinct_n, mean_ci95
-
-
-def scores_PK(rows: Iterable[dict[str, Any]], key: str = "scores") -> np.ndarray:
-    """Scores of stored rollouts (P, K), NaN where a score is missing."""
-    return np.array(
-        [[np.nan if s is None else s for s in row[key]] for row in rows], dtype=np.float64
-    )
+from raft.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
 
 
 def summarize(rows: Iterable[dict[str, Any]], prefix: str) -> dict[str, float | int]:
@@ -27,21 +20,23 @@ def summarize(rows: Iterable[dict[str, Any]], prefix: str) -> dict[str, float | 
     golds: list[list[float | None]] = []
     lengths: list[int] = []
     truncated: list[bool] = []
-    texts: list[str] = []
+    distinct = (DistinctN(1), DistinctN(2))
     for row in rows:
         rewards.append(row["scores"])
         golds.append(row.get("gold_scores", []))
         lengths += [len(ids) for ids in row["token_ids"]]
         truncated += [reason == "length" for reason in row["finish_reasons"]]
-        texts += row["responses"]
+        for text in row["responses"]:
+            for counter in distinct:
+                counter.add(text)
     found = _of_scores(rewards, prefix, "reward")
     found[f"{prefix}/best_of_k"] = best_of_k_mean(_array(rewards))
     if any(golds):
         found |= _of_scores(golds, prefix, "gold")
     found[f"{prefix}/length_mean"] = float(np.mean(lengths))
     found[f"{prefix}/truncated_share"] = float(np.mean(truncated))
-    found[f"{prefix}/distinct_1"] = distinct_n(texts, 1)
-    found[f"{prefix}/distinct_2"] = distinct_n(texts, 2)
+    for n, counter in enumerate(distinct, start=1):
+        found[f"{prefix}/distinct_{n}"] = counter.share
     # a NaN is no JSON and no measurement
     return {key: value for key, value in found.items() if math.isfinite(value)}
 

@@ -8,7 +8,7 @@ mean of nothing, the spread of one value) is NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -46,21 +46,37 @@ def best_of_k_mean(scores_PK: ArrayLike) -> float:
     return _mean([row.max() for row in finite_rows if len(row)])
 
 
-def distinct_n(texts: Sequence[str], n: int) -> float:
+class DistinctN:
+    """distinct-n of texts that come one by one: memory grows with the vocabulary, not the texts."""
+
+    def __init__(self, n: int) -> None:
+        """Raises ValueError for n < 1."""
+        if n < 1:
+            raise ValueError(f"n must be 1 or more, and is {n}")
+        self._n = n
+        self._seen: set[tuple[str, ...]] = set()
+        self._total = 0
+
+    def add(self, text: str) -> None:
+        words = text.split()
+        grams = [tuple(words[i : i + self._n]) for i in range(len(words) - self._n + 1)]
+        self._seen.update(grams)
+        self._total += len(grams)
+
+    @property
+    def share(self) -> float:
+        return len(self._seen) / self._total if self._total else math.nan
+
+
+def distinct_n(texts: Iterable[str], n: int) -> float:
     """Share of distinct n-grams among all n-grams of words of the texts (Li et al. 2016).
 
     Raises ValueError for n < 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be 1 or more, and is {n}")
-    seen: set[tuple[str, ...]] = set()
-    total = 0
+    counter = DistinctN(n)
     for text in texts:
-        words = text.split()
-        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-        seen.update(grams)
-        total += len(grams)
-    return len(seen) / total if total else math.nan
+        counter.add(text)
+    return counter.share
 
 
 def win_rate(scores_a_P: ArrayLike, scores_b_P: ArrayLike) -> tuple[float, float]:

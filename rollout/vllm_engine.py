@@ -200,9 +200,7 @@ class VLLMEngine:
         except (ValueError, VLLMValidationError) as error:
             raise InputError(f"sampling: vLLM refuses it: {error}") from error
 
-    def _completions(
-        self, prompt: Prompt, output: Any, seed: int | None
-    ) -> tuple[Completion, ...]:
+    def _completions(self, prompt: Prompt, output: Any, seed: int | None) -> tuple[Completion, ...]:
         drawn = sorted(output.outputs, key=lambda completion: completion.index)
         ids = [tuple(completion.token_ids) for completion in drawn]
         texts = decode_continuations(self._tokenizer, prompt.token_ids, ids)
@@ -240,7 +238,9 @@ def _memory_is_the_users() -> Iterator[None]:
         if "KV cache" not in str(error):
             raise
         reason = " ".join(str(error).split())
-        raise InputError(f"policy.max_model_len: too long for the memory there is ({reason})") from error
+        raise InputError(
+            f"policy.max_model_len: too long for the memory there is ({reason})"
+        ) from error
 
 
 def _finish_reason(reason: str | None) -> FinishReason:

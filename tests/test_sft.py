@@ -124,9 +124,7 @@ def lmflow_group_texts(examples: dict[str, list[list[int]]], block: int) -> dict
     concatenated = {k: sum(examples[k], []) for k in examples}
     total = len(concatenated["input_ids"])
     total = (total // block) * block
-    return {
-        k: [t[i : i + block] for i in range(0, total, block)] for k, t in concatenated.items()
-    }
+    return {k: [t[i : i + block] for i in range(0, total, block)] for k, t in concatenated.items()}
 
 
 def test_wrapped_packing_is_lmflows(rows: Path) -> None:
@@ -379,7 +377,9 @@ def test_lora_exports_merged_weights_and_leaves_the_base_alone(
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "2", dtype=torch.float32).eval()
     with torch.no_grad():
         found = exported(torch.tensor([ids])).logits
-        assert torch.allclose(found, model(torch.tensor([ids])).logits, atol=1e-5 * found.abs().max())
+        assert torch.allclose(
+            found, model(torch.tensor([ids])).logits, atol=1e-5 * found.abs().max()
+        )
     start = AutoModelForCausalLM.from_pretrained(folders[family], dtype=torch.float32)
     assert exported.state_dict().keys() == start.state_dict().keys()
     base = model.get_base_model().state_dict()

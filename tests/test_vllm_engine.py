@@ -287,7 +287,9 @@ def test_a_model_that_vllm_does_not_know_goes_to_transformers(folders: dict[str,
     chosen = choose_engine(str(folders["gpt_neo"]))
     assert chosen.name == "transformers"
     assert chosen.reason == "vLLM does not support GPTNeoForCausalLM"
-    with pytest.raises(InputError, match="vllm cannot serve .* GPTNeoForCausalLM; use engine: auto"):
+    with pytest.raises(
+        InputError, match="vllm cannot serve .* GPTNeoForCausalLM; use engine: auto"
+    ):
         choose_engine(str(folders["gpt_neo"]), "vllm")
 
 

@@ -131,9 +131,7 @@ def log_probs(folder: Path, ids: Sequence[int]) -> list[float]:
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         logits = loaded(torch.tensor([list(ids)])).logits[0]
-    return [
-        float(logits[t, token] - logits[t].logsumexp(-1)) for t, token in enumerate(ids[1:])
-    ]
+    return [float(logits[t, token] - logits[t].logsumexp(-1)) for t, token in enumerate(ids[1:])]
 
 
 def greedy(folder: Path, ids: Sequence[int], length: int) -> list[int]:

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_parts import Part, reward_worker
+
+from raft.cluster import RayExecutor
+from raft.executors import Resources
+from rollout.types import InputError, WorkerDiedError
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[RayExecutor]:
+    made = RayExecutor()
+    yield made
+    made.close()
+
+
+def take_all(stream: Any) -> list[int]:
+    taken = []
+    while (item := stream.take()) is not None:
+        taken.append(item)
+    return taken
+
+
+def test_every_worker_has_its_own_threads(executor: RayExecutor) -> None:
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "SOME_SETTING")
+    for threads in (1, 2):
+        own = Resources(threads=threads, environment=(("SOME_SETTING", f"value {threads}"),))
+        worker = executor.spawn(Part, {}, own)
+        # threads that spin while they wait would starve the workers beside them
+        found = worker.call("environment", *names).result()
+        assert found == [str(threads), "passive", f"value {threads}"]
+
+
+def test_errors_arrive_as_what_they_are(executor: RayExecutor) -> None:
+    worker = executor.spawn(Part, {}, Resources())
+    with pytest.raises(KeyError, match="inside"):
+        worker.call("fail").result()
+    assert take_all(worker.stream("count", 3)) == [0, 1, 2]
+    refused = executor.spawn(Part, {"refuse": True}, Resources())
+    for ask in (lambda: refused.call("pid").result(), lambda: refused.stream("count", 3).take()):
+        with pytest.raises(InputError, match="not this one"):
+            ask()
+
+
+def test_death_is_told_and_nothing_comes_back_to_life(executor: RayExecutor) -> None:
+    worker = executor.spawn(Part, {}, Resources())
+    stream = worker.stream("count", 5, 2)
+    assert [stream.take(), stream.take()] == [0, 1]
+    with pytest.raises(WorkerDiedError, match="a worker process died"):
+        stream.take()
+    with pytest.raises(WorkerDiedError):  # an actor that Ray restarts would hold its first weights
+        worker.call("pid").result()
+
+
+def test_first_ready_is_the_first(executor: RayExecutor) -> None:
+    quick = executor.spawn(Part, {}, Resources())
+    late = executor.spawn(Part, {}, Resources())
+    late.call("pid").result()
+    waiting = [late.stream("count", 1, 0), quick.stream("count", 1)]
+    assert executor.first_ready(waiting) is waiting[1]
+    assert executor.first_ready(waiting[:1], timeout=0) is None
+
+
+def test_a_word_counting_reward_loads_no_torch(executor: RayExecutor) -> None:
+    # seconds of imports in a worker that only counts words
+    reward = {"kind": "function", "function": "length", "arguments": {}, "non_finite": "raise"}
+    worker = executor.spawn(reward_worker, {"rewards": {"reward": reward}}, Resources())
+    assert worker.call("loaded").result() == []
+
+
+def test_workers_end_with_a_driver_that_is_killed() -> None:
+    script = (
+        "import time\n"
+        "from cluster_parts import Part\n"
+        "from raft.cluster import RayExecutor\n"
+        "from raft.executors import Resources\n"
+        "worker = RayExecutor().spawn(Part, {}, Resources())\n"
+        "print(worker.call('pid').result(), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert driver.stdout is not None
+    worker = int(driver.stdout.readline())
+    driver.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while is_alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not is_alive(worker)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

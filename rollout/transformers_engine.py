@@ -67,7 +67,7 @@ class TransformersEngine:
         for start in range(0, len(rows), self._batch_size):
             if self.version != version:
                 raise StaleWeightsError(
-                    f"the weights changed from version {version} to {self.version} in mid-generation"
+                    f"the weights went from version {version} to {self.version} in mid-generation"
                 )
             batch = rows[start : start + self._batch_size]
             samples = [(by_length[number], k) for number, k in batch]

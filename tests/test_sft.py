@@ -16,13 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from raft.sft import SFT, merged_state
+from raft.meeting import meeting_place
+from raft.sft import SFT
+from raft.sft_policy import merged_state
 from raft.sft_rows import IGNORED, concatenate_and_cut, sft_rows, training_order
 from rollout.types import InputError
 
 EOS = tiny.EOS_ID
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+NO_DROPOUT: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,7 +123,7 @@ def test_order_differs_between_epochs_and_seeds() -> None:
 
 def lmflow_group_texts(examples: dict[str, list[list[int]]], block: int) -> dict[str, Any]:
     """As in LMFlow's and the HF examples' `group_texts`."""
-    concatenated = {k: sum(examples[k], []) for k in examples}
+    concatenated = {k: [x for row in examples[k] for x in row] for k in examples}
     total = len(concatenated["input_ids"])
     total = (total // block) * block
     return {k: [t[i : i + block] for i in range(0, total, block)] for k, t in concatenated.items()}
@@ -294,7 +296,7 @@ def test_missing_optimizer_state_is_refused(
 ) -> None:
     SFT(str(folders["llama"])).train(str(rows), str(tmp_path / "1"), seed=1)
     (tmp_path / "1/optimizer.pt").unlink()
-    with pytest.raises(InputError, match="optimizer.pt: missing"):
+    with pytest.raises(InputError, match=r"optimizer\.pt: missing"):
         SFT(str(folders["llama"]), checkpoint=str(tmp_path / "1"))
 
 
@@ -329,7 +331,7 @@ def test_diverged_training_says_so_and_writes_nothing(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
     trainer = SFT(str(folders["llama"]), learning_rate=1e30, batch_size=2, epochs=3)
-    with pytest.raises(InputError, match="train.learning_rate: training diverged"):
+    with pytest.raises(InputError, match=r"train\.learning_rate: training diverged"):
         trainer.train(str(rows), str(tmp_path / "out"), seed=0)
     assert not (tmp_path / "out").exists()
 
@@ -436,7 +438,7 @@ def run_ranks(
     ranks: Sequence[dict[str, Any]], rows: Path, outs: Sequence[str]
 ) -> list[list[dict[str, Any]]]:
     """Every rank in a process of its own; the metrics of their updates."""
-    _, port = SFT.rendezvous(object())  # type: ignore[arg-type]
+    _, port = meeting_place()
     script = str(Path(__file__).with_name("sft_rank.py"))
     started = [
         subprocess.Popen(
@@ -467,6 +469,7 @@ def run_ranks(
         ({"packing": "bfd", "max_length": 64}, "train.packing: bfd needs flash attention"),
         ({"fsdp": True}, "train.fsdp: .* one trainer"),
         ({"fsdp": True, "world_size": 2}, "train.fsdp: .* no GPU"),
+        ({"packing": "wrapped"}, "train.packing: packing needs train.max_length"),
         ({"batch_size": 4, "micro_batch_size": 3}, "train.batch_size: 4 is no multiple"),
         ({"batch_size": 1, "world_size": 2}, "train.batch_size: 1 is no multiple"),
     ],

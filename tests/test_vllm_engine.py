@@ -78,6 +78,10 @@ def version_of(engine: Any) -> int:
     return engine.version
 
 
+def block_size(engine: Any) -> int:
+    return engine._llm.llm_engine.vllm_config.cache_config.block_size
+
+
 def abandon(engine: Any, prompts: list[Any], sampling: Sampling) -> int:
     """Take one group and leave; the number of requests still in the engine."""
     groups = engine.generate(prompts, sampling, 0)
@@ -220,16 +224,20 @@ def test_an_abandoned_generation_leaves_the_engine_usable(llama: EngineProcess) 
 def test_prefixes_of_the_old_weights_are_forgotten(
     llama: EngineProcess, folders: dict[str, Path]
 ) -> None:
-    # a prompt of several cache blocks, generated under the old weights right before the sync
-    prompts = tiny.prompts(tiny.tokenizer(), [" ".join(TEXTS)])
-    assert len(prompts[0].token_ids) > 3 * 16
+    # a prompt longer than a cache block, generated under the old weights right before the sync
+    prompts = tiny.prompts(tiny.tokenizer(), [" ".join(TEXTS * 4)])
+    ids = list(prompts[0].token_ids)
+    assert llama.call(block_size) < len(ids) < tiny.CONTEXT - 10
     llama.completions(prompts, GREEDY)
+    # the cached prefix has no log-probabilities: they are computed all the same
+    expected = tiny.log_probs(folders["llama"], ids)
+    assert llama.method("log_probs", ids) == pytest.approx(expected, abs=1e-4)
     llama.method("load_weights", str(folders["llama_1"]), 1)
     (group,) = llama.generate(prompts, GREEDY)
-    expected = tiny.greedy(folders["llama_1"], prompts[0].token_ids, 10)
-    assert list(group.completions[0].token_ids) == expected
+    greedy = tiny.greedy(folders["llama_1"], ids, 10)
+    assert list(group.completions[0].token_ids) == greedy
     assert group.policy_version == 1
-    assert expected != tiny.greedy(folders["llama"], prompts[0].token_ids, 10)
+    assert greedy != tiny.greedy(folders["llama"], ids, 10)
 
 
 @vllm
@@ -288,7 +296,7 @@ def test_a_model_that_vllm_does_not_know_goes_to_transformers(folders: dict[str,
     assert chosen.name == "transformers"
     assert chosen.reason == "vLLM does not support GPTNeoForCausalLM"
     with pytest.raises(
-        InputError, match="vllm cannot serve .* GPTNeoForCausalLM; use engine: auto"
+        InputError, match=r"vllm cannot serve .* GPTNeoForCausalLM; use engine: auto"
     ):
         choose_engine(str(folders["gpt_neo"]), "vllm")
 
@@ -320,5 +328,5 @@ def test_engines_asked_for_by_name(folders: dict[str, Path], tmp_path: Path) -> 
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "config.json").write_text(json.dumps({"model_type": "no-such-type"}))
-    with pytest.raises(InputError, match="policy.model: cannot read the configuration"):
+    with pytest.raises(InputError, match=r"policy\.model: cannot read the configuration"):
         choose_engine(str(empty))

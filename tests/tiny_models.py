@@ -14,7 +14,7 @@ from rollout.types import Prompt
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
-CONTEXT = 128
+CONTEXT = 320  # two cache blocks of vLLM's on a CPU, and a half
 
 _CORPUS = [
     "Once upon a time there was a little girl who had a red ball.",
@@ -48,7 +48,7 @@ def tokenizer(*, pad: str | None = PAD) -> Any:
 
 
 def config(family: str, **changes: Any) -> Any:
-    """`llama` (untied, grouped heads), `gpt2` (tied, with dropout) or `gpt_neo` (local attention)."""
+    """`llama` (untied, grouped heads), `gpt2` (tied, dropout) or `gpt_neo` (local attention)."""
     from transformers import GPT2Config, GPTNeoConfig, LlamaConfig
 
     common = {
@@ -72,7 +72,7 @@ def config(family: str, **changes: Any) -> Any:
 
 
 def model(family: str, *, seed: int = 0, **changes: Any) -> Any:
-    """Random weights five times as large as usual: distributions that differ from token to token."""
+    """Random weights, five times as large as usual: every context has its own distribution."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from raft.paths import expand_paths
 from raft.selection import check_strategy
+from raft.sft_settings import SFTSettings
 from rollout.errors import InputError
 
 
@@ -60,7 +61,7 @@ class PromptsConfig(_Section):
 
 class SamplingConfig(_Section):
     k: int = Field(default=8, ge=1)
-    temperature: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0, description="0 keeps the whole vocabulary")
     max_new_tokens: int = Field(default=128, ge=1)
@@ -172,7 +173,7 @@ class EvalConfig(_Section):
     )
     k: int = Field(default=4, ge=1)
     temperature: float | None = Field(
-        default=None, ge=0, description="default: sampling.temperature"
+        default=None, ge=0, le=2, description="default: sampling.temperature"
     )
     every: int = Field(default=1, ge=1)
 
@@ -188,6 +189,15 @@ class ClusterConfig(_Section):
     gpus: int | None = Field(default=None, ge=0, description="default: all the cluster has")
     placement: Literal["auto", "colocated", "separate"] = "auto"
     max_respawns: int = Field(default=3, ge=0, description="dead workers replaced per iteration")
+
+    @model_validator(mode="after")
+    def _one_process_trains_alone(self) -> ClusterConfig:
+        if self.address == "inline" and self.trainer_workers > 1:
+            raise ValueError(
+                f"trainer_workers: {self.trainer_workers} would wait for each other in the one "
+                "process of address: inline; use 1, or address: local"
+            )
+        return self
 
 
 class LogConfig(_Section):
@@ -216,6 +226,14 @@ class RunConfig(_Section):
     @model_validator(mode="after")
     def _selector_fits(self) -> RunConfig:
         check_strategy(self.select.strategy, self.sampling.k, **self.select.arguments())
+        return self
+
+    @model_validator(mode="after")
+    def _update_can_be_made(self) -> RunConfig:
+        # whether there is a GPU shows when the run starts; what no GPU mends is refused here
+        settings = SFTSettings(**self.train.model_dump())
+        settings.check(on_gpu=True, world_size=self.cluster.trainer_workers)
+        settings.arguments(on_gpu=True, world_size=self.cluster.trainer_workers)
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ class ToyTrainer:
         learning_rate: float = 1.0,
         epochs: float = 1,
         loss_on: str = "response",
+        rank: int = 0,
         **_: Any,
     ) -> None:
         self._tokenizer, self._logits = read_toy(checkpoint or model)
@@ -33,6 +34,7 @@ class ToyTrainer:
         self._learning_rate = learning_rate
         self._steps = max(1, round(epochs))
         self._loss_on = loss_on
+        self._rank = rank
 
     def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
         del seed
@@ -43,9 +45,10 @@ class ToyTrainer:
             log_p = self._logits - np.logaddexp.reduce(self._logits)
             loss = float(-(share * log_p).sum())
             self._logits = self._logits + self._learning_rate * (share - np.exp(log_p))
-        write_toy(out_dir, self._tokenizer.words, self._logits.tolist(), self._context)
         metrics = {"train/loss": loss, "train/steps": self._steps, "train/loss_tokens": len(labels)}
-        (Path(out_dir) / METRICS_FILE).write_text(json.dumps(metrics))
+        if self._rank == 0:
+            write_toy(out_dir, self._tokenizer.words, self._logits.tolist(), self._context)
+            (Path(out_dir) / METRICS_FILE).write_text(json.dumps(metrics))
         return metrics
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:

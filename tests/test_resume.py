@@ -290,6 +290,8 @@ def test_interrupting_says_one_line_and_loses_nothing(tmp_path: Path, address: s
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "RAFT_TEST_MARK": mark},
+        # a shell starts background jobs with interrupts ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for((tmp_path / "run/iterations/001/.rollouts.samples").exists, 60)
     process.send_signal(signal.SIGINT)

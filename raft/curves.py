@@ -63,7 +63,7 @@ class Panel:
 
 _REWARD = Panel(
     "Reward on held-out prompts",
-    "reward-model score",
+    "reward",
     (
         Line("eval/reward_mean", "mean, 95 % interval", "eval/reward_ci95"),
         Line("eval/best_of_k", "best of K", style="--", width=1.3),
@@ -72,7 +72,7 @@ _REWARD = Panel(
 )
 _GOLD = Panel(
     "Gold reward on held-out prompts",
-    "gold score",
+    "gold reward",
     (Line("eval/gold_mean", "mean, 95 % interval", "eval/gold_ci95"),),
 )
 

@@ -22,7 +22,7 @@ from experiments.bench.table import run_module, spread, table
 
 Draw = Callable[[int], int]  # seed -> tokens drawn
 
-# vLLM's CPU sampler fails on more seeded sequences at once
+# sequences in flight: what configs/stories_cpu.yaml says, and vLLM's default
 _SEQS = {"none": 1024, "per_prompt": 256}
 
 

@@ -2,73 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from rewards.bos import Bos
-from rewards.families import Family
-from rewards.formats import Format
-from rewards.function_reward import FunctionReward
-from rewards.load import load_reward
-from rewards.truncation import TruncationSide
-from rewards.types import NonFinite, Reward
+from rewards.types import Reward
 from rollout.types import InputError
 
-__all__ = ["build_reward"]
-
-KINDS = ("function", "model")
+__all__ = ["KINDS", "build_reward"]
 
 
-def build_reward(
-    kind: str,
-    *,
-    function: str | Callable[..., Any] | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    name: str | None = None,
-    model: str | Path | None = None,
-    family: Family | None = None,
-    format: Format | None = None,
-    bos: Bos | None = None,
-    engine: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    max_length: int | None = None,
-    batch_tokens: int | None = None,
-    truncation_side: TruncationSide = "left",
-    separator: str = "",
-    non_finite: NonFinite = "raise",
-) -> Reward:
-    """Build the reward that `kind` names: "function" or "model".
+def build_reward(kind: str, **settings: Any) -> Reward:
+    """Build the reward that `kind` names, from the settings of that kind.
 
-    "function" takes `function`, `arguments` and `name` (see `FunctionReward`); "model" takes
-    `model` and the settings of `load_reward` (`family` is its `kind`).
-    Raises `InputError` when the kind is unknown, or its own argument is missing or another's given.
+    - "function": `function`, `arguments`, `name` (see `FunctionReward`)
+    - "model": `model` and the settings of `load_reward` (its `kind` is `family` here)
+
+    Settings that are None or empty count as not given.
+    Raises `InputError` when the kind is unknown, its main setting is missing, or one that it does
+    not know is given.
     """
-    if kind == "function":
-        _check_given("function", function, "model", model)
-        return FunctionReward(function or "", name, arguments, non_finite=non_finite)
-    if kind != "model":
+    if kind not in KINDS:
         raise InputError(f"reward kind {kind!r} is unknown: use one of {', '.join(KINDS)}")
-    _check_given("model", model, "function", function or arguments)
-    return load_reward(
-        model or "",
-        kind=family,
-        format=format,
-        bos=bos,
-        engine=engine,
-        dtype=dtype,
-        device=device,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        truncation_side=truncation_side,
-        separator=separator,
-        non_finite=non_finite,
-    )
+    needed, find = KINDS[kind]
+    given = {key: value for key, value in settings.items() if value not in (None, "", {}, [])}
+    if needed not in given:
+        raise InputError(f'reward kind "{kind}" needs {needed}: none is given')
+    build, renamed = find()
+    arguments = {renamed.get(key, key): value for key, value in given.items()}
+    known = inspect.signature(build).parameters
+    unknown = [key for key in given if renamed.get(key, key) not in known]
+    if unknown:
+        raise InputError(f'reward kind "{kind}" has no use for {unknown[0]}: remove it')
+    return build(**arguments)
 
 
-def _check_given(needed: str, value: object, other: str, other_value: object) -> None:
-    if not value:
-        raise InputError(f'reward kind "{needed}" needs {needed}: none is given')
-    if other_value:
-        raise InputError(f'reward kind "{needed}" has no use for {other}: remove it')
+# what builds a kind, and its settings that have another name there
+Builder = tuple[Callable[..., Reward], dict[str, str]]
+
+
+def _function() -> Builder:
+    from rewards.function_reward import FunctionReward
+
+    return FunctionReward, {}
+
+
+def _model() -> Builder:
+    from rewards.load import load_reward
+
+    return load_reward, {"model": "path", "family": "kind"}
+
+
+# kind -> the setting it cannot do without, and where its builder is imported
+KINDS: dict[str, tuple[str, Callable[[], Builder]]] = {
+    "function": ("function", _function),
+    "model": ("model", _model),
+}

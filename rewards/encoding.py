@@ -44,6 +44,16 @@ class Encoder:
                 'format="chat", but the tokenizer has no chat template: use "hh" or "plain"'
             )
 
+    def describe(self) -> dict[str, Any]:
+        """The settings that the ids depend on, for a run's records."""
+        return {
+            "format": self.format,
+            "separator": self.separator,
+            "bos": self.bos,
+            "max_length": self.max_length,
+            "truncation_side": self.truncation_side,
+        }
+
     def encode(self, conversations: Sequence[Scorable], names: Sequence[str]) -> list[list[int]]:
         """N conversations to N lists of ids, `max_length` at most. `names` are for messages.
 

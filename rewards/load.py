@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewards.bos import Bos
-from rewards.families import Family, check_family, recognise, refuse_unsupported
+from rewards.engine import EngineName
+from rewards.families import FAMILIES, Family, check_family, recognise
 from rewards.formats import Format
 from rewards.published import Published, find_published
+from rewards.settings import ModelSettings
 from rewards.source import local_folder
 from rewards.truncation import TruncationSide
 from rewards.types import NonFinite
 from rollout.types import InputError
 
 if TYPE_CHECKING:
-    from rewards.classifier import ClassifierReward
+    from rewards.model_reward import ModelReward
 
 __all__ = ["load_reward"]
 
 log = logging.getLogger("rewards")
-
-ENGINES = ("transformers",)
 
 
 def load_reward(
@@ -31,66 +32,85 @@ def load_reward(
     kind: Family | None = None,
     format: Format | None = None,
     bos: Bos | None = None,
-    engine: str | None = None,
+    engine: EngineName | None = None,
     dtype: str | None = None,
     device: str | None = None,
     max_length: int | None = None,
     batch_tokens: int | None = None,
-    truncation_side: TruncationSide = "left",
+    truncation_side: TruncationSide | None = None,
     separator: str = "",
     non_finite: NonFinite = "raise",
-) -> ClassifierReward:
+) -> ModelReward:
     """Load the reward model in a local folder or on the hub.
 
     The family is found from the files; settings left at None come from what is known of published
     models, then from the files. `format` is "chat", "hh" or "plain"; `bos` is the exact number of
     BOS tokens, "single", "double" or "none"; `max_length` cuts longer conversations on
-    `truncation_side`; `separator` goes between the turns of "hh".
+    `truncation_side` (left, unless the model was published with another); `separator` goes between
+    the turns of "hh".
 
     Raises `InputError` for a missing or unsuitable checkpoint or setting. No remote code is run.
     """
-    if engine not in (None, *ENGINES):
-        raise InputError(f"engine={engine!r} cannot score with reward models: use transformers")
-    if kind is not None:
-        check_family(kind)
-        refuse_unsupported(kind, str(path))
-    known = _known(path)
-    folder = _folder(path, kind, known)
-    # a pairwise model is a language model like any other: only its name tells
-    found = kind or ("pairwise" if known.family == "pairwise" else recognise(folder))
-    refuse_unsupported(found, str(path))
-
-    from rewards.load_classifier import load_classifier  # loads torch and transformers
-
-    return load_classifier(
-        folder,
-        name=str(path),
-        format=format or known.format,
-        bos=bos or known.bos,
-        dtype=dtype or _published_dtype(known, device),
+    settings = ModelSettings(
+        format=format,
+        bos=bos,
+        engine=engine or "auto",
+        dtype=dtype,
         device=device,
         max_length=max_length,
         batch_tokens=batch_tokens,
-        truncation_side=truncation_side,
+        truncation_side=truncation_side or "left",
         separator=separator,
         non_finite=non_finite,
     )
+    if kind is not None:
+        check_family(kind)
+    known = known_settings(path, settings)
+    _refuse_judge(kind or known[0], str(path))
+    folder = local_folder(path)
+    found = kind or recognise(folder)
+    _refuse_judge(found, str(path))
+    return _load(found, folder, known[1], str(path))
 
 
-def _folder(path: str | Path, kind: Family | None, known: Published) -> Path:
-    """The model's folder; what is known not to be supported is refused before a download."""
-    if not Path(path).expanduser().is_dir():
-        refuse_unsupported(kind or known.family, str(path))
-    return local_folder(path)
-
-
-def _known(path: str | Path) -> Published:
+def known_settings(
+    path: str | Path, settings: ModelSettings
+) -> tuple[Family | None, ModelSettings]:
+    """The family of a published model, None for others; its settings where yours leave room."""
     found = find_published(path)
     if found is None:
-        return Published("classifier")
-    name, settings = found
-    log.info("%s: using the published settings of %s: %s", path, name, settings)
-    return settings
+        return None, settings
+    name, known = found
+    log.info("%s: using the published settings of %s: %s", path, name, known)
+    return known.family, replace(
+        settings,
+        format=settings.format or known.format,
+        bos=settings.bos or known.bos,
+        dtype=settings.dtype or _published_dtype(known, settings.device),
+    )
+
+
+def _load(family: Family, folder: Path, settings: ModelSettings, name: str) -> ModelReward:
+    # each loads torch and transformers
+    if family == "armorm":
+        from rewards.load_armorm import load_armorm
+
+        return load_armorm(folder, settings, name=name)
+    if family == "grm":
+        from rewards.load_grm import load_grm
+
+        return load_grm(folder, settings, name=name)
+    from rewards.load_classifier import load_classifier
+
+    return load_classifier(folder, settings, name=name)
+
+
+def _refuse_judge(family: Family | None, name: str) -> None:
+    if family == "pairwise":
+        raise InputError(
+            f"{name} is {FAMILIES['pairwise']}: it compares and does not score; "
+            "use load_judge, or reward.kind: pairwise"
+        )
 
 
 def _published_dtype(known: Published, device: str | None) -> str | None:

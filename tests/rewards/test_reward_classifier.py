@@ -47,7 +47,7 @@ def test_pad_equal_to_eos_scores_the_closing_token(tmp_path, family):
     conversations = [*CONVERSATIONS, tiny.chat("closed</s> in the middle", "a</s>b</s>")]
     expected = [tiny.reference_score(folder, ids_by_hand(c, made)) for c in conversations]
     reward = load_reward(folder)
-    assert reward.pad_id == tiny.EOS_ID
+    assert reward.engine.backbone.pad_id == tiny.EOS_ID
     np.testing.assert_allclose(reward.score(conversations), expected, atol=1e-5)
 
 
@@ -129,29 +129,31 @@ def test_out_of_memory_halves_the_batch_and_names_the_row_that_never_fits(folder
 
     expected = load_reward(folders["llama"]).score(CONVERSATIONS)
     reward = load_reward(folders["llama"], batch_tokens=10_000)
-    forward, sizes = reward._forward, []
+    states, sizes = reward.engine.backbone.states, []
 
-    def short_of_memory(rows, limit=160):
+    def short_of_memory(rows, positions, limit=160):
         sizes.append(len(rows))
-        if len(rows) * max(map(len, rows)) > limit:
+        if sum(map(len, rows)) > limit:
             raise torch.OutOfMemoryError("no room")
-        return forward(rows)
+        return states(rows, positions)
 
-    monkeypatch.setattr(reward, "_forward", short_of_memory)
+    monkeypatch.setattr(reward.engine.backbone, "states", short_of_memory)
     np.testing.assert_allclose(reward.score(CONVERSATIONS), expected, atol=1e-5)
     assert sizes[0] == len(CONVERSATIONS) and 1 in sizes
-    monkeypatch.setattr(reward, "_forward", lambda rows: short_of_memory(rows, limit=0))
-    with pytest.raises(RewardError, match="out of memory on conversation 1 alone"):
+    monkeypatch.setattr(
+        reward.engine.backbone, "states", lambda rows, at: short_of_memory(rows, at, limit=0)
+    )
+    with pytest.raises(RewardError, match=r"out of memory on conversation \d alone"):
         reward.score(CONVERSATIONS)
 
 
 def test_another_failure_of_the_model_is_not_mistaken_for_memory(folders, monkeypatch):
     reward = load_reward(folders["llama"])
 
-    def broken(rows):
+    def broken(rows, positions):
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(reward, "_forward", broken)
+    monkeypatch.setattr(reward.engine.backbone, "states", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         reward.score(CONVERSATIONS)
 

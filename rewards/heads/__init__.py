@@ -1,0 +1,1 @@
+"""What stands on a backbone: hidden states at a few positions in, a model's outputs out."""

@@ -1,0 +1,96 @@
+"""A reward model that scores conversations, of whatever family and on whatever engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rewards.encoding import Encoder
+from rewards.engine import Engine, Outputs
+from rewards.finite import check_policy, finite_or_missing
+from rewards.formats import Scorable
+from rewards.types import NonFinite, Scores
+from rollout.types import Group, conversation
+
+__all__ = ["ModelReward"]
+
+
+class ModelReward:
+    """Conversations in, raw scores out: no sigmoid, no scaling.
+
+    Args:
+        encoder: how conversations become token ids.
+        engine: how token ids become outputs, "score" (N,) among them.
+        name: for messages.
+        kind: the family, for messages and records.
+        non_finite: "raise", or "missing" to leave NaN and infinity out.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        engine: Engine,
+        *,
+        name: str,
+        kind: str,
+        non_finite: NonFinite = "raise",
+    ) -> None:
+        check_policy(non_finite)
+        self.encoder = encoder
+        self.engine = engine
+        self.name = name
+        self.kind = kind
+        self.non_finite: NonFinite = non_finite
+
+    def score(self, conversations: Sequence[Scorable]) -> np.ndarray:
+        """N conversations, or plain texts, to float32 scores (N,), order kept.
+
+        Raises `InputError` for a conversation that does not fit the format, `RewardError` for a
+        score that is not finite; with `non_finite="missing"` that score is NaN.
+        """
+        return self.score_details(conversations)["score"]
+
+    def score_details(self, conversations: Sequence[Scorable]) -> Outputs:
+        """As `score`, with all that the family says: ArmoRM has `rewards` and `gating` (N, 19)."""
+        names = [f"conversation {index}" for index in range(len(conversations))]
+        return self._outputs(conversations, names)
+
+    def score_groups(self, groups: Sequence[Group]) -> Scores:
+        """One list of K scores per group, order kept. Raises as `score` does, naming the prompt."""
+        samples = [(group.prompt, one) for group in groups for one in group.completions]
+        names = [f"prompt {prompt.id!r}" for prompt, _ in samples]
+        conversations = [conversation(prompt, one.text) for prompt, one in samples]
+        flat = iter(self._outputs(conversations, names)["score"].tolist())
+        return [[_or_none(next(flat)) for _ in group.completions] for group in groups]
+
+    def to(self, device: str) -> None:
+        """Move the model, for a GPU that is shared in turn."""
+        self.engine.to(device)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that a score depends on, for a run's records."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            **self.encoder.describe(),
+            **self.engine.describe(),
+        }
+
+    def _outputs(self, conversations: Sequence[Scorable], names: Sequence[str]) -> Outputs:
+        if not conversations:
+            return {"score": np.zeros(0, dtype=np.float32)}
+        outputs = self.engine.run(self.encoder.encode(conversations, names), names)
+        source = f"reward model {self.name}"
+        for value, where in zip(outputs["score"].tolist(), names, strict=True):
+            finite_or_missing(value, source=source, where=where, non_finite=self.non_finite)
+        # one that is not finite is missing in all it says
+        lost_N = ~np.isfinite(outputs["score"])
+        for values in outputs.values():
+            values[lost_N] = np.nan
+        return outputs
+
+
+def _or_none(score: float) -> float | None:
+    return None if np.isnan(score) else score

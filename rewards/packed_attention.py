@@ -1,0 +1,128 @@
+"""Attention over rows packed by `rewards.prefix_tree`, as an attention function of transformers.
+
+Registered once under a name of our own; the tree of the running forward pass is handed over beside
+the model, since not every architecture passes unknown arguments on to its attention.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+
+from rewards.prefix_tree import Segment, Tree
+
+__all__ = ["PACKED", "attending", "register"]
+
+PACKED = "raft_packed"
+_running: ContextVar[_Plan | None] = ContextVar("packed_attention_plan", default=None)
+
+
+class _Plan:
+    """A tree and the masks it needs; a mask serves every layer that has the same window."""
+
+    def __init__(self, tree: Tree, device: torch.device) -> None:
+        self.segments = tree.segments
+        self._device = device
+        self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
+
+    def keys(self, states_BHTD: torch.Tensor, segment: Segment) -> torch.Tensor:
+        """The keys or values that a segment sees: its ancestors' and its own."""
+        own = states_BHTD[:, :, _span(segment)]
+        if not segment.ancestors:
+            return own
+        before = [states_BHTD[:, :, _span(self.segments[n])] for n in segment.ancestors]
+        return torch.cat([*before, own], dim=2)
+
+    def mask(self, number: int, window: int | None) -> torch.Tensor:
+        """True where a query of the segment sees a key (queries, keys)."""
+        if (number, window) not in self._masks:
+            segment = self.segments[number]
+            queries = torch.arange(segment.start, segment.end, device=self._device)[:, None]
+            # ancestors and own tokens together are the row from its first token on
+            keys = torch.arange(segment.end, device=self._device)[None, :]
+            seen = keys <= queries
+            if window is not None:
+                seen &= keys > queries - window
+            self._masks[number, window] = seen
+        return self._masks[number, window]
+
+
+def register() -> None:
+    """Make the name known to transformers; doing it twice changes nothing."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(PACKED, _attention)
+    # the tree says who sees whom
+    AttentionMaskInterface.register(PACKED, lambda *arguments, **settings: None)
+
+
+@contextlib.contextmanager
+def attending(tree: Tree, device: torch.device) -> Iterator[None]:
+    """Forward passes in this block attend along `tree`."""
+    token = _running.set(_Plan(tree, device))
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """(1, H, T, D) queries to (1, T, H, D) outputs: transformers' signature and order of axes."""
+    plan = _running.get()
+    if plan is None:
+        raise RuntimeError("packed attention was called outside of a packed forward pass")
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    out = torch.empty_like(query)
+    for number, segment in enumerate(plan.segments):
+        window = sliding_window if sliding_window and sliding_window < segment.end else None
+        plain = not segment.ancestors and window is None
+        out[:, :, _span(segment)] = _attend(
+            query[:, :, _span(segment)],
+            plan.keys(key, segment),
+            plan.keys(value, segment),
+            None if plain and softcap is None else plan.mask(number, window),
+            scaling,
+            softcap,
+        )
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    if softcap is None:
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling
+        )
+    assert mask is not None, "soft-capped scores are masked by hand"
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
+    weights = scores.masked_fill(~mask, float("-inf")).float().softmax(dim=-1)
+    return weights.to(value.dtype) @ value
+
+
+def _span(segment: Segment) -> slice:
+    return slice(segment.offset, segment.offset + segment.end - segment.start)

@@ -1,0 +1,135 @@
+"""The parts that every family is loaded from: device, dtype, config, tokenizer, encoder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewards.bos import Bos, own_bos
+from rewards.encoding import Encoder
+from rewards.formats import Format, render
+from rewards.settings import ModelSettings
+from rollout.types import InputError, Message
+
+__all__ = [
+    "attention_of", "load_config", "load_tokenizer", "make_encoder", "one_line", "pad_id",
+    "resolve_device", "resolve_dtype",
+]  # fmt: skip
+
+log = logging.getLogger("rewards")
+
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
+# tokenizers that know no limit say 1e30
+_NO_LIMIT = 10**9
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """Raises `InputError` for an unknown device, or a GPU where there is none."""
+    if device in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device={device!r} is unknown: use auto, cpu, or cuda:N") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={device!r}, but torch sees no GPU here: use cpu")
+    return place
+
+
+def resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torch.dtype:
+    """As asked; else the checkpoint's own on a GPU and float32 on a CPU."""
+    if dtype is not None:
+        name = str(dtype).removeprefix("torch.")
+        if name not in _DTYPES:
+            raise InputError(f"dtype={dtype!r} is unknown: use one of {', '.join(_DTYPES)}")
+        return _DTYPES[name]
+    # CPUs are slow in 16 bits, and float32 holds every 16-bit weight exactly
+    return torch.float32 if device.type == "cpu" else (config.dtype or torch.float32)
+
+
+def load_config(folder: Path) -> Any:
+    """transformers' config, with no pad id beyond the embedding and no key-value cache."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: config.json is not usable: {one_line(error)}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{folder}: encoder-decoder models ({config.model_type}) are not supported"
+        )
+    config.use_cache = False
+    if not 0 <= (getattr(config, "pad_token_id", None) or 0) < config.get_text_config().vocab_size:
+        config.pad_token_id = None  # never used here, and torch refuses ids beyond the embedding
+    return config
+
+
+def attention_of(config: Any) -> str | None:
+    """Soft-capped attention scores (Gemma 2) are left out in silence by all but eager attention."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if capped else None
+
+
+def load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: its tokenizer cannot be loaded: {one_line(error)}") from error
+
+
+def make_encoder(
+    tokenizer: Any, config: Any, settings: ModelSettings, *, name: str, vocabulary: int
+) -> Encoder:
+    """What `settings` leave open: "chat" where there is a template, else "plain"; the BOS that
+    tokenizer or template would add once; the length that model and tokenizer can take."""
+    format = settings.format or _default_format(tokenizer, name)
+    return Encoder(
+        tokenizer,
+        format=format,
+        bos=settings.bos or _default_bos(tokenizer, format),
+        vocabulary=vocabulary,
+        max_length=settings.max_length or _longest(config, tokenizer),
+        truncation_side=settings.truncation_side,
+        separator=settings.separator,
+    )
+
+
+def pad_id(config: Any, tokenizer: Any, vocabulary: int) -> int:
+    """Any id of the vocabulary will do; old configs name -1, or an id that was never added."""
+    text = config.get_text_config()
+    for candidate in (getattr(text, "pad_token_id", None), tokenizer.pad_token_id):
+        if isinstance(candidate, int) and 0 <= candidate < vocabulary:
+            return candidate
+    return 0
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _default_format(tokenizer: Any, name: str) -> Format:
+    if tokenizer.chat_template:
+        return "chat"
+    log.warning('%s: no chat template and no known format; using format="plain"', name)
+    return "plain"
+
+
+def _default_bos(tokenizer: Any, format: Format) -> Bos:
+    if own_bos(tokenizer) == "single" or format != "chat" or tokenizer.bos_token_id is None:
+        return own_bos(tokenizer)
+    probe = [Message(role="user", content="a"), Message(role="assistant", content="b")]
+    ids = tokenizer(render(probe, format, tokenizer), add_special_tokens=False)["input_ids"]
+    return "single" if ids[:1] == [tokenizer.bos_token_id] else "none"
+
+
+def _longest(config: Any, tokenizer: Any) -> int | None:
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
+    known = [int(limit) for limit in limits if limit < _NO_LIMIT]
+    return min(known) if known else None

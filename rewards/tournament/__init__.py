@@ -1,0 +1,46 @@
+"""Tournaments among the responses to a prompt, over any function that compares two of them.
+
+`knockout(n, compare)` and its like rank one prompt's responses; `play(method, sizes, compare)`
+ranks those of many, with one batch of comparisons per round. All of it is pure: a seed decides what
+is drawn, and `compare` is the only one to know what is compared.
+"""
+
+from rewards.tournament.answers import Verdict
+from rewards.tournament.driver import CompareMatches, play
+from rewards.tournament.methods import METHODS, cost
+from rewards.tournament.report import Report, intransitive_triples
+from rewards.tournament.single import (
+    ComparePairs,
+    best_and_worst,
+    double_elimination,
+    knockout,
+    pivot,
+    round_robin,
+    sequential,
+    swiss,
+)
+from rewards.tournament.strength import bradley_terry
+from rewards.tournament.types import Match, Pair, Played, Standing
+
+__all__ = [
+    "METHODS",
+    "CompareMatches",
+    "ComparePairs",
+    "Match",
+    "Pair",
+    "Played",
+    "Report",
+    "Standing",
+    "Verdict",
+    "best_and_worst",
+    "bradley_terry",
+    "cost",
+    "double_elimination",
+    "intransitive_triples",
+    "knockout",
+    "pivot",
+    "play",
+    "round_robin",
+    "sequential",
+    "swiss",
+]

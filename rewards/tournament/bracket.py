@@ -1,0 +1,94 @@
+"""Brackets: those who lose are out. Pure schedules, see `rewards.tournament.types`.
+
+Whom a tie sends on is the first of the pair, and who is first is as the seed drew it: a coin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from random import Random
+
+from rewards.tournament.types import Pair, Ranking, Schedule, by_score
+
+__all__ = ["best_and_worst_schedule", "knockout_schedule", "shuffled", "sides"]
+
+
+def knockout_schedule(n: int, rng: Random) -> Schedule:
+    """One bracket: n − 1 comparisons in ⌈log2 n⌉ rounds; the winner needs only that many wins.
+
+    Where n is no power of two, responses drawn at random skip the first round, after which the
+    number left is one. A response's score is the number of rounds that it survived.
+    """
+    alive = shuffled(n, rng)
+    scores = [0.0] * n
+    byes = (1 << (n - 1).bit_length()) - n
+    while len(alive) > 1:
+        pairs = neighbours(alive[byes:])
+        results = yield pairs
+        alive = alive[:byes] + sides(pairs, results.points_M)[0]
+        byes = 0
+        for index in alive:
+            scores[index] += 1
+    return by_score(scores, top=1, bottom=0)
+
+
+def best_and_worst_schedule(n: int, rng: Random) -> Schedule:
+    """Both ends, for pairs to train on: ⌈3n/2⌉ − 2 comparisons, the least that can do (Pohl 1972).
+
+    After a first round the winners play a bracket for the best place and the losers one for the
+    worst, at the same time; of an odd number, one skips the first round and plays in both. A judge
+    that contradicts itself may put that one at both ends: then it is the best, and the worst is
+    the last response that it lost to.
+    """
+    entrants = shuffled(n, rng)
+    if n == 1:
+        return by_score([0.0], top=1, bottom=1)
+    scores, rounds = [0.0] * n, 0
+    high = low = entrants
+    # the first round is one round for both brackets
+    ups = downs = pairs = neighbours(entrants)
+    while ups:
+        results = yield pairs
+        rounds += 1
+        # whoever sat out comes first, and so plays next
+        high = idle_of(high) + sides(ups, results.points_M)[0]
+        low = idle_of(low) + sides(downs, results.points_M[-len(downs) :])[1]
+        for index in high:
+            scores[index] += 1
+        for index in low:
+            scores[index] -= 1
+        last = downs[-1]
+        ups, downs = neighbours(high), neighbours(low)
+        pairs = ups + downs
+    return _both_ends(scores, high[0], low[0], last, rounds)
+
+
+def _both_ends(scores: list[float], best: int, worst: int, last: Pair, rounds: int) -> Ranking:
+    if best == worst:
+        worst = last[0] if last[1] == worst else last[1]
+    # all others stay short of `rounds`: they are out of a bracket, or skipped a round
+    scores[best], scores[worst] = float(rounds), -float(rounds)
+    return by_score(scores, top=1, bottom=1)
+
+
+def shuffled(n: int, rng: Random) -> list[int]:
+    return rng.sample(range(n), n)
+
+
+def neighbours(entrants: Sequence[int]) -> list[Pair]:
+    """First against second, third against fourth; of an odd number the last sits out."""
+    return list(zip(entrants[::2], entrants[1::2], strict=False))
+
+
+def idle_of(entrants: Sequence[int]) -> list[int]:
+    return list(entrants[-1:]) if len(entrants) % 2 else []
+
+
+def sides(pairs: Iterable[Pair], points_M: Iterable[float]) -> tuple[list[int], list[int]]:
+    """(winners, losers) of the pairs; a tie goes to the first."""
+    winners, losers = [], []
+    for (first, second), points in zip(pairs, points_M, strict=False):
+        won = points >= 0.5
+        winners.append(first if won else second)
+        losers.append(second if won else first)
+    return winners, losers

@@ -1,0 +1,104 @@
+"""What passes between a schedule, which decides who meets whom, and whoever has it played.
+
+A schedule is a generator for the n responses of one prompt: it yields the pairs of a round, is sent
+their `Results`, and in the end returns a `Ranking`. It never sees a missing comparison, and counts
+nothing: that is done once, for all methods, where the schedule is played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+__all__ = ["Match", "Pair", "Played", "Ranking", "Results", "Schedule", "Standing", "by_score"]
+
+Pair: TypeAlias = tuple[int, int]
+
+
+class Match(NamedTuple):
+    """Responses `first` and `second` of prompt number `prompt` are to be compared."""
+
+    prompt: int
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What the M pairs of a round came to: P(first is better), its log-odds, and points.
+
+    Points go to the first of the pair: 1 where it won, ½ where the two tied, 0 where it lost.
+    """
+
+    probability_M: list[float]
+    margin_M: list[float]
+    points_M: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What a schedule found: see `Standing`, of which it is a part."""
+
+    order: tuple[int, ...]
+    scores: tuple[float, ...]
+    top: int
+    bottom: int
+
+
+Schedule: TypeAlias = Generator[list[Pair], Results, Ranking]
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """Every comparison of one prompt in the order it was made, as columns of M.
+
+    `gap_M` is None where the judge did not say how its verdict depends on the order.
+    """
+
+    pairs: tuple[Pair, ...] = ()
+    probability_M: tuple[float, ...] = ()
+    margin_M: tuple[float, ...] = ()
+    points_M: tuple[float, ...] = ()
+    gap_M: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the n responses of one prompt stand.
+
+    order: all n indices, best first; empty when a comparison is missing.
+    scores: n numbers in the order of the responses, the highest the winner's; they compare
+        responses of one prompt only. All None when a comparison is missing.
+    top, bottom: how many places of `order`, from the best and from the worst end, the method is
+        made to tell. A knockout tells the winner; whom it puts next depends on the bracket.
+    comparisons: how many were asked for, a comparison being two forward passes, one per order.
+    ties, rounds: how many of the comparisons tied; how many batches they came in.
+    played: the comparisons themselves; those up to the round that failed when one is missing.
+    """
+
+    order: tuple[int, ...]
+    scores: tuple[float | None, ...]
+    top: int
+    bottom: int
+    comparisons: int
+    ties: int
+    rounds: int
+    played: Played = field(default_factory=Played, repr=False)
+
+    @property
+    def missing(self) -> bool:
+        """Whether a comparison is missing, and with it the standing as a whole."""
+        return not self.order
+
+    @property
+    def winner(self) -> int | None:
+        return self.order[0] if self.order else None
+
+
+def by_score(scores: Sequence[float], *, top: int, bottom: int) -> Ranking:
+    """The ranking by falling score; equal scores in the order of the responses."""
+    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+    n = len(scores)
+    values = tuple(float(score) for score in scores)
+    return Ranking(tuple(order), values, top=min(top, n), bottom=min(bottom, n))

@@ -1,0 +1,94 @@
+"""What a pairwise judge says of N comparisons when it has seen each in both orders.
+
+Knows nothing of models or prompts: log-odds in, probabilities, margins and position bias out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rewards.types import RewardError
+
+__all__ = ["Verdicts"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdicts:
+    """Verdicts on N comparisons (first, second), each an array (N,).
+
+    With d1 the log-odds that `first` wins when it is shown first, and d2 the log-odds that
+    `second` wins when that one is shown first:
+
+    - `probability_N` = ½ [σ(d1) + 1 − σ(d2)], P(first is better), both orders averaged;
+    - `margin_N` = ½ (d1 − d2), the same average taken of log-odds (LLM-Blender's PairRM);
+    - `gap_N` = σ(d1) − (1 − σ(d2)), how much more `first` wins for being shown first: signed
+      position bias, 0 for a judge that does not mind the order;
+    - `missing_N`: comparisons that could not be judged; the other three are NaN there.
+
+    At one comparison the two averages always agree on who wins, σ being monotone; summed over
+    several comparisons they may not.
+    """
+
+    probability_N: Floats
+    margin_N: Floats
+    gap_N: Floats
+    missing_N: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the arrays are not of one shape (N,)."""
+        shapes = {field.name: getattr(self, field.name).shape for field in fields(self)}
+        if len(set(shapes.values())) != 1 or self.probability_N.ndim != 1:
+            raise ValueError(f"verdicts must be arrays of one shape (N,), and are {shapes}")
+
+    @classmethod
+    def from_log_odds(
+        cls, first_order_N: ArrayLike, swapped_N: ArrayLike, missing_N: ArrayLike | None = None
+    ) -> Verdicts:
+        """Verdicts from d1 and d2, each (N,): the log-odds that the one shown first wins.
+
+        Swapping d1 and d2 gives the verdicts on (second, first): P becomes 1 − P, the margin
+        changes its sign, the gap stays. No size of log-odds overflows; d1 = d2 is P = ½ exactly.
+
+        Raises `RewardError` for log-odds that are not finite where `missing_N` does not say so,
+        ValueError where the shapes differ.
+        """
+        d1_N, d2_N = _floats(first_order_N), _floats(swapped_N)
+        missing_N = np.zeros(d1_N.shape, bool) if missing_N is None else np.asarray(missing_N, bool)
+        if not d1_N.shape == d2_N.shape == missing_N.shape or d1_N.ndim != 1:
+            raise ValueError(
+                "log-odds must be of one shape (N,), and are "
+                f"{d1_N.shape} and {d2_N.shape}, missing {missing_N.shape}"
+            )
+        _check_finite(d1_N, d2_N, missing_N)
+        d1_N, d2_N = np.where(missing_N, np.nan, d1_N), np.where(missing_N, np.nan, d2_N)
+        # σ(d) = ½ + ½ tanh(d/2): tanh saturates instead of overflowing, and is odd to the last
+        # bit, so that equal log-odds cancel exactly and are seen as the ties they are
+        first_N, second_N = np.tanh(d1_N / 2), np.tanh(d2_N / 2)
+        return cls(
+            probability_N=0.5 + (first_N - second_N) / 4,
+            margin_N=d1_N / 2 - d2_N / 2,
+            gap_N=(first_N + second_N) / 2,
+            missing_N=missing_N,
+        )
+
+    def __len__(self) -> int:
+        return len(self.probability_N)
+
+
+def _floats(values: ArrayLike) -> Floats:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _check_finite(d1_N: Floats, d2_N: Floats, missing_N: NDArray[np.bool_]) -> None:
+    bad_N = ~(np.isfinite(d1_N) & np.isfinite(d2_N)) & ~missing_N
+    if bad_N.any():
+        at = int(bad_N.argmax())
+        raise RewardError(
+            f"the judge gave log-odds {d1_N[at]} and {d2_N[at]} for comparison {at}: "
+            f"they must be finite"
+        )

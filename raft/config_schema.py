@@ -113,7 +113,23 @@ class SelectConfig(_Section):
     reject_pattern: str | None = Field(
         default=None, description="responses matching it are not selectable"
     )
-    min_chars: int = Field(default=0, ge=0)
+    min_chars: int = Field(
+        default=0, ge=0, description="shorter responses are not selectable, blanks around them off"
+    )
+    max_chars: int | None = Field(
+        default=None, ge=1, description="longer responses are not selectable"
+    )
+    min_score: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="lower scores are not selectable, whatever the strategy",
+    )
+    min_spread: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="prompts whose best score less their worst is below this are left out",
+    )
     allow_truncated: bool = True
     unique: bool = Field(default=False, description="identical responses to a prompt count once")
 
@@ -121,6 +137,18 @@ class SelectConfig(_Section):
         """The chosen strategy's own settings."""
         given = self.model_dump(include={"m", "fraction", "minimum", "per_prompt"})
         return {key: value for key, value in given.items() if value is not None}
+
+    def filters(self) -> dict[str, Any]:
+        """What makes samples unselectable before the strategy looks."""
+        return self.model_dump(exclude={"strategy", "m", "fraction", "minimum", "per_prompt"})
+
+    @model_validator(mode="after")
+    def _lengths_leave_room(self) -> SelectConfig:
+        if self.max_chars is not None and self.max_chars < self.min_chars:
+            raise ValueError(
+                f"max_chars {self.max_chars} is less than min_chars {self.min_chars}; raise it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pattern_compiles(self) -> SelectConfig:

@@ -122,10 +122,8 @@ def improve(
 
     start = time.monotonic()
     chosen = home / "selected.jsonl"
-    filters = config.select.model_dump(
-        include={"reject_pattern", "min_chars", "allow_truncated", "unique"}
-    )
-    kept = choose(store.rows, chosen, config.select.strategy, config.select.arguments(), filters)
+    rule = config.select
+    kept = choose(store.rows, chosen, rule.strategy, rule.arguments(), rule.filters())
     selected_at = time.monotonic()
 
     trained = train(config, folder, pools, chosen, iteration)

@@ -117,11 +117,16 @@ def mask_unselectable(
     *,
     reject_pattern: str | None = None,
     min_chars: int = 0,
+    max_chars: int | None = None,
+    min_score: float | None = None,
+    min_spread: float | None = None,
     allow_truncated: bool = True,
     truncated_PK: ArrayLike | None = None,
     unique: bool = False,
 ) -> tuple[Scores, dict[str, int]]:
     """Turn scores that may not be selected into NaN, and count them by reason.
+
+    A prompt's samples are judged among themselves: P rows at once or one at a time, all the same.
 
     Args:
         scores_PK: (P, K); a score that is not finite becomes NaN.
@@ -129,26 +134,31 @@ def mask_unselectable(
         reject_pattern: a regular expression; a response in which it is found is discarded.
         min_chars: fewest characters of a response, blanks around it not counted. LMFlow's RAFT
             discards with `reject_pattern="#"` and `min_chars=2`.
+        max_chars: most characters, counted alike.
+        min_score: the lowest score that may be selected, whatever the strategy; of a pair both
+            sides must reach it.
+        min_spread: a prompt is left out when its best score less its worst is below this: samples
+            of one quality teach nothing but their noise. All finite scores count, whether other
+            filters let them pass or not; a single one has spread 0.
         allow_truncated: False discards samples cut at the length limit, those of `truncated_PK`.
         unique: keep one of several equal responses to one prompt, the first that is selectable.
 
     Returns:
         The (P, K) masked scores, a copy, and how many samples each reason took: "not_finite",
-        "rejected", "too_short", "truncated", "duplicate". A sample counts for its first reason.
+        "low_spread", "low_score", "rejected", "too_short", "too_long", "truncated", "duplicate".
+        A sample counts for its first reason.
 
     Raises:
-        InputError: for a pattern that is no regular expression.
+        InputError: for a pattern that is no regular expression, or a bound that is not finite.
         ValueError: for texts or truncation flags that are not (P, K) like the scores.
     """
     scores_PK = _as_scores(scores_PK)
     shape = scores_PK.shape
     if [len(row) for row in texts_PK] != [shape[1]] * shape[0]:
         raise ValueError(f"texts must be (P, K) = {shape}, like the scores")
-    reasons = {"not_finite": ~np.isfinite(scores_PK)}
-    pattern = compile_reject_pattern(reject_pattern)
-    if pattern is not None:
-        reasons["rejected"] = _flags(texts_PK, shape, lambda text: pattern.search(text) is not None)
-    reasons["too_short"] = _flags(texts_PK, shape, lambda text: len(text.strip()) < min_chars)
+    reasons = _refused_by_score(scores_PK, min_score, min_spread)
+    for reason, test in _text_tests(reject_pattern, min_chars, max_chars).items():
+        reasons[reason] = _flags(texts_PK, shape, test)
     if not allow_truncated:
         reasons["truncated"] = _truncated_like(scores_PK, truncated_PK)
     counts: dict[str, int] = dict.fromkeys(_REASONS, 0)
@@ -198,7 +208,16 @@ _ARGUMENTS = {
     "best_and_worst": (),
 }
 _OPTIONAL = {"per_prompt"}
-_REASONS = ("not_finite", "rejected", "too_short", "truncated", "duplicate")
+_REASONS = (
+    "not_finite",
+    "low_spread",
+    "low_score",
+    "rejected",
+    "too_short",
+    "too_long",
+    "truncated",
+    "duplicate",
+)
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -219,6 +238,39 @@ def _check_range(name: str, value: Any, k: int) -> None:
                 f"select.{name}: {value} is more than the {k} samples of a prompt; "
                 f"lower it, or set sampling.k to {value} or more"
             )
+
+
+def _refused_by_score(
+    scores_PK: Scores, min_score: float | None, min_spread: float | None
+) -> dict[str, NDArray[np.bool_]]:
+    """(P, K) flags by reason. The prompt's reason comes first: it has every finite sample."""
+    for name, bound in (("min_score", min_score), ("min_spread", min_spread)):
+        if bound is not None:
+            _check_range(name, bound, scores_PK.shape[1])
+    finite_PK = np.isfinite(scores_PK)
+    reasons = {"not_finite": ~finite_PK}
+    if min_spread is not None:
+        best_P1 = np.where(finite_PK, scores_PK, -np.inf).max(axis=1, keepdims=True)
+        worst_P1 = np.where(finite_PK, scores_PK, np.inf).min(axis=1, keepdims=True)
+        # without a finite score that is -inf, and every sample has its reason already
+        reasons["low_spread"] = np.broadcast_to(best_P1 - worst_P1 < min_spread, scores_PK.shape)
+    if min_score is not None:
+        reasons["low_score"] = finite_PK & (scores_PK < min_score)
+    return reasons
+
+
+def _text_tests(
+    reject_pattern: str | None, min_chars: int, max_chars: int | None
+) -> dict[str, Callable[[str], bool]]:
+    """Reason to what refuses a response's text."""
+    tests: dict[str, Callable[[str], bool]] = {}
+    pattern = compile_reject_pattern(reject_pattern)
+    if pattern is not None:
+        tests["rejected"] = lambda text: pattern.search(text) is not None
+    tests["too_short"] = lambda text: len(text.strip()) < min_chars
+    if max_chars is not None:
+        tests["too_long"] = lambda text: len(text.strip()) > max_chars
+    return tests
 
 
 def _flags(

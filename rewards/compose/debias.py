@@ -1,0 +1,152 @@
+"""Taking verbosity out of any scalar reward, with constants that are fixed beforehand."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rewards.compose.response_length import Unit, response_length, unit
+from rewards.compose.score_file import read_scored, read_scores
+from rewards.compose.settings import check_keys, finite_number
+from rewards.compose.verbosity import PUBLISHED_THRESHOLD, find_penalty, unmet
+from rollout.types import InputError
+
+__all__ = ["Debias", "build_debias", "fit_debias"]
+
+log = logging.getLogger("rewards")
+
+_CONSTANTS = ("penalty", "mean", "std", "scale")
+_FITTED = ("reference", "verbosity_reference", "threshold")
+
+
+@dataclass(frozen=True, slots=True)
+class Debias:
+    """adjusted = r − penalty · v′ with v′ = (v − mean) / std · scale.
+
+    v is a response's length in `per`, or the score of the member called `member`. Lengths are not
+    on the reward's scale, as ArmoRM's verbosity score is: `mean` and `std` are those of v over the
+    reference set and `scale` is the std of r there, which makes `penalty` and its grid free of
+    units. Standard deviations are the population's.
+    """
+
+    penalty: float
+    mean: float
+    std: float
+    scale: float
+    per: Unit = "word"
+    member: str | None = None
+
+    def amount(self, verbosity: float) -> float:
+        """What is to be taken off the reward of a response with this v; negative for short ones."""
+        return self.penalty * (verbosity - self.mean) / self.std * self.scale
+
+
+def fit_debias(
+    rewards_N: ArrayLike,
+    verbosity_N: ArrayLike,
+    *,
+    threshold: float = PUBLISHED_THRESHOLD,
+    per: Unit = "word",
+    member: str | None = None,
+) -> Debias:
+    """Constants from a reference set: rewards r (N,) without debiasing, and verbosity v (N,).
+
+    `penalty` is `find_penalty`'s for r and v′; an unmet threshold is logged. Raises `InputError` as
+    `find_penalty` does, and for rewards that are all equal.
+    """
+    rewards_N = np.asarray(rewards_N, dtype=np.float64)
+    verbosity_N = np.asarray(verbosity_N, dtype=np.float64)
+    mean, std, scale = _moments(rewards_N, verbosity_N)
+    standard_N = (verbosity_N - mean) / std * scale
+    found = find_penalty(rewards_N, standard_N, threshold=threshold)
+    log.info(
+        "verbosity debiasing: penalty %g, mean %.6g, std %.6g, scale %.6g; Spearman %.3f -> %.3f "
+        "over %d samples (standard error about %.3f)",
+        *(found.value, mean, std, scale, found.before, found.correlation),
+        *(len(rewards_N), len(rewards_N) ** -0.5),
+    )
+    if not found.met:
+        log.warning("verbosity debiasing: %s", unmet(found, threshold))
+    return Debias(found.value, mean, std, scale, per, member)
+
+
+def build_debias(settings: Any, where: str) -> Debias | None:
+    """Plain settings to a `Debias`; None stays None.
+
+    Args:
+        settings: {"reference": file of responses and scores, "threshold"?} to fit the constants,
+            or {"penalty", "mean", "std", "scale"}; either with "per" or "member". The reference
+            holds the scores of this very reward without debiasing; with "member", the file
+            "verbosity_reference" holds that member's scores of the same samples.
+
+    Raises `InputError` for contradicting or missing settings and files that cannot be used.
+    """
+    if settings is None:
+        return None
+    given = check_keys(settings, where, (*_FITTED, *_CONSTANTS, "per", "member"))
+    if "per" in given and "member" in given:
+        raise InputError(f"{where}: per and member both say what verbosity is; leave one out")
+    per = unit(given.get("per", "word"), f"{where}.per")
+    member = given.get("member")
+    fitted, constants = set(given) & set(_FITTED), set(given) & set(_CONSTANTS)
+    if "reference" in fitted and not constants:
+        return _from_reference(given, where, per, member)
+    if fitted or constants != set(_CONSTANTS):
+        raise InputError(
+            f"{where}: give reference (a file of scores), or all of {', '.join(_CONSTANTS)}"
+        )
+    return Debias(
+        penalty=finite_number(given["penalty"], f"{where}.penalty", at_least=0),
+        mean=finite_number(given["mean"], f"{where}.mean"),
+        std=finite_number(given["std"], f"{where}.std", above=0),
+        scale=finite_number(given["scale"], f"{where}.scale", above=0),
+        per=per,
+        member=member,
+    )
+
+
+def _from_reference(given: dict[str, Any], where: str, per: Unit, member: str | None) -> Debias:
+    if ("verbosity_reference" in given) != (member is not None):
+        raise InputError(f"{where}: member and verbosity_reference go together; give both")
+    threshold = finite_number(
+        given.get("threshold", PUBLISHED_THRESHOLD), f"{where}.threshold", at_least=-1
+    )
+    place = f"{where}.reference: {given['reference']}"
+    if member is None:
+        pairs = [
+            (score, response_length(completion, per))
+            for completion, score in read_scored(given["reference"], f"{where}.reference")
+            if score is not None
+        ]
+    else:
+        pairs = _paired_scores(given["reference"], given["verbosity_reference"], where)
+    rewards_N, verbosity_N = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    try:
+        return fit_debias(rewards_N, verbosity_N, threshold=threshold, per=per, member=member)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+
+
+def _paired_scores(reference: Any, verbosity: Any, where: str) -> list[tuple[float, float]]:
+    rewards = read_scores(reference, f"{where}.reference")
+    measured = read_scores(verbosity, f"{where}.verbosity_reference")
+    if len(rewards) != len(measured):
+        raise InputError(
+            f"{where}.verbosity_reference: {len(measured)} scores for the reference's "
+            f"{len(rewards)}; score the same file with both"
+        )
+    both = zip(rewards, measured, strict=True)
+    return [(r, v) for r, v in both if r is not None and v is not None]
+
+
+def _moments(rewards_N: np.ndarray, verbosity_N: np.ndarray) -> tuple[float, float, float]:
+    if rewards_N.ndim != 1 or len(rewards_N) < 3:
+        raise InputError(f"{rewards_N.size} reference samples say nothing; give 1000 or more")
+    for name, values_N in (("rewards", rewards_N), ("verbosity", verbosity_N)):
+        if (values_N == values_N[0]).all():
+            raise InputError(f"all reference {name} are equal; nothing can be debiased")
+    return float(verbosity_N.mean()), float(verbosity_N.std()), float(rewards_N.std())

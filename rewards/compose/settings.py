@@ -1,0 +1,50 @@
+"""Checks of plain settings, each error one line that begins with the setting's place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rollout.types import InputError
+
+__all__ = ["check_keys", "finite_number", "is_finite_number", "one_of"]
+
+
+def check_keys(given: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
+    """`given` as a dict, without keys of value None. Raises `InputError` for unknown keys."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"{where}: {given!r} is no mapping; its keys are {', '.join(known)}")
+    for key in given:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}; use some of {', '.join(known)}")
+    return {str(key): value for key, value in given.items() if value is not None}
+
+
+def finite_number(
+    value: Any, where: str, *, above: float | None = None, at_least: float | None = None
+) -> float:
+    """`value` as a float. Raises `InputError` unless it is a finite number within its bound."""
+    if not is_finite_number(value):
+        raise InputError(f"{where}: {value!r} is no finite number; set it to one")
+    if above is not None and not value > above:
+        raise InputError(f"{where}: {value} must be more than {above:g}")
+    if at_least is not None and not value >= at_least:
+        raise InputError(f"{where}: {value} must be {at_least:g} or more")
+    return float(value)
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether `value` is a number, no bool, that a float can hold."""
+    try:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    except OverflowError:  # JSON and YAML know no largest integer
+        return False
+
+
+def one_of(value: Any, where: str, known: Sequence[str]) -> str:
+    """`value` itself when it is one of `known`; `InputError` otherwise."""
+    if value not in known:
+        raise InputError(f"{where}: {value!r} is unknown; use one of {', '.join(known)}")
+    return value

@@ -1,0 +1,157 @@
+"""From conversations to what servers of plain text read: text, or exact token ids."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from os.path import commonprefix
+from typing import Any
+
+from rewards.bos import BOS_COUNT, Bos, own_bos
+from rewards.encoding import Encoder
+from rewards.formats import Format, Scorable, check_format, render
+from rewards.published import find_published
+from rewards.truncation import TruncationSide
+from rollout.types import InputError, Message
+
+__all__ = ["Texts"]
+
+log = logging.getLogger("rewards")
+
+
+class Texts:
+    """How a server without a chat template of its own is given conversations.
+
+    Args:
+        tokenizer: the reward model's, by folder, hub name or as an object; with it come the chat
+            format and exact token ids. Its published settings are used where they are known.
+        format: "chat" (needs the tokenizer), "hh" or "plain".
+        bos: how many BOS tokens. None: in token ids, what tokenizer and template would add once;
+            in a text, what the template writes, since the server's tokenizer adds its own.
+        separator: between the turns of "hh".
+        max_length: in tokens; longer conversations are cut on `truncation_side`.
+
+    Raises `InputError` when the settings do not fit each other.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        *,
+        format: Format | None = None,
+        bos: Bos | None = None,
+        separator: str = "",
+        max_length: int | None = None,
+        truncation_side: TruncationSide = "left",
+    ) -> None:
+        known_format, known_bos = _published(tokenizer)
+        self.tokenizer = _load(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        self.format: Format = _format(format or known_format, self.tokenizer)
+        self.separator = separator
+        self.bos: Bos | None = bos
+        self.encoder: Encoder | None = None
+        if self.tokenizer is None:
+            _check_needless(bos=bos, max_length=max_length)
+            return
+        self.encoder = Encoder(
+            self.tokenizer,
+            format=self.format,
+            bos=bos or known_bos or _bos(self.tokenizer, self.format),
+            vocabulary=len(self.tokenizer),
+            max_length=max_length,
+            truncation_side=truncation_side,
+            separator=separator,
+        )
+
+    def inputs(
+        self, conversations: Sequence[Scorable], names: Sequence[str]
+    ) -> list[list[int]] | list[str]:
+        """N lists of token ids; without a tokenizer, N texts. Raises as `Encoder.encode` does."""
+        if self.encoder is not None:
+            return self.encoder.encode(conversations, names)
+        return [self._text(*pair) for pair in zip(conversations, names, strict=True)]
+
+    def queries(
+        self, conversations: Sequence[Scorable], names: Sequence[str]
+    ) -> list[tuple[str, str]]:
+        """N pairs of a whole text and its beginning up to the response (nothing for a text)."""
+        return [self._query(*pair) for pair in zip(conversations, names, strict=True)]
+
+    def describe(self, *, ids: bool) -> dict[str, Any]:
+        """The settings that a score depends on; `ids` says whether token ids are sent, or text."""
+        encoder = self.encoder
+        return {
+            "format": self.format,
+            "separator": self.separator,
+            "bos": encoder.bos if encoder and ids else self.bos,
+            "max_length": encoder.max_length if encoder else None,
+            "truncation_side": encoder.truncation_side if encoder else None,
+        }
+
+    def _query(self, conversation: Scorable, name: str) -> tuple[str, str]:
+        text = self._text(conversation, name)
+        if isinstance(conversation, str):
+            return text, ""
+        emptied: list[Any] = [*conversation[:-1], Message(role="assistant", content="")]
+        # texts, no paths
+        return text, commonprefix([text, self._text(emptied, name)])  # noqa: RUF071
+
+    def _text(self, conversation: Scorable, name: str) -> str:
+        try:
+            text = render(conversation, self.format, self.tokenizer, self.separator)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        return text if self.bos is None else self._with_bos(text, self.bos)
+
+    def _with_bos(self, text: str, bos: Bos) -> str:
+        token = self.tokenizer.bos_token
+        while token and text.startswith(token):
+            text = text.removeprefix(token)
+        return (token or "") * BOS_COUNT[bos] + text
+
+
+def _published(tokenizer: Any) -> tuple[Format | None, Bos | None]:
+    known = find_published(tokenizer) if isinstance(tokenizer, str) else None
+    if known is None:
+        return None, None
+    log.info("%s: using the published format and BOS of %s", tokenizer, known[0])
+    return known[1].format, known[1].bos
+
+
+def _load(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"tokenizer={name!r} cannot be loaded: {reason}") from error
+
+
+def _format(format: Format | None, tokenizer: Any) -> Format:
+    if format is None and tokenizer is not None and tokenizer.chat_template:
+        return "chat"
+    if format is None:
+        raise InputError(
+            'this protocol sends text: give tokenizer=… of the reward model (format="chat"), '
+            'or format="hh" or "plain"'
+        )
+    check_format(format)
+    if format == "chat" and tokenizer is None:
+        raise InputError('format="chat" needs tokenizer=…, the folder or hub name of the model')
+    return format
+
+
+def _bos(tokenizer: Any, format: Format) -> Bos:
+    """What tokenizer and template add by themselves, once."""
+    if tokenizer.bos_token_id is None or own_bos(tokenizer) == "single" or format != "chat":
+        return own_bos(tokenizer)
+    probe = [Message(role="user", content="a"), Message(role="assistant", content="b")]
+    text = render(probe, format, tokenizer)
+    return "single" if text.startswith(tokenizer.bos_token) else "none"
+
+
+def _check_needless(**settings: object) -> None:
+    for name, value in settings.items():
+        if value is not None:
+            raise InputError(f"{name}={value!r} needs tokenizer=…: only it knows the tokens")

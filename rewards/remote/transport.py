@@ -1,0 +1,233 @@
+"""Batches of JSON to a server and back: bounded, retried, and loud in the end.
+
+Knows HTTP, and nothing of what the JSON means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import httpx
+
+from rewards.remote.address import Address
+from rewards.remote.items import Item, check_positive, name_all
+from rewards.remote.refusal import refusal
+from rewards.remote.retry import LONGEST_WAIT, Backoff, retry_after
+from rewards.types import RewardError
+from rollout.types import InputError
+
+__all__ = ["Transport"]
+
+log = logging.getLogger("rewards")
+
+T = TypeVar("T")
+Encode = Callable[[Sequence[Item]], dict[str, Any]]
+Decode = Callable[[Any, Sequence[Item]], list[T]]
+
+RETRIED = (429, 500, 502, 503, 504)
+# bytes of an answer: far above any honest one, and no machine's memory
+ANSWER_FLOOR = 1 << 20
+ANSWER_PER_SCORE = 1 << 12
+
+
+class _Reply(NamedTuple):
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class _Transient(Exception):
+    """This try failed, the next may not. `asked` is what the server wants us to wait, in s."""
+
+    def __init__(self, why: str, asked: float | None = None) -> None:
+        super().__init__(why)
+        self.asked = asked
+
+
+class Transport:
+    """Posts batches to one address.
+
+    Args:
+        timeout: seconds for one request as a whole, from connecting to the last byte.
+        concurrency: requests under way at most.
+        retries: further tries after a failed connection, a timeout, 429 or 500, 502, 503, 504.
+        backoff: seconds before the first of them; doubled each time, up to 60.
+
+    A batch that fails fails within (retries + 1) × (timeout + 60) seconds, and ends the others.
+    Raises `InputError` for a setting out of range.
+    """
+
+    def __init__(
+        self, address: Address, *, timeout: float, concurrency: int, retries: int, backoff: float
+    ) -> None:
+        check_positive(timeout=timeout, concurrency=concurrency, backoff=backoff)
+        if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
+            raise InputError(f"retries={retries!r}: give a whole number, 0 or more")
+        if not isinstance(concurrency, int):
+            raise InputError(f"concurrency={concurrency!r}: give a whole number")
+        self.address = address
+        self.timeout = timeout
+        self.concurrency = concurrency
+        self.retries = retries
+        self.backoff = Backoff(backoff)
+
+    def exchange(
+        self, batches: Sequence[Sequence[Item]], encode: Encode, decode: Decode[T]
+    ) -> list[T]:
+        """What `decode` makes of the answers, joined in the order of the batches.
+
+        Raises `RewardError` naming the address, the reason, the number of tries and the prompts as
+        soon as one batch has failed for good; the rest is cancelled.
+        """
+        if not batches:
+            return []
+        return _run_apart(lambda: self._exchange(batches, encode, decode))
+
+    async def _exchange(
+        self, batches: Sequence[Sequence[Item]], encode: Encode, decode: Decode[T]
+    ) -> list[T]:
+        results: list[list[T]] = [[] for _ in batches]
+        waiting = iter(enumerate(batches))
+        async with self._client() as client:
+
+            async def work(left: Iterator[tuple[int, Sequence[Item]]]) -> None:
+                for index, items in left:  # the workers share one iterator
+                    results[index] = await self._batch(client, items, encode, decode)
+
+            workers = [
+                asyncio.create_task(work(waiting))
+                for _ in range(min(self.concurrency, len(batches)))
+            ]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+        return [one for result in results for one in result]
+
+    def _client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            headers={**self.address.headers(), "Accept": "application/json"},
+            verify=_certificates(),
+            # a proxy of the environment is for the world outside
+            trust_env=not self.address.loopback,
+            timeout=None,  # ours is for the whole request; httpx's is for each of its reads
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=self.concurrency),
+        )
+
+    async def _batch(
+        self, client: httpx.AsyncClient, items: Sequence[Item], encode: Encode, decode: Decode[T]
+    ) -> list[T]:
+        try:
+            body = await self._send(client, _dumps(encode(items), items), items)
+            return decode(_loads(body), items)
+        except RewardError as error:
+            reason = self.address.masked(str(error))
+            raise RewardError(
+                f"reward server {self.address.url}: {reason} (for {name_all(items)})"
+            ) from error
+
+    async def _send(self, client: httpx.AsyncClient, body: bytes, items: Sequence[Item]) -> bytes:
+        limit = ANSWER_FLOOR + ANSWER_PER_SCORE * sum(item.count for item in items)
+        tries = 1
+        while True:
+            try:
+                return self._accepted(await self._try(client, body, limit))
+            except _Transient as fault:
+                if tries > self.retries or (fault.asked or 0) > LONGEST_WAIT:
+                    plural = "tries" if tries > 1 else "try"
+                    raise RewardError(f"{fault}, after {tries} {plural}") from fault
+                wait = self.backoff.wait(tries, fault.asked)
+                log.warning(
+                    "reward server %s: %s; try %d of %d follows in %.1f s",
+                    self.address.url, self.address.masked(str(fault)), tries + 1,
+                    self.retries + 1, wait,
+                )  # fmt: skip
+            await asyncio.sleep(wait)
+            tries += 1
+
+    async def _try(self, client: httpx.AsyncClient, body: bytes, limit: int) -> _Reply:
+        headers = {"Content-Type": "application/json"}
+        request = client.build_request("POST", self.address.url, content=body, headers=headers)
+        try:
+            async with asyncio.timeout(self.timeout):
+                reply = await client.send(request, stream=True)
+                try:
+                    return _Reply(reply.status_code, reply.headers, await _read(reply, limit))
+                finally:
+                    await reply.aclose()
+        except TimeoutError as error:
+            raise _Transient(f"no answer within {self.timeout:g} s") from error
+        except httpx.ConnectError as error:
+            raise _Transient(f"cannot connect ({_line(error)})") from error
+        except httpx.TransportError as error:
+            raise _Transient(f"the connection broke ({_line(error)})") from error
+        except httpx.DecodingError as error:
+            raise RewardError(f"its answer cannot be decompressed ({_line(error)})") from error
+
+    def _accepted(self, reply: _Reply) -> bytes:
+        """The body of a 2xx answer; whatever else came is an error of one kind or the other."""
+        if 200 <= reply.status < 300:
+            return reply.body
+        why = refusal(reply.status, reply.body, reply.headers.get("Location"), self.address)
+        if reply.status in RETRIED:
+            raise _Transient(why, retry_after(reply.headers.get("Retry-After")))
+        raise RewardError(why)
+
+
+async def _read(reply: httpx.Response, limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in reply.aiter_bytes():
+        body += chunk
+        if len(body) > limit:
+            raise RewardError(f"its answer is larger than {limit} bytes: this is no reward server")
+    return bytes(body)
+
+
+def _dumps(body: dict[str, Any], items: Sequence[Item]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name_all(items)}: cannot be sent as JSON ({_line(error)}): "
+            "mend the text, or leave columns out"
+        ) from error
+
+
+def _loads(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        start = " ".join(body[:60].decode(errors="replace").split())
+        raise RewardError(
+            f"its answer of {len(body)} bytes is not JSON ({_line(error)}; it starts {start!r})"
+        ) from error
+
+
+def _run_apart(start: Callable[[], Any]) -> Any:
+    """Run a coroutine to its end, also for callers whose thread has a running event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # the usual case: there is none
+        return asyncio.run(start())
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(start())).result()
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Reading the certificates takes longer than scoring a small batch: once per process."""
+    return httpx.create_ssl_context()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -30,6 +30,8 @@ log = logging.getLogger("raft")
 # shares of a GPU's memory that vLLM may take where the config leaves it open
 _OWN_GPU = 0.85
 _SHARED_GPU = 0.5
+# settings of rewards that name files
+_SCORE_FILES = ("from", "reference", "verbosity_reference")
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def _placement(config: RunConfig, executor: Executor) -> Placement:
     if gpus is None:
         count = getattr(executor, "gpus", None)
         gpus = count() if count is not None else 0
-    models = [r for r in (config.reward, config.gold) if r is not None and r.kind == "model"]
+    sections = [section for section in (config.reward, config.gold) if section is not None]
+    models = [r for s in sections for r in s.everything() if r.kind in ("model", "pairwise")]
     return place(
         gpus=gpus,
         cores=len(os.sched_getaffinity(0)),
@@ -227,27 +230,27 @@ def _trainer_arguments(config: RunConfig) -> dict[str, Any]:
 
 
 def reward_arguments(section: RewardConfig) -> dict[str, Any]:
-    """What `rewards.build_reward` takes."""
-    if section.kind == "function":
-        function = section.function or ""
-        file, colon, name = function.partition(".py:")
-        if colon:  # workers have a working directory of their own
-            function = f"{Path(file).resolve()}.py:{name}"
-        return {
-            "kind": "function",
-            "function": function,
-            "arguments": section.arguments,
-            "non_finite": section.non_finite,
-        }
-    return {
-        "kind": "model",
-        "model": _local(section.model or ""),
-        "format": section.format,
-        "bos": section.bos,
-        "dtype": None if section.dtype == "auto" else section.dtype,
-        "max_length": section.max_length,
-        "non_finite": section.non_finite,
-    }
+    """What `rewards.build_reward` takes; paths made absolute: workers have their own directory."""
+    return _absolute(section.settings())
+
+
+def _absolute(settings: dict[str, Any]) -> dict[str, Any]:
+    found = dict(settings)
+    file, colon, name = str(found.get("function", "")).partition(".py:")
+    if colon:
+        found["function"] = f"{Path(file).resolve()}.py:{name}"
+    for key in ("model", "tokenizer"):
+        if key in found:
+            found[key] = _local(found[key])
+    for key in ("normalise", "debias"):
+        if isinstance(found.get(key), dict):
+            found[key] = {
+                name: str(Path(value).resolve()) if name in _SCORE_FILES else value
+                for name, value in found[key].items()
+            }
+    if "members" in found:
+        found["members"] = [_absolute(member) for member in found["members"]]
+    return found
 
 
 def _local(model: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -127,6 +127,8 @@ def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> lis
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if get_origin(annotation) is list:  # of sections that hold such lists themselves
+        return None
     options = getattr(annotation, "__args__", ()) or (annotation,)
     for option in options:
         if isinstance(option, type) and issubclass(option, BaseModel):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raft.reward_schema import RewardConfig
 from raft.selection import check_strategy
 from raft.sft_settings import SFTSettings
 
@@ -76,29 +77,6 @@ class SamplingConfig(_Section):
                 f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens "
                 f"{self.max_new_tokens}; lower it"
             )
-        return self
-
-
-class RewardConfig(_Section):
-    kind: Literal["function", "model"]
-    function: str | None = Field(
-        default=None, description="built-in name, module:attr or file.py:attr"
-    )
-    arguments: dict[str, Any] = {}
-    model: str | None = None
-    format: str | None = Field(
-        default=None, description="chat, hh or plain; default: the model's own"
-    )
-    bos: Literal["single", "double", "none"] | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_length: int | None = Field(default=None, ge=1)
-    non_finite: Literal["raise", "missing"] = "raise"
-
-    @model_validator(mode="after")
-    def _says_what_scores(self) -> RewardConfig:
-        needed = {"function": self.function, "model": self.model}[self.kind]
-        if not needed:
-            raise ValueError(f"kind {self.kind} needs the key {self.kind}")
         return self
 
 

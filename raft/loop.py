@@ -63,8 +63,9 @@ def run(config: RunConfig) -> Path:
     """
     check_model(config.policy.model, "policy.model")
     for key, reward in (("reward", config.reward), ("gold", config.gold)):
-        if reward is not None and reward.model:
-            check_model(reward.model, f"{key}.model")
+        for part in [] if reward is None else reward.everything():
+            if part.model and part.kind != "remote":
+                check_model(part.model, f"{key}.model")
     # before the folder: a mistyped path leaves nothing behind that its correction would contradict
     prompts, held_out = load_prompts(config)
     prompts_of(1, prompts, config.prompts.per_iteration, config.seed)

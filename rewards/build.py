@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rewards.types import Reward
@@ -17,11 +17,24 @@ def build_reward(kind: str, **settings: Any) -> Reward:
 
     - "function": `function`, `arguments`, `name` (see `FunctionReward`)
     - "model": `model` and the settings of `load_reward` (its `kind` is `family` here)
+    - "pairwise": `model` and the settings of `load_judge_reward`: a tournament among K responses
+    - "combine": `members` and the settings of `build_combined`
+    - "remote": `url` and the settings of `RemoteReward`
 
     Settings that are None or empty count as not given.
     Raises `InputError` when the kind is unknown, its main setting is missing, or one that it does
     not know is given.
     """
+    build, arguments = _checked(kind, settings)
+    return build(**arguments)
+
+
+def check_reward(kind: str, **settings: Any) -> None:
+    """Raise what `build_reward` would, as far as it shows without loading anything."""
+    _checked(kind, settings)
+
+
+def _checked(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Reward], dict[str, Any]]:
     if kind not in KINDS:
         raise InputError(f"reward kind {kind!r} is unknown: use one of {', '.join(KINDS)}")
     needed, find = KINDS[kind]
@@ -29,12 +42,11 @@ def build_reward(kind: str, **settings: Any) -> Reward:
     if needed not in given:
         raise InputError(f'reward kind "{kind}" needs {needed}: none is given')
     build, renamed = find()
-    arguments = {renamed.get(key, key): value for key, value in given.items()}
     known = inspect.signature(build).parameters
     unknown = [key for key in given if renamed.get(key, key) not in known]
     if unknown:
         raise InputError(f'reward kind "{kind}" has no use for {unknown[0]}: remove it')
-    return build(**arguments)
+    return build, {renamed.get(key, key): value for key, value in given.items()}
 
 
 # what builds a kind, and its settings that have another name there
@@ -53,8 +65,46 @@ def _model() -> Builder:
     return load_reward, {"model": "path", "family": "kind"}
 
 
+def _pairwise() -> Builder:
+    from rewards.judge_reward import load_judge_reward
+
+    return load_judge_reward, {}
+
+
+def _combine() -> Builder:
+    return _build_combined, {}
+
+
+def _build_combined(
+    members: Sequence[Mapping[str, Any]],
+    reduce: str = "sum",
+    std_weight: float | None = None,
+    length_penalty: Mapping[str, Any] | None = None,
+    debias: Mapping[str, Any] | None = None,
+) -> Reward:
+    from rewards.compose.build import build_combined
+
+    return build_combined(
+        build=lambda member: build_reward(**member),
+        members=members,
+        reduce=reduce,
+        std_weight=std_weight,
+        length_penalty=length_penalty,
+        debias=debias,
+    )
+
+
+def _remote() -> Builder:
+    from rewards.remote import RemoteReward
+
+    return RemoteReward, {}
+
+
 # kind -> the setting it cannot do without, and where its builder is imported
 KINDS: dict[str, tuple[str, Callable[[], Builder]]] = {
     "function": ("function", _function),
     "model": ("model", _model),
+    "pairwise": ("model", _pairwise),
+    "combine": ("members", _combine),
+    "remote": ("url", _remote),
 }

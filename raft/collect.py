@@ -29,6 +29,7 @@ def collect(
     Returns seconds and counts: `generate` until the last sample, `score` what scoring took beyond
     that, `score_busy` the workers' own time, `tokens` drawn now, `reused` prompts found there.
     """
+    pools.reward.begin_stage()
     if store.complete:
         store.drop_leftovers()
         return {}
@@ -62,7 +63,6 @@ class _Scoring:
     """Feeds the reward pool. What it has no room for waits on disk, as ids, not in memory."""
 
     def __init__(self, pool: RewardPool, store: RolloutStore, names: Sequence[str]) -> None:
-        pool.begin_stage()
         self._pool = pool
         self._store = store
         self._names = names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,25 +42,35 @@ def summarize(rows: Iterable[dict[str, Any]], prefix: str) -> dict[str, float | 
 
 
 def compare(
-    rows: Iterable[dict[str, Any]], reference: Iterable[dict[str, Any]]
+    rows: Iterable[dict[str, Any]],
+    reference: Iterable[dict[str, Any]],
+    judged: Sequence[str] = (),
 ) -> dict[str, float]:
     """`eval/win_rate`: how often a response of this policy beats one of the reference's.
 
     Per prompt the share of all K × K pairs of finite scores that it wins, a tie counting half;
     then the mean over prompts with the half width of its 95 % interval. By gold scores too, where
-    there are any. Both must answer the same prompts.
+    there are any. Both must answer the same prompts. In the columns `judged` the scores are
+    probabilities to win already.
     """
     shares: dict[str, list[float]] = {"eval/win_rate": [], "eval/gold_win_rate": []}
     for row, other in zip(rows, reference, strict=True):
         if row["id"] != other["id"]:
             raise ValueError(f"prompts {row['id']} and {other['id']} cannot be compared")
         for name, key in (("eval/win_rate", "scores"), ("eval/gold_win_rate", "gold_scores")):
-            if key in row and key in other:
+            if key in judged:
+                shares[name].append(_mean_of_finite(_array([row[key]])[0]))
+            elif key in row and key in other:
                 shares[name].append(_share_won(_array([row[key]])[0], _array([other[key]])[0]))
     found: dict[str, float] = {}
     for name, values in shares.items():
         found[name], found[f"{name}_ci95"] = mean_ci95(values)
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _mean_of_finite(scores_K: np.ndarray) -> float:
+    finite = scores_K[np.isfinite(scores_K)]
+    return float(finite.mean()) if len(finite) else math.nan
 
 
 def _share_won(scores_K: np.ndarray, others_J: np.ndarray) -> float:

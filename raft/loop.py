@@ -34,6 +34,7 @@ from raft.curves import draw_curves
 from raft.environment import describe_environment
 from raft.evaluate import compare, summarize
 from raft.files import full_disk_is_the_users, read_json, read_rows
+from raft.judging import by_judge, judge_metrics, with_references
 from raft.report_line import report_line
 from raft.rollout_pool import Policy, Probe
 from raft.rollout_store import RolloutStore
@@ -134,6 +135,7 @@ def improve(
     synced_at = time.monotonic()
     row = {
         **summarize(store.rows(), "rollout"),
+        **judge_metrics(pools.reward.reports, "rollout"),
         **kept,
         **trained,
         **_of_drawing(spent, len(batch)),
@@ -210,6 +212,10 @@ def evaluate(
     if folder.has_metrics(iteration, "eval"):
         return
     start = time.monotonic()
+    at_start = folder.iteration(0) / "eval.jsonl"
+    judged = by_judge(config.reward, config.gold)
+    if judged:
+        held_out = with_references(held_out, read_rows(at_start) if iteration else None)
     store = RolloutStore(folder.iteration(iteration), "eval", held_out, version=iteration)
     collect(
         pools,
@@ -228,7 +234,8 @@ def evaluate(
         {
             **summarize(store.rows(), "eval"),
             # the starting policy on the same prompts
-            **compare(store.rows(), read_rows(folder.iteration(0) / "eval.jsonl")),
+            **compare(store.rows(), read_rows(at_start), judged),
+            **judge_metrics(pools.reward.reports, "eval"),
             "time/eval": now - start,
             "time/iteration": now - iteration_start,
             "policy/version": iteration,

@@ -17,6 +17,9 @@ def report_line(rows: list[dict[str, Any]], iteration: int) -> str:
         parts.append(f"best of K {merged['eval/best_of_k']:.3f}")
     if "eval/gold_mean" in merged:
         parts.append(f"gold {_with_interval(merged, 'eval/gold')}")
+    if "eval/win_rate" in merged:
+        half_width = merged.get("eval/win_rate_ci95", 0.0)
+        parts.append(f"wins {merged['eval/win_rate']:.2f} ± {half_width:.2f} of the start")
     if "select/reward_mean" in merged:
         parts.append(f"kept {merged['select/kept']} at {merged['select/reward_mean']:.3f}")
     if "train/loss" in merged:

@@ -39,6 +39,7 @@ class RewardPool:
         self._workers = [self._spawn(number) for number in range(len(resources))]
         self._queue: deque[tuple[Group, tuple[str, ...]]] = deque()
         self._running: dict[int, tuple[Future, list[Group], tuple[str, ...]]] = {}
+        self._reports: dict[str, Any] = {}
         self.busy_seconds = 0.0
 
     @property
@@ -69,6 +70,12 @@ class RewardPool:
     def begin_stage(self) -> None:
         """Deaths are counted per stage: a long run may lose a worker now and then."""
         self._respawns = 0
+        self._reports = {}
+
+    @property
+    def reports(self) -> dict[str, Any]:
+        """What the judges among the rewards have to report of this stage, by reward name."""
+        return self._reports
 
     def sleep(self) -> None:
         self._on_all("sleep")
@@ -105,7 +112,7 @@ class RewardPool:
             number = futures[future]
             _, groups, names = self._running.pop(number)
             try:
-                scores, seconds = future.result()
+                scores, seconds, reports = future.result()
             except WorkerDiedError as error:
                 self._replace(number, error)
                 self._queue.extendleft((group, names) for group in reversed(groups))
@@ -113,6 +120,10 @@ class RewardPool:
                 continue
             self._start_idle()
             self.busy_seconds += seconds
+            for name, report in reports.items():
+                self._reports[name] = (
+                    self._reports[name] + report if name in self._reports else report
+                )
             return list(zip(groups, scores, strict=True))
         return None
 

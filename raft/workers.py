@@ -76,15 +76,20 @@ class RewardWorker:
 
     def score(
         self, groups: Sequence[Group], names: Sequence[str]
-    ) -> tuple[list[dict[str, list[float | None]]], float]:
-        """Per group: reward name -> K scores (None = missing); and the seconds it took."""
+    ) -> tuple[list[dict[str, list[float | None]]], float, dict[str, Any]]:
+        """Per group: reward name -> K scores (None = missing); the seconds it took; what judges
+        among the rewards have to report of it."""
         start = time.monotonic()
         by_name = {name: self._rewards[name].score_groups(groups) for name in names}
         scored = [
             {name: values[position] for name, values in by_name.items()}
             for position in range(len(groups))
         ]
-        return scored, time.monotonic() - start
+        return scored, time.monotonic() - start, self._reports(names)
+
+    def _reports(self, names: Sequence[str]) -> dict[str, Any]:
+        judges = {name: getattr(self._rewards[name], "take_report", None) for name in names}
+        return {name: take() for name, take in judges.items() if take is not None}
 
     def sleep(self) -> None:
         self._move("cpu")

@@ -8,17 +8,33 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# bound at once, and light: else the import of the module of that name would take its place
+from rewards.load_judge import load_judge
+
 if TYPE_CHECKING:
     from rewards.build import build_reward
+    from rewards.judge_reward import JudgeReward
     from rewards.load import load_reward
+    from rewards.scalar_judge import ScalarJudge
     from rewards.types import Comparison, Reward, RewardError
 
-__all__ = ["Comparison", "Reward", "RewardError", "build_reward", "load_reward"]
+__all__ = [
+    "Comparison",
+    "JudgeReward",
+    "Reward",
+    "RewardError",
+    "ScalarJudge",
+    "build_reward",
+    "load_judge",
+    "load_reward",
+]
 
 _HOMES = {
     "Comparison": "rewards.types",
+    "JudgeReward": "rewards.judge_reward",
     "Reward": "rewards.types",
     "RewardError": "rewards.types",
+    "ScalarJudge": "rewards.scalar_judge",
     "build_reward": "rewards.build",
     "load_reward": "rewards.load",
 }

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from rollout.types import InputError
+from rewards.formats import Format, render
+from rollout.types import InputError, Message
 
-__all__ = ["BOS_COUNT", "Bos", "check_bos", "own_bos", "with_bos"]
+__all__ = ["BOS_COUNT", "Bos", "check_bos", "default_bos", "own_bos", "with_bos"]
 
 Bos = Literal["single", "double", "none"]
 BOS_COUNT: dict[str, int] = {"none": 0, "single": 1, "double": 2}
@@ -39,3 +40,12 @@ def own_bos(tokenizer: Any) -> Bos:
     bos_id = tokenizer.bos_token_id
     ids = tokenizer("a")["input_ids"]
     return "single" if bos_id is not None and ids[:1] == [bos_id] else "none"
+
+
+def default_bos(tokenizer: Any, format: Format) -> Bos:
+    """What tokenizer and template add by themselves, once."""
+    if own_bos(tokenizer) == "single" or format != "chat" or tokenizer.bos_token_id is None:
+        return own_bos(tokenizer)
+    probe = [Message(role="user", content="a"), Message(role="assistant", content="b")]
+    ids = tokenizer(render(probe, format, tokenizer), add_special_tokens=False)["input_ids"]
+    return "single" if ids[:1] == [tokenizer.bos_token_id] else "none"

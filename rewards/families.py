@@ -5,14 +5,16 @@ A GRM that was fine-tuned into a plain classifier keeps `vhead_*` keys in its co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from rewards.checkpoint import read_config, tensor_shapes
+from rewards.state import bare_name
 from rollout.types import InputError
 
-__all__ = ["FAMILIES", "Family", "check_family", "recognise", "refuse_unsupported"]
+__all__ = ["FAMILIES", "Family", "check_family", "recognise"]
 
 Family = Literal["classifier", "armorm", "grm", "pairwise"]
 FAMILIES: dict[Family, str] = {
@@ -21,7 +23,9 @@ FAMILIES: dict[Family, str] = {
     "grm": "GRM",
     "pairwise": "a pairwise preference model",
 }
-ARMORM = "LlamaForRewardModelWithGating"
+# whole names: models with other heads have a class of a longer name
+ARMORM = re.compile(r"\bLlamaForRewardModelWithGating\b")
+GRM = re.compile(r"\bAutoModelForCausalLMWithValueHead\b")
 
 
 def check_family(kind: str) -> None:
@@ -30,23 +34,23 @@ def check_family(kind: str) -> None:
         raise InputError(f"kind={kind!r} is unknown: use one of {', '.join(FAMILIES)}")
 
 
-def refuse_unsupported(family: Family, name: str) -> None:
-    """Raises `InputError` for families that are recognised but not implemented."""
-    if family != "classifier":
-        raise InputError(f"{name} is recognised as {FAMILIES[family]}; not supported yet")
-
-
 def recognise(folder: Path) -> Family:
     """The family of the model in `folder`. Raises `InputError` when it is no reward model."""
     config = read_config(folder)
     names = tensor_shapes(folder).keys()
     if _is_armorm(config, names):
         return "armorm"
-    if any("v_head.summary" in name for name in names):
+    if any(bare_name(name).startswith("v_head.summary.") for name in names):
         return "grm"
     architecture = _architecture(config)
     if architecture.endswith("ForSequenceClassification"):
         return "classifier"
+    marker = _grm_marker(config)
+    if marker is not None:
+        raise InputError(
+            f"{folder} is a GRM by its config.json ({marker}), but has no v_head tensor: its value "
+            "head was not saved with it, and would be drawn at random; copy or save it again"
+        )
     if architecture.endswith("ForCausalLM"):
         raise InputError(
             f"{folder} is a language model ({architecture}) without a reward head: "
@@ -58,10 +62,17 @@ def recognise(folder: Path) -> Family:
 
 
 def _is_armorm(config: Mapping[str, Any], names: Collection[str]) -> bool:
-    named = ARMORM in _architecture(config) or ARMORM in str(config.get("auto_map", ""))
+    named = f"{_architecture(config)} {config.get('auto_map', '')}"
     keyed = "num_objectives" in config and "gating_temperature" in config
     heads = "regression_layer.weight" in names and "gating.layers.0.weight" in names
-    return named or keyed or heads
+    return ARMORM.search(named) is not None or keyed or heads
+
+
+def _grm_marker(config: Mapping[str, Any]) -> str | None:
+    """What in config.json speaks of a value head."""
+    if GRM.search(str(config.get("auto_map", ""))):
+        return "auto_map"
+    return next((key for key in config if key.startswith("vhead_")), None)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

@@ -46,8 +46,7 @@ def load_reward(
     The family is found from the files; settings left at None come from what is known of published
     models, then from the files. `format` is "chat", "hh" or "plain"; `bos` is the exact number of
     BOS tokens, "single", "double" or "none"; `max_length` cuts longer conversations on
-    `truncation_side` (left, unless the model was published with another); `separator` goes between
-    the turns of "hh".
+    `truncation_side` (default: left); `separator` goes between the turns of "hh".
 
     Raises `InputError` for a missing or unsuitable checkpoint or setting. No remote code is run.
     """
@@ -87,6 +86,7 @@ def known_settings(
         format=settings.format or known.format,
         bos=settings.bos or known.bos,
         dtype=settings.dtype or _published_dtype(known, settings.device),
+        max_length=settings.max_length or known.max_length,
     )
 
 

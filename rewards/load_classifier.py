@@ -11,6 +11,7 @@ from torch import nn
 
 from rewards.backbone import Backbone
 from rewards.checkpoint import tensor_shapes, weight_files
+from rewards.engine import Engine, EngineName
 from rewards.heads.scalar import ScalarHead
 from rewards.model_reward import ModelReward
 from rewards.parts import (
@@ -25,6 +26,7 @@ from rewards.parts import (
 )
 from rewards.settings import ModelSettings
 from rewards.transformers_engine import TransformersEngine
+from rewards.vllm_engines import VLLMPoolingEngine
 from rollout.types import InputError
 
 __all__ = ["load_classifier"]
@@ -41,19 +43,15 @@ def load_classifier(folder: Path, settings: ModelSettings, *, name: str) -> Mode
     the architecture is unknown, or the settings do not fit.
     """
     _check_head(folder)
-    device = resolve_device(settings.device)
     config = _classifier_config(folder)
     tokenizer = load_tokenizer(folder)
     vocabulary = config.get_text_config().vocab_size
-    model = _load_model(folder, config, resolve_dtype(settings.dtype, config, device), device)
     encoder = make_encoder(tokenizer, config, settings, name=name, vocabulary=vocabulary)
-    backbone = Backbone(
-        getattr(model, model.base_model_prefix),
-        pad_id=pad_id(config, tokenizer, vocabulary),
-        name=name,
-    )
-    head = ScalarHead(model.score.weight, model.score.bias)
-    engine = TransformersEngine(backbone, head, settings.batch_tokens)
+    if _chosen_engine(settings, name) == "vllm":
+        engine: Engine = _vllm_engine(folder, config, settings, encoder.max_length)
+    else:
+        pad = pad_id(config, tokenizer, vocabulary)
+        engine = _transformers_engine(folder, config, settings, pad, name)
     reward = ModelReward(
         encoder, engine, name=name, kind="classifier", non_finite=settings.non_finite
     )
@@ -84,6 +82,40 @@ def _classifier_config(folder: Path) -> Any:
         raise InputError(f"{folder}: no sequence classifier is known for {config.model_type!r}")
     config.num_labels = 1  # as the head says; old configs leave it out and mean two
     return config
+
+
+def _chosen_engine(settings: ModelSettings, name: str) -> EngineName:
+    """ "auto" is transformers: experiments/bench/reward_engines.py has the measurements."""
+    if settings.engine == "auto":
+        log.info("%s: engine transformers, because FIXME", name)
+        return "transformers"
+    log.info("%s: engine %s, asked for by name", name, settings.engine)
+    return settings.engine
+
+
+def _transformers_engine(
+    folder: Path, config: Any, settings: ModelSettings, pad: int, name: str
+) -> TransformersEngine:
+    device = resolve_device(settings.device)
+    model = _load_model(folder, config, resolve_dtype(settings.dtype, config, device), device)
+    backbone = Backbone(getattr(model, model.base_model_prefix), pad_id=pad, name=name)
+    head = ScalarHead(model.score.weight, model.score.bias)
+    return TransformersEngine(backbone, head, settings.batch_tokens)
+
+
+def _vllm_engine(
+    folder: Path, config: Any, settings: ModelSettings, max_length: int | None
+) -> VLLMPoolingEngine:
+    device = resolve_device(settings.device)
+    if device.index or (device.type == "cpu" and torch.cuda.is_available()):
+        raise InputError(
+            f"device={settings.device!r}, but vLLM takes the first GPU that it sees: set "
+            "CUDA_VISIBLE_DEVICES, or use engine: transformers"
+        )
+    dtype = str(resolve_dtype(settings.dtype, config, device))
+    return VLLMPoolingEngine(
+        str(folder), dtype=dtype, max_length=max_length, batch_tokens=settings.batch_tokens
+    )
 
 
 def _load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from rewards.bos import Bos, own_bos
+from rewards.bos import default_bos
 from rewards.encoding import Encoder
-from rewards.formats import Format, render
+from rewards.formats import Format
 from rewards.settings import ModelSettings
-from rollout.types import InputError, Message
+from rollout.types import InputError
 
 __all__ = [
     "attention_of", "load_config", "load_tokenizer", "make_encoder", "one_line", "pad_id",
@@ -92,7 +92,7 @@ def make_encoder(
     return Encoder(
         tokenizer,
         format=format,
-        bos=settings.bos or _default_bos(tokenizer, format),
+        bos=settings.bos or default_bos(tokenizer, format),
         vocabulary=vocabulary,
         max_length=settings.max_length or _longest(config, tokenizer),
         truncation_side=settings.truncation_side,
@@ -118,14 +118,6 @@ def _default_format(tokenizer: Any, name: str) -> Format:
         return "chat"
     log.warning('%s: no chat template and no known format; using format="plain"', name)
     return "plain"
-
-
-def _default_bos(tokenizer: Any, format: Format) -> Bos:
-    if own_bos(tokenizer) == "single" or format != "chat" or tokenizer.bos_token_id is None:
-        return own_bos(tokenizer)
-    probe = [Message(role="user", content="a"), Message(role="assistant", content="b")]
-    ids = tokenizer(render(probe, format, tokenizer), add_special_tokens=False)["input_ids"]
-    return "single" if ids[:1] == [tokenizer.bos_token_id] else "none"
 
 
 def _longest(config: Any, tokenizer: Any) -> int | None:

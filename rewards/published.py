@@ -18,16 +18,24 @@ __all__ = ["PUBLISHED", "Published", "find_published"]
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is known of one model. `dtype` None: as the checkpoint was saved."""
+    """What is known of one model.
+
+    None leaves `dtype` as the checkpoint was saved, `max_length` at what it can take.
+    """
 
     family: Family
     format: Format | None = None
     bos: Bos | None = None
     dtype: str | None = None
+    max_length: int | None = None
 
 
 def _chat(bos: Bos, dtype: str | None = "bfloat16") -> Published:
     return Published("classifier", "chat", bos, dtype)
+
+
+def _grm(dtype: str | None) -> Published:
+    return Published("grm", "chat", "double", dtype)
 
 
 PUBLISHED: dict[str, Published] = {
@@ -47,9 +55,16 @@ PUBLISHED: dict[str, Published] = {
     # GRM's training code keeps both BOS tokens, for its plain classifiers too
     "Ray2333/GRM-Llama3.2-3B-rewardmodel-ft": _chat("double", None),
     "Ray2333/GRM-gemma2-2B-rewardmodel-ft": _chat("double", None),
-    "RLHFlow/ArmoRM-Llama3-8B-v0.1": Published("armorm"),
-    "Ray2333/GRM-llama3.2-3B-sftreg": Published("grm"),
-    "Ray2333/GRM-llama3-8B-sftreg": Published("grm"),
+    "Ray2333/GRM-Gemma-2B-rewardmodel-ft": _chat("double", None),
+    "Ray2333/GRM-Llama3-8B-rewardmodel-ft": _chat("double", None),
+    "Ray2333/GRM-llama3-8B-distill": _chat("double", None),
+    "Ray2333/GRM-llama3.2-3B-sftreg": _grm("float16"),
+    "Ray2333/GRM-llama3-8B-sftreg": _grm("bfloat16"),
+    "Ray2333/GRM-Gemma-2B-sftreg": _grm(None),
+    "Ray2333/GRM-gemma2-2B-sftreg": _grm(None),
+    # the card cuts on the right; the left keeps the closing token, which is scored, and RewardBench
+    # cuts there too
+    "RLHFlow/ArmoRM-Llama3-8B-v0.1": Published("armorm", "chat", "single", "bfloat16", 4096),
     "RLHFlow/pair-preference-model-LLaMA3-8B": Published("pairwise"),
 }
 
@@ -58,11 +73,11 @@ def find_published(path: str | Path) -> tuple[str, Published] | None:
     """Name and settings of a published model, by hub name or by the folder it was copied to.
 
     A folder counts when it has the model's own name, or lies in the hub cache's
-    `models--owner--name`.
+    `models--owner--name`. The hub does not mind upper and lower case, and cards mix them.
     """
-    parts = Path(path).parts
+    parts = Path(str(path).lower()).parts
     for name, settings in PUBLISHED.items():
-        owner, _, short = name.partition("/")
+        owner, _, short = name.lower().partition("/")
         if parts[-1:] == (short,) or f"models--{owner}--{short}" in parts:
             return name, settings
     return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from os.path import commonprefix
 from typing import Any
 
-from rewards.bos import BOS_COUNT, Bos, own_bos
+from rewards.bos import BOS_COUNT, Bos, default_bos
 from rewards.encoding import Encoder
 from rewards.formats import Format, Scorable, check_format, render
 from rewards.published import find_published
@@ -56,7 +56,7 @@ class Texts:
         self.encoder = Encoder(
             self.tokenizer,
             format=self.format,
-            bos=bos or known_bos or _bos(self.tokenizer, self.format),
+            bos=bos or known_bos or default_bos(self.tokenizer, self.format),
             vocabulary=len(self.tokenizer),
             max_length=max_length,
             truncation_side=truncation_side,
@@ -140,15 +140,6 @@ def _format(format: Format | None, tokenizer: Any) -> Format:
     if format == "chat" and tokenizer is None:
         raise InputError('format="chat" needs tokenizer=…, the folder or hub name of the model')
     return format
-
-
-def _bos(tokenizer: Any, format: Format) -> Bos:
-    """What tokenizer and template add by themselves, once."""
-    if tokenizer.bos_token_id is None or own_bos(tokenizer) == "single" or format != "chat":
-        return own_bos(tokenizer)
-    probe = [Message(role="user", content="a"), Message(role="assistant", content="b")]
-    text = render(probe, format, tokenizer)
-    return "single" if text.startswith(tokenizer.bos_token) else "none"
 
 
 def _check_needless(**settings: object) -> None:

@@ -10,27 +10,11 @@ import pytest
 import tiny_rewards as tiny
 
 from rewards import load_reward
+from rewards.families import recognise
 from rollout.types import InputError
 
+ARMORM_CODE = "modeling_custom.LlamaForRewardModelWithGating"
 CONVERSATION = [tiny.chat("hi", "there")]
-
-
-def tensors_of(folder):
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")
-
-
-def save_tensors(folder, tensors):
-    from safetensors.torch import save_file
-
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def change_config(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    config.update(changes)
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture
@@ -46,16 +30,16 @@ def refusal(path, **settings):
 
 
 def test_a_missing_head_is_never_drawn_at_random(llama):
-    tensors = tensors_of(llama)
+    tensors = tiny.tensors_of(llama)
     del tensors["score.weight"]
-    save_tensors(llama, tensors)
+    tiny.save_tensors(llama, tensors)
     assert "no score.weight" in refusal(llama)
 
 
 def test_a_missing_backbone_tensor_is_refused(llama):
-    tensors = tensors_of(llama)
+    tensors = tiny.tensors_of(llama)
     del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_tensors(llama, tensors)
+    tiny.save_tensors(llama, tensors)
     assert "model.layers.1.mlp.up_proj.weight" in refusal(llama)
 
 
@@ -88,7 +72,7 @@ def test_plain_tensor_bin_files_load_and_pickled_code_is_refused(tmp_path, llama
     import torch
 
     expected = load_reward(llama).score(CONVERSATION)
-    torch.save(tensors_of(llama), llama / "pytorch_model.bin")
+    torch.save(tiny.tensors_of(llama), llama / "pytorch_model.bin")
     (llama / "model.safetensors").unlink()
     np.testing.assert_array_equal(load_reward(llama).score(CONVERSATION), expected)
 
@@ -113,35 +97,50 @@ def test_a_truncated_file_is_refused(llama):
 
 
 @pytest.mark.parametrize(
-    ("tensor", "config", "name"),
+    ("tensor", "config", "family"),
     [
-        ("v_head.summary.0.weight", {"architectures": ["LlamaForCausalLM"]}, "GRM"),
-        ("gating.layers.0.weight", {"architectures": ["LlamaForRewardModelWithGating"]}, "ArmoRM"),
-        ("x", {"num_objectives": 19, "gating_temperature": 10}, "ArmoRM"),
+        ("v_head.summary.0.weight", {"architectures": ["LlamaForCausalLM"]}, "grm"),
+        ("pretrained_model.v_head.summary.weight", {}, "grm"),
+        ("base_model.model.v_head.summary.weight", {}, "grm"),
+        ("gating.layers.0.weight", {"architectures": ["LlamaForRewardModelWithGating"]}, "armorm"),
+        ("x", {"auto_map": {"AutoModel": f"{ARMORM_CODE}"}}, "armorm"),
+        ("x", {"num_objectives": 19, "gating_temperature": 10}, "armorm"),
+        ("x", {"auto_map": {"AutoModel": f"{ARMORM_CODE}31"}}, "classifier"),
+        ("x", {"vhead_layer_type": "mlp"}, "classifier"),
     ],
 )
-def test_other_families_are_recognised_and_refused_by_name(llama, tensor, config, name):
-    tensors = tensors_of(llama)
-    save_tensors(llama, {**tensors, tensor: tensors["score.weight"].clone()})
-    change_config(llama, **config)
-    assert f"recognised as {name}; not supported yet" in refusal(llama)
+def test_families_are_recognised_by_tensors_before_config_keys(llama, tensor, config, family):
+    tensors = tiny.tensors_of(llama)
+    tiny.save_tensors(llama, {**tensors, tensor: tensors["score.weight"].clone()})
+    tiny.change_config(llama, **config)
+    assert recognise(llama) == family
+
+
+def test_recognised_families_without_their_head_are_refused_with_the_tensor(llama):
+    tiny.change_config(llama, num_objectives=19, gating_temperature=10)
+    assert "lacks the tensor regression_layer.weight" in refusal(llama)
+    assert "no v_head tensor" in refusal(llama, kind="grm")
 
 
 def test_left_over_vhead_keys_do_not_make_a_grm(llama):
     expected = load_reward(llama).score(CONVERSATION)
-    change_config(llama, vhead_layer_type="mlp", vhead_num_layers=1)
+    tiny.change_config(llama, vhead_layer_type="mlp", vhead_num_layers=1)
     np.testing.assert_array_equal(load_reward(llama).score(CONVERSATION), expected)
 
 
 def test_a_language_model_is_no_reward_model(llama):
-    change_config(llama, architectures=["LlamaForCausalLM"])
+    tiny.change_config(llama, architectures=["LlamaForCausalLM"])
     assert "without a reward head" in refusal(llama)
-    assert "pairwise preference model; not supported yet" in refusal(llama, kind="pairwise")
+    assert "use load_judge" in refusal(llama, kind="pairwise")
 
 
-def test_known_names_are_refused_before_any_download():
-    assert "recognised as ArmoRM" in refusal("RLHFlow/ArmoRM-Llama3-8B-v0.1")
-    assert "recognised as GRM" in refusal("Ray2333/GRM-llama3.2-3B-sftreg")
+def test_a_pairwise_model_is_refused_before_any_download(monkeypatch):
+    import rewards.load
+
+    monkeypatch.setattr(rewards.load, "local_folder", lambda path: pytest.fail("a download"))
+    assert "use load_judge" in refusal("RLHFlow/pair-preference-model-LLaMA3-8B")
+    assert "use load_judge" in refusal("rlhflow/Pair-Preference-Model-llama3-8b")
+    assert "use load_judge" in refusal("Ray2333/GRM-llama3.2-3B-sftreg", kind="pairwise")
 
 
 def test_encoders_are_refused_with_the_reason(tmp_path):
@@ -157,7 +156,7 @@ def test_encoders_are_refused_with_the_reason(tmp_path):
 
 
 def test_unknown_architecture_adapter_and_broken_configs(llama):
-    change_config(llama, model_type="never-heard-of")
+    tiny.change_config(llama, model_type="never-heard-of")
     assert "config.json" in refusal(llama)
     (llama / "config.json").write_text("{")
     assert "not JSON" in refusal(llama)
@@ -218,6 +217,9 @@ def test_defaults_come_from_the_files_and_plain_is_announced_once(tmp_path, capl
         ("hh_rlhf_rm_open_llama_3b", ("hh", "single")),
         ("reward-model-Mistral-7B-instruct-Unified-Feedback", ("chat", "double")),
         ("models--sfairXC--FsfairX-LLaMA3-RM-v0.1/snapshots/abc", ("chat", "single")),
+        ("GRM-Llama3-8B-rewardmodel-ft", ("chat", "double")),
+        ("GRM-Gemma-2B-rewardmodel-ft", ("chat", "double")),
+        ("grm-llama3-8b-distill", ("chat", "double")),
     ],
 )
 def test_published_models_bring_their_settings_and_arguments_win(tmp_path, name, expected):
@@ -226,6 +228,14 @@ def test_published_models_bring_their_settings_and_arguments_win(tmp_path, name,
     assert (reward.encoder.format, reward.encoder.bos) == expected
     told = load_reward(folder, format="plain", bos="none")
     assert (told.encoder.format, told.encoder.bos) == ("plain", "none")
+
+
+def test_published_lengths_count_where_none_is_given(tmp_path):
+    folder = tiny.armorm(tmp_path / "ArmoRM-Llama3-8B-v0.1")
+    assert load_reward(folder).encoder.max_length == 4096
+    assert load_reward(folder, max_length=100).encoder.max_length == 100
+    # but for that, the model's own
+    assert load_reward(tiny.armorm(tmp_path / "other")).encoder.max_length == 512
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):

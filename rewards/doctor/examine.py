@@ -1,0 +1,128 @@
+"""All checks of one reward model, in the order that a reader asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rewards.checkpoint import read_config
+from rewards.doctor.family import check_family, family_of
+from rewards.doctor.finding import Finding, wrong
+from rewards.doctor.head import check_head, check_spread
+from rewards.doctor.invariance import check_invariance
+from rewards.doctor.judge import check_judge_pairs, check_judge_tokens, check_order
+from rewards.doctor.limits import check_limits
+from rewards.doctor.pad import check_pad
+from rewards.doctor.pairs import Advance, Pair, check_obvious, check_pairs
+from rewards.doctor.subject import Subject
+from rewards.doctor.template import check_template
+from rewards.doctor.tokens import check_tokens
+from rewards.families import Family
+from rewards.load import load_reward
+from rewards.model_reward import ModelReward
+from rewards.parts import resolve_device
+from rewards.source import local_folder
+from rewards.types import RewardError
+from rollout.types import InputError
+
+__all__ = ["examine", "examine_judge", "examine_reward"]
+
+Check = tuple[str, Callable[[], Iterator[Finding]]]
+
+
+def _silent(count: int) -> None:
+    pass
+
+
+def examine(
+    path: str | Path,
+    pairs: Sequence[Pair] | None = None,
+    *,
+    kind: Family | None = None,
+    advance: Advance = _silent,
+    **settings: Any,
+) -> Iterator[Finding]:
+    """Findings as they are made. `settings` are those of `load_reward`.
+
+    `advance` is told the number of pairs that are done. Raises `InputError` when `path` is no
+    model's folder or there is no such device; a model that cannot be loaded is a finding.
+    """
+    folder = local_folder(path)
+    read_config(folder)
+    resolve_device(settings.get("device"))
+    yield from _guarded("family", partial(check_family, path, folder, kind))
+    yield from _guarded("weights", partial(check_head, folder))
+    family = family_of(path, folder, kind)
+    if family is None:
+        return
+    try:
+        model = _load(family, path, kind, settings)
+    except InputError as error:
+        yield wrong("loading", str(error), "mend this first; the other checks need a loaded model")
+        return
+    if family == "pairwise":
+        yield from examine_judge(model, pairs, advance)
+    else:
+        yield from examine_reward(model, folder, pairs, str(path), advance)
+
+
+def examine_reward(
+    reward: ModelReward,
+    folder: Path,
+    pairs: Sequence[Pair] | None = None,
+    name: str = "",
+    advance: Advance = _silent,
+) -> Iterator[Finding]:
+    """A scalar reward model that is loaded already, from `folder`."""
+    subject = Subject(reward, folder, name or str(folder))
+    checks: list[Check] = [
+        ("tokens", partial(check_tokens, subject)),
+        ("template", partial(check_template, subject)),
+        ("pad", partial(check_pad, subject)),
+        ("limits", partial(check_limits, subject)),
+        ("scores", partial(check_spread, subject)),
+        ("invariance", partial(check_invariance, subject)),
+        ("obvious pairs", partial(check_obvious, subject)),
+    ]
+    if pairs:
+        checks.append(("pairs", partial(check_pairs, subject, pairs, advance)))
+    for what, check in checks:
+        yield from _guarded(what, check)
+
+
+def examine_judge(
+    judge: Any, pairs: Sequence[Pair] | None = None, advance: Advance = _silent
+) -> Iterator[Finding]:
+    """A pairwise judge that is loaded already."""
+    checks: list[Check] = [
+        ("tokens", partial(check_judge_tokens, judge)),
+        ("order", partial(check_order, judge)),
+    ]
+    if pairs:
+        checks.append(("pairs", partial(check_judge_pairs, judge, pairs, advance)))
+    for what, check in checks:
+        yield from _guarded(what, check)
+
+
+def _load(family: Family, path: str | Path, kind: Family | None, settings: dict[str, Any]) -> Any:
+    if family != "pairwise":
+        # a score that is not finite is a finding here, not an exception
+        return load_reward(path, kind=kind, **{"non_finite": "missing", **settings})
+    from rewards.load_judge import load_judge
+
+    for name in ("format", "bos"):
+        if settings.pop(name, None) is not None:
+            raise InputError(f"{name}: a pairwise judge has its own, leave --{name} out")
+    return load_judge(path, kind="pairwise", **{"non_finite": "missing", **settings})
+
+
+def _guarded(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check that cannot be done is a finding too, and the others go on."""
+    try:
+        yield from check()
+    except Exception as error:  # what a checkpoint does to libraries is what one asks us about
+        reason = " ".join(str(error).split())
+        kind = "" if isinstance(error, InputError | RewardError) else f"{type(error).__name__}: "
+        yield wrong(what, f"could not be checked: {kind}{reason}", "mend this first")

@@ -1,0 +1,52 @@
+"""One line of a diagnosis. Knows nothing of models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Finding", "Level", "note", "ok", "wrong"]
+
+Level = Literal["ok", "note", "wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict on one thing.
+
+    `what` names it in a word or two, `detail` is what was seen, `mend` what to do about it,
+    `values` are the numbers in `detail` for scripts.
+    """
+
+    level: Level
+    what: str
+    detail: str
+    mend: str = ""
+    values: Mapping[str, float | int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; a number that is not finite is null, since JSON has none."""
+        return {
+            "level": self.level,
+            "what": self.what,
+            "detail": self.detail,
+            "mend": self.mend,
+            "values": {k: v if math.isfinite(v) else None for k, v in self.values.items()},
+        }
+
+
+def ok(what: str, detail: str, **values: float) -> Finding:
+    """As it should be."""
+    return Finding("ok", what, detail, values=values)
+
+
+def note(what: str, detail: str, mend: str = "", **values: float) -> Finding:
+    """Worth knowing; scores mean what they should."""
+    return Finding("note", what, detail, mend, values)
+
+
+def wrong(what: str, detail: str, mend: str, **values: float) -> Finding:
+    """Scores do not mean what they should, or there are none."""
+    return Finding("wrong", what, detail, mend, values)

@@ -1,0 +1,126 @@
+"""Does a score depend on anything but its conversation? Measured, not assumed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rewards.doctor.finding import Finding, note, ok, wrong
+from rewards.doctor.samples import SAMPLES
+from rewards.doctor.subject import Subject
+from rollout.types import Message
+
+__all__ = ["TOLERANCE", "check_invariance"]
+
+# largest difference by rounding alone, as a share of the scores' size
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+_MEND = "do not use these scores; this is a fault of the engine, please report it"
+
+Talks = Sequence[Sequence[Message]]
+
+
+def check_invariance(subject: Subject) -> Iterator[Finding]:
+    """The built-in conversations scored in six ways."""
+    readable = subject.readable(SAMPLES)
+    talks = [SAMPLES[index] for index in readable.kept]
+    if not talks:
+        return
+    together = subject.score(talks)
+    if not np.isfinite(together).any():
+        return  # nothing to compare, and said where the scores are
+    limit = _limit(subject, together)
+    yield _repeat(together, subject.score(talks), limit)
+    alone = np.concatenate([subject.score([talk]) for talk in talks])
+    yield _compared(
+        "batch", f"{len(talks)} conversations alone and together", together, alone, limit
+    )
+    turned = subject.score(talks[::-1])[::-1]
+    yield _compared("order", "in reversed order", together, turned, limit)
+    yield from _batch_size(subject, talks, together, limit)
+    yield from _layout(subject, talks, together, limit)
+
+
+def _limit(subject: Subject, scores: np.ndarray) -> float:
+    dtype = str(subject.reward.describe().get("dtype", "float32"))
+    finite = scores[np.isfinite(scores)]
+    if not len(finite):
+        return 0.0
+    size = max(float(np.abs(finite).max()), float(np.ptp(finite)))
+    return TOLERANCE.get(dtype, 1e-4) * size
+
+
+def _apart(first: np.ndarray, second: np.ndarray) -> float:
+    """Largest difference; a score that is missing on one side only is infinitely far."""
+    both = np.isfinite(first) & np.isfinite(second)
+    if (np.isfinite(first) != np.isfinite(second)).any():
+        return float("inf")
+    return float(np.abs(first[both] - second[both]).max()) if both.any() else 0.0
+
+
+def _compared(what: str, how: str, first: np.ndarray, second: np.ndarray, limit: float) -> Finding:
+    apart = _apart(first, second)
+    detail = f"{how}: largest difference {apart:.1e} (limit {limit:.1e})"
+    if apart > limit:
+        return wrong(what, detail, _MEND, max_difference=apart, limit=limit)
+    return ok(what, detail, max_difference=apart, limit=limit)
+
+
+def _repeat(first: np.ndarray, second: np.ndarray, limit: float) -> Finding:
+    apart = _apart(first, second)
+    if apart == 0:
+        return ok("repeat", "twice the same: equal bit for bit", max_difference=0.0)
+    finding = _compared("repeat", "twice the same", first, second, limit)
+    if finding.level == "wrong":
+        return finding
+    return note("repeat", f"{finding.detail}: sums in no fixed order", max_difference=apart)
+
+
+def _batch_size(
+    subject: Subject, talks: Talks, together: np.ndarray, limit: float
+) -> Iterator[Finding]:
+    own = getattr(subject.engine, "batch_tokens", None)
+    if not isinstance(own, int):
+        return
+    for budget in (1, 4 * own):
+        with _changed(subject.engine, "batch_tokens", budget):
+            other = subject.score(talks)
+        how = f"batch_tokens={budget} instead of {own}"
+        yield _compared("batch size", how, together, other, limit)
+
+
+def _layout(
+    subject: Subject, talks: Talks, together: np.ndarray, limit: float
+) -> Iterator[Finding]:
+    backbone = getattr(subject.engine, "backbone", None)
+    if getattr(backbone, "layout", None) != "packed":
+        if backbone is not None:
+            yield ok("padding", "rows are padded on the right; the batch line above covers it")
+        return
+    with _padded(backbone):
+        other = subject.score(talks)
+    yield _compared("padding", "rows packed and rows padded", together, other, limit)
+
+
+@contextlib.contextmanager
+def _padded(backbone: Any) -> Iterator[None]:
+    """The other layout, with transformers' plainest attention: as independent as can be."""
+    own = backbone.model.config._attn_implementation
+    with _changed(backbone, "layout", "padded"):
+        backbone.model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            backbone.model.set_attn_implementation(own)
+
+
+@contextlib.contextmanager
+def _changed(of: Any, name: str, value: Any) -> Iterator[None]:
+    own = getattr(of, name)
+    setattr(of, name, value)
+    try:
+        yield
+    finally:
+        setattr(of, name, own)

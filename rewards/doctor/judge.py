@@ -1,0 +1,127 @@
+"""A pairwise judge: what its answer is read from, and whether it minds the order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rewards.doctor.finding import Finding, note, ok, wrong
+from rewards.doctor.limits import precision
+from rewards.doctor.pairs import Advance, Pair, judged_findings, obvious_finding, obvious_pairs
+from rewards.doctor.tokens import both_ends, shown
+from rewards.pair_prompt import PairPrompt
+from rewards.types import Comparison, RewardError
+from rewards.verdicts import Verdicts
+from rollout.types import InputError
+
+__all__ = ["check_judge_pairs", "check_judge_tokens", "check_order"]
+
+_CHUNK = 64
+
+
+def check_judge_tokens(judge: Any) -> Iterator[Finding]:
+    """The header that the verdict is read after, and the two tokens that it is read from.
+
+    Loading refuses a judge without them; here they are shown.
+    """
+    prompt = getattr(judge, "prompt", None)
+    if not isinstance(prompt, PairPrompt):
+        yield note("tokens", "this judge does not show what it reads")
+        return
+    asked = _comparison(obvious_pairs()[0])
+    assert asked is not None, "built-in pairs share their prompts"
+    text = prompt.text(asked)
+    ids = prompt.encode_both([asked], ["a built-in pair"])[0]
+    yield ok("text", repr(text))
+    yield ok("tokens", f"{len(ids)}: {both_ends(prompt.tokenizer, ids)}", count=len(ids))
+    yield _header(text)
+    yield ok("labels", f"{shown(prompt.tokenizer, prompt.label_ids)}, one token each")
+    yield ok("BOS", f"{ids.count(prompt.tokenizer.bos_token_id)}, as the published judge reads it")
+    yield precision(judge.describe())
+
+
+def check_order(judge: Any) -> Iterator[Finding]:
+    """P(a, b) + P(b, a) = 1, and how much it is worth to be shown first."""
+    comparisons = [c for c in map(_comparison, obvious_pairs()) if c is not None]
+    forth, back = (
+        _answers(judge, asked) for asked in (comparisons, [one.swap() for one in comparisons])
+    )
+    apart = float(np.max(np.abs(forth[0] + back[0] - 1)))
+    detail = f"P(a, b) + P(b, a) is 1 up to {apart:.1e} in {len(comparisons)} comparisons"
+    # 16-bit models round by up to a few hundredths
+    if not apart <= 0.05:
+        yield wrong("antisymmetry", detail, "average both orders", max_difference=apart)
+    else:
+        yield ok("antisymmetry", detail, max_difference=apart)
+    yield _position(forth[1])
+    yield obvious_finding(forth[0] - 0.5)
+
+
+def check_judge_pairs(judge: Any, pairs: Sequence[Pair], advance: Advance) -> Iterator[Finding]:
+    """All about N pairs of the user's; those whose prompts differ cannot be compared."""
+    compared = [one for pair in pairs if (one := _comparison(pair)) is not None]
+    if len(compared) < len(pairs):
+        left = len(pairs) - len(compared)
+        yield note("prompts", f"{left} of {len(pairs)} pairs differ before their last answers")
+    margins: list[float] = []
+    reasons: list[str] = []
+    for start in range(0, len(compared), _CHUNK):
+        chunk = compared[start : start + _CHUNK]
+        margins += (_each_answer(judge, chunk, reasons) - 0.5).tolist()
+        advance(len(chunk))
+    if reasons:
+        yield note("unread", f"{len(reasons)} of {len(compared)} pairs, the first: {reasons[0]}")
+    longer = [len(one.first) - len(one.second) for one in compared]
+    yield from judged_findings(np.array(margins), np.array(longer, dtype=np.float64))
+
+
+def _header(text: str) -> Finding:
+    ending = text[-60:]
+    if "assistant" in ending or "model" in ending:
+        return ok("header", f"the prompt ends with the assistant's header: …{ending[-40:]!r}")
+    return note(
+        "header",
+        f"the prompt ends with {ending[-40:]!r}, which names no assistant",
+        "check that the model was trained to answer there",
+    )
+
+
+def _position(gaps: np.ndarray) -> Finding:
+    known = gaps[np.isfinite(gaps)]
+    if not len(known):
+        return note("position", "the judge does not tell what it says in one order alone")
+    mean, size = float(known.mean()), float(np.abs(known).mean())
+    detail = f"being shown first is worth {mean:+.3f} in probability, {size:.3f} in size"
+    if size > 0.2:
+        return note("position", f"{detail}: averaged out, not removed", mean=mean, size=size)
+    return ok("position", detail, mean=mean, size=size)
+
+
+def _answers(judge: Any, comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
+    """P(first is better) and the gap between the orders (N,), NaN where unknown."""
+    ask = getattr(judge, "verdicts", judge.compare)
+    answer = ask(comparisons)
+    if isinstance(answer, Verdicts):
+        return answer.probability_N, answer.gap_N
+    probability = np.array([np.nan if p is None else p for p in answer], dtype=np.float64)
+    return probability, np.full(len(comparisons), np.nan)
+
+
+def _each_answer(judge: Any, asked: Sequence[Comparison], reasons: list[str]) -> np.ndarray:
+    """P(first is better) (N,), NaN where the judge refuses, with its `reasons`."""
+    try:
+        return _answers(judge, asked)[0]
+    except (RewardError, InputError) as error:
+        if len(asked) == 1:
+            reasons.append(str(error))
+            return np.full(1, np.nan)
+    return np.concatenate([_each_answer(judge, [one], reasons) for one in asked])
+
+
+def _comparison(pair: Pair) -> Comparison | None:
+    if list(pair.chosen[:-1]) != list(pair.rejected[:-1]):
+        return None
+    first, second = pair.chosen[-1]["content"], pair.rejected[-1]["content"]
+    return Comparison(tuple(pair.chosen[:-1]), first=first, second=second)

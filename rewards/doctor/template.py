@@ -1,0 +1,153 @@
+"""What a chat template does to a conversation: header, date, dropped or trimmed contents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import Any
+
+from rewards.doctor.finding import Finding, note, ok, wrong
+from rewards.doctor.samples import talk
+from rewards.doctor.subject import Subject
+from rewards.formats import Turns
+from rewards.parts import load_tokenizer
+from rollout.types import InputError, Message
+
+__all__ = ["check_template", "trailing_header"]
+
+# contents that no template contains and no trimming changes
+_MARKS = ("Qalphaq", "Qbravoq", "Qcharlieq", "Qdeltaq")
+
+
+def check_template(subject: Subject) -> Iterator[Finding]:
+    """Only where the format is "chat": the other formats are our own."""
+    if subject.encoder.format != "chat":
+        return
+    text = subject.text(talk(*_MARKS))
+    lost = [mark for mark in _MARKS if mark not in text]
+    if lost:
+        yield wrong(
+            "template",
+            f"{len(lost)} of 4 turns do not come out of the chat template as they went in",
+            "replace the tokenizer's chat template by the one the model was trained with",
+        )
+        return
+    yield from _header(subject, text)
+    yield from _date(subject)
+    yield from _contents(subject)
+
+
+def trailing_header(text: str) -> str:
+    """What a rendered conversation of the four marks has after its end, where that is a header.
+
+    What follows the last answer begins as what follows an earlier one does: with its closing. When
+    there is more, and a response is opened by the same, it is the header of another answer.
+    """
+    _, _, after = text.partition(_MARKS[1])
+    after_earlier, _, after = after.partition(_MARKS[2])
+    before_answer, _, after_last = after.partition(_MARKS[3])
+    pairs = zip(after_last, after_earlier, strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    rest = after_last[shared:]
+    return after_last if rest.strip() and before_answer.endswith(rest) else ""
+
+
+def _header(subject: Subject, text: str) -> Iterator[Finding]:
+    header = trailing_header(text)
+    mended = "" if header else _mended(subject)
+    if mended:
+        yield note(
+            "response end",
+            f"the checkpoint's template writes {mended!r} after the response, ending with the "
+            "header of another answer; it is left out here",
+        )
+        return
+    if not header:
+        yield ok("response end", "no generation header after the response")
+        return
+    detail = f"after the response comes {header!r}, which ends with the header of another answer"
+    if subject.published is not None and subject.reward.kind != "armorm":
+        yield note("response end", f"{detail}; {subject.published} was made with its own template")
+        return
+    reads = "gate and score read it" if subject.reward.kind == "armorm" else "it is what is scored"
+    yield wrong(
+        "response end",
+        f"{detail}: {reads}",
+        "let the template write it only under {% if add_generation_prompt %}, unless the model "
+        "was trained so",
+    )
+
+
+def _mended(subject: Subject) -> str:
+    """The header that the checkpoint's own template trails, where the loader took it off."""
+    conversation = [dict(message) for message in talk(*_MARKS)]
+    own = load_tokenizer(subject.folder)
+    if not own.chat_template:
+        return ""
+    return trailing_header(own.apply_chat_template(conversation, tokenize=False))
+
+
+def _date(subject: Subject) -> Iterator[Finding]:
+    from datetime import datetime
+
+    days = (datetime(2021, 3, 4), datetime(2033, 11, 22))
+    conversation = talk("a", "b")
+    first, second = (_rendered(subject, conversation, day) for day in days)
+    if first == second:
+        return
+    yield note(
+        "date",
+        "the template prints the day's date; it is pinned to "
+        "26 Jul 2024 here, so that scores do not change with the day",
+    )
+
+
+def _rendered(subject: Subject, conversation: Turns, day: Any) -> str:
+    return subject.tokenizer.apply_chat_template(
+        [dict(message) for message in conversation],
+        tokenize=False,
+        add_generation_prompt=False,
+        date_string=day.strftime("%d %b %Y"),
+        strftime_now=day.strftime,
+    )
+
+
+def _contents(subject: Subject) -> Iterator[Finding]:
+    changes = [
+        change
+        for change in (_trims(subject), _thoughts(subject), _system(subject), _repeated(subject))
+        if change
+    ]
+    if changes:
+        yield note("contents", f"the template {'; '.join(changes)}")
+    else:
+        yield ok("contents", "reach the model letter for letter, system messages too")
+
+
+def _trims(subject: Subject) -> str:
+    text = _try(subject, talk("a", f"  {_MARKS[0]}\n\n"))
+    return "" if text is None or f"  {_MARKS[0]}\n\n" in text else "trims blanks around a response"
+
+
+def _thoughts(subject: Subject) -> str:
+    text = _try(subject, talk("a", f"<think>{_MARKS[0]}</think>{_MARKS[1]}"))
+    return "drops <think>…</think> from a response" if text and _MARKS[0] not in text else ""
+
+
+def _system(subject: Subject) -> str:
+    text = _try(subject, [Message(role="system", content=_MARKS[0]), *talk("a", "b")])
+    if text is None:
+        return "refuses system messages"
+    return "" if _MARKS[0] in text else "drops system messages"
+
+
+def _repeated(subject: Subject) -> str:
+    turns = [*talk("a"), *talk("a", "b")]
+    return "refuses two turns of one role in a row" if _try(subject, turns) is None else ""
+
+
+def _try(subject: Subject, conversation: Sequence[Message]) -> str | None:
+    try:
+        return subject.text(conversation)
+    except InputError:
+        return None

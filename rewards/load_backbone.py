@@ -1,0 +1,98 @@
+"""The transformer under a head that transformers has no class for, loaded without remote code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewards.parts import attention_of, one_line
+from rewards.settings import ModelSettings
+from rewards.state import WRAPPED
+from rollout.types import InputError
+
+__all__ = ["check_engine", "load_transformer", "state_size"]
+
+log = logging.getLogger("rewards")
+
+
+def check_engine(settings: ModelSettings, head: str, name: str) -> None:
+    """Raises `InputError` for an engine that cannot run a `head` of our own."""
+    if settings.engine == "vllm":
+        raise InputError(
+            f"{name}: vLLM cannot serve a {head} head: use engine: transformers (or auto)"
+        )
+
+
+def state_size(config: Any) -> int:
+    """H, the size of the last hidden state."""
+    text = config.get_text_config()
+    # some OPT models project their states back to the size of the embedding
+    return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
+
+
+def load_transformer(
+    folder: Path, config: Any, dtype: torch.dtype, device: torch.device, *, heads: Iterable[str]
+) -> Any:
+    """The decoder that `config.model_type` names; `architectures` and `auto_map` have no say.
+
+    `heads` are the beginnings of tensor names that belong to the head. Raises `InputError` when a
+    tensor of the transformer is missing, or one would be left out of the scores.
+    """
+    from transformers import AutoModel
+
+    try:
+        with _quiet():  # its report calls every head unexpected; ours follows
+            model, report = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention_of(config),
+                key_mapping={WRAPPED: ""},
+                trust_remote_code=False,
+                weights_only=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        name = f"{model.base_model_prefix}.{missing[0]}"
+        raise InputError(f"{folder} lacks the tensor {name} ({len(missing)} in all)")
+    _check_left_out(folder, model, report["unexpected_keys"], tuple(heads))
+    return model.to(device)
+
+
+def _check_left_out(
+    folder: Path, model: Any, unexpected: Iterable[str], heads: tuple[str, ...]
+) -> None:
+    """A weight of the transformer that is not used would change every score in silence."""
+    own = tuple(f"{name}." for name in (model.base_model_prefix, *dict(model.named_children())))
+    for name in sorted(unexpected):
+        if ".lora_" in name:
+            raise InputError(f"{folder} has LoRA weights ({name}): merge them and save it again")
+        if name.startswith((*heads, "lm_head.")):
+            log.debug("%s: %s is not part of the transformer", folder, name)
+        elif name.startswith(own) and not name.endswith("rotary_emb.inv_freq"):
+            raise InputError(
+                f"{folder} has the tensor {name}, for which {type(model).__name__} has no place: "
+                "config.json and weights do not belong together"
+            )
+        else:
+            log.warning("%s: the tensor %s is not used", folder, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging as theirs
+
+    level = theirs.get_verbosity()
+    theirs.set_verbosity_error()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)

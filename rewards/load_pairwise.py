@@ -1,0 +1,184 @@
+"""A pairwise preference model from its folder: a language model of which two labels are read."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewards.backbone import Backbone
+from rewards.heads.label import LabelHead
+from rewards.judge import PairwiseJudge, check_temperature
+from rewards.pair_prompt import PairPrompt
+from rewards.parts import (
+    attention_of,
+    load_config,
+    load_tokenizer,
+    one_line,
+    pad_id,
+    resolve_device,
+    resolve_dtype,
+)
+from rewards.settings import ModelSettings
+from rewards.transformers_engine import TransformersEngine
+from rewards.vllm_engines import VLLMLabelEngine
+from rollout.types import InputError
+
+__all__ = ["load_pairwise"]
+
+log = logging.getLogger("rewards")
+
+# tokenizers that know no limit say 1e30
+_NO_LIMIT = 10**9
+# what the head may be away from the model's own logits: share of the largest, per dtype
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def load_pairwise(
+    folder: Path,
+    settings: ModelSettings,
+    *,
+    name: str,
+    temperature: float = 1.0,
+    gpu_memory: float | None = None,
+) -> PairwiseJudge:
+    """Load model and tokenizer from `folder`.
+
+    Raises `InputError` when the tokenizer does not fit (see `PairPrompt`), a tensor is missing, the
+    model does something unknown to its logits, or the settings do not fit.
+    """
+    check_temperature(temperature)
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
+    max_length = settings.max_length or _longest(config, tokenizer)
+    prompt = PairPrompt(tokenizer, config.get_text_config().vocab_size, max_length)
+    if settings.engine == "vllm":
+        engine = _vllm_engine(folder, config, prompt, settings, gpu_memory)
+    elif gpu_memory is not None:
+        raise InputError(f"gpu_memory={gpu_memory} is for engine: vllm alone: leave it out")
+    else:
+        engine = _transformers_engine(folder, config, prompt, settings, name)
+    judge = PairwiseJudge(
+        prompt, engine, name=name, temperature=temperature, non_finite=settings.non_finite
+    )
+    log.info("loaded judge: %s", judge.describe())
+    return judge
+
+
+def _longest(config: Any, tokenizer: Any) -> int | None:
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
+    known = [int(limit) for limit in limits if limit < _NO_LIMIT]
+    return min(known) if known else None
+
+
+def _vllm_engine(
+    folder: Path,
+    config: Any,
+    prompt: PairPrompt,
+    settings: ModelSettings,
+    gpu_memory: float | None,
+) -> VLLMLabelEngine:
+    device = resolve_device(settings.device)
+    if device.index or (device.type == "cpu" and torch.cuda.is_available()):
+        raise InputError(
+            f"device={settings.device!r}, but vLLM takes the first GPU that it sees: set "
+            "CUDA_VISIBLE_DEVICES, or use engine: transformers"
+        )
+    engine = VLLMLabelEngine(
+        str(folder),
+        label_ids=prompt.label_ids,
+        dtype=str(resolve_dtype(settings.dtype, config, device)).removeprefix("torch."),
+        max_length=prompt.max_length,
+        gpu_memory=gpu_memory,
+        batch_tokens=settings.batch_tokens,
+    )
+    # vLLM keeps room for the answer that it draws
+    prompt.max_length = engine.max_length
+    return engine
+
+
+def _transformers_engine(
+    folder: Path, config: Any, prompt: PairPrompt, settings: ModelSettings, name: str
+) -> TransformersEngine:
+    device = resolve_device(settings.device)
+    model = _load_model(folder, config, resolve_dtype(settings.dtype, config, device)).to(device)
+    # the head is tried out first: a packed backbone runs in its own way only
+    head = _label_head(model, prompt.label_ids, config)
+    pad = pad_id(config, prompt.tokenizer, prompt.vocabulary)
+    backbone = Backbone(model.base_model, pad_id=pad, name=name)
+    return TransformersEngine(backbone, head, settings.batch_tokens)
+
+
+def _load_model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention_of(config),
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # transformers has drawn them at random
+        raise InputError(f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all)")
+    return model.eval()
+
+
+def _label_head(model: Any, label_ids: tuple[int, int], config: Any) -> LabelHead:
+    """Two rows of the output embedding, tied or not.
+
+    What else a model does to its logits has many names, and one name more than one meaning: what
+    gives the model's own logits is taken, and a model for which nothing does is refused.
+    """
+    output, labels = model.get_output_embeddings(), list(label_ids)
+    if output is None or model.base_model is model:
+        raise InputError(f"{type(model).__name__} has no output embedding to read: not supported")
+    bias = getattr(output, "bias", None)
+    bias_2 = None if bias is None else bias[labels]
+    states_TH, expected_T2 = _try_out(model, labels)
+    largest = float(expected_T2.abs().max().clamp_min(1e-12))
+    found: list[tuple[float, int, LabelHead]] = []
+    for scale, softcap in _logit_settings(config):
+        head = LabelHead(output.weight[labels], bias_2, scale=scale, softcap=softcap)
+        error = float((head.logits(states_TH) - expected_T2).abs().max()) / largest
+        found.append((error, len(found), head))
+    error, _, head = min(found)
+    if not error <= _TOLERANCE.get(output.weight.dtype, 1e-4):
+        raise InputError(
+            f"{type(model).__name__} does something to its logits that is not known here (they are "
+            f"{error:.1e} away from its output embedding's): not supported"
+        )
+    return head
+
+
+@torch.inference_mode()
+def _try_out(model: Any, labels: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states (T, H) of ids that mean nothing, and the model's own logits (T, 2)."""
+    vocabulary, device = model.get_output_embeddings().weight.shape[0], model.device
+    draw = torch.Generator().manual_seed(0)
+    ids_1T = torch.randint(vocabulary, (1, 16), generator=draw).to(device)
+    states_1TH = model.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state
+    logits_1TV = model(input_ids=ids_1T, use_cache=False).logits
+    return states_1TH[0].float(), logits_1TV[0][:, labels].float()
+
+
+def _logit_settings(config: Any) -> list[tuple[float, float | None]]:
+    """Scales and soft caps that the config may mean: a divisor in Granite is a factor elsewhere."""
+    text = config.get_text_config()
+    scales = [1.0]
+    for key in ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"):
+        value = getattr(text, key, None)
+        if isinstance(value, int | float) and value:
+            scales += [float(value), 1 / float(value)]
+    softcap = getattr(text, "final_logit_softcapping", None)
+    return [(scale, float(softcap) if softcap else None) for scale in scales]

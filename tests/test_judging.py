@@ -1,0 +1,118 @@
+"""Runs whose reward is a pairwise judge: a tournament selects, a win rate is the curve."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy_runs
+
+from raft.evaluate import compare
+from raft.judging import by_judge, judge_metrics, with_references
+from raft.loop import run
+from rewards import JudgeReward
+from rewards.judge_reward import REFERENCE_FIELD
+from rewards.tournament import Report
+from rewards.verdicts import Verdicts
+from rollout.types import Prompt
+
+
+class WordJudge:
+    """Prefers the response with more good and fewer bad words, and a little the one shown first."""
+
+    def verdicts(self, comparisons: Any) -> Verdicts:
+        margin_N = np.array([_words(one.first) - _words(one.second) for one in comparisons])
+        return Verdicts.from_log_odds(margin_N + 0.2, -margin_N + 0.2)
+
+
+def _words(text: str) -> float:
+    return float(text.split().count("good") - text.split().count("bad"))
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kind: pairwise` builds a judge that needs no model."""
+
+    def load(model: str, *, tournament: str = "knockout", score: str | None = None) -> JudgeReward:
+        return JudgeReward(WordJudge(), tournament=tournament, score=score)  # type: ignore
+
+    monkeypatch.setattr("rewards.judge_reward.load_judge_reward", load)
+    monkeypatch.setattr("raft.loop.check_model", lambda model, key: None)
+
+
+def pairwise(root: Path, **changes: Any) -> Path:
+    settings = toy_runs.settings(root, **changes)
+    settings["reward"] = {"kind": "pairwise", "model": "a-judge", **changes.get("reward", {})}
+    from raft.config import make_config
+
+    return run(make_config(settings))
+
+
+def test_winners_are_kept_and_the_win_rate_is_the_curve(tmp_path: Path, judged: None) -> None:
+    folder = pairwise(tmp_path, eval={"prompts": 30})
+    evals = [row for row in toy_runs.metrics(folder) if row["phase"] == "eval"]
+    # the starting policy ties with itself, and every later one is compared with it
+    assert evals[0]["eval/win_rate"] == 0.5 and evals[0]["eval/reward_mean"] == 0.5
+    assert evals[-1]["eval/win_rate"] - evals[-1]["eval/win_rate_ci95"] > 0.5
+    assert evals[-1]["eval/win_rate"] == pytest.approx(evals[-1]["eval/reward_mean"])
+    assert 0 < evals[-1]["eval/win_rate_ci95"] < 0.5
+    assert evals[-1]["eval/judge_comparisons"] == 30 * 2  # held-out prompts x eval.k
+    for number in (1, 2, 3):
+        home = folder / "iterations" / f"{number:03d}"
+        by_id = {row["id"]: row for row in toy_runs.rows(home / "rollouts.jsonl")}
+        for row in toy_runs.rows(home / "selected.jsonl"):
+            drawn = [_words(text) for text in by_id[row["id"]]["responses"]]
+            # without noise a knockout finds the best
+            assert _words(row["response"]) == max(drawn)
+    train = [row for row in toy_runs.metrics(folder) if row["phase"] == "train"]
+    assert all(row["rollout/judge_comparisons"] <= 12 * 3 for row in train)
+    # σ(m + .2) − σ(m − .2): biased to the front, at most by what it is at m = 0
+    largest = 2 / (1 + math.exp(-0.2)) - 1
+    assert all(0 < row["rollout/judge_position_bias"] <= largest + 1e-9 for row in train)
+
+
+def test_held_out_scores_are_probabilities_against_the_start(tmp_path: Path, judged: None) -> None:
+    folder = pairwise(tmp_path, iterations=1)
+    start = toy_runs.rows(folder / "iterations" / "000" / "eval.jsonl")
+    after = toy_runs.rows(folder / "iterations" / "001" / "eval.jsonl")
+    for old, new in zip(start, after, strict=True):
+        pairs = zip(new["responses"], old["responses"], strict=True)
+        margins = [_words(mine) - _words(theirs) for mine, theirs in pairs]
+        expected = Verdicts.from_log_odds(np.array(margins) + 0.2, 0.2 - np.array(margins))
+        assert new["scores"] == pytest.approx(expected.probability_N.tolist())
+    assert REFERENCE_FIELD not in after[0]  # what it was compared with is stored once
+
+
+def test_a_judge_may_be_the_gold_reward_alone(tmp_path: Path, judged: None) -> None:
+    gold = {"kind": "pairwise", "model": "a-judge", "tournament": "round_robin"}
+    folder = run(toy_runs.config(tmp_path, gold=gold, eval={"prompts": 30}))
+    rows = [row for row in toy_runs.metrics(folder) if row["phase"] == "eval"]
+    assert rows[0]["eval/gold_win_rate"] == 0.5
+    assert rows[-1]["eval/gold_win_rate"] - rows[-1]["eval/gold_win_rate_ci95"] > 0.5
+    assert rows[-1]["eval/gold_judge_comparisons"] == 60
+    # the reward itself stays a count of words
+    assert rows[0]["eval/reward_mean"] != 0.5 != rows[-1]["eval/reward_mean"]
+
+
+def test_parts() -> None:
+    from raft.config import RewardConfig
+
+    judge = RewardConfig(kind="pairwise", model="m")
+    function = RewardConfig(kind="function", function="length")
+    assert by_judge(judge, None) == ("scores",)
+    assert by_judge(function, judge) == ("gold_scores",)
+    assert by_judge(function, None) == ()
+    prompts = [Prompt("a", "x", {"answer": 1}), Prompt("b", "y")]
+    (first, second) = with_references(
+        prompts, [{"id": "b", "responses": ["s"]}, {"id": "a", "responses": ["r"]}]
+    )
+    assert first.fields == {"answer": 1, REFERENCE_FIELD: ["r"]}
+    assert second.fields == {REFERENCE_FIELD: ["s"]}
+    assert with_references(prompts, None)[0].fields[REFERENCE_FIELD] is None
+    # shares of nothing are left out
+    assert judge_metrics({"reward": Report()}, "eval") == {"eval/judge_comparisons": 0}
+    row = {"id": "a", "scores": [1.0, 0.5, None]}
+    assert compare([row], [row], ["scores"])["eval/win_rate"] == 0.75

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from raft import __version__
+from raft.cli_doctor import add as add_doctor
+from raft.cli_rewards import add_reward_commands
 from rewards.types import RewardError
 from rollout.errors import InputError
 
@@ -18,6 +20,7 @@ first steps:
   raft demo                                 the whole story, offline, on a CPU
   raft run configs/stories_cpu.yaml         RAFT iterations; the same command resumes
   raft run configs/hh_gpt_neo_2.7b.yaml sampling.k=16 run_dir=runs/k16
+  raft score --reward MODEL FILE.jsonl      scores for a file of responses
 
 exit codes: 0 done, 1 a fault of ours, 2 your input is wrong, 130 interrupted
 RAFT_DEBUG=1 shows the traceback of any failure
@@ -98,6 +101,9 @@ def parser() -> argparse.ArgumentParser:
     curves = command("curves", "draw reward against iteration, several runs in one plot", _curves)
     curves.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     curves.add_argument("--out", default="curves.png", help="PNG or SVG file (default: curves.png)")
+
+    add_reward_commands(command)
+    add_doctor(command)
 
     validate = command("validate", "check a config without running it", _validate)
     validate.add_argument("config", nargs="?", help="YAML file")

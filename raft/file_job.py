@@ -1,0 +1,204 @@
+"""Rows in, rows out: what `raft score` and `raft rank` share. Knows nothing of rewards.
+
+The input is read twice. First every row is checked, so that a broken one shows before hours of
+work; then chunk after chunk is worked on and written. Chunks depend on the input alone: a command
+that was interrupted and one that was not put the same rows together, and write the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from raft.job_file import JobFile, Output, Stdout
+from raft.progress import Progress
+from raft.reward_spec import made_of, without_secrets
+from raft.row_reader import Checked, RowReader
+from raft.score_rows import ScoreRow
+from rewards.types import RewardError
+from rollout.errors import InputError
+
+__all__ = ["Work", "refuse_columns", "run_job"]
+
+log = logging.getLogger("raft")
+
+# enough for full batches and for prefixes to be shared, little enough to lose to a kill
+CONVERSATIONS_AT_A_TIME = 512
+# rows that are finished are compared one by one, and how a failure is taken changes none of them
+_FREE_SETTINGS = ("input.digest", "input.rows", "scorer.non_finite")
+
+
+class Work(Protocol):
+    """What is done with rows."""
+
+    title: str
+
+    def columns(self, row: ScoreRow) -> Sequence[str]:
+        """The columns that are added. Raises InputError for a row that cannot be worked on."""
+        ...
+
+    def prepare(self) -> None:
+        """Load what the work needs; called when there is work to do."""
+        ...
+
+    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+        """The finished rows, in order."""
+        ...
+
+    def count(self, row: ScoreRow, finished: dict[str, Any]) -> None:
+        """Take a finished row into the summary, whichever command finished it."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """What there is to say of all rows."""
+        ...
+
+    def line(self, summary: dict[str, Any]) -> str:
+        """The same in words."""
+        ...
+
+
+def run_job(
+    reader: RowReader,
+    work: Work,
+    path: Path | None,
+    settings: dict[str, Any],
+    *,
+    batch_rows: int | None = None,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Work on every row and write it to `path`, or to standard output; return the summary.
+
+    `settings` are what the finished rows depend on; `scorer` among them names what scores. A file
+    that is complete under these settings is left as it is.
+
+    Raises:
+        InputError: a row cannot be worked on, the output is of other settings or cannot be written.
+        RewardError: from the work, with the place of the row it was about.
+    """
+    checked = reader.check(work.columns)
+    if path is None:
+        work.prepare()
+        return _finished(reader, checked, work, Stdout(), "-", batch_rows)
+    known = {
+        **settings,
+        "scorer": without_secrets(settings["scorer"]),
+        "files": made_of(settings["scorer"]),
+        "input": {"stem": reader.stem, "rows": checked.rows, "digest": checked.digest},
+        "batch_rows": batch_rows,
+    }
+    with JobFile(path, known, free=_FREE_SETTINGS, restart=restart) as job:
+        if job.complete:
+            log.info("%s: is complete already, under the same settings", path)
+            return {"rows": checked.rows, **(job.record or {}), "out": str(path)}
+        work.prepare()
+        return _finished(reader, checked, work, job, str(path), batch_rows)
+
+
+def refuse_columns(row: ScoreRow, columns: Sequence[str], replace: bool, other: str) -> None:
+    """Raises InputError where a row has a column that is to be added, naming the `other` way."""
+    taken = next((column for column in columns if column in row.columns), None)
+    if taken is not None and not replace:
+        raise InputError(
+            f"{row.where}: has a column {taken!r} already; use {other}--replace to overwrite it"
+        )
+
+
+def _finished(
+    reader: RowReader,
+    checked: Checked,
+    work: Work,
+    out: Output,
+    name: str,
+    batch_rows: int | None,
+) -> dict[str, Any]:
+    done, seconds = _work_through(reader, checked, work, out, batch_rows)
+    summary = {
+        "out": name,
+        "rows": checked.rows,
+        "conversations": checked.conversations,
+        **work.summary(),
+        "new_conversations": done,
+        "seconds": round(seconds, 3),
+        "conversations_per_second": round(done / seconds, 2) if seconds else None,
+    }
+    out.finish(summary)
+    speed = f", {done / seconds:.1f}/s" if seconds else ""
+    log.info(
+        "%s: %d rows, %d conversations | %s | %d of them now, in %.1f s%s",
+        name, checked.rows, checked.conversations, work.line(summary), done, seconds, speed,
+    )  # fmt: skip
+    return summary
+
+
+def _work_through(
+    reader: RowReader, checked: Checked, work: Work, out: Output, batch_rows: int | None
+) -> tuple[int, float]:
+    """(conversations worked on, seconds it took), without what an interrupted command finished."""
+    done, kept, began = 0, 0, time.monotonic()
+    with Progress(work.title, checked.rows) as bar:
+        for chunk in _chunks(reader.rows(), batch_rows):
+            finished = out.recall(len(chunk))
+            if finished is not None:
+                _check_same(work, chunk, finished)
+                kept, began = kept + len(chunk), time.monotonic()
+            else:
+                if kept and not done:
+                    log.info("going on behind %d finished rows", kept)
+                finished = _run(work, chunk)
+                out.append(finished)
+                done += sum(row.conversations for row in chunk)
+            for row, one in zip(chunk, finished, strict=True):
+                work.count(row, one)
+            bar.advance(len(chunk))
+    return done, time.monotonic() - began if done else 0.0
+
+
+def _chunks(rows: Iterator[ScoreRow], batch_rows: int | None) -> Iterator[list[ScoreRow]]:
+    chunk: list[ScoreRow] = []
+    held = 0
+    for row in rows:
+        chunk.append(row)
+        held += row.conversations
+        # rows without responses take memory too
+        full = len(chunk) >= (batch_rows or CONVERSATIONS_AT_A_TIME)
+        if full or (batch_rows is None and held >= CONVERSATIONS_AT_A_TIME):
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _run(work: Work, chunk: list[ScoreRow]) -> list[dict[str, Any]]:
+    try:
+        return work.run(chunk)
+    except (InputError, RewardError) as error:
+        kind = RewardError if isinstance(error, RewardError) else InputError
+        raise kind(f"{_place(chunk, str(error))}: {error}") from error
+
+
+def _place(chunk: list[ScoreRow], message: str) -> str:
+    """Where the row stands whose prompt an error names, or else the chunk."""
+    for row in chunk:
+        if any(repr(group.prompt.id) in message for group in row.groups):
+            return row.where
+    first, last = chunk[0].where, chunk[-1].where
+    return first if first == last else f"{first} to {last}"
+
+
+def _check_same(work: Work, chunk: list[ScoreRow], finished: list[dict[str, Any]]) -> None:
+    for row, one in zip(chunk, finished, strict=True):
+        added = set(work.columns(row))
+        if not added <= one.keys() or _others(row.columns, added) != _others(one, added):
+            raise InputError(
+                f"{row.where}: is another row than when the interrupted command worked on it; "
+                "restore the file, or use --restart to begin anew"
+            )
+
+
+def _others(columns: dict[str, Any], added: set[str]) -> str:
+    return json.dumps({key: value for key, value in columns.items() if key not in added})

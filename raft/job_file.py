@@ -1,0 +1,250 @@
+"""The output of `raft score` and `raft rank`: one row for each of the input's, in their order.
+
+While it is written there are, beside `NAME`,
+
+- `.NAME.partial`, the rows that are finished: an interrupted command goes on behind them, and at
+  the end the file gets its name, whole;
+- `.NAME.settings`, what the rows were made from, which stays to tell whose rows `NAME` holds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from raft.files import full_disk_is_the_users, read_json, write_json
+from raft.row_json import encode_rows
+from rollout.errors import InputError
+
+__all__ = ["JobFile", "Output", "Stdout", "output_path"]
+
+log = logging.getLogger("raft")
+
+
+class Output(Protocol):
+    """Where rows go, a chunk at a time."""
+
+    def recall(self, count: int) -> list[dict[str, Any]] | None:
+        """The next `count` rows when an interrupted command finished them all, otherwise None."""
+        ...
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None: ...
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """All rows are there; `record` is what there is to say of them."""
+        ...
+
+
+class Stdout:
+    """Rows on standard output. Nothing of an interrupted command is left to go on from."""
+
+    def recall(self, count: int) -> list[dict[str, Any]] | None:
+        return None
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        sys.stdout.write(encode_rows(rows).decode())
+        sys.stdout.flush()
+
+    def finish(self, record: dict[str, Any]) -> None:
+        pass
+
+
+class JobFile:
+    """One process at a time. `settings` decide whose rows an interrupted command left.
+
+    With `restart` these are thrown away, and a finished file is replaced at the end. Settings whose
+    keys are in `free` may differ between an interrupted command and the one that goes on. When the
+    file is `complete` there is nothing to write, and `record` is what `finish` was told.
+
+    Raises:
+        InputError: the file, or the rows left, were made with other settings; the folder cannot be
+            written; another process is writing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        *,
+        free: Sequence[str] = (),
+        restart: bool = False,
+    ) -> None:
+        self.path = path
+        self._settings_path = path.with_name(f".{path.name}.settings")
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._settings = json.loads(json.dumps(settings, default=str))  # as it is read back
+        self._claimed = False
+        self._end = 0
+        self.record: dict[str, Any] | None = None
+        self.complete = not restart and self._is_complete(free)
+        if not self.complete:
+            with full_disk_is_the_users(path):
+                self._file = self._opened()
+                if restart:
+                    self._file.truncate(0)
+            self._reader = open(self._partial, "rb")  # noqa: SIM115 - closed with the other
+
+    def recall(self, count: int) -> list[dict[str, Any]] | None:
+        lines = [self._reader.readline() for _ in range(count)]
+        rows = [_whole_row(line) for line in lines]
+        if None in rows:
+            # a part of a chunk is scored again: who is scored together must not depend on a kill
+            self._file.truncate(self._end)
+            self._reader.seek(self._end)
+            return None
+        self._end += sum(map(len, lines))
+        return [row for row in rows if row is not None]
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        data = encode_rows(rows)
+        self._claim()
+        with full_disk_is_the_users(self.path):
+            # unbuffered: whatever a kill leaves of this, `recall` cuts off
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:]) or 0
+        self._end += len(data)
+        self._reader.seek(self._end)
+
+    def finish(self, record: dict[str, Any]) -> None:
+        self._claim()
+        with full_disk_is_the_users(self.path):
+            self._file.truncate(self._end)
+            os.fsync(self._file.fileno())
+            os.replace(self._partial, self.path)
+            self._write_settings(record)
+        self.complete, self.record = True, record
+
+    def __enter__(self) -> JobFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if hasattr(self, "_reader"):
+            self._reader.close()
+            if not self.complete and os.fstat(self._file.fileno()).st_size == 0:
+                self._partial.unlink(missing_ok=True)
+            self._file.close()
+
+    def _is_complete(self, free: Sequence[str]) -> bool:
+        stored = self._stored()
+        settings = stored.get("settings")
+        if self._partial.exists() and self._partial.stat().st_size > 0:
+            changed = settings and _differences(settings, self._settings, free)
+            self._refuse(changed, f"holds rows of an interrupted command ({self._partial.name})")
+            for one in _differences(settings, self._settings, ()):
+                log.info("%s: going on with finished rows, although %s", self.path, one)
+            return False
+        if not self.path.exists():
+            return False
+        known = stored.get("file", [None])
+        if known != _identity(os.stat(self.path))[: len(known)]:  # it came from elsewhere
+            settings = None
+        self._refuse(settings and _differences(settings, self._settings, ()), "is there already")
+        self.record = stored.get("record")
+        return True
+
+    def _refuse(self, changed: list[str] | None, what: str) -> None:
+        if changed == []:
+            return
+        how = f"made otherwise ({', '.join(changed)})" if changed else "and nothing tells how made"
+        raise InputError(
+            f"{self.path}: {what}, {how}; use --restart to make it anew, or another --out"
+        )
+
+    def _stored(self) -> dict[str, Any]:
+        try:
+            stored = read_json(self._settings_path)
+        except (OSError, ValueError):
+            return {}
+        return stored if isinstance(stored, dict) else {}
+
+    def _claim(self) -> None:
+        """Before the first row of this process: that what is there is of these settings."""
+        if not self._claimed:
+            self._write_settings(None)
+            self._claimed = True
+
+    def _write_settings(self, record: dict[str, Any] | None) -> None:
+        # the file keeps its inode when it gets its name: by it the settings know it again
+        identity = _identity(os.fstat(self._file.fileno()))
+        known = identity[:1] if record is None else identity
+        write_json(
+            self._settings_path, {"settings": self._settings, "file": known, "record": record}
+        )
+
+    def _opened(self) -> Any:
+        try:
+            file = open(self._partial, "a+b", buffering=0)  # noqa: SIM115 - held until the end
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another --out"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise InputError(
+                f"{self.path}: another command is writing it; wait for it, or choose another --out"
+            ) from error
+        return file
+
+
+def output_path(given: str | None, source: str, stem: str, ending: str) -> Path | None:
+    """Where the rows go, None being standard output; by default beside a file that is read.
+
+    Raises InputError for a folder, the input itself, or a suffix of another form than JSONL.
+    """
+    if given == "-":
+        return None
+    file = Path(source).expanduser()
+    beside = file.parent if file.is_file() else Path()
+    path = Path(given).expanduser() if given else beside / f"{stem}.{ending}.jsonl"
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a folder; name a file in it")
+    if path.exists() and file.exists() and path.samefile(file):
+        raise InputError(f"--out {path}: is the file that is read; name another")
+    if path.suffix in (".gz", ".parquet", ".json"):
+        raise InputError(f"--out {path}: rows are written as JSONL; name it .jsonl")
+    return path
+
+
+def _identity(stat: os.stat_result) -> list[int]:
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+
+
+def _whole_row(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _differences(stored: Any, given: Any, free: Sequence[str], prefix: str = "") -> list[str]:
+    """Dotted keys on which the settings disagree, with both values where these are short."""
+    if prefix in free:
+        return []
+    if isinstance(stored, dict) and isinstance(given, dict):
+        below = [
+            _differences(stored.get(k), given.get(k), free, f"{prefix}.{k}".lstrip("."))
+            for k in sorted({*stored, *given})
+        ]
+        return [one for some in below for one in some]
+    if stored == given:
+        return []
+    values = f"{stored!r} → {given!r}"
+    return [f"{prefix} {values}" if len(values) <= 60 else prefix]

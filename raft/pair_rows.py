@@ -1,0 +1,86 @@
+r"""Preference pairs: the answers `chosen` and `rejected`, and what each is the answer to.
+
+A side is the answer alone, when the row has a prompt, or a whole dialogue: messages, or
+`\n\nHuman: …\n\nAssistant: …` text (Bai et al. 2022).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raft.row_parts import Content, answer, answered, completion, prompt_content
+from rollout.dialogues import begins_with_hh_turn, check_messages, hh_prompt, json_kind, parse_hh
+from rollout.errors import InputError
+from rollout.types import Group, Message, Prompt
+
+__all__ = ["pair_groups"]
+
+_NO_PROMPT = "give the row a prompt, or whole dialogues: messages or '\\n\\nHuman: …' text"
+
+
+def pair_groups(
+    columns: dict[str, Any], id: str, fields: dict[str, Any], where: str
+) -> tuple[Group, ...]:
+    """One group of chosen and rejected where they answer the same prompt, else one of each.
+
+    Raises InputError where a side is no answer and no dialogue, or does not begin with the prompt.
+    """
+    prompt = None
+    if columns.get("prompt") is not None:
+        prompt = _prompt(columns["prompt"], where)
+    sides = [_side(columns[key], prompt, where, key) for key in ("chosen", "rejected")]
+    if _is_hh(columns.get("prompt")):
+        # the blanks around the turns of such text are no part of what was said
+        sides = [(content, text.strip()) for content, text in sides]
+    (content, chosen), (other, rejected) = sides
+    if content == other:
+        both = (completion(chosen), completion(rejected))
+        return (Group(Prompt(id, content, fields), both, 0),)
+    return tuple(
+        Group(Prompt(f"{id} {key}", content, fields), (completion(text),), 0)
+        for key, (content, text) in zip(("chosen", "rejected"), sides, strict=True)
+    )
+
+
+def _prompt(value: Any, where: str) -> Content:
+    # Dahoas/full-hh-rlhf rows: `prompt` is the dialogue, `chosen` and `rejected` its answers
+    if isinstance(value, str) and begins_with_hh_turn(value):
+        return hh_prompt(value, where, "prompt")
+    return prompt_content(value, where)
+
+
+def _side(value: Any, prompt: Content | None, where: str, key: str) -> tuple[Content, str]:
+    """(what is answered, the answer)."""
+    if isinstance(value, list):
+        return _message_side(check_messages(value, where, key), prompt, where, key)
+    if prompt is None or (not isinstance(prompt, str) and _is_hh(value)):
+        if not _is_hh(value):
+            raise InputError(f"{where}: {key!r} is {_kind(value)} and no dialogue; {_NO_PROMPT}")
+        return _message_side(parse_hh(value, where, key), prompt, where, key)
+    return prompt, answer(value, where, repr(key))
+
+
+def _message_side(
+    messages: list[Message], prompt: Content | None, where: str, key: str
+) -> tuple[Content, str]:
+    before, text = answered(messages, where, key)
+    if prompt is None:
+        return before, text
+    asked = (Message(role="user", content=prompt),) if isinstance(prompt, str) else prompt
+    if not before:  # the answer alone, as a message
+        return asked, text
+    begins = before[1:] if before[0]["role"] == "system" != asked[0]["role"] else before
+    if begins[: len(asked)] != asked:
+        raise InputError(
+            f"{where}: {key!r} is a dialogue that does not begin with the row's prompt; make it "
+            "the answer alone, or leave the prompt out"
+        )
+    return before, text
+
+
+def _is_hh(value: Any) -> bool:
+    return isinstance(value, str) and begins_with_hh_turn(value)
+
+
+def _kind(value: Any) -> str:
+    return "a text" if isinstance(value, str) and value else json_kind(value)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from raft import __version__
 from raft.cli_doctor import add as add_doctor
 from raft.cli_rewards import add_reward_commands
+from raft.cli_serve import add as add_serve
 from rewards.types import RewardError
 from rollout.errors import InputError
 
@@ -104,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_reward_commands(command)
     add_doctor(command)
+    add_serve(command)
 
     validate = command("validate", "check a config without running it", _validate)
     validate.add_argument("config", nargs="?", help="YAML file")

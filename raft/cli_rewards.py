@@ -9,7 +9,7 @@ from typing import Any
 
 from rollout.errors import InputError
 
-__all__ = ["add_reward_commands"]
+__all__ = ["add_model_arguments", "add_reward_commands", "model_settings"]
 
 _M = "model folder, hub name, function:NAME, or YAML file with a reward: section"
 Command = Callable[[str, str, Any], argparse.ArgumentParser]
@@ -21,7 +21,7 @@ def add_reward_commands(command: Command) -> None:
     score.add_argument("file", metavar="FILE", help="JSONL (.gz too), Parquet, or a dataset's name")
     score.add_argument("--reward", required=True, metavar="M", help=_M)
     _add_file_arguments(score, "scored")
-    _add_model_arguments(score)
+    add_model_arguments(score)
     score.add_argument("--missing", action="store_true", help="scores that are not finite are null")
     score.add_argument(
         "--form",
@@ -37,7 +37,7 @@ def add_reward_commands(command: Command) -> None:
     by.add_argument("--reward", metavar="M", help=f"{_M}; ranks by score, unless with --method")
     _add_tournament_arguments(rank)
     _add_file_arguments(rank, "ranked")
-    _add_model_arguments(rank)
+    add_model_arguments(rank)
 
 
 def _add_tournament_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def _add_file_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
     parser.add_argument("--json", action="store_true", help="summary as JSON on stdout")
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     settings = parser.add_argument_group("how a model is read (default: as it was published)")
     settings.add_argument("--family", help="classifier, armorm, grm or pairwise")
     settings.add_argument("--format", help="chat, hh or plain")
@@ -102,7 +102,7 @@ def _score(options: argparse.Namespace) -> int:
     from raft.score_file import score_file
 
     _check_output(options)
-    settings = _model_settings(options)
+    settings = model_settings(options)
     if options.missing:
         settings["non_finite"] = "missing"
     summary = score_file(
@@ -117,12 +117,11 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _rank(options: argparse.Namespace) -> int:
-    from raft.judge_spec import split_tournament
     from raft.rank_file import Tournament, rank_file
-    from raft.reward_spec import read_spec
+    from raft.reward_spec import read_spec, split_tournament
 
     _check_output(options)
-    settings, assignments, chosen = _model_settings(options), options.assignments, {}
+    settings, assignments, chosen = model_settings(options), options.assignments, {}
     judge = reward = None
     if options.judge is not None:
         spec = read_spec(
@@ -150,7 +149,7 @@ def _check_output(options: argparse.Namespace) -> None:
         raise InputError("--json: the rows go to stdout already; name a file with --out")
 
 
-def _model_settings(options: argparse.Namespace) -> dict[str, Any]:
+def model_settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("family", "format", "bos", "max_length", "dtype", "engine", "device")
     return {name: getattr(options, name) for name in names}
 

@@ -11,12 +11,11 @@ import numpy as np
 
 from raft.file_job import refuse_columns, run_job
 from raft.job_file import output_path
-from raft.judge_spec import build_judge, check_judge, verdicts_of
 from raft.row_reader import RowReader
 from raft.score_file import scores_of
 from raft.score_rows import ScoreRow
-from rewards.build import build_reward
-from rewards.judge import Judge
+from rewards.build import build_judge, build_reward, check_judge
+from rewards.judge import Judge, verdicts_of
 from rewards.tournament import Match, Report, Standing, cost, play
 from rewards.types import Comparison, Reward
 from rewards.verdicts import Verdicts
@@ -73,7 +72,7 @@ def rank_file(
     Equal responses are one entrant: they share their score and stand side by side.
 
     Args:
-        judge, reward: settings, one of the two; see `raft.judge_spec.build_judge`, `build_reward`.
+        judge, reward: settings, one of the two; see `rewards.build`.
         out, replace, split, batch_rows, restart: as `score_file` takes them; by default the rows
             go to `STEM.ranked.jsonl`.
 
@@ -112,7 +111,7 @@ class _Ranking:
         if (judge is None) == (reward is None):
             raise InputError("rank: name a judge or a reward, one of the two")
         if judge is not None:
-            check_judge(judge)
+            check_judge(**judge)
         self._settings = (judge, reward)
         self._tournament = tournament
         self.method = tournament.method or ("round_robin" if reward is None else BY_SCORE)
@@ -134,7 +133,7 @@ class _Ranking:
     def prepare(self) -> None:
         judge, reward = self._settings
         if judge is not None:
-            self._judge = build_judge(judge)
+            self._judge = build_judge(**judge)
         if reward is not None:
             self._reward = build_reward(**reward)
 

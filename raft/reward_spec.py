@@ -21,11 +21,15 @@ from raft.config import RewardConfig
 from raft.paths import expand_paths
 from rollout.errors import InputError
 
-__all__ = ["made_of", "read_spec", "without_secrets"]
+__all__ = ["made_of", "read_spec", "split_tournament", "without_secrets"]
 
 _FUNCTION = "function:"
 _SECRETS = ("token",)
 _WEIGHTS = 1 << 20  # larger files are known by size and date, smaller ones by what they hold
+# how a reward of kind pairwise calls what `raft.rank_file.Tournament` holds
+_TOURNAMENT = {"tournament": "method"} | {
+    key: key for key in ("score", "rounds", "budget", "tie", "seed")
+}
 
 
 def read_spec(
@@ -59,6 +63,13 @@ def read_spec(
         if part.kind in ("model", "pairwise"):
             check_model(part.model or "", option)
     return reward_arguments(section) | ({} if device is None else {"device": device})
+
+
+def split_tournament(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the judge's settings, those of the tournament beside them) of a reward of kind pairwise."""
+    own = {key: value for key, value in settings.items() if key not in _TOURNAMENT}
+    tournament = {_TOURNAMENT[key]: settings[key] for key in settings if key in _TOURNAMENT}
+    return own, tournament
 
 
 def made_of(value: Any) -> dict[str, Any]:

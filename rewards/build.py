@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from rewards.judge import Judge
 from rewards.types import Reward
 from rollout.types import InputError
 
-__all__ = ["KINDS", "build_reward"]
+__all__ = ["JUDGES", "KINDS", "build_judge", "build_reward", "check_judge", "check_reward"]
 
 
 def build_reward(kind: str, **settings: Any) -> Reward:
@@ -25,32 +27,48 @@ def build_reward(kind: str, **settings: Any) -> Reward:
     Raises `InputError` when the kind is unknown, its main setting is missing, or one that it does
     not know is given.
     """
-    build, arguments = _checked(kind, settings)
+    build, arguments = _checked("reward", KINDS, kind, settings)
     return build(**arguments)
 
 
 def check_reward(kind: str, **settings: Any) -> None:
     """Raise what `build_reward` would, as far as it shows without loading anything."""
-    _checked(kind, settings)
+    _checked("reward", KINDS, kind, settings)
 
 
-def _checked(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Reward], dict[str, Any]]:
-    if kind not in KINDS:
-        raise InputError(f"reward kind {kind!r} is unknown: use one of {', '.join(KINDS)}")
-    needed, find = KINDS[kind]
+def build_judge(kind: str, **settings: Any) -> Judge:
+    """Build what compares: "pairwise" with `model` and the settings of `load_judge`, or "remote"
+    with `url` and those of `RemoteJudge`. Raises as `build_reward` does."""
+    build, arguments = _checked("judge", JUDGES, kind, settings)
+    return build(**arguments)
+
+
+def check_judge(kind: str, **settings: Any) -> None:
+    """Raise what `build_judge` would, as far as it shows without loading anything."""
+    _checked("judge", JUDGES, kind, settings)
+
+
+def _checked(
+    what: str, kinds: Kinds, kind: str, settings: dict[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if kind not in kinds:
+        raise InputError(f"{what} kind {kind!r} is unknown: use one of {', '.join(kinds)}")
+    needed, find = kinds[kind]
     given = {key: value for key, value in settings.items() if value not in (None, "", {}, [])}
     if needed not in given:
-        raise InputError(f'reward kind "{kind}" needs {needed}: none is given')
+        raise InputError(f'{what} kind "{kind}" needs {needed}: none is given')
     build, renamed = find()
     known = inspect.signature(build).parameters
     unknown = [key for key in given if renamed.get(key, key) not in known]
     if unknown:
-        raise InputError(f'reward kind "{kind}" has no use for {unknown[0]}: remove it')
+        raise InputError(f'{what} kind "{kind}" has no use for {unknown[0]}: remove it')
     return build, {renamed.get(key, key): value for key, value in given.items()}
 
 
 # what builds a kind, and its settings that have another name there
-Builder = tuple[Callable[..., Reward], dict[str, str]]
+Builder = tuple[Callable[..., Any], dict[str, str]]
+# kind -> the setting it cannot do without, and where its builder is imported
+Kinds = dict[str, tuple[str, Callable[[], Builder]]]
 
 
 def _function() -> Builder:
@@ -100,11 +118,26 @@ def _remote() -> Builder:
     return RemoteReward, {}
 
 
-# kind -> the setting it cannot do without, and where its builder is imported
-KINDS: dict[str, tuple[str, Callable[[], Builder]]] = {
+def _judge() -> Builder:
+    from rewards.load_judge import load_judge
+
+    return partial(load_judge, kind="pairwise"), {"model": "path"}
+
+
+def _remote_judge() -> Builder:
+    from rewards.remote import RemoteJudge
+
+    return RemoteJudge, {}
+
+
+KINDS: Kinds = {
     "function": ("function", _function),
     "model": ("model", _model),
     "pairwise": ("model", _pairwise),
     "combine": ("members", _combine),
     "remote": ("url", _remote),
+}
+JUDGES: Kinds = {
+    "pairwise": ("model", _judge),
+    "remote": ("url", _remote_judge),
 }

@@ -115,6 +115,20 @@ class PairwiseJudge:
         return values.reshape(2, len(comparisons)) / self.temperature
 
 
+def verdicts_of(
+    judge: Judge, named: Sequence[tuple[Comparison, str]]
+) -> Verdicts | list[float | None]:
+    """What a judge says of comparisons, with position bias where it tells; names are for errors.
+
+    A list has None where a verdict is missing: judges that only `compare` say NaN.
+    """
+    comparisons = [comparison for comparison, _ in named]
+    verdicts = getattr(judge, "verdicts", None)
+    if verdicts is not None:
+        return verdicts(comparisons, names=[name for _, name in named])
+    return [None if math.isnan(p) else p for p in map(float, judge.compare(comparisons))]
+
+
 def check_temperature(temperature: float) -> None:
     """Raises `InputError` for anything but a finite number above 0."""
     if not (math.isfinite(temperature) and temperature > 0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards.engine import EngineName
-from rewards.judge import Judge
+from rewards.judge import Judge, verdicts_of
 from rewards.tournament import Match, Played, Report, Standing, Verdict, play
 from rewards.tournament.answers import Answers, read_answers
 from rewards.types import Comparison, NonFinite, Scores
@@ -110,7 +109,7 @@ class JudgeReward:
         played = [field for field in fields if field.texts]
 
         def compare(matches: Sequence[Match]) -> Verdict:
-            return self._ask([played[at].match(i, j) for at, i, j in matches])
+            return verdicts_of(self.judge, [played[at].match(i, j) for at, i, j in matches])
 
         sizes, keys = [len(field.texts) for field in played], [field.prompt.id for field in played]
         standings = play(sizes=sizes, compare=compare, keys=keys, **self._play)
@@ -125,7 +124,7 @@ class JudgeReward:
     def _duel(self, groups: Sequence[Group]) -> Scores:
         """Each response's P against its own reference."""
         asked = [duel for group in groups for duel in _duels(group)]
-        verdict = self._ask(asked) if asked else []
+        verdict = verdicts_of(self.judge, asked) if asked else []
         answers = read_answers(verdict, len(asked), self._tie, lambda at: asked[at][1])
         found, start = [], 0
         for group in groups:
@@ -138,18 +137,6 @@ class JudgeReward:
             found.append(list(standing.scores))
             start = stop
         return found
-
-    def _ask(self, asked: Sequence[Named]) -> Verdict:
-        comparisons, names = [one for one, _ in asked], [name for _, name in asked]
-        verdicts = getattr(self.judge, "verdicts", None)
-        if verdicts is None:
-            # plain arrays have no missing verdicts, lists have
-            return [
-                None if math.isnan(p) else p for p in map(float, self.judge.compare(comparisons))
-            ]
-        if "names" in inspect.signature(verdicts).parameters:
-            return verdicts(comparisons, names=names)
-        return verdicts(comparisons)
 
 
 @dataclass(frozen=True, slots=True)

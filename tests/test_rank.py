@@ -62,7 +62,7 @@ class ByLength:
 @pytest.fixture
 def by_length(monkeypatch: pytest.MonkeyPatch) -> ByLength:
     judge = ByLength()
-    monkeypatch.setattr(raft.rank_file, "build_judge", lambda settings: judge)
+    monkeypatch.setattr(raft.rank_file, "build_judge", lambda **settings: judge)
     return judge
 
 
@@ -272,7 +272,7 @@ def tiny_turns() -> list[Any]:
         (["--reward", CHARS, "--method", "knockout", "--score", "x"], "knockout has no setting"),
         (["--reward", CHARS, "--method", "swiss", "--tie", "0.5"], "tie=0.5 must lie in"),
         (["--reward", CHARS, "--method", "knockout", "--budget", "3"], ":1: knockout of 5 "),
-        (["--judge", "function:length"], "judge kind 'function' compares nothing"),
+        (["--judge", "function:length"], "judge kind 'function' is unknown: use one of pairwise, remote"),
         (["--judge", "./nowhere"], "--judge: no such folder ./nowhere"),
         (["--judge", "{kind: remote}"], "needs url"),
     ],

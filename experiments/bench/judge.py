@@ -81,7 +81,7 @@ def build_judge(folder: Path) -> None:
     backend.no_padding()
     backend.no_truncation()
     backend.add_special_tokens(list(_HEADERS))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=_HEADERS[0])
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=_HEADERS[0])
     tokenizer.chat_template = _TEMPLATE
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)

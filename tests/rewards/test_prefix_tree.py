@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny_rewards as tiny
@@ -93,7 +95,7 @@ def tiny_backbone(family, **changes):
     from transformers import AutoModel, Gemma2Config, MistralConfig
 
     torch.manual_seed(0)
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": 259, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
     }  # fmt: skip

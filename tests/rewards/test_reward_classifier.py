@@ -10,6 +10,7 @@ import pytest
 import tiny_rewards as tiny
 
 from rewards import RewardError, load_reward
+from rewards.transformers_engine import TransformersEngine
 from rollout.types import Completion, Group, Prompt
 
 FAMILIES = ("llama", "gpt2", "gpt_neo")
@@ -47,7 +48,7 @@ def test_pad_equal_to_eos_scores_the_closing_token(tmp_path, family):
     conversations = [*CONVERSATIONS, tiny.chat("closed</s> in the middle", "a</s>b</s>")]
     expected = [tiny.reference_score(folder, ids_by_hand(c, made)) for c in conversations]
     reward = load_reward(folder)
-    assert reward.engine.backbone.pad_id == tiny.EOS_ID
+    assert backbone_of(reward).pad_id == tiny.EOS_ID
     np.testing.assert_allclose(reward.score(conversations), expected, atol=1e-5)
 
 
@@ -129,7 +130,7 @@ def test_out_of_memory_halves_the_batch_and_names_the_row_that_never_fits(folder
 
     expected = load_reward(folders["llama"]).score(CONVERSATIONS)
     reward = load_reward(folders["llama"], batch_tokens=10_000)
-    states, sizes = reward.engine.backbone.states, []
+    states, sizes = backbone_of(reward).states, []
 
     def short_of_memory(rows, positions, limit=160):
         sizes.append(len(rows))
@@ -137,11 +138,11 @@ def test_out_of_memory_halves_the_batch_and_names_the_row_that_never_fits(folder
             raise torch.OutOfMemoryError("no room")
         return states(rows, positions)
 
-    monkeypatch.setattr(reward.engine.backbone, "states", short_of_memory)
+    monkeypatch.setattr(backbone_of(reward), "states", short_of_memory)
     np.testing.assert_allclose(reward.score(CONVERSATIONS), expected, atol=1e-5)
     assert sizes[0] == len(CONVERSATIONS) and 1 in sizes
     monkeypatch.setattr(
-        reward.engine.backbone, "states", lambda rows, at: short_of_memory(rows, at, limit=0)
+        backbone_of(reward), "states", lambda rows, at: short_of_memory(rows, at, limit=0)
     )
     with pytest.raises(RewardError, match=r"out of memory on conversation \d alone"):
         reward.score(CONVERSATIONS)
@@ -153,7 +154,7 @@ def test_another_failure_of_the_model_is_not_mistaken_for_memory(folders, monkey
     def broken(rows, positions):
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(reward.engine.backbone, "states", broken)
+    monkeypatch.setattr(backbone_of(reward), "states", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         reward.score(CONVERSATIONS)
 
@@ -161,3 +162,9 @@ def test_another_failure_of_the_model_is_not_mistaken_for_memory(folders, monkey
 def group(id, prompt, responses):
     completions = tuple(Completion(text, (1,), "stop") for text in responses)
     return Group(Prompt(id, prompt), completions, policy_version=0)
+
+
+def backbone_of(reward):
+    engine = reward.engine
+    assert isinstance(engine, TransformersEngine)
+    return engine.backbone

@@ -272,7 +272,7 @@ def tiny_turns() -> list[Any]:
         (["--reward", CHARS, "--method", "knockout", "--score", "x"], "knockout has no setting"),
         (["--reward", CHARS, "--method", "swiss", "--tie", "0.5"], "tie=0.5 must lie in"),
         (["--reward", CHARS, "--method", "knockout", "--budget", "3"], ":1: knockout of 5 "),
-        (["--judge", "function:length"], "judge kind 'function' is unknown: use one of pairwise, remote"),
+        (["--judge", "function:length"], "judge kind 'function' is unknown"),
         (["--judge", "./nowhere"], "--judge: no such folder ./nowhere"),
         (["--judge", "{kind: remote}"], "needs url"),
     ],

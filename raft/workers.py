@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from raft.quiet import quiet_libraries
 from rollout.engine import build_engine
 from rollout.types import Group, Prompt, Sampling, StaleWeightsError
 
@@ -21,7 +19,7 @@ class RolloutWorker:
     """One generation engine. Refuses to draw under another policy version than asked for."""
 
     def __init__(self, **engine: Any) -> None:
-        _quiet_libraries()
+        quiet_libraries()
         self._engine, self._choice = build_engine(**engine)
 
     def describe(self) -> str:
@@ -69,7 +67,7 @@ class RewardWorker:
     """The rewards of a run by name ("reward", "gold"), each built from plain arguments."""
 
     def __init__(self, rewards: dict[str, dict[str, Any]]) -> None:
-        _quiet_libraries()
+        quiet_libraries()
         from rewards.build import build_reward
 
         self._rewards = {name: build_reward(**arguments) for name, arguments in rewards.items()}
@@ -103,15 +101,3 @@ class RewardWorker:
             move = getattr(reward, "to", None)
             if move is not None:
                 move(device)
-
-
-def _quiet_libraries() -> None:
-    """Progress bars of weight loading and the like belong to no terminal of ours."""
-    # a toy policy needs no transformers, and they read these when they are imported
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if "transformers" in sys.modules or "huggingface_hub" in sys.modules:
-        from transformers.utils.logging import disable_progress_bar
-
-        logging.getLogger("transformers").setLevel(logging.ERROR)
-        disable_progress_bar()

@@ -1,24 +1,24 @@
 """Reward models on vLLM: pooling for classifiers, log-probabilities of two labels for judges.
 
-The engine lives in this process. Two of them, or one beside the rollout's, work side by side, but
-they share vLLM's process-wide groups, and vLLM takes these down when one of its engines is deleted:
-hold every engine for as long as any is needed. On a CPU, vLLM also makes `torch.set_num_threads` a
-no-op here, so train elsewhere.
+The engine lives in this process, and for as long: vLLM takes down its process-wide groups when one
+of its engines is deleted, and with them every other engine, the rollout's too. On a CPU, vLLM makes
+`torch.set_num_threads` a no-op, so train elsewhere.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rewards.engine import Outputs
+from rewards.missing_tensors import check_tensors
 from rewards.parts import load_config, one_line
 from rewards.prefix_tree import reading_order
 from rewards.types import RewardError
@@ -32,10 +32,11 @@ _Prompts = list[dict[str, list[int]]]
 # as in rollout/vllm_engine.py, which this package must not know; the space is in GiB
 _CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
-_ROOM = {True: "gpu_memory", False: "VLLM_CPU_KVCACHE_SPACE (GiB)"}
 # only whole blocks of a shared beginning are cached; vLLM's 128 on a CPU is longer than most
 # prompts, and its kernels want multiples of 32
 _CPU_BLOCK = 32
+# keeps every engine until the process ends
+_held: list[Any] = []
 
 
 class _VLLMEngine:
@@ -71,9 +72,8 @@ class _VLLMEngine:
         elif gpu_memory is not None:
             options["gpu_memory_utilization"] = gpu_memory
         if batch_tokens is not None:
-            # vLLM wants a token at least for every sequence of a step
-            sequences = min(256, batch_tokens)
-            options |= {"max_num_batched_tokens": batch_tokens, "max_num_seqs": sequences}
+            options["max_num_batched_tokens"] = batch_tokens
+            options["max_num_seqs"] = min(256, batch_tokens)  # each wants a token in every step
         with self._refusals_are_the_users(folder):
             self._llm: Any = vllm.LLM(
                 folder,
@@ -84,6 +84,7 @@ class _VLLMEngine:
                 use_tqdm_on_load=False,
                 **options,
             )
+            _held.append(self._llm)
             self._config: Any = self._llm.llm_engine.vllm_config.model_config
             # the longest row that `run` takes
             self.max_length: int = self._config.max_model_len - self._answer_tokens
@@ -147,23 +148,23 @@ class _VLLMEngine:
 
     def _probe(self) -> list[list[int]]:
         """Two rows of unequal length."""
-        draw, vocabulary = np.random.default_rng(0), self._config.get_vocab_size()
-        lengths = [min(length, self.max_length) for length in (5, 12)]
-        return [draw.integers(0, vocabulary, size=length).tolist() for length in lengths]
+        draw = np.random.default_rng(0).integers(0, self._config.get_vocab_size(), size=12)
+        return [draw[: min(length, self.max_length)].tolist() for length in (5, 12)]
 
     def _clean(self) -> None:
         if not self._llm.reset_prefix_cache():
             raise RewardError("vLLM kept its prefix cache, which holds NaN")
         self._llm.apply_model(_zero_cache)
 
-    @contextlib.contextmanager
+    @contextmanager
     def _refusals_are_the_users(self, folder: str) -> Iterator[None]:
         try:
             yield
         except (ValueError, RuntimeError, NotImplementedError) as error:
             advice = "use engine: transformers"
-            if "KV cache" in str(error):
-                advice = f"use a smaller max_length, a larger {_ROOM[self._on_gpu]}, or {advice}"
+            if "KV cache" in str(error) or "max_model_len" in str(error):
+                room = "gpu_memory" if self._on_gpu else "VLLM_CPU_KVCACHE_SPACE (GiB)"
+                advice = f"use a smaller max_length, a larger {room}, or {advice}"
             raise InputError(
                 f"{folder}: vLLM cannot serve it as a {self._as} ({_reason(error)}): {advice}"
             ) from error
@@ -190,6 +191,7 @@ class VLLMPoolingEngine(_VLLMEngine):
         _import_vllm()
         from vllm.config import PoolerConfig
 
+        check_tensors(Path(folder), "AutoModelForSequenceClassification")
         # left on, the activation of a single output is a sigmoid
         pooler = PoolerConfig(task="classify", seq_pooling_type="LAST", use_activation=False)
         super().__init__(
@@ -261,6 +263,7 @@ class VLLMLabelEngine(_VLLMEngine):
 
         config = load_config(Path(folder)).get_text_config()
         self._label_ids = _checked_labels(label_ids, config.vocab_size)
+        check_tensors(Path(folder), "AutoModelForCausalLM")
         self._params = SamplingParams(
             max_tokens=1, temperature=0, logprob_token_ids=[*self._label_ids], detokenize=False
         )
@@ -285,7 +288,7 @@ class VLLMLabelEngine(_VLLMEngine):
     def _ask(self, prompts: _Prompts) -> list[float]:
         first, second = self._label_ids
         answers = self._llm.generate(prompts, self._params, use_tqdm=False)
-        found = [answer.outputs[0].logprobs[0] for answer in answers]
+        found = (answer.outputs[0].logprobs[0] for answer in answers)
         return [of[first].logprob - of[second].logprob for of in found]
 
     def _check(self) -> None:
@@ -323,10 +326,9 @@ def _checked_labels(label_ids: tuple[int, int], vocabulary: int) -> tuple[int, i
 
 
 def _with_room_for_answer(max_length: int | None, config: Any) -> int | None:
-    positions = getattr(config, "max_position_embeddings", None)
-    if max_length is None or positions is None:
-        return max_length and max_length + 1
-    return min(max_length + 1, positions)
+    if max_length is None:
+        return None
+    return min(max_length + 1, getattr(config, "max_position_embeddings", max_length + 1))
 
 
 def _prompt(row: Sequence[int]) -> dict[str, list[int]]:
@@ -341,6 +343,8 @@ def _zero_cache(model: Any) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The sentence that matters: pydantic frames it, and vLLM lists all that it supports."""
+    """The sentence that matters: pydantic frames it, and vLLM says more after it."""
     text = one_line(error).split("Value error, ")[-1]
-    return text.split(" Supported architectures")[0].split(" [type=")[0].strip().rstrip(".")
+    for more in (" Supported architectures", " To allow overriding", " [type="):
+        text = text.split(more)[0]
+    return text.strip().rstrip(".")

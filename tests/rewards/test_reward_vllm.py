@@ -307,11 +307,11 @@ def test_log_odds_do_not_depend_on_order_or_cache(call: Call, log_odds) -> None:
     np.testing.assert_allclose(call(run, "judge", questions()), log_odds, rtol=2e-6, atol=1e-4)
 
 
-# what cannot be served; after the others, since an engine that fails may leave something behind
+# what cannot be served
 
 
 def test_models_that_vllm_cannot_serve_are_refused_in_one_line(
-    call: Call, tmp_path: Path, judge: Path
+    call: Call, tmp_path: Path, scores, log_odds
 ) -> None:
     tiny.checkpoint(tmp_path / "neo", "gpt_neo")
     tiny.checkpoint(tmp_path / "narrow", "gpt2")  # 16 numbers per head
@@ -319,5 +319,24 @@ def test_models_that_vllm_cannot_serve_are_refused_in_one_line(
         said = call(refused, str(tmp_path / name))
         assert why in said and "use engine: transformers" in said
         assert "\n" not in said and len(said) < 400
+    # the engines before are none the worse for it, and answer as they did
+    np.testing.assert_allclose(call(run, "classifier", rows()), scores, atol=1e-4)
+    np.testing.assert_allclose(call(run, "judge", questions()), log_odds, rtol=2e-6, atol=1e-4)
+
+
+def test_a_checkpoint_that_lacks_part_of_a_merged_tensor_is_refused(
+    call: Call, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny.checkpoint(tmp_path / "part", "llama")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    said = call(refused, str(folder))
+    assert "lacks the tensor model.layers.1.mlp.up_proj.weight (1 in all)" in said
+
+
+def test_labels_that_are_none_are_refused(call: Call, judge: Path) -> None:
     assert "two different tokens" in call(refused_labels, str(judge), (7, 7))
     assert "two different tokens" in call(refused_labels, str(judge), (7, 259))

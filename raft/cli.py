@@ -12,7 +12,7 @@ from raft import __version__
 from raft.cli_doctor import add as add_doctor
 from raft.cli_rewards import add_reward_commands
 from raft.cli_serve import add as add_serve
-from raft.quiet import quiet_libraries
+from raft.quiet import quiet_libraries, spin_briefly
 from rewards.types import RewardError
 from rollout.errors import InputError
 
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     options = _parse(arguments)
     quiet_libraries()
+    spin_briefly()
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )

@@ -21,6 +21,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raft.executors import Future, Resources, Stream, Worker
+from raft.quiet import SPIN_COUNT
 from rollout.types import InputError, WorkerDiedError
 
 # metadata only: samples are small, and weights travel through the run folder
@@ -66,10 +67,7 @@ class RayExecutor:
     ) -> Worker:
         environment = {
             "OMP_NUM_THREADS": str(resources.threads),
-            # idle threads that spin long take the cores of the workers beside them: with a scorer
-            # at work, vLLM on two cores then generates at a fifth of its speed. Not spinning at
-            # all costs it a tenth when it is alone; a short while costs neither
-            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
+            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             **dict(resources.environment),
         }

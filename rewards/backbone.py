@@ -16,6 +16,7 @@ import torch
 
 from rewards import packed_attention
 from rewards.batching import Fitting, packed_fitting, padded_fitting
+from rewards.cpu_linear import use_onednn
 from rewards.prefix_tree import grow, new_tokens, reading_order
 
 __all__ = ["Backbone", "Layout"]
@@ -39,6 +40,7 @@ class Backbone:
 
     def __init__(self, model: Any, *, pad_id: int = 0, name: str = "reward model") -> None:
         self.model = model.eval()
+        use_onednn(self.model)
         self.pad_id = pad_id
         self.layout: Layout = "padded"
         reason = self._why_not_packed()

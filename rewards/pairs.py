@@ -1,0 +1,40 @@
+"""What a preference pair is, for training and for evaluation. Knows nothing of files or models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rollout.types import Message
+
+__all__ = ["Pair"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two responses to one prompt, the first preferred.
+
+    Args:
+        id: of the row it came from.
+        prompt: the messages that both answer, the last one the user's.
+        chosen, rejected: the responses.
+        margin: by how much, on the source's own scale; None where it does not say.
+        source: the data set or subset it came from, for tables.
+        labels: ratings of single attributes, per side: {"chosen": {...}, "rejected": {...}}.
+        fields: the row's other columns.
+    """
+
+    id: str
+    prompt: Sequence[Message]
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    source: str = ""
+    labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def conversation(self, side: str) -> list[Message]:
+        """The whole conversation of "chosen" or "rejected"."""
+        response = self.chosen if side == "chosen" else self.rejected
+        return [*self.prompt, Message(role="assistant", content=response)]

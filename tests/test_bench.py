@@ -14,7 +14,8 @@ from experiments.bench.table import table
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = (
-    "raft_loop", "bare_raft", "toolkit_raft", "grpo", "generation", "judge", "overhead", "scoring",
+    "raft_loop", "bare_raft", "toolkit_raft", "grpo", "generation", "judge", "overhead",
+    "reward_engines", "scoring",
 )  # fmt: skip
 
 

@@ -11,10 +11,13 @@ import numpy as np
 from raft.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
 
 
-def summarize(rows: Iterable[dict[str, Any]], prefix: str) -> dict[str, float | int]:
+def summarize(
+    rows: Iterable[dict[str, Any]], prefix: str, without_means: Sequence[str] = ()
+) -> dict[str, float | int]:
     """Reward, gold, best of K, length and diversity of stored rollouts, under `prefix/…` keys.
 
-    Means are over prompts with half widths of 95 % intervals; what cannot be known is left out.
+    Means are over prompts with half widths of 95 % intervals; what cannot be known is left out, and
+    so are the means of the columns `without_means`: tournament scores say nothing on average.
     """
     rewards: list[list[float | None]] = []
     golds: list[list[float | None]] = []
@@ -29,9 +32,11 @@ def summarize(rows: Iterable[dict[str, Any]], prefix: str) -> dict[str, float | 
         for text in row["responses"]:
             for counter in distinct:
                 counter.add(text)
-    found = _of_scores(rewards, prefix, "reward")
-    found[f"{prefix}/best_of_k"] = best_of_k_mean(_array(rewards))
-    if any(golds):
+    found: dict[str, float | int] = {}
+    if "scores" not in without_means:
+        found |= _of_scores(rewards, prefix, "reward")
+        found[f"{prefix}/best_of_k"] = best_of_k_mean(_array(rewards))
+    if any(golds) and "gold_scores" not in without_means:
         found |= _of_scores(golds, prefix, "gold")
     found[f"{prefix}/length_mean"] = float(np.mean(lengths))
     found[f"{prefix}/truncated_share"] = float(np.mean(truncated))

@@ -133,8 +133,9 @@ def improve(
 
     sync(config, folder, pools, held_out, iteration)
     synced_at = time.monotonic()
+    judged = by_judge(config.reward, config.gold)
     row = {
-        **summarize(store.rows(), "rollout"),
+        **summarize(store.rows(), "rollout", without_means=judged),
         **judge_metrics(pools.reward.reports, "rollout"),
         **kept,
         **trained,

@@ -21,7 +21,10 @@ def report_line(rows: list[dict[str, Any]], iteration: int) -> str:
         half_width = merged.get("eval/win_rate_ci95", 0.0)
         parts.append(f"wins {merged['eval/win_rate']:.2f} ± {half_width:.2f} of the start")
     if "select/reward_mean" in merged:
-        parts.append(f"kept {merged['select/kept']} at {merged['select/reward_mean']:.3f}")
+        # points of a tournament are no reward
+        won = "winners" if "rollout/judge_comparisons" in merged else None
+        reward = won or f"at {merged['select/reward_mean']:.3f}"
+        parts.append(f"kept {merged['select/kept']} {reward}")
     if "train/loss" in merged:
         parts.append(f"loss {merged['train/loss']:.3f}")
     if "rollout/tokens_per_second" in merged:

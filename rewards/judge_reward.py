@@ -28,7 +28,7 @@ class JudgeReward:
     """Scores a response by how it fares against the other responses to its prompt.
 
     Args:
-        judge: what compares; its `verdicts` where it has them, else `compare` (NaN is missing).
+        judge: what compares: by `verdicts(comparisons, names=…)` where it has that, else `compare`.
         tournament: a method of `rewards.tournament`, with its settings `score` and `rounds`.
         budget: comparisons that one prompt may cost.
         tie: |P − ½| up to this is a tie.

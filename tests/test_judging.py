@@ -23,7 +23,7 @@ from rollout.types import Prompt
 class WordJudge:
     """Prefers the response with more good and fewer bad words, and a little the one shown first."""
 
-    def verdicts(self, comparisons: Any) -> Verdicts:
+    def verdicts(self, comparisons: Any, names: Any = None) -> Verdicts:
         margin_N = np.array([_words(one.first) - _words(one.second) for one in comparisons])
         return Verdicts.from_log_odds(margin_N + 0.2, -margin_N + 0.2)
 
@@ -69,6 +69,8 @@ def test_winners_are_kept_and_the_win_rate_is_the_curve(tmp_path: Path, judged: 
             assert _words(row["response"]) == max(drawn)
     train = [row for row in toy_runs.metrics(folder) if row["phase"] == "train"]
     assert all(row["rollout/judge_comparisons"] <= 12 * 3 for row in train)
+    # points of tournaments are no reward, and no line of the curves
+    assert not any("rollout/reward_mean" in row or "rollout/best_of_k" in row for row in train)
     # σ(m + .2) − σ(m − .2): biased to the front, at most by what it is at m = 0
     largest = 2 / (1 + math.exp(-0.2)) - 1
     assert all(0 < row["rollout/judge_position_bias"] <= largest + 1e-9 for row in train)

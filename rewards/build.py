@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rewards.judge import Judge
 from rewards.types import Reward
 from rollout.types import InputError
+
+if TYPE_CHECKING:  # it needs numpy
+    from rewards.judge import Judge
 
 __all__ = ["JUDGES", "KINDS", "build_judge", "build_reward", "check_judge", "check_reward"]
 

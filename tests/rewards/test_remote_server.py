@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -246,7 +245,11 @@ except KeyboardInterrupt:
 
 def test_serve_listens_until_it_is_interrupted():
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVING], stderr=subprocess.PIPE, text=True, env={**os.environ}
+        [sys.executable, "-c", SERVING],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell may have started the tests with the signal ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stderr is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rewards.parts import attention_of, one_line
+from rewards.parts import load_weights
 from rewards.settings import ModelSettings
 from rewards.state import WRAPPED
 from rollout.types import InputError
@@ -45,25 +45,11 @@ def load_transformer(
     """
     from transformers import AutoModel
 
-    try:
-        with _quiet():  # its report calls every head unexpected; ours follows
-            model, report = AutoModel.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation=attention_of(config),
-                key_mapping={WRAPPED: ""},
-                trust_remote_code=False,
-                weights_only=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        name = f"{model.base_model_prefix}.{missing[0]}"
-        raise InputError(f"{folder} lacks the tensor {name} ({len(missing)} in all)")
-    _check_left_out(folder, model, report["unexpected_keys"], tuple(heads))
+    with _quiet():  # its report calls every head unexpected; ours follows
+        model, unexpected = load_weights(
+            AutoModel, folder, config, dtype, key_mapping={WRAPPED: ""}
+        )
+    _check_left_out(folder, model, unexpected, tuple(heads))
     return model.to(device)
 
 

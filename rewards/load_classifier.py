@@ -15,11 +15,11 @@ from rewards.engine import Engine, EngineName
 from rewards.heads.scalar import ScalarHead
 from rewards.model_reward import ModelReward
 from rewards.parts import (
-    attention_of,
+    check_vllm_device,
     load_config,
     load_tokenizer,
+    load_weights,
     make_encoder,
-    one_line,
     pad_id,
     resolve_device,
     resolve_dtype,
@@ -115,13 +115,7 @@ def _transformers_engine(
 def _vllm_engine(
     folder: Path, config: Any, settings: ModelSettings, max_length: int | None
 ) -> VLLMPoolingEngine:
-    device = resolve_device(settings.device)
-    if device.index or (device.type == "cpu" and torch.cuda.is_available()):
-        raise InputError(
-            f"device={settings.device!r}, but vLLM takes the first GPU that it sees: set "
-            "CUDA_VISIBLE_DEVICES, or use engine: transformers"
-        )
-    dtype = str(resolve_dtype(settings.dtype, config, device))
+    dtype = str(resolve_dtype(settings.dtype, config, check_vllm_device(settings.device)))
     return VLLMPoolingEngine(
         str(folder), dtype=dtype, max_length=max_length, batch_tokens=settings.batch_tokens
     )
@@ -130,21 +124,7 @@ def _vllm_engine(
 def _load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     from transformers import AutoModelForSequenceClassification
 
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention_of(config),
-            trust_remote_code=False,
-            weights_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all)")
+    model, _ = load_weights(AutoModelForSequenceClassification, folder, config, dtype)
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise InputError(f"{type(model).__name__} has no linear head named score: not supported")
     return model.to(device)

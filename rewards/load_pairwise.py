@@ -13,10 +13,11 @@ from rewards.heads.label import LabelHead
 from rewards.judge import PairwiseJudge, check_temperature
 from rewards.pair_prompt import PairPrompt
 from rewards.parts import (
-    attention_of,
+    check_vllm_device,
     load_config,
     load_tokenizer,
-    one_line,
+    load_weights,
+    longest,
     pad_id,
     resolve_device,
     resolve_dtype,
@@ -30,8 +31,6 @@ __all__ = ["load_pairwise"]
 
 log = logging.getLogger("rewards")
 
-# tokenizers that know no limit say 1e30
-_NO_LIMIT = 10**9
 # what the head may be away from the model's own logits: share of the largest, per dtype
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -51,7 +50,7 @@ def load_pairwise(
     """
     check_temperature(temperature)
     config, tokenizer = load_config(folder), load_tokenizer(folder)
-    max_length = settings.max_length or _longest(config, tokenizer)
+    max_length = settings.max_length or longest(config, tokenizer)
     prompt = PairPrompt(tokenizer, config.get_text_config().vocab_size, max_length)
     if settings.engine == "vllm":
         engine = _vllm_engine(folder, config, prompt, settings, gpu_memory)
@@ -66,13 +65,6 @@ def load_pairwise(
     return judge
 
 
-def _longest(config: Any, tokenizer: Any) -> int | None:
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
-    known = [int(limit) for limit in limits if limit < _NO_LIMIT]
-    return min(known) if known else None
-
-
 def _vllm_engine(
     folder: Path,
     config: Any,
@@ -80,12 +72,7 @@ def _vllm_engine(
     settings: ModelSettings,
     gpu_memory: float | None,
 ) -> VLLMLabelEngine:
-    device = resolve_device(settings.device)
-    if device.index or (device.type == "cpu" and torch.cuda.is_available()):
-        raise InputError(
-            f"device={settings.device!r}, but vLLM takes the first GPU that it sees: set "
-            "CUDA_VISIBLE_DEVICES, or use engine: transformers"
-        )
+    device = check_vllm_device(settings.device)
     engine = VLLMLabelEngine(
         str(folder),
         label_ids=prompt.label_ids,
@@ -102,36 +89,16 @@ def _vllm_engine(
 def _transformers_engine(
     folder: Path, config: Any, prompt: PairPrompt, settings: ModelSettings, name: str
 ) -> TransformersEngine:
+    from transformers import AutoModelForCausalLM
+
     device = resolve_device(settings.device)
-    model = _load_model(folder, config, resolve_dtype(settings.dtype, config, device)).to(device)
+    dtype = resolve_dtype(settings.dtype, config, device)
+    model = load_weights(AutoModelForCausalLM, folder, config, dtype)[0].eval().to(device)
     # the head is tried out first: a packed backbone runs in its own way only
     head = _label_head(model, prompt.label_ids, config)
     pad = pad_id(config, prompt.tokenizer, prompt.vocabulary)
     backbone = Backbone(model.base_model, pad_id=pad, name=name)
     return TransformersEngine(backbone, head, settings.batch_tokens)
-
-
-def _load_model(folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention_of(config),
-            trust_remote_code=False,
-            weights_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
-    model, report = loaded
-    missing = sorted(report["missing_keys"])
-    if missing:
-        # transformers has drawn them at random
-        raise InputError(f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all)")
-    return model.eval()
 
 
 def _label_head(model: Any, label_ids: tuple[int, int], config: Any) -> LabelHead:

@@ -15,8 +15,8 @@ from rewards.settings import ModelSettings
 from rollout.types import InputError
 
 __all__ = [
-    "attention_of", "load_config", "load_tokenizer", "make_encoder", "one_line", "pad_id",
-    "resolve_device", "resolve_dtype",
+    "attention_of", "check_vllm_device", "load_config", "load_tokenizer", "load_weights",
+    "longest", "make_encoder", "one_line", "pad_id", "resolve_device", "resolve_dtype",
 ]  # fmt: skip
 
 log = logging.getLogger("rewards")
@@ -74,6 +74,53 @@ def attention_of(config: Any) -> str | None:
     return "eager" if capped else None
 
 
+def load_weights(
+    auto: Any,
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    new: tuple[str, ...] = (),
+    **more: Any,
+) -> tuple[Any, list[str]]:
+    """A model of the class that `auto` (AutoModel…) finds for `config`, and the tensors in the
+    checkpoint that it has no use for.
+
+    Raises `InputError` for a tensor that is missing, which transformers would draw at random; those
+    whose names begin as one of `new` may be.
+    """
+    try:
+        model, report = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention_of(config),
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+            **more,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
+    missing = sorted(key for key in report["missing_keys"] if not (new and key.startswith(new)))
+    if missing:
+        # a headless class names its tensors without the prefix that they have in the file
+        prefix = f"{model.base_model_prefix}." if model.base_model is model else ""
+        raise InputError(f"{folder} lacks the tensor {prefix}{missing[0]} ({len(missing)} in all)")
+    return model, sorted(report["unexpected_keys"])
+
+
+def check_vllm_device(device: str | None) -> torch.device:
+    """The device for a vLLM engine. Raises `InputError` for one that vLLM would not take."""
+    place = resolve_device(device)
+    if place.index or (place.type == "cpu" and torch.cuda.is_available()):
+        raise InputError(
+            f"device={device!r}, but vLLM takes the first GPU that it sees: set "
+            "CUDA_VISIBLE_DEVICES, or use engine: transformers"
+        )
+    return place
+
+
 def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
@@ -94,7 +141,7 @@ def make_encoder(
         format=format,
         bos=settings.bos or default_bos(tokenizer, format),
         vocabulary=vocabulary,
-        max_length=settings.max_length or _longest(config, tokenizer),
+        max_length=settings.max_length or longest(config, tokenizer),
         truncation_side=settings.truncation_side,
         separator=settings.separator,
     )
@@ -120,7 +167,8 @@ def _default_format(tokenizer: Any, name: str) -> Format:
     return "plain"
 
 
-def _longest(config: Any, tokenizer: Any) -> int | None:
+def longest(config: Any, tokenizer: Any) -> int | None:
+    """Tokens that model and tokenizer can take; None where neither says."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
     known = [int(limit) for limit in limits if limit < _NO_LIMIT]

@@ -1,0 +1,158 @@
+"""Rows that name their better side: the columns `chosen` and `rejected`.
+
+| format | `chosen`, `rejected` | prompt |
+|---|---|---|
+| hh | HH-RLHF dialogues, or answers beside a dialogue `prompt` | in the text |
+| messages | whole dialogues, or the answers alone, as message lists | in them, or `prompt` |
+| pair | texts | `prompt`, text or messages |
+| alpaca | texts | `instruction`, and `input` where it is not empty |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rewards.pair_sources.checked import checked_pair
+from rewards.pair_sources.dialogue import is_hh, messages, sides, user
+from rewards.pair_sources.record import Options, Outcome, Record, Refusal
+from rollout.types import Message
+
+__all__ = ["alpaca_pairs", "hh_pairs", "message_pairs", "text_pairs"]
+
+# preference_700K; HuggingFaceH4/ultrafeedback_binarized; argilla's binarized sets
+_SCORES = (
+    ("chosen_score", "rejected_score"),
+    ("score_chosen", "score_rejected"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
+)
+_SIDES = ("chosen", "rejected")
+
+
+def hh_pairs(record: Record, options: Options) -> list[Outcome]:
+    r"""Anthropic/hh-rlhf: `chosen`, `rejected`, both whole dialogues as text.
+
+    Dahoas/full-hh-rlhf: `prompt` (the dialogue up to `\n\nAssistant:`), `response` (= `chosen`),
+    `chosen`, `rejected` (the answers alone).
+    """
+    prompt = record.columns.get("prompt")
+    fields = record.rest("prompt", "response", *_SIDES)
+    if prompt is None or is_hh(record.get("chosen")):
+        chosen, rejected = (messages(record, record.text(key), key) for key in _SIDES)
+        return [_of_dialogues(record, chosen, rejected, options, None, fields)]
+    before = messages(record, prompt, "prompt")
+    if before and before[-1]["role"] == "assistant" and not before[-1]["content"]:
+        before.pop()
+    # the blanks around the turns of such text are no part of what was said
+    answers = (record.text(key).strip() for key in _SIDES)
+    return [checked_pair(record, before, *answers, fields=fields)]
+
+
+def message_pairs(record: Record, options: Options) -> list[Outcome]:
+    """Message lists, with the scores of both sides where the source has them.
+
+    hendrydong/preference_700K: `chosen`, `rejected`, `chosen_score`, `rejected_score`.
+    HuggingFaceH4/ultrafeedback_binarized: `prompt` (the first user turn again), `prompt_id`,
+    `chosen`, `rejected`, `messages`, `score_chosen`, `score_rejected`.
+    argilla/ultrafeedback-binarized-preferences-cleaned: `source`, `prompt`, `chosen`,
+    `chosen-rating`, `chosen-model`, `rejected`, `rejected-rating`, `rejected-model`.
+    Also `prompt` as messages with the answers alone beside it (TRL's conversational form).
+    """
+    margin = _margin(record, options)
+    if isinstance(margin, Refusal):
+        return [margin]
+    dialogues = [messages(record, record.get(key), key) for key in _SIDES]
+    prompt = record.columns.get("prompt")
+    if all(_answer_alone(dialogue) for dialogue in dialogues):
+        if prompt is None:
+            return [Refusal("no shared prompt")]
+        dialogues = [[*_prompt(record, prompt), *dialogue] for dialogue in dialogues]
+    elif prompt is not None and not isinstance(prompt, str):
+        before = _prompt(record, prompt)
+        if any(dialogue[: len(before)] != before for dialogue in dialogues):
+            return [Refusal("dialogue does not begin with the prompt")]
+    scores = (key for pair in _SCORES for key in pair)
+    fields = record.rest("prompt", "messages", *_SIDES, *scores)
+    chosen, rejected = dialogues
+    return [_of_dialogues(record, chosen, rejected, options, margin, fields)]
+
+
+def text_pairs(record: Record, options: Options) -> list[Outcome]:
+    """`prompt`, `chosen`, `rejected`: Dahoas/synthetic-instruct-gptj-pairwise and many others."""
+    margin = _margin(record, options)
+    if isinstance(margin, Refusal):
+        return [margin]
+    prompt = _prompt(record, record.get("prompt"))
+    answers = (record.text(key) for key in _SIDES)
+    fields, labels = record.rest("prompt", *_SIDES), _labels(record)
+    pair = checked_pair(record, prompt, *answers, margin=margin, labels=labels, fields=fields)
+    return [pair]
+
+
+def alpaca_pairs(record: Record, options: Options) -> list[Outcome]:
+    """`instruction`, `input`, `output`, `chosen`, `rejected`: Alpaca's rows with a preference.
+
+    The prompt is the instruction, then a blank line and the input where there is one; Alpaca's own
+    header belongs to a model's template, not to the data.
+    """
+    text = record.text("instruction")
+    extra = record.columns.get("input")
+    if extra is not None and record.as_text(extra, "input").strip():
+        text = f"{text}\n\n{extra}"
+    answers = (record.text(key) for key in _SIDES)
+    fields = record.rest("instruction", "input", *_SIDES)
+    return [checked_pair(record, [user(text)], *answers, fields=fields)]
+
+
+def _of_dialogues(
+    record: Record,
+    chosen: list[Message],
+    rejected: list[Message],
+    options: Options,
+    margin: float | None,
+    fields: dict[str, Any],
+) -> Outcome:
+    found = sides(chosen, rejected, options.parted)
+    if isinstance(found, Refusal):
+        return found
+    labels = _labels(record)
+    return checked_pair(record, *found, margin=margin, labels=labels, fields=fields)
+
+
+def _prompt(record: Record, value: Any) -> list[Message]:
+    if isinstance(value, str):
+        return [user(record.as_text(value, "prompt"))]
+    return messages(record, value, "prompt")
+
+
+def _answer_alone(dialogue: list[Message]) -> bool:
+    return len(dialogue) == 1 and dialogue[0]["role"] == "assistant"
+
+
+def _margin(record: Record, options: Options) -> float | Refusal | None:
+    """The difference of the two scores; None where the row has none."""
+    keys = next((pair for pair in _SCORES if record.columns.keys() >= set(pair)), None)
+    if keys is None:
+        return None
+    chosen, rejected = (record.as_number(record.columns[key], key) for key in keys)
+    if chosen is None or rejected is None:
+        return None
+    if chosen < rejected:
+        return Refusal("scores contradict the sides")
+    if chosen == rejected and options.ties == "drop":
+        return Refusal("tie")
+    return chosen - rejected
+
+
+def _labels(record: Record) -> dict[str, dict[str, float]] | None:
+    """`labels` {"chosen": {attribute: number}, "rejected": {…}}, where the row has such."""
+    given = record.columns.get("labels")
+    if not isinstance(given, Mapping) or set(given) != set(_SIDES):
+        return None
+    labels: dict[str, dict[str, float]] = {}
+    for side in _SIDES:
+        values = record.as_object(given[side], f"labels.{side}").items()
+        found = ((name, record.as_number(value, name)) for name, value in values)
+        labels[side] = {name: value for name, value in found if value is not None}
+    return labels

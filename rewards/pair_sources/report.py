@@ -1,0 +1,114 @@
+"""What became of every row of every source: nothing is dropped without being counted and placed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["DataReport", "Dropped", "SourceReport"]
+
+_PLACES = 3
+
+
+@dataclass(slots=True)
+class Dropped:
+    """How often a reason came up, and where first."""
+
+    count: int = 0
+    places: list[str] = field(default_factory=list)
+
+    def add(self, place: str) -> None:
+        self.count += 1
+        if len(self.places) < _PLACES and place not in self.places:
+            self.places.append(place)
+
+
+@dataclass(slots=True)
+class SourceReport:
+    """One source.
+
+    Args:
+        rows: how many were read.
+        made: how many pairs (or rated responses) are kept of them.
+        dropped: reason -> count and places, for what cannot make a pair.
+        left_out: setting (where, every, fraction) -> what it left out, for what was not asked for.
+        limited: reading stopped at the limit, with rows left.
+    """
+
+    name: str
+    format: str
+    unit: str = "pairs"
+    rows: int = 0
+    made: int = 0
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    limited: bool = False
+
+    def drop(self, reason: str, place: str) -> None:
+        self.dropped.setdefault(reason, Dropped()).add(place)
+
+    def nothing_left(self) -> str:
+        """What an error says of a source of which nothing is left."""
+        unit = "pair" if self.unit == "pairs" else "rated response"
+        places = [place for dropped in self.dropped.values() for place in dropped.places]
+        first = f"; the first at {places[0]}" if places else ""
+        return f"{self.name}: no {unit} is left of it ({self.counts()}{first})"
+
+    def counts(self) -> str:
+        """One line without the source's name."""
+        parts = [f"{self.rows} rows", f"{self.made} {self.unit}"]
+        by_count = sorted(self.dropped.items(), key=lambda item: -item[1].count)
+        parts += [f"{dropped.count} dropped: {reason}" for reason, dropped in by_count]
+        parts += [f"{count} left out by {name}" for name, count in self.left_out.items()]
+        if self.limited:
+            parts.append("stopped at the limit")
+        return ", ".join(parts)
+
+
+@dataclass(slots=True)
+class DataReport:
+    """All sources together.
+
+    Args:
+        by_origin: Pair.source -> pairs, for tables.
+        labels: attribute -> (how many labels, the least, the greatest).
+        reversed_pairs: pairs whose two sides stand the other way round in an earlier one.
+        renamed: ids that stood twice and got a number.
+    """
+
+    sources: Sequence[SourceReport]
+    by_origin: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, tuple[int, float, float]] = field(default_factory=dict)
+    reversed_pairs: int = 0
+    renamed: int = 0
+
+    def lines(self) -> list[str]:
+        """For a person, without a line break in any."""
+        return list(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for source in self.sources:
+            yield f"{source.name} ({source.format}): {source.counts()}"
+            for reason, dropped in source.dropped.items():
+                more = ", …" if dropped.count > len(dropped.places) else ""
+                # the line before names the file: its lines are enough here
+                places = [place.removeprefix(source.name).lstrip(": ") for place in dropped.places]
+                yield f"  {reason}: at {', '.join(places)}{more}"
+        if len(self.by_origin) > 1:
+            yield "of " + ", ".join(f"{name} {count}" for name, count in self.by_origin.items())
+        if self.reversed_pairs:
+            yield f"{self.reversed_pairs} pairs stand the other way round as well: people disagree"
+        if self.renamed:
+            yield f"{self.renamed} ids stood twice and got ~2, ~3, …"
+        yield from self._label_lines()
+
+    def _label_lines(self) -> Iterator[str]:
+        for name, (count, low, high) in self.labels.items():
+            if not count:
+                yield f"  {name}: no label at all"
+            elif low == high:
+                yield f"  {name}: {count} labels, all {low:g}: nothing to learn from"
+            else:
+                off = "" if low >= 0 and high <= 1 else ", outside 0 to 1: mend the scale"
+                yield f"  {name}: {count} labels from {low:g} to {high:g}{off}"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from raft import __version__
 from raft.cli_doctor import add as add_doctor
+from raft.cli_eval import add as add_eval
 from raft.cli_rewards import add_reward_commands
 from raft.cli_serve import add as add_serve
 from raft.quiet import quiet_libraries, spin_briefly
@@ -107,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     curves.add_argument("--out", default="curves.png", help="PNG or SVG file (default: curves.png)")
 
     add_reward_commands(command)
+    add_eval(command)
     add_doctor(command)
     add_serve(command)
 

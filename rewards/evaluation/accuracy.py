@@ -1,0 +1,132 @@
+"""How often the better response wins, with nothing hidden: ties and missing pairs are counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rewards.doctor.pairs import wilson95
+from rewards.evaluation.bootstrap import RESAMPLES, Interval, interval95, resampled_ratios
+
+__all__ = ["Accuracy", "accuracy", "accuracy_by"]
+
+Label = TypeVar("Label", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Counts of pairs, and the shares that follow. A share of no pairs is NaN.
+
+    Args:
+        wins, ties, losses: of the pairs that have a margin.
+        missing: pairs without one; they are in no share but `of_all`.
+        clusters: prompts that the pairs with a margin belong to.
+        interval: 95 % interval of `strict`.
+    """
+
+    wins: int
+    ties: int
+    losses: int
+    missing: int
+    clusters: int
+    interval: Interval
+
+    @property
+    def pairs(self) -> int:
+        """Those with a margin."""
+        return self.wins + self.ties + self.losses
+
+    @property
+    def strict(self) -> float:
+        """Share of wins: a tie is lost."""
+        return self.wins / self.pairs if self.pairs else math.nan
+
+    @property
+    def half(self) -> float:
+        """Share of wins, a tie counting half."""
+        return (self.wins + self.ties / 2) / self.pairs if self.pairs else math.nan
+
+    @property
+    def tie_share(self) -> float:
+        return self.ties / self.pairs if self.pairs else math.nan
+
+    @property
+    def of_all(self) -> float:
+        """Share of wins among all pairs: a missing one is lost too."""
+        every = self.pairs + self.missing
+        return self.wins / every if every else math.nan
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """Counts and shares by name, what is not known as None."""
+        values = {
+            "accuracy": self.strict,
+            "low": self.interval.low,
+            "high": self.interval.high,
+            "accuracy_ties_half": self.half,
+            "tie_share": self.tie_share,
+            "accuracy_missing_lost": self.of_all,
+        }
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return {**{k: v if math.isfinite(v) else None for k, v in values.items()}, **counts}
+
+
+_COUNTS = ("pairs", "wins", "ties", "losses", "missing", "clusters")
+
+
+def accuracy(
+    margins_M: ArrayLike, cluster_M: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Accuracy:
+    """Of M pairs whose prompts are `cluster_M`, the interval by resampling prompts.
+
+    Where every pair has the same outcome resampling finds no spread: the interval is then Wilson's
+    (1927), for as many trials as there are prompts.
+    """
+    margins_M = np.asarray(margins_M, dtype=np.float64)
+    known_M = np.isfinite(margins_M)
+    known, clusters = margins_M[known_M], np.asarray(cluster_M)[known_M]
+    wins, losses = int((known > 0).sum()), int((known < 0).sum())
+    count = len(np.unique(clusters))
+    return Accuracy(
+        wins=wins,
+        ties=len(known) - wins - losses,
+        losses=losses,
+        missing=int((~known_M).sum()),
+        clusters=count,
+        interval=_interval(known > 0, clusters, count, resamples, seed),
+    )
+
+
+def accuracy_by(
+    labels_M: Sequence[Label],
+    margins_M: ArrayLike,
+    cluster_M: ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[Label, Accuracy]:
+    """The `accuracy` of the pairs under each label, in the order the labels first appear."""
+    margins_M, cluster_M = np.asarray(margins_M), np.asarray(cluster_M)
+    places: dict[Label, list[int]] = {}
+    for place, label in enumerate(labels_M):
+        places.setdefault(label, []).append(place)
+    return {
+        label: accuracy(margins_M[at], cluster_M[at], resamples=resamples, seed=seed)
+        for label, at in places.items()
+    }
+
+
+def _interval(
+    won_M: np.ndarray, cluster_M: np.ndarray, clusters: int, resamples: int, seed: int
+) -> Interval:
+    if clusters == 0:
+        return Interval(math.nan, math.nan)
+    if won_M.all() or not won_M.any():
+        return Interval(*wilson95(clusters if won_M.all() else 0, clusters))
+    ones_M1 = np.ones((len(won_M), 1))
+    draws_B1 = resampled_ratios(won_M[:, None], ones_M1, cluster_M, resamples=resamples, seed=seed)
+    return interval95(draws_B1[:, 0], clusters)

@@ -1,0 +1,98 @@
+"""Whether σ(margin) is the chance that the better response is better (Bradley & Terry 1952)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rewards.compose.spearman import average_ranks
+
+__all__ = ["Bin", "Calibration", "calibration"]
+
+BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Pairs of about the same confidence: how sure the reward was, how often it was right."""
+
+    pairs: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Of the pairs that have a margin; NaN where there are none.
+
+    Args:
+        log_loss: mean of −log σ(margin); log 2 = 0.693 says nothing.
+        brier: mean of (1 − σ(margin))²; 0.25 says nothing.
+        ece: expected calibration error, mean |confidence − accuracy| over the bins (Naeini et al.
+            2015), the confidence σ(|margin|) in [½, 1] and a tie half right.
+        temperature: dividing all margins by it makes the log-loss least: above 1 the reward is too
+            sure of itself. None where no positive number does.
+        bins: by rising confidence, of equal counts as far as equal confidences stay together.
+    """
+
+    pairs: int
+    log_loss: float
+    brier: float
+    ece: float
+    temperature: float | None
+    bins: tuple[Bin, ...]
+
+
+def calibration(margins_M: ArrayLike, bins: int = BINS) -> Calibration:
+    """From M margins in log-odds; those that are not finite are left out."""
+    margins_M = np.asarray(margins_M, dtype=np.float64)
+    margins_M = margins_M[np.isfinite(margins_M)]
+    if not len(margins_M):
+        return Calibration(0, math.nan, math.nan, math.nan, None, ())
+    made = _bins(margins_M, bins)
+    gaps = [one.pairs * abs(one.confidence - one.accuracy) for one in made]
+    return Calibration(
+        pairs=len(margins_M),
+        log_loss=float(np.logaddexp(0, -margins_M).mean()),
+        brier=float((_sigmoid(-margins_M) ** 2).mean()),
+        ece=sum(gaps) / len(margins_M),
+        temperature=_temperature(margins_M),
+        bins=made,
+    )
+
+
+def _bins(margins_M: np.ndarray, bins: int) -> tuple[Bin, ...]:
+    right_M = (margins_M > 0) + 0.5 * (margins_M == 0)
+    # equal confidences share one rank and so one bin: which row came first must not matter
+    rank_M = average_ranks(np.abs(margins_M))
+    bin_M = np.minimum((bins * (rank_M - 0.5) / len(margins_M)).astype(np.int64), bins - 1)
+    confidence_M = _sigmoid(np.abs(margins_M))
+    return tuple(
+        Bin(int(in_M.sum()), float(confidence_M[in_M].mean()), float(right_M[in_M].mean()))
+        for in_M in (bin_M == number for number in np.unique(bin_M))
+    )
+
+
+def _temperature(margins_M: np.ndarray) -> float | None:
+    """The log-loss is convex in 1/T: where its slope is 0, by bisection."""
+    if not (margins_M < 0).any() or margins_M.mean() <= 0:
+        return None  # ever surer is ever better, or never sure is best
+    scaled_M = margins_M / np.abs(margins_M).max()
+
+    def rising(sharpness: float) -> bool:
+        return float((scaled_M * _sigmoid(-sharpness * scaled_M)).sum()) < 0
+
+    low, high = 0.0, 1.0
+    while not rising(high):
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if rising(middle) else (middle, high)
+    return float(np.abs(margins_M).max()) / high
+
+
+def _sigmoid(x_M: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(x_M / 2)

@@ -78,7 +78,7 @@ def _add_file_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     settings = parser.add_argument_group("how a model is read (default: as it was published)")
-    settings.add_argument("--family", help="classifier, armorm, grm or pairwise")
+    settings.add_argument("--family", help="classifier, armorm or grm")
     settings.add_argument("--format", help="chat, hh or plain")
     settings.add_argument("--bos", help="BOS tokens: single, double or none")
     settings.add_argument(
@@ -103,8 +103,7 @@ def _score(options: argparse.Namespace) -> int:
 
     _check_output(options)
     settings = model_settings(options)
-    if options.missing:
-        settings["non_finite"] = "missing"
+    settings["non_finite"] = "missing" if options.missing else None
     summary = score_file(
         options.file,
         read_spec(options.reward, settings, options.assignments),

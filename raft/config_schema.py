@@ -230,6 +230,15 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
+    def _judges_have_something_to_compare(self) -> RunConfig:
+        judged = any(part.kind == "pairwise" for part in self.reward.everything())
+        if judged and self.sampling.k < 2:
+            raise ValueError(
+                "reward: kind pairwise compares responses; sampling.k must be 2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _update_can_be_made(self) -> RunConfig:
         # whether there is a GPU shows when the run starts; what no GPU mends is refused here
         settings = SFTSettings(**self.train.model_dump())

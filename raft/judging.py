@@ -18,13 +18,17 @@ from rollout.types import Prompt
 __all__ = ["by_judge", "judge_metrics", "with_references"]
 
 
-def by_judge(reward: RewardConfig, gold: RewardConfig | None) -> tuple[str, ...]:
-    """The columns of stored rows ("scores", "gold_scores") that a judge fills."""
+def by_judge(
+    reward: RewardConfig, gold: RewardConfig | None, *, alone: bool = True
+) -> tuple[str, ...]:
+    """The columns of stored rows ("scores", "gold_scores") that a judge fills: by itself, so that
+    held-out scores are probabilities to win, or (`alone=False`) as a part of a combination too."""
     sections = {"scores": reward, "gold_scores": gold}
     return tuple(
         column
         for column, section in sections.items()
-        if section is not None and any(part.kind == "pairwise" for part in section.everything())
+        if section is not None
+        and any(part.kind == "pairwise" for part in ([section] if alone else section.everything()))
     )
 
 

@@ -133,7 +133,7 @@ def improve(
 
     sync(config, folder, pools, held_out, iteration)
     synced_at = time.monotonic()
-    judged = by_judge(config.reward, config.gold)
+    judged = by_judge(config.reward, config.gold, alone=False)
     row = {
         **summarize(store.rows(), "rollout", without_means=judged),
         **judge_metrics(pools.reward.reports, "rollout"),
@@ -215,7 +215,7 @@ def evaluate(
     start = time.monotonic()
     at_start = folder.iteration(0) / "eval.jsonl"
     judged = by_judge(config.reward, config.gold)
-    if judged:
+    if by_judge(config.reward, config.gold, alone=False):
         held_out = with_references(held_out, read_rows(at_start) if iteration else None)
     store = RolloutStore(folder.iteration(iteration), "eval", held_out, version=iteration)
     collect(

@@ -51,8 +51,11 @@ def read_spec(
     option = f"--{sections[0]}"
     spec = _named(given, option, sections, kind)
     for key, value in options.items():
-        if value is not None:
-            spec[key] = value
+        if value is not None and not _give(spec, key, value):
+            raise InputError(
+                f"--{key.replace('_', '-')}: nothing in {option} {given} has that setting; "
+                "leave it out"
+            )
     for assignment in assignments:
         _assign(spec, assignment)
     if "kind" not in spec:
@@ -63,6 +66,23 @@ def read_spec(
         if part.kind in ("model", "pairwise"):
             check_model(part.model or "", option)
     return reward_arguments(section) | ({} if device is None else {"device": device})
+
+
+def _give(spec: dict[str, Any], key: str, value: Any) -> bool:
+    """Set it where it belongs: in the reward itself, or in the members of a combination."""
+    from rewards.build import KINDS, takes
+
+    kind = spec.get("kind")
+    if kind == "combine" and not takes(kind, key):
+        members = spec.get("members")
+        parts = members if isinstance(members, list) else []
+        # every member that has it gets it
+        taken = [_give(part, key, value) for part in parts if isinstance(part, dict)]
+        return any(taken)
+    if kind in KINDS and not takes(kind, key):
+        return False
+    spec[key] = value
+    return True
 
 
 def split_tournament(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

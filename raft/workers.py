@@ -87,7 +87,8 @@ class RewardWorker:
 
     def _reports(self, names: Sequence[str]) -> dict[str, Any]:
         judges = {name: getattr(self._rewards[name], "take_report", None) for name in names}
-        return {name: take() for name, take in judges.items() if take is not None}
+        reports = {name: take() for name, take in judges.items() if take is not None}
+        return {name: report for name, report in reports.items() if report is not None}
 
     def sleep(self) -> None:
         self._move("cpu")

@@ -43,6 +43,8 @@ class Backbone:
         use_onednn(self.model)
         self.pad_id = pad_id
         self.layout: Layout = "padded"
+        # rotations that change with the longest row of a batch, for all its rows
+        self._alone = _rotation(self.model.config) in ("dynamic", "longrope")
         reason = self._why_not_packed()
         if reason is None:
             self.layout = "packed"
@@ -60,6 +62,8 @@ class Backbone:
 
     def plan(self, rows: Sequence[Ids]) -> tuple[list[int], Fitting]:
         """The order to compute rows in, and how many of them make a batch."""
+        if self._alone:
+            return list(range(len(rows))), lambda start, budget: 1
         if self.layout == "packed":
             order = reading_order(rows)
             lengths = [len(rows[index]) for index in order]
@@ -109,6 +113,10 @@ class Backbone:
         """None when packed rows give the states of padded ones; else the reason."""
         if not getattr(self.model, "_supports_attention_backend", False):
             return f"{type(self.model).__name__} has an attention of its own"
+        if self._alone:
+            return "rotary embeddings that depend on the batch take one row at a time"
+        if getattr(self.model.config.get_text_config(), "attention_chunk_size", None):
+            return "attention in chunks is told by a mask"
         rows, positions = _probe(self.model.get_input_embeddings().num_embeddings)
         with torch.inference_mode():
             expected = self._padded(rows, positions)
@@ -120,11 +128,20 @@ class Backbone:
             except (RuntimeError, TypeError, ValueError) as error:
                 self.model.set_attn_implementation(own)
                 return f"{type(self.model).__name__} cannot run them ({_line(error)})"
+        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        if window and not packed_attention.heard_a_window():
+            self.model.set_attn_implementation(own)
+            return f"a window of {window} tokens is told by a mask"
         apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
         if not apart <= _TOLERANCE.get(self.dtype, 1e-4):
             self.model.set_attn_implementation(own)
             return f"packed rows gave states {apart:.1e} away from padded ones"
         return None
+
+
+def _rotation(config: Any) -> str | None:
+    settings = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return settings.get("rope_type")
 
 
 def _probe(vocabulary: int) -> tuple[list[list[int]], list[list[int]]]:

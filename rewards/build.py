@@ -13,7 +13,7 @@ from rollout.types import InputError
 if TYPE_CHECKING:  # it needs numpy
     from rewards.judge import Judge
 
-__all__ = ["JUDGES", "KINDS", "build_judge", "build_reward", "check_judge", "check_reward"]
+__all__ = ["JUDGES", "KINDS", "build_judge", "build_reward", "check_judge", "check_reward", "takes"]
 
 
 def build_reward(kind: str, **settings: Any) -> Reward:
@@ -36,6 +36,14 @@ def build_reward(kind: str, **settings: Any) -> Reward:
 def check_reward(kind: str, **settings: Any) -> None:
     """Raise what `build_reward` would, as far as it shows without loading anything."""
     _checked("reward", KINDS, kind, settings)
+
+
+def takes(kind: str, setting: str) -> bool:
+    """Whether a reward of `kind` has this setting."""
+    if kind not in KINDS:
+        return False
+    build, renamed = KINDS[kind][1]()
+    return renamed.get(setting, setting) in inspect.signature(build).parameters
 
 
 def build_judge(kind: str, **settings: Any) -> Judge:

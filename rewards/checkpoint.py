@@ -45,6 +45,8 @@ def tensor_shapes(folder: Path) -> Shapes:
 
 def _shards(index: Path) -> list[Path]:
     weight_map = _read_json(index, "it lists the weight files").get("weight_map", {})
+    if not isinstance(weight_map, dict):
+        raise InputError(f"{index}: weight_map names no files: copy it again")
     files = sorted({index.parent / name for name in weight_map.values()})
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:

@@ -43,6 +43,19 @@ class Encoder:
             raise InputError(
                 'format="chat", but the tokenizer has no chat template: use "hh" or "plain"'
             )
+        if self.format == "chat":
+            self._check_template()
+
+    def _check_template(self) -> None:
+        """A template that leaves the response out would give every response the same score."""
+        question = Message(role="user", content="a question")
+        for answer in ("the first answer", "another one"):
+            probe = [question, Message(role="assistant", content=answer)]
+            if answer not in render(probe, self.format, self.tokenizer):
+                raise InputError(
+                    "the chat template does not write the assistant's response: mend the "
+                    'tokenizer\'s template, or use format "hh" or "plain"'
+                )
 
     def describe(self) -> dict[str, Any]:
         """The settings that the ids depend on, for a run's records."""
@@ -106,8 +119,10 @@ class Encoder:
         return cut(ids, self.max_length, self.truncation_side, front), True
 
     def _check_response_left(self, ids: list[int], conversation: Scorable, name: str) -> None:
-        if isinstance(conversation, str) or not conversation[-1]["content"]:
-            return  # a whole text has no marked response; an empty one cannot be lost
+        if isinstance(conversation, str):
+            return  # a whole text has no marked response
+        if not conversation[-1]["content"] and self.truncation_side == "left":
+            return  # an empty one cannot be lost on the left
         emptied: list[Any] = [*conversation[:-1], Message(role="assistant", content="")]
         (without,) = self._tokens([emptied], [name])
         front, length = BOS_COUNT[self.bos], self.max_length or len(ids)

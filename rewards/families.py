@@ -54,7 +54,8 @@ def recognise(folder: Path) -> Family:
     if architecture.endswith("ForCausalLM"):
         raise InputError(
             f"{folder} is a language model ({architecture}) without a reward head: "
-            'if it is a pairwise preference model, say so with kind="pairwise"'
+            'a pairwise preference model compares: load_judge(…, kind="pairwise"), '
+            "`raft rank --judge`, or reward.kind: pairwise"
         )
     raise InputError(
         f"{folder} is no known reward model (architecture {architecture or 'unnamed'})"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rollout.types import InputError, Message
 
-__all__ = ["FORMATS", "Format", "Scorable", "Turns", "check_format", "render"]
+__all__ = ["FORMATS", "Format", "Rendered", "Scorable", "Turns", "check_format", "render"]
 
 Format = Literal["chat", "hh", "plain"]
 Turns = Sequence[Message] | Sequence[Mapping[str, str]]
@@ -49,7 +49,15 @@ def render(conversation: Scorable, format: Format, tokenizer: Any, separator: st
     return "".join(message["content"] for message in conversation)
 
 
+class Rendered(str):
+    """A text that the chat template has been applied to already."""
+
+    __slots__ = ()
+
+
 def _render_text(text: str, format: Format) -> str:
+    if isinstance(text, Rendered):
+        return text
     if format == "chat":
         raise InputError('a plain text cannot be scored with format="chat": give messages')
     return hh_literal(text) if format == "hh" else text
@@ -66,7 +74,7 @@ def _render_chat(conversation: Turns, tokenizer: Any) -> str:
             date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
             strftime_now=TEMPLATE_DATE.strftime,
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"the chat template refuses the conversation: {reason}") from error
 

@@ -105,6 +105,11 @@ class JudgeReward:
 
     def _rank(self, groups: Sequence[Group]) -> Scores:
         """Each group's standing in a tournament of its distinct responses."""
+        alone = next((group for group in groups if len(group.completions) == 1), None)
+        if alone is not None:
+            raise InputError(
+                f"prompt {alone.prompt.id!r} has one response: a judge compares two or more"
+            )
         fields = [_Field.of(group) for group in groups]
         played = [field for field in fields if field.texts]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rewards.parts import load_weights
+from rewards.parts import check_left_out, load_weights
 from rewards.settings import ModelSettings
 from rewards.state import WRAPPED
 from rollout.types import InputError
@@ -49,27 +49,8 @@ def load_transformer(
         model, unexpected = load_weights(
             AutoModel, folder, config, dtype, key_mapping={WRAPPED: ""}
         )
-    _check_left_out(folder, model, unexpected, tuple(heads))
+    check_left_out(folder, model, unexpected, tuple(heads))
     return model.to(device)
-
-
-def _check_left_out(
-    folder: Path, model: Any, unexpected: Iterable[str], heads: tuple[str, ...]
-) -> None:
-    """A weight of the transformer that is not used would change every score in silence."""
-    own = tuple(f"{name}." for name in (model.base_model_prefix, *dict(model.named_children())))
-    for name in sorted(unexpected):
-        if ".lora_" in name:
-            raise InputError(f"{folder} has LoRA weights ({name}): merge them and save it again")
-        if name.startswith((*heads, "lm_head.")):
-            log.debug("%s: %s is not part of the transformer", folder, name)
-        elif name.startswith(own) and not name.endswith("rotary_emb.inv_freq"):
-            raise InputError(
-                f"{folder} has the tensor {name}, for which {type(model).__name__} has no place: "
-                "config.json and weights do not belong together"
-            )
-        else:
-            log.warning("%s: the tensor %s is not used", folder, name)
 
 
 @contextmanager

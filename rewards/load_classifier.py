@@ -15,6 +15,7 @@ from rewards.engine import Engine, EngineName
 from rewards.heads.scalar import ScalarHead
 from rewards.model_reward import ModelReward
 from rewards.parts import (
+    check_left_out,
     check_vllm_device,
     load_config,
     load_tokenizer,
@@ -70,7 +71,7 @@ def _check_head(folder: Path) -> None:
         raise InputError(f"{folder} has no {HEAD} in {files}{reason or ': it has no reward head'}")
     if len(shape) != 2 or shape[0] != 1:
         raise InputError(
-            f"{folder} has {shape[0]} outputs ({HEAD} is {list(shape)}): a reward model has one"
+            f"{folder}: {HEAD} is {list(shape)}: a reward model has one output, [1, hidden size]"
         )
 
 
@@ -124,7 +125,8 @@ def _vllm_engine(
 def _load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     from transformers import AutoModelForSequenceClassification
 
-    model, _ = load_weights(AutoModelForSequenceClassification, folder, config, dtype)
+    model, unexpected = load_weights(AutoModelForSequenceClassification, folder, config, dtype)
+    check_left_out(folder, model, unexpected, heads=())
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise InputError(f"{type(model).__name__} has no linear head named score: not supported")
     return model.to(device)

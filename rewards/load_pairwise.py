@@ -13,6 +13,7 @@ from rewards.heads.label import LabelHead
 from rewards.judge import PairwiseJudge, check_temperature
 from rewards.pair_prompt import PairPrompt
 from rewards.parts import (
+    check_left_out,
     check_vllm_device,
     load_config,
     load_tokenizer,
@@ -93,7 +94,9 @@ def _transformers_engine(
 
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, config, device)
-    model = load_weights(AutoModelForCausalLM, folder, config, dtype)[0].eval().to(device)
+    model, unexpected = load_weights(AutoModelForCausalLM, folder, config, dtype)
+    check_left_out(folder, model, unexpected, heads=())
+    model = model.eval().to(device)
     # the head is tried out first: a packed backbone runs in its own way only
     head = _label_head(model, prompt.label_ids, config)
     pad = pad_id(config, prompt.tokenizer, prompt.vocabulary)

@@ -81,7 +81,7 @@ class ModelReward:
     def _outputs(self, conversations: Sequence[Scorable], names: Sequence[str]) -> Outputs:
         if not conversations:
             return {"score": np.zeros(0, dtype=np.float32)}
-        outputs = self.engine.run(self.encoder.encode(conversations, names), names)
+        outputs = self._run_distinct(self.encoder.encode(conversations, names), names)
         source = f"reward model {self.name}"
         for value, where in zip(outputs["score"].tolist(), names, strict=True):
             finite_or_missing(value, source=source, where=where, non_finite=self.non_finite)
@@ -90,6 +90,15 @@ class ModelReward:
         for values in outputs.values():
             values[lost_N] = np.nan
         return outputs
+
+    def _run_distinct(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> Outputs:
+        """Equal rows are computed once: their scores are equal to the last digit."""
+        first: dict[tuple[int, ...], int] = {}
+        number_N = [first.setdefault(tuple(row), len(first)) for row in rows]
+        places = {number: at for at, number in reversed(list(enumerate(number_N)))}
+        distinct = [places[number] for number in range(len(first))]
+        outputs = self.engine.run([rows[at] for at in distinct], [names[at] for at in distinct])
+        return {name: values[number_N] for name, values in outputs.items()}
 
 
 def _or_none(score: float) -> float | None:

@@ -16,10 +16,12 @@ from torch import nn
 
 from rewards.prefix_tree import Segment, Tree
 
-__all__ = ["PACKED", "attending", "register"]
+__all__ = ["PACKED", "attending", "heard_a_window", "register"]
 
 PACKED = "raft_packed"
 _running: ContextVar[_Plan | None] = ContextVar("packed_attention_plan", default=None)
+
+_last_windows: ContextVar[frozenset[int | None]] = ContextVar("windows_heard", default=frozenset())
 
 
 class _Plan:
@@ -28,6 +30,7 @@ class _Plan:
     def __init__(self, tree: Tree, device: torch.device) -> None:
         self.segments = tree.segments
         self._device = device
+        self.windows: set[int | None] = set()
         self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
 
     def keys(self, states_BHTD: torch.Tensor, segment: Segment) -> torch.Tensor:
@@ -64,11 +67,21 @@ def register() -> None:
 @contextlib.contextmanager
 def attending(tree: Tree, device: torch.device) -> Iterator[None]:
     """Forward passes in this block attend along `tree`."""
-    token = _running.set(_Plan(tree, device))
+    plan = _Plan(tree, device)
+    token = _running.set(plan)
     try:
         yield
     finally:
         _running.reset(token)
+        _last_windows.set(frozenset(plan.windows))
+
+
+def heard_a_window() -> bool:
+    """Whether a layer of the last forward pass here was told of a sliding window.
+
+    Some architectures tell it by their mask alone, which packed attention never sees.
+    """
+    return any(window is not None for window in _last_windows.get())
 
 
 def _attention(
@@ -87,6 +100,7 @@ def _attention(
     plan = _running.get()
     if plan is None:
         raise RuntimeError("packed attention was called outside of a packed forward pass")
+    plan.windows.add(sliding_window)
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)

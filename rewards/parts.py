@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from rewards.settings import ModelSettings
 from rollout.types import InputError
 
 __all__ = [
-    "attention_of", "check_vllm_device", "load_config", "load_tokenizer", "load_weights",
-    "longest", "make_encoder", "one_line", "pad_id", "resolve_device", "resolve_dtype",
+    "attention_of", "check_left_out", "check_vllm_device", "load_config", "load_tokenizer",
+    "load_weights", "longest", "make_encoder", "one_line", "pad_id", "resolve_device", "resolve_dtype",
 ]  # fmt: skip
 
 log = logging.getLogger("rewards")
@@ -32,8 +33,10 @@ def resolve_device(device: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device={device!r} is unknown: use auto, cpu, or cuda:N") from error
+    except RuntimeError:
+        place = None
+    if place is None or place.type not in ("cpu", "cuda"):
+        raise InputError(f"device={device!r} is unknown: use auto, cpu, or cuda:N")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device={device!r}, but torch sees no GPU here: use cpu")
     return place
@@ -52,11 +55,12 @@ def resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torch
 
 def load_config(folder: Path) -> Any:
     """transformers' config, with no pad id beyond the embedding and no key-value cache."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise InputError(f"{folder}: config.json is not usable: {one_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(
@@ -108,6 +112,26 @@ def load_weights(
         prefix = f"{model.base_model_prefix}." if model.base_model is model else ""
         raise InputError(f"{folder} lacks the tensor {prefix}{missing[0]} ({len(missing)} in all)")
     return model, sorted(report["unexpected_keys"])
+
+
+def check_left_out(
+    folder: Path, model: Any, unexpected: Iterable[str], heads: tuple[str, ...]
+) -> None:
+    """Raise `InputError` for a weight of the model that is not used: it would change every score in
+    silence. `heads` are the beginnings of names that belong to another head."""
+    own = tuple(f"{name}." for name in (model.base_model_prefix, *dict(model.named_children())))
+    for name in sorted(unexpected):
+        if ".lora_" in name:
+            raise InputError(f"{folder} has LoRA weights ({name}): merge them and save it again")
+        if name.startswith((*heads, "lm_head.")):
+            log.debug("%s: %s is not part of the transformer", folder, name)
+        elif name.startswith(own) and not name.endswith("rotary_emb.inv_freq"):
+            raise InputError(
+                f"{folder} has the tensor {name}, for which {type(model).__name__} has no place: "
+                "config.json and weights do not belong together"
+            )
+        else:
+            log.warning("%s: the tensor %s is not used", folder, name)
 
 
 def check_vllm_device(device: str | None) -> torch.device:

@@ -17,7 +17,7 @@ from rewards import JudgeReward
 from rewards.judge_reward import REFERENCE_FIELD
 from rewards.tournament import Report
 from rewards.verdicts import Verdicts
-from rollout.types import Prompt
+from rollout.types import InputError, Prompt
 
 
 class WordJudge:
@@ -97,6 +97,28 @@ def test_a_judge_may_be_the_gold_reward_alone(tmp_path: Path, judged: None) -> N
     assert rows[-1]["eval/gold_judge_comparisons"] == 60
     # the reward itself stays a count of words
     assert rows[0]["eval/reward_mean"] != 0.5 != rows[-1]["eval/reward_mean"]
+
+
+def test_a_judge_in_a_combination_gives_a_share_of_wins(tmp_path: Path, judged: None) -> None:
+    members = [
+        {"kind": "pairwise", "model": "a-judge"},
+        {"kind": "function", "function": "length", "weight": 0.1},
+    ]
+    settings = toy_runs.settings(tmp_path, iterations=1)
+    settings["reward"] = {"kind": "combine", "members": members}
+    from raft.config import make_config
+
+    folder = run(make_config(settings))
+    rows = [row for row in toy_runs.metrics(folder) if row["phase"] == "eval"]
+    assert rows[0]["eval/win_rate"] == 0.5 and 0 <= rows[1]["eval/win_rate"] <= 1
+    # sums of points and lengths are no probabilities
+    assert rows[1]["eval/reward_mean"] > 1
+    assert rows[1]["eval/judge_comparisons"] == 20
+
+
+def test_a_judge_needs_two_samples(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="sampling.k must be 2 or more"):
+        pairwise(tmp_path, sampling={"k": 1})
 
 
 def test_parts() -> None:

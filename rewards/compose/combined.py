@@ -7,7 +7,9 @@ The last two are additive in the response: their order changes nothing.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -106,6 +108,13 @@ class CombinedReward:
             move = getattr(member.reward, "to", None)
             if move is not None:
                 move(device)
+
+    def take_report(self) -> Any:
+        """What the judges among the members report since the last call; None without any."""
+        takes = [getattr(member.reward, "take_report", None) for member in self.members]
+        reports = [take() for take in takes if take is not None]
+        found = [report for report in reports if report is not None]
+        return functools.reduce(operator.add, found) if found else None
 
     def describe(self) -> dict[str, Any]:
         """The settings that a score depends on, fitted constants among them."""

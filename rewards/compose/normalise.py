@@ -102,7 +102,8 @@ def _shift_and_scale(scores_K: Sequence[float], *, mean: float, std: float) -> l
 def _z_scores(scores_K: Sequence[float]) -> list[float]:
     """(x − mean) / population std; 0 for all where all are equal, or where there is one."""
     std = population_std(scores_K) if scores_K else 0.0
-    if std == 0:
+    # differences that small are rounding: a z-score would make them as large as any
+    if std <= 1e-6 * max(map(abs, scores_K), default=0.0):
         return [0.0] * len(scores_K)
     return _shift_and_scale(scores_K, mean=math.fsum(scores_K) / len(scores_K), std=std)
 

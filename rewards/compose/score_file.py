@@ -84,7 +84,7 @@ def _scores(row: _Row) -> list[float | None]:
     elif "chosen_score" in row.value and "rejected_score" in row.value:
         found = [row.value["chosen_score"], row.value["rejected_score"]]
     else:
-        raise InputError(f"{row.where}: has no {_SCORE_KEYS}")
+        raise InputError(f"{row.where}: has no {_SCORE_KEYS}; score the file again without --as")
     return [_score(value, row.where) for value in found]
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rewards.formats import Rendered
 from rewards.remote.protocols import VERSION
 from rewards.remote.wire import CompareRequest, GetRewardRequest, Refusal, ScoreRequest, read
 from rewards.types import Comparison, RewardError
@@ -64,7 +65,9 @@ class Service:
     def get_reward(self, body: bytes) -> Job:
         request = read(GetRewardRequest, body)
         self._check_size(len(request.query))
-        return lambda: {"rewards": self._all_present(self._score(request.query))}
+        # OpenRLHF's clients apply the template themselves
+        texts = [Rendered(text) for text in request.query]
+        return lambda: {"rewards": self._all_present(self._score(texts))}
 
     def compare(self, body: bytes) -> Job:
         request = read(CompareRequest, body)

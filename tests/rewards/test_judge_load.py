@@ -134,9 +134,9 @@ def test_build_reward_knows_pairwise(folder):
     reward = build_reward(
         "pairwise", model=str(folder), tournament="round_robin", score="mean_logit", tie=0.01
     )
-    groups = [tiny.group("a", ["yes", "no", "maybe"]), tiny.group("b", ["one"])]
+    groups = [tiny.group("a", ["yes", "no", "maybe"]), tiny.group("b", ["one", "two"])]
     scores = reward.score_groups(groups)
-    assert [len(row) for row in scores] == [3, 1]
+    assert [len(row) for row in scores] == [3, 2]
     assert reward.describe()["tournament"] == "round_robin"  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="needs model"):
         build_reward("pairwise")

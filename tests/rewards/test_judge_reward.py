@@ -99,10 +99,12 @@ def test_equal_responses_are_one_entrant_with_one_score():
     assert reward.report().comparisons == 2 == sum(judge.batches)
     # whichever of the equal ones is shown, it is named by its first place
     assert judge.names[-1].endswith("of prompt 'p'") and "responses" in judge.names[-1]
-    assert reward.score_groups([tiny.group("p", ["7", "7"]), tiny.group("q", ["7"])]) == [
-        [0.0, 0.0],
-        [0.0],
-    ]
+    assert reward.score_groups([tiny.group("p", ["7", "7"])]) == [[0.0, 0.0]]
+
+
+def test_one_response_has_nothing_to_be_compared_with():
+    with pytest.raises(InputError, match="'q' has one response"):
+        JudgeReward(Planted()).score_groups([tiny.group("q", ["7"])])
 
 
 def test_empty_and_absent_groups():

@@ -44,7 +44,7 @@ def test_a_missing_backbone_tensor_is_refused(llama):
 
 
 def test_two_outputs_are_refused(tmp_path):
-    assert "has 2 outputs" in refusal(tiny.checkpoint(tmp_path, "llama", num_labels=2))
+    assert "score.weight is [2, 64]" in refusal(tiny.checkpoint(tmp_path, "llama", num_labels=2))
 
 
 def test_the_head_decides_where_the_config_forgot_its_labels(llama):

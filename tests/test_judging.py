@@ -102,7 +102,7 @@ def test_a_judge_may_be_the_gold_reward_alone(tmp_path: Path, judged: None) -> N
 def test_a_judge_in_a_combination_gives_a_share_of_wins(tmp_path: Path, judged: None) -> None:
     members = [
         {"kind": "pairwise", "model": "a-judge"},
-        {"kind": "function", "function": "length", "weight": 0.1},
+        {"kind": "function", "function": "length"},
     ]
     settings = toy_runs.settings(tmp_path, iterations=1)
     settings["reward"] = {"kind": "combine", "members": members}

@@ -17,7 +17,8 @@ from rollout.types import InputError
 
 __all__ = [
     "attention_of", "check_left_out", "check_vllm_device", "load_config", "load_tokenizer",
-    "load_weights", "longest", "make_encoder", "one_line", "pad_id", "resolve_device", "resolve_dtype",
+    "load_weights", "longest", "make_encoder", "one_line", "pad_id", "resolve_device",
+    "resolve_dtype",
 ]  # fmt: skip
 
 log = logging.getLogger("rewards")

@@ -117,7 +117,7 @@ def test_a_judge_in_a_combination_gives_a_share_of_wins(tmp_path: Path, judged: 
 
 
 def test_a_judge_needs_two_samples(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="sampling.k must be 2 or more"):
+    with pytest.raises(InputError, match=r"sampling\.k must be 2 or more"):
         pairwise(tmp_path, sampling={"k": 1})
 
 

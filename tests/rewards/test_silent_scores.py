@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_rotations_that_depend_on_the_batch_are_computed_row_by_row(tmp_path, ki
 def test_a_window_that_is_told_by_a_mask_alone_is_not_packed():
     from transformers import AutoModel, MistralConfig, PhimoeConfig
 
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": 259, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 16,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from raft.cli_doctor import add as add_doctor
 from raft.cli_eval import add as add_eval
 from raft.cli_rewards import add_reward_commands
 from raft.cli_serve import add as add_serve
+from raft.cli_train import add as add_train
 from raft.quiet import quiet_libraries, spin_briefly
 from rewards.types import RewardError
 from rollout.errors import InputError
@@ -108,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     curves.add_argument("--out", default="curves.png", help="PNG or SVG file (default: curves.png)")
 
     add_reward_commands(command)
+    add_train(command)
     add_eval(command)
     add_doctor(command)
     add_serve(command)

@@ -1,0 +1,74 @@
+"""The subcommand `raft train-reward`: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rollout.errors import InputError
+
+__all__ = ["add", "train_reward"]
+
+Command = Callable[[str, str, Any], argparse.ArgumentParser]
+
+_EPILOG = """\
+examples:
+  raft train-reward configs/reward/stories_pairs_cpu.yaml
+  raft train-reward configs/reward/bradley_terry_llama3.yaml train.lora.r=16 run_dir=runs/lora
+  raft train-reward --keys                            every key with its default
+
+The same command goes on after a kill. In run_dir: model/, the card in README.md, metrics.jsonl.
+"""
+
+
+def add(command: Command) -> None:
+    """Add the subcommand; `command(name, text, run)` makes its parser."""
+    made = command("train-reward", "train a reward model on preference pairs", train_reward)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.epilog = _EPILOG
+    made.add_argument("config", nargs="?", help="YAML file; configs/reward/ has examples")
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="for example seed=1")
+    made.add_argument("--check", action="store_true", help="check the config and train nothing")
+    made.add_argument("--keys", action="store_true", help="list every key with its default")
+    made.add_argument("--json", action="store_true", help="print the metrics as JSON")
+
+
+def train_reward(options: argparse.Namespace) -> int:
+    """0 when the model is there. Raises InputError."""
+    from raft.config import describe_keys
+    from raft.train_config import load_train_config
+    from raft.train_schema import TrainRewardConfig
+
+    if options.keys:
+        print("\n".join(describe_keys(TrainRewardConfig)))
+        return 0
+    if options.config is None:
+        raise InputError("train-reward: name a config file, or --keys")
+    config = load_train_config(options.config, options.overrides)
+    if options.check:
+        print(f"{options.config}: valid")
+        return 0
+    from raft.train_reward import train_reward as train
+
+    folder, metrics = train(config)
+    print(_as_json(folder, metrics) if options.json else _as_text(folder, metrics))
+    return 0
+
+
+def _as_json(folder: Path, metrics: dict[str, Any]) -> str:
+    return json.dumps({"run_dir": str(folder), "model": str(folder / "model"), **metrics})
+
+
+def _as_text(folder: Path, metrics: dict[str, Any]) -> str:
+    lines = [f"model: {folder / 'model'}"]
+    if "eval/accuracy" in metrics:
+        lines.append(
+            f"accuracy: {metrics['eval/accuracy']:.2%} of {metrics['pairs/held_out']} held-out "
+            f"pairs (95 % interval {metrics['eval/accuracy_low']:.2%} to "
+            f"{metrics['eval/accuracy_high']:.2%})"
+        )
+    lines.append(f"card: {folder / 'README.md'}")
+    return "\n".join(lines)

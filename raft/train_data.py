@@ -1,0 +1,64 @@
+"""The pairs of a training: read, held out, and counted for the model card."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raft.pair_data import read_pairs, split_last, split_pairs
+from raft.train_schema import TrainRewardConfig
+from rewards.pair_sources.prompt_text import first_turn, same_prompt_key
+from rewards.pairs import Pair
+
+__all__ = ["TrainData", "read_train_data"]
+
+log = logging.getLogger("raft")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainData:
+    """Pairs to train on, pairs to measure on, and what `eval.last` leaves of `eval.data`.
+
+    `shared` held-out pairs have the first turn of one that is trained on; `lines` tell of every
+    source what became of its rows.
+    """
+
+    train: Sequence[Pair]
+    held_out: Sequence[Pair]
+    rest: Sequence[Pair]
+    shared: int
+    lines: Sequence[str]
+
+
+def read_train_data(config: TrainRewardConfig) -> TrainData:
+    """Raises `InputError` for sources that cannot be read, and where nothing could be held out."""
+    found = read_pairs(config.data, seed=config.seed)
+    train, lines, rest = found.pairs, found.report.lines(), []
+    if config.eval.data is not None:
+        test = read_pairs(config.eval.data, seed=config.seed)
+        held_out = test.pairs
+        lines += [f"held out: {line}" for line in test.report.lines()]
+        if config.eval.last is not None and config.eval.last < len(held_out):
+            split = split_last(held_out, config.eval.last)
+            rest, held_out = split.train, split.held_out
+    elif config.eval.last is not None:
+        split = split_last(train, config.eval.last)
+        train, held_out = split.train, split.held_out
+    else:
+        split = split_pairs(train, config.eval.share or config.eval.count or 0.1, config.seed)
+        train, held_out = split.train, split.held_out
+    for line in lines:
+        log.info("%s", line)
+    return TrainData(train, held_out, rest, _shared(train, held_out), lines)
+
+
+def _shared(train: Sequence[Pair], held_out: Sequence[Pair]) -> int:
+    known = {same_prompt_key(first_turn(pair.prompt)) for pair in train}
+    count = sum(same_prompt_key(first_turn(pair.prompt)) in known for pair in held_out)
+    if count:
+        log.warning(
+            "%d of %d held-out pairs begin as pairs that are trained on do: the accuracy may be "
+            "too good", count, len(held_out),
+        )  # fmt: skip
+    return count

@@ -1,0 +1,264 @@
+"""ArmoRM's recipe: rated attributes by ridge regression, then a gate trained on preferences.
+
+Wang et al. 2024 (arXiv 2406.12845). The transformer is frozen: its states are extracted once, into
+files, and both stages run on those.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rewards.compose.verbosity import penalty_matrix
+from rewards.evaluation.accuracy import accuracy
+from rewards.heads.gating import ARMORM_ATTRIBUTES
+from rewards.pair_sources.rated import Rated
+from rewards.pairs import Pair
+from rewards.training.armorm_features import ArmoRMSettings, Features, load_frozen
+from rewards.training.bradley_terry import prompt_key
+from rewards.training.export_armorm import ArmoRMHeads, export_armorm
+from rewards.training.gating_fit import GatingSettings, fit_gating
+from rewards.training.ridge import RidgeFit, fit_attributes
+from rewards.training.trainer import OnMetrics
+from rollout.types import InputError
+
+__all__ = ["ArmoRMSettings", "label_matrix", "train_armorm"]
+
+log = logging.getLogger("rewards")
+
+# rows of features that are computed with at once
+_BLOCK = 4096
+
+
+def train_armorm(
+    base: str | Path,
+    rated: Sequence[Rated],
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    folder: str | Path,
+    *,
+    settings: ArmoRMSettings | None = None,
+    gating: GatingSettings | None = None,
+    on_metrics: OnMetrics | None = None,
+) -> dict[str, Any]:
+    """Train both stages on the frozen transformer of `base`, leave the model in `folder`/model.
+
+    States go to `folder`/features and stay there: a killed run goes on from them, and another gate
+    can be trained without the transformer. They take 4·H bytes per rated conversation and 16·H per
+    pair; half of that as float16.
+
+    Args:
+        rated: for the regression; any conversation may lack any attribute.
+        pairs: for the gate and, both sides of them, for the penalties on verbosity.
+        held_out: scored at the end, and nothing else.
+
+    Returns metrics: accuracy on `held_out` with its 95 % interval, that of uniform weights beside
+    it, counts, and per attribute labels, α, errors of the regression and penalty.
+
+    Raises `InputError` for data, models or settings that do not fit.
+    """
+    settings, gating, folder = (
+        settings or ArmoRMSettings(),
+        gating or GatingSettings(),
+        Path(folder),
+    )
+    names, labels_NK = label_matrix(rated, settings.attributes, settings.leave_out_unlabelled)
+    _check(names, settings.verbosity, pairs)
+    frozen = load_frozen(base, settings)
+    features = Features(frozen, folder / "features", settings)
+    fits = _regressed(features.of_rated(rated), labels_NK, names, settings, frozen.device)
+    sides_S2H = features.of_pairs(pairs, "pairs.npy")
+    report = _reporter(on_metrics, gating.steps)
+    heads = _gated(sides_S2H, fits, names, settings, gating, frozen.device, report)
+    margins_P, _ = _margins(heads, sides_S2H)
+    found: dict[str, Any] = {"rated/train": len(rated), **_counted("train", margins_P)}
+    found["train/accuracy"] = float((margins_P[~np.isnan(margins_P)] > 0).mean())
+    if held_out:
+        found |= _judged(heads, features.of_pairs(held_out, "held_out.npy"), held_out, settings)
+    export_armorm(folder / "model", frozen.backbone.model, frozen.encoder, heads, frozen.file_dtype)
+    log.info("trained ArmoRM in %s: %s", folder / "model", found)
+    return {
+        **found,
+        "attributes": _by_attribute(heads, fits),
+        "gating": asdict(gating),
+        "reading": {"format": frozen.encoder.format, "bos": frozen.encoder.bos},
+    }
+
+
+def label_matrix(
+    rated: Sequence[Rated], attributes: Sequence[str] | None, leave_out_unlabelled: bool
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """K names, and labels (N, K) with NaN where there is none.
+
+    Raises `InputError` for a label of an attribute that is not asked for, one that is no finite
+    number, and an attribute without any label unless those are left out.
+    """
+    seen = dict.fromkeys(name for one in rated for name in one.labels)
+    names = tuple(
+        attributes or (ARMORM_ATTRIBUTES if seen.keys() <= {*ARMORM_ATTRIBUTES} else seen)
+    )
+    unknown = [name for name in seen if name not in names]
+    if unknown:
+        raise InputError(f"rows are rated for {unknown[0]!r}, which is none of {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise InputError(f"attributes has a name twice: {', '.join(names)}")
+    missing = [name for name in names if name not in seen]
+    if missing and not leave_out_unlabelled:
+        raise InputError(
+            f"no row is rated for the attribute {missing[0]!r} ({len(missing)} in all): "
+            "rate it, or set leave_out_unlabelled"
+        )
+    names = tuple(name for name in names if name in seen)
+    if not names:
+        raise InputError("no row has a label: there is nothing to regress on")
+    place = {name: index for index, name in enumerate(names)}
+    labels_NK = np.full((len(rated), len(names)), np.nan, dtype=np.float32)
+    for row, one in enumerate(rated):
+        for name, value in one.labels.items():
+            labels_NK[row, place[name]] = value
+            if not np.isfinite(value):
+                raise InputError(f"rated row {row}: {name} is {value}, no finite number")
+    if np.nanmin(labels_NK) < 0 or np.nanmax(labels_NK) > 1:
+        log.warning("labels are outside [0, 1]: penalties on verbosity presume a common scale")
+    return names, labels_NK
+
+
+def _regressed(
+    rated_N1H: np.ndarray,
+    labels_NK: np.ndarray,
+    names: Sequence[str],
+    settings: ArmoRMSettings,
+    device: str,
+) -> list[RidgeFit]:
+    """The first stage."""
+    return fit_attributes(
+        rated_N1H[:, 0],
+        labels_NK,
+        names,
+        alphas=settings.alphas,
+        validation_share=settings.validation_share,
+        seed=settings.seed,
+        device=device,
+    )
+
+
+def _gated(
+    sides_S2H: np.ndarray,
+    fits: Sequence[RidgeFit],
+    names: Sequence[str],
+    settings: ArmoRMSettings,
+    gating: GatingSettings,
+    device: str,
+    report: Callable[[int, float], None],
+) -> ArmoRMHeads:
+    """The second stage: penalties, then the gate."""
+    regression_KH = np.stack([fit.weight_H for fit in fits]).astype(np.float32)
+    rewards_SK = _rewards(sides_S2H, regression_KH)
+    transform_KK = _transform(rewards_SK, names, settings)
+    gate = fit_gating(
+        sides_S2H[0::2, 0],
+        (rewards_SK[0::2] - rewards_SK[1::2]) @ transform_KK,
+        gating,
+        seed=settings.seed,
+        device=device,
+        report=report,
+    )
+    return ArmoRMHeads(regression_KH, transform_KK, gate, names)
+
+
+def _rewards(sides_S2H: np.ndarray, regression_KH: np.ndarray) -> np.ndarray:
+    """Rewards (S, K) of 2P responses, NaN where one was too long; in blocks."""
+    blocks = [
+        np.asarray(sides_S2H[start : start + _BLOCK, 1], dtype=np.float32) @ regression_KH.T
+        for start in range(0, len(sides_S2H), _BLOCK)
+    ]
+    return np.concatenate(blocks)
+
+
+def _transform(
+    rewards_SK: np.ndarray, names: Sequence[str], settings: ArmoRMSettings
+) -> np.ndarray:
+    if settings.verbosity is None:
+        return np.eye(len(names), dtype=np.float32)
+    known_SK = rewards_SK[~np.isnan(rewards_SK).any(axis=1)]
+    place = list(names).index(settings.verbosity)
+    return penalty_matrix(known_SK, place, threshold=settings.threshold).astype(np.float32)
+
+
+def _margins(heads: ArmoRMHeads, sides_S2H: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """s_c − s_r (P,) by the formula of `rewards.heads.gating`, and by uniform weights; NaN for a
+    pair with a side that was too long."""
+    adjusted_SK = _rewards(sides_S2H, heads.regression_KH) @ heads.transform_KK
+    device, weights = heads.gate.logit_scale.device, []
+    with torch.inference_mode():
+        for start in range(0, len(sides_S2H), _BLOCK):
+            block = np.array(sides_S2H[start : start + _BLOCK, 0], dtype=np.float32)
+            weights.append(heads.gate(torch.from_numpy(block).to(device)).cpu().numpy())
+    scores_S = (np.concatenate(weights) * adjusted_SK).sum(axis=1)
+    uniform_S = adjusted_SK.mean(axis=1)
+    return scores_S[0::2] - scores_S[1::2], uniform_S[0::2] - uniform_S[1::2]
+
+
+def _judged(
+    heads: ArmoRMHeads, sides_S2H: np.ndarray, held_out: Sequence[Pair], settings: ArmoRMSettings
+) -> dict[str, Any]:
+    margins_P, uniform_P = _margins(heads, sides_S2H)
+    prompts = [prompt_key(pair) for pair in held_out]
+    found = accuracy(margins_P, prompts, seed=settings.seed)
+    known_P = margins_P[~np.isnan(margins_P)]
+    return {
+        "eval/accuracy": found.strict,
+        "eval/accuracy_low": found.interval.low,
+        "eval/accuracy_high": found.interval.high,
+        "eval/ties": found.ties,
+        "eval/loss": float(np.logaddexp(0, -known_P).mean()) if len(known_P) else float("nan"),
+        "eval/uniform_accuracy": accuracy(uniform_P, prompts, seed=settings.seed).strict,
+        **_counted("held_out", margins_P),
+    }
+
+
+def _counted(what: str, values_P: np.ndarray) -> dict[str, int]:
+    """Pairs that were used, and those with a side that is too long."""
+    lost = int(np.isnan(values_P).sum())
+    return {f"pairs/{what}": len(values_P) - lost, f"pairs/{what}_too_long": lost}
+
+
+def _by_attribute(heads: ArmoRMHeads, fits: Sequence[RidgeFit]) -> dict[str, dict[str, float]]:
+    # λ of each attribute: what M takes of verbosity, its own 1 included
+    penalties_K = (np.eye(len(fits)) - heads.transform_KK).max(axis=0)
+    return {
+        name: {
+            "labels": fit.fitted + fit.held_out,
+            "alpha": fit.alpha,
+            "error": fit.error,
+            "error_of_mean": fit.error_of_mean,
+            "penalty": penalty,
+        }
+        for name, fit, penalty in zip(heads.attributes, fits, penalties_K.tolist(), strict=True)
+    }
+
+
+def _check(names: Sequence[str], verbosity: str | None, pairs: Sequence[Pair]) -> None:
+    if verbosity is not None and verbosity not in names:
+        raise InputError(
+            f"verbosity={verbosity!r} is none of the attributes {', '.join(names)}: name the one "
+            "that rates length, or none (null) to leave penalties out"
+        )
+    if not pairs:
+        raise InputError("no preference pairs: the gate is trained on them")
+
+
+def _reporter(on_metrics: OnMetrics | None, steps: int) -> Callable[[int, float], None]:
+    every = max(1, steps // 20)
+
+    def report(step: int, loss: float) -> None:
+        if on_metrics is not None and (step % every == 0 or step == steps):
+            on_metrics(step, {"train/loss": loss})
+
+    return report

@@ -1,0 +1,155 @@
+"""What ArmoRM's two stages are computed from: states of a frozen transformer, in files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rewards.backbone import Backbone
+from rewards.compose.verbosity import PUBLISHED_THRESHOLD
+from rewards.encoding import Encoder
+from rewards.formats import Turns
+from rewards.heads.gating import Gate, gate_of
+from rewards.load_armorm import HEADS, WITNESS, _dtype, _reading_responses
+from rewards.load_backbone import load_transformer
+from rewards.pair_sources.rated import Rated
+from rewards.pairs import Pair
+from rewards.parts import load_config, load_tokenizer, make_encoder, pad_id, resolve_device
+from rewards.settings import ModelSettings
+from rewards.source import local_folder
+from rewards.state import read_tensors
+from rewards.training.features import FeatureType, Positions, extract, last_token
+from rewards.training.ridge import PUBLISHED_ALPHAS
+
+__all__ = ["ArmoRMSettings", "Features", "Frozen", "load_frozen"]
+
+# heads that the starting model may have, which ArmoRM does without
+_OTHER_HEADS = (*HEADS, "score.", "v_head.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmoRMSettings:
+    """Of the regression, the penalties and the features; defaults as published.
+
+    Args:
+        attributes: names and order of the rewards; None: the published 19 when all labels are
+            among them, else the labels' own in order of appearance.
+        leave_out_unlabelled: leave out attributes that nothing is labelled with.
+        verbosity: the attribute that the others are rid of; None: no penalties.
+        threshold: signed rank correlation with verbosity that a penalty must reach.
+        max_length: longer conversations, and pairs with one, are left out and counted; None: what
+            the model can take.
+        feature_dtype: of the files; float16 holds any bfloat16 state but the tiniest.
+        chunk_rows: rows between which a killed extraction can go on.
+    """
+
+    attributes: Sequence[str] | None = None
+    leave_out_unlabelled: bool = False
+    alphas: Sequence[float] = PUBLISHED_ALPHAS
+    validation_share: float = 0.2
+    verbosity: str | None = "helpsteer-verbosity"
+    threshold: float = PUBLISHED_THRESHOLD
+    max_length: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    batch_tokens: int | None = None
+    feature_dtype: FeatureType = "float32"
+    chunk_rows: int = 512
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The starting model without its head. `longest`: conversations of more tokens are left out."""
+
+    backbone: Backbone
+    encoder: Encoder
+    gate: Gate
+    longest: int | None
+    file_dtype: torch.dtype | None
+
+    @property
+    def device(self) -> str:
+        return str(self.backbone.device)
+
+
+def load_frozen(base: str | Path, settings: ArmoRMSettings) -> Frozen:
+    """The parts that `load_armorm` will load again, read in the same way.
+
+    Raises `InputError` when the model has no Llama 3 tokenizer and template, or lacks a tensor.
+    """
+    folder, name = local_folder(base), str(base)
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
+    place = resolve_device(settings.device)
+    gate = gate_of(tokenizer, name)
+    tokenizer = _reading_responses(tokenizer, gate, "chat", name)
+    vocabulary = config.get_text_config().vocab_size
+    reading = ModelSettings(format="chat", bos="single", max_length=settings.max_length)
+    encoder = make_encoder(tokenizer, config, reading, name=name, vocabulary=vocabulary)
+    dtype = _dtype(folder, settings.dtype, config, place)
+    transformer = load_transformer(folder, config, dtype, place, heads=_OTHER_HEADS)
+    witness = read_tensors(folder, {WITNESS}).get(WITNESS)
+    return Frozen(
+        Backbone(transformer, pad_id=pad_id(config, tokenizer, vocabulary), name=name),
+        replace(encoder, max_length=None),
+        gate,
+        encoder.max_length,
+        config.dtype if witness is None else witness.dtype,
+    )
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which states are extracted, and where to."""
+
+    frozen: Frozen
+    folder: Path
+    settings: ArmoRMSettings
+
+    def of_rated(self, rated: Sequence[Rated]) -> np.ndarray:
+        """(N, 1, H): the last token."""
+
+        def name(row: int) -> str:
+            return f"rated row {rated[row].id or row!r}"
+
+        rows = (one.conversation for one in rated)
+        return self._extract(rows, "rated.npy", last_token, 1, name)
+
+    def of_pairs(self, pairs: Sequence[Pair], file: str) -> np.ndarray:
+        """(2P, 2, H): end of the prompt and last token, of each chosen and then its rejected."""
+
+        def name(row: int) -> str:
+            return f"pair {pairs[row // 2].id!r} ({('chosen', 'rejected')[row % 2]})"
+
+        def positions(ids: Sequence[int], name: str) -> Sequence[int]:
+            return (self.frozen.gate.find(ids, name), len(ids) - 1)
+
+        rows = (pair.conversation(side) for pair in pairs for side in ("chosen", "rejected"))
+        return self._extract(rows, file, positions, 2, name)
+
+    def _extract(
+        self,
+        rows: Iterable[Turns],
+        file: str,
+        positions: Positions,
+        states: int,
+        name: Callable[[int], str],
+    ) -> np.ndarray:
+        frozen, settings = self.frozen, self.settings
+        return extract(
+            frozen.backbone,
+            frozen.encoder,
+            positions,
+            rows,
+            self.folder / file,
+            states=states,
+            dtype=settings.feature_dtype,
+            chunk_rows=settings.chunk_rows,
+            batch_tokens=settings.batch_tokens,
+            longest=frozen.longest,
+            name=name,
+        )

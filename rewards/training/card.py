@@ -1,0 +1,101 @@
+"""The model card of a trained reward model: what it read, how it was made, how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["model_card"]
+
+_RECIPES = {
+    "bradley_terry": "Bradley–Terry: −log σ(r(chosen) − r(rejected)) on one output",
+    "hh": "the chosen texts first (language modelling), then Bradley–Terry on one output",
+    "pairwise": "a language model that answers A or B to two responses in one prompt",
+    "grm": "Bradley–Terry on a value head, regularised by generating the chosen responses",
+    "armorm": "ratings of single attributes by ridge regression, mixed by a gate of the prompt",
+}
+
+
+def model_card(
+    *,
+    name: str,
+    recipe: str,
+    base: str,
+    data: Sequence[str],
+    origins: Mapping[str, int],
+    shared: int,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> str:
+    """Markdown.
+
+    Args:
+        data: a line per source: what became of its rows.
+        origins: source -> pairs trained on, before any was left out for its length.
+        shared: held-out pairs whose first turn is trained on too.
+        settings: the resolved config.
+        metrics: as the recipe returns them.
+    """
+    parts = [
+        f"# {name}",
+        f"A reward model for RLHF, trained by raft-rlhf with the recipe `{recipe}` from `{base}`.",
+        "## Accuracy\n\n" + _accuracy(metrics, shared),
+        "## How to use it\n\n" + _usage(recipe, metrics.get("reading", {})),
+        "## Data\n\n" + _data(data, origins, metrics),
+        f"## Recipe\n\n{_RECIPES[recipe]}.\n\n" + _settings(settings),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _accuracy(metrics: Mapping[str, Any], shared: int) -> str:
+    if "eval/accuracy" not in metrics:
+        return "Not measured: no pairs were held out."
+    text = (
+        f"**{metrics['eval/accuracy']:.2%}** of {metrics['pairs/held_out']} held-out pairs "
+        f"(95 % interval {metrics['eval/accuracy_low']:.2%} to {metrics['eval/accuracy_high']:.2%},"
+        " by resampling prompts; a tie is lost)."
+    )
+    if shared:
+        text += f" Of these pairs, {shared} begin as one does that was trained on."
+    return text
+
+
+def _usage(recipe: str, reading: Mapping[str, Any]) -> str:
+    if recipe == "pairwise":
+        code = 'load_judge("model", kind="pairwise").compare(comparisons)'
+    else:
+        code = 'load_reward("model").score(conversations)'
+    rows = [f"| {key} | `{value!r}` |" for key, value in reading.items()]
+    table = "\n".join(["| it reads | |", "|---|---|", *rows])
+    kind = "load_judge" if recipe == "pairwise" else "load_reward"
+    return f"```python\nfrom rewards import {kind}\n{code}\n```\n\n{table}"
+
+
+def _data(data: Sequence[str], origins: Mapping[str, int], metrics: Mapping[str, Any]) -> str:
+    lines = [f"- {line.strip()}" for line in data]
+    trained = f"Trained on {metrics.get('pairs/train', 0)} pairs"
+    if metrics.get("tokens/train"):
+        trained += f" ({metrics['tokens/train']:,} tokens)"
+    dropped = metrics.get("pairs/dropped", {})
+    left_out = [
+        f"{count} {what} {reason}"
+        for what, reasons in dropped.items()
+        for reason, count in reasons.items()
+    ]
+    text = "\n".join(lines) + f"\n\n{trained}."
+    if left_out:
+        text += f" Left out: {', '.join(left_out).replace('held_out', 'held-out')}."
+    if metrics.get("pairs/cut"):
+        text += f" Cut: {metrics['pairs/cut']}."
+    rows = [f"| {name or '(unnamed)'} | {count} |" for name, count in origins.items()]
+    return text + "\n\n" + "\n".join(["| source | pairs |", "|---|---|", *rows])
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    shown = ("train", "sft", "loss", "pairwise", "grm", "armorm")
+    rows = [
+        f"| {section}.{key} | `{value!r}` |"
+        for section in shown
+        for key, value in (settings.get(section) or {}).items()
+    ]
+    return "\n".join(["| setting | |", "|---|---|", f"| seed | `{settings['seed']}` |", *rows])

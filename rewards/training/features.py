@@ -1,0 +1,298 @@
+"""Frozen hidden states of conversations, computed once and kept in a file. Knows nothing of labels.
+
+Rows go to `NAME.npy.partial` a chunk at a time, and each whole chunk to `NAME.npy.log` with a
+digest of the token ids it was computed from. A killed extraction goes on after its last whole
+chunk, batches being made within chunks, and ends in the same bytes. Memory holds one chunk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BytesIO
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from rewards.backbone import Backbone
+from rewards.encoding import Encoder
+from rewards.formats import Scorable
+from rewards.load_backbone import state_size
+from rewards.transformers_engine import TransformersEngine
+from rewards.types import RewardError
+from rollout.types import InputError
+
+__all__ = ["FeatureType", "Positions", "extract", "last_token"]
+
+log = logging.getLogger("rewards")
+
+FeatureType = Literal["float32", "float16"]
+# token ids and a name for messages -> the positions of one row whose states are kept
+Positions = Callable[[Sequence[int], str], Sequence[int]]
+_FORMAT = 1
+# weights per tensor that tell one model from another
+_WITNESSES = 256
+# seconds between reports of progress
+_SILENCE = 30.0
+
+
+def last_token(ids: Sequence[int], name: str) -> Sequence[int]:
+    """Positions of one state per row: where rewards are read."""
+    return (len(ids) - 1,)
+
+
+def extract(
+    backbone: Backbone,
+    encoder: Encoder,
+    positions: Positions,
+    conversations: Iterable[Scorable],
+    file: Path,
+    *,
+    states: int = 1,
+    dtype: FeatureType = "float32",
+    chunk_rows: int = 512,
+    batch_tokens: int | None = None,
+    longest: int | None = None,
+    name: Callable[[int], str] = "conversation {}".format,
+) -> np.ndarray:
+    """Hidden states (N, Q, H) of N conversations at Q = `states` positions each, in `file`.
+
+    Returns them mapped from the file, read only. Conversations come from an iterator, and those
+    with a common beginning share its computation when they stand in the same chunk. `longest`
+    leaves out conversations of more tokens: their states are NaN, and they are counted in the log.
+    (An encoder with a `max_length` has cut them before.)
+
+    What is there already is kept: the whole `file`, or the chunks of an extraction that was killed.
+    `batch_tokens` may change between the two, which changes no more than rounding.
+
+    Raises `InputError` when what is there was made by another model, by other settings or from
+    other conversations; what `encoder` and `positions` raise; `RewardError` for a state that is no
+    finite number.
+    """
+    if chunk_rows < 1 or states < 1:
+        raise InputError(f"chunk_rows={chunk_rows} and states={states} must be 1 or more")
+    shape = (states, state_size(backbone.model.config))
+    made_by = {
+        "format": _FORMAT, "model": fingerprint(backbone.model), "layout": backbone.layout,
+        "device": backbone.device.type, "shape": list(shape), "dtype": dtype,
+        "chunk_rows": chunk_rows, "longest": longest,
+    }  # fmt: skip
+    engine = TransformersEngine(backbone, _States(positions, states), batch_tokens)
+    with _Store(file, shape, np.dtype(dtype), made_by) as store:
+        for chunk in _chunks(conversations, chunk_rows):
+            names = [name(store.seen + index) for index in range(len(chunk))]
+            rows = encoder.encode(chunk, names)
+            digest = _digest(rows, positions, names, longest)
+            if store.has(len(rows), digest):
+                continue
+            kept = [i for i, row in enumerate(rows) if longest is None or len(row) <= longest]
+            array = np.full((len(rows), *shape), np.nan, dtype=dtype)
+            if kept:
+                found = engine.run([rows[i] for i in kept], [names[i] for i in kept])["states"]
+                array[kept] = _cast(found, np.dtype(dtype), [names[i] for i in kept])
+            store.append(array, digest, skipped=len(rows) - len(kept))
+        return store.finish()
+
+
+def fingerprint(model: Any) -> str:
+    """Tells models apart by the names, shapes and types of their tensors and some of their weights.
+
+    All weights of an 8B model would take as long to read as many conversations.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // _WITNESSES)][:_WITNESSES]
+        found.update(sample.float().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+class _States:
+    """A `Head` that gives the hidden states themselves."""
+
+    def __init__(self, positions: Positions, states: int) -> None:
+        self._positions = positions
+        self._states = states
+
+    def positions(self, ids: Sequence[int], name: str) -> Sequence[int]:
+        found = self._positions(ids, name)
+        if len(found) != self._states:
+            raise ValueError(f"{name}: {len(found)} positions, expected {self._states}")
+        return found
+
+    def outputs(self, states_BQH: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"states": states_BQH}
+
+    def describe(self) -> dict[str, Any]:
+        return {"head": "none"}
+
+    def to(self, device: str) -> None:
+        """Nothing to move."""
+
+
+class _Store:
+    """Rows of one shape in a `.npy` file, and the log of its whole chunks."""
+
+    def __init__(
+        self, file: Path, shape: tuple[int, int], dtype: np.dtype, made_by: dict[str, Any]
+    ) -> None:
+        self.file = file
+        self.seen = 0  # rows of the conversations that have passed by
+        self._shape, self._dtype = shape, dtype
+        self._made_by = made_by
+        self._partial = file.with_name(f"{file.name}.partial")
+        self._log_path = file.with_name(f"{file.name}.log")
+        self._chunks: Iterator[dict[str, Any]] = iter(())
+        self._skipped = 0
+        self._told = time.monotonic()
+
+    def __enter__(self) -> _Store:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        chunks, end = self._read_log()
+        self._log = open(self._log_path, "r+b" if end else "w+b")
+        self._log.truncate(end)
+        self._log.seek(end)
+        if not end:
+            self._write_log(self._made_by)
+        self._rows = sum(chunk["rows"] for chunk in chunks)
+        self._chunks = iter(chunks)
+        self._whole = self.file.exists()
+        # one that is whole is not touched
+        self._data = None if self._whole else self._open_data()
+        if self._rows:
+            log.info("%s: %d rows are there already", self.file, self._rows)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._log.close()
+        if self._data is not None:
+            self._data.close()
+
+    def has(self, rows: int, digest: str) -> bool:
+        """Is the next chunk there? Raises `InputError` when it came from other conversations."""
+        self.seen += rows
+        chunk = next(self._chunks, None)
+        if chunk is None and not self._whole:
+            return False
+        if chunk is None or (chunk["rows"], chunk["digest"]) != (rows, digest):
+            raise self._refusal("from other conversations or token ids")
+        self._skipped += chunk["skipped"]
+        return True
+
+    def append(self, array_NQH: np.ndarray, digest: str, *, skipped: int) -> None:
+        """The rows first, then the log: a row that the log knows is whole."""
+        assert self._data is not None, "a whole file takes no more rows"
+        self._data.write(array_NQH.tobytes())
+        self._data.flush()
+        os.fsync(self._data.fileno())
+        self._write_log({"rows": len(array_NQH), "skipped": skipped, "digest": digest})
+        self._rows += len(array_NQH)
+        self._skipped += skipped
+        if time.monotonic() - self._told > _SILENCE:
+            self._told = time.monotonic()
+            log.info("%s: %d rows", self.file, self._rows)
+
+    def finish(self) -> np.ndarray:
+        if next(self._chunks, None) is not None:
+            raise self._refusal("from more conversations")
+        if not self._rows:
+            raise InputError(f"{self.file}: there are no conversations to extract features of")
+        if self._data is not None:
+            self._data.seek(0)
+            self._data.write(self._header(self._rows))
+            self._data.flush()
+            os.fsync(self._data.fileno())
+            os.replace(self._partial, self.file)
+        if self._skipped:
+            log.warning(
+                "%s: %d of %d conversations have more than %s tokens and are left out",
+                self.file, self._skipped, self._rows, self._made_by["longest"],
+            )  # fmt: skip
+        return np.load(self.file, mmap_mode="r")
+
+    def _read_log(self) -> tuple[list[dict[str, Any]], int]:
+        """Its chunks, and where its last whole line ends."""
+        lines = self._log_path.read_bytes().splitlines(True) if self._log_path.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()  # torn by a kill
+        if not lines:
+            if self.file.exists():
+                raise InputError(f"{self.file} is there without {self._log_path.name}: delete it")
+            return [], 0
+        found = [json.loads(line) for line in lines]
+        different = [key for key, value in self._made_by.items() if found[0].get(key) != value]
+        if different:
+            raise self._refusal(f"with another {' and '.join(different)}")
+        return found[1:], sum(map(len, lines))
+
+    def _open_data(self) -> Any:
+        """The rows of whole chunks; what a kill left behind them is cut off."""
+        # it lives as long as the store
+        data = open(self._partial, "r+b" if self._rows else "w+b")  # noqa: SIM115
+        start = self._header(0)
+        end = len(start) + self._rows * int(np.prod(self._shape)) * self._dtype.itemsize
+        if not self._rows:
+            data.write(start)
+        elif os.fstat(data.fileno()).st_size < end:
+            data.close()
+            raise InputError(f"{self._partial} is shorter than its log says: delete both")
+        data.truncate(end)
+        data.seek(end)
+        return data
+
+    def _header(self, rows: int) -> bytes:
+        """Of one length for any number of rows: numpy leaves room for the first axis to grow."""
+        made = BytesIO()
+        about = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(made, {**about, "shape": (rows, *self._shape)})
+        return made.getvalue()
+
+    def _write_log(self, row: dict[str, Any]) -> None:
+        self._log.write(json.dumps(row).encode() + b"\n")
+        self._log.flush()
+        os.fsync(self._log.fileno())
+
+    def _refusal(self, how: str) -> InputError:
+        return InputError(
+            f"{self.file} was made {how}: delete it and {self._log_path.name}, or use another "
+            "folder"
+        )
+
+
+def _chunks(conversations: Iterable[Scorable], size: int) -> Iterator[list[Scorable]]:
+    rest = iter(conversations)
+    for first in rest:
+        yield list(chain([first], islice(rest, size - 1)))
+
+
+def _digest(
+    rows: Sequence[Sequence[int]], positions: Positions, names: Sequence[str], longest: int | None
+) -> str:
+    """Of all that the states of a chunk depend on, but for the model."""
+    found = hashlib.blake2b(digest_size=16)
+    for row, name in zip(rows, names, strict=True):
+        found.update(np.asarray([len(row), *row], dtype=np.int64).tobytes())
+        if longest is None or len(row) <= longest:
+            found.update(np.asarray(positions(row, name), dtype=np.int64).tobytes())
+    return found.hexdigest()
+
+
+def _cast(states_NQH: np.ndarray, dtype: np.dtype, names: Sequence[str]) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast_NQH = states_NQH.astype(dtype)
+    finite_N = np.isfinite(cast_NQH).all(axis=(1, 2))
+    if not finite_N.all():
+        where = names[int(np.argmin(finite_N))]
+        mend = "its weights may be damaged"
+        if dtype == np.float16 and np.isfinite(states_NQH).all():
+            mend = "float16 cannot hold it; keep features as float32"
+        raise RewardError(f"{where} has a hidden state that is no finite number: {mend}")
+    return cast_NQH

@@ -1,0 +1,121 @@
+"""From a model, an objective and examples to trained weights, going on where a kill left off."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewards.training.checkpoints import latest_checkpoint, step_of
+from rewards.training.cpu_linear import onednn_linear
+from rewards.training.example import Example
+from rewards.training.layout import Layout, choose_layout
+from rewards.training.objective import Objective
+from rewards.training.pair_objective import base_of
+from rewards.training.settings import TrainingSettings
+from rewards.training.trainer import OnMetrics, StepTrainer
+
+__all__ = ["Fitted", "fit", "layout_for"]
+
+log = logging.getLogger("rewards")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Values of the held-out examples under the final weights, (N,) each; metrics of the whole."""
+
+    values: dict[str, torch.Tensor]
+    metrics: dict[str, float]
+
+
+def fit(
+    model: Any,
+    make_objective: Callable[[Layout], Objective],
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
+    settings: TrainingSettings,
+    *,
+    pad_id: int,
+    checkpoints: Path,
+    on_metrics: OnMetrics,
+) -> Fitted:
+    """Train in place. The folder `checkpoints` is this training's alone; a second call with the
+    same arguments goes on from its last whole checkpoint, and ends with the same weights.
+
+    Raises `InputError` when there is nothing to train on, the loss is no number, or a single
+    example does not fit into memory.
+    """
+    base = base_of(model)
+    own = base.config._attn_implementation
+    layout = layout_for(model, settings, pad_id)
+    trainer = StepTrainer(
+        model,
+        make_objective(layout),
+        examples,
+        held_out,
+        settings,
+        layout=layout,
+        folder=checkpoints,
+        on_metrics=on_metrics,
+    )
+    try:
+        with onednn_linear(base):
+            return _run(trainer, latest_checkpoint(checkpoints))
+    finally:
+        if layout == "packed":
+            base.set_attn_implementation(own)
+
+
+def _run(trainer: StepTrainer, begun: Path | None) -> Fitted:
+    held_out = trainer.held_out
+    trainer.args.eval_on_start = begun is None and bool(held_out)
+    if begun is not None:
+        steps = len(trainer.get_train_dataloader())
+        log.info("going on from step %d of %d", step_of(begun), steps)
+    output = trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
+    values = trainer.values(held_out) if held_out else {}
+    metrics = trainer.objective.judge(values) if held_out else {}
+    metrics |= {"train/steps": output.global_step, "train/loss": _last_loss(trainer)}
+    trainer.on_metrics(output.global_step, metrics)
+    return Fitted(values, metrics)
+
+
+def layout_for(model: Any, settings: TrainingSettings, pad_id: int) -> Layout:
+    """Packed rows where they can be had."""
+    why_padded = None
+    if settings.gradient_checkpointing:
+        why_padded = "gradient checkpointing computes again when the packing is forgotten"
+    elif settings.dropout and _has_dropout(model):
+        why_padded = "packed attention has no dropout"
+    base = base_of(model)
+    backbone = getattr(base, base.base_model_prefix)
+    return choose_layout(
+        base, backbone, pad_id=pad_id, wanted=settings.layout, why_padded=why_padded
+    )
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Once the model is exported they are of no more use, and each is three models large."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_dropout(model: Any) -> bool:
+    rates = [getattr(module, "p", 0.0) for module in model.modules()
+             if isinstance(module, torch.nn.Dropout)]  # fmt: skip
+    rates += [
+        value
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if "dropout" in name and isinstance(value, float)
+    ]
+    return any(rates)
+
+
+def _last_loss(trainer: StepTrainer) -> float:
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return losses[-1] if losses else float("nan")

@@ -1,0 +1,215 @@
+"""GRM's recipe: Bradley–Terry on a value head, regularised by generating the chosen responses.
+
+Yang et al. 2024 (arXiv 2406.10216). The published settings are `PUBLISHED_LORA` and
+`PUBLISHED_FULL`; rates, schedule and clipping are both of them's.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewards.bos import with_bos
+from rewards.encoding import Encoder
+from rewards.formats import TEMPLATE_DATE
+from rewards.load_backbone import state_size
+from rewards.load_grm import _own_code_bos
+from rewards.pairs import Pair
+from rewards.settings import ModelSettings
+from rewards.training.bradley_terry import counts, measured
+from rewards.training.example import Example
+from rewards.training.export_grm import export_grm
+from rewards.training.fit import fit, forget_checkpoints
+from rewards.training.grm_objective import GRMObjective, GRMSettings, Head, logits_of
+from rewards.training.layout import Layout
+from rewards.training.model import load_trainable, training_device
+from rewards.training.pair_encoding import Encoded, encode_pairs, reading_encoder
+from rewards.training.pair_objective import base_of
+from rewards.training.settings import LoraSettings, ReadingSettings, TrainingSettings
+from rewards.training.trainer import OnMetrics
+from rollout.types import InputError
+
+__all__ = ["GRM_READING", "PUBLISHED_FULL", "PUBLISHED_LORA", "train_grm"]
+
+log = logging.getLogger("rewards")
+
+HEAD = "v_head"
+_COMMON: dict[str, Any] = {
+    "schedule": "cosine", "warmup_ratio": 0.03, "max_grad_norm": 5.0, "gradient_checkpointing": True
+}  # fmt: skip
+GRM_READING = ReadingSettings(max_length=3000, truncation_side="right")
+PUBLISHED_FULL = TrainingSettings(learning_rate=5e-6, epochs=1, batch_size=256, **_COMMON)
+PUBLISHED_LORA = TrainingSettings(
+    learning_rate=1e-5, epochs=2, batch_size=24, **_COMMON,
+    lora=LoraSettings(
+        r=32, alpha=64, dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
+    ),
+)  # fmt: skip
+
+
+def train_grm(
+    base: str | Path,
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    folder: str | Path,
+    *,
+    reading: ReadingSettings | None = None,
+    training: TrainingSettings | None = None,
+    settings: GRMSettings | None = None,
+    on_metrics: OnMetrics | None = None,
+) -> dict[str, Any]:
+    """Train on `pairs` and leave the model in `folder`/model; `folder`/checkpoints comes and goes.
+
+    `base` is a language model with a chat template. Called again after a kill it goes on. `reading`
+    defaults to the published one: two BOS where template and tokenizer both write one, 3000 tokens,
+    cut on the right. `training` defaults to `PUBLISHED_FULL`.
+
+    Returns metrics: accuracy on `held_out` with its 95 % interval, accuracy of the responses'
+    log-probabilities, the last training loss, counts of pairs, and how the model reads.
+
+    Raises `InputError` for pairs, models or settings that cannot be used.
+    """
+    reading = reading or GRM_READING
+    training, settings = training or PUBLISHED_FULL, settings or GRMSettings()
+    folder = Path(folder)
+    if reading.truncation_side != "right":
+        raise InputError("truncation_side must be right for GRM: its loss begins after the prompt")
+    model, tokenizer = _with_head(base, training, settings)
+    attention = base_of(model).config._attn_implementation
+    encoder = _encoder(tokenizer, base_of(model), reading, str(base))
+    train = _marked(encode_pairs(pairs, encoder, reading.over_long), pairs, encoder)
+    test = _marked(
+        encode_pairs(held_out, encoder, reading.over_long, what="held-out"), held_out, encoder
+    )
+    fitted = fit(
+        model,
+        _objective(model, settings, tokenizer.pad_token_id),
+        train.examples,
+        test.examples,
+        training,
+        pad_id=tokenizer.pad_token_id,
+        checkpoints=folder / "checkpoints",
+        on_metrics=on_metrics or (lambda step, values: None),
+    )
+    export_grm(model, encoder, folder / "model", settings, attention=attention)
+    forget_checkpoints(folder / "checkpoints")
+    margins_N = (fitted.values["chosen"] - fitted.values["rejected"]).numpy()
+    return {
+        **fitted.metrics,
+        **measured(margins_N, test, held_out, training.seed),
+        **counts(train, test),
+        "reading": encoder.describe(),
+        "grm": asdict(settings),
+    }
+
+
+def _with_head(
+    base: str | Path, training: TrainingSettings, settings: GRMSettings
+) -> tuple[Any, Any]:
+    """The language model under a new value head in float32, adapters around it if asked for."""
+    dtype = training.dtype
+    if dtype == "auto" and training.lora is not None and training_device().type == "cuda":
+        dtype = "bfloat16"  # frozen, as for the other recipes
+    plain = replace(training, lora=None, dtype=dtype)
+    model, tokenizer = load_trainable(base, "causal", plain)
+    setattr(model, HEAD, Head(state_size(model.config), settings).to(model.device))
+    if settings.alpha:
+        _check_logits(model, str(base))
+    return (_adapted(model, training) if training.lora else model), tokenizer
+
+
+def _adapted(model: Any, training: TrainingSettings) -> Any:
+    """Adapters on the frozen model; the value head is trained whole."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = training.lora
+    assert lora is not None
+    wrapped = get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            exclude_modules=rf".*\b{HEAD}\b.*",
+            modules_to_save=[HEAD],
+        ),
+    )
+    if training.gradient_checkpointing:
+        wrapped.enable_input_require_grads()
+    return wrapped
+
+
+@torch.no_grad()
+def _check_logits(model: Any, name: str) -> None:
+    """Some families scale logits in ways of their own: those would be regularised wrongly."""
+    ids = torch.arange(3, 12, device=model.device)[None]
+    backbone = getattr(model, model.base_model_prefix)
+    was_training = model.training
+    model.eval()
+    expected = model(input_ids=ids).logits[0].float()
+    found = logits_of(model, backbone(input_ids=ids).last_hidden_state[0])
+    model.train(was_training)
+    apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    if not apart < (1e-4 if model.dtype == torch.float32 else 0.1):
+        raise InputError(
+            f"{name}: {type(model).__name__} does more to its logits than is known here: "
+            "train with alpha=0, or on another base"
+        )
+
+
+def _encoder(tokenizer: Any, model: Any, reading: ReadingSettings, name: str) -> Encoder:
+    """As `load_grm` will read the model."""
+    if reading.format not in (None, "chat"):
+        raise InputError(f'{name}: GRM needs format="chat" to tell prompts from responses')
+    if reading.chat_template is not None:
+        tokenizer.chat_template = reading.chat_template
+    if not tokenizer.chat_template:
+        raise InputError(f"{name}: its tokenizer has no chat template: give one (chat_template)")
+    bos = reading.bos or _own_code_bos(tokenizer, ModelSettings(), name)
+    return reading_encoder(tokenizer, model, replace(reading, format="chat", bos=bos), name)
+
+
+def _marked(encoded: Encoded, pairs: Sequence[Pair], encoder: Encoder) -> Encoded:
+    """The examples, told where their responses begin."""
+    prompts = {pair.id: pair for pair in pairs}
+    return replace(
+        encoded, examples=[_told(one, prompts[one.id], encoder) for one in encoded.examples]
+    )
+
+
+def _told(example: Example, pair: Pair, encoder: Encoder) -> Example:
+    """The prompt is as long as it is when it asks for an answer, BOS and all (GRM's
+    `load_datasets.py`); what the template writes after the response counts as response."""
+    tokenizer = encoder.tokenizer
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in pair.prompt],
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
+        strftime_now=TEMPLATE_DATE.strftime,
+    )
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    start = len(with_bos(ids, tokenizer.bos_token_id, encoder.bos))
+    return replace(example, loss_from=tuple(min(start, len(row)) for row in example.rows))
+
+
+def _objective(model: Any, settings: GRMSettings, pad_id: int) -> Callable[[Layout], GRMObjective]:
+    def make(layout: Layout) -> GRMObjective:
+        needs_copy = settings.alpha and settings.regulariser == "dpo"
+        reference = None
+        if needs_copy and not hasattr(model, "disable_adapter"):
+            # before the first step, or a checkpoint, changes the weights
+            reference = copy.deepcopy(model).eval().requires_grad_(False)
+            if training_device().type == "cuda":
+                reference = reference.to(torch.bfloat16)
+        return GRMObjective(settings, layout, pad_id, reference)
+
+    return make

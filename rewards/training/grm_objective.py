@@ -1,0 +1,200 @@
+"""GRM's objective: a value head on a language model that must still generate what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from rewards.training.example import Example
+from rewards.training.grm_loss import (
+    REGULARISERS,
+    Regulariser,
+    dpo,
+    grm_loss,
+    sft,
+    summed_log_probs,
+)
+from rewards.training.layout import LaidOut, Layout, lay_out
+from rewards.training.objective import Outcome
+from rewards.training.pair_objective import base_of, judge_pairs
+from rollout.types import InputError
+
+__all__ = ["GRMObjective", "GRMSettings", "Head", "logits_of"]
+
+# positions whose logits over the whole vocabulary are held at once
+_LOGITS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRMSettings:
+    """Defaults of the published models. Raises `InputError` for a value out of range.
+
+    Args:
+        alpha: weight of the regulariser; 0 leaves Bradley–Terry on the value head.
+        regulariser: "sft", "sft_no_logsigmoid", "dpo_free" (no reference) or "dpo".
+        beta: of the regulariser's sigmoid.
+        head_layers: hidden layers of the value head; 0 is one linear layer.
+        head_neurons, head_dropout: width of those; share of the states dropped before the head
+            while training.
+    """
+
+    alpha: float = 0.01
+    regulariser: Regulariser = "sft"
+    beta: float = 0.1
+    head_layers: int = 1
+    head_neurons: int = 1024
+    head_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.regulariser not in REGULARISERS:
+            raise InputError(
+                f"regulariser={self.regulariser!r} is unknown: use one of {', '.join(REGULARISERS)}"
+            )
+        if not 0 <= self.alpha < 1 or not self.beta > 0:
+            raise InputError(
+                f"alpha={self.alpha} must be at least 0 and below 1, beta={self.beta} above 0"
+            )
+        if self.head_layers < 0 or self.head_neurons < 1 or not 0 <= self.head_dropout < 1:
+            raise InputError(
+                f"head_layers={self.head_layers} must be 0 or more, head_neurons="
+                f"{self.head_neurons} 1 or more, head_dropout={self.head_dropout} in [0, 1)"
+            )
+
+
+class Head(nn.Module):
+    """States (B, H) to values (B,); its tensors are named as in published checkpoints."""
+
+    def __init__(self, size: int, settings: GRMSettings) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(settings.head_dropout)
+        layers: list[nn.Module] = []
+        for _ in range(settings.head_layers):
+            layers += [nn.Linear(size, settings.head_neurons), nn.ReLU()]
+            size = settings.head_neurons
+        layers.append(nn.Linear(size, 1))
+        self.summary = nn.Sequential(*layers) if settings.head_layers else layers[0]
+
+    def forward(self, states_BH: torch.Tensor) -> torch.Tensor:
+        return self.summary(self.dropout(states_BH))[:, 0]
+
+
+class GRMObjective:
+    """Both sides of P pairs in one forward pass: rewards at their last tokens, and the summed
+    log-probabilities of the responses that the regulariser asks for.
+
+    Args:
+        reference: a frozen copy of the language model, for DPO; None: the model without its
+            adapters, where it has any.
+    """
+
+    def __init__(
+        self, settings: GRMSettings, layout: Layout, pad_id: int, reference: Any = None
+    ) -> None:
+        self.settings = settings
+        self.layout: Layout = layout
+        self.pad_id = pad_id
+        self.reference = reference
+
+    def weight(self, example: Example) -> float:
+        return 1.0
+
+    def run(self, model: Any, examples: Sequence[Example]) -> Outcome:
+        base = base_of(model)
+        rows = [one.rows[side] for side in (0, 1) for one in examples]
+        laid = lay_out(rows, self.layout, self.pad_id, base.device)
+        states_TH = _states(base, laid)
+        last = torch.tensor([laid.flat(row, len(ids) - 1) for row, ids in enumerate(laid.rows)])
+        # the head is float32 even where the rest computes in 16 bits
+        with torch.autocast(states_TH.device.type, enabled=False):
+            chosen_P, rejected_P = base.v_head(states_TH[last.to(base.device)].float()).chunk(2)
+        values = {"chosen": chosen_P.detach(), "rejected": rejected_P.detach()}
+        extra_P = None
+        if self.settings.alpha:
+            both = self.settings.regulariser.startswith("dpo") or not model.training
+            wanted = len(rows) if both else len(examples)
+            log_probs_B = _log_probs(base, states_TH, laid, _starts(examples)[:wanted])
+            extra_P = self._regularisation(model, laid, examples, log_probs_B)
+            if both:
+                sides = log_probs_B.detach().chunk(2)
+                values |= {"chosen_log_prob": sides[0], "rejected_log_prob": sides[1]}
+        loss_P = grm_loss((chosen_P, rejected_P), extra_P, self.settings.alpha)
+        return Outcome(loss_P.sum(), values)
+
+    def judge(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        found = judge_pairs(values["chosen"], values["rejected"])
+        if "chosen_log_prob" in values:
+            won = values["chosen_log_prob"] > values["rejected_log_prob"]
+            found["eval/log_prob_accuracy"] = float(won.float().mean())
+        return found
+
+    def _regularisation(
+        self, model: Any, laid: LaidOut, examples: Sequence[Example], log_probs_B: torch.Tensor
+    ) -> torch.Tensor:
+        kind, beta, pairs = self.settings.regulariser, self.settings.beta, len(examples)
+        if kind.startswith("sft"):
+            return sft(log_probs_B[:pairs], beta, log_sigmoid=kind == "sft")
+        reference = None
+        if kind == "dpo":
+            reference = self._of_reference(model, laid, _starts(examples)).split(pairs)
+        return dpo(log_probs_B[:pairs], log_probs_B[pairs:], beta, reference)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _of_reference(self, model: Any, laid: LaidOut, starts: Sequence[int]) -> torch.Tensor:
+        """The log-probabilities of the model that the training began with."""
+        other = self.reference or base_of(model)
+        was_training = other.training
+        other.eval()
+        with nullcontext() if self.reference is not None else model.disable_adapter():
+            found = _log_probs(other, _states(other, laid), laid, starts)
+        other.train(was_training)
+        return found
+
+
+def logits_of(base: Any, states_NH: torch.Tensor) -> torch.Tensor:
+    """Logits (N, V) from last hidden states, soft-capped where the family does so (Gemma 2)."""
+    logits_NV = base.get_output_embeddings()(states_NH).float()
+    cap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
+    return logits_NV if cap is None else cap * torch.tanh(logits_NV / cap)
+
+
+def _states(base: Any, laid: LaidOut) -> torch.Tensor:
+    """Last hidden states (T, H) of all tokens, rows end to end."""
+    with laid.running():
+        backbone = getattr(base, base.base_model_prefix)
+        return backbone(**laid.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+
+
+def _starts(examples: Sequence[Example]) -> list[int]:
+    """First tokens of the responses: of the chosen sides, then of the rejected ones."""
+    return [one.loss_from[side] for side in (0, 1) for one in examples]
+
+
+def _log_probs(
+    base: Any, states_TH: torch.Tensor, laid: LaidOut, starts: Sequence[int]
+) -> torch.Tensor:
+    """ℓ of the first len(starts) rows: log-probabilities from `starts` on, summed, in float32.
+
+    Logits are made for responses alone, some positions at a time, and once more on the way back:
+    those of one long pair over a vocabulary of 128,000 are gigabytes.
+    """
+    places, targets, owners = [], [], []
+    for row, start in enumerate(starts):
+        ids = laid.rows[row]
+        places += [laid.flat(row, position - 1) for position in range(start, len(ids))]
+        targets += ids[start:].tolist()
+        owners += [row] * (len(ids) - start)
+    index = torch.tensor([places, targets, owners], device=states_TH.device)
+
+    def part(where: torch.Tensor, target: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+        return summed_log_probs(logits_of(base, states_TH[where]), target, owner, len(starts))
+
+    total_B = torch.zeros(len(starts), device=states_TH.device)
+    for chunk in index.split(_LOGITS, dim=1):
+        total_B = total_B + checkpoint(part, *chunk, use_reentrant=False)  # type: ignore[operator]
+    return total_B

@@ -1,0 +1,145 @@
+"""Rows of ids laid out for one forward pass that is differentiated: packed or padded.
+
+*Packed* lays rows end to end without padding and computes what the two sides of a pair have in
+common, the prompt, once (`rewards.prefix_tree`); gradients of the shared part add up by themselves.
+*Padded* is the usual batch, padded on the right. Both give the same states and gradients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from rewards import packed_attention
+from rewards.prefix_tree import Tree, grow
+
+__all__ = ["LaidOut", "Layout", "choose_layout", "last_states", "lay_out"]
+
+log = logging.getLogger("rewards")
+
+Layout = Literal["packed", "padded"]
+# layouts may differ by rounding alone: share of the largest state
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """`inputs` are keyword arguments of a transformers model, of B rows or of one packed one."""
+
+    inputs: dict[str, torch.Tensor]
+    rows: list[np.ndarray]
+    tree: Tree | None
+
+    @property
+    def width(self) -> int:
+        """Length of an axis of tokens: all packed ones, or those of a padded row."""
+        return self.inputs["input_ids"].shape[1]
+
+    def column(self, row: int, position: int) -> int:
+        """Where token `position` of `row` stands on the axis of tokens."""
+        return position if self.tree is None else self.tree.index(row, position)
+
+    def flat(self, row: int, position: int) -> int:
+        """Where it stands when the axes of rows and tokens are one."""
+        return self.column(row, position) + (0 if self.tree is not None else row * self.width)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Forward passes on `inputs` belong inside."""
+        if self.tree is None:
+            yield
+            return
+        with packed_attention.attending(self.tree, self.inputs["input_ids"].device):
+            yield
+
+
+def lay_out(
+    rows: Iterable[np.ndarray], layout: Layout, pad_id: int, device: torch.device
+) -> LaidOut:
+    """B rows of ids, each (T,) and none empty. `pad_id` is masked, so any id of the model does."""
+    kept = list(rows)
+    if layout == "packed":
+        tree = grow([row.tolist() for row in kept])
+        arrays = {"input_ids": tree.ids_T[None], "position_ids": tree.positions_T[None]}
+    else:
+        tree, width = None, max(map(len, kept))
+        ids_BT = np.full((len(kept), width), pad_id, dtype=np.int64)
+        mask_BT = np.zeros((len(kept), width), dtype=np.int64)
+        for index, row in enumerate(kept):
+            ids_BT[index, : len(row)] = row
+            mask_BT[index, : len(row)] = 1
+        arrays = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    return LaidOut(inputs, kept, tree)
+
+
+def last_states(backbone: Any, laid: LaidOut) -> torch.Tensor:
+    """Hidden states (B, H) of each row's own last token, in the model's dtype.
+
+    Not the right-most token that is no PAD, as transformers' classifiers take it: a row that ends
+    with EOS loses it there when EOS pads.
+    """
+    with laid.running():
+        hidden_BTH = backbone(**laid.inputs, use_cache=False).last_hidden_state
+    places = [laid.flat(row, len(ids) - 1) for row, ids in enumerate(laid.rows)]
+    return hidden_BTH.flatten(0, 1)[torch.tensor(places, device=hidden_BTH.device)]
+
+
+def choose_layout(
+    model: Any, backbone: Any, *, pad_id: int, wanted: Layout | None, why_padded: str | None
+) -> Layout:
+    """The layout, said in the log with its reason; the model's attention is set for it.
+
+    `why_padded` is what speaks against packing beforehand (dropout, recomputed activations). Left
+    to itself it packs on a CPU, where padding costs as much as text; on a GPU many short kernels
+    take the place of a few long ones, which has not been measured.
+    """
+    reason = why_padded
+    if reason is None and wanted is None and next(backbone.parameters()).device.type != "cpu":
+        reason = "a GPU runs padded batches in fewer kernels"
+    if reason is None and wanted == "padded":
+        reason = "it was asked for"
+    if reason is None:
+        reason = _try_packed(model, backbone, pad_id)
+    log.info("training on %s", "packed rows" if reason is None else f"padded rows: {reason}")
+    return "packed" if reason is None else "padded"
+
+
+def _try_packed(model: Any, backbone: Any, pad_id: int) -> str | None:
+    """None when packed rows give the states of padded ones; the attention stays set then."""
+    if not getattr(backbone, "_supports_attention_backend", False):
+        return f"{type(backbone).__name__} has an attention of its own"
+    rows, was_training = _probe(backbone.get_input_embeddings().num_embeddings), model.training
+    model.eval()
+    own, parameter = backbone.config._attn_implementation, next(backbone.parameters())
+    found: torch.Tensor | str
+    with torch.no_grad():
+        expected = last_states(backbone, lay_out(rows, "padded", pad_id, parameter.device)).float()
+        packed_attention.register()
+        model.set_attn_implementation(packed_attention.PACKED)
+        try:
+            found = last_states(backbone, lay_out(rows, "packed", pad_id, parameter.device)).float()
+        except (RuntimeError, TypeError, ValueError) as error:
+            found = " ".join(str(error).split())[:200]
+    model.train(was_training)
+    if isinstance(found, str):
+        model.set_attn_implementation(own)
+        return f"{type(backbone).__name__} cannot run packed ones ({found})"
+    apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    if not apart <= _TOLERANCE.get(parameter.dtype, 1e-4):
+        model.set_attn_implementation(own)
+        return f"packed ones gave states {apart:.1e} away"
+    return None
+
+
+def _probe(vocabulary: int) -> list[np.ndarray]:
+    """Rows of unequal length, two of which share a beginning."""
+    draw = np.random.default_rng(0)
+    first, second, third = (draw.integers(0, vocabulary, size=size) for size in (40, 23, 7))
+    return [first, np.concatenate([first[:24], second]), third]

@@ -1,0 +1,147 @@
+"""The model to train, from the folder of a language model or of an earlier classifier."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from rewards.parts import attention_of, load_config, load_tokenizer, one_line
+from rewards.source import local_folder
+from rewards.training.settings import TrainingSettings
+from rollout.types import InputError
+
+__all__ = ["load_trainable", "training_device"]
+
+log = logging.getLogger("rewards")
+
+Kind = Literal["classifier", "causal"]
+HEAD = "score"
+NEW_PAD = "[PAD]"
+
+
+def training_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_trainable(path: str | Path, kind: Kind, settings: TrainingSettings) -> tuple[Any, Any]:
+    """Model, on its device and wrapped by peft where `lora` is asked for, and tokenizer.
+
+    A classifier's new head follows from the seed, and is float32 whatever the rest is. The
+    tokenizer has a PAD that is no EOS, and the config knows it: see `settle_pad`.
+
+    Raises `InputError` when tensors other than the head's are missing, or there is no such model.
+    """
+    from transformers import set_seed
+
+    folder = local_folder(path)
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
+    set_seed(settings.seed % 2**31)  # the head, and LoRA's matrices
+    model = _from_files(folder, config, kind, _dtype(settings))
+    if kind == "classifier":
+        model.score.float()
+    settle_pad(model, tokenizer)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if not settings.dropout:
+        remove_dropout(model)
+    if settings.lora is not None:
+        model = _with_lora(model, kind, settings)
+    return model.to(training_device()), tokenizer
+
+
+def settle_pad(model: Any, tokenizer: Any) -> None:
+    """One PAD for tokenizer and config, and not EOS.
+
+    transformers' classifiers and vLLM read a score at the last token that is no PAD: were EOS the
+    PAD, a text that ends with EOS would be read one token early. The tokenizer's own counts, then
+    the config's, then "[PAD]" is added, as RLHFlow's scripts do, and embeddings grow if need be.
+    """
+    known = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None))
+    rows = model.get_input_embeddings().num_embeddings
+    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id, None}
+    pad = next((pad for pad in known if pad not in taken and 0 <= (pad or 0) < rows), None)
+    if pad is not None and tokenizer.convert_ids_to_tokens(pad) is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    else:
+        tokenizer.add_special_tokens({"pad_token": NEW_PAD})
+        log.info("added the token %s (%d) for padding", NEW_PAD, tokenizer.pad_token_id)
+        if len(tokenizer) > rows:
+            # its embedding is never read, so it need not follow from the others'
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "right"
+
+
+def remove_dropout(model: nn.Module) -> None:
+    """Everywhere: as modules, and as rates that attention layers keep as plain numbers.
+
+    Two sides of a pair would be scored by two different networks. The config stays as it was.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _from_files(folder: Path, config: Any, kind: Kind, dtype: torch.dtype) -> Any:
+    import transformers
+
+    name = "SequenceClassification" if kind == "classifier" else "CausalLM"
+    auto: Any = getattr(transformers, f"AutoModelFor{name}")
+    if type(config) not in auto._model_mapping:
+        raise InputError(f"{folder}: no model for {name} is known for {config.model_type!r}")
+    if kind == "classifier":
+        config.num_labels = 1
+    try:
+        model, report = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention_of(config),
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(f"{HEAD}."))
+    if missing:
+        raise InputError(f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all)")
+    if kind == "classifier" and not isinstance(getattr(model, HEAD, None), nn.Linear):
+        raise InputError(f"{type(model).__name__} has no linear head named score: not supported")
+    return model
+
+
+def _dtype(settings: TrainingSettings) -> torch.dtype:
+    if settings.dtype == "auto":
+        frozen = settings.lora is not None and training_device().type == "cuda"
+        return torch.bfloat16 if frozen else torch.float32
+    return getattr(torch, settings.dtype)
+
+
+def _with_lora(model: Any, kind: Kind, settings: TrainingSettings) -> Any:
+    """Adapters on the frozen model; a classifier's head is trained whole."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = settings.lora
+    assert lora is not None
+    wrapped = get_peft_model(
+        model,
+        LoraConfig(
+            task_type="SEQ_CLS" if kind == "classifier" else "CAUSAL_LM",
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            modules_to_save=[HEAD] if kind == "classifier" else None,
+        ),
+    )
+    if settings.gradient_checkpointing:
+        wrapped.enable_input_require_grads()
+    return wrapped

@@ -1,0 +1,245 @@
+"""The recipe of RLHFlow's pair preference model: a language model that answers "A" or "B".
+
+RLHF-Reward-Modeling/pair-pm: each pair once, in one random order; cross-entropy on the assistant's
+turn alone, which is the label and the token that closes the turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import logsigmoid
+
+from rewards.formats import TEMPLATE_DATE
+from rewards.pair_prompt import LABELS, PairPrompt
+from rewards.pairs import Pair
+from rewards.training.bradley_terry import counts, measured
+from rewards.training.example import Example
+from rewards.training.export import export_model
+from rewards.training.fit import fit, forget_checkpoints
+from rewards.training.language_objective import LanguageObjective
+from rewards.training.layout import Layout
+from rewards.training.model import load_trainable
+from rewards.training.objective import Outcome
+from rewards.training.pair_encoding import Encoded, check_some_left, usable
+from rewards.training.pair_objective import base_of
+from rewards.training.record import write_record
+from rewards.training.settings import TrainingSettings
+from rewards.training.trainer import OnMetrics
+from rewards.types import Comparison, RewardError
+from rollout.types import InputError
+
+__all__ = [
+    "PUBLISHED_PAIRWISE", "LabelObjective", "Orders", "encode_comparisons", "train_pairwise",
+]  # fmt: skip
+
+log = logging.getLogger("rewards")
+
+# the axolotl config of pair-pm; its batch holds 128 packed blocks of 3,072 tokens
+PUBLISHED_PAIRWISE = TrainingSettings(
+    learning_rate=5e-6, epochs=1, batch_size=128, schedule="cosine", warmup_ratio=40
+)
+
+# one random order per pair, as published, or both
+Orders = Literal["one", "both"]
+
+
+class LabelObjective(LanguageObjective):
+    """Cross-entropy of label and closing token; judged by the two labels alone, as a judge is."""
+
+    def __init__(self, layout: Layout, pad_id: int, label_ids: tuple[int, int]) -> None:
+        super().__init__(layout, pad_id)
+        self.label_ids = label_ids
+
+    def run(self, model: Any, examples: Sequence[Example]) -> Outcome:
+        loss_N, _, logits_NV = self.token_losses(model, examples)
+        first, second = self.label_ids
+        # label and closing token follow each other: two losses a row
+        labels_R2 = logits_NV[::2, [first, second]].float()
+        rows = [row for one in examples for row in one.rows]
+        sign_R = torch.tensor([1.0 if row[-2] == first else -1.0 for row in rows])
+        margin_R = (labels_R2[:, 0] - labels_R2[:, 1]).detach().cpu() * sign_R
+        if all(len(one.rows) == 2 for one in examples):
+            return Outcome(loss_N.sum(), {"margins": margin_R.reshape(-1, 2)})
+        return Outcome(loss_N.sum())
+
+    def judge(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """From log-odds (N, 2) that the chosen side wins, shown first and shown second."""
+        margins_N2 = values["margins"]
+        probability_N = margins_N2.sigmoid().mean(1)
+        return {
+            "eval/accuracy": float((probability_N > 0.5).float().mean()),
+            "eval/loss": float(-logsigmoid(margins_N2).mean()),
+            # how far the order moves the verdict
+            "eval/position_bias": float((margins_N2[:, 0].sigmoid() - margins_N2[:, 1].sigmoid())
+                                        .abs().mean()),
+        }  # fmt: skip
+
+
+def train_pairwise(
+    base: str | Path,
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    folder: str | Path,
+    *,
+    max_length: int | None = None,
+    orders: Orders = "one",
+    chat_template: str | None = None,
+    training: TrainingSettings | None = None,
+    on_metrics: OnMetrics | None = None,
+) -> dict[str, Any]:
+    """Train on `pairs` and leave the judge in `folder`/model, for `load_judge(…, "pairwise")`.
+
+    Held-out pairs are shown in both orders. Returns metrics as `train_bradley_terry` does.
+
+    Raises `InputError` for pairs, models or settings that cannot be used.
+    """
+    training, folder = training or TrainingSettings(), Path(folder)
+    model, tokenizer = load_trainable(base, "causal", training)
+    plain = base_of(model)
+    attention = plain.config._attn_implementation
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    vocabulary = plain.get_input_embeddings().num_embeddings
+    prompt = PairPrompt(tokenizer, vocabulary, max_length or _longest(plain, tokenizer))
+    train = encode_comparisons(pairs, prompt, orders, training.seed)
+    test = encode_comparisons(held_out, prompt, "both", training.seed, what="held-out")
+    fitted = fit(
+        model,
+        lambda layout: LabelObjective(layout, tokenizer.pad_token_id, prompt.label_ids),
+        train.examples,
+        test.examples,
+        training,
+        pad_id=tokenizer.pad_token_id,
+        checkpoints=folder / "checkpoints",
+        on_metrics=on_metrics or (lambda step, values: None),
+    )
+    _export(model, prompt, folder / "model", attention)
+    forget_checkpoints(folder / "checkpoints")
+    odds_N = (fitted.values["margins"].sigmoid().mean(1) - 0.5).numpy()
+    return {
+        **fitted.metrics,
+        **measured(odds_N, test, held_out, training.seed),
+        **counts(train, test),
+        "reading": prompt.describe(),
+        "loss": {"orders": orders},
+    }
+
+
+def encode_comparisons(
+    pairs: Sequence[Pair],
+    prompt: PairPrompt,
+    orders: Orders,
+    seed: int,
+    *,
+    what: str = "training",
+) -> Encoded:
+    """N pairs to at most N examples: the prompt as a judge reads it, the label, the closing token.
+
+    With "one" the order follows from seed and pair id; with "both" the row that shows the chosen
+    side first comes first. Left out, and counted: pairs as in `encode_pairs`, and those whose
+    responses alone are longer than the prompt's `max_length`.
+    """
+    dropped: Counter[str] = Counter()
+    kept = [pair for pair in pairs if usable(pair, dropped)]
+    closing, before = closing_token(prompt), prompt.truncated
+    limit = prompt.max_length
+    if limit is not None:
+        prompt.max_length = limit - 2  # the answer is two tokens
+    try:
+        found = _rows(kept, prompt, dropped)
+    finally:
+        prompt.max_length = limit
+    examples = []
+    for pair, both in found:
+        rows = [
+            np.asarray([*row, label, closing], dtype=np.int32)
+            for row, label in zip(both, prompt.label_ids, strict=True)
+        ]
+        chosen = rows if orders == "both" else [rows[_order(pair.id, seed)]]
+        starts = tuple(len(row) - 2 for row in chosen)
+        examples.append(Example(tuple(chosen), id=pair.id, loss_from=starts))
+    check_some_left(examples, pairs, dropped, what)
+    return Encoded(examples, dict(dropped), prompt.truncated - before)
+
+
+def closing_token(prompt: PairPrompt) -> int:
+    """What the chat template writes right after an answer: Llama 3's <|eot_id|>, say.
+
+    Raises `InputError` for a template that closes a turn with no special token.
+    """
+    tokenizer = prompt.tokenizer
+    answered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}],
+        tokenize=False,
+        add_generation_prompt=False,
+        date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
+        strftime_now=TEMPLATE_DATE.strftime,
+    )
+    after = answered.rpartition("ANSWER")[2]
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    if not ids or ids[0] not in tokenizer.all_special_ids + list(_added_special(tokenizer)):
+        raise InputError(
+            f"the chat template closes an answer with {after[:20]!r} and no special token: a judge "
+            "cannot learn to end its turn; give another chat_template"
+        )
+    return ids[0]
+
+
+def _added_special(tokenizer: Any) -> list[int]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return [index for index, token in added.items() if token.special]
+
+
+def _order(id: str, seed: int) -> int:
+    """0: the chosen side is shown first, 1: second. From the pair's id, so that it does not depend
+    on which other pairs there are."""
+    return hashlib.sha256(f"{seed}\n{id}".encode()).digest()[0] & 1
+
+
+def _rows(
+    pairs: Sequence[Pair], prompt: PairPrompt, dropped: Counter[str]
+) -> list[tuple[Pair, tuple[list[int], list[int]]]]:
+    """Each pair that fits, with its rows in both orders; halves where one does not."""
+    if not pairs:
+        return []
+    comparisons = [Comparison(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+    try:
+        rows = prompt.encode_both(comparisons, [f"pair {pair.id!r}" for pair in pairs])
+    except RewardError:
+        if len(pairs) == 1:
+            dropped["whose responses alone are too long"] += 1
+            return []
+        half = len(pairs) // 2
+        return _rows(pairs[:half], prompt, dropped) + _rows(pairs[half:], prompt, dropped)
+    both = zip(rows[: len(pairs)], rows[len(pairs) :], strict=True)
+    return list(zip(pairs, both, strict=True))
+
+
+def _longest(model: Any, tokenizer: Any) -> int | None:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
+    known = [int(limit) for limit in limits if limit < 10**9]
+    return min(known) if known else None
+
+
+def _export(model: Any, prompt: PairPrompt, folder: Path, attention: str | None) -> None:
+    if prompt.max_length is not None:
+        prompt.tokenizer.model_max_length = prompt.max_length
+    export_model(
+        model,
+        prompt.tokenizer,
+        folder,
+        attention=attention,
+        finish=lambda partial: write_record(
+            partial, {}, recipe="pairwise", kind="pairwise", labels=list(LABELS),
+            max_length=prompt.max_length,
+        ),
+    )  # fmt: skip

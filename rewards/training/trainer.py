@@ -1,0 +1,245 @@
+"""The training loop: transformers' Trainer, whose batches are whole optimizer steps.
+
+Why this Trainer: schedules, clipping, mixed precision, optimizers by name and checkpoints with
+every random state are its, kept well by others. Why not TRL's RewardTrainer: it takes rewards from
+`*ForSequenceClassification`, at the last token that is no PAD, in the model's precision; cuts
+batches by number of rows; and divides the loss by the number of batches, which is wrong as soon as
+these are of unequal size. Here a batch of the data loader is all of a step's examples;
+`training_step` cuts it under the token budget and divides sums by the step's whole weight.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.training_args import OptimizerNames
+
+from rewards.training.batches import micro_batches, training_steps
+from rewards.training.checkpoints import MarkComplete
+from rewards.training.example import Example
+from rewards.training.layout import Layout
+from rewards.training.objective import Objective
+from rewards.training.settings import TrainingSettings
+from rollout.types import InputError
+
+__all__ = ["Metrics", "OnMetrics", "StepTrainer"]
+
+log = logging.getLogger("rewards")
+
+Metrics = dict[str, float]
+OnMetrics = Callable[[int, Metrics], None]
+# on a CPU 2,048 is a third faster than 4,096: `experiments.bench.reward_training`
+_MICRO_TOKENS = {"cuda": 16384, "cpu": 2048}
+
+
+class StepTrainer(Trainer):
+    """Trains `model` on `examples`, and judges `held_out` now and then.
+
+    Args:
+        folder: for checkpoints.
+        on_metrics: told (step, values) at every log and every evaluation.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        settings: TrainingSettings,
+        *,
+        layout: Layout,
+        folder: Path,
+        on_metrics: OnMetrics,
+    ) -> None:
+        steps = training_steps(len(examples), settings.batch_size, settings.epochs, settings.seed)
+        super().__init__(
+            model=model,
+            args=_arguments(settings, len(steps), folder),
+            train_dataset=_Steps(examples, steps),  # type: ignore[arg-type]
+            eval_dataset=_Steps(held_out, []),  # type: ignore[arg-type]
+            data_collator=_only,
+            callbacks=[MarkComplete()],
+        )
+        for printer in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printer)
+        self.objective, self.held_out = objective, held_out
+        self._optimizer = settings.optimizer
+        self.layout: Layout = layout
+        self.on_metrics = on_metrics
+        device = self.args.device.type
+        self.budget = settings.micro_tokens or _MICRO_TOKENS.get(device, _MICRO_TOKENS["cpu"])
+        self._tokens, self._seconds, self._judged = 0, 0.0, -1
+
+    def get_train_dataloader(self) -> DataLoader:
+        """One step per item, in the order laid down; the Trainer skips those already taken."""
+        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only)  # type: ignore[arg-type]
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Raises `InputError` for an optimizer whose package is not installed."""
+        try:
+            return super().create_optimizer(model)
+        except ImportError as error:
+            raise InputError(
+                f"train.optimizer: {self._optimizer} is not to be had here "
+                f"({' '.join(str(error).split())}): install it, or use adamw_torch"
+            ) from error
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Forward and backward over a whole step; the mean loss of its examples, detached."""
+        begin = time.monotonic()
+        model.train()
+        while True:
+            try:
+                loss = self._accumulate(inputs)
+                break
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                # nothing has been updated yet: the step is taken again in smaller pieces
+                self._halve_budget(inputs, error)
+        self._tokens += sum(example.tokens for example in inputs)
+        self._seconds += time.monotonic() - begin
+        return loss
+
+    def evaluate(self, *arguments: Any, **settings: Any) -> Metrics:
+        """Judge the held-out examples; a metric is `eval/…`."""
+        if not self.held_out or self._judged == self.state.global_step:
+            return {}
+        self._judged = self.state.global_step
+        found = self.objective.judge(self.values(self.held_out))
+        self._tell(found)
+        return {name.replace("/", "_"): value for name, value in found.items()}
+
+    def values(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """What the objective says of each example, (N,) on the CPU, in order; in eval mode."""
+        was_training = self.model.training  # type: ignore[union-attr]
+        self.model.eval()  # type: ignore[union-attr]
+        place = {id(example): number for number, example in enumerate(examples)}
+        found: dict[str, torch.Tensor] = {}
+        for batch in micro_batches(examples, self.budget, self.layout):
+            with torch.no_grad(), self.compute_loss_context_manager():
+                values = self.objective.run(self.model, batch).values
+            for name, value_P in values.items():
+                empty = torch.empty(len(examples), *value_P.shape[1:])
+                where = [place[id(example)] for example in batch]
+                found.setdefault(name, empty)[where] = value_P.float().cpu()
+        self.model.train(was_training)  # type: ignore[union-attr]
+        return found
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's own log, under our names; a loss that is no number ends the training."""
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise InputError(
+                    f"train.learning_rate: training diverged at step {self.state.global_step} "
+                    f"(loss {logs['loss']}): lower it"
+                )
+            rate = self._tokens / max(self._seconds, 1e-9)
+            self._tokens, self._seconds = 0, 0.0
+            names = ("loss", "learning_rate", "grad_norm")
+            row = {f"train/{name}": float(logs[name]) for name in names if name in logs}
+            self._tell({**row, "train/tokens_per_second": rate})
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # the Trainer would look for tensors in our steps
+
+    def _tell(self, values: Metrics) -> None:
+        self.on_metrics(self.state.global_step, values)
+
+    def _accumulate(self, examples: Sequence[Example]) -> torch.Tensor:
+        weight = sum(map(self.objective.weight, examples))
+        total = torch.zeros((), device=self.args.device)
+        for batch in micro_batches(examples, self.budget, self.layout):
+            with self.compute_loss_context_manager():
+                loss = self.objective.run(self.model, batch).loss / weight
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _halve_budget(self, examples: Sequence[Example], error: BaseException) -> None:
+        self.model.zero_grad()  # type: ignore[union-attr]
+        before = len(micro_batches(examples, self.budget, self.layout))
+        if before == len(examples):
+            raise InputError(
+                "train.micro_tokens: out of memory on a single pair of "
+                f"{max(e.longest for e in examples)} tokens: use a smaller max_length, lora, "
+                "gradient_checkpointing or another dtype"
+            ) from error
+        while len(micro_batches(examples, self.budget, self.layout)) == before:
+            self.budget //= 2
+        log.warning("out of memory: going on with batches of %d tokens", self.budget)
+
+
+class _Steps:
+    """The examples of each step, in order."""
+
+    def __init__(self, examples: Sequence[Example], steps: list[list[int]]) -> None:
+        self._examples, self._steps = examples, steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, number: int) -> list[Example]:
+        return [self._examples[index] for index in self._steps[number]]
+
+
+def _only(items: list[Any]) -> Any:
+    (item,) = items
+    return item
+
+
+def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> TrainingArguments:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("reward models are trained by one process: start it without torchrun")
+    names = [name.value for name in OptimizerNames]
+    if settings.optimizer not in names:
+        raise InputError(
+            f"train.optimizer: {settings.optimizer!r} is not known: use adamw_torch, or another of "
+            "transformers' names for `optim`"
+        )
+    on_gpu = torch.cuda.is_available()
+    often = max(50, -(-steps // 10))
+    made = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,  # one step
+        num_train_epochs=1,  # the data set holds all epochs
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_ratio,  # a share below 1
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=settings.optimizer,
+        bf16=on_gpu and settings.dtype == "auto",
+        use_cpu=not on_gpu,
+        logging_steps=settings.log_steps or -(-steps // 200),
+        logging_nan_inf_filter=False,  # it would write the mean of the others over a NaN
+        eval_strategy="steps",
+        eval_steps=settings.eval_steps or settings.save_steps or often,
+        save_strategy="steps",
+        save_steps=settings.save_steps or often,
+        save_total_limit=2,
+        seed=settings.seed % 2**31,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    made._n_gpu = min(made.n_gpu, 1)  # several would each take a share of the rows
+    return made
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # the CPU allocator raises a plain RuntimeError
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

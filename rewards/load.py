@@ -14,6 +14,7 @@ from rewards.formats import Format
 from rewards.published import Published, find_published
 from rewards.settings import ModelSettings
 from rewards.source import local_folder
+from rewards.training.record import with_record
 from rewards.truncation import TruncationSide
 from rewards.types import NonFinite
 from rollout.types import InputError
@@ -69,7 +70,9 @@ def load_reward(
     folder = local_folder(path)
     found = kind or recognise(folder)
     _refuse_judge(found, str(path))
-    return _load(found, folder, known[1], str(path))
+    # what the files of Hugging Face have no place for, where our own training wrote it down
+    recorded = with_record(folder, known[1], side=truncation_side, separator=separator)
+    return _load(found, folder, recorded, str(path))
 
 
 def known_settings(

@@ -20,6 +20,7 @@ __all__ = [
     "known_keys",
     "load_config",
     "make_config",
+    "read_mapping",
 ]
 
 
@@ -30,9 +31,27 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
         InputError: the file is missing or no YAML, a key is unknown, a value is out of range, or
             keys contradict each other; one line that names the key and the file.
     """
+    data = read_mapping(path, overrides, examples="configs/")
+    return make_config(data, where=str(path))
+
+
+def make_config(data: dict[str, Any], where: str = "config") -> RunConfig:
+    """Validate a mapping; `where` names it in messages."""
+    try:
+        return RunConfig.model_validate(expand_paths(data, where))
+    except ValidationError as error:
+        raise InputError(f"{where}: {_one_line(error)}") from error
+
+
+def read_mapping(path: str | Path, overrides: list[str] | None, *, examples: str) -> dict[str, Any]:
+    """What a YAML file says, overrides applied; `examples` is where a lost user finds some.
+
+    Raises:
+        InputError: no such file, no YAML, no mapping, or an override that is none.
+    """
     source = Path(path)
     if not source.is_file():
-        raise InputError(f"{path}: no such config file; configs/ holds examples")
+        raise InputError(f"{path}: no such config file; {examples} holds examples")
     try:
         data = yaml.safe_load(source.read_text(encoding="utf-8"))
     except OSError as error:
@@ -44,15 +63,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
         raise InputError(f"{path}: a config is a mapping of keys, not {type(data).__name__}")
     for override in overrides or []:
         _apply(data, override)
-    return make_config(data, where=str(path))
-
-
-def make_config(data: dict[str, Any], where: str = "config") -> RunConfig:
-    """Validate a mapping; `where` names it in messages."""
-    try:
-        return RunConfig.model_validate(expand_paths(data, where))
-    except ValidationError as error:
-        raise InputError(f"{where}: {_one_line(error)}") from error
+    return data
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -6,10 +6,9 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from raft.config import _apply, known_keys
+from raft.config import known_keys, read_mapping
 from raft.paths import expand_paths
 from raft.train_schema import TrainRewardConfig
 from rollout.errors import InputError
@@ -24,20 +23,7 @@ def load_train_config(path: str | Path, overrides: list[str] | None = None) -> T
         InputError: the file is missing or no YAML, a key is unknown or out of range, or keys
             contradict each other; one line that names the key and the file.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise InputError(f"{path}: no such config file; configs/reward/ holds examples")
-    try:
-        data = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a 13th month
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    data = {} if data is None else data
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: a config is a mapping of keys, not {type(data).__name__}")
-    for override in overrides or []:
-        _apply(data, override)
+    data = read_mapping(path, overrides, examples="configs/reward/")
     return make_train_config(data, where=str(path))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rewards.parts import attention_of, load_config, load_tokenizer, one_line
+from rewards.parts import load_config, load_tokenizer, load_weights
 from rewards.source import local_folder
 from rewards.training.settings import TrainingSettings
 from rollout.types import InputError
@@ -98,21 +98,8 @@ def _from_files(folder: Path, config: Any, kind: Kind, dtype: torch.dtype) -> An
         raise InputError(f"{folder}: no model for {name} is known for {config.model_type!r}")
     if kind == "classifier":
         config.num_labels = 1
-    try:
-        model, report = auto.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention_of(config),
-            trust_remote_code=False,
-            weights_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(f"{HEAD}."))
-    if missing:
-        raise InputError(f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all)")
+    # a new head may be drawn at random, and nothing else
+    model, _ = load_weights(auto, folder, config, dtype, new=(f"{HEAD}.",))
     if kind == "classifier" and not isinstance(getattr(model, HEAD, None), nn.Linear):
         raise InputError(f"{type(model).__name__} has no linear head named score: not supported")
     return model

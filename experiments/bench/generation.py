@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experiments.bench.job import Job, data, quiet, read_prompts, save
+from experiments.bench.job import Job, quiet, read_prompts, save
 from experiments.bench.table import run_module, spread, table
+from experiments.data import data
 
 Draw = Callable[[int], int]  # seed -> tokens drawn
 

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-_FIRST_WORDS = 8
-_SEPARATOR = "<|endoftext|>"
+from experiments.data import data
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,6 @@ class Job:
     @property
     def lexicon(self) -> str:
         return str(data("data/lexicon/story_mood.json"))
-
-
-def data(path: str) -> Path:
-    """A file or folder of $RAFT_DATA."""
-    from raft.paths import data_root
-
-    root = data_root()
-    if root is None or not (root / path).exists():
-        raise SystemExit(f"no {path}: set RAFT_DATA to the folder that holds it")
-    return (root / path).resolve()
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
@@ -148,15 +137,10 @@ def quiet() -> None:
 
 
 def _openings(job: Job) -> tuple[list[str], list[str]]:
-    """The first words of stories, shuffled, no text twice: (training, held out)."""
-    import random
+    """(training, held out), the same held-out prompts whatever the seed of a repeat."""
+    from experiments.stories.prompts import openings
 
-    from rollout.prompts import read_prompts as read
-
-    stories = data("data/tinystories/train.txt.gz")
-    found = read(stories, separator=_SEPARATOR, first_words=_FIRST_WORDS)
-    texts = list(dict.fromkeys(str(prompt.content) for prompt in found))
-    random.Random(0).shuffle(texts)  # the same held-out prompts whatever the seed of a repeat
+    texts = openings()
     return texts[job.held_out :], texts[: job.held_out]
 
 

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench.job import data, quiet
+from experiments.bench.job import quiet
 from experiments.bench.table import spread, table
+from experiments.data import data
 
 _HH = "data/hh-rlhf/dev/helpful-base.jsonl.gz"
 _TOKENIZER = "data/tokenizers/tinystories-bpe-4K/tokenizer.json.gz"

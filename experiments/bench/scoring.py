@@ -21,8 +21,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experiments.bench.job import data, quiet
+from experiments.bench.job import quiet
 from experiments.bench.table import spread, table
+from experiments.data import data
 
 Score = Callable[[Sequence[str]], list[float]]
 OWN, CARD = "toolkit", "card's loop, padded to the maximum"

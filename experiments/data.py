@@ -1,0 +1,17 @@
+"""Where the public models and data lie that the experiments read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["data"]
+
+
+def data(path: str) -> Path:
+    """A file or folder of $RAFT_DATA."""
+    from raft.paths import data_root
+
+    root = data_root()
+    if root is None or not (root / path).exists():
+        raise SystemExit(f"no {path}: set RAFT_DATA to the folder that holds it")
+    return (root / path).resolve()

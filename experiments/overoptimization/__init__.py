@@ -1,0 +1,1 @@
+"""When does a learned reward stop being true? See README.md."""

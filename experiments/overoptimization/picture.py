@@ -1,0 +1,77 @@
+"""Gold and proxy against KL: one row for each kind of labels, best-of-n left, RAFT right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.overoptimization.study import FLIPPED, PROXIES
+
+__all__ = ["draw"]
+
+# Okabe & Ito
+_COLORS = {"bt": "#D55E00", "mean": "#0072B2", "min": "#56B4E9", "grm": "#009E73"}
+_NAMES = {
+    "bt": "Bradley–Terry",
+    "mean": "ensemble of 3, mean",
+    "min": "ensemble of 3, minimum",
+    "grm": "GRM",
+}
+
+
+def draw(found: dict[str, Any], out: Path) -> None:
+    """Gold bold with its 95 % interval; the proxy dashed, in its own spread, from gold's start."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    axes = figure.subplots(len(FLIPPED), 2, sharey="row", squeeze=False)
+    for row, (noise, flipped) in zip(axes, FLIPPED.items(), strict=True):
+        for ax, way in zip(row, ("best_of_n", "raft"), strict=True):
+            for proxy in PROXIES:
+                _draw_curve(ax, found[f"{proxy}_{noise}"][way], _COLORS[proxy])
+            if way == "best_of_n":
+                points = found["gold"]["best_of_n"]
+                ax.plot(
+                    [p["kl"] for p in points], [p["gold"] for p in points], ":", color="#444444"
+                )
+            _label(ax, way, flipped)
+    _legend(figure)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=130)
+
+
+def _draw_curve(ax: Any, points: list[dict[str, float]], color: str) -> None:
+    if not points:
+        return
+    kl = [p["kl"] for p in points]
+    start = points[0]["gold"] - points[0]["proxy"]
+    ax.plot(kl, [p["gold"] for p in points], color=color, linewidth=1.8, marker="o", markersize=3)
+    ax.fill_between(
+        kl, [p["gold_low"] for p in points], [p["gold_high"] for p in points],
+        color=color, alpha=0.15, linewidth=0,
+    )  # fmt: skip
+    ax.plot(kl, [p["proxy"] + start for p in points], "--", color=color, linewidth=0.9, alpha=0.8)
+
+
+def _label(ax: Any, way: str, flipped: float) -> None:
+    what = "Best of n, n = 1 to 256" if way == "best_of_n" else "RAFT iterations"
+    ax.set_title(f"{what}, {flipped:.0%} of labels wrong", loc="left", fontsize=10)
+    ax.set_xlabel("KL to the starting policy, nats")
+    if way == "best_of_n":
+        ax.set_ylabel("gold reward")
+    ax.grid(color="#E5E5E5", linewidth=0.6)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def _legend(figure: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=_COLORS[proxy], label=_NAMES[proxy]) for proxy in PROXIES]
+    handles += [
+        Line2D([], [], color="#444444", label="gold, 95 % interval"),
+        Line2D([], [], color="#444444", linestyle="--", linewidth=0.9,
+               label="proxy, in its spread at the start"),
+        Line2D([], [], color="#444444", linestyle=":", label="chosen by gold itself"),
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)

@@ -1,0 +1,156 @@
+"""The commands of the study, in order; each runs once, so a study that was stopped goes on.
+
+prompts -> pairs labelled by gold, clean and with a quarter of the labels wrong
+        -> reward models: three Bradley–Terry seeds, GRM, of each kind of labels
+        -> one pool of N samples per held-out prompt, scored by all of them   (best-of-n)
+        -> RAFT against each of four proxies, of each kind of labels          (iterations)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.stories.commands import Commands
+from experiments.stories.labels import write_pairs
+from experiments.stories.prompts import write_openings
+
+__all__ = ["FLIPPED", "PROXIES", "Paths", "Size", "draw_pool", "iterate", "make_pairs", "train"]
+
+_HERE = Path(__file__).parent
+_REWARD = _HERE.parent / "stories" / "reward.yaml"
+GOLD = "function:experiments.stories.gold:gold"
+FLIPPED = {"000": 0.0, "025": 0.25}  # in names of files -> share of wrong labels
+MEMBERS = ("bt_0", "bt_1", "bt_2")
+PROXIES = ("bt", "mean", "min", "grm")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Prompts and samples; the defaults take about an hour on two cores."""
+
+    train: int = 3200
+    test: int = 500
+    held_out: int = 128
+    samples: int = 4
+    n: int = 256
+    iterations: int = 10
+    per_iteration: int = 256
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where everything of a study lies."""
+
+    root: Path
+
+    @property
+    def prompts(self) -> Path:
+        return self.root / "prompts"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def pool(self) -> Path:
+        return self.root / "pool.jsonl"
+
+    def pairs(self, noise: str) -> Path:
+        return self.root / f"pairs_{noise}.jsonl"
+
+    def run(self, proxy: str, noise: str) -> Path:
+        return self.root / "raft" / f"{proxy}_{noise}"
+
+
+def make_pairs(paths: Paths, size: Size, commands: Commands) -> None:
+    """Samples of the starting policy, two of a prompt at a time, as labelled pairs."""
+    counts = {"held_out": size.held_out, "test": size.test, "train": size.train}
+    write_openings(paths.prompts, counts)
+    for name in ("train", "test"):
+        commands.raft(
+            f"sample_{name}", "sample", paths.prompts / f"{name}.jsonl", "--policy", policy(),
+            "--k", str(size.samples), "--max-new-tokens", "64",
+            "--out", paths.root / f"{name}.samples.jsonl",
+        )  # fmt: skip
+    for noise, flipped in FLIPPED.items():
+        write_pairs(paths.root / "train.samples.jsonl", paths.pairs(noise), flipped)
+    write_pairs(paths.root / "test.samples.jsonl", paths.pairs("test"), 0.0)
+
+
+def train(paths: Paths, commands: Commands) -> None:
+    """Three Bradley–Terry seeds and a GRM of each kind of labels, and the scale of each."""
+    for noise in FLIPPED:
+        environment = {
+            "PAIRS": str(paths.pairs(noise)),
+            "HELD_OUT": str(paths.pairs("test")),
+        }
+        for seed, member in enumerate(MEMBERS):
+            _train(paths, commands, f"{member}_{noise}", [f"seed={seed}"], environment)
+        grm = ["recipe=grm", "grm.head_neurons=128", "max_length=128"]
+        _train(paths, commands, f"grm_{noise}", grm, environment)
+
+
+def _train(
+    paths: Paths, commands: Commands, name: str, settings: list[str], environment: dict[str, str]
+) -> None:
+    folder = paths.models / name
+    commands.raft(
+        f"train_{name}", "train-reward", _REWARD, f"run_dir={folder}", *settings,
+        environment=environment,
+    )  # fmt: skip
+    commands.raft(
+        f"scale_{name}", "score", paths.root / "test.samples.jsonl", "--reward", folder / "model",
+        "--out", paths.models / f"{name}.scored.jsonl",
+    )  # fmt: skip
+
+
+def draw_pool(paths: Paths, size: Size, commands: Commands) -> None:
+    """N samples per held-out prompt, with a column of scores of each reward model and of gold."""
+    samples = paths.root / "pool.samples.jsonl"
+    commands.raft(
+        "pool", "sample", paths.prompts / "held_out.jsonl", "--policy", policy(),
+        "--k", str(size.n), "--max-new-tokens", "64", "--seed", "1", "--out", samples,
+    )  # fmt: skip
+    scored = paths.root / "pool.gold.jsonl"
+    commands.raft("pool_gold", "score", samples, "--reward", GOLD, "--as", "gold", "--out", scored)
+    for noise in FLIPPED:
+        for member in (*MEMBERS, "grm"):
+            name = f"{member}_{noise}"
+            out = paths.root / f"pool.{name}.jsonl"
+            commands.raft(
+                f"pool_{name}", "score", scored, "--reward", paths.models / name / "model",
+                "--as", name, "--out", out,
+            )  # fmt: skip
+            scored = out
+    if not paths.pool.exists():
+        paths.pool.hardlink_to(scored)
+
+
+def iterate(paths: Paths, size: Size, commands: Commands) -> None:
+    """RAFT against each proxy, the gold function measured beside it."""
+    common = {
+        "POLICY_PROMPTS": str(paths.prompts / "train.jsonl"),
+        "HELD_OUT_PROMPTS": str(paths.prompts / "held_out.jsonl"),
+        "MODELS": str(paths.models),
+    }
+    for noise in FLIPPED:
+        for proxy in PROXIES:
+            ensemble = proxy in ("mean", "min")
+            member = "bt_0" if proxy == "bt" else proxy
+            own = {"NOISE": noise, "REDUCE": proxy} if ensemble else {
+                "PROXY": str(paths.models / f"{member}_{noise}" / "model")
+            }  # fmt: skip
+            commands.raft(
+                f"raft_{proxy}_{noise}", "run",
+                _HERE / ("raft_ensemble.yaml" if ensemble else "raft.yaml"),
+                f"run_dir={paths.run(proxy, noise)}", f"iterations={size.iterations}",
+                f"prompts.per_iteration={size.per_iteration}", environment={**common, **own},
+            )  # fmt: skip
+
+
+def policy() -> str:
+    """The starting policy's folder."""
+    from experiments.data import data
+
+    return str(data("models/stories260k"))

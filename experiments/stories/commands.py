@@ -1,0 +1,48 @@
+"""Runs `raft …` commands, each once: what is finished is not done again, and its cost is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["Commands"]
+
+
+class Commands:
+    """Commands of one experiment; their output and their seconds lie in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "logs"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._costs = folder / "seconds.json"
+
+    def raft(
+        self, name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`raft ARGUMENTS`, unless a command of that name has ended well before."""
+        costs = self.seconds()
+        if name in costs:
+            return
+        print(f"{name}: raft {' '.join(map(str, arguments))}", flush=True)
+        log, start = self._folder / f"{name}.txt", time.monotonic()
+        with open(log, "w", encoding="utf-8") as file:
+            done = subprocess.run(
+                [sys.executable, "-m", "raft.cli", *map(str, arguments)],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+            )
+        if done.returncode:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise SystemExit(f"{name} ended with {done.returncode}; the end of {log}:\n{tail}")
+        costs[name] = round(time.monotonic() - start, 1)
+        self._costs.write_text(json.dumps(costs, indent=1))
+
+    def seconds(self) -> dict[str, float]:
+        """What each finished command took."""
+        return json.loads(self._costs.read_text()) if self._costs.exists() else {}

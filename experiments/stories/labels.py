@@ -1,0 +1,41 @@
+"""Preference pairs: samples by twos, ordered by the gold reward, some turned round."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.stories.gold import gold
+
+__all__ = ["label", "write_pairs"]
+
+
+def label(rows: Iterable[Mapping[str, Any]], flipped: float, seed: int = 0) -> list[dict[str, str]]:
+    """A pair of each two responses of a row whose gold differs, as in GRM's paper (arXiv
+    2406.10216): the gold reward decides, then a share of `flipped` of the labels is wrong."""
+    rng = random.Random(seed)
+    pairs = []
+    for row in rows:
+        texts = row["responses"]
+        for first, second in zip(texts[::2], texts[1::2], strict=False):
+            gold_first, gold_second = gold([row["prompt"]] * 2, [first, second])
+            # drawn for ties too: the same pairs are wrong whatever the gold reward
+            wrong = rng.random() < flipped
+            if gold_first == gold_second:
+                continue
+            if (gold_first < gold_second) != wrong:
+                first, second = second, first
+            pairs.append({"prompt": row["prompt"], "chosen": first, "rejected": second})
+    return pairs
+
+
+def write_pairs(samples: Path, out: Path, flipped: float) -> int:
+    """Pairs of a file of samples, unless they are there; how many."""
+    if not out.exists():
+        with open(samples, encoding="utf-8") as lines:
+            pairs = label(map(json.loads, lines), flipped)
+        out.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return sum(1 for _ in open(out, encoding="utf-8"))

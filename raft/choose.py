@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from raft.files import whole_file
+from raft.files import write_rows
 from raft.selection import mask_unselectable, select
 from rollout.types import InputError
 
+__all__ = ["choose", "selectable_scores", "trained_samples"]
+
 Rows = Callable[[], Iterable[dict[str, Any]]]  # opens the rollouts anew: they may not fit memory
+_PAIRS = "best_and_worst"
 
 
 def choose(
@@ -32,25 +35,42 @@ def choose(
     Raises:
         InputError: nothing could be selected.
     """
-    scores, refused = _selectable(rows, filters)
-    chosen_M2 = select(strategy, scores, **arguments)
+    scores_PK, refused = _selectable(rows, filters)
+    chosen_M2 = select(strategy, scores_PK, **arguments)
     if len(chosen_M2) == 0:
         counts = ", ".join(f"{key} {count}" for key, count in refused.items() if count) or "none"
         raise InputError(
-            f"select: no sample of {scores.size} can be selected (unselectable: {counts}); loosen "
-            "the filters, lower the threshold, or look at the scores"
+            f"select: no sample of {scores_PK.size} can be selected (unselectable: {counts}); "
+            "loosen the filters, lower the threshold, or look at the scores"
         )
     by_prompt: dict[int, list[int]] = defaultdict(list)
     for prompt, sample in chosen_M2.tolist():
         by_prompt[prompt].append(sample)
-    pairs = strategy == "best_and_worst"
-    kept = _write(out, _selected(rows, by_prompt, pairs))
+    trained_M2 = trained_samples(strategy, chosen_M2)
+    kept = write_rows(out, _selected(rows, by_prompt, strategy == _PAIRS))
     return {
-        "select/reward_mean": float(np.mean(kept)),
-        "select/kept": len(kept),
+        "select/reward_mean": float(np.mean(scores_PK[tuple(trained_M2.T)])),
+        "select/kept": kept,
         "select/prompts": len(by_prompt),
         **{f"select/refused_{key}": int(count) for key, count in refused.items()},
     }
+
+
+def selectable_scores(
+    row: dict[str, Any], filters: dict[str, Any]
+) -> tuple[NDArray[np.float64], dict[str, int]]:
+    """A row's scores (K,), NaN for what may not be selected, and why, counted."""
+    scores_1K = np.array([[np.nan if s is None else s for s in row["scores"]]], dtype=float)
+    truncated_1K = [[reason == "length" for reason in row["finish_reasons"]]]
+    scores_1K, counts = mask_unselectable(
+        scores_1K, [row["responses"]], truncated_PK=truncated_1K, **filters
+    )
+    return scores_1K[0], counts
+
+
+def trained_samples(strategy: str, chosen_M2: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(M', 2): of the rows that `select` gives, those that the policy learns to say."""
+    return chosen_M2[::2] if strategy == _PAIRS else chosen_M2
 
 
 def _selectable(rows: Rows, filters: dict[str, Any]) -> tuple[np.ndarray, dict[str, int]]:
@@ -58,12 +78,8 @@ def _selectable(rows: Rows, filters: dict[str, Any]) -> tuple[np.ndarray, dict[s
     masked: list[np.ndarray] = []
     total: dict[str, int] = defaultdict(int)
     for row in rows():
-        scores_1K = np.array([[np.nan if s is None else s for s in row["scores"]]], dtype=float)
-        truncated_1K = [[reason == "length" for reason in row["finish_reasons"]]]
-        scores_1K, counts = mask_unselectable(
-            scores_1K, [row["responses"]], truncated_PK=truncated_1K, **filters
-        )
-        masked.append(scores_1K[0])
+        scores_K, counts = selectable_scores(row, filters)
+        masked.append(scores_K)
         for key, count in counts.items():
             total[key] += count
     return np.array(masked), dict(total)
@@ -93,12 +109,3 @@ def _row(row: dict[str, Any], sample: int) -> dict[str, Any]:
         "prompt_token_ids": row["prompt_token_ids"],
         "token_ids": row["token_ids"][sample],
     }
-
-
-def _write(out: Path, rows: Iterable[dict[str, Any]]) -> list[float]:
-    scores: list[float] = []
-    with whole_file(out) as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            scores.append(row["score"])
-    return scores

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -57,6 +57,16 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 def write_whole(path: Path, text: str) -> None:
     with whole_file(path) as file:
         file.write(text)
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """A JSONL file, whole or not at all; how many rows it has. NaN is refused: it is no JSON."""
+    count = 0
+    with whole_file(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -25,6 +25,8 @@ from rollout.types import conversation
 __all__ = ["BY_SCORE", "COLUMNS", "Tournament", "rank_file"]
 
 COLUMNS = ("ranking", "best", "ranking_scores", "tournament")
+# what a tournament asked, for `raft replay`: [[i, j, P(response i is better than j)], …]
+COMPARISONS = "comparisons"
 # the method where a reward's scores rank, and nothing is compared
 BY_SCORE = "by_score"
 
@@ -64,10 +66,11 @@ def rank_file(
     """Rank the responses of every row of `file`, by a judge's verdicts or by a reward's scores.
 
     Adds to each row `ranking`, the indices of its responses, best first; `best`, the first of
-    these; `ranking_scores` in the order of the responses; and `tournament`, the method, how many
-    places it is made to tell from the best and from the worst end (`top`, `bottom`), and what
-    `rewards.tournament.Report` counts. Where a comparison is missing, so is the ranking: an empty
-    list, null, and scores of null. By score, responses without one are left out of the ranking.
+    these; `ranking_scores` in the order of the responses; `tournament`, the method, how many places
+    it is made to tell from the best and from the worst end (`top`, `bottom`), and what
+    `rewards.tournament.Report` counts; and where one was held, `comparisons`, what it asked. Where
+    a comparison is missing, so is the ranking: an empty list, null, and scores of null. By score,
+    responses without one are left out of the ranking.
 
     Equal responses are one entrant: they share their score and stand side by side.
 
@@ -123,12 +126,13 @@ class _Ranking:
         self._scored = 0
 
     def columns(self, row: ScoreRow) -> Sequence[str]:
-        refuse_columns(row, COLUMNS, self._replace, "")
+        columns = COLUMNS if self.method == BY_SCORE else (*COLUMNS, COMPARISONS)
+        refuse_columns(row, columns, self._replace, "")
         if not row.groups:
             raise InputError(f"{row.where}: 'responses' is empty; there is nothing to rank")
         if self.method != BY_SCORE:
             self._check_cost(row)
-        return COLUMNS
+        return columns
 
     def prepare(self) -> None:
         judge, reward = self._settings
@@ -244,7 +248,15 @@ class _Field:
         scores = [standing.scores[entrant] for entrant in self.entrants]
         told = {"method": method, "top": standing.top, "bottom": standing.bottom}
         told |= _told(Report.of([standing]))
-        return _with(self._row, [] if standing.missing else ranking, scores, told)
+        found = _with(self._row, [] if standing.missing else ranking, scores, told)
+        return {**found, COMPARISONS: self._comparisons(standing)}
+
+    def _comparisons(self, standing: Standing) -> list[list[int | float]]:
+        """By the first response of each entrant; of a missing standing, those before the gap."""
+        played = standing.played
+        at = [self.entrants.index(entrant) for entrant in range(len(self.texts))]
+        both = zip(played.pairs, played.probability_M, strict=True)
+        return [[at[first], at[second], chance] for (first, second), chance in both]
 
 
 def _by_score(row: ScoreRow, scores: list[float | None]) -> dict[str, Any]:

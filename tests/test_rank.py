@@ -305,3 +305,30 @@ def test_a_judge_and_a_reward_exclude_each_other(tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as end:
             rank(numbered(tmp_path), *arguments)
         assert end.value.code == 2
+
+
+def test_what_was_asked_is_kept_for_a_replay(tmp_path, capsys):
+    rows = [
+        {"id": f"p{n}", "prompt": "p", "responses": ["a" * (1 + (n * k) % 7) for k in range(5)]}
+        for n in range(1, 7)
+    ]
+    file = write(tmp_path / "rows.jsonl", rows)
+    league = tmp_path / "league.jsonl"
+    assert rank("--reward", CHARS, "--method", "round_robin", file, "--out", league) == 0
+    assert (
+        rank("--reward", CHARS, "--method", "knockout", file, "--out", tmp_path / "ko.jsonl") == 0
+    )
+    for row in toy_runs.rows(league):
+        texts = list(dict.fromkeys(row["responses"]))
+        assert len(row["comparisons"]) == len(texts) * (len(texts) - 1) / 2
+        for i, j, chance in row["comparisons"]:
+            longer = len(row["responses"][i]) - len(row["responses"][j])
+            assert (chance > 0.5) == (longer > 0)
+    # the knockout comes out again from the league's comparisons
+    capsys.readouterr()
+    line = ["replay", "--quiet", str(league), "--tournament", "knockout", "--k", "5", "--json"]
+    assert main(line) == 0
+    (found,) = json.loads(capsys.readouterr().out)["results"]
+    best = [row["responses"][row["best"]] for row in toy_runs.rows(tmp_path / "ko.jsonl")]
+    assert found["missing"]["prompts"] == 0
+    assert found["values"]["chars"]["mean"] == pytest.approx(sum(map(len, best)) / len(best))

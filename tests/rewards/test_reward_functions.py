@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_conversational_completions_are_read_too():
     ],
 )
 def test_read_number(text, number):
-    assert read_number(text) == Decimal(number)
+    assert read_number(text) == Fraction(number)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""A pool of responses as what each answers: which are right, which give the same number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raft.replay.source import find_samples
+from raft.row_parts import row_id
+from rewards.compose.settings import finite_number
+from rewards.evaluation.pool_metrics import SILENT
+from rewards.functions.numeric_match import read_number, reference_number
+from rollout.errors import InputError
+from rollout.rows import find_source, read_rows
+
+__all__ = ["RIGHT", "Question", "Questions", "read_questions"]
+
+# the label of the right answer, given or not
+RIGHT = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """label_N: `RIGHT`, another number's label, or `SILENT` where a response gives none.
+    score_N: NaN where a score is missing; None where none are asked for."""
+
+    label_N: NDArray[np.int64]
+    score_N: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """All questions of a pool that have an answer; `unanswered` counts the others."""
+
+    name: str
+    column: str
+    scores: str | None
+    questions: list[Question]
+    unanswered: int
+
+    @property
+    def most(self) -> int:
+        return max(len(one.label_N) for one in self.questions)
+
+
+def read_questions(
+    pool: str,
+    column: str = "answer",
+    *,
+    answers: str | None = None,
+    scores: str | None = None,
+    tolerance: float = 0.0,
+) -> Questions:
+    """Read a pool, one row at a time; of texts nothing is kept.
+
+    Args:
+        column: of the right answer: a number, or a text that gives one (`#### 42`).
+        answers: a file of prompts with that column, matched by id, where the pool has none.
+        scores: the column of scores to read.
+        tolerance: how far a right number may be off.
+
+    Raises:
+        InputError: a broken row, no answer to any question, two rows of one id, no such scores.
+    """
+    slack = Fraction(finite_number(tolerance, "--tolerance", at_least=0)).limit_denominator(10**12)
+    known = None if answers is None else _answers(answers, column)
+    source = find_samples(pool)
+    if len(source.parts) > 1 or source.parts[0].iteration is not None:
+        raise InputError(f"{pool}: is a run folder; name one of its files, iterations/NNN/….jsonl")
+    found: list[Question] = []
+    seen: set[str] = set()
+    unanswered = 0
+    for row in source.read(source.parts[0]):
+        where = f"{pool}: row {row['id']!r}"
+        if row["id"] in seen:
+            raise InputError(f"{where} stands twice; give each question one row")
+        seen.add(row["id"])
+        reference = _reference(row, column, known, where, answers)
+        if reference is None:
+            unanswered += 1
+            continue
+        found.append(
+            Question(_labels(row, reference, column, slack, where), _scores(row, scores, where))
+        )
+    if not found:
+        raise InputError(f"{pool}: no row has an answer in {column!r}; name its column by --answer")
+    return Questions(source.name, column, scores, found, unanswered)
+
+
+def _answers(file: str, column: str) -> dict[str, Any]:
+    try:
+        source = find_source(file)
+    except InputError as error:
+        raise InputError(str(error).replace("in prompts.path", "of --questions")) from error
+    found = {}
+    for row in read_rows(source):
+        if not isinstance(row.value, dict) or column not in row.value:
+            raise InputError(f"{row.where}: has no column {column!r}; name it by --answer")
+        found[row_id(row.value, row, source.stem)] = row.value[column]
+    return found
+
+
+def _reference(
+    row: Mapping[str, Any], column: str, known: dict[str, Any] | None, where: str, file: str | None
+) -> Any:
+    if column in row:
+        return row[column]
+    if known is None:
+        held = ", ".join(row)
+        raise InputError(
+            f"{where}: no column {column!r} with the right answer (columns: {held}); name it by "
+            "--answer, or the file of prompts that has it by --questions"
+        )
+    if row["id"] not in known:
+        raise InputError(
+            f"{where}: {file} has no row of this id; name the prompts it was drawn for"
+        )
+    return known[row["id"]]
+
+
+def _labels(
+    row: Mapping[str, Any], reference: Any, column: str, slack: Fraction, where: str
+) -> NDArray[np.int64]:
+    try:
+        right = reference_number(reference, column)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    labels: dict[Fraction, int] = {}
+    found = []
+    for text in row["responses"]:
+        number = read_number(text)
+        if number is None:
+            found.append(SILENT)
+        elif abs(number - right) <= slack:
+            found.append(RIGHT)
+        else:
+            found.append(labels.setdefault(number, len(labels) + 1))
+    return np.array(found, dtype=np.int64)
+
+
+def _scores(row: Mapping[str, Any], column: str | None, where: str) -> NDArray[np.float64] | None:
+    if column is None:
+        return None
+    if column not in row:
+        stored = ", ".join(key for key in row if key.endswith("scores")) or "none"
+        raise InputError(
+            f"{where}: no scores in {column!r} (stored: {stored}); run raft score first"
+        )
+    given = row[column]
+    if not column.endswith("scores") and (
+        not isinstance(given, list) or len(given) != len(row["responses"])
+    ):
+        raise InputError(f"{where}: {column!r} is not one score per response")
+    return np.array([np.nan if score is None else score for score in given], dtype=np.float64)

@@ -1,0 +1,1 @@
+"""What another selection would have kept, from stored responses and scores: no model runs."""

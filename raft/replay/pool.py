@@ -1,0 +1,203 @@
+"""Stored samples as arrays: scores and lengths stay, texts pass by.
+
+Axes in names: P prompts, N stored samples of one prompt. Where prompts have unequal numbers of
+samples, the places behind a prompt's last one are not drawn (`drawn_PN`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raft.choose import selectable_scores
+from raft.replay.rows import COMPARISONS, score_columns
+from raft.replay.rules import REWARD, Scoring
+
+__all__ = ["Pool", "read_pool", "value_name"]
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+# filters that look at a prompt's other samples or at scores: `subsets` applies them to each subset
+BY_SCORE = ("min_score", "min_spread", "unique")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """Samples that are selected from together.
+
+    Attributes:
+        score_PN: what selects; NaN where it is missing.
+        refused_PN: by the filters that look at a text alone.
+        first_PN: the first sample of the prompt with the same text; itself, mostly.
+        text_PN: equal for equal texts, over all prompts.
+        values: name -> (P, N): the stored scores, and lengths in words, chars and tokens.
+        refused: how many samples each of these filters took, and how many have no score.
+        own_PN: scores as the run's own selector saw them; None without a run.
+        wins_PNN: stored P(the one is better than the other), by first_PN; NaN where it is not
+            stored. None where no row has comparisons.
+    """
+
+    ids: list[str]
+    drawn_PN: Flags
+    score_PN: Floats
+    refused_PN: Flags
+    first_PN: NDArray[np.int64]
+    text_PN: NDArray[np.int64]
+    values: dict[str, Floats]
+    refused: dict[str, int]
+    own_PN: Floats | None
+    wins_PNN: Floats | None
+
+    @property
+    def samples(self) -> int:
+        """N, of the prompt that has most."""
+        return self.drawn_PN.shape[1]
+
+
+def read_pool(
+    rows: Iterable[Mapping[str, Any]],
+    scoring: Scoring,
+    filters: Mapping[str, Any],
+    own_filters: Mapping[str, Any] | None = None,
+    *,
+    scored: bool = True,
+    where: str = "samples",
+) -> Pool | None:
+    """Read a part's rows, in order; None without any.
+
+    Args:
+        filters: of `raft.selection.mask_unselectable`, for what is tried.
+        own_filters: those of the run itself; None where there is no run.
+        scored: False where rows need no scores, because stored comparisons select.
+
+    Raises:
+        InputError: a row without what is to select.
+    """
+    reader = _Reader(scoring, filters, own_filters, scored, where)
+    for row in rows:
+        reader.add(row)
+    return reader.pool() if reader.rows else None
+
+
+def value_name(column: str) -> str:
+    """What a stored column is called in a report: `scores` is the reward, `gold_scores` gold."""
+    return "reward" if column == REWARD else column.removesuffix("_scores")
+
+
+class _Reader:
+    def __init__(
+        self,
+        scoring: Scoring,
+        filters: Mapping[str, Any],
+        own_filters: Mapping[str, Any] | None,
+        scored: bool,
+        where: str,
+    ) -> None:
+        self._scoring, self._scored, self._where = scoring, scored, where
+        self._text_filters = {k: v for k, v in filters.items() if k not in BY_SCORE}
+        self._own_filters = own_filters
+        self._ids: list[str] = []
+        self._columns: dict[str, list[Sequence[float]]] = {}
+        self._own: list[Floats] = []
+        self._texts: list[list[int]] = []
+        self._refused: list[Flags] = []
+        self._counts: Counter[str] = Counter()
+        self._comparisons: list[list[Any] | None] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        where = f"{self._where}: prompt {row['id']!r}"
+        texts = row["responses"]
+        self._ids.append(row["id"])
+        self._texts.append([hash(text) for text in texts])
+        plain = {**row, "scores": row.get(REWARD) or [None] * len(texts)}
+        if self._scored:
+            self._keep("", self._scoring.scores(row, where))
+        for column in score_columns(dict(row)):
+            self._keep(value_name(column), [np.nan if s is None else s for s in row[column]])
+        self._keep("words", [len(text.split()) for text in texts])
+        self._keep("chars", [len(text) for text in texts])
+        if row.get("token_ids") is not None:
+            self._keep("tokens", [len(ids) for ids in row["token_ids"]])
+        # scores of 0 pass every filter that looks at texts
+        zeros = {**plain, "scores": [0.0] * len(texts)}
+        passed_K, counts = selectable_scores(zeros, self._text_filters)
+        self._refused.append(np.isnan(passed_K))
+        self._counts.update({name: n for name, n in counts.items() if name != "not_finite"})
+        if self._own_filters is not None:
+            self._own.append(selectable_scores(plain, dict(self._own_filters))[0])
+        self._comparisons.append(row.get(COMPARISONS))
+
+    @property
+    def rows(self) -> int:
+        return len(self._ids)
+
+    def pool(self) -> Pool:
+        counts_P = np.array([len(texts) for texts in self._texts])
+        drawn_PN = np.arange(counts_P.max())[None, :] < counts_P[:, None]
+        values = {name: _padded(rows, drawn_PN) for name, rows in self._columns.items()}
+        score_PN = values.pop("", np.full(drawn_PN.shape, np.nan))
+        first = [_firsts(texts) for texts in self._texts]
+        return Pool(
+            ids=self._ids,
+            drawn_PN=drawn_PN,
+            score_PN=np.where(np.isfinite(score_PN), score_PN, np.nan),
+            refused_PN=_padded(self._refused, drawn_PN) == 1,
+            first_PN=_padded_whole(first, drawn_PN),
+            text_PN=_padded_whole(self._texts, drawn_PN),
+            values={name: np.where(np.isfinite(v), v, np.nan) for name, v in values.items()},
+            refused=self._reasons(score_PN, drawn_PN),
+            own_PN=_padded(self._own, drawn_PN) if self._own else None,
+            wins_PNN=_wins(self._comparisons, first, drawn_PN),
+        )
+
+    def _reasons(self, score_PN: Floats, drawn_PN: Flags) -> dict[str, int]:
+        missing = int((drawn_PN & ~np.isfinite(score_PN)).sum()) if self._scored else 0
+        counts = {"not_finite": missing, **self._counts}
+        return {name: count for name, count in counts.items() if count}
+
+    def _keep(self, name: str, values: Sequence[float]) -> None:
+        rows = self._columns.setdefault(name, [])
+        # a column that earlier rows had not
+        while len(rows) < len(self._ids) - 1:
+            rows.append([])
+        rows.append(values)
+
+
+def _padded(rows: Sequence[Any], drawn_PN: Flags) -> Floats:
+    found_PN = np.full(drawn_PN.shape, np.nan)
+    for p, row in enumerate(rows):
+        found_PN[p, : len(row)] = row
+    return found_PN
+
+
+def _padded_whole(rows: Sequence[Sequence[int]], drawn_PN: Flags) -> NDArray[np.int64]:
+    found_PN = np.zeros(drawn_PN.shape, dtype=np.int64)
+    for p, row in enumerate(rows):
+        found_PN[p, : len(row)] = row
+    return found_PN
+
+
+def _firsts(texts_K: Sequence[int]) -> list[int]:
+    places: dict[int, int] = {}
+    return [places.setdefault(text, k) for k, text in enumerate(texts_K)]
+
+
+def _wins(
+    comparisons: Sequence[list[Any] | None], firsts: Sequence[list[int]], drawn_PN: Flags
+) -> Floats | None:
+    if all(found is None for found in comparisons):
+        return None
+    prompts, samples = drawn_PN.shape
+    wins_PNN = np.full((prompts, samples, samples), np.nan)
+    for p, found in enumerate(comparisons):
+        for i, j, probability in found or ():
+            if probability is not None:
+                first, second = firsts[p][i], firsts[p][j]
+                wins_PNN[p, first, second] = probability
+                wins_PNN[p, second, first] = 1.0 - probability
+    return wins_PNN

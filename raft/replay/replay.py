@@ -1,0 +1,188 @@
+"""`raft replay`: from stored samples to what every rule would have kept, as one report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from raft.files import read_rows
+from raft.progress import Progress
+from raft.replay.diversity import measure
+from raft.replay.kept import DIVERSITY_DRAWS, Kept, keep, keep_own
+from raft.replay.outcome import outcomes
+from raft.replay.pool import Pool, read_pool, value_name
+from raft.replay.rows import COMPARISONS
+from raft.replay.rules import Rule, Scoring, sweep
+from raft.replay.source import Part, Source
+from rewards.evaluation.bootstrap import RESAMPLES
+from rollout.errors import InputError
+
+__all__ = ["Plan", "replay"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to try.
+
+    Args:
+        filters: whole, as `raft.replay.rules.parse_filters` makes them.
+        ks: by default powers of two up to what is stored, and that.
+        rules: by default the run's own selector, best of K for a file.
+        draws: random subsets that rules without a closed form are means of.
+        resamples: of prompts, for intervals.
+    """
+
+    filters: dict[str, Any]
+    ks: tuple[int, ...] | None = None
+    rules: tuple[Rule, ...] | None = None
+    scoring: Scoring = field(default_factory=Scoring)
+    draws: int = 20
+    seed: int = 0
+    resamples: int = RESAMPLES
+
+
+def replay(source: Source, plan: Plan) -> dict[str, Any]:
+    """The report, ready for JSON: per rule and K what is kept, over all parts and of each.
+
+    Raises:
+        InputError: rows without scores, K above what is stored, rules that fit no K.
+    """
+    rules = plan.rules or _own_rules(source)
+    parts: dict[str, list[Kept]] = {}
+    same: dict[str, bool | None] = {}
+    unselectable: Counter[str] = Counter()
+    with Progress("replay", len(source.parts)) as bar:
+        for part in source.parts:
+            pool = _read(source, part, plan, rules)
+            bar.advance()
+            if pool is None:
+                continue
+            parts[part.name] = _keep(source, part, pool, plan, rules)
+            if source.own is not None:
+                same[part.name] = _same_as_selected(source, part, pool, parts[part.name][0])
+            unselectable.update(pool.refused)
+    if not parts:
+        raise InputError(f"{source.name}: no row of it can be read; {source.notes[-1]}")
+    hidden = _hidden(source, plan)
+    told = {"hidden": hidden, "resamples": plan.resamples, "seed": plan.seed}
+    return {
+        "source": source.name,
+        "parts": list(parts),
+        "notes": source.notes,
+        "own": asdict(source.own) if source.own else None,
+        "same_as_selected": same,
+        "score": {
+            "weights": plan.scoring.weights,
+            "length_penalty": asdict(plan.scoring.penalty) if plan.scoring.penalty else None,
+        },
+        "filters": {k: v for k, v in plan.filters.items() if v not in (None, False, 0)},
+        "unselectable": dict(unselectable),
+        "draws": plan.draws,
+        "diversity_draws": DIVERSITY_DRAWS,
+        "resamples": plan.resamples,
+        "seed": plan.seed,
+        "results": outcomes(list(parts.values()), **told),
+        "by_part": {name: outcomes([kept], **told) for name, kept in parts.items()}
+        if len(parts) > 1
+        else {},
+    }
+
+
+def _own_rules(source: Source) -> tuple[Rule, ...]:
+    own = source.own
+    return (Rule(own.strategy, own.arguments) if own else Rule("best_of_k"),)
+
+
+def _hidden(source: Source, plan: Plan) -> set[str]:
+    """What is no news, or says nothing on average: points of a tournament."""
+    judged = source.own.judged if source.own else ()
+    return {value_name(column) for column in judged} | ({"score"} if plan.scoring.plain else set())
+
+
+def _read(source: Source, part: Part, plan: Plan, rules: Sequence[Rule]) -> Pool | None:
+    """None where a part has no sound row: the notes say so."""
+    pool = read_pool(
+        source.read(part),
+        plan.scoring,
+        plan.filters,
+        source.own.filters if source.own else None,
+        scored=any(rule.tournament is None for rule in rules),
+        where=str(part.path),
+    )
+    if pool is None:
+        source.note(f"{part.name}: {part.path} holds no row that can be read")
+        return None
+    wanted = next((rule for rule in rules if rule.tournament is not None), None)
+    if wanted is not None and pool.wins_PNN is None:
+        raise InputError(
+            f"--tournament {wanted.label}: no row of {part.path} has {COMPARISONS!r}, a list of "
+            "[i, j, P(response i is better than j)]; store them, or select by scores"
+        )
+    return pool
+
+
+def _keep(source: Source, part: Part, pool: Pool, plan: Plan, rules: Sequence[Rule]) -> list[Kept]:
+    """The run's own selection first, where there is one; then every rule at every K."""
+    pairs = _pairs(rules, plan.ks or sweep(pool.samples), pool.samples, source, part)
+    kept = keep(pool, pairs, plan.filters, draws=plan.draws, seed=plan.seed)
+    if source.own is not None:
+        kept.insert(0, keep_own(pool, source.own.strategy, source.own.arguments))
+    picks = [pick_PN for one in kept for pick_PN in one.picks]
+    found = iter(measure(source.read(part), picks, pool.text_PN))
+    for one in kept:
+        of_picks = [next(found) for _ in one.picks]
+        one.diversity = {name: float(np.mean([f[name] for f in of_picks])) for name in of_picks[0]}
+        one.picks = one.picks[:1]
+    return kept
+
+
+def _pairs(
+    rules: Sequence[Rule], ks: Sequence[int], stored: int, source: Source, part: Part
+) -> list[tuple[Rule, int]]:
+    """The pairs that work; the others are noted, and refused where nothing of a rule is left."""
+    if max(ks) > stored:
+        raise InputError(
+            f"--k {max(ks)}: {part.path} stores {stored} samples of a prompt; choose K up to that"
+        )
+    unfit: dict[tuple[str, int], str] = {}
+    for rule, k in product(rules, ks):
+        try:
+            rule.check(k)
+        except InputError as error:
+            unfit[rule.label, k] = str(error)
+    for rule in rules:
+        left_out = [k for k in ks if (rule.label, k) in unfit]
+        if len(left_out) == len(ks):
+            raise InputError(f"replay: {unfit[rule.label, ks[-1]]}")
+        if left_out:
+            at = ", ".join(map(str, left_out))
+            source.note(f"{rule.label} is left out at K = {at}: too few samples for it")
+    return [(rule, k) for rule, k in product(rules, ks) if (rule.label, k) not in unfit]
+
+
+def _same_as_selected(source: Source, part: Part, pool: Pool, own: Kept) -> bool | None:
+    """Whether the replay of the run's own selection keeps the rows of selected.jsonl; None where
+    that cannot be read. The notes say what is wrong."""
+    file = part.path.with_name("selected.jsonl")
+    try:
+        stored = [(str(row["id"]), row["sample"]) for row in read_rows(file)]
+    except FileNotFoundError:
+        source.note(f"{part.name}: {file} is not there; the replay is compared with nothing")
+        return None
+    except (InputError, KeyError, TypeError, UnicodeDecodeError) as error:
+        source.note(f"{part.name}: {file} cannot be read ({error})")
+        return None
+    at_P, at_N = own.picks[0].nonzero()
+    replayed = [(pool.ids[p], k) for p, k in zip(at_P.tolist(), at_N.tolist(), strict=True)]
+    if sorted(stored) == sorted(replayed):
+        return True
+    source.note(
+        f"{part.name}: the replay of the run's own selection keeps {len(replayed)} rows, {file} "
+        f"has {len(stored)}; {len(set(stored) & set(replayed))} are the same"
+    )
+    return False

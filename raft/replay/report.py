@@ -1,0 +1,157 @@
+"""The report of `raft replay` as Markdown: aligned tables that are read as they are, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raft.eval_cells import number, percent, section, table
+
+__all__ = ["as_markdown"]
+
+Row = Mapping[str, Any]
+# lengths other than words are in the JSON
+_HIDDEN = ("chars", "tokens")
+
+
+def as_markdown(report: Mapping[str, Any], *, each_part: bool = True) -> str:
+    """What was tried on what, a table of it, what is missing, and a table of each part."""
+    parts = [
+        f"# Replay of {Path(report['source']).name}",
+        _told(report),
+        _table(report["results"]),
+        _footnotes(report),
+    ]
+    if report["notes"]:
+        parts.append(section("Notes", "\n".join(f"- {note}" for note in report["notes"])))
+    if each_part:
+        parts += [
+            section(name[:1].upper() + name[1:], _table(rows))
+            for name, rows in report["by_part"].items()
+        ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _told(report: Mapping[str, Any]) -> str:
+    said = [_what(report), _own(report), _scored(report), _filtered(report)]
+    return " ".join(one for one in said if one)
+
+
+def _what(report: Mapping[str, Any]) -> str:
+    prompts = max(row["prompts"] + row["prompts_short"] for row in report["results"])
+    names = report["parts"]
+    which = names[0] if len(names) == 1 else f"{len(names)} parts, {names[0]} to {names[-1]}"
+    return f"{prompts:,} prompts ({which})."
+
+
+def _own(report: Mapping[str, Any]) -> str:
+    own, same = report["own"], report["same_as_selected"]
+    if own is None:
+        return ""
+    arguments = "".join(f" {name}={value}" for name, value in own["arguments"].items())
+    agreed = [name for name, one in same.items() if one]
+    said = (
+        "its replay keeps exactly the rows of selected.jsonl."
+        if len(agreed) == len(same)
+        else f"its replay keeps exactly the rows of selected.jsonl in {len(agreed)} of {len(same)} "
+        "iterations."
+    )
+    return f"The run selected by {own['strategy']}{arguments}; {said}"
+
+
+def _scored(report: Mapping[str, Any]) -> str:
+    weights, penalty = report["score"]["weights"], report["score"]["length_penalty"]
+    if weights == {"scores": 1.0} and penalty is None:
+        return ""
+    terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
+    price = f" − {penalty['weight']:g} a {penalty['per']}" if penalty else ""
+    above = f" above {penalty['above']:g}" if penalty and penalty["above"] else ""
+    return f"Samples are selected by score = {terms}{price}{above}."
+
+
+def _filtered(report: Mapping[str, Any]) -> str:
+    # what lets everything pass is no filter
+    given = {k: v for k, v in report["filters"].items() if (k, v) != ("allow_truncated", True)}
+    named = ", ".join(f"{name}={value}" for name, value in given.items())
+    took = ", ".join(f"{name} {count:,}" for name, count in report["unselectable"].items())
+    said = [f"Filters: {named}."] if named else []
+    return " ".join([*said, f"Not selectable: {took}."] if took else said)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
+    shown = [name for name in names if name not in _HIDDEN]
+    columns = ["rule", "K", "rows", "prompts", "kept", *shown]
+    columns += ["distinct-1", "distinct-2", "duplicates"]
+    return table(columns, [_cells(row, shown) for row in rows])
+
+
+def _cells(row: Row, shown: Sequence[str]) -> list[str]:
+    return [
+        row["rule"],
+        str(row["k"]),
+        f"{row['rows']:,.0f}",
+        f"{row['prompts_kept']:,.0f}",
+        percent(row["kept_share"]["mean"]),
+        *(_value(row["values"].get(name)) for name in shown),
+        number(row["distinct_1"], ".3f"),
+        number(row["distinct_2"], ".3f"),
+        percent(row["duplicate_share"]),
+    ]
+
+
+def _value(one: Mapping[str, float | None] | None) -> str:
+    if one is None or one["mean"] is None:
+        return "–"
+    low, high = one["low"], one["high"]
+    if low is None or high is None:
+        return f"{one['mean']:.3f}"
+    return f"{one['mean']:.3f} ± {(high - low) / 2:.3f}"
+
+
+def _footnotes(report: Mapping[str, Any]) -> str:
+    rows = report["results"]
+    lines = [
+        f"Means over the rows kept ± half of the 95 % interval over prompts, from "
+        f"{report['resamples']:,} resamples; words per row."
+    ]
+    if any(row["draws"] == 0 for row in rows):
+        lines.append("Best of K below what is stored is the exact expectation over all subsets.")
+    spreads = [one["draws_ci95"] for row in rows for one in _drawn(row)]
+    if spreads:
+        lines.append(
+            f"Other rules are means over {report['draws']} random subsets (seed {report['seed']}), "
+            f"known to ± {max(spreads):.2g} or better."
+        )
+    lines.append(
+        f"Diversity is that of the set kept; below what is stored, the mean of "
+        f"{min(report['draws'], report['diversity_draws'])} random subsets."
+    )
+    lines += _short(rows) + _missing(rows)
+    return "\n".join(lines)
+
+
+def _drawn(row: Row) -> list[Mapping[str, float]]:
+    names = ("score", "reward") if row["draws"] > 1 else ()
+    found = [row["values"][name] for name in names if name in row["values"]]
+    return [one for one in found if one["draws_ci95"] is not None]
+
+
+def _short(rows: Sequence[Row]) -> list[str]:
+    counts = {row["k"]: row["prompts_short"] for row in rows if row["prompts_short"]}
+    named = ", ".join(f"K = {k}: {count:,}" for k, count in counts.items())
+    return [f"Prompts left out for having fewer than K samples: {named}."] if counts else []
+
+
+def _missing(rows: Sequence[Row]) -> list[str]:
+    found = []
+    for row in rows:
+        one = row.get("missing")
+        if one and one["prompts"]:
+            found.append(
+                f"{row['rule']} at K = {row['k']}: {one['prompts']:,} of {one['of_prompts']:,} "
+                f"tournaments have no winner; {one['comparisons']:,} of {one['of_comparisons']:,} "
+                "comparisons that they ask for are not stored."
+            )
+    return found

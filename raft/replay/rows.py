@@ -1,0 +1,70 @@
+"""One row of stored samples, checked: a prompt's K responses and what is noted beside each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raft.row_parts import answer
+from rewards.compose.settings import is_finite_number
+from rollout.dialogues import json_kind
+from rollout.errors import InputError
+
+__all__ = ["COMPARISONS", "sample_row", "score_columns"]
+
+COMPARISONS = "comparisons"
+_BESIDE = ("finish_reasons", "token_ids")
+
+
+def sample_row(row: Any, where: str, number: int) -> dict[str, Any]:
+    """The row itself, with an id (its number, where it has none) and a finish reason per response.
+
+    Raises InputError that begins with `where`.
+    """
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: holds {json_kind(row)} where an object is expected")
+    responses = row.get("responses")
+    if not isinstance(responses, list) or not responses:
+        raise InputError(f"{where}: no list of 'responses'; give each row K texts")
+    for k, text in enumerate(responses):
+        if not isinstance(text, str):  # the full check costs more than the replay
+            answer(text, where, f"responses[{k}]")
+    for name in score_columns(row):
+        _check_scores(row[name], len(responses), f"{where}: {name!r}")
+    for name in _BESIDE:
+        if row.get(name) is not None and not _is_list(row[name], len(responses)):
+            raise InputError(f"{where}: {name!r} does not fit {len(responses)} responses")
+    _check_comparisons(row.get(COMPARISONS), len(responses), where)
+    reasons = row.get("finish_reasons") or [None] * len(responses)
+    return {**row, "id": str(row.get("id", number)), "finish_reasons": reasons}
+
+
+def score_columns(row: dict[str, Any]) -> list[str]:
+    """`scores` and `NAME_scores`, one number or null per response."""
+    return [name for name in row if name == "scores" or name.endswith("_scores")]
+
+
+def _check_scores(scores: Any, count: int, where: str) -> None:
+    if not _is_list(scores, count):
+        raise InputError(f"{where} does not hold one score for each of {count} responses")
+    for k, score in enumerate(scores):
+        # NaN and infinity, which some programs write, are missing scores
+        if score is not None and not isinstance(score, float) and not is_finite_number(score):
+            raise InputError(f"{where}: score {k} is {json_kind(score)}; write a number or null")
+
+
+def _check_comparisons(found: Any, count: int, where: str) -> None:
+    if found is None:
+        return
+    places = range(count)
+    for one in found if isinstance(found, list) else [found]:
+        sound = _is_list(one, 3) and one[0] in places and one[1] in places and one[0] != one[1]
+        known = sound and (one[2] is None or (is_finite_number(one[2]) and 0 <= one[2] <= 1))
+        if not known:
+            raise InputError(
+                f"{where}: {COMPARISONS!r} must be [[i, j, P(i is better than j)], …] of its "
+                f"{count} responses, P from 0 to 1 or null"
+            )
+
+
+def _is_list(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count

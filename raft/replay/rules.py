@@ -1,0 +1,209 @@
+"""What may be tried on stored samples: selectors, scores made of stored ones, other filters.
+
+Turns words of a command line into plain values; every mistake is one line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from raft.config_schema import SelectConfig
+from raft.selection import check_strategy
+from rewards.compose.length_penalty import LengthPenalty, build_length_penalty
+from rewards.compose.settings import finite_number
+from rewards.tournament import cost
+from rollout.errors import InputError
+from rollout.types import Completion
+
+__all__ = [
+    "REWARD",
+    "Rule",
+    "Scoring",
+    "parse_filters",
+    "parse_penalty",
+    "parse_rules",
+    "parse_weights",
+    "sweep",
+]
+
+REWARD = "scores"
+_BEST = "best_of_k"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A selector with its arguments, on stored scores or (`tournament`) on stored comparisons."""
+
+    strategy: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    tournament: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        if self.tournament is not None:
+            return " ".join([self.tournament, *_named(self.settings)])
+        return " ".join([self.strategy, *_named(self.arguments)])
+
+    def check(self, k: int) -> None:
+        """Raises InputError where K samples per prompt are too few for it."""
+        try:
+            check_strategy(self.strategy, k, **self.arguments)
+            if self.tournament is not None:
+                cost(self.tournament, k, **self.settings)
+        except InputError as error:
+            raise InputError(f"{self.label}: {_unconfigured(error)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The score that selects: a weighted sum of stored columns, less a price on length."""
+
+    weights: dict[str, float] = field(default_factory=lambda: {REWARD: 1.0})
+    penalty: LengthPenalty | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the stored reward as it stands."""
+        return self.weights == {REWARD: 1.0} and self.penalty is None
+
+    def scores(self, row: Mapping[str, Any], where: str) -> list[float]:
+        """(K,) of a row; NaN where any column has no finite score. Raises InputError."""
+        for name in self.weights:
+            if name not in row:
+                stored = ", ".join(key for key in row if key.endswith("scores")) or "none"
+                raise InputError(
+                    f"{where}: no column {name!r} to select by (stored scores: {stored}); "
+                    "run raft score first, or name another with --reward-weights COLUMN=1"
+                )
+        columns_WK = [row[name] for name in self.weights]
+        found = [
+            _weighted(list(self.weights.values()), at_W) for at_W in zip(*columns_WK, strict=True)
+        ]
+        if self.penalty is None:
+            return found
+        ids = row.get("token_ids") or [()] * len(found)
+        parts = zip(found, row["responses"], ids, strict=True)
+        try:
+            return [
+                score - self.penalty.amount(Completion(text, tuple(tokens), "stop"))
+                for score, text, tokens in parts
+            ]
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+
+
+def sweep(stored: int) -> tuple[int, ...]:
+    """What K is tried where none is asked for: 1, 2, 4, … below `stored`, and that."""
+    return (*(2**e for e in range(stored.bit_length()) if 2**e < stored), stored)
+
+
+def parse_rules(text: str, *, tournaments: bool = False) -> list[Rule]:
+    """`best_of_k,top_m:m=2,threshold:minimum=0.5:per_prompt=2`, or names of tournaments.
+
+    Raises InputError.
+    """
+    flag = "--tournament" if tournaments else "--strategy"
+    entries = [entry.strip() for entry in text.split(",")]
+    rules = [_tournament(one, flag) if tournaments else _rule(one, flag) for one in entries]
+    return list({rule.label: rule for rule in rules}.values())
+
+
+def parse_weights(text: str | None) -> dict[str, float]:
+    """`scores=1,gold_scores=0.5`; the stored reward alone where nothing is said."""
+    if text is None:
+        return {REWARD: 1.0}
+    given = _assignments(text.split(","), "--reward-weights", "scores=1,gold_scores=0.5")
+    weights = {k: finite_number(v, f"--reward-weights {k}") for k, v in given.items()}
+    for name, weight in weights.items():
+        if weight == 0:
+            raise InputError(f"--reward-weights {name}: 0 counts for nothing; leave it out")
+    return weights
+
+
+def parse_penalty(text: str | None) -> LengthPenalty | None:
+    """`weight=0.01,above=200,per=word`. Raises InputError."""
+    if text is None:
+        return None
+    given = _assignments(text.split(","), "--length-penalty", "weight=0.01,above=200,per=word")
+    return build_length_penalty(given, "--length-penalty")
+
+
+def parse_filters(words: Sequence[str] | None, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's filters with `key=value` changes; `none` starts without. Raises InputError."""
+    known = SelectConfig().filters()
+    if not words:
+        return {**known, **own}
+    start = known if "none" in words else {**known, **own}
+    changes = [word for word in words if word != "none"]
+    given = _assignments(changes, "--filter", "min_chars=2") if changes else {}
+    for name in given:
+        if name not in known:
+            raise InputError(f"--filter {name}: is no filter; there are {', '.join(known)}")
+    try:
+        return SelectConfig.model_validate({**start, **given}).filters()
+    except ValidationError as error:
+        first = error.errors()[0]
+        at, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise InputError(f"--filter {at}: {message}" if at else f"--filter: {message}") from error
+
+
+def _rule(entry: str, flag: str) -> Rule:
+    name, arguments = _name_and_arguments(entry, flag)
+    try:
+        # how many samples there are shows later
+        check_strategy(name, 2**31, **arguments)
+    except InputError as error:
+        raise InputError(f"{flag} {entry}: {_unconfigured(error)}") from error
+    return Rule(name, arguments)
+
+
+def _tournament(entry: str, flag: str) -> Rule:
+    name, settings = _name_and_arguments(entry, flag)
+    try:
+        cost(name, 2, **settings)
+    except InputError as error:
+        raise InputError(f"{flag} {entry}: {error}") from error
+    return Rule(_BEST, tournament=name, settings=settings)
+
+
+def _name_and_arguments(entry: str, flag: str) -> tuple[str, dict[str, Any]]:
+    name, *rest = entry.split(":")
+    if not name:
+        raise InputError(f"{flag}: an empty name; write {flag} best_of_k,top_m:m=2, for example")
+    return name, _assignments(rest, f"{flag} {name}", "top_m:m=2") if rest else {}
+
+
+def _assignments(words: Sequence[str], flag: str, example: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.strip().partition("=")
+        if not equals or not key:
+            raise InputError(f"{flag}: {word.strip()!r} is no key=value; write {example}")
+        try:
+            found[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise InputError(f"{flag}: the value of {key} is no YAML; write {example}") from error
+    return found
+
+
+def _unconfigured(error: InputError) -> str:
+    """The checks of a config speak of its keys; a command line has none of these."""
+    text = str(error).replace("select.strategy: ", "").replace("select.", "")
+    return text.replace(", or set sampling.k to", ", or choose --k of").replace("sampling.k", "--k")
+
+
+def _weighted(weights_W: Sequence[float], scores_W: Sequence[float | None]) -> float:
+    terms = [w * (math.nan if s is None else s) for w, s in zip(weights_W, scores_W, strict=True)]
+    total = sum(terms)
+    return total if math.isfinite(total) else math.nan
+
+
+def _named(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in settings.items()]

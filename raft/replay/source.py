@@ -1,0 +1,154 @@
+"""Where stored samples lie: a run folder's iterations, or a file. Says what is missing there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raft.config import make_config
+from raft.judging import by_judge
+from raft.replay.rows import sample_row
+from rollout.errors import InputError
+from rollout.rows import find_source, parse_json, read_rows
+
+__all__ = ["Own", "Part", "Source", "find_samples"]
+
+_ROLLOUTS = "rollouts.jsonl"
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Samples that are selected from together: one iteration's, or a whole file's."""
+
+    name: str
+    path: Path
+    iteration: int | None = None
+
+    def rows(self, damaged: list[str]) -> Iterator[dict[str, Any]]:
+        """The sound rows, one at a time. Of a run, others are named in `damaged` and left out; of
+        a file, the first raises InputError."""
+        if self.iteration is None:
+            for row in read_rows(find_source(self.path)):
+                yield sample_row(row.value, row.where, row.number)
+            return
+        with open(self.path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                where = f"{self.path}:{number}"
+                try:
+                    row = parse_json(line.decode(), where)
+                    sound = sample_row(row, where, number)
+                except UnicodeDecodeError:
+                    damaged.append(f"{where}: not UTF-8")
+                except InputError as error:
+                    damaged.append(str(error))
+                else:
+                    yield sound
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """How the run itself selected. `judged` are columns whose mean says nothing: tournaments'."""
+
+    strategy: str
+    arguments: dict[str, Any]
+    filters: dict[str, Any]
+    judged: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Source:
+    """What there is to replay. `notes` name what is not there, or cannot be read."""
+
+    name: str
+    parts: list[Part]
+    own: Own | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def read(self, part: Part) -> Iterator[dict[str, Any]]:
+        """A part's sound rows; the notes say once which are damaged."""
+        damaged: list[str] = []
+        yield from part.rows(damaged)
+        if damaged:
+            named = "; ".join(damaged[:_MOST_NAMED])
+            more = len(damaged) - _MOST_NAMED
+            rest = f"; and {more} more" if more > 0 else ""
+            self.note(f"{part.name}: damaged rows left out, {len(damaged)}: {named}{rest}")
+
+    def note(self, text: str) -> None:
+        """Say it once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def find_samples(name: str, iteration: int | None = None) -> Source:
+    """The samples of a run folder (of one iteration, if one is named) or of a file.
+
+    Raises:
+        InputError: there are none.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _run(path, iteration)
+    if iteration is not None:
+        raise InputError(f"--iteration {iteration}: {name} is no run folder; leave it out")
+    try:
+        found = find_source(name)
+    except InputError as error:
+        raise InputError(str(error).replace("in prompts.path", "of the run or file")) from error
+    if found.kind in ("dataset", "text"):
+        raise InputError(f"{name}: no such run folder or file; name a run_dir, or a .jsonl file")
+    return Source(name, [Part(path.name, path)])
+
+
+def _run(root: Path, iteration: int | None) -> Source:
+    source = Source(str(root), [])
+    source.own, planned = _own(root, source.notes)
+    folders = {int(p.name): p for p in root.glob("iterations/*") if p.name.isdigit() and p.is_dir()}
+    numbers = range(1, max([0, *folders]) + 1) if iteration is None else [iteration]
+    for number in numbers:
+        file = root / "iterations" / f"{number:03d}" / _ROLLOUTS
+        if file.is_file():
+            source.parts.append(Part(f"iteration {number}", file, number))
+        elif iteration is None:
+            why = f"holds no {_ROLLOUTS}" if number in folders else "is not there"
+            source.notes.append(f"iteration {number}: {file.parent} {why}")
+    if not source.parts:
+        there = ", ".join(str(n) for n, p in sorted(folders.items()) if (p / _ROLLOUTS).is_file())
+        what = f"iteration {iteration}: " if iteration is not None else ""
+        known = f"it has those of iterations {there}" if there else "it has none at all"
+        raise InputError(f"{root}: {what}no iterations/NNN/{_ROLLOUTS} to replay; {known}")
+    last = max(numbers)
+    if iteration is None and planned is not None and planned > last:
+        source.notes.append(
+            f"iterations {last + 1} to {planned} of the config are not drawn yet"
+            if planned > last + 1
+            else f"iteration {planned} of the config is not drawn yet"
+        )
+    return source
+
+
+def _own(root: Path, notes: list[str]) -> tuple[Own | None, int | None]:
+    """(how the run selects, its number of iterations), from its config."""
+    path = root / "config.yaml"
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise InputError(f"{path}: holds no mapping of keys")
+        config = make_config(data, where=str(path))
+    except FileNotFoundError:
+        notes.append(
+            f"{path} is not there: how the run selected is not known, no filter is applied"
+        )
+        return None, None
+    except (yaml.YAMLError, UnicodeDecodeError, InputError) as error:
+        why = " ".join(str(error).split())
+        notes.append(f"{path} cannot be read ({why}): no filter of the run is applied")
+        return None, None
+    rule = config.select
+    judged = by_judge(config.reward, config.gold, alone=False)
+    return Own(rule.strategy, rule.arguments(), rule.filters(), judged), config.iterations

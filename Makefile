@@ -6,7 +6,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
-.PHONY: demo test lint quick install requirements clean
+NO_BROWSER := echo 'no chromium: the browser tests will be skipped; apt-get install chromium brings it'
+
+.PHONY: demo test lint quick install browser requirements clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,8 +35,17 @@ install: .venv/.installed
 demo: install
 	$(BIN)/raft demo --out demo
 
-test: lint
+test: lint browser
 	$(BIN)/python -m pytest
+
+# the page of `raft report` is tested in a real browser, where there is one or apt-get may bring it
+browser:
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo 'installing chromium, for the tests of the report'; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	      --no-install-recommends chromium; } > /dev/null 2>&1 || $(NO_BROWSER); \
+	  else $(NO_BROWSER); fi
 
 # without real engines and clusters
 quick: install

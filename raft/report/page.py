@@ -1,0 +1,86 @@
+"""The page around the data: markup, styles and script in one file that asks nobody for anything.
+
+Whatever a run holds gets into it as JSON or as base64, never as markup, and is shown as text. A
+Content-Security-Policy forbids all requests, and every script but the page's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+__all__ = ["beginning", "end"]
+
+# in the order in which they build on each other
+_SCRIPTS = (
+    "dom", "numbers", "shown", "data", "notices", "chart", "curves", "timeline", "facts",
+    "matching", "listbox", "sample", "prompt", "browser", "lists", "main",
+)  # fmt: skip
+_SPLIT = "<!-- data -->\n"
+
+
+def beginning(title: str) -> str:
+    """Everything before the data blocks. `title` may hold anything."""
+    text = _shell().split(_SPLIT)[0]
+    for name, value in (
+        ("TITLE", html.escape(_printable(title))),
+        ("POLICY", _policy()),
+        ("STYLE", _style()),
+    ):
+        text = text.replace(f"%{name}%", value)
+    return text
+
+
+def end(data: dict[str, Any]) -> str:
+    """Everything after the data blocks; `data` is what the script finds as its own."""
+    # ASCII alone, and no "<": no text of a model can end the element that it is in
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    after = _shell().split(_SPLIT)[1]
+    return after.replace("%DATA%", text).replace("%SCRIPT%", _script())
+
+
+def _policy() -> str:
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src '{_digest(_script())}'",
+            f"style-src '{_digest(_style())}'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            # text becomes markup nowhere: the browser refuses every attempt
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        )
+    )
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+@cache
+def _shell() -> str:
+    return _asset("shell.html")
+
+
+@cache
+def _style() -> str:
+    return _asset("style.css")
+
+
+@cache
+def _script() -> str:
+    return '"use strict";\n' + "\n".join(_asset(f"{name}.js") for name in _SCRIPTS)
+
+
+def _asset(name: str) -> str:
+    return (files("raft.report") / "page" / name).read_text(encoding="utf-8")

@@ -1,0 +1,196 @@
+"""From a run folder to one HTML file. What is missing or damaged is named, and the rest shown."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from raft import __version__
+from raft.files import whole_file
+from raft.metrics import number
+from raft.progress import Progress
+from raft.report import facts, gaps, lists, page, panels
+from raft.report.blocks import Blocks
+from raft.report.notices import Notices
+from raft.report.stages import Index, Stage, embed, find_stages
+from rollout.errors import InputError
+
+__all__ = ["write_report"]
+
+log = logging.getLogger("raft")
+
+# a browser opens ten times as much, but nobody's mail or chat takes it
+_LARGE = 200 << 20
+_SUFFIXES = (".html", ".htm")
+
+
+def write_report(run_dir: str | Path, out: str | Path, *, prompts: int | None = None) -> Path:
+    """Write the report on a run, finished or not, and return its path.
+
+    Rows stream through: memory holds a block of them, and the scores of the first and the last
+    evaluation.
+
+    Args:
+        run_dir: a run folder; parts of it may be missing or damaged.
+        out: an `.html` file; it appears whole or not at all.
+        prompts: at most so many of each file's prompts get in; all by default.
+
+    Raises:
+        InputError: no such folder, nothing of a run in it, or `out` cannot be written.
+    """
+    run, out = Path(run_dir), Path(out)
+    _check(run, out)
+    if prompts is not None and prompts < 1:
+        raise InputError(f"--prompts {prompts}: must be 1 or more")
+    notices = Notices()
+    config = facts.read_config(run, notices.add)
+    metrics = gaps.read_sound_metrics(run, notices.add)
+    iterations = gaps.iteration_numbers(run, metrics)
+    fired, stopped = gaps.read_guards(run, notices.add)
+    for gap in gaps.find_gaps(run, iterations, metrics, config, stopped is not None):
+        notices.add(gap)
+    title = run.resolve().name
+    try:
+        with whole_file(out) as file:
+            file.write(page.beginning(title))
+            stages, found = _samples(run, iterations, Blocks(file), notices, prompts, config)
+            data = {
+                "title": title,
+                "made": f"raft {__version__}",
+                "changed": _last_change(run),
+                "headline": facts.headline(metrics, config.get("iterations")),
+                "facts": facts.facts(config, facts.environment(run, notices.add), metrics, stages),
+                "config": facts.config_text(config),
+                "metrics": [_numbers(row) for row in metrics],
+                "panels": panels.panels(metrics),
+                "stageNames": [*panels.TIMES, "other"],
+                "times": panels.timeline(metrics),
+                "guards": fired,
+                "stopped": stopped,
+                "stages": stages,
+                "lists": found,
+                "notices": notices.texts,
+            }
+            file.write(page.end(data))
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror or error}); choose another --out"
+        ) from error
+    _say(out, stages)
+    return out
+
+
+def _check(run: Path, out: Path) -> None:
+    if not run.is_dir():
+        raise InputError(f"{run}: no such run folder; name the run_dir of a run")
+    if not any((run / name).exists() for name in ("metrics.jsonl", "config.yaml", "iterations")):
+        raise InputError(f"{run}: holds nothing of a run; name a folder that `raft run` has begun")
+    if out.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"{out}: a report is a page; end the name in .html")
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name a file in it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: its folder cannot be made ({error.strerror})") from error
+
+
+def _samples(
+    run: Path,
+    iterations: list[int],
+    blocks: Blocks,
+    notices: Notices,
+    limit: int | None,
+    config: dict[str, Any],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(what the page knows of each stage, the lists of samples worth a look)"""
+    stages = find_stages(run, iterations)
+    if not stages:
+        notices.add("there are no samples yet")
+    evals = [at for at, stage in enumerate(stages) if stage.phase == "eval"]
+    first, last = (evals[0], evals[-1]) if evals else (None, len(stages) - 1)
+    kept: dict[int, Index] = {}
+    known = []
+    total = sum(map(_lines, stages))
+    with Progress("report", total) as progress:
+        for at, stage in enumerate(stages):
+            entry, index = embed(stage, blocks, notices.add, limit=limit, advance=progress.advance)
+            known.append({**entry, **_meaning(stage, config)})
+            if at in (first, last):
+                kept[at] = index
+    if not stages:
+        return [], []
+    found = _lists(kept, first, last, known[last])
+    lists.with_excerpts(found, stages[last], lambda: None)
+    return known, found
+
+
+def _lists(
+    kept: dict[int, Index], first: int | None, last: int, stage: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What a reader may want to see first, of the last evaluation (or of the last rollouts)."""
+    if not stage["comparable"]:
+        return []
+    where = f"iteration {stage['iteration']}"
+    index = kept[last]
+    best, worst = lists.extremes(index, last)
+    found = [
+        ("Best", f"highest {stage['measure']}, {where}", best),
+        ("Worst", f"lowest {stage['measure']}, {where}", worst),
+    ]
+    if first is not None and first != last:
+        risen, fallen = lists.changed(kept[first], index, last)
+        found += [
+            ("Risen most", "mean of a held-out prompt, first against last evaluation", risen),
+            ("Fallen most", "mean of a held-out prompt, first against last evaluation", fallen),
+        ]
+    odds = lists.disagreeing(index, last)
+    found.append(("Proxy against gold", f"furthest apart in standard deviations, {where}", odds))
+    return [
+        {"title": title, "what": what, "entries": entries}
+        for title, what, entries in found
+        if entries
+    ]
+
+
+def _meaning(stage: Stage, config: dict[str, Any]) -> dict[str, Any]:
+    """A judge's points compare the responses to one prompt, and say nothing across prompts; on
+    held-out prompts it says how likely a response is to win against the starting policy's."""
+    by_judge = facts.judged(config, "reward")
+    if not by_judge:
+        return {"measure": "reward", "comparable": True}
+    if stage.phase == "rollouts":
+        return {"measure": "points in its tournament", "comparable": False}
+    return {"measure": "chance to win", "comparable": True}
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key in row if (value := number(row, key)) is not None}
+
+
+def _lines(stage: Stage) -> int:
+    with open(stage.path, "rb") as file:
+        return sum(1 for _ in file)
+
+
+def _last_change(run: Path) -> str | None:
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return None
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _say(out: Path, stages: list[dict[str, Any]]) -> None:
+    size = out.stat().st_size
+    log.info(
+        "%s: %.1f MB, %d samples",
+        out,
+        size / 1e6,
+        sum(stage["samples"] for stage in stages),
+    )
+    if size > _LARGE:
+        log.warning(
+            "%s is large (%.0f MB); --prompts N takes N prompts of each file", out, size / 1e6
+        )

@@ -15,7 +15,7 @@ from experiments.bench.table import table
 ROOT = Path(__file__).parents[1]
 PROGRAMS = (
     "raft_loop", "bare_raft", "toolkit_raft", "grpo", "generation", "judge", "overhead",
-    "reward_engines", "reward_training", "scoring",
+    "best_of_n", "replay", "report", "reward_engines", "reward_training", "scoring",
 )  # fmt: skip
 
 

@@ -154,7 +154,10 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.bench.report",
+        description=__doc__.partition("\n")[0] if __doc__ else None,
+    )
     parser.add_argument("--run", help="a run folder; otherwise one is made up")
     parser.add_argument("--megabytes", type=float, default=100.0)
     parser.add_argument("--repeat", type=int, default=5)

@@ -34,7 +34,7 @@ class Size:
     held_out: int = 128
     samples: int = 4
     n: int = 256
-    iterations: int = 10
+    iterations: int = 8
     per_iteration: int = 256
 
 
@@ -96,8 +96,8 @@ def _train(
 ) -> None:
     folder = paths.models / name
     commands.raft(
-        f"train_{name}", "train-reward", _REWARD, f"run_dir={folder}", *settings,
-        environment=environment,
+        f"train_{name}", "train-reward", _REWARD, f"run_dir={folder}", "train.epochs=1",
+        *settings, environment=environment,
     )  # fmt: skip
     commands.raft(
         f"scale_{name}", "score", paths.root / "test.samples.jsonl", "--reward", folder / "model",

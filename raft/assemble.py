@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raft.config import RewardConfig, RunConfig
 from raft.executors import Executor, InlineExecutor
+from raft.monitor.pool import LogProbPool
+from raft.monitor.seat import Seat, find_seat
 from raft.placement import Placement, place
 from raft.reward_pool import RewardPool
 from raft.rollout_pool import Policy, RolloutPool
 from raft.run_folder import RunFolder
 from raft.trainer import build_trainer
 from raft.trainer_pool import TrainerPool
-from rollout.encode import encode_prompts
-from rollout.engine import context_length
-from rollout.prompts import read_prompts
+from rewards.source import description_folder
 from rollout.seeds import derive_seed
-from rollout.types import InputError, Prompt, Sampling
+from rollout.types import InputError, Sampling
 
 log = logging.getLogger("raft")
 
 # shares of a GPU's memory that vLLM may take where the config leaves it open
 _OWN_GPU = 0.85
 _SHARED_GPU = 0.5
+_BATCH_GROUPS = 32
+_BATCH_RESPONSES = 256
 # settings of rewards that name files
 _SCORE_FILES = ("from", "reference", "verbosity_reference")
 
 
 @dataclass(frozen=True)
 class Pools:
-    """The three kinds of workers; `take_turns` where they share GPUs. No trainer: none needed."""
+    """The kinds of workers; `take_turns` where they share GPUs. No trainer: none needed; no
+    `log_probs`: the monitor measures no policies."""
 
     rollout: RolloutPool
     reward: RewardPool
@@ -44,6 +46,7 @@ class Pools:
     take_turns: bool
     on_gpu: bool
     reward_names: tuple[str, ...]
+    log_probs: LogProbPool | None = None
 
 
 @contextlib.contextmanager
@@ -51,50 +54,31 @@ def start_pools(config: RunConfig, folder: RunFolder) -> Iterator[Pools]:
     """Start all workers at once, on the latest policy of the run; end them on leaving."""
     executor = _executor(config)
     try:
-        placement = _placement(config, executor)
+        rewards = _rewards(config)
+        placement = _placement(config, executor, rewards, config.cluster.trainer_workers)
         log.info("workers: %s", placement.summary)
-        yield _pools(config, folder, executor, placement)
+        seat = _seat(config, executor, placement)
+        placement = seat.placement if seat else placement
+        pools = _pools(config, folder, executor, placement, rewards)
+        yield replace(pools, log_probs=_log_probs(config, executor, seat, pools)) if seat else pools
     finally:
         executor.close()
 
 
-def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
-    """Training and held-out prompts, encoded. No held-out prompt is ever trained on.
-
-    Raises:
-        InputError: files, rows, lengths; or too few prompts for what the config asks.
-    """
-    section = config.prompts
-    prompts = read_prompts(
-        section.path,
-        format=section.format,
-        column=section.column,
-        split=section.split,
-        separator=section.separator,
-        first_words=section.first_words,
-        limit=section.limit,
-    )
-    prompts = _encode(config, prompts)
-    if isinstance(config.eval.prompts, str):
-        held_out = read_prompts(
-            config.eval.prompts,
-            format=section.format,
-            column=section.column,
-            separator=section.separator,
-            first_words=section.first_words,
-        )
-        return _without(prompts, held_out), _encode(config, held_out)
-    return _hold_out(config, prompts, config.eval.prompts)
-
-
-def digest(prompts: list[Prompt], held_out: list[Prompt]) -> str:
-    """What a run's samples answer: ids, tokens and other columns of all prompts, in order."""
-    found = hashlib.sha256()
-    for section in (prompts, held_out):
-        found.update(b"|")
-        for prompt in section:
-            found.update(repr((prompt.id, prompt.token_ids, prompt.fields)).encode())
-    return found.hexdigest()
+@contextlib.contextmanager
+def start_drawing(config: RunConfig, rewards: dict[str, dict[str, Any]]) -> Iterator[Pools]:
+    """Workers that draw from the starting policy and score by `rewards` (name -> settings, possibly
+    none), and nobody who trains; end them on leaving."""
+    executor = _executor(config)
+    try:
+        placement = _placement(config, executor, rewards, trainers=0)
+        log.info("workers: %s", placement.summary)
+        policy = Policy(local_path(config.policy.model), version=0)
+        # large groups in small batches: scoring must neither begin late nor end late
+        groups = max(1, min(_BATCH_GROUPS, _BATCH_RESPONSES // config.sampling.k))
+        yield _drawing(config, executor, placement, rewards, policy, groups)
+    finally:
+        executor.close()
 
 
 def train_sampling(config: RunConfig) -> Sampling:
@@ -125,11 +109,18 @@ def eval_sampling(config: RunConfig) -> Sampling:
     )
 
 
+def kl_temperature(config: RunConfig) -> float | None:
+    """The temperature of the held-out samples on which KL is measured; None where it is not."""
+    temperature = eval_sampling(config).temperature
+    on_one_gpu = config.policy.tensor_parallel == 1
+    return temperature if config.monitor.measures_kl and on_one_gpu and temperature > 0 else None
+
+
 def check_model(model: str, key: str) -> None:
-    """A model that looks like a folder must be one; anything else is left to the hub.
+    """A model that looks like a folder must be one; anything else must be on the hub.
 
     Raises:
-        InputError: the folder is missing, or is no model.
+        InputError: the folder is missing, or is no model, or the hub has none of that name.
     """
     path = Path(model).expanduser()
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
@@ -137,6 +128,10 @@ def check_model(model: str, key: str) -> None:
         raise InputError(f"{key}: no such folder {model}; give a model folder or a hub name")
     if path.is_dir() and not any((path / f).exists() for f in ("config.json", "toy_policy.json")):
         raise InputError(f"{key}: {model} has no config.json, so it is no model folder")
+    try:
+        description_folder(model)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
 
 
 def _executor(config: RunConfig) -> Executor:
@@ -147,27 +142,77 @@ def _executor(config: RunConfig) -> Executor:
     return RayExecutor(config.cluster.address)
 
 
-def _placement(config: RunConfig, executor: Executor) -> Placement:
+def _placement(
+    config: RunConfig, executor: Executor, rewards: dict[str, dict[str, Any]], trainers: int
+) -> Placement:
     cluster = config.cluster
-    gpus = cluster.gpus
-    if gpus is None:
-        count = getattr(executor, "gpus", None)
-        gpus = count() if count is not None else 0
-    sections = [section for section in (config.reward, config.gold) if section is not None]
-    models = [r for s in sections for r in s.everything() if r.kind in ("model", "pairwise")]
     return place(
-        gpus=gpus,
+        gpus=_gpus(config, executor),
         cores=len(os.sched_getaffinity(0)),
         rollout_workers=cluster.rollout_workers,
-        reward_workers=cluster.reward_workers,
-        trainer_workers=cluster.trainer_workers,
+        reward_workers=cluster.reward_workers if rewards else 0,
+        trainer_workers=trainers,
         tensor_parallel=config.policy.tensor_parallel,
-        reward_on_gpu=bool(models),
+        reward_on_gpu=any(_is_model(reward) for reward in rewards.values()),
         mode=cluster.placement,
     )
 
 
-def _pools(config: RunConfig, folder: RunFolder, executor: Executor, placement: Placement) -> Pools:
+def _gpus(config: RunConfig, executor: Executor) -> int:
+    if config.cluster.gpus is not None:
+        return config.cluster.gpus
+    count = getattr(executor, "gpus", None)
+    return count() if count is not None else 0
+
+
+def _seat(config: RunConfig, executor: Executor, placement: Placement) -> Seat | None:
+    """Where policies are measured, if they are; what the log must say of it is said here."""
+    if (note := _kl_note(config)) is not None:
+        log.info("monitor: %s", note)
+    if kl_temperature(config) is None and config.monitor.reference_text is None:
+        return None
+    return find_seat(placement, _gpus(config, executor), len(os.sched_getaffinity(0)))
+
+
+def _kl_note(config: RunConfig) -> str | None:
+    sampling = eval_sampling(config)
+    if not config.monitor.measures_kl:
+        return None
+    if config.policy.tensor_parallel > 1:
+        return "no KL to the starting policy: it is measured on one GPU, and this policy spans more"
+    if sampling.temperature == 0:
+        return "no KL to the starting policy: the held-out responses are greedy, not samples"
+    cut = [
+        name
+        for name, cuts in (
+            ("top_p", sampling.top_p < 1),
+            ("top_k", sampling.top_k > 0),
+            ("min_new_tokens", sampling.min_new_tokens > 0),
+        )
+        if cuts
+    ]
+    if not cut:
+        return None
+    return (
+        f"eval/kl_* is of the whole distributions, and {' and '.join(cut)} "
+        f"cut{'s' if len(cut) == 1 else ''} what is sampled: the estimates are biased"
+    )
+
+
+def _log_probs(config: RunConfig, executor: Executor, seat: Seat, pools: Pools) -> LogProbPool:
+    workers = {"rollout": pools.rollout, "reward": pools.reward, "trainer": pools.trainer}
+    beside = [worker for name in seat.beside if (worker := workers[name]) is not None]
+    arguments = {"start": local_path(config.policy.model), "dtype": config.policy.dtype}
+    return LogProbPool(executor, seat.resources, arguments, beside, config.cluster.max_respawns)
+
+
+def _pools(
+    config: RunConfig,
+    folder: RunFolder,
+    executor: Executor,
+    placement: Placement,
+    rewards: dict[str, dict[str, Any]],
+) -> Pools:
     """All workers start side by side; on shared GPUs one after the other, the trainer to bed first:
     vLLM plans its memory by what it finds free."""
     version = folder.latest_version()
@@ -177,28 +222,39 @@ def _pools(config: RunConfig, folder: RunFolder, executor: Executor, placement: 
         trainer = _trainer(config, executor, placement, checkpoint)
         if placement.colocated:
             trainer.sleep()
-    rewards = {"reward": reward_arguments(config.reward)}
-    if config.gold is not None:
-        rewards["gold"] = reward_arguments(config.gold)
-    reward = RewardPool(executor, placement.reward, rewards, config.cluster.max_respawns)
+    policy = Policy(checkpoint or local_path(config.policy.model), version)
+    drawing = _drawing(config, executor, placement, rewards, policy, _BATCH_GROUPS)
+    return replace(drawing, trainer=trainer)
+
+
+def _drawing(
+    config: RunConfig,
+    executor: Executor,
+    placement: Placement,
+    rewards: dict[str, dict[str, Any]],
+    policy: Policy,
+    batch_groups: int,
+) -> Pools:
+    """Those who draw and those who score."""
+    respawns = config.cluster.max_respawns
+    reward = RewardPool(executor, placement.reward, rewards, respawns, batch_groups)
     if placement.colocated:
         reward.wake()
-    rollout = RolloutPool(
-        executor,
-        placement.rollout,
-        _engine_arguments(config, placement.colocated),
-        Policy(checkpoint or _local(config.policy.model), version),
-        config.cluster.max_respawns,
-    )
+    engine = _engine_arguments(config, placement.colocated)
     return Pools(
-        rollout, reward, trainer, placement.colocated, placement.rollout[0].gpus > 0, tuple(rewards)
+        rollout=RolloutPool(executor, placement.rollout, engine, policy, respawns),
+        reward=reward,
+        trainer=None,
+        take_turns=placement.colocated,
+        on_gpu=placement.rollout[0].gpus > 0,
+        reward_names=tuple(rewards),
     )
 
 
 def _trainer(
     config: RunConfig, executor: Executor, placement: Placement, checkpoint: str | None
 ) -> TrainerPool:
-    arguments = {"model": _local(config.policy.model), **_trainer_arguments(config)}
+    arguments = {"model": local_path(config.policy.model), **_trainer_arguments(config)}
     if placement.trainer[0].gpus == 0 and config.cluster.address != "inline":
         arguments["threads"] = placement.trainer[0].threads
     return TrainerPool(
@@ -229,6 +285,17 @@ def _trainer_arguments(config: RunConfig) -> dict[str, Any]:
     return config.train.model_dump()
 
 
+def _rewards(config: RunConfig) -> dict[str, dict[str, Any]]:
+    sections = {"reward": config.reward, "gold": config.gold}
+    return {name: reward_arguments(one) for name, one in sections.items() if one is not None}
+
+
+def _is_model(reward: dict[str, Any]) -> bool:
+    """Whether anything of it is a model of its own, which wants a GPU."""
+    members = reward.get("members", [])
+    return reward["kind"] in ("model", "pairwise") or any(_is_model(one) for one in members)
+
+
 def reward_arguments(section: RewardConfig) -> dict[str, Any]:
     """What `rewards.build_reward` takes; paths made absolute: workers have their own directory."""
     return _absolute(section.settings())
@@ -241,7 +308,7 @@ def _absolute(settings: dict[str, Any]) -> dict[str, Any]:
         found["function"] = f"{Path(file).resolve()}.py:{name}"
     for key in ("model", "tokenizer"):
         if key in found:
-            found[key] = _local(found[key])
+            found[key] = local_path(found[key])
     for key in ("normalise", "debias"):
         if isinstance(found.get(key), dict):
             found[key] = {
@@ -253,64 +320,7 @@ def _absolute(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _local(model: str) -> str:
+def local_path(model: str) -> str:
+    """A model folder made absolute; a hub name as it is."""
     path = Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model
-
-
-def load_tokenizer(model: str) -> Any:
-    """The policy's tokenizer; a toy policy has its own."""
-    if (Path(model) / "toy_policy.json").exists():
-        from rollout.toy_engine import read_toy
-
-        return read_toy(model)[0]
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"policy.model: no tokenizer for {model} ({reason})") from error
-
-
-def _encode(config: RunConfig, prompts: list[Prompt]) -> list[Prompt]:
-    policy = config.policy
-    return encode_prompts(
-        prompts,
-        load_tokenizer(_local(policy.model)),
-        template=policy.template,
-        max_model_len=policy.max_model_len or context_length(_local(policy.model)),
-        max_new_tokens=config.sampling.max_new_tokens,
-        max_prompt_tokens=config.prompts.max_tokens,
-    )
-
-
-def _hold_out(
-    config: RunConfig, prompts: list[Prompt], count: int
-) -> tuple[list[Prompt], list[Prompt]]:
-    """A seeded choice of `count` prompts, and the others without any text that was chosen."""
-    if count >= len(prompts):
-        raise InputError(
-            f"eval.prompts: holding out {count} of {len(prompts)} prompts leaves none to train on; "
-            "lower it or give more prompts"
-        )
-    order = sorted(prompts, key=lambda p: derive_seed(config.seed, "held-out", p.id))
-    held_out = order[:count]
-    return _without(prompts, held_out), held_out
-
-
-def _without(prompts: list[Prompt], held_out: list[Prompt]) -> list[Prompt]:
-    """By text, not by id: corpora repeat themselves."""
-    texts = {_text(prompt) for prompt in held_out}
-    kept = [prompt for prompt in prompts if _text(prompt) not in texts]
-    if not kept:
-        raise InputError("eval.prompts: every training prompt is held out; give other prompts")
-    return kept
-
-
-def _text(prompt: Prompt) -> str:
-    if isinstance(prompt.content, str):
-        return prompt.content
-    if len(prompt.content) == 1:  # the same question, asked as a message
-        return prompt.content[0]["content"]
-    return "\x1f".join(f"{m['role']}\x1e{m['content']}" for m in prompt.content)

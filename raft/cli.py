@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from raft import __version__
+from raft.cli_bon import add as add_bon
+from raft.cli_curves import add as add_curves
 from raft.cli_doctor import add as add_doctor
 from raft.cli_eval import add as add_eval
+from raft.cli_replay import add as add_replay
+from raft.cli_report import add as add_report
 from raft.cli_rewards import add_reward_commands
 from raft.cli_serve import add as add_serve
 from raft.cli_train import add as add_train
@@ -42,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("raft", "rollout", "rewards"):
         logging.getLogger(name).setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
-        return options.command(options) or 0
+        with _full_disk_behind_stdout():
+            return options.command(options) or 0
     except (InputError, RewardError) as error:
         if os.environ.get(_DEBUG):
             raise
@@ -51,16 +58,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         # the reader of our output went away; nothing is left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return 1
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from here")
+        _complain(
+            getattr(options, "interrupted", "interrupted; the same command goes on from here")
+        )
         return 130
     except Exception as error:  # whatever it is, a user gets one line and a way to see the rest
         if os.environ.get(_DEBUG):
             raise
         _complain(f"{type(error).__name__}: {error} (set {_DEBUG}=1 to see where it came from)")
         return 1
+
+
+@contextlib.contextmanager
+def _full_disk_behind_stdout() -> Iterator[None]:
+    """What is printed is part of the work: where it cannot be written, the user is told."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _discard_stdout()
+        where = error.filename or "standard output"
+        raise InputError(f"{where}: no space left; free some and run the command again") from error
+
+
+def _discard_stdout() -> None:
+    """What is still buffered would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:
@@ -104,10 +132,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("config", help="YAML file; configs/ has examples")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="for example sampling.k=16")
 
-    curves = command("curves", "draw reward against iteration, several runs in one plot", _curves)
-    curves.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    curves.add_argument("--out", default="curves.png", help="PNG or SVG file (default: curves.png)")
-
+    add_curves(command)
+    add_report(command)
+    add_replay(command)
+    add_bon(command)
     add_reward_commands(command)
     add_train(command)
     add_eval(command)
@@ -137,24 +165,22 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _curves(options: argparse.Namespace) -> int:
-    from raft.curves import draw_curves
-
-    for path in draw_curves(options.runs, options.out):
-        print(path)
-    return 0
-
-
 def _validate(options: argparse.Namespace) -> int:
-    from raft.config import describe_keys, load_config
+    from raft.config import describe_keys, is_training, make_config, read_mapping
+    from raft.train_config import make_train_config
 
     if options.keys:
         print("\n".join(describe_keys()))
         return 0
     if options.config is None:
         raise InputError("validate: name a config file, or --keys")
-    load_config(options.config, options.overrides)
-    print(f"{options.config}: valid")
+    data = read_mapping(options.config, options.overrides, examples="configs/")
+    if is_training(data):
+        recipe = make_train_config(data, options.config).recipe
+        print(f"{options.config}: valid, for raft train-reward (recipe {recipe})")
+    else:
+        make_config(data, options.config)
+        print(f"{options.config}: valid, for raft run")
     return 0
 
 

@@ -17,6 +17,7 @@ def add(command: Command) -> None:
     served = made.add_mutually_exclusive_group(required=True)
     served.add_argument("--reward", metavar="M", help="as `raft score --reward` takes it")
     served.add_argument("--judge", metavar="M", help="as `raft rank --judge` takes it")
+    made.set_defaults(interrupted="stopped serving")
     made.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     made.add_argument("--port", type=int, default=_PORT, help=f"0: any (default: {_PORT})")
     made.add_argument(

@@ -19,6 +19,7 @@ examples:
   raft train-reward configs/reward/stories_pairs_cpu.yaml
   raft train-reward configs/reward/bradley_terry_llama3.yaml train.lora.r=16 run_dir=runs/lora
   raft train-reward --keys                            every key with its default
+  torchrun --nproc-per-node 4 -m raft.cli train-reward CONFIG.yaml        on four GPUs
 
 The same command goes on after a kill. In run_dir: model/, the card in README.md, metrics.jsonl.
 """
@@ -54,6 +55,10 @@ def train_reward(options: argparse.Namespace) -> int:
     from raft.train_reward import train_reward as train
 
     folder, metrics = train(config)
+    from rewards.training.processes import is_first
+
+    if not is_first():  # of several processes one speaks
+        return 0
     print(_as_json(folder, metrics) if options.json else _as_text(folder, metrics))
     return 0
 
@@ -63,12 +68,7 @@ def _as_json(folder: Path, metrics: dict[str, Any]) -> str:
 
 
 def _as_text(folder: Path, metrics: dict[str, Any]) -> str:
-    lines = [f"model: {folder / 'model'}"]
-    if "eval/accuracy" in metrics:
-        lines.append(
-            f"accuracy: {metrics['eval/accuracy']:.2%} of {metrics['pairs/held_out']} held-out "
-            f"pairs (95 % interval {metrics['eval/accuracy_low']:.2%} to "
-            f"{metrics['eval/accuracy_high']:.2%})"
-        )
-    lines.append(f"card: {folder / 'README.md'}")
-    return "\n".join(lines)
+    from rewards.training.card import accuracy_in_words
+
+    accuracy = f"accuracy: {accuracy_in_words(metrics)}"
+    return "\n".join([f"model: {folder / 'model'}", accuracy, f"card: {folder / 'README.md'}"])

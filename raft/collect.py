@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from raft.assemble import Pools
 from raft.progress import Progress
 from raft.reward_pool import RewardPool, Scored
 from raft.rollout_store import RolloutStore
+from rollout.seeds import derive_seed
 from rollout.types import Group, Prompt, Sampling
+
+# a request costs an engine a few kilobytes before it is begun; draining a part costs it little
+_SAMPLES_AT_A_TIME = 65_536
 
 
 def collect(
@@ -26,6 +30,8 @@ def collect(
 ) -> dict[str, float]:
     """Fill `store`; whatever it holds already is not drawn or scored again.
 
+    Without `names` nothing is scored.
+
     Returns seconds and counts: `generate` until the last sample, `score` what scoring took beyond
     that, `score_busy` the workers' own time, `tokens` drawn now, `reused` prompts found there.
     """
@@ -35,13 +41,11 @@ def collect(
         return {}
     start = time.monotonic()
     busy = pools.reward.busy_seconds
-    scoring = _Scoring(pools.reward, store, names)
+    scoring = _Scoring(pools.reward, store, names) if names else _NoScoring(store)
     undrawn = store.undrawn()
     tokens = 0
     with Progress(title, total=len(prompts), done=len(prompts) - len(undrawn)) as progress:
-        for group in pools.rollout.generate(
-            undrawn, sampling, seed, seed_per_prompt=seed_per_prompt
-        ):
+        for group in _drawn(pools, undrawn, sampling, seed, seed_per_prompt):
             store.add_samples(group)
             tokens += sum(len(c.token_ids) for c in group.completions)
             progress.advance()
@@ -57,6 +61,33 @@ def collect(
         "tokens": float(tokens),
         "reused": float(len(prompts) - len(undrawn)),
     }
+
+
+def _drawn(
+    pools: Pools, prompts: Sequence[Prompt], sampling: Sampling, seed: int, seed_per_prompt: bool
+) -> Iterator[Group]:
+    """The groups of all prompts, as they complete; an engine holds so many samples at a time."""
+    step = max(1, _SAMPLES_AT_A_TIME // sampling.k)
+    for start in range(0, len(prompts), step):
+        # without per-prompt seeds, two parts must not draw from the same stream
+        own = seed if seed_per_prompt or start == 0 else derive_seed(seed, "part", start)
+        yield from pools.rollout.generate(
+            prompts[start : start + step], sampling, own, seed_per_prompt=seed_per_prompt
+        )
+
+
+class _NoScoring:
+    """Every group is finished when it is drawn."""
+
+    def __init__(self, store: RolloutStore) -> None:
+        self._store = store
+        for prompt_id in store.unscored():
+            store.add_scores(prompt_id, {})
+
+    def add(self, group: Group) -> None:
+        self._store.add_scores(group.prompt.id, {})
+
+    def finish(self) -> None: ...
 
 
 class _Scoring:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,12 +16,17 @@ from rollout.errors import InputError
 __all__ = [
     "RewardConfig",
     "RunConfig",
+    "apply_override",
     "describe_keys",
+    "is_training",
     "known_keys",
     "load_config",
     "make_config",
     "read_mapping",
+    "validated",
 ]
+
+_Schema = TypeVar("_Schema", bound=BaseModel)
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
@@ -32,15 +37,35 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
             keys contradict each other; one line that names the key and the file.
     """
     data = read_mapping(path, overrides, examples="configs/")
+    if is_training(data):
+        raise InputError(f"{path}: trains a reward model, and is no run: raft train-reward {path}")
     return make_config(data, where=str(path))
 
 
 def make_config(data: dict[str, Any], where: str = "config") -> RunConfig:
     """Validate a mapping; `where` names it in messages."""
+    return validated(RunConfig, data, where, see="raft validate --keys")
+
+
+def validated(schema: type[_Schema], data: dict[str, Any], where: str, *, see: str) -> _Schema:
+    """The mapping as its schema has it, paths filled in; `see` is the command that lists its keys.
+
+    Raises:
+        InputError: every complaint as `key: what (got value)` in one line; the likely key for a
+            typo.
+    """
     try:
-        return RunConfig.model_validate(expand_paths(data, where))
+        return schema.model_validate(expand_paths(data, where))
     except ValidationError as error:
-        raise InputError(f"{where}: {_one_line(error)}") from error
+        complaints = (_complaint(item, schema, see) for item in error.errors())
+        raise InputError(f"{where}: {'; '.join(complaints)}") from error
+
+
+def is_training(data: dict[str, Any]) -> bool:
+    """Whether a mapping is for `raft train-reward` and not for `raft run`."""
+    return (
+        bool({"recipe", "model", "data"} & data.keys()) and not {"policy", "prompts"} & data.keys()
+    )
 
 
 def read_mapping(path: str | Path, overrides: list[str] | None, *, examples: str) -> dict[str, Any]:
@@ -62,11 +87,12 @@ def read_mapping(path: str | Path, overrides: list[str] | None, *, examples: str
     if not isinstance(data, dict):
         raise InputError(f"{path}: a config is a mapping of keys, not {type(data).__name__}")
     for override in overrides or []:
-        _apply(data, override)
+        apply_override(data, override)
     return data
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set `key.sub=value` in a nested mapping; the value is YAML. Raises InputError."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"override {override!r}: write key=value, for example sampling.k=16")
@@ -87,15 +113,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
     data[last] = value
 
 
-def _one_line(error: ValidationError) -> str:
-    """Every complaint as `key: what (got value)`, joined; with the likely key for a typo."""
-    return "; ".join(_complaint(item) for item in error.errors())
-
-
-def _complaint(item: Any) -> str:
+def _complaint(item: Any, schema: type[BaseModel], see: str) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_suggestion(key)}"
+        return f"{key}: unknown key{_suggestion(key, schema, see)}"
     if item["type"] == "missing":
         return f"{key}: missing"
     message = item["msg"].removeprefix("Value error, ")
@@ -105,11 +126,11 @@ def _complaint(item: Any) -> str:
     return f"{key}: {message} (got {item['input']!r})" if plain else f"{key}: {message}"
 
 
-def _suggestion(key: str) -> str:
+def _suggestion(key: str, schema: type[BaseModel], see: str) -> str:
     import difflib
 
-    close = difflib.get_close_matches(key, known_keys(), n=1)
-    return f"; did you mean {close[0]}?" if close else "; see `raft validate --keys`"
+    close = difflib.get_close_matches(key, known_keys(schema), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; see `{see}`"
 
 
 def known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raft.monitor.schema import MonitorConfig
 from raft.reward_schema import RewardConfig
 from raft.selection import check_strategy
 from raft.sft_settings import SFTSettings
@@ -220,9 +221,12 @@ class RunConfig(_Section):
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    monitor: MonitorConfig = MonitorConfig()
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
-    keep_checkpoints: int = Field(default=2, ge=1, description="newest policies kept on disk")
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="newest policies kept on disk, and the best"
+    )
 
     @model_validator(mode="after")
     def _selector_fits(self) -> RunConfig:
@@ -247,10 +251,27 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _greedy_eval_is_single(self) -> RunConfig:
+    def _policies_are_measured_on_one_gpu(self) -> RunConfig:
+        for key in ("kl_budget", "reference_text"):
+            if getattr(self.monitor, key) is not None and self.policy.tensor_parallel > 1:
+                raise ValueError(
+                    f"monitor.{key}: policies are measured on one GPU, and policy.tensor_parallel "
+                    f"spans {self.policy.tensor_parallel}; leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _greedy_eval_is_single_and_has_no_kl(self) -> RunConfig:
         own = self.eval.temperature
-        if (self.sampling.temperature if own is None else own) == 0 and self.eval.k > 1:
+        if (self.sampling.temperature if own is None else own) > 0:
+            return self
+        if self.eval.k > 1:
             raise ValueError(
                 f"eval.k: {self.eval.k} at temperature 0 are all the same; set it to 1"
+            )
+        if self.monitor.kl_budget is not None:
+            raise ValueError(
+                "monitor.kl_budget: KL is measured on samples, and temperature 0 draws none; set "
+                "eval.temperature"
             )
         return self

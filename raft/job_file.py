@@ -213,6 +213,8 @@ def output_path(given: str | None, source: str, stem: str, ending: str) -> Path 
     path = Path(given).expanduser() if given else beside / f"{stem}.{ending}.jsonl"
     if path.is_dir():
         raise InputError(f"--out {path}: is a folder; name a file in it")
+    if path.exists() and not path.is_file():  # a device or a pipe: a file would take its place
+        raise InputError(f"--out {path}: is no file; write to stdout with --out -, and redirect it")
     if path.exists() and file.exists() and path.samefile(file):
         raise InputError(f"--out {path}: is the file that is read; name another")
     if path.suffix in (".gz", ".parquet", ".json"):

@@ -4,7 +4,7 @@
                      score them; keep the best (or what the selector says)
                      fine-tune the current policy on what was kept
                      give the rollout workers the new weights, verified
-                     evaluate on the held-out prompts
+                     evaluate on the held-out prompts; end where a guard of the monitor says so
 
 Every stage leaves a whole file behind and is skipped when that file is there: a run that was
 killed goes on where it was. Where a stage runs, and on what, is the pools' business.
@@ -21,9 +21,7 @@ from pathlib import Path
 from raft.assemble import (
     Pools,
     check_model,
-    digest,
     eval_sampling,
-    load_prompts,
     start_pools,
     train_sampling,
 )
@@ -35,6 +33,9 @@ from raft.environment import describe_environment
 from raft.evaluate import compare, summarize
 from raft.files import full_disk_is_the_users, read_json, read_rows
 from raft.judging import by_judge, judge_metrics, with_references
+from raft.monitor.build import build_monitor, load_reference
+from raft.monitor.monitor import Monitor
+from raft.prompt_sets import digest, load_prompts
 from raft.report_line import report_line
 from raft.rollout_pool import Policy, Probe
 from raft.rollout_store import RolloutStore
@@ -69,11 +70,17 @@ def run(config: RunConfig) -> Path:
                 check_model(part.model, f"{key}.model")
     # before the folder: a mistyped path leaves nothing behind that its correction would contradict
     prompts, held_out = load_prompts(config)
+    reference = load_reference(config)
     prompts_of(1, prompts, config.prompts.per_iteration, config.seed)
     with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:
         folder.settle_prompts(digest(prompts, held_out))
-        if _finished(config, folder):
-            log.info("%s is finished: %d iterations", folder.root, folder.latest_version())
+        monitor = build_monitor(config, folder, reference)
+        stopped = monitor.standing_stop()
+        if stopped or _finished(config, folder):
+            if stopped:
+                log.warning(stopped)
+            else:
+                log.info("%s is finished: %d iterations", folder.root, folder.latest_version())
             if not (folder.root / CURVES).exists():
                 draw_curves([folder.root], folder.root / CURVES)
             return folder.root
@@ -88,9 +95,13 @@ def run(config: RunConfig) -> Path:
                 start = time.monotonic()
                 if iteration > 0:
                     improve(config, folder, pools, prompts, held_out, iteration, sinks)
-                if iteration % config.eval.every == 0 or iteration == config.iterations:
-                    evaluate(config, folder, pools, held_out, iteration, sinks, start)
-                folder.drop_old_checkpoints(config.keep_checkpoints)
+                due = iteration % config.eval.every == 0 or iteration == config.iterations
+                if due:
+                    evaluate(config, folder, pools, held_out, iteration, sinks, start, monitor)
+                folder.drop_old_checkpoints(config.keep_checkpoints, monitor.best_iteration())
+                if due and (stopped := monitor.check(iteration)):
+                    log.warning(stopped)
+                    break
         draw_curves([folder.root], folder.root / CURVES)
         return folder.root
 
@@ -208,6 +219,7 @@ def evaluate(
     iteration: int,
     sinks: Sinks,
     iteration_start: float,
+    monitor: Monitor,
 ) -> None:
     """The held-out prompts under policy version `iteration`; the same seeds every time."""
     if folder.has_metrics(iteration, "eval"):
@@ -228,12 +240,14 @@ def evaluate(
         names=pools.reward_names,
         title=f"iteration {iteration}: held-out",
     )
+    measured = monitor.measure(iteration, pools.log_probs)
     now = time.monotonic()
     row = folder.add_metrics(
         iteration,
         "eval",
         {
             **summarize(store.rows(), "eval"),
+            **measured,
             # the starting policy on the same prompts
             **compare(store.rows(), read_rows(at_start), judged),
             **judge_metrics(pools.reward.reports, "eval"),

@@ -75,14 +75,18 @@ def place(
 
 def _on_cpu(cores: int, rollout: int, reward: int, trainer: int) -> Placement:
     # generation and training take turns, so each may use every core; scoring runs beside
-    # generation and gets one
+    # generation and gets half
     return Placement(
-        rollout=(Resources(threads=max(1, cores // rollout)),) * rollout,
-        reward=(Resources(threads=max(1, cores // (2 * reward))),) * reward,
-        trainer=(Resources(threads=max(1, cores // trainer)),) * trainer,
+        rollout=_shares(cores, rollout),
+        reward=_shares(cores // 2, reward),
+        trainer=_shares(cores, trainer),
         colocated=False,
         summary=f"no GPU: {cores} CPU cores",
     )
+
+
+def _shares(cores: int, workers: int) -> tuple[Resources, ...]:
+    return (Resources(threads=max(1, cores // max(1, workers))),) * workers
 
 
 def _colocated(

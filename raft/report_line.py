@@ -20,6 +20,8 @@ def report_line(rows: list[dict[str, Any]], iteration: int) -> str:
     if "eval/win_rate" in merged:
         half_width = merged.get("eval/win_rate_ci95", 0.0)
         parts.append(f"wins {merged['eval/win_rate']:.2f} ± {half_width:.2f} of the start")
+    if merged.get("eval/kl_k1"):
+        parts.append(f"KL {merged['eval/kl_k1']:.2f} ± {merged.get('eval/kl_k1_ci95', 0.0):.2f}")
     if "select/reward_mean" in merged:
         # points of a tournament are no reward
         won = "winners" if "rollout/judge_comparisons" in merged else None

@@ -104,7 +104,8 @@ class MemberConfig(RewardConfig):
 
     weight: float | None = Field(default=None, description="default: 1")
     normalise: str | dict[str, Any] | None = Field(
-        default=None, description="none, group, rank, sigmoid, {mean, std}, {from: scored file}"
+        default=None,
+        description="none, group, rank, sigmoid, {mean, std}, {from: scored file, column: NAME}",
     )
     name: str | None = None
 

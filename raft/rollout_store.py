@@ -7,13 +7,12 @@ last sample. Rows stream: memory holds ids and offsets only.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from raft.appendlog import AppendLog
-from raft.files import read_rows, whole_file
+from raft.files import read_rows, write_rows
 from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
 
 Scores = dict[str, list[float | None]]  # reward name -> one score per sample, None = missing
@@ -22,15 +21,26 @@ Scores = dict[str, list[float | None]]  # reward name -> one score per sample, N
 class RolloutStore:
     """The samples and scores of one stage: a fixed list of prompts under one policy version.
 
+    The final rows keep those columns of the prompts that `fields` names.
+
     Raises:
         InputError: what an interrupted run left there does not belong to these prompts.
     """
 
-    def __init__(self, folder: Path, name: str, prompts: Sequence[Prompt], version: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        prompts: Sequence[Prompt],
+        version: int,
+        *,
+        fields: Sequence[str] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{name}.jsonl"
         self._prompts = {prompt.id: prompt for prompt in prompts}
         self._version = version
+        self._fields = fields
         self._samples_path = folder / f".{name}.samples"
         self._scores_path = folder / f".{name}.scores"
         if not self.complete:
@@ -66,11 +76,7 @@ class RolloutStore:
 
     def finish(self) -> None:
         """Join samples and scores in prompt order into the final file; then drop the logs."""
-        with whole_file(self.path) as file:
-            for key, prompt in self._prompts.items():
-                scores: Scores = self._scores.read(key)["scores"]
-                row = _final_row(self._samples.read(key), prompt, scores)
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        write_rows(self.path, map(self._final_row, self._prompts.values()))
         self._samples.delete()
         self._scores.delete()
 
@@ -81,6 +87,11 @@ class RolloutStore:
         """A kill between rename and deletion leaves logs that no longer matter."""
         for path in (self._samples_path, self._scores_path):
             path.unlink(missing_ok=True)
+
+    def _final_row(self, prompt: Prompt) -> dict[str, Any]:
+        kept = {name: prompt.fields[name] for name in self._fields if name in prompt.fields}
+        scores: Scores = self._scores.read(prompt.id)["scores"]
+        return _final_row(self._samples.read(prompt.id), prompt, kept, scores)
 
     def _check_leftovers(self) -> None:
         for path, log, known in (
@@ -119,7 +130,9 @@ def _sample_row(group: Group) -> dict[str, Any]:
     }
 
 
-def _final_row(row: dict[str, Any], prompt: Prompt, scores: Scores) -> dict[str, Any]:
+def _final_row(
+    row: dict[str, Any], prompt: Prompt, kept: dict[str, Any], scores: Scores
+) -> dict[str, Any]:
     content = prompt.content if isinstance(prompt.content, str) else list(prompt.content)
     named = {
         "scores" if name == "reward" else f"{name}_scores": values
@@ -128,6 +141,7 @@ def _final_row(row: dict[str, Any], prompt: Prompt, scores: Scores) -> dict[str,
     return {
         "id": row["id"],
         "prompt": content,
+        **kept,
         "responses": row["responses"],
         **named,
         "finish_reasons": row["finish_reasons"],

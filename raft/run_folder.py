@@ -18,6 +18,8 @@ from rollout.errors import InputError
 UNFINISHED = ".checkpoint-"  # a checkpoint that is being written; the rest of its name is random
 # these may differ between a run and its continuation: they change no sample
 _FREE_KEYS = ("iterations", "cluster", "log", "keep_checkpoints", "run_dir")
+# nor does the monitor, but perplexities of two texts make no curve
+_MONITORED = "reference_text"
 
 
 class RunFolder:
@@ -70,16 +72,22 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         return list(self._metrics)
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The metrics of every evaluation, in order."""
+        return [row for row in self._metrics if row["phase"] == "eval"]
+
     def write_environment(self, environment: dict[str, Any]) -> None:
         write_json(self.root / "env.json", environment)
 
-    def drop_old_checkpoints(self, keep: int) -> None:
-        """Keep the newest `keep` policies. Called only when the newest has been evaluated."""
+    def drop_old_checkpoints(self, keep: int, best: int) -> None:
+        """Keep the newest `keep` policies and that of iteration `best`. Called only when the newest
+        has been evaluated."""
         paths = sorted(
             self.root.glob("iterations/*/checkpoint"), key=lambda path: int(path.parent.name)
         )
         for path in paths[:-keep]:
-            remove_tree(path)
+            if int(path.parent.name) != best:
+                remove_tree(path)
 
     def drop_unfinished_checkpoints(self, iteration: int) -> None:
         """What killed attempts at a finished checkpoint left behind."""
@@ -195,6 +203,8 @@ def _differences(stored: Any, given: Any, prefix: str = "") -> list[str]:
     for key in sorted({*stored, *given}):
         if not prefix and key in _FREE_KEYS:
             continue
-        dotted = f"{prefix}.{key}" if prefix else key
-        changed += _differences(stored.get(key), given.get(key), dotted)
+        before, now = stored.get(key), given.get(key)
+        if not prefix and key == "monitor":  # folders of old have none
+            before, now = ({_MONITORED: (one or {}).get(_MONITORED)} for one in (before, now))
+        changed += _differences(before, now, f"{prefix}.{key}" if prefix else key)
     return changed

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raft.pair_data import read_pairs, split_last, split_pairs
+from raft.pair_data import read_pairs, read_rated, split_last, split_pairs
 from raft.train_schema import TrainRewardConfig
 from rewards.pair_sources.prompt_text import first_turn, same_prompt_key
+from rewards.pair_sources.rated import Rated
 from rewards.pairs import Pair
 
 __all__ = ["TrainData", "read_train_data"]
@@ -18,7 +19,8 @@ log = logging.getLogger("raft")
 
 @dataclass(frozen=True, slots=True)
 class TrainData:
-    """Pairs to train on, pairs to measure on, and what `eval.last` leaves of `eval.data`.
+    """Pairs to train on, pairs to measure on, what `eval.last` leaves of `eval.data`, and the rated
+    responses of recipe armorm.
 
     `shared` held-out pairs have the first turn of one that is trained on; `lines` tell of every
     source what became of its rows.
@@ -27,6 +29,7 @@ class TrainData:
     train: Sequence[Pair]
     held_out: Sequence[Pair]
     rest: Sequence[Pair]
+    rated: Sequence[Rated]
     shared: int
     lines: Sequence[str]
 
@@ -48,9 +51,15 @@ def read_train_data(config: TrainRewardConfig) -> TrainData:
     else:
         split = split_pairs(train, config.eval.share or config.eval.count or 0.1, config.seed)
         train, held_out = split.train, split.held_out
+    rated: Sequence[Rated] = ()
+    if config.armorm is not None:
+        attributes = config.armorm.attributes or ()
+        ratings = read_rated(config.armorm.rated, seed=config.seed, attributes=attributes)
+        rated = ratings.rated
+        lines += [f"rated: {line}" for line in ratings.report.lines()]
     for line in lines:
         log.info("%s", line)
-    return TrainData(train, held_out, rest, _shared(train, held_out), lines)
+    return TrainData(train, held_out, rest, rated, _shared(train, held_out), lines)
 
 
 def _shared(train: Sequence[Pair], held_out: Sequence[Pair]) -> int:

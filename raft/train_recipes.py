@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from raft.pair_data import read_rated
 from raft.train_data import TrainData
 from raft.train_schema import SFTConfig, TrainRewardConfig, UpdateConfig
 from rollout.errors import InputError
@@ -103,9 +102,8 @@ def _armorm(
     section = config.armorm
     assert section is not None
     given = {k: v for k, v in section.given().items() if k not in ("rated", "gating")}
-    rated = read_rated(section.rated, seed=config.seed, attributes=section.attributes or ())
     return train_armorm(
-        config.model, rated.rated, data.train, data.held_out, folder,
+        config.model, data.rated, data.train, data.held_out, folder,
         settings=ArmoRMSettings(**given, max_length=config.max_length, seed=config.seed),
         gating=GatingSettings(**section.gating.model_dump()), on_metrics=report,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 
 from raft.environment import describe_environment
 from raft.files import full_disk_is_the_users, read_json, write_json, write_whole
+from raft.row_json import json_columns
 from raft.run_folder import RunFolder
 from raft.train_schema import TrainRewardConfig
 
@@ -27,13 +28,18 @@ RESULT = "result.json"
 def train_reward(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
     """Train, or go on; the run folder, and the metrics of its model.
 
+    Of several processes (torchrun, accelerate launch) the first owns the folder.
+
     Raises:
         InputError: for data, models or settings that cannot be used, and a run folder that is in
             use or belongs to another config.
     """
     from raft.train_recipes import resolved, run_recipe
+    from rewards.training import processes
 
     settings = resolved(config)
+    if not processes.is_first():
+        return _join(config)
     with RunFolder(config.run_dir, settings) as folder:
         result = folder.root / RESULT
         if result.exists():
@@ -44,10 +50,28 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
 
         data = read_train_data(config)
         with full_disk_is_the_users(folder.root):
-            metrics = run_recipe(config, data, folder.root, _reporter(folder))
+            found = run_recipe(config, data, folder.root, _reporter(folder))
+            metrics = json_columns(found, RESULT)  # a number that is not known is null
             _write_card(folder.root, config, settings, data, metrics)
         write_json(result, metrics)
+    processes.leave()
     return folder.root, metrics
+
+
+def _join(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
+    """Work along with the first process, which writes and says all there is to."""
+    from raft.train_data import read_train_data
+    from raft.train_recipes import run_recipe
+    from rewards.training import processes
+
+    root = Path(config.run_dir).resolve()
+    if (root / RESULT).exists():
+        return root, read_json(root / RESULT)
+    for name in ("raft", "rewards"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    metrics = run_recipe(config, read_train_data(config), root, lambda step, values: None)
+    processes.leave()
+    return root, json_columns(metrics, RESULT)
 
 
 def _reporter(folder: RunFolder) -> Any:
@@ -58,18 +82,13 @@ def _reporter(folder: RunFolder) -> Any:
 
     def report(step: int, values: dict[str, float]) -> None:
         phase = sorted({name.partition("/")[0] for name in values})[-1]
-        if "eval/accuracy" in values and phase == "train":
+        if "train/steps" in values:
             phase = "end"
-        folder.add_metrics(step, phase, {k: _or_none(v) for k, v in values.items()})
+        folder.add_metrics(step, phase, json_columns(values, "metrics"))
         told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         log.info("step %d: %s", step, told)
 
     return report
-
-
-def _or_none(value: float) -> float | None:
-    # JSON has no NaN
-    return value if value == value and abs(value) != float("inf") else None
 
 
 def _write_card(

@@ -6,16 +6,20 @@ models were trained on it and need it, most were not: it is a setting, never a s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from rewards.formats import Format, render
 from rollout.types import InputError, Message
 
-__all__ = ["BOS_COUNT", "Bos", "check_bos", "default_bos", "own_bos", "with_bos"]
+__all__ = ["BOS_COUNT", "Bos", "check_bos", "default_bos", "grm_bos", "own_bos", "with_bos"]
+
+log = logging.getLogger("rewards")
 
 Bos = Literal["single", "double", "none"]
 BOS_COUNT: dict[str, int] = {"none": 0, "single": 1, "double": 2}
+_PROBE = [Message(role="user", content="a"), Message(role="assistant", content="b")]
 
 
 def check_bos(bos: str, bos_id: int | None) -> None:
@@ -46,6 +50,18 @@ def default_bos(tokenizer: Any, format: Format) -> Bos:
     """What tokenizer and template add by themselves, once."""
     if own_bos(tokenizer) == "single" or format != "chat" or tokenizer.bos_token_id is None:
         return own_bos(tokenizer)
-    probe = [Message(role="user", content="a"), Message(role="assistant", content="b")]
-    ids = tokenizer(render(probe, format, tokenizer), add_special_tokens=False)["input_ids"]
+    ids = tokenizer(render(_PROBE, format, tokenizer), add_special_tokens=False)["input_ids"]
     return "single" if ids[:1] == [tokenizer.bos_token_id] else "none"
+
+
+def grm_bos(tokenizer: Any, format: Format | None, name: str) -> Bos | None:
+    """GRM's code tokenises the rendered template once more: its BOS and the tokenizer's are two.
+
+    None, which leaves the choice open, where no template renders a BOS.
+    """
+    if format not in (None, "chat") or not tokenizer.chat_template or not tokenizer.bos_token:
+        return None
+    if not render(_PROBE, "chat", tokenizer).startswith(tokenizer.bos_token):
+        return None
+    log.info("%s: bos=\"double\", as GRM was trained: the template's and the tokenizer's", name)
+    return "double"

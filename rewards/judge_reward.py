@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.engine import EngineName
 from rewards.judge import Judge, verdicts_of
+from rewards.load_judge import load_judge
 from rewards.tournament import Match, Played, Report, Standing, Verdict, play
 from rewards.tournament.answers import Answers, read_answers
-from rewards.types import Comparison, NonFinite, Scores
+from rewards.types import Comparison, Scores
 from rollout.types import Group, InputError, Message, Prompt, conversation
 
 __all__ = ["REFERENCE_FIELD", "JudgeReward", "load_judge_reward"]
@@ -236,6 +237,16 @@ def _play_settings(
     return settings
 
 
+def _with_settings_of_load_judge(load: Callable[..., JudgeReward]) -> Callable[..., JudgeReward]:
+    """Its signature says what its `**loading` may be: `rewards.build` and `help` look there."""
+    own = [p for p in inspect.signature(load).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    theirs = inspect.signature(load_judge).parameters
+    taken = [theirs[name] for name in theirs if name not in ("path", "kind")]
+    load.__signature__ = inspect.Signature([*own, *taken], return_annotation=JudgeReward)  # type: ignore[attr-defined]
+    return load
+
+
+@_with_settings_of_load_judge
 def load_judge_reward(
     model: str | Path,
     *,
@@ -245,36 +256,15 @@ def load_judge_reward(
     seed: int = 0,
     score: str | None = None,
     rounds: int | None = None,
-    engine: EngineName | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
-    max_length: int | None = None,
-    batch_tokens: int | None = None,
-    gpu_memory: float | None = None,
-    temperature: float = 1.0,
-    non_finite: NonFinite = "raise",
+    **loading: Any,
 ) -> JudgeReward:
-    """`JudgeReward` over `load_judge(model, kind="pairwise")`, with the settings of both.
+    """`JudgeReward` over `load_judge(model, kind="pairwise", **loading)`.
 
     Raises `InputError` as they do, for the tournament before the model is loaded.
     """
-    from rewards.load_judge import load_judge
-
     settings: dict[str, Any] = {
         "tournament": tournament, "budget": budget, "tie": tie, "seed": seed, "score": score,
         "rounds": rounds,
     }  # fmt: skip
     _play_settings(**settings)
-    judge = load_judge(
-        model,
-        kind="pairwise",
-        engine=engine,
-        dtype=dtype,
-        device=device,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        gpu_memory=gpu_memory,
-        temperature=temperature,
-        non_finite=non_finite,
-    )
-    return JudgeReward(judge, **settings)
+    return JudgeReward(load_judge(model, kind="pairwise", **loading), **settings)

@@ -9,20 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rewards.backbone import Backbone
 from rewards.checkpoint import read_config, tensor_shapes
-from rewards.formats import render
-from rewards.heads.gating import (
-    EOT,
-    HEADER,
-    Gate,
-    GatingHead,
-    GatingWeights,
-    gate_of,
-)
-from rewards.load_backbone import check_engine, load_transformer, state_size
+from rewards.gated_tokenizer import gated_tokenizer
+from rewards.heads.gating import GatingHead, GatingWeights, gate_of
+from rewards.load_backbone import check_engine, dtype_as_stored, load_transformer, state_size
 from rewards.model_reward import ModelReward
 from rewards.parts import (
     load_config,
@@ -30,27 +21,24 @@ from rewards.parts import (
     make_encoder,
     pad_id,
     resolve_device,
-    resolve_dtype,
 )
 from rewards.settings import ModelSettings
 from rewards.state import check_names, read_tensors
 from rewards.transformers_engine import TransformersEngine
-from rewards.types import RewardError
-from rollout.types import InputError, Message
+from rollout.types import InputError
 
-__all__ = ["load_armorm"]
+__all__ = ["ATTRIBUTES", "HEADS", "REGRESSION", "TRANSFORM", "load_armorm"]
 
 log = logging.getLogger("rewards")
 
 REGRESSION, TRANSFORM = "regression_layer.weight", "reward_transform_matrix"
 LOGIT_SCALE = "gating.logit_scale"
-# tells the dtype that the transformer was saved in
-WITNESS = "model.layers.0.self_attn.q_proj.weight"
 HEADS = ("regression_layer.", TRANSFORM, "gating.")
+# the key of config.json with the names of the rewards: ours, the published checkpoint has none
+ATTRIBUTES = "attributes"
 _NUMBERED = re.compile(r"gating\.layers\.(\d+)\.")
 # what the checkpoint's own class assumes where config.json is silent
 _TEMPERATURE = 10
-_PROBE = [Message(role="user", content="a"), Message(role="assistant", content="b")]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -66,71 +54,22 @@ def load_armorm(folder: Path, settings: ModelSettings, *, name: str) -> ModelRew
     device = resolve_device(settings.device)
     tokenizer = load_tokenizer(folder)
     gate = gate_of(tokenizer, name)
-    tokenizer = _reading_responses(tokenizer, gate, settings.format, name)
+    tokenizer = gated_tokenizer(tokenizer, gate, settings.format, name)
     vocabulary = config.get_text_config().vocab_size
     settings = replace(settings, format="chat", bos=settings.bos or "single")
     encoder = make_encoder(tokenizer, config, settings, name=name, vocabulary=vocabulary)
-    dtype = _dtype(folder, settings.dtype, config, device)
+    dtype = dtype_as_stored(folder, settings.dtype, config, device)
     backbone = Backbone(
         load_transformer(folder, config, dtype, device, heads=HEADS),
         pad_id=pad_id(config, tokenizer, vocabulary),
         name=name,
     )
-    head = GatingHead(weights, replace(gate, max_length=encoder.max_length))
+    gate = replace(gate, max_length=encoder.max_length)
+    head = GatingHead(weights, gate, _attributes(folder, len(weights.regression_KH)))
     engine = TransformersEngine(backbone, head, settings.batch_tokens)
     reward = ModelReward(encoder, engine, name=name, kind="armorm", non_finite=settings.non_finite)
     log.info("loaded reward model: %s", reward.describe())
     return reward
-
-
-def _dtype(folder: Path, asked: str | None, config: Any, device: torch.device) -> torch.dtype:
-    """On a GPU as the files are: the published config.json says float32 of bfloat16 weights."""
-    if asked is None and device.type != "cpu":
-        for weight in read_tensors(folder, {WITNESS}).values():
-            return weight.dtype
-    return resolve_dtype(asked, config, device)
-
-
-def _reading_responses(tokenizer: Any, gate: Gate, format: str | None, name: str) -> Any:
-    """The tokenizer, made to end conversations with the token that closes the response.
-
-    Llama 3's first template puts the header of a next answer behind every conversation. Rewards
-    would be read there, and the gate would be the end of the response.
-    """
-    if format not in (None, "chat"):
-        raise InputError(f'{name}: ArmoRM needs format="chat" to find its gate, not {format!r}')
-    if not tokenizer.chat_template:
-        raise InputError(f"{name}: its tokenizer has no chat template: copy Llama 3's to it")
-    text = render(_PROBE, "chat", tokenizer)
-    if text.endswith(EOT + HEADER):
-        log.warning("%s: its chat template always adds an assistant header: left out", name)
-        tokenizer, text = _WithoutHeader(tokenizer), text.removesuffix(HEADER)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    try:
-        gate.find(ids, "a conversation")
-    except RewardError as error:
-        raise InputError(f"{name}: its chat template does not suit ArmoRM: {error}") from error
-    if not text.endswith(f"{EOT}{HEADER}{_PROBE[-1]['content']}{EOT}"):
-        raise InputError(f"{name}: its chat template does not render responses as Llama 3's does")
-    return tokenizer
-
-
-class _WithoutHeader:
-    """A tokenizer whose template's unconditional assistant header is taken off again."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # copying and pickling ask before there is a tokenizer
-            raise AttributeError(name)
-        return getattr(self._tokenizer, name)
-
-    def __call__(self, *arguments: Any, **settings: Any) -> Any:
-        return self._tokenizer(*arguments, **settings)
-
-    def apply_chat_template(self, *arguments: Any, **settings: Any) -> str:
-        return self._tokenizer.apply_chat_template(*arguments, **settings).removesuffix(HEADER)
 
 
 def _read_head(folder: Path, size: int) -> GatingWeights:
@@ -188,6 +127,20 @@ def _temperature(folder: Path, config: Mapping[str, Any]) -> float:
     if not isinstance(value, (int, float)) or not value > 0:
         raise InputError(f"{folder}: gating_temperature={value!r} in config.json must be above 0")
     return float(value)
+
+
+def _attributes(folder: Path, count: int) -> Sequence[str] | None:
+    """Names of the rewards where config.json has some."""
+    found = read_config(folder).get(ATTRIBUTES)
+    if found is None:
+        return None
+    named = isinstance(found, list) and all(isinstance(name, str) and name for name in found)
+    if not named or len({*found}) != len(found) or len(found) != count:
+        raise InputError(
+            f"{folder}: {ATTRIBUTES} in config.json must be {count} different names, one for each "
+            "reward: correct it or leave it out"
+        )
+    return found
 
 
 def _rows(shape: Sequence[int]) -> int:

@@ -10,14 +10,19 @@ from typing import Any
 
 import torch
 
-from rewards.parts import check_left_out, load_weights
+from rewards.parts import check_left_out, load_weights, resolve_dtype
 from rewards.settings import ModelSettings
-from rewards.state import WRAPPED
+from rewards.state import WRAPPED, read_tensors
 from rollout.types import InputError
 
-__all__ = ["check_engine", "load_transformer", "state_size"]
+__all__ = [
+    "check_engine", "dtype_as_stored", "load_transformer", "state_size", "stored_dtype",
+]  # fmt: skip
 
 log = logging.getLogger("rewards")
+
+# a tensor of every Llama
+_WITNESS = "model.layers.0.self_attn.q_proj.weight"
 
 
 def check_engine(settings: ModelSettings, head: str, name: str) -> None:
@@ -51,6 +56,21 @@ def load_transformer(
         )
     check_left_out(folder, model, unexpected, tuple(heads))
     return model.to(device)
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """Of a Llama's weights in its files; None where they have other names."""
+    witness = read_tensors(folder, {_WITNESS}).get(_WITNESS)
+    return None if witness is None else witness.dtype
+
+
+def dtype_as_stored(
+    folder: Path, asked: str | None, config: Any, device: torch.device
+) -> torch.dtype:
+    """As `resolve_dtype`, but on a GPU by the files: ArmoRM's published config.json says float32 of
+    bfloat16 weights."""
+    stored = stored_dtype(folder) if asked is None and device.type != "cpu" else None
+    return stored or resolve_dtype(asked, config, device)
 
 
 @contextmanager

@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rewards.backbone import Backbone
+from rewards.bos import grm_bos
 from rewards.checkpoint import read_config, tensor_shapes
-from rewards.formats import render
 from rewards.heads.value import ValueHead
 from rewards.load_backbone import check_engine, load_transformer, state_size
 from rewards.model_reward import ModelReward
@@ -26,7 +25,7 @@ from rewards.parts import (
 from rewards.settings import ModelSettings
 from rewards.state import bare_names, check_names, read_tensors
 from rewards.transformers_engine import TransformersEngine
-from rollout.types import InputError, Message
+from rollout.types import InputError
 
 __all__ = ["load_grm"]
 
@@ -51,7 +50,7 @@ def load_grm(folder: Path, settings: ModelSettings, *, name: str) -> ModelReward
     device = resolve_device(settings.device)
     tokenizer = load_tokenizer(folder)
     vocabulary = config.get_text_config().vocab_size
-    settings = replace(settings, bos=settings.bos or _own_code_bos(tokenizer, settings, name))
+    settings = replace(settings, bos=settings.bos or grm_bos(tokenizer, settings.format, name))
     encoder = make_encoder(tokenizer, config, settings, name=name, vocabulary=vocabulary)
     dtype = resolve_dtype(settings.dtype, config, device)
     backbone = Backbone(
@@ -63,21 +62,6 @@ def load_grm(folder: Path, settings: ModelSettings, *, name: str) -> ModelReward
     reward = ModelReward(encoder, engine, name=name, kind="grm", non_finite=settings.non_finite)
     log.info("loaded reward model: %s", reward.describe())
     return reward
-
-
-def _own_code_bos(tokenizer: Any, settings: ModelSettings, name: str) -> Any:
-    """GRM's code tokenises the rendered template once more: its BOS and the tokenizer's are two.
-
-    None, which leaves the choice open, where no template renders a BOS.
-    """
-    if settings.format not in (None, "chat") or not tokenizer.chat_template:
-        return None
-    probe = [Message(role="user", content="a"), Message(role="assistant", content="b")]
-    bos = tokenizer.bos_token
-    if not bos or not render(probe, "chat", tokenizer).startswith(bos):
-        return None
-    log.info("%s: bos=\"double\", as GRM was trained: the template's and the tokenizer's", name)
-    return "double"
 
 
 def _read_head(folder: Path, size: int) -> ValueHead:

@@ -53,9 +53,11 @@ class ModelReward:
         return self.score_details(conversations)["score"]
 
     def score_details(self, conversations: Sequence[Scorable]) -> Outputs:
-        """As `score`, with all that the family says: ArmoRM has `rewards` and `gating` (N, 19)."""
+        """As `score`, with all that the family says: ArmoRM has `rewards` and `gating` (N, K), and
+        the names of its K `attributes` (K,)."""
         names = [f"conversation {index}" for index in range(len(conversations))]
-        return self._outputs(conversations, names)
+        found, attributes = self._outputs(conversations, names), self.describe().get("attributes")
+        return found if attributes is None else {**found, "attributes": np.asarray(attributes)}
 
     def score_groups(self, groups: Sequence[Group]) -> Scores:
         """One list of K scores per group, order kept. Raises as `score` does, naming the prompt."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rollout.types import InputError
 
-__all__ = ["local_folder"]
+__all__ = ["description_folder", "local_folder"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -24,22 +24,43 @@ def local_folder(path: str | Path) -> Path:
         return folder
     if _HUB_NAME.fullmatch(str(path)) is None:
         raise InputError(f"no folder {path}: give a local model folder or a hub name (owner/name)")
-    return _download(str(path))
+    found = _download(str(path), "*.safetensors")
+    if not any(found.glob("*.safetensors")):
+        found = _download(str(path), "pytorch_model*.bin")
+    return found
 
 
-def _download(name: str) -> Path:
+def description_folder(path: str | Path) -> Path:
+    """As `local_folder`, without weights: a few files, so that a mistyped name shows at once.
+
+    transformers would ask six times before it says that it cannot reach the hub.
+    """
+    folder = Path(path).expanduser()
+    return folder if folder.is_dir() else _download(str(path))
+
+
+def _download(name: str, *weights: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
+    mends = {
+        GatedRepoError: "accept its terms on the hub, and set HF_TOKEN",
+        RepositoryNotFoundError: "the hub has no such model: check the name, or set HF_TOKEN for "
+        "a private one",
+        LocalEntryNotFoundError: "it is not in the cache, and the hub cannot be reached: check "
+        "the name and the network",
+    }
     try:
-        patterns = [*_DESCRIPTION, "*.safetensors"]
-        folder = Path(snapshot_download(name, allow_patterns=patterns))
-        if not any(folder.glob("*.safetensors")):
-            patterns = [*_DESCRIPTION, "pytorch_model*.bin"]
-            folder = Path(snapshot_download(name, allow_patterns=patterns))
-        return folder
+        return Path(snapshot_download(name, allow_patterns=[*_DESCRIPTION, *weights]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
+        mend = next((text for kind, text in mends.items() if isinstance(error, kind)), None)
         raise InputError(
             f"{name} is neither a local folder nor to be had from the hub "
-            f"({type(error).__name__}): check the name, the network, and the access token"
+            f"({type(error).__name__}): {mend or 'check the name and the network'}"
         ) from error

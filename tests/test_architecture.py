@@ -27,7 +27,7 @@ ONLY_IN = {
     "ray": {"raft/cluster.py"},
     # sampling from policies, and scoring by reward models: neither package may know the other's
     "vllm": {"rollout/vllm_engine.py", "rewards/vllm_engines.py"},
-    "trl": {"raft/sft.py", "rewards/bradley_terry.py"},
+    "trl": {"raft/sft.py"},
 }
 LONGEST_FILE = 350
 LONGEST_FUNCTION = 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,3 +120,53 @@ def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
         ["sh", "-c", f"{command} | true"], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("rest", ["--out -", "--json"])
+def test_a_full_disk_behind_stdout_is_the_users(tmp_path: Path, rest: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "response": "b"}\n')
+    command = toy_runs.command("score", "--quiet", "--reward", "function:length", file)
+    done = subprocess.run(
+        ["sh", "-c", f"{' '.join(command)} {rest} > /dev/full"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        "raft: standard output: no space left; free some and run the command again\n"
+    )
+
+
+def test_a_device_is_no_output_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, pipe = tmp_path / "rows.jsonl", tmp_path / "pipe"
+    file.write_text('{"prompt": "a", "response": "b"}\n')
+    os.mkfifo(pipe)
+    for rest in ([], ["--restart"]):
+        arguments = ["score", "--reward", "function:length", str(file), "--out", str(pipe), *rest]
+        assert main(arguments) == 2
+        assert f"--out {pipe}: is no file" in capsys.readouterr().err
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where", "says"),
+    [
+        (["serve-reward", "--reward", "function:length"], "rewards.remote.listen.serve", "serving"),
+        (["curves", "run"], "raft.curves.draw_curves", "no picture was written"),
+    ],
+)
+def test_an_interrupted_command_says_what_that_means(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    where: str,
+    says: str,
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupt)
+    assert main(arguments) == 130
+    error = capsys.readouterr().err
+    assert says in error and "the same command goes on" not in error

@@ -12,7 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.config import _apply, describe_keys, known_keys, load_config, make_config
+from raft.cli import main
+from raft.config import apply_override, describe_keys, known_keys, load_config, make_config
+from raft.train_config import load_train_config
 from rollout.types import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +74,35 @@ def test_our_configs_are_valid_and_say_how_to_run_them(
     load_config(path)
     first = path.read_text().splitlines()[0]
     assert re.fullmatch(rf"# raft run {re.escape(str(path.relative_to(ROOT)))}( .*)?", first)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
+def test_validate_tells_runs_from_trainings(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAFT_DATA", "/data")
+    assert main(["validate", str(path)]) == 0
+    training = path.parent.name == "reward"
+    recipe = yaml.safe_load(path.read_text()).get("recipe")
+    what = f"raft train-reward (recipe {recipe})" if training else "raft run"
+    assert capsys.readouterr().out == f"{path}: valid, for {what}\n"
+    # neither command takes the other's for its own
+    load, other = (load_config, "train-reward") if training else (load_train_config, "run")
+    with pytest.raises(InputError, match=f"raft {other} "):
+        load(path)
+
+
+def test_validate_complains_of_a_training_as_train_reward_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rm.yaml").write_text("run_dir: r\nmodel: m\ndata: [d]\ntrain: {epochs: 0}\n")
+    said = []
+    for command in ("validate", "train-reward"):
+        assert main([command, str(tmp_path / "rm.yaml"), "recipe=grm", "lambda=1"]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and said[0].count("\n") == 1
+    assert "train.epochs: Input should be greater than 0 (got 0)" in said[0]
+    assert "lambda: unknown key; see `raft train-reward --keys`" in said[0]
 
 
 def test_there_are_configs() -> None:
@@ -173,7 +204,7 @@ def test_a_number_in_any_notation_is_that_number(value: float) -> None:
     # also where no type is declared, as in a reward function's arguments
     for text in (repr(value), f"{value:.17e}", f"{value:.17E}".replace("E+", "E")):
         data: dict[str, Any] = {}
-        _apply(data, f"a.b={text}")
+        apply_override(data, f"a.b={text}")
         assert data == {"a": {"b": value}}
 
 

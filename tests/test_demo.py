@@ -26,8 +26,9 @@ def test_demo_tells_the_whole_story_and_keeps_what_is_finished(tmp_path, capsys)
         )
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "configs/hh_gpt_neo_2.7b.yaml" in first
-    for part in ("policy", "reward_model"):
+    for part in ("policy", "reward_model/model"):
         assert (tmp_path / "demo" / part / "config.json").exists()
+    assert "held-out pairs" in (tmp_path / "demo" / "reward_model" / "README.md").read_text()
 
     # the preferences come from the policy, about training prompts alone
     held_out = {
@@ -41,5 +42,5 @@ def test_demo_tells_the_whole_story_and_keeps_what_is_finished(tmp_path, capsys)
     before = (folder / "metrics.jsonl").read_bytes()
     tell(tmp_path / "demo", seed=3, size=SMALL)
     again = capsys.readouterr().out
-    assert again.count("(kept)") == 2
+    assert again.count("kept)") == 2
     assert (folder / "metrics.jsonl").read_bytes() == before

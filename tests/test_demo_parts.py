@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from raft.demo.corpus import PROBLEMS, THINGS, heldout_prompts, texts, train_prompts
@@ -149,37 +151,19 @@ def test_sampling_follows_from_the_seed(policy_dir):
 
 @pytest.fixture(scope="module")
 def reward_model(policy_dir, tmp_path_factory):
-    """The folder, the report, held-out rows and their scores before the model was saved."""
-    from rewards import bradley_terry
+    """The folder that the demo leaves, and the metrics."""
+    from raft.demo.story import reward_config
+    from raft.train_config import make_train_config
+    from raft.train_reward import train_reward
 
-    folder = tmp_path_factory.mktemp("reward") / "model"
+    root = tmp_path_factory.mktemp("demo")
+    (root / "policy").symlink_to(policy_dir)
     pairs = _corpus_pairs(train_prompts(600, seed=0), seed=0)
-    in_memory = []
-
-    def save(model, tokenizer, out_dir):
-        in_memory.append(_padded_scores(model, tokenizer, pairs[-40:]))
-        keep(model, tokenizer, out_dir)
-
-    keep = bradley_terry._save
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bradley_terry, "_save", save)
-        report = bradley_terry.train_bradley_terry(
-            policy_dir, pairs, folder, learning_rate=3e-3, epochs=2
-        )
-    return folder, report, pairs[-40:], in_memory[0]
-
-
-def _padded_scores(model, tokenizer, rows):
-    """Chosen sides in one padded batch, tokenised as for training."""
-    import torch
-    from trl.trainer.reward_trainer import DataCollatorForPreference
-
-    from rewards.bradley_terry import _encode
-
-    collate = DataCollatorForPreference(tokenizer.pad_token_id)
-    with torch.inference_mode():
-        batch = collate([_encode(tokenizer, row) for row in rows])
-        return model.eval()(**batch).logits[: len(rows), 0].tolist()
+    (root / "preferences.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    config = reward_config(root, seed=0)
+    config["train"] |= {"learning_rate": 3e-3}
+    folder, metrics = train_reward(make_train_config(config))
+    return folder / "model", metrics
 
 
 def _corpus_pairs(prompts, seed, **noise):
@@ -208,18 +192,30 @@ def _scores(folder, rows, side):
 
 
 def test_reward_model_ranks_heldout_pairs_as_gold_does(reward_model):
-    folder, report, *_ = reward_model
-    assert (report.pairs, report.heldout_pairs, report.too_long) == (540, 60, 0)
+    folder, metrics = reward_model
+    assert (metrics["pairs/train"], metrics["pairs/held_out"], metrics["pairs/cut"]) == (540, 60, 0)
     # judged without label noise, and on subjects never seen
     rows = _corpus_pairs(heldout_prompts(150, seed=0), seed=9, sharpness=1e9, flipped=0.0)
     wins = zip(_scores(folder, rows, "chosen"), _scores(folder, rows, "rejected"), strict=True)
     assert sum(chosen > rejected for chosen, rejected in wins) / len(rows) > 0.7
 
 
-def test_saved_reward_model_scores_as_it_did_in_memory(reward_model):
-    """Through the saved chat template one by one, against tokenised rows in a padded batch."""
-    folder, _, rows, in_memory = reward_model
-    assert _scores(folder, rows, "chosen") == pytest.approx(in_memory, abs=1e-5)
+def test_reward_model_reads_the_very_tokens_that_the_policy_writes(reward_model, policy_dir):
+    """BOS, prompt, response, EOS: nothing between them, as the policy was trained."""
+    from transformers import AutoTokenizer
+
+    from rewards import load_reward
+
+    reward, tokenizer = load_reward(reward_model[0]), AutoTokenizer.from_pretrained(policy_dir)
+    rows = _corpus_pairs(train_prompts(20, seed=1), seed=1)
+    talks = [[{"role": "user", "content": row["prompt"]},
+              {"role": "assistant", "content": row["chosen"]}] for row in rows]  # fmt: skip
+    ids = reward.encoder.encode(talks, ["row"] * len(rows))
+    for row, found in zip(rows, ids, strict=True):
+        text = row["prompt"] + row["chosen"]
+        assert found == [*tokenizer(text).input_ids, tokenizer.eos_token_id]
+    alone = _scores(reward_model[0], rows, "chosen")
+    assert reward.score(talks).tolist() == pytest.approx(alone, abs=1e-5)
 
 
 def test_reward_model_says_which_token_it_is_scored_at(reward_model):
@@ -230,22 +226,3 @@ def test_reward_model_says_which_token_it_is_scored_at(reward_model):
     assert config.architectures == ["LlamaForSequenceClassification"]
     assert config.num_labels == 1
     assert config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
-
-
-def test_reward_training_refuses_a_tokenizer_that_pads_with_eos(policy_dir, tmp_path):
-    from transformers import AutoTokenizer
-
-    from rewards.bradley_terry import train_bradley_terry
-
-    tokenizer = AutoTokenizer.from_pretrained(policy_dir)
-    tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="PAD token that differ"):
-        train_bradley_terry(tmp_path, [], tmp_path / "out")
-
-
-def test_too_few_pairs_are_refused(policy_dir, tmp_path):
-    from rewards.bradley_terry import train_bradley_terry
-
-    with pytest.raises(ValueError, match="give more pairs"):
-        train_bradley_terry(policy_dir, [], tmp_path)

@@ -10,6 +10,7 @@ import toy_faults
 import toy_runs
 
 import raft.assemble
+import raft.monitor.pool
 import raft.reward_pool
 import raft.rollout_pool
 from raft.loop import run
@@ -29,6 +30,7 @@ def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAFT_TEST_FAULTS", str(folder))
     monkeypatch.setattr(raft.rollout_pool, "RolloutWorker", toy_faults.DyingRolloutWorker)
     monkeypatch.setattr(raft.reward_pool, "RewardWorker", toy_faults.DyingRewardWorker)
+    monkeypatch.setattr(raft.monitor.pool, "LogProbWorker", toy_faults.DyingLogProbWorker)
     monkeypatch.setattr(raft.assemble, "build_trainer", toy_faults.build_trainer)
     return folder
 
@@ -38,10 +40,10 @@ def settings(root: Path, name: str, **sections: Any) -> Any:
 
 
 def test_the_cluster_changes_no_row_and_neither_do_deaths(tmp_path: Path, orders: Path) -> None:
-    # one process without deaths against four workers and a trainer of which each kind dies twice
-    # or more, in mid-generation, in a sync, in scoring and in training
+    # one process without deaths against five workers and a trainer of which each kind dies twice
+    # or more, in mid-generation, in a sync, in scoring, in training and while KL is measured
     straight = run(settings(tmp_path, "straight"))
-    deaths = {"generate": 2, "load_weights": 2, "score": 2, "train": 2}
+    deaths = {"generate": 2, "load_weights": 2, "score": 2, "train": 2, "measure": 2}
     toy_faults.order(orders, **deaths)
     folder = run(settings(tmp_path, "killed", cluster=WORKERS))
     assert {name: (orders / name).read_text() for name in deaths} == dict.fromkeys(deaths, "0")
@@ -51,7 +53,7 @@ def test_the_cluster_changes_no_row_and_neither_do_deaths(tmp_path: Path, orders
     assert not list(folder.glob("iterations/*/checkpoint/half"))
 
 
-@pytest.mark.parametrize("kind", ["generate", "score", "train"])
+@pytest.mark.parametrize("kind", ["generate", "score", "train", "measure"])
 def test_too_many_deaths_end_the_run_and_lose_nothing(
     tmp_path: Path, orders: Path, kind: str
 ) -> None:
@@ -64,7 +66,7 @@ def test_too_many_deaths_end_the_run_and_lose_nothing(
         for file in (tmp_path / "killed").glob("iterations/*/.*.samples")
         for row in toy_runs.rows(file)
     ]
-    assert len(drawn) == len(set(drawn)) and (drawn or kind == "train")
+    assert len(drawn) == len(set(drawn)) and (drawn or kind in ("train", "measure"))
     folder = run(settings(tmp_path, "killed"))
     assert toy_runs.results(folder) == toy_runs.results(straight)
     assert toy_runs.lasting(folder) == toy_runs.lasting(straight)

@@ -11,9 +11,9 @@ import pytest
 import toy_runs
 
 import raft.loop
-from raft.assemble import load_prompts
 from raft.config import RunConfig
 from raft.loop import run
+from raft.prompt_sets import load_prompts
 from raft.rollout_store import RolloutStore
 from raft.schedule import prompts_of
 from rollout.toy_engine import ToyEngine, write_toy

@@ -71,6 +71,15 @@ def test_rows_become_pairs_in_their_order(tmp_path):
     assert found.report.lines() == [f"{path} (pair): 2 rows, 2 pairs"]
 
 
+def test_margins_of_plain_rows_are_the_pairs_own(tmp_path):
+    path = write(tmp_path / "p.jsonl", row(1, margin=1.5), row(2), row(3, margin=None))
+    assert [p.margin for p in read_pairs(path).pairs] == [1.5, None, None]
+    assert all(p.fields == {} for p in read_pairs(path).pairs)
+    wrong = write(tmp_path / "w.jsonl", row(1, margin=1), '{"prompt": "Q", "chosen": "a", '
+                  '"rejected": "b", "margin": NaN}')  # fmt: skip
+    assert refused(lambda: read_pairs(wrong)).startswith(f"{wrong}:2: 'margin' is nan, no finite")
+
+
 def test_what_is_dropped_is_counted_with_its_lines(tmp_path):
     bad = [row(n) | {"rejected": f"good {n}"} for n in range(2, 7)]
     path = write(tmp_path / "p.jsonl", row(1), *bad, row(7, chosen=" "), row(1), row(8))

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,15 @@ NO_DROPOUT: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def one_thread() -> Iterator[None]:
+    with tiny.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    made = {name: tiny.checkpoint(root / name, name) for name in ("llama", "gpt2", "gpt_neo")}
+    made = tiny.checkpoints(root)
     made["gpt2_plain"] = tiny.checkpoint(root / "gpt2_plain", "gpt2", **NO_DROPOUT)
     return made
 
@@ -234,8 +232,10 @@ def test_micro_batches_make_the_same_update(
             str(folders["llama"]), learning_rate=1e-3, batch_size=4, micro_batch_size=micro
         )
         trainer.train(str(rows), str(tmp_path / f"{micro}"), seed=0)
-    assert largest_difference(tmp_path / "1", tmp_path / "4") < 1e-5
-    assert largest_difference(tmp_path / "2", tmp_path / "4") < 1e-5
+    # Adam's first steps are ± the learning rate; where a gradient is near its epsilon, rounding
+    # shows, and how much is the processor's
+    assert largest_difference(tmp_path / "1", tmp_path / "4") < 5e-5
+    assert largest_difference(tmp_path / "2", tmp_path / "4") < 5e-5
 
 
 def test_wrapped_packing_trains(folders: dict[str, Path], rows: Path, tmp_path: Path) -> None:

@@ -6,7 +6,11 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -246,6 +250,26 @@ def test_the_same_command_goes_on_after_a_kill(
     assert strip == [{k: v for k, v in r.items() if "per_second" not in k} for r in rows[1]]
 
 
+def test_a_number_that_is_not_known_is_null_and_said_in_words(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # 10 pairs of one prompt, each of which has its opposite: half are won
+    one = [pair for pair in PAIRS if pair.prompt != PAIRS[0].prompt][:5]
+    sides = [{"prompt": "Which?", "chosen": p.chosen, "rejected": p.rejected} for p in one]
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in sides]
+    test = write_rows(tmp_path / "test.jsonl", sides + turned)
+    file = tmp_path / "rm.yaml"
+    file.write_text(yaml.safe_dump(settings(root, tmp_path / "run", eval={"data": [test]})))
+    assert command(str(file)) == 0
+    words = "50.00% of 10 held-out pairs (no interval: these pairs all have one prompt"
+    assert words in capsys.readouterr().out
+    assert words.replace("50.00%", "**50.00%**") in (tmp_path / "run" / "README.md").read_text()
+    stored = (tmp_path / "run" / "result.json").read_text()
+    assert "NaN" not in stored and json.loads(stored)["eval/accuracy_low"] is None
+    assert command(str(file), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["eval/accuracy_high"] is None
+
+
 def test_prompts_are_held_out_whole(root: Path, tmp_path: Path) -> None:
     from raft.train_data import read_train_data
 
@@ -253,6 +277,71 @@ def test_prompts_are_held_out_whole(root: Path, tmp_path: Path) -> None:
     assert data.shared == 0 and len(data.train) + len(data.held_out) == 40
     last = read_train_data(make_train_config(settings(root, tmp_path, eval={"last": 7})))
     assert [pair.id for pair in last.held_out] == [f"p{number}" for number in range(33, 40)]
+
+
+# several processes
+
+
+def torchrun(file: Path, *overrides: str, kill_at: str = "") -> str:
+    """Two processes on the CPU; standard error. With `kill_at`, killed when that is said."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               "-m", "raft.cli", "train-reward", str(file), *overrides]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if kill_at and kill_at in line:
+            process.terminate()  # torchrun takes its workers along
+            kill_at = ""
+    process.wait(timeout=60)
+    return "".join(said)
+
+
+def weights(folder: Path) -> Any:
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def apart(one: Path, other: Path) -> float:
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    return max(float(abs(left[name] - right[name]).max()) for name in left)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(root: Path, tmp_path: Path) -> None:
+    # 29 pairs, 4 a step: the last step is of one pair, which leaves the second process without
+    more: dict[str, Any] = {"train": {**QUICK, "epochs": 2, "batch_size": 4},
+                            "eval": {"count": 11}, "save_steps": 5, "log_steps": 1}  # fmt: skip
+    config = make_train_config(settings(root, tmp_path / "one", **more))
+    alone = train_reward(config)[1]
+    assert alone["pairs/train"] % 4 == 1
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump(settings(root, tmp_path / "two", **more)))
+    said = torchrun(file)
+    assert said.count("step 5: train/loss") == 1, "one process speaks"
+    together = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert together["eval/loss"] == pytest.approx(alone["eval/loss"], abs=1e-4)
+    exact = [key for key in alone if key.startswith("pairs/") or key == "eval/accuracy"]
+    assert {key: together[key] for key in exact} == {key: alone[key] for key in exact}
+    assert apart(tmp_path / "one", tmp_path / "two") < 1e-4
+    assert not (tmp_path / "two" / "checkpoints").exists()
+
+    # killed, the same command goes on; so does one process alone
+    file.write_text(yaml.safe_dump(settings(root, tmp_path / "killed", **more)))
+    torchrun(file, kill_at="step 8: train/loss")
+    assert (tmp_path / "killed" / "checkpoints" / "checkpoint-5").is_dir()
+    assert not (tmp_path / "killed" / "model").exists()
+    shutil.copytree(tmp_path / "killed", tmp_path / "handed over")
+    assert "going on from step 5" in torchrun(file)
+    train_reward(make_train_config(settings(root, tmp_path / "handed over", **more)))
+    for name in ("killed", "handed over"):
+        assert apart(tmp_path / "one", tmp_path / name) < 1e-4
 
 
 # recipes
@@ -322,7 +411,10 @@ def test_armorm_is_trained_and_found(root: Path, tmp_path: Path) -> None:
     found = train_reward(make_train_config(more))[1]
     assert load_reward(tmp_path / "run" / "model").kind == "armorm"
     assert found["rated/train"] == 30
-    assert "armorm" in (tmp_path / "run" / "README.md").read_text()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"rated: {file} (helpsteer): 30 rows, 30 rated" in card
+    assert "helpsteer-coherence: 30 labels, all 0.9: nothing to learn from" in card
+    assert "helpsteer-coherence" not in found["attributes"]
 
 
 # bad input

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,15 @@ SHORT = Sampling(k=3, temperature=1.0, max_new_tokens=12)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def one_thread() -> Iterator[None]:
+    with tiny.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    made = {name: tiny.checkpoint(root / name, name) for name in ("llama", "gpt2", "gpt_neo")}
+    made = tiny.checkpoints(root)
     made["other"] = tiny.checkpoint(root / "other", "llama", seed=7)
     return made
 

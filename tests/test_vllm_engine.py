@@ -36,7 +36,7 @@ DRAWN = Sampling(k=3, temperature=1.0, max_new_tokens=12)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    made = {name: tiny.checkpoint(root / name, name) for name in ("llama", "gpt2", "gpt_neo")}
+    made = tiny.checkpoints(root)
     made["llama_1"] = tiny.checkpoint(root / "llama_1", "llama", seed=1)
     made["gpt2_1"] = tiny.checkpoint(root / "gpt2_1", "gpt2", seed=1)
     made["gpt2_2"] = tiny.checkpoint(root / "gpt2_2", "gpt2", seed=2)

@@ -5,8 +5,9 @@ Heads of 32, which is the least that vLLM's CPU kernels take; two layers; a few 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,24 @@ def checkpoint(
     model(family, seed=seed, **changes).save_pretrained(folder)
     tokenizer(pad=pad).save_pretrained(folder)
     return folder
+
+
+def checkpoints(root: Path) -> dict[str, Path]:
+    """A folder of each family, by its name."""
+    return {name: checkpoint(root / name, name) for name in ("llama", "gpt2", "gpt_neo")}
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Models this small are slowed down by a second thread, tenfold where cores are shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fixed_logits(folder: Path, logits: Sequence[float]) -> Path:

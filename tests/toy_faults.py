@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from raft.monitor.worker import LogProbWorker
 from raft.toy_trainer import ToyTrainer
 from raft.workers import RewardWorker, RolloutWorker
 from rollout.types import Group
@@ -56,6 +57,12 @@ class DyingRewardWorker(RewardWorker):
     def score(self, *arguments: Any) -> Any:
         maybe_die("score")
         return super().score(*arguments)
+
+
+class DyingLogProbWorker(LogProbWorker):
+    def measure(self, *arguments: Any) -> Any:
+        maybe_die("measure")
+        return super().measure(*arguments)
 
 
 class DyingTrainer(ToyTrainer):

@@ -44,7 +44,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
 
     model = options.model or str(data("models/stories260k"))
     engine = VLLMEngine(model, dtype="float32", max_num_seqs=_SEQS[seeds])
-    setting = Setting(_prompts(model, options), options, per_prompt=seeds == "per_prompt")
+    setting = Setting(encoded_prompts(model, options), options, per_prompt=seeds == "per_prompt")
     # the same LLM object for both: what differs is what lies around it
     ways: dict[str, Draw] = {
         "bare, no text": lambda seed: setting.bare(engine._llm, seed, text="none"),
@@ -128,7 +128,7 @@ def report(found: dict[str, dict[str, list[float]]]) -> str:
     return table(header, rows) + "\nrequired: engine and pool at least 0.9 of bare"
 
 
-def _prompts(model: str, options: argparse.Namespace) -> list[Any]:
+def encoded_prompts(model: str, options: argparse.Namespace) -> list[Any]:
     from transformers import AutoTokenizer
 
     from rollout.encode import encode_prompts

@@ -71,7 +71,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def build_classifier(folder: Path, max_length: int) -> None:
+def build_classifier(folder: Path, max_length: int, layers: int = 4) -> None:
     """A Llama reward model with random weights, and its tokenizer."""
     import torch
     from tokenizers import Tokenizer
@@ -90,7 +90,7 @@ def build_classifier(folder: Path, max_length: int) -> None:
         vocab_size=size + 1,
         hidden_size=192,
         intermediate_size=640,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=6,
         max_position_embeddings=max_length,
         pad_token_id=size,

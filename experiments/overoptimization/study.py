@@ -19,6 +19,7 @@ __all__ = ["FLIPPED", "PROXIES", "Paths", "Size", "draw_pool", "iterate", "make_
 
 _HERE = Path(__file__).parent
 _REWARD = _HERE.parent / "stories" / "reward.yaml"
+_TEMPLATE = _HERE.parent / "stories" / "plain.jinja"
 GOLD = "function:experiments.stories.gold:gold"
 FLIPPED = {"000": 0.0, "025": 0.25}  # in names of files -> share of wrong labels
 MEMBERS = ("bt_0", "bt_1", "bt_2")
@@ -33,6 +34,7 @@ class Size:
     test: int = 500
     held_out: int = 128
     samples: int = 4
+    pairs: int = 2800
     n: int = 256
     iterations: int = 8
     per_iteration: int = 256
@@ -74,7 +76,7 @@ def make_pairs(paths: Paths, size: Size, commands: Commands) -> None:
             "--out", paths.root / f"{name}.samples.jsonl",
         )  # fmt: skip
     for noise, flipped in FLIPPED.items():
-        write_pairs(paths.root / "train.samples.jsonl", paths.pairs(noise), flipped)
+        write_pairs(paths.root / "train.samples.jsonl", paths.pairs(noise), flipped, size.pairs)
     write_pairs(paths.root / "test.samples.jsonl", paths.pairs("test"), 0.0)
 
 
@@ -87,7 +89,8 @@ def train(paths: Paths, commands: Commands) -> None:
         }
         for seed, member in enumerate(MEMBERS):
             _train(paths, commands, f"{member}_{noise}", [f"seed={seed}"], environment)
-        grm = ["recipe=grm", "grm.head_neurons=128", "max_length=128"]
+        # GRM's regulariser must know where a response begins, which only templates tell
+        grm = ["recipe=grm", "grm.head_neurons=128", "format=chat", f"chat_template={_TEMPLATE}"]
         _train(paths, commands, f"grm_{noise}", grm, environment)
 
 

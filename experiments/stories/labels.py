@@ -32,10 +32,10 @@ def label(rows: Iterable[Mapping[str, Any]], flipped: float, seed: int = 0) -> l
     return pairs
 
 
-def write_pairs(samples: Path, out: Path, flipped: float) -> int:
-    """Pairs of a file of samples, unless they are there; how many."""
+def write_pairs(samples: Path, out: Path, flipped: float, limit: int | None = None) -> int:
+    """The first `limit` pairs of a file of samples, unless they are there; how many."""
     if not out.exists():
         with open(samples, encoding="utf-8") as lines:
-            pairs = label(map(json.loads, lines), flipped)
+            pairs = label(map(json.loads, lines), flipped)[:limit]
         out.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     return sum(1 for _ in open(out, encoding="utf-8"))

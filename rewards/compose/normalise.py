@@ -51,7 +51,8 @@ def build_normaliser(spec: str | Mapping[str, Any] | Normaliser | None, where: s
     Args:
         spec: "none" (or None); "group", the z-score among the prompt's samples; "rank", their
             ranks in [0, 1]; "sigmoid", 1 / (1 + e^−x); {"mean", "std"}, (x − mean) / std; or
-            {"from": file}, mean and population std of the scores in a file (`read_scores`).
+            {"from": file}, mean and population std of the scores in a file (`read_scores`), with
+            {"column": NAME} those of `raft score --as NAME`.
         where: what an error message begins with.
 
     Raises `InputError` for anything else, and for a file of fewer than two different scores.
@@ -66,19 +67,21 @@ def build_normaliser(spec: str | Mapping[str, Any] | Normaliser | None, where: s
                 f"{where}: {name!r} is unknown; use one of {known}, {{mean, std}} or {{from: file}}"
             )
         return Normaliser(name, _NAMED[name], within_group=name in ("group", "rank"))
-    given = check_keys(name, where, ("mean", "std", "from"))
-    if set(given) == {"from"}:
-        return _fitted(given["from"], where)
+    given = check_keys(name, where, ("mean", "std", "from", "column"))
+    if "from" in given and set(given) <= {"from", "column"}:
+        return _fitted(given["from"], given.get("column"), where)
     if set(given) != {"mean", "std"}:
-        raise InputError(f"{where}: give mean and std, or from alone")
+        raise InputError(f"{where}: give mean and std, or from (and column)")
     return _standard(
         finite_number(given["mean"], f"{where}.mean"),
         finite_number(given["std"], f"{where}.std", above=0),
     )
 
 
-def _fitted(path: Any, where: str) -> Normaliser:
-    scores = [score for score in read_scores(path, where) if score is not None]
+def _fitted(path: Any, column: Any, where: str) -> Normaliser:
+    if column is not None and not (isinstance(column, str) and column):
+        raise InputError(f"{where}.column: {column!r} is no name; give that of raft score --as")
+    scores = [score for score in read_scores(path, where, column) if score is not None]
     if len(scores) < 2:
         raise InputError(f"{where}: {path}: holds {len(scores)} scores; 2 are needed, many better")
     try:
@@ -87,7 +90,8 @@ def _fitted(path: Any, where: str) -> Normaliser:
         raise InputError(f"{where}: {path}: scores too large to have a mean and std") from None
     if std == 0:
         raise InputError(f"{where}: {path}: all {len(scores)} scores are equal; no scale in them")
-    return _standard(mean, std, {"from": str(path), "scores": len(scores)})
+    named = {"column": column} if column else {}
+    return _standard(mean, std, {"from": str(path), **named, "scores": len(scores)})
 
 
 def _standard(mean: float, std: float, origin: dict[str, Any] | None = None) -> Normaliser:

@@ -1,13 +1,15 @@
 """Scores, and the responses that got them, out of a JSONL file that `raft score` or a run wrote.
 
 A row holds {"responses", "scores"} of K samples, {"response" or "messages", "score"} of one, or
-{"chosen", "rejected", "chosen_score", "rejected_score"} of a pair; "token_ids" where known.
+{"chosen", "rejected", "chosen_score", "rejected_score"} of a pair; "token_ids" where known. After
+`raft score --as NAME` the scores stand in "NAME_scores" and so on.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +21,6 @@ from rollout.types import Completion, InputError
 
 __all__ = ["read_scored", "read_scores"]
 
-_SCORE_KEYS = '"scores", "score", or "chosen_score" and "rejected_score"'
-
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -30,12 +30,15 @@ class _Row:
     value: dict[str, Any]
 
 
-def read_scores(path: Any, where: str) -> list[float | None]:
+def read_scores(path: Any, where: str, name: str | None = None) -> list[float | None]:
     """Every score of the file, in order, None where it is missing.
+
+    Args:
+        name: of the columns, as `raft score --as` got it.
 
     Raises `InputError`, beginning with `where`, for a file or row that cannot be read.
     """
-    return [score for row in _rows(path, where) for score in _scores(row)]
+    return [score for row in _rows(path, where) for score in _scores(row, name)]
 
 
 def read_scored(path: Any, where: str) -> list[tuple[Completion, float | None]]:
@@ -72,20 +75,37 @@ def _row(line: str, where: str) -> _Row:
     except (ValueError, RecursionError):
         raise InputError(f"{where}: not valid JSON; mend or delete the line") from None
     if not isinstance(value, dict):
-        raise InputError(f"{where}: no JSON object; each line is one, with {_SCORE_KEYS}")
+        raise InputError(f"{where}: no JSON object; each line is one, with {_score_keys()}")
     return _Row(where, value)
 
 
-def _scores(row: _Row) -> list[float | None]:
-    if isinstance(row.value.get("scores"), list):
-        found = row.value["scores"]
-    elif "score" in row.value:
-        found = [row.value["score"]]
-    elif "chosen_score" in row.value and "rejected_score" in row.value:
-        found = [row.value["chosen_score"], row.value["rejected_score"]]
+def _score_keys(prefix: str = "") -> str:
+    return (
+        f'"{prefix}scores", "{prefix}score", or "{prefix}chosen_score" and "{prefix}rejected_score"'
+    )
+
+
+def _scores(row: _Row, name: str | None = None) -> list[float | None]:
+    prefix = f"{name}_" if name else ""
+    pair = f"{prefix}chosen_score", f"{prefix}rejected_score"
+    if isinstance(row.value.get(f"{prefix}scores"), list):
+        found = row.value[f"{prefix}scores"]
+    elif f"{prefix}score" in row.value:
+        found = [row.value[f"{prefix}score"]]
+    elif all(column in row.value for column in pair):
+        found = [row.value[column] for column in pair]
     else:
-        raise InputError(f"{row.where}: has no {_SCORE_KEYS}; score the file again without --as")
+        raise InputError(f"{row.where}: has no {_score_keys(prefix)}; {_hint(row, name)}")
     return [_score(value, row.where) for value in found]
+
+
+def _hint(row: _Row, name: str | None) -> str:
+    found = (re.fullmatch(r"(.+?)_(?:chosen_|rejected_)?scores?", key) for key in row.value)
+    names = sorted({match[1] for match in found if match} - {"chosen", "rejected"})
+    if not names:
+        return "score the file with raft score"
+    there = f"it was scored --as {', --as '.join(names)}"
+    return there if name else f"{there}: score it again without"
 
 
 def _score(value: Any, where: str) -> float | None:

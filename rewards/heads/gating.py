@@ -108,14 +108,18 @@ class GatingHead:
     bfloat16 and its printed numbers show it; here it computes in float32 from the file's values.
 
     The gate is the last in the text, as published: a response that writes one out as special tokens
-    moves it. `attributes` are the names of the K rewards, numbers where there are not 19.
+    moves it. `attributes` are the names of the K rewards; None: the published ones where there are
+    19, else numbers.
     """
 
-    def __init__(self, weights: GatingWeights, gate: Gate) -> None:
+    def __init__(
+        self, weights: GatingWeights, gate: Gate, attributes: Sequence[str] | None = None
+    ) -> None:
         count = len(weights.regression_KH)
         published = count == len(ARMORM_ATTRIBUTES)
         self.gate = gate
-        self.attributes = ARMORM_ATTRIBUTES if published else tuple(map(str, range(count)))
+        unnamed = ARMORM_ATTRIBUTES if published else tuple(map(str, range(count)))
+        self.attributes = unnamed if attributes is None else tuple(attributes)
         self.temperature = float(weights.temperature)
         self.logit_scale = float(weights.logit_scale)
         self.regression_KH = weights.regression_KH.detach().float()

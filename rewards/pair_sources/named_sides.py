@@ -6,17 +6,21 @@
 | messages | whole dialogues, or the answers alone, as message lists | in them, or `prompt` |
 | pair | texts | `prompt`, text or messages |
 | alpaca | texts | `instruction`, and `input` where it is not empty |
+
+Beside any of them `margin` may say by how much the better side is better, 0 or more; null is
+unknown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from rewards.pair_sources.checked import checked_pair
 from rewards.pair_sources.dialogue import is_hh, messages, sides, user
 from rewards.pair_sources.record import Options, Outcome, Record, Refusal
-from rollout.types import Message
+from rollout.types import InputError, Message
 
 __all__ = ["alpaca_pairs", "hh_pairs", "message_pairs", "text_pairs"]
 
@@ -28,6 +32,7 @@ _SCORES = (
     ("chosen_rating", "rejected_rating"),
 )
 _SIDES = ("chosen", "rejected")
+_MARGIN = "margin"
 
 
 def hh_pairs(record: Record, options: Options) -> list[Outcome]:
@@ -36,17 +41,20 @@ def hh_pairs(record: Record, options: Options) -> list[Outcome]:
     Dahoas/full-hh-rlhf: `prompt` (the dialogue up to `\n\nAssistant:`), `response` (= `chosen`),
     `chosen`, `rejected` (the answers alone).
     """
+    margin = _margin(record, options)
+    if isinstance(margin, Refusal):
+        return [margin]
     prompt = record.columns.get("prompt")
-    fields = record.rest("prompt", "response", *_SIDES)
+    fields = record.rest("prompt", "response", _MARGIN, *_SIDES)
     if prompt is None or is_hh(record.get("chosen")):
         chosen, rejected = (messages(record, record.text(key), key) for key in _SIDES)
-        return [_of_dialogues(record, chosen, rejected, options, None, fields)]
+        return [_of_dialogues(record, chosen, rejected, options, margin, fields)]
     before = messages(record, prompt, "prompt")
     if before and before[-1]["role"] == "assistant" and not before[-1]["content"]:
         before.pop()
     # the blanks around the turns of such text are no part of what was said
     answers = (record.text(key).strip() for key in _SIDES)
-    return [checked_pair(record, before, *answers, fields=fields)]
+    return [checked_pair(record, before, *answers, margin=margin, fields=fields)]
 
 
 def message_pairs(record: Record, options: Options) -> list[Outcome]:
@@ -73,7 +81,7 @@ def message_pairs(record: Record, options: Options) -> list[Outcome]:
         if any(dialogue[: len(before)] != before for dialogue in dialogues):
             return [Refusal("dialogue does not begin with the prompt")]
     scores = (key for pair in _SCORES for key in pair)
-    fields = record.rest("prompt", "messages", *_SIDES, *scores)
+    fields = record.rest("prompt", "messages", _MARGIN, *_SIDES, *scores)
     chosen, rejected = dialogues
     return [_of_dialogues(record, chosen, rejected, options, margin, fields)]
 
@@ -85,7 +93,7 @@ def text_pairs(record: Record, options: Options) -> list[Outcome]:
         return [margin]
     prompt = _prompt(record, record.get("prompt"))
     answers = (record.text(key) for key in _SIDES)
-    fields, labels = record.rest("prompt", *_SIDES), _labels(record)
+    fields, labels = record.rest("prompt", _MARGIN, *_SIDES), _labels(record)
     pair = checked_pair(record, prompt, *answers, margin=margin, labels=labels, fields=fields)
     return [pair]
 
@@ -96,13 +104,16 @@ def alpaca_pairs(record: Record, options: Options) -> list[Outcome]:
     The prompt is the instruction, then a blank line and the input where there is one; Alpaca's own
     header belongs to a model's template, not to the data.
     """
+    margin = _margin(record, options)
+    if isinstance(margin, Refusal):
+        return [margin]
     text = record.text("instruction")
     extra = record.columns.get("input")
     if extra is not None and record.as_text(extra, "input").strip():
         text = f"{text}\n\n{extra}"
     answers = (record.text(key) for key in _SIDES)
-    fields = record.rest("instruction", "input", *_SIDES)
-    return [checked_pair(record, [user(text)], *answers, fields=fields)]
+    fields = record.rest("instruction", "input", _MARGIN, *_SIDES)
+    return [checked_pair(record, [user(text)], *answers, margin=margin, fields=fields)]
 
 
 def _of_dialogues(
@@ -131,18 +142,33 @@ def _answer_alone(dialogue: list[Message]) -> bool:
 
 
 def _margin(record: Record, options: Options) -> float | Refusal | None:
-    """The difference of the two scores; None where the row has none."""
+    """The row's own margin, else the difference of its two scores; None where it has neither."""
+    own = _own_margin(record)
+    if own is not None and own < 0:
+        return Refusal("margin contradicts the sides")
     keys = next((pair for pair in _SCORES if record.columns.keys() >= set(pair)), None)
     if keys is None:
-        return None
+        return own
     chosen, rejected = (record.as_number(record.columns[key], key) for key in keys)
     if chosen is None or rejected is None:
-        return None
+        return own
     if chosen < rejected:
         return Refusal("scores contradict the sides")
     if chosen == rejected and options.ties == "drop":
         return Refusal("tie")
-    return chosen - rejected
+    return chosen - rejected if own is None else own
+
+
+def _own_margin(record: Record) -> float | None:
+    value = record.columns.get(_MARGIN)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(
+            f"{record.where}: 'margin' is {repr(value)[:40]}, no finite number; mend it, or make "
+            "it null"
+        )
+    return float(value)
 
 
 def _labels(record: Record) -> dict[str, dict[str, float]] | None:

@@ -40,7 +40,8 @@ class RemoteReward:
         batch_size: scores per request; a group is never cut, so one of more goes alone.
         retries, backoff: tries after the first, and seconds before the second; see `Transport`.
         tokenizer, format, bos, separator, max_length, truncation_side: how conversations become
-            text or token ids; see `Texts`. Not for "raft", whose server does it.
+            text or token ids; see `Texts`. Not for "raft", whose server does it; and "openrlhf" has
+            its server cut.
         columns: with "raft", the prompt columns that are sent; None sends all.
         label_column: with "openrlhf", the prompt column sent as `labels`.
         assume_raw: leave out the check that vLLM's numbers are logits and no probabilities.
@@ -67,7 +68,7 @@ class RemoteReward:
         bos: Bos | None = None,
         separator: str = "",
         max_length: int | None = None,
-        truncation_side: TruncationSide = "left",
+        truncation_side: TruncationSide | None = None,
         columns: Sequence[str] | None = None,
         label_column: str | None = None,
         assume_raw: bool = False,
@@ -79,8 +80,13 @@ class RemoteReward:
         self.texts: Texts | None = None
         if protocol == "raft":
             _check_unset(protocol, tokenizer=tokenizer, format=format, bos=bos,
-                         separator=separator or None, max_length=max_length)  # fmt: skip
+                         separator=separator or None, max_length=max_length,
+                         truncation_side=truncation_side)  # fmt: skip
         else:
+            if protocol == "openrlhf":
+                # its server cuts (serve_rm's --max_len), and names no model
+                _check_unset(protocol, max_length=max_length, truncation_side=truncation_side,
+                             model=model)  # fmt: skip
             self.texts = Texts(
                 tokenizer, format=format, bos=bos, separator=separator,
                 max_length=max_length, truncation_side=truncation_side,
@@ -90,7 +96,7 @@ class RemoteReward:
         self.batch_size = batch_size
         self.label_column = label_column
         self.non_finite: NonFinite = non_finite
-        self._protocol = _protocol(protocol, self.texts, model, max_length)
+        self._protocol = _protocol(protocol, self.texts, model)
         self._groups = RaftGroups(model, columns)
         self._raw = RawCheck() if protocol.startswith("vllm") and not assume_raw else None
         address = make_address(url, self._protocol.route, token=token, token_env=token_env)
@@ -186,14 +192,10 @@ class RemoteReward:
             _check_unset(protocol, assume_raw=assume_raw or None)
 
 
-def _protocol(
-    name: ProtocolName, texts: Texts | None, model: str | None, max_length: int | None
-) -> ScoreProtocol:
+def _protocol(name: ProtocolName, texts: Texts | None, model: str | None) -> ScoreProtocol:
     if texts is None:
         return RaftConversations(model)
     if name == "openrlhf":
-        # its server cuts (serve_rm's --max_len), and names no model
-        _check_unset(name, max_length=max_length, model=model)
         return OpenRLHF(texts)
     return VLLM("/" + name.removeprefix("vllm-"), texts, model)
 

@@ -11,6 +11,7 @@ from rewards.bos import BOS_COUNT, Bos, default_bos
 from rewards.encoding import Encoder
 from rewards.formats import Format, Scorable, check_format, render
 from rewards.published import find_published
+from rewards.source import description_folder
 from rewards.truncation import TruncationSide
 from rollout.types import InputError, Message
 
@@ -29,7 +30,7 @@ class Texts:
         bos: how many BOS tokens. None: in token ids, what tokenizer and template would add once;
             in a text, what the template writes, since the server's tokenizer adds its own.
         separator: between the turns of "hh".
-        max_length: in tokens; longer conversations are cut on `truncation_side`.
+        max_length: in tokens; longer conversations are cut on `truncation_side` (default: left).
 
     Raises `InputError` when the settings do not fit each other.
     """
@@ -42,7 +43,7 @@ class Texts:
         bos: Bos | None = None,
         separator: str = "",
         max_length: int | None = None,
-        truncation_side: TruncationSide = "left",
+        truncation_side: TruncationSide | None = None,
     ) -> None:
         known_format, known_bos = _published(tokenizer)
         self.tokenizer = _load(tokenizer) if isinstance(tokenizer, str) else tokenizer
@@ -51,7 +52,7 @@ class Texts:
         self.bos: Bos | None = bos
         self.encoder: Encoder | None = None
         if self.tokenizer is None:
-            _check_needless(bos=bos, max_length=max_length)
+            _check_needless(bos=bos, max_length=max_length, truncation_side=truncation_side)
             return
         self.encoder = Encoder(
             self.tokenizer,
@@ -59,7 +60,7 @@ class Texts:
             bos=bos or known_bos or default_bos(self.tokenizer, self.format),
             vocabulary=len(self.tokenizer),
             max_length=max_length,
-            truncation_side=truncation_side,
+            truncation_side=truncation_side or "left",
             separator=separator,
         )
 
@@ -122,7 +123,7 @@ def _load(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(description_folder(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"tokenizer={name!r} cannot be loaded: {reason}") from error

@@ -16,19 +16,18 @@ import numpy as np
 import torch
 
 from rewards.compose.verbosity import penalty_matrix
-from rewards.evaluation.accuracy import accuracy
-from rewards.heads.gating import ARMORM_ATTRIBUTES
 from rewards.pair_sources.rated import Rated
 from rewards.pairs import Pair
 from rewards.training.armorm_features import ArmoRMSettings, Features, load_frozen
-from rewards.training.bradley_terry import prompt_key
+from rewards.training.armorm_labels import label_matrix, varying_labels
 from rewards.training.export_armorm import ArmoRMHeads, export_armorm
 from rewards.training.gating_fit import GatingSettings, fit_gating
+from rewards.training.held_out import held_out_accuracy
 from rewards.training.ridge import RidgeFit, fit_attributes
 from rewards.training.trainer import OnMetrics
 from rollout.types import InputError
 
-__all__ = ["ArmoRMSettings", "label_matrix", "train_armorm"]
+__all__ = ["ArmoRMSettings", "train_armorm"]
 
 log = logging.getLogger("rewards")
 
@@ -69,18 +68,25 @@ def train_armorm(
         Path(folder),
     )
     names, labels_NK = label_matrix(rated, settings.attributes, settings.leave_out_unlabelled)
+    names, labels_NK = varying_labels(names, labels_NK, settings.leave_out_unlabelled)
     _check(names, settings.verbosity, pairs)
     frozen = load_frozen(base, settings)
     features = Features(frozen, folder / "features", settings)
-    fits = _regressed(features.of_rated(rated), labels_NK, names, settings, frozen.device)
+    rated_N1H = features.of_rated(rated)
     sides_S2H = features.of_pairs(pairs, "pairs.npy")
+    held_S2H = features.of_pairs(held_out, "held_out.npy") if held_out else None
+    _check_some_fit(rated_N1H, sides_S2H, held_S2H, frozen.longest)
+    fits = _regressed(rated_N1H, labels_NK, names, settings, frozen.device)
     report = _reporter(on_metrics, gating.steps)
     heads = _gated(sides_S2H, fits, names, settings, gating, frozen.device, report)
     margins_P, _ = _margins(heads, sides_S2H)
-    found: dict[str, Any] = {"rated/train": len(rated), **_counted("train", margins_P)}
-    found["train/accuracy"] = float((margins_P[~np.isnan(margins_P)] > 0).mean())
-    if held_out:
-        found |= _judged(heads, features.of_pairs(held_out, "held_out.npy"), held_out, settings)
+    found: dict[str, Any] = {
+        **_counted("rated", "train", _lost(rated_N1H)),
+        **_counted("pairs", "train", np.isnan(margins_P)),
+        "train/accuracy": _share_won(margins_P),
+    }
+    if held_S2H is not None:
+        found |= _judged(heads, held_S2H, held_out, settings)
     export_armorm(folder / "model", frozen.backbone.model, frozen.encoder, heads, frozen.file_dtype)
     log.info("trained ArmoRM in %s: %s", folder / "model", found)
     return {
@@ -89,44 +95,6 @@ def train_armorm(
         "gating": asdict(gating),
         "reading": {"format": frozen.encoder.format, "bos": frozen.encoder.bos},
     }
-
-
-def label_matrix(
-    rated: Sequence[Rated], attributes: Sequence[str] | None, leave_out_unlabelled: bool
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """K names, and labels (N, K) with NaN where there is none.
-
-    Raises `InputError` for a label of an attribute that is not asked for, one that is no finite
-    number, and an attribute without any label unless those are left out.
-    """
-    seen = dict.fromkeys(name for one in rated for name in one.labels)
-    names = tuple(
-        attributes or (ARMORM_ATTRIBUTES if seen.keys() <= {*ARMORM_ATTRIBUTES} else seen)
-    )
-    unknown = [name for name in seen if name not in names]
-    if unknown:
-        raise InputError(f"rows are rated for {unknown[0]!r}, which is none of {', '.join(names)}")
-    if len(set(names)) < len(names):
-        raise InputError(f"attributes has a name twice: {', '.join(names)}")
-    missing = [name for name in names if name not in seen]
-    if missing and not leave_out_unlabelled:
-        raise InputError(
-            f"no row is rated for the attribute {missing[0]!r} ({len(missing)} in all): "
-            "rate it, or set leave_out_unlabelled"
-        )
-    names = tuple(name for name in names if name in seen)
-    if not names:
-        raise InputError("no row has a label: there is nothing to regress on")
-    place = {name: index for index, name in enumerate(names)}
-    labels_NK = np.full((len(rated), len(names)), np.nan, dtype=np.float32)
-    for row, one in enumerate(rated):
-        for name, value in one.labels.items():
-            labels_NK[row, place[name]] = value
-            if not np.isfinite(value):
-                raise InputError(f"rated row {row}: {name} is {value}, no finite number")
-    if np.nanmin(labels_NK) < 0 or np.nanmax(labels_NK) > 1:
-        log.warning("labels are outside [0, 1]: penalties on verbosity presume a common scale")
-    return names, labels_NK
 
 
 def _regressed(
@@ -209,24 +177,43 @@ def _judged(
     heads: ArmoRMHeads, sides_S2H: np.ndarray, held_out: Sequence[Pair], settings: ArmoRMSettings
 ) -> dict[str, Any]:
     margins_P, uniform_P = _margins(heads, sides_S2H)
-    prompts = [prompt_key(pair) for pair in held_out]
-    found = accuracy(margins_P, prompts, seed=settings.seed)
     known_P = margins_P[~np.isnan(margins_P)]
     return {
-        "eval/accuracy": found.strict,
-        "eval/accuracy_low": found.interval.low,
-        "eval/accuracy_high": found.interval.high,
-        "eval/ties": found.ties,
-        "eval/loss": float(np.logaddexp(0, -known_P).mean()) if len(known_P) else float("nan"),
-        "eval/uniform_accuracy": accuracy(uniform_P, prompts, seed=settings.seed).strict,
-        **_counted("held_out", margins_P),
+        **held_out_accuracy(margins_P, held_out, seed=settings.seed),
+        "eval/loss": float(np.logaddexp(0, -known_P).mean()),
+        "eval/uniform_accuracy": _share_won(uniform_P),
+        **_counted("pairs", "held_out", np.isnan(margins_P)),
     }
 
 
-def _counted(what: str, values_P: np.ndarray) -> dict[str, int]:
-    """Pairs that were used, and those with a side that is too long."""
-    lost = int(np.isnan(values_P).sum())
-    return {f"pairs/{what}": len(values_P) - lost, f"pairs/{what}_too_long": lost}
+def _share_won(margins_P: np.ndarray) -> float:
+    return float((margins_P[~np.isnan(margins_P)] > 0).mean())
+
+
+def _counted(unit: str, what: str, lost_N: np.ndarray) -> dict[str, int]:
+    """Those that were used, and those that are too long."""
+    lost = int(lost_N.sum())
+    return {f"{unit}/{what}": len(lost_N) - lost, f"{unit}/{what}_too_long": lost}
+
+
+def _check_some_fit(
+    rated_N1H: np.ndarray, sides_S2H: np.ndarray, held_S2H: np.ndarray | None, longest: int | None
+) -> None:
+    """Before anything is trained; states of what was too long are NaN."""
+    sides = {"training pairs": sides_S2H, "held-out pairs": held_S2H}
+    lost = {what: _lost(states).reshape(-1, 2).any(axis=1)
+            for what, states in sides.items() if states is not None}  # fmt: skip
+    for what, lost_N in {"rated responses": _lost(rated_N1H), **lost}.items():
+        if lost_N.all():
+            raise InputError(
+                f"no {what} are left of {lost_N.size}: {lost_N.size} longer than {longest} tokens; "
+                "use a larger max_length, or a model that takes more"
+            )
+
+
+def _lost(states_NQH: np.ndarray) -> np.ndarray:
+    """Rows (N,) that were too long."""
+    return np.isnan(states_NQH[:, 0, 0])
 
 
 def _by_attribute(heads: ArmoRMHeads, fits: Sequence[RidgeFit]) -> dict[str, dict[str, float]]:

@@ -13,15 +13,15 @@ from rewards.backbone import Backbone
 from rewards.compose.verbosity import PUBLISHED_THRESHOLD
 from rewards.encoding import Encoder
 from rewards.formats import Turns
+from rewards.gated_tokenizer import gated_tokenizer
 from rewards.heads.gating import Gate, gate_of
-from rewards.load_armorm import HEADS, WITNESS, _dtype, _reading_responses
-from rewards.load_backbone import load_transformer
+from rewards.load_armorm import HEADS
+from rewards.load_backbone import dtype_as_stored, load_transformer, stored_dtype
 from rewards.pair_sources.rated import Rated
 from rewards.pairs import Pair
 from rewards.parts import load_config, load_tokenizer, make_encoder, pad_id, resolve_device
 from rewards.settings import ModelSettings
 from rewards.source import local_folder
-from rewards.state import read_tensors
 from rewards.training.features import FeatureType, Positions, extract, last_token
 from rewards.training.ridge import PUBLISHED_ALPHAS
 
@@ -38,7 +38,7 @@ class ArmoRMSettings:
     Args:
         attributes: names and order of the rewards; None: the published 19 when all labels are
             among them, else the labels' own in order of appearance.
-        leave_out_unlabelled: leave out attributes that nothing is labelled with.
+        leave_out_unlabelled: leave out attributes without any label, or with one value alone.
         verbosity: the attribute that the others are rid of; None: no penalties.
         threshold: signed rank correlation with verbosity that a penalty must reach.
         max_length: longer conversations, and pairs with one, are left out and counted; None: what
@@ -86,19 +86,18 @@ def load_frozen(base: str | Path, settings: ArmoRMSettings) -> Frozen:
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     place = resolve_device(settings.device)
     gate = gate_of(tokenizer, name)
-    tokenizer = _reading_responses(tokenizer, gate, "chat", name)
+    tokenizer = gated_tokenizer(tokenizer, gate, "chat", name)
     vocabulary = config.get_text_config().vocab_size
     reading = ModelSettings(format="chat", bos="single", max_length=settings.max_length)
     encoder = make_encoder(tokenizer, config, reading, name=name, vocabulary=vocabulary)
-    dtype = _dtype(folder, settings.dtype, config, place)
+    dtype = dtype_as_stored(folder, settings.dtype, config, place)
     transformer = load_transformer(folder, config, dtype, place, heads=_OTHER_HEADS)
-    witness = read_tensors(folder, {WITNESS}).get(WITNESS)
     return Frozen(
         Backbone(transformer, pad_id=pad_id(config, tokenizer, vocabulary), name=name),
         replace(encoder, max_length=None),
         gate,
         encoder.max_length,
-        config.dtype if witness is None else witness.dtype,
+        stored_dtype(folder) or config.dtype,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rewards.evaluation.accuracy import accuracy
 from rewards.pairs import Pair
 from rewards.training.export import export_classifier
 from rewards.training.fit import fit, forget_checkpoints
+from rewards.training.held_out import held_out_accuracy
 from rewards.training.model import load_trainable
 from rewards.training.pair_encoding import Encoded, encode_pairs, reading_encoder
 from rewards.training.pair_objective import PairObjective, base_of
@@ -80,20 +79,9 @@ def train_bradley_terry(
 def measured(
     margins_N: np.ndarray, test: Encoded, held_out: Sequence[Pair], seed: int
 ) -> dict[str, Any]:
-    """Accuracy and its 95 % interval, pairs of one prompt taken as one draw."""
-    prompts = {pair.id: prompt_key(pair) for pair in held_out}
-    clusters = [prompts[example.id] for example in test.examples]
-    found = accuracy(margins_N, clusters, seed=seed)
-    return {
-        "eval/accuracy": found.strict,
-        "eval/accuracy_low": found.interval.low,
-        "eval/accuracy_high": found.interval.high,
-        "eval/ties": found.ties,
-    }
-
-
-def prompt_key(pair: Pair) -> str:
-    return json.dumps([dict(message) for message in pair.prompt], ensure_ascii=False)
+    """`held_out_accuracy` of the pairs that became examples."""
+    pairs = {pair.id: pair for pair in held_out}
+    return held_out_accuracy(margins_N, [pairs[one.id] for one in test.examples], seed=seed)
 
 
 def counts(train: Encoded, test: Encoded) -> dict[str, Any]:

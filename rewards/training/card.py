@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["model_card"]
+__all__ = ["accuracy_in_words", "model_card"]
 
 _RECIPES = {
     "bradley_terry": "Bradley–Terry: −log σ(r(chosen) − r(rejected)) on one output",
@@ -48,16 +48,23 @@ def model_card(
 
 
 def _accuracy(metrics: Mapping[str, Any], shared: int) -> str:
-    if "eval/accuracy" not in metrics:
-        return "Not measured: no pairs were held out."
-    text = (
-        f"**{metrics['eval/accuracy']:.2%}** of {metrics['pairs/held_out']} held-out pairs "
-        f"(95 % interval {metrics['eval/accuracy_low']:.2%} to {metrics['eval/accuracy_high']:.2%},"
-        " by resampling prompts; a tie is lost)."
-    )
+    text = accuracy_in_words(metrics, bold=True)
     if shared:
         text += f" Of these pairs, {shared} begin as one does that was trained on."
     return text
+
+
+def accuracy_in_words(metrics: Mapping[str, Any], *, bold: bool = False) -> str:
+    """One sentence, with the interval or why there is none."""
+    if metrics.get("eval/accuracy") is None:
+        return "Not measured: no pairs were held out."
+    share, pairs = f"{metrics['eval/accuracy']:.2%}", metrics["pairs/held_out"]
+    low, high = metrics["eval/accuracy_low"], metrics["eval/accuracy_high"]
+    interval = "no interval: these pairs all have one prompt, and it is by resampling prompts"
+    if low is not None and low == low:
+        interval = f"95 % interval {low:.2%} to {high:.2%}, by resampling prompts"
+    share = f"**{share}**" if bold else share
+    return f"{share} of {pairs} held-out pairs ({interval}; a tie is lost)."
 
 
 def _usage(recipe: str, reading: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rewards.training import processes
+
 __all__ = ["MarkComplete", "latest_checkpoint", "step_of"]
 
 log = logging.getLogger("rewards")
@@ -21,6 +23,9 @@ class MarkComplete(TrainerCallback):
     """Leaves a mark in each checkpoint once all of it is written."""
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        processes.wait()  # each has a random state to write
+        if not processes.is_first():
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / _MARK).write_text(json.dumps({"step": state.global_step}))
 

@@ -18,11 +18,10 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from rewards.backbone import Backbone
-from rewards.evaluation.accuracy import accuracy
 from rewards.pairs import Pair
-from rewards.training.bradley_terry import prompt_key
 from rewards.training.export import export_classifier
 from rewards.training.features import FeatureType, extract, last_token
+from rewards.training.held_out import held_out_accuracy
 from rewards.training.model import load_trainable
 from rewards.training.pair_encoding import reading_encoder
 from rewards.training.settings import ReadingSettings, TrainingSettings
@@ -89,14 +88,8 @@ def distil_grm(
     if held_out:
         sides_P2H = differences(held_out, "held_out.npy")
         margins_P = np.concatenate([d @ found.weight_H for d in _differences(sides_P2H)])
-        won = accuracy(margins_P, [prompt_key(pair) for pair in held_out], seed=seed)
-        metrics |= {
-            "eval/accuracy": won.strict,
-            "eval/accuracy_low": won.interval.low,
-            "eval/accuracy_high": won.interval.high,
-            "eval/ties": won.ties,
-            "pairs/held_out": len(held_out),
-        }
+        metrics |= held_out_accuracy(margins_P, held_out, seed=seed)
+        metrics["pairs/held_out"] = len(held_out)
     with torch.no_grad():
         model.score.weight.copy_(torch.from_numpy(found.weight_H)[None])
     export_classifier(model, encoder, folder / "model", attention=attention, recipe="distil")

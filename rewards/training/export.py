@@ -11,6 +11,7 @@ from typing import Any
 from rewards.bos import BOS_COUNT, Bos
 from rewards.encoding import Encoder
 from rewards.formats import HH_NAMES, Format
+from rewards.training import processes
 from rewards.training.record import write_record
 
 __all__ = ["chat_template_of", "export_classifier", "export_model", "merged"]
@@ -42,7 +43,18 @@ def export_model(
     finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Weights with adapters merged, config and tokenizer; `finish` may add files before the
-    folder gets its name. `attention` is the implementation the model came with."""
+    folder gets its name. `attention` is the implementation the model came with.
+
+    Of several processes the first writes, and the others wait until the folder is there.
+    """
+    if processes.is_first():
+        _write(model, tokenizer, folder, attention, finish or (lambda partial: None))
+    processes.wait()
+
+
+def _write(
+    model: Any, tokenizer: Any, folder: Path, attention: str | None, finish: Callable[[Path], None]
+) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -52,8 +64,7 @@ def export_model(
     whole.config.use_cache = True
     whole.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    if finish is not None:
-        finish(partial)
+    finish(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 

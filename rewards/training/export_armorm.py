@@ -14,15 +14,13 @@ import numpy as np
 import torch
 
 from rewards.encoding import Encoder
-from rewards.load_armorm import REGRESSION, TRANSFORM
+from rewards.load_armorm import ATTRIBUTES, REGRESSION, TRANSFORM
 from rewards.training.gating_fit import GatingMLP
 from rewards.training.record import write_record
 
 __all__ = ["ArmoRMHeads", "export_armorm"]
 
 ARCHITECTURE = "LlamaForRewardModelWithGating"
-# further than the published config.json goes, which leaves the names of rewards to its card
-ATTRIBUTES = "attributes"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from rewards.backbone import Backbone
 from rewards.encoding import Encoder
 from rewards.formats import Scorable
 from rewards.load_backbone import state_size
+from rewards.training import processes
 from rewards.transformers_engine import TransformersEngine
 from rewards.types import RewardError
 from rollout.types import InputError
@@ -76,6 +77,8 @@ def extract(
     other conversations; what `encoder` and `positions` raise; `RewardError` for a state that is no
     finite number.
     """
+    if processes.count() > 1:
+        raise InputError("states are extracted by one process: start this without torchrun")
     if chunk_rows < 1 or states < 1:
         raise InputError(f"chunk_rows={chunk_rows} and states={states} must be 1 or more")
     shape = (states, state_size(backbone.model.config))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rewards.training import processes
 from rewards.training.checkpoints import latest_checkpoint, step_of
 from rewards.training.cpu_linear import onednn_linear
 from rewards.training.example import Example
@@ -65,24 +66,22 @@ def fit(
     )
     try:
         with onednn_linear(base):
-            return _run(trainer, latest_checkpoint(checkpoints))
+            return _run(trainer, processes.decided_by_first(lambda: latest_checkpoint(checkpoints)))
     finally:
         if layout == "packed":
             base.set_attn_implementation(own)
 
 
 def _run(trainer: StepTrainer, begun: Path | None) -> Fitted:
-    held_out = trainer.held_out
-    trainer.args.eval_on_start = begun is None and bool(held_out)
+    trainer.args.eval_on_start = begun is None and bool(trainer.held_out)
     if begun is not None:
         steps = len(trainer.get_train_dataloader())
         log.info("going on from step %d of %d", step_of(begun), steps)
     output = trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
-    values = trainer.values(held_out) if held_out else {}
-    metrics = trainer.objective.judge(values) if held_out else {}
-    metrics |= {"train/steps": output.global_step, "train/loss": _last_loss(trainer)}
-    trainer.on_metrics(output.global_step, metrics)
-    return Fitted(values, metrics)
+    values, judged = trainer.judged()
+    ended = {"train/steps": output.global_step, "train/loss": _last_loss(trainer)}
+    trainer.on_metrics(output.global_step, ended)
+    return Fitted(values, judged | ended)
 
 
 def layout_for(model: Any, settings: TrainingSettings, pad_id: int) -> Layout:
@@ -101,7 +100,8 @@ def layout_for(model: Any, settings: TrainingSettings, pad_id: int) -> Layout:
 
 def forget_checkpoints(folder: Path) -> None:
     """Once the model is exported they are of no more use, and each is three models large."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if processes.is_first():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has_dropout(model: Any) -> bool:

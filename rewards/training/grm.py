@@ -15,13 +15,11 @@ from typing import Any
 
 import torch
 
-from rewards.bos import with_bos
+from rewards.bos import grm_bos, with_bos
 from rewards.encoding import Encoder
 from rewards.formats import TEMPLATE_DATE
 from rewards.load_backbone import state_size
-from rewards.load_grm import _own_code_bos
 from rewards.pairs import Pair
-from rewards.settings import ModelSettings
 from rewards.training.bradley_terry import counts, measured
 from rewards.training.example import Example
 from rewards.training.export_grm import export_grm
@@ -173,7 +171,7 @@ def _encoder(tokenizer: Any, model: Any, reading: ReadingSettings, name: str) ->
         tokenizer.chat_template = reading.chat_template
     if not tokenizer.chat_template:
         raise InputError(f"{name}: its tokenizer has no chat template: give one (chat_template)")
-    bos = reading.bos or _own_code_bos(tokenizer, ModelSettings(), name)
+    bos = reading.bos or grm_bos(tokenizer, "chat", name)
     return reading_encoder(tokenizer, model, replace(reading, format="chat", bos=bos), name)
 
 

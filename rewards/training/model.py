@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rewards.parts import load_config, load_tokenizer, load_weights
+from rewards.parts import check_left_out, load_config, load_tokenizer, load_weights
 from rewards.source import local_folder
+from rewards.training import processes
 from rewards.training.settings import TrainingSettings
 from rollout.types import InputError
 
@@ -24,7 +25,10 @@ NEW_PAD = "[PAD]"
 
 
 def training_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # of several processes each has a GPU of its own
+    return torch.device(f"cuda:{processes.local_rank()}" if processes.count() > 1 else "cuda")
 
 
 def load_trainable(path: str | Path, kind: Kind, settings: TrainingSettings) -> tuple[Any, Any]:
@@ -33,7 +37,8 @@ def load_trainable(path: str | Path, kind: Kind, settings: TrainingSettings) -> 
     A classifier's new head follows from the seed, and is float32 whatever the rest is. The
     tokenizer has a PAD that is no EOS, and the config knows it: see `settle_pad`.
 
-    Raises `InputError` when tensors other than the head's are missing, or there is no such model.
+    Raises `InputError` when a tensor other than the head's is missing or one of the model has no
+    place in it, or there is no such model.
     """
     from transformers import set_seed
 
@@ -99,7 +104,8 @@ def _from_files(folder: Path, config: Any, kind: Kind, dtype: torch.dtype) -> An
     if kind == "classifier":
         config.num_labels = 1
     # a new head may be drawn at random, and nothing else
-    model, _ = load_weights(auto, folder, config, dtype, new=(f"{HEAD}.",))
+    model, unexpected = load_weights(auto, folder, config, dtype, new=(f"{HEAD}.",))
+    check_left_out(folder, model, unexpected, heads=())
     if kind == "classifier" and not isinstance(getattr(model, HEAD, None), nn.Linear):
         raise InputError(f"{type(model).__name__} has no linear head named score: not supported")
     return model

@@ -96,7 +96,8 @@ def check_some_left(
     """Say what was left out. Raises `InputError` when that was everything."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     if not examples:
-        raise InputError(f"no {what} pairs are left of {len(pairs)}{': ' * bool(reasons)}{reasons}")
+        mend = f": {reasons}; mend the rows, or use a larger max_length" if dropped else ""
+        raise InputError(f"no {what} pairs are left of {len(pairs)}{mend}")
     if dropped:
         log.warning(
             "%d of %d %s pairs are left out: %s",

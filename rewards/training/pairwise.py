@@ -20,6 +20,7 @@ from torch.nn.functional import logsigmoid
 from rewards.formats import TEMPLATE_DATE
 from rewards.pair_prompt import LABELS, PairPrompt
 from rewards.pairs import Pair
+from rewards.parts import longest
 from rewards.training.bradley_terry import counts, measured
 from rewards.training.example import Example
 from rewards.training.export import export_model
@@ -108,7 +109,7 @@ def train_pairwise(
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     vocabulary = plain.get_input_embeddings().num_embeddings
-    prompt = PairPrompt(tokenizer, vocabulary, max_length or _longest(plain, tokenizer))
+    prompt = PairPrompt(tokenizer, vocabulary, max_length or longest(plain.config, tokenizer))
     train = encode_comparisons(pairs, prompt, orders, training.seed)
     test = encode_comparisons(held_out, prompt, "both", training.seed, what="held-out")
     fitted = fit(
@@ -221,13 +222,6 @@ def _rows(
         return _rows(pairs[:half], prompt, dropped) + _rows(pairs[half:], prompt, dropped)
     both = zip(rows[: len(pairs)], rows[len(pairs) :], strict=True)
     return list(zip(pairs, both, strict=True))
-
-
-def _longest(model: Any, tokenizer: Any) -> int | None:
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
-    known = [int(limit) for limit in limits if limit < 10**9]
-    return min(known) if known else None
 
 
 def _export(model: Any, prompt: PairPrompt, folder: Path, attention: str | None) -> None:

@@ -69,8 +69,8 @@ def fit_attributes(
     for name, count in zip(attributes, labelled_NK.sum(axis=0), strict=True):
         if count < _FEWEST:
             raise InputError(
-                f"attribute {name!r} has {count} labels, and needs {_FEWEST} or more: "
-                "rate it, or leave it out"
+                f"attribute {name!r} has {count} labels, and needs {_FEWEST} or more (a row that "
+                "was too long does not count): rate it, or leave it out"
             )
     fits: dict[int, RidgeFit] = {}
     # attributes of one data set are labelled on the same rows and share the costly part

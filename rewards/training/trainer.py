@@ -5,14 +5,15 @@ every random state are its, kept well by others. Why not TRL's RewardTrainer: it
 `*ForSequenceClassification`, at the last token that is no PAD, in the model's precision; cuts
 batches by number of rows; and divides the loss by the number of batches, which is wrong as soon as
 these are of unequal size. Here a batch of the data loader is all of a step's examples;
-`training_step` cuts it under the token budget and divides sums by the step's whole weight.
+`training_step` cuts it under the token budget and divides sums by the step's whole weight. Of
+several processes each takes its share of the step, and gradients are summed by hand: the wrapper
+that the Trainer puts around the model would want as many passes of each process.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.training_args import OptimizerNames
 
+from rewards.training import processes
 from rewards.training.batches import micro_batches, training_steps
 from rewards.training.checkpoints import MarkComplete
 from rewards.training.example import Example
@@ -37,6 +39,7 @@ __all__ = ["Metrics", "OnMetrics", "StepTrainer"]
 log = logging.getLogger("rewards")
 
 Metrics = dict[str, float]
+Values = dict[str, torch.Tensor]
 OnMetrics = Callable[[int, Metrics], None]
 # on a CPU 2,048 is a third faster than 4,096: `experiments.bench.reward_training`
 _MICRO_TOKENS = {"cuda": 16384, "cpu": 2048}
@@ -79,7 +82,8 @@ class StepTrainer(Trainer):
         self.on_metrics = on_metrics
         device = self.args.device.type
         self.budget = settings.micro_tokens or _MICRO_TOKENS.get(device, _MICRO_TOKENS["cpu"])
-        self._tokens, self._seconds, self._judged = 0, 0.0, -1
+        self._tokens, self._seconds = 0, 0.0
+        self._judged: tuple[int, Values, Metrics] | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         """One step per item, in the order laid down; the Trainer skips those already taken."""
@@ -99,43 +103,53 @@ class StepTrainer(Trainer):
         """Forward and backward over a whole step; the mean loss of its examples, detached."""
         begin = time.monotonic()
         model.train()
+        own, weight = processes.share(inputs), sum(map(self.objective.weight, inputs))
         while True:
             try:
-                loss = self._accumulate(inputs)
+                loss = self._accumulate(own, weight)
                 break
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
                 # nothing has been updated yet: the step is taken again in smaller pieces
-                self._halve_budget(inputs, error)
+                self._halve_budget(own, error)
+        processes.sum_gradients(list(self.model.parameters()))  # type: ignore[union-attr]
+        loss = processes.summed(loss)
         self._tokens += sum(example.tokens for example in inputs)
         self._seconds += time.monotonic() - begin
         return loss
 
     def evaluate(self, *arguments: Any, **settings: Any) -> Metrics:
-        """Judge the held-out examples; a metric is `eval/…`."""
-        if not self.held_out or self._judged == self.state.global_step:
-            return {}
-        self._judged = self.state.global_step
-        found = self.objective.judge(self.values(self.held_out))
-        self._tell(found)
-        return {name.replace("/", "_"): value for name, value in found.items()}
+        """Judge the held-out examples, as the Trainer calls it."""
+        return {name.replace("/", "_"): value for name, value in self.judged()[1].items()}
 
-    def values(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    def judged(self) -> tuple[Values, Metrics]:
+        """Values of the held-out examples under the weights of this step, and `eval/…` of them;
+        computed once a step, and told once."""
+        if not self.held_out:
+            return {}, {}
+        if self._judged is None or self._judged[0] != self.state.global_step:
+            values = self.values(self.held_out)
+            self._judged = self.state.global_step, values, self.objective.judge(values)
+            self._tell(self._judged[2])
+        return self._judged[1:]
+
+    def values(self, examples: Sequence[Example]) -> Values:
         """What the objective says of each example, (N,) on the CPU, in order; in eval mode."""
         was_training = self.model.training  # type: ignore[union-attr]
         self.model.eval()  # type: ignore[union-attr]
-        place = {id(example): number for number, example in enumerate(examples)}
-        found: dict[str, torch.Tensor] = {}
-        for batch in micro_batches(examples, self.budget, self.layout):
+        own = processes.share(examples)
+        place = {id(example): number for number, example in enumerate(own)}
+        found: list[Values] = [{} for _ in own]
+        for batch in micro_batches(own, self.budget, self.layout):
             with torch.no_grad(), self.compute_loss_context_manager():
                 values = self.objective.run(self.model, batch).values
             for name, value_P in values.items():
-                empty = torch.empty(len(examples), *value_P.shape[1:])
-                where = [place[id(example)] for example in batch]
-                found.setdefault(name, empty)[where] = value_P.float().cpu()
+                for example, value in zip(batch, value_P.float().cpu(), strict=True):
+                    found[place[id(example)]][name] = value
         self.model.train(was_training)  # type: ignore[union-attr]
-        return found
+        whole = processes.everyones(found)
+        return {name: torch.stack([one[name] for one in whole]) for name in whole[0]}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's own log, under our names; a loss that is no number ends the training."""
@@ -158,8 +172,7 @@ class StepTrainer(Trainer):
     def _tell(self, values: Metrics) -> None:
         self.on_metrics(self.state.global_step, values)
 
-    def _accumulate(self, examples: Sequence[Example]) -> torch.Tensor:
-        weight = sum(map(self.objective.weight, examples))
+    def _accumulate(self, examples: Sequence[Example], weight: float) -> torch.Tensor:
         total = torch.zeros((), device=self.args.device)
         for batch in micro_batches(examples, self.budget, self.layout):
             with self.compute_loss_context_manager():
@@ -201,8 +214,6 @@ def _only(items: list[Any]) -> Any:
 
 
 def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> TrainingArguments:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("reward models are trained by one process: start it without torchrun")
     names = [name.value for name in OptimizerNames]
     if settings.optimizer not in names:
         raise InputError(
@@ -223,6 +234,7 @@ def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> Training
         optim=settings.optimizer,
         bf16=on_gpu and settings.dtype == "auto",
         use_cpu=not on_gpu,
+        ddp_backend=None if on_gpu or processes.count() == 1 else "gloo",
         logging_steps=settings.log_steps or -(-steps // 200),
         logging_nan_inf_filter=False,  # it would write the mean of the others over a NaN
         eval_strategy="steps",
@@ -235,6 +247,7 @@ def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> Training
         remove_unused_columns=False,
         report_to=[],
         disable_tqdm=True,
+        log_level_replica="error",
     )
     made._n_gpu = min(made.n_gpu, 1)  # several would each take a share of the rows
     return made

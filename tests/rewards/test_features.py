@@ -64,6 +64,13 @@ def test_rows_are_the_states_of_plain_forward_passes_in_order(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npy", "f.npy.log"]
 
 
+def test_several_processes_are_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="by one process: start this without torchrun"):
+        extract(*parts(folder), last_token, CONVERSATIONS, tmp_path / "f.npy")
+    assert not list(tmp_path.iterdir())
+
+
 def test_conversations_are_read_a_chunk_at_a_time(folder, tmp_path):
     backbone, encoder = parts(folder)
     taken, ahead = 0, []

@@ -193,6 +193,35 @@ def test_texts_and_labels_of_both_sides():
     assert one(row).labels == {"chosen": {"wit": 0.5}, "rejected": {"wit": 0.1}}
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"prompt": "Q", "chosen": "good", "rejected": "bad"},
+        {"instruction": "Q", "chosen": "good", "rejected": "bad"},
+        {"chosen": turns("Q", "good"), "rejected": turns("Q", "bad")},
+        {"chosen": HH + " good", "rejected": HH + " bad"},
+        {"prompt": HH, "chosen": "good", "rejected": "bad"},
+    ],
+    ids=["pair", "alpaca", "messages", "hh", "hh answers"],
+)
+def test_a_margin_beside_named_sides(columns):
+    assert one(columns | {"margin": 2}).margin == 2 and one(columns | {"margin": 0}).margin == 0
+    assert one(columns | {"margin": 2.5, "extra": 1}).fields == {"extra": 1}
+    assert one(columns | {"margin": None}).margin is None
+    assert reasons(columns | {"margin": -0.5}) == ["margin contradicts the sides"]
+    for wrong in (float("nan"), float("inf"), "large", True, [1]):
+        assert refused(columns | {"margin": wrong}).endswith(
+            f"'margin' is {wrong!r}, no finite number; mend it, or make it null"
+        )
+
+
+def test_a_margin_stands_before_the_difference_of_scores():
+    row = {"prompt": "Q", "chosen": "good", "rejected": "bad", "margin": 1}
+    row |= {"score_chosen": 8.0, "score_rejected": 4.0}
+    assert one(row).margin == 1 and one(row | {"margin": None}).margin == 4
+    assert reasons(row | {"score_rejected": 9.0}) == ["scores contradict the sides"]
+
+
 def test_alpaca():
     row = {"instruction": "Do", "input": "this", "output": "o", "chosen": "a", "rejected": "b"}
     assert said(one(row)) == (["Do\n\nthis"], "a", "b")

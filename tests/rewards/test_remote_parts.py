@@ -85,6 +85,7 @@ def test_loopback_is_known():
         ({"retries": -1}, "retries=-1"),
         ({"format": "hh"}, "has no use for format"),
         ({"label_column": "x"}, "has no use for label_column"),
+        ({"truncation_side": "right"}, "has no use for truncation_side"),
         ({"assume_raw": True}, "has no use for assume_raw"),
         ({"non_finite": "zero"}, "non_finite='zero'"),
     ],

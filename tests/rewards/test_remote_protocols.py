@@ -126,6 +126,22 @@ def test_long_conversations_are_cut_to_the_length():
         assert remote.score([chat("q", "a" * 50)]).tolist() == [9]
 
 
+def test_cuts_are_on_the_side_that_was_asked_for():
+    talk = [chat("q", "a" * 40 + "b" * 10)]
+    kept = {}
+    for side in (None, "left", "right"):
+        with stub(classify(len)) as server:
+            remote = RemoteReward(
+                server.url, protocol="vllm-classify", tokenizer=tiny.tokenizer(), max_length=50,
+                truncation_side=side, **FAST,
+            )  # fmt: skip
+            remote.score(talk)
+            kept[side] = server.calls[0].body["input"][0]
+    assert kept[None] == kept["left"] != kept["right"]
+    whole = tiny.tokenizer().encode("b", add_special_tokens=False)
+    assert set(whole) <= set(kept["left"]) and not set(whole) & set(kept["right"])
+
+
 def test_vllm_pooling_asks_for_the_classifier():
     def pooling(call):
         data = [
@@ -199,9 +215,11 @@ def test_vllm_half_answers_are_errors(data, said):
         ({"format": "poem"}, "format='poem'"),
         ({"format": "hh", "bos": "single"}, "needs tokenizer="),
         ({"format": "hh", "max_length": 9}, "needs tokenizer="),
+        ({"format": "hh", "truncation_side": "right"}, "needs tokenizer="),
         ({"tokenizer": "no/such/folder"}, "cannot be loaded"),
         ({"format": "hh", "columns": ["x"]}, "has no use for columns"),
         ({"protocol": "openrlhf", "format": "hh", "model": "x"}, "has no use for model"),
+        ({"protocol": "openrlhf", "format": "hh", "truncation_side": "right"}, "has no use for t"),
     ],
 )
 def test_settings_of_text_protocols_are_checked_when_built(settings, said):

@@ -10,9 +10,10 @@ import pytest
 import tiny_rewards as tiny
 import torch
 
-from rewards import RewardError, load_armorm, load_reward
+from rewards import RewardError, load_reward
 from rewards.backbone import Backbone
 from rewards.heads.gating import ARMORM_ATTRIBUTES, Gate, gate_of, helpsteer_ratings
+from rewards.load_backbone import dtype_as_stored
 from rewards.parts import load_config
 from rollout.types import Completion, Group, InputError, Message, Prompt
 
@@ -166,8 +167,8 @@ def test_a_gpu_takes_the_dtype_of_the_weights_whatever_the_config_says(tmp_path)
     tiny.save_tensors(folder, {n: t.bfloat16() for n, t in tiny.tensors_of(folder).items()})
     tiny.change_config(folder, dtype="float32")
     config = load_config(folder)
-    assert load_armorm._dtype(folder, None, config, torch.device("cuda")) == torch.bfloat16
-    assert load_armorm._dtype(folder, "float16", config, torch.device("cuda")) == torch.float16
+    assert dtype_as_stored(folder, None, config, torch.device("cuda")) == torch.bfloat16
+    assert dtype_as_stored(folder, "float16", config, torch.device("cuda")) == torch.float16
     assert load_reward(folder, device="cpu").describe()["dtype"] == "float32"
 
 
@@ -190,6 +191,21 @@ def test_other_sizes_come_from_the_files(tmp_path):
     assert reward.describe()["attributes"] == ["0", "1", "2"]
     expected = by_hand(folder, tiny.llama3_ids(CONVERSATIONS[0]), layers=2)
     assert reward.score(CONVERSATIONS[:1])[0] == pytest.approx(expected["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 19])
+def test_exported_names_of_the_rewards_are_read(tmp_path, count):
+    folder = tiny.armorm(tmp_path, objectives=count)
+    names = [f"kind {index}" for index in range(count)]
+    tiny.change_config(folder, attributes=names)
+    reward = load_reward(folder)
+    assert reward.describe()["attributes"] == names
+    details = reward.score_details(CONVERSATIONS[:2])
+    assert details["attributes"].tolist() == names and details["rewards"].shape == (2, count)
+    for wrong in (names[1:], [*names[1:], names[1]], "kind", [1] * count):
+        tiny.change_config(folder, attributes=wrong)
+        with pytest.raises(InputError, match=f"attributes in config.json must be {count} diff"):
+            load_reward(folder)
 
 
 def test_remote_code_is_not_run_and_the_head_computes_in_float32(tmp_path):
@@ -219,7 +235,8 @@ def test_a_score_that_is_not_finite_raises_or_is_missing_in_all_outputs(tmp_path
     (scores,) = lenient.score_groups([group])
     assert scores[0] is not None and scores[1] is None
     details = lenient.score_details([tiny.chat("q", "ok"), tiny.chat("q", "bad Z")])
-    for values in details.values():
+    for name in ("score", "rewards", "gating", "coefficients"):
+        values = details[name]
         assert np.isfinite(values[0]).all() and np.isnan(values[1]).all()
 
 

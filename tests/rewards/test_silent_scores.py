@@ -16,6 +16,8 @@ from rewards import load_judge, load_reward
 from rewards.backbone import Backbone
 from rewards.formats import Rendered
 from rewards.remote.service import Service
+from rewards.training.model import load_trainable
+from rewards.training.settings import TrainingSettings
 from rollout.types import InputError
 
 
@@ -32,18 +34,29 @@ def add_tensor(folder, name, *shape):
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("kind", ["classifier", "judge"])
+@pytest.mark.parametrize("kind", ["classifier", "judge", "training", "causal training"])
 def test_layers_and_weights_that_would_be_left_out_are_refused(tmp_path, kind):
     def fresh(name):
-        if kind == "judge":
+        if kind in ("judge", "causal training"):
             return tiny_judges.checkpoint(tmp_path / name)
         return tiny.checkpoint(tmp_path / name, "llama")
 
+    def load(folder):
+        if kind == "judge":
+            return load_judge(folder, kind="pairwise")
+        if kind == "classifier":
+            return load_reward(folder)
+        return load_trainable(
+            folder, "classifier" if kind == "training" else "causal", TrainingSettings()
+        )
+
     def refusal(folder):
         with pytest.raises(InputError) as caught:
-            load_judge(folder, kind="pairwise") if kind == "judge" else load_reward(folder)
+            load(folder)
         assert "\n" not in str(caught.value)
         return str(caught.value)
+
+    load(fresh("whole"))
 
     fewer = fresh("fewer")
     edit(fewer, num_hidden_layers=1)

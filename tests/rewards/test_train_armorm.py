@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from rewards.families import recognise
 from rewards.heads.gating import ARMORM_ATTRIBUTES
 from rewards.pair_sources.rated import Rated
 from rewards.pairs import Pair
-from rewards.training.armorm import label_matrix, train_armorm
+from rewards.training.armorm import train_armorm
 from rewards.training.armorm_features import ArmoRMSettings
+from rewards.training.armorm_labels import label_matrix, varying_labels
+from rewards.training.card import accuracy_in_words
 from rewards.training.gating_fit import GatingMLP, GatingSettings, fit_gating, gated_margins
 from rollout.types import InputError
 
@@ -190,6 +193,7 @@ def test_what_is_saved_is_an_armorm_of_the_published_shape(trained):
     keys = ("num_objectives", "gating_temperature", "gating_hidden_dim", "gating_n_hidden")
     assert [config[key] for key in keys] == [3, 10.0, 32, 3]
     assert config["attributes"] == ["a", "b", "long"]
+    assert load_reward(model).describe()["attributes"] == ["a", "b", "long"]
     shapes = {n: list(t.shape) for n, t in tiny.tensors_of(model).items()}
     heads = {n: s for n, s in shapes.items() if not n.startswith("model.")}
     assert heads == {
@@ -356,6 +360,54 @@ def test_labels_become_a_matrix_with_nan_where_there_is_none(caplog):
 def test_labels_that_do_not_fit_are_refused(labels, attributes, message):
     with pytest.raises(InputError, match=message):
         label_matrix(rated_by(*labels), attributes, False)
+
+
+def test_an_attribute_of_one_label_alone_teaches_nothing(caplog):
+    names, matrix = label_matrix(rated_by({"x": 0.5, "y": 1}, {"x": 0.5}, {"y": 0}), None, False)
+    with pytest.raises(InputError, match=r"of the attribute 'x' \(2 labels, all 0\.5\), 1 in all"):
+        varying_labels(names, matrix, False)
+    with caplog.at_level(logging.WARNING, logger="rewards"):
+        kept, columns = varying_labels(names, matrix, True)
+    assert kept == ("y",) and "'x' (2 labels, all 0.5)" in caplog.text
+    np.testing.assert_array_equal(columns, [[1], [np.nan], [0]])
+    with pytest.raises(InputError, match="nothing to learn from"):  # no other is left
+        varying_labels(("x",), matrix[:, :1], True)
+
+
+@pytest.mark.parametrize("what", ["rated responses", "training pairs", "held-out pairs"])
+def test_only_over_long_rows_are_refused_before_anything_is_trained(base, tmp_path, what):
+    rated, pairs = make(40, 0)
+    held_out = make(3, 1)[1]
+    long = tiny.chat("why? " * 60)
+    if what == "rated responses":
+        rated = [Rated([*long, *tiny.chat("", "a")[1:]], one.labels) for one in rated]
+    elif what == "training pairs":
+        pairs = [Pair(pair.id, long, "a", "b") for pair in pairs]
+    else:
+        held_out = [Pair(pair.id, long, "a", "b") for pair in held_out]
+    with pytest.raises(InputError) as caught:
+        train_armorm(
+            base, rated, pairs, held_out, tmp_path,
+            settings=ArmoRMSettings(verbosity=None, max_length=200), gating=SMALL,
+        )  # fmt: skip
+    count = {"rated responses": 80, "training pairs": 40, "held-out pairs": 3}[what]
+    assert str(caught.value).startswith(f"no {what} are left of {count}: {count} longer than 200")
+    assert not (tmp_path / "model").exists()
+
+
+def test_pairs_of_one_prompt_have_no_interval_and_the_card_says_why(base, tmp_path):
+    # 15 pairs of one prompt: a sample of one, whatever came out
+    rated, pairs = make(40, 0)
+    prompt = pairs[0].prompt
+    held_out = [Pair(str(n), prompt, pairs[n].chosen, pairs[n].rejected) for n in range(15)]
+    held_out = [replace(p, chosen=p.rejected, rejected=p.chosen) if n % 2 else p
+                for n, p in enumerate(held_out)]  # fmt: skip
+    metrics = train_armorm(base, rated, pairs, held_out, tmp_path, settings=SETTINGS, gating=SMALL)
+    assert 0 < metrics["eval/accuracy"] < 1 and metrics["eval/prompts"] == 1
+    assert np.isnan(metrics["eval/accuracy_low"])
+    words = accuracy_in_words(metrics)
+    assert "of 15 held-out pairs (no interval: these pairs all have one prompt" in words
+    assert "nan" not in words
 
 
 def test_bad_input_is_refused_before_the_model_is_read(tmp_path):

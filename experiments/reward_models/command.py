@@ -1,0 +1,26 @@
+"""How the programs here end: wrong input in one line and 2, an interrupt 130, as `raft` does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from raft.quiet import quiet_libraries, spin_briefly
+from rewards.types import RewardError
+from rollout.errors import InputError
+
+__all__ = ["end_well"]
+
+
+def end_well(work: Callable[[], None]) -> None:
+    """Do `work`; torch must not be loaded before. Raises SystemExit where it fails."""
+    quiet_libraries()
+    spin_briefly()
+    try:
+        work()
+    except (InputError, RewardError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,84 @@
+"""HH-RLHF's dev pairs as two files that every recipe reads: `train.jsonl` and `held_out.jsonl`.
+
+Whole first turns are held out. All recipes see, and are measured on, the same pairs: those with a
+side that is longer than the limit are left out, by the rule of the HH recipe's card, and those in
+which a side speaks twice, which a pairwise judge cannot read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from raft.files import read_json, whole_file, write_json
+from raft.pair_data import read_pairs, split_pairs
+from rewards.pairs import Pair
+
+__all__ = [
+    "FILES", "HELD_OUT", "TRAIN", "read_counts", "read_split", "short_enough", "write_counts",
+    "write_pairs",
+]  # fmt: skip
+
+TRAIN, HELD_OUT, COUNTS = "train.jsonl", "held_out.jsonl", "pairs.json"
+FILES = ("helpful-base", "helpful-rejection-sampled")
+_SIDES = ("chosen", "rejected")
+
+
+def read_split(
+    root: Path, *, held_out: int, limit: int | None, seed: int
+) -> tuple[list[Pair], list[Pair], list[str]]:
+    """Training pairs, about `held_out` held-out pairs, and what became of the files' rows.
+
+    `root` holds hh-rlhf's dev files; `limit` is per file. Raises `InputError` for what cannot be
+    read.
+    """
+    sources = [{"path": str(root / f"{name}.jsonl.gz"), "limit": limit} for name in FILES]
+    found = read_pairs(sources, seed=seed)
+    pairs = [pair for pair in found.pairs if _takes_turns(pair)]
+    read = (line.replace(f"{root}/", "") for line in found.report.lines())
+    lines = [*read, f"{len(found.pairs) - len(pairs)} with two turns of one side"]
+    split = split_pairs(pairs, held_out, seed)
+    return split.train, split.held_out, lines
+
+
+def _takes_turns(pair: Pair) -> bool:
+    """User and assistant in turn, the user first and last: a pairwise judge reads nothing else."""
+    roles = [message["role"] for message in pair.prompt]
+    return roles == [("user", "assistant")[at % 2] for at in range(len(roles))] and roles[-1:] == [
+        "user"
+    ]
+
+
+def short_enough(
+    pairs: Sequence[Pair], tokens: Callable[[Sequence[Any]], list[int]], longest: int
+) -> list[Pair]:
+    """Those without a side of more than `longest` tokens; `tokens` counts a conversation's."""
+    lengths = [tokens([pair.conversation(side) for pair in pairs]) for side in _SIDES]
+    return [pair for pair, *both in zip(pairs, *lengths, strict=True) if max(both) <= longest]
+
+
+def write_pairs(file: Path, pairs: Sequence[Pair]) -> None:
+    """As message lists, which training and evaluation read alike."""
+    with whole_file(file) as lines:
+        for pair in pairs:
+            lines.write(json.dumps(_row(pair), ensure_ascii=False) + "\n")
+
+
+def write_counts(folder: Path, counts: dict[str, Any]) -> None:
+    """The last file of the data: it says that all are there."""
+    write_json(folder / COUNTS, counts)
+
+
+def read_counts(folder: Path) -> dict[str, Any] | None:
+    """What `write_counts` wrote; None before."""
+    return read_json(folder / COUNTS) if (folder / COUNTS).exists() else None
+
+
+def _row(pair: Pair) -> dict[str, Any]:
+    return {
+        "id": pair.id,
+        "source": pair.source,
+        **{side: [dict(m) for m in pair.conversation(side)] for side in _SIDES},
+    }

@@ -1,0 +1,128 @@
+"""Whether a reward model says the same after it was exported and loaded again.
+
+What the trained model in memory says of the held-out pairs is written down while a recipe runs: the
+recipes return accuracies only, so the function that ends their training is listened to.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewards.pairs import Pair
+from rewards.types import Comparison
+from rollout.errors import InputError
+
+__all__ = ["BEFORE", "listening", "reloaded_scores", "scores_before"]
+
+BEFORE = "scores_before_export.npy"
+# recipe -> module and function whose result or arguments hold the scores
+_TRAINED_BY = {
+    "bradley_terry": "bradley_terry",
+    "hh": "bradley_terry",
+    "pairwise": "pairwise",
+    "grm": "grm",
+}
+
+
+@contextmanager
+def listening(recipe: str, folder: Path) -> Iterator[None]:
+    """While the block trains `recipe`, write its (N, 2) held-out scores to `folder`/BEFORE.
+
+    Columns are chosen and rejected; of a judge, the probability that the chosen side wins, shown
+    first and shown second.
+    """
+    if recipe == "armorm":
+        module = importlib.import_module("rewards.training.armorm")
+        with _replaced(module, "_judged", _armorm_listener(module._judged, folder)):
+            yield
+        return
+    module = importlib.import_module(f"rewards.training.{_TRAINED_BY[recipe]}")
+    with _replaced(module, "fit", _fit_listener(module.fit, folder)):
+        yield
+
+
+def scores_before(folder: Path) -> np.ndarray:
+    """(N, 2) as `listening` wrote them."""
+    return np.load(folder / BEFORE)
+
+
+def reloaded_scores(
+    recipe: str, model: Path, pairs: Sequence[Pair]
+) -> tuple[np.ndarray, str | None]:
+    """(N, 2) as `listening` has them, of the exported model; and the kind that had to be said.
+
+    None: its family was found from its files. Only a judge that cannot be told from any language
+    model is asked for again by its kind.
+    """
+    from rewards import load_reward
+
+    if recipe != "pairwise":
+        reward = load_reward(model)
+        sides = [reward.score([p.conversation(s) for p in pairs]) for s in ("chosen", "rejected")]
+        return np.stack(sides, axis=1), None
+    judge, said = _judge(model)
+    verdicts = judge.verdicts([Comparison(p.prompt, p.chosen, p.rejected) for p in pairs])
+    # the gap is what the order makes of the probability
+    half_N = verdicts.gap_N / 2
+    return np.stack([verdicts.probability_N + half_N, verdicts.probability_N - half_N], 1), said
+
+
+def _judge(model: Path) -> tuple[Any, str | None]:
+    from rewards import load_judge
+
+    try:
+        return load_judge(model), None
+    except InputError:
+        return load_judge(model, kind="pairwise"), "pairwise"
+
+
+def _fit_listener(fit: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    def listener(*arguments: Any, **settings: Any) -> Any:
+        fitted = fit(*arguments, **settings)
+        values = fitted.values
+        if "margins" in values:
+            _write(folder, values["margins"].sigmoid().numpy())
+        else:
+            _write(folder, np.stack([values[s].numpy() for s in ("chosen", "rejected")], axis=1))
+        return fitted
+
+    return listener
+
+
+def _armorm_listener(judged: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    def listener(heads: Any, sides_S2H: np.ndarray, *arguments: Any) -> Any:
+        _write(folder, _armorm_scores(heads, sides_S2H).reshape(-1, 2))
+        return judged(heads, sides_S2H, *arguments)
+
+    return listener
+
+
+def _armorm_scores(heads: Any, sides_S2H: np.ndarray) -> np.ndarray:
+    """Σ_k G_k(q)·(W e·M)_k (S,) of states at the end of the prompt and of the response."""
+    import torch
+
+    with torch.inference_mode():
+        weights_SK = heads.gate(torch.from_numpy(np.array(sides_S2H[:, 0]))).numpy()
+    rewards_SK = sides_S2H[:, 1] @ heads.regression_KH.T @ heads.transform_KK
+    return (weights_SK * rewards_SK).sum(axis=1)
+
+
+def _write(folder: Path, scores_N2: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / BEFORE, scores_N2.astype(np.float64))
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    own = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, own)

@@ -1,0 +1,1 @@
+"""Best-of-n: what it gains for every n, from one pool of responses to each prompt."""

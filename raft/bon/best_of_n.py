@@ -1,0 +1,190 @@
+"""`raft bon`: from a pool of scored responses to the best of each, the curve and its picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raft.bon.claim import Claim, identity
+from raft.bon.estimate import Curve, best_of_n_curve
+from raft.bon.picture import draw_curve
+from raft.bon.pool import Columns, Pool, read_pool
+from raft.files import whole_file, write_json
+from raft.row_ids import RowIds
+from raft.row_reader import RowReader
+from rollout.errors import InputError
+
+__all__ = ["Judged", "Outputs", "best_of_n", "outputs"]
+
+log = logging.getLogger("raft")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a judge had to do with the scores.
+
+    points: the selecting score is points of a tournament, which says nothing on average.
+    ranks_all: it ranks all, so that every n is known; a bracket tells the best of all only.
+    win_rate: the gold is P(the response beats a sample that took no part in the selection).
+    """
+
+    points: bool = False
+    ranks_all: bool = True
+    win_rate: bool = False
+
+
+class Outputs:
+    """The three files of a curve: STEM.bon.json, STEM.best.jsonl and STEM.bon.png; and the rows
+    that they are made from, where this command makes these: STEM.pool.jsonl, STEM.judged.jsonl."""
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self.pool = folder / f"{stem}.pool.jsonl"
+        self.judged = folder / f"{stem}.judged.jsonl"
+        self.curve = folder / f"{stem}.bon.json"
+        self.best = folder / f"{stem}.best.jsonl"
+        self.picture = folder / f"{stem}.bon.png"
+        self.all = (self.curve, self.best, self.picture)
+
+
+def outputs(given: str | None, pool: Path) -> Outputs:
+    """By `--out STEM`, with or without a folder; by default beside the pool, under its name.
+
+    Raises InputError for a name that is a folder.
+    """
+    if given is None:
+        stem = pool.name.removesuffix(".gz").rpartition(".")[0]
+        return Outputs(pool.parent, stem.removesuffix(".pool").removesuffix(".judged"))
+    path = Path(given).expanduser()
+    if path.is_dir() or given.endswith("/"):
+        raise InputError(f"--out {given}: is a folder; name files in it, {path / 'bon'} say")
+    return Outputs(path.parent, path.name.removesuffix(".jsonl"))
+
+
+def best_of_n(
+    file: Path,
+    out: Outputs,
+    *,
+    by: str = "scores",
+    gold: str | None = None,
+    n: int | None = None,
+    judged: Judged | None = None,
+    seed: int = 0,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Write `out` from a stored pool: rows of `responses` and their scores. No model is needed.
+
+    Args:
+        by: the column that selects.
+        gold: the column measured beside it; by default `gold_scores`, where there are any.
+        n: how many responses compete, the first n of each prompt; by default all. The curve is for
+            every size up to n, and estimated from the whole pool.
+        judged: how a judge chose and measured, where one did.
+        seed: of the resamples.
+        restart: overwrite files that nothing tells how they were made.
+
+    Returns:
+        What STEM.bon.json holds, with `out`, the paths.
+
+    Raises:
+        InputError: the file, a row of it, its scores, or files of these names from elsewhere.
+    """
+    reader = RowReader(str(file), form="responses")
+    judged = judged or Judged()
+    settings = {"pool": identity(file), "by": by, "gold": gold, "n": n, "seed": seed}
+    settings |= {"judged": asdict(judged)}
+    names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
+    with Claim(out.all, settings, restart=restart, redo=True) as claim:
+        if claim.complete:
+            log.info("%s: is complete already, under the same settings", out.curve)
+            return {**claim.record, "out": names}
+        claim.begin()
+        pool, best = _read(reader, _columns(reader, by, gold), n, out.best)
+        n = n or pool.largest
+        values = {} if (gold_PN := pool.gold_PN) is None else {"gold": gold_PN}
+        ns = range(1, n + 1) if judged.ranks_all else sorted({1, n})
+        curve = best_of_n_curve(pool.scores_PN, ns, values, seed=seed)
+        found = _result(file, pool, curve, judged, best)
+        draw_curve(curve, _titles(pool.columns, judged), out.picture)
+        write_json(out.curve, found)
+        claim.finish(found)
+    return {**found, "out": names}
+
+
+def _columns(reader: RowReader, by: str, gold: str | None) -> Columns:
+    first = next(reader.rows(), None)
+    if first is None:
+        raise InputError(f"{reader.source.name}: holds no rows; name a file with at least one")
+    own = "gold_scores" if by != "gold_scores" and "gold_scores" in first.columns else None
+    return Columns(by, gold or own)
+
+
+def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tuple[Pool, int]:
+    """The pool, and how many best rows were written to `best`."""
+    ids, kept = RowIds(), 0
+
+    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in reader.rows():
+            ids.add(row.id)
+            yield row.where, {"id": row.id, **row.columns}
+
+    with whole_file(best) as file:
+
+        def keep(row: dict[str, Any]) -> None:
+            nonlocal kept
+            kept += 1
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+        pool = read_pool(rows(), columns, n, keep)
+        ids.check((row.id, row.where) for row in reader.rows())
+    return pool, kept
+
+
+def _titles(columns: Columns, judged: Judged) -> dict[str, str]:
+    gold = f"Gold: {columns.gold}" if columns.gold else None
+    if judged.win_rate:
+        gold = "Win rate against one sample"
+    found = {"gold": gold} if gold else {}
+    return found if judged.points else {"proxy": f"Proxy, which selects: {columns.by}", **found}
+
+
+def _result(file: Path, pool: Pool, curve: Curve, judged: Judged, best: int) -> dict[str, Any]:
+    n = int(curve.n_S[-1])
+    rows = curve.rows()
+    for row in rows if judged.points else ():
+        del row["proxy"]  # points of a tournament have no mean
+    found: dict[str, Any] = {
+        "pool": file.name,
+        "prompts": len(pool.responses_P),
+        "responses": sum(pool.responses_P),
+        "n": n,
+        "by": pool.columns.by,
+        "gold_by": pool.columns.gold,
+        **asdict(judged),
+        "best_responses": best,
+        "missing": pool.missing(n),
+        "interval": "95 %, bootstrap over prompts",
+        "peak": {name: _peak(rows, name) for name in rows[0] if name not in ("n", "kl")},
+        "curve": rows,
+    }
+    lost = found["missing"]
+    if lost["scores"]:
+        log.warning(
+            "%d of %d scores are missing and cannot be selected; %d prompts have none, %d have "
+            "fewer than n = %d and are left out there",
+            lost["scores"], found["responses"], lost["prompts_without_score"],
+            lost[f"prompts_with_fewer_than_{n}"], n,
+        )  # fmt: skip
+    return found
+
+
+def _peak(rows: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """The n of the highest mean: a gold that peaks before the end is over-optimized from there."""
+    known = [row for row in rows if row[name]["mean"] is not None]
+    if not known:
+        return None
+    top = max(known, key=lambda row: row[name]["mean"])
+    return {"n": top["n"], "kl": top["kl"], "mean": top[name]["mean"]}

@@ -1,0 +1,209 @@
+"""What the best of n samples is worth, for every n, from one pool of N: no samples are drawn.
+
+The expectation over all subsets of size n, not the first n: unbiased, and of the least variance
+that the pool allows (a U-statistic: Hoeffding 1948). Axes in names: P prompts, N samples of one
+prompt, S values of n.
+
+A sample whose score is NaN or infinite cannot be selected, so a prompt's pool is its M finite
+samples, and for n > M nothing is known of it (NaN). Equal scores share: whichever of them is taken
+is taken at random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rewards.evaluation.bootstrap import RESAMPLES, interval95, resampled_ratios
+
+__all__ = [
+    "Curve",
+    "Series",
+    "best_of_n_curve",
+    "best_of_n_weights",
+    "expected_best_of_n",
+    "expected_best_of_ns",
+    "kl_best_of_n",
+]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Mean over prompts for each n, ends of its 95 % interval, and how many prompts it is over."""
+
+    mean_S: Floats
+    low_S: Floats
+    high_S: Floats
+    prompts_S: NDArray[np.int64]
+
+    def point(self, s: int) -> dict[str, Any]:
+        """{mean, low, high, prompts} of the s-th n, None for what is not known: JSON has no NaN."""
+        named = {"mean": self.mean_S, "low": self.low_S, "high": self.high_S}
+        found: dict[str, Any] = {
+            name: float(value_S[s]) if math.isfinite(value_S[s]) else None
+            for name, value_S in named.items()
+        }
+        return {**found, "prompts": int(self.prompts_S[s])}
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The best-of-n curve: `proxy` is the score that selects, `values` are others of the same."""
+
+    n_S: NDArray[np.int64]
+    kl_S: Floats
+    proxy: Series
+    values: dict[str, Series]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One JSON-ready row per n: n, kl, proxy and each of `values` as `Series.point`."""
+        named = {"proxy": self.proxy, **self.values}
+        return [
+            {"n": int(n), "kl": float(self.kl_S[s])}
+            | {name: series.point(s) for name, series in named.items()}
+            for s, n in enumerate(self.n_S)
+        ]
+
+
+def kl_best_of_n(n: int) -> float:
+    """KL of the best-of-n policy from the one that draws, nats: ln n − (n−1)/n.
+
+    An upper bound, which is nearly reached where no two responses are equal (Beirami et al. 2024,
+    arXiv 2401.01879); the form in use since Stiennon et al. 2020. Raises ValueError for n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be 1 or more, and is {n}")
+    return math.log(n) - (n - 1) / n
+
+
+def best_of_n_weights(count: int, n: int) -> Floats:
+    """(count,): chance that the i-th smallest of `count` is the best of a random subset of size n.
+
+    C(i−1, n−1) / C(count, n), i = 1 … count. Raises ValueError unless 1 <= n <= count.
+    """
+    return _weights_SN(count, np.array([n]))[0]
+
+
+def expected_best_of_n(scores_PN: ArrayLike, n: int, values_PN: ArrayLike | None = None) -> Floats:
+    """(P,): expected value of the best by score among n of a prompt's samples.
+
+    The expectation is over all its subsets of size n. Values default to the scores. A sample of
+    which either is not finite is not in the pool; NaN for a prompt whose pool is smaller than n.
+
+    Raises ValueError for n < 1, or arrays that are not of one shape (P, N).
+    """
+    return expected_best_of_ns(scores_PN, [n], values_PN)[:, 0]
+
+
+def expected_best_of_ns(
+    scores_PN: ArrayLike, ns: Sequence[int], values_PN: ArrayLike | None = None
+) -> Floats:
+    """(P, S): `expected_best_of_n` for each of S values of n; all of them for one sort."""
+    scores_PN = _array(scores_PN)
+    n_S = np.asarray(ns, dtype=np.int64)
+    if n_S.ndim != 1 or (n_S < 1).any():
+        raise ValueError(f"every n must be 1 or more: {list(ns)}")
+    values_PN = scores_PN if values_PN is None else _array(values_PN)
+    if values_PN.shape != scores_PN.shape:
+        raise ValueError(f"values are {values_PN.shape} and scores {scores_PN.shape}")
+    scores_PN, values_PN, size_P = _sorted_pools(scores_PN, values_PN)
+    found_PS = np.full((len(scores_PN), len(n_S)), np.nan)
+    for size in np.unique(size_P[size_P > 0]):
+        these_P, known_S = size_P == size, n_S <= size
+        weights_SN = _weights_SN(int(size), n_S[known_S])
+        found_PS[np.ix_(these_P, known_S)] = values_PN[these_P, :size] @ weights_SN.T
+    return found_PS
+
+
+def best_of_n_curve(
+    scores_PN: ArrayLike,
+    ns: Sequence[int] | None = None,
+    values: Mapping[str, ArrayLike] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Curve:
+    """The curve over `ns` (default 1 … N): means over prompts and 95 % intervals.
+
+    The intervals are of the bootstrap over prompts: one prompt's samples are no independent
+    measurements. Every n, the proxy and all `values` (name -> (P, N), gold scores say) are seen on
+    the same resampled prompts. A prompt whose pool is smaller than n is left out there, as
+    `prompts_S` says.
+
+    Raises ValueError as `expected_best_of_n`.
+    """
+    scores_PN = _array(scores_PN)
+    n_S = np.asarray(range(1, scores_PN.shape[1] + 1) if ns is None else ns, dtype=np.int64)
+    named = {"": None, **(values or {})}
+    found = [expected_best_of_ns(scores_PN, n_S.tolist(), one) for one in named.values()]
+    series = dict(zip(named, _series(found, resamples, seed), strict=True))
+    kl_S = np.array([kl_best_of_n(int(n)) for n in n_S])
+    return Curve(n_S, kl_S, series.pop(""), series)
+
+
+def _weights_SN(count: int, n_S: NDArray[np.int64]) -> Floats:
+    """(S, count): row s are the weights of n_S[s].
+
+    By w(count) = n / count and w(i) = w(i+1) · (i+1−n) / i: no factorial, so nothing overflows, and
+    what is too small for a float is 0 (i < n exactly).
+    """
+    if ((n_S < 1) | (n_S > count)).any():
+        raise ValueError(f"n must be from 1 to {count}, and is {n_S.tolist()}")
+    i_N = np.arange(count - 1, 0, -1)
+    steps_SN = np.maximum(i_N[None, :] + 1 - n_S[:, None], 0) / i_N[None, :]
+    first_S1 = n_S[:, None] / count
+    factors_SN = np.concatenate([first_S1, steps_SN], axis=1, dtype=np.float64)
+    return np.multiply.accumulate(factors_SN, axis=1)[:, ::-1]
+
+
+def _sorted_pools(scores_PN: Floats, values_PN: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Each prompt's pool in ascending order of score, then what is not in it, and its size (P,).
+
+    The values of equal scores are their mean, which is what an order at random makes of them.
+    """
+    inside_PN = np.isfinite(scores_PN) & np.isfinite(values_PN)
+    order_PN = np.where(inside_PN, scores_PN, np.inf).argsort(axis=1)
+    scores_PN = np.take_along_axis(np.where(inside_PN, scores_PN, np.inf), order_PN, axis=1)
+    values_PN = np.take_along_axis(np.where(inside_PN, values_PN, 0.0), order_PN, axis=1)
+    return scores_PN, _shared(scores_PN, values_PN), inside_PN.sum(axis=1)
+
+
+def _shared(scores_PN: Floats, values_PN: Floats) -> Floats:
+    starts_PN = np.ones(scores_PN.shape, dtype=bool)
+    starts_PN[:, 1:] = scores_PN[:, 1:] != scores_PN[:, :-1]
+    block_PN = starts_PN.ravel().cumsum() - 1
+    mean = np.bincount(block_PN, values_PN.ravel()) / np.bincount(block_PN)
+    return np.asarray(mean[block_PN], dtype=np.float64).reshape(values_PN.shape)
+
+
+def _series(found: list[Floats], resamples: int, seed: int) -> list[Series]:
+    """One series for each (P, S) array, all of them resampled together."""
+    value_PT = np.concatenate(found, axis=1)
+    known_PT = np.isfinite(value_PT)
+    prompts_T = known_PT.sum(axis=0)
+    top_PT = np.where(known_PT, value_PT, 0.0)
+    with np.errstate(invalid="ignore"):
+        mean_T = top_PT.sum(axis=0) / prompts_T
+    draws_BT = resampled_ratios(
+        top_PT, known_PT, np.arange(len(value_PT)), resamples=resamples, seed=seed
+    )
+    ends_T = [interval95(draws_BT[:, t], int(prompts_T[t])) for t in range(len(prompts_T))]
+    low_T = np.array([end.low for end in ends_T])
+    high_T = np.array([end.high for end in ends_T])
+    cuts = np.cumsum([one.shape[1] for one in found])[:-1]
+    columns = [np.split(one_T, cuts) for one_T in (mean_T, low_T, high_T, prompts_T)]
+    return [Series(*parts) for parts in zip(*columns, strict=True)]
+
+
+def _array(values_PN: ArrayLike) -> Floats:
+    array = np.asarray(values_PN, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"must be (P, N) with N >= 1, and is {array.shape}")
+    return array

@@ -1,0 +1,205 @@
+"""Which panels there are, and which of them a picture shows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rollout.errors import InputError
+
+__all__ = ["PANELS", "Line", "Panel", "axis_label", "choose_panels", "interval_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One metric in a panel.
+
+    Attributes:
+        band: draw its interval, where there is one.
+        detail: left out where several runs share the panel.
+        tint: which colour it takes where one run has the picture for itself.
+    """
+
+    metric: str
+    label: str
+    style: Literal["-", "--", "-.", ":"] = "-"
+    width: float = 1.0
+    band: bool = True
+    detail: bool = False
+    tint: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        level: a horizontal line that values are read against.
+        change: values are drawn less the first one, so that different scales begin together.
+        stack: of a single run the lines are stacked bars.
+    """
+
+    title: str
+    y_label: str
+    lines: tuple[Line, ...]
+    level: float | None = None
+    change: bool = False
+    stack: bool = False
+
+
+_BATCH = Line("rollout/reward_mean", "training batch", width=0.5, band=False, detail=True)
+_STAGES = ("generate", "score", "select", "train", "sync", "eval")
+PANELS: dict[str, Panel] = {
+    "reward": Panel(
+        "Held-out reward",
+        "reward",
+        (
+            Line("eval/reward_mean", "mean"),
+            Line("eval/best_of_k", "best of K", "--", 0.75, band=False, detail=True),
+            _BATCH,
+        ),
+    ),
+    "gold": Panel("Held-out gold reward", "gold reward", (Line("eval/gold_mean", "mean"),)),
+    # Gao et al. 2022 (arXiv 2210.10760) draw the gold reward solid and its proxy dashed
+    "proxy_gold": Panel(
+        "Proxy and gold reward",
+        "change from the start",
+        (
+            Line("eval/gold_mean", "gold"),
+            Line("eval/reward_mean", "proxy (optimised)", "--", tint=1),
+        ),
+        change=True,
+    ),
+    "win_rate": Panel(
+        "Win rate against the start",
+        "win rate",
+        (
+            Line("eval/win_rate", "by the reward"),
+            Line("eval/gold_win_rate", "by the gold", "--", tint=1),
+        ),
+        level=0.5,
+    ),
+    "kl": Panel(
+        "KL to the starting policy",
+        "nats per response",
+        (Line("eval/kl_k1", "k1"), Line("eval/kl_k3", "k3", "--", 0.75, band=False, detail=True)),
+    ),
+    "length": Panel("Held-out response length", "tokens", (Line("eval/length_mean", "mean"),)),
+    "diversity": Panel(
+        "Held-out diversity",
+        "share",
+        (
+            Line("eval/distinct_2", "distinct-2"),
+            Line("eval/distinct_1", "distinct-1", "--", 0.75, detail=True, tint=1),
+            Line("eval/msttr", "MSTTR", "-.", 0.75, detail=True, tint=2),
+            Line("eval/duplicate_share", "duplicates", ":", 0.9, detail=True, tint=4),
+        ),
+    ),
+    "perplexity": Panel(
+        "Perplexity of reference text", "perplexity", (Line("eval/perplexity", "mean"),)
+    ),
+    "time": Panel(
+        "Time per iteration",
+        "seconds",
+        (
+            *(Line(f"time/{stage}", stage, detail=True) for stage in _STAGES),
+            Line("time/iteration", "whole iteration"),
+        ),
+        stack=True,
+    ),
+}
+_AXES = {
+    "iteration": "iteration (0 = before training)",
+    "eval/kl_k1": "KL to the starting policy (nats)",
+    "eval/kl_k3": "KL to the starting policy, k3 (nats)",
+    "eval/gold_mean": "held-out gold reward",
+    "eval/reward_mean": "held-out reward",
+    "eval/length_mean": "held-out response length (tokens)",
+}
+# what is measured on the prompts that are trained on is never shown without saying so
+_TRAINING = ("rollout/", "select/", "train/")
+
+
+def axis_label(x: str) -> str:
+    return _AXES.get(x, x)
+
+
+def interval_of(metric: str) -> str:
+    """The key with the half width of a metric's 95 % interval."""
+    return metric.removesuffix("_mean") + "_ci95"
+
+
+def choose_panels(
+    known: Collection[str],
+    names: Sequence[str] | None,
+    metrics: Sequence[str] | None,
+    x: str,
+) -> list[Panel]:
+    """The named panels, then one for each of `metrics`; without either, what the runs are about.
+
+    Args:
+        known: the keys that have a number in any run.
+        x: the key on the horizontal axis.
+
+    Raises:
+        InputError: for a panel or a key that no run has.
+    """
+    if x != "iteration" and x not in known:
+        raise InputError(f"{x}: no run has it for the horizontal axis; {_choose(known)}")
+    if not names and not metrics:
+        names = _defaults(known, x)
+    return [
+        *(_named(name, known, x) for name in names or ()),
+        *(_of_metric(metric, known) for metric in metrics or ()),
+    ]
+
+
+def _defaults(known: Collection[str], x: str) -> list[str]:
+    gold, reward = "eval/gold_mean" in known, "eval/reward_mean" in known
+    if x.startswith("eval/kl") and gold and reward:
+        return ["proxy_gold"]
+    found = ["reward"] if reward else []
+    # a judge's scores have no mean: its curve is the win rate
+    if "eval/win_rate" in known and (not reward or ("eval/gold_win_rate" in known and not gold)):
+        found.append("win_rate")
+    if gold:
+        found.append("gold")
+    if "eval/kl_k1" in known and not x.startswith("eval/kl"):
+        found.append("kl")
+    return found or ["reward"]
+
+
+def _named(name: str, known: Collection[str], x: str) -> Panel:
+    if name not in PANELS:
+        raise InputError(f"--panels {name}: no such panel; choose from {', '.join(PANELS)}")
+    panel = PANELS[name]
+    # a training batch is drawn by the policy before: on other axes than the iteration's it would
+    # stand at the wrong place
+    lines = [line for line in panel.lines if x == "iteration" or not _training(line.metric)]
+    present = tuple(line for line in lines if line.metric in known)
+    if all(line.detail for line in present):
+        wanted = " or ".join(line.metric for line in panel.lines if not line.detail)
+        raise InputError(f"no run has an evaluation to draw: panel {name} shows {wanted}")
+    if panel.change and len(present) < len(lines):
+        missing = next(line.metric for line in lines if line not in present)
+        raise InputError(f"--panels {name}: no run has {missing}; choose another panel")
+    return Panel(
+        panel.title, panel.y_label, present, panel.level, panel.change,
+        stack=panel.stack and x == "iteration",
+    )  # fmt: skip
+
+
+def _of_metric(metric: str, known: Collection[str]) -> Panel:
+    if metric not in known:
+        raise InputError(f"{metric}: no run has it; {_choose(known)}")
+    title = f"{metric} (training batch)" if _training(metric) else metric
+    return Panel(title, metric, (Line(metric, "mean" if metric.endswith("_mean") else metric),))
+
+
+def _training(metric: str) -> bool:
+    return metric.startswith(_TRAINING)
+
+
+def _choose(known: Collection[str]) -> str:
+    return f"choose from {', '.join(sorted(known))}" if known else "the runs hold no numbers yet"

@@ -1,0 +1,162 @@
+"""What makes a run suspicious, as rules over its evaluations. Pure: rows in, sentences out."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Alarm", "Rules", "alarms", "best_iteration", "gold_agrees", "idle_rules"]
+
+Rows = Sequence[dict[str, Any]]  # of evaluations, in order; the first is the starting policy's
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The limits of `monitor` in a config: None (or False) is off. `stop_on` names those that end
+    the run; the others warn."""
+
+    gold_patience: int | None = None
+    kl_budget: float | None = None
+    ngram_jump: bool = False
+    max_duplicate_share: float | None = None
+    min_distinct_2: float | None = None
+    max_length_growth: float | None = None
+    max_perplexity_growth: float | None = None
+    stop_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A rule that is broken, and in which words."""
+
+    guard: str
+    message: str
+
+
+def alarms(rules: Rules, rows: Rows) -> list[Alarm]:
+    """The rules on metrics that are broken at the last of `rows`."""
+    if len(rows) < 2:
+        return []
+    return [
+        Alarm(guard, message)
+        for guard, rule in _RULES.items()
+        if (limit := getattr(rules, guard)) is not None
+        and not _broken_at_start(guard, limit, rows[0])
+        and (message := rule(rows, limit)) is not None
+    ]
+
+
+def idle_rules(rules: Rules, start: dict[str, Any]) -> list[Alarm]:
+    """Limits that the starting policy is beyond already, so that they say nothing of training."""
+    return [
+        Alarm(guard, f"the starting policy is at {start[key]:.2f} already, beyond {limit:g}")
+        for guard, (key, _) in _LIMITS.items()
+        if (limit := getattr(rules, guard)) is not None and _broken_at_start(guard, limit, start)
+    ]
+
+
+def gold_agrees(rows: Rows) -> bool:
+    """Whether there is a gold reward, higher than at the start beyond both intervals, and not below
+    its peak beyond them: then what spreads is what it rewards, too."""
+    mean, half, _ = _TRUSTED[0]
+    known = [row for row in rows if mean in row and half in row]
+    if not known or known[-1] is not rows[-1]:
+        return False
+    start, now, peak = known[0], known[-1], max(known, key=lambda row: row[mean])
+    above = now[mean] - start[mean] > math.hypot(now[half], start[half])
+    return above and peak[mean] - now[mean] <= math.hypot(now[half], peak[half])
+
+
+def best_iteration(rows: Rows) -> int:
+    """The evaluation with the highest gold reward, or where there is none held-out reward, or win
+    rate; the earlier one of equals."""
+    key = next((k for k in _QUALITY if all(k in row for row in rows)), None)
+    if key is None:
+        return rows[-1]["iteration"]
+    return max(rows, key=lambda row: row[key])["iteration"]
+
+
+def _gold_patience(rows: Rows, patience: int) -> str | None:
+    """Below the peak by more than both intervals together, for so many evaluations running.
+
+    Scores of the same prompts rise and fall together, so that √(a² + b²) is wider than the interval
+    of their difference: a peak is picked for being high, and that makes up for it.
+    """
+    mean, half, name = next((keys for keys in _TRUSTED if keys[0] in rows[-1]), _TRUSTED[-1])
+    known = [row for row in rows if mean in row and half in row]
+    if len(known) <= patience:
+        return None
+    peak, now = max(known, key=lambda row: row[mean]), known[-1]
+
+    def past(row: dict[str, Any]) -> bool:
+        margin = math.hypot(row[half], peak[half])
+        return row["iteration"] > peak["iteration"] and row[mean] < peak[mean] - margin
+
+    if not all(past(row) for row in known[-patience:]):
+        return None
+    return (
+        f"{name} {now[mean]:.3f} ± {now[half]:.3f} is past its peak of "
+        f"{peak[mean]:.3f} ± {peak[half]:.3f} in iteration {peak['iteration']}"
+    )
+
+
+def _kl_budget(rows: Rows, budget: float) -> str | None:
+    distance = rows[-1].get("eval/kl_k1")
+    if distance is None or distance <= budget:
+        return None
+    return f"{distance:.2f} nats per response from the starting policy, budget {budget:g}"
+
+
+def _duplicates(rows: Rows, limit: float) -> str | None:
+    now, start = (rows[at].get("eval/duplicate_share") for at in (-1, 0))
+    if now is None or start is None or now <= limit:
+        return None
+    return f"{100 * now:.0f} % of responses are duplicates, {100 * start:.0f} % at the start"
+
+
+def _distinct(rows: Rows, limit: float) -> str | None:
+    now, start = (rows[at].get("eval/distinct_2") for at in (-1, 0))
+    if now is None or start is None or now >= limit:
+        return None
+    return f"distinct-2 is {now:.3f}, {start:.3f} at the start"
+
+
+def _growth(key: str, what: str) -> Callable[[Rows, float], str | None]:
+    def rule(rows: Rows, limit: float) -> str | None:
+        now, start = (rows[at].get(key) for at in (-1, 0))
+        if now is None or start is None or now <= limit * start:
+            return None
+        return f"{what} {now:.1f}, {start:.1f} at the start"
+
+    return rule
+
+
+def _broken_at_start(guard: str, limit: float, start: dict[str, Any]) -> bool:
+    if guard not in _LIMITS:
+        return False
+    key, beyond = _LIMITS[guard]
+    return key in start and beyond(start[key], limit)
+
+
+_QUALITY = ("eval/gold_mean", "eval/reward_mean", "eval/win_rate")
+# what training does not optimise, or failing that whether it still beats its start
+_TRUSTED = (
+    ("eval/gold_mean", "eval/gold_ci95", "gold reward"),
+    ("eval/win_rate", "eval/win_rate_ci95", "win rate"),
+)
+_RULES: dict[str, Callable[[Rows, Any], str | None]] = {
+    "gold_patience": _gold_patience,
+    "kl_budget": _kl_budget,
+    "max_duplicate_share": _duplicates,
+    "min_distinct_2": _distinct,
+    "max_length_growth": _growth("eval/length_mean", "responses have on average tokens:"),
+    "max_perplexity_growth": _growth("eval/perplexity", "perplexity of the reference text is"),
+}
+# limits on a value itself, which a policy can be beyond before it is trained
+_LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "max_duplicate_share": ("eval/duplicate_share", operator.gt),
+    "min_distinct_2": ("eval/distinct_2", operator.lt),
+}

@@ -1,0 +1,140 @@
+"""Log-probabilities of given tokens under a policy that is loaded for them and dropped after.
+
+Not the generation engine's: both policies of a comparison must be computed by the same code, or
+their difference would hold the rounding of two.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rollout.engine import TOY_FILE
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Row", "import_what_loads", "log_probs"]
+
+# a forward pass, by tokens with their padding (on a CPU small ones stay in its caches), and by
+# logits
+_MOST_TOKENS = {"cuda": 16_384, "cpu": 2048}
+_MOST_LOGITS = 2**26
+_POSITIONS_AT_A_TIME = 1024  # of one row, made float32
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A text of T tokens; `first` (≥ 1) is the first whose probability is asked for.
+
+    `temperature` divides the logits, as it does where a sampler draws.
+    """
+
+    ids: tuple[int, ...]
+    first: int = 1
+    temperature: float = 1.0
+
+
+def log_probs(model: str, rows: Sequence[Row], dtype: str = "auto") -> list[np.ndarray]:
+    """log p(token t | tokens before t) in nats for t = first … T−1 of each row, float64.
+
+    Args:
+        model: a folder or hub name; a toy policy's folder needs no torch.
+        dtype: of the weights; "auto" is bfloat16 on a GPU and float32 elsewhere.
+    """
+    if (Path(model) / TOY_FILE).exists():
+        return _toy(model, rows)
+    return _transformers(model, rows, dtype)
+
+
+def import_what_loads(model: str) -> None:
+    """Take the seconds that importing transformers takes while others start too."""
+    if not (Path(model) / TOY_FILE).exists():
+        from transformers import AutoModelForCausalLM  # noqa: F401
+
+
+def _toy(model: str, rows: Sequence[Row]) -> list[np.ndarray]:
+    from rollout.toy_engine import read_toy
+
+    logits_V = read_toy(model)[1]
+    found = []
+    for row in rows:
+        scaled_V = logits_V / row.temperature
+        log_p_V = scaled_V - np.logaddexp.reduce(scaled_V)
+        found.append(log_p_V[list(row.ids[row.first :])])
+    return found
+
+
+def _transformers(name: str, rows: Sequence[Row], dtype: str) -> list[np.ndarray]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = ("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype
+    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, wanted))
+    model.to(device).eval()
+    vocabulary = model.config.get_text_config().vocab_size
+    found: dict[int, np.ndarray] = {}
+    with torch.inference_mode():
+        for batch in _batches(rows, min(_MOST_TOKENS[device], _MOST_LOGITS // vocabulary)):
+            found |= _forward(model, rows, batch)
+    # the GPU belongs to others between two calls
+    del model
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return [found[number] for number in range(len(rows))]
+
+
+def _batches(rows: Sequence[Row], most: int) -> Iterator[list[int]]:
+    """Numbers of rows of like length (padding is work), of `most` tokens or one row. The longest go
+    first, so that memory runs out in the first batch or never."""
+    batch: list[int] = []
+    for number in sorted(range(len(rows)), key=lambda at: -len(rows[at].ids)):
+        if batch and len(rows[batch[0]].ids) * (len(batch) + 1) > most:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _forward(model: Any, rows: Sequence[Row], batch: Sequence[int]) -> dict[int, np.ndarray]:
+    import torch
+
+    width = max(len(rows[number].ids) for number in batch)
+    # padded on the right, where a causal model never looks: without a mask attention is faster
+    ids_BT = torch.zeros((len(batch), width), dtype=torch.long)
+    for at, number in enumerate(batch):
+        ids_BT[at, : len(rows[number].ids)] = torch.tensor(rows[number].ids)
+    # prompts need no logits, where the model lets us say so
+    needed = width - min(rows[number].first for number in batch) + 1
+    asked = "logits_to_keep" in inspect.signature(model.forward).parameters
+    logits_BTV = model(
+        input_ids=ids_BT.to(model.device),
+        **({"logits_to_keep": needed} if asked else {}),
+    ).logits
+    before = width - logits_BTV.shape[1]
+    return {
+        number: _of_row(logits_BTV[at, rows[number].first - 1 - before :], rows[number])
+        for at, number in enumerate(batch)
+    }
+
+
+def _of_row(logits_TV: torch.Tensor, row: Row) -> np.ndarray:
+    """`logits_TV` begins where the first wanted token is predicted, and may be longer than it."""
+    import torch
+
+    targets_T = torch.tensor(row.ids[row.first :], device=logits_TV.device)
+    parts = []
+    for start in range(0, len(targets_T), _POSITIONS_AT_A_TIME):
+        wanted = targets_T[start : start + _POSITIONS_AT_A_TIME]
+        scaled = logits_TV[start : start + len(wanted)].float() / row.temperature
+        parts.append(scaled.log_softmax(-1).gather(-1, wanted[:, None])[:, 0])
+    return torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)

@@ -1,0 +1,144 @@
+"""The monitor of a run: measures every evaluation, says what is suspicious, and when to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from raft.files import read_rows
+from raft.monitor.diversity import diversity_metrics
+from raft.monitor.guards import (
+    Alarm,
+    Rules,
+    alarms,
+    best_iteration,
+    gold_agrees,
+    idle_rules,
+)
+from raft.monitor.ngram_file import Jump, new_jumps, read_jumps, write_ngrams
+from raft.monitor.policies import PolicyMeasures
+from raft.monitor.pool import LogProbPool
+from raft.monitor.stops import Stops
+from raft.run_folder import RunFolder
+
+log = logging.getLogger("raft")
+
+__all__ = ["Monitor"]
+
+_SPREADING = "ngram_jump"
+_NAMED = 3  # n-grams in one sentence
+
+
+class Monitor:
+    """Watches the run in `folder`. What it says follows from the stored evaluations and `rules`
+    alone, so that a run that was killed is judged as one that was not."""
+
+    def __init__(self, folder: RunFolder, rules: Rules, policies: PolicyMeasures) -> None:
+        self._folder = folder
+        self._rules = rules
+        self._policies = policies
+        self._stops = Stops(folder.root)
+
+    def measure(self, iteration: int, pool: LogProbPool | None) -> dict[str, Any]:
+        """The metrics of the policy whose held-out samples are stored in `eval.jsonl`."""
+        began = time.monotonic()
+        texts = self._responses(iteration)
+        found: dict[str, Any] = {**diversity_metrics(texts)}
+        if iteration > 0:
+            found |= self._ngrams(iteration, texts)
+        if self._policies.any:
+            assert pool is not None, "policies are measured, so a worker was started"
+            found |= self._of_policy(iteration, pool)
+        return {**found, "time/monitor": time.monotonic() - began}
+
+    def check(self, iteration: int) -> str | None:
+        """Store which guards the evaluation of `iteration` breaks, and say the new ones in the log.
+
+        Returns why the run ends here, where one of them is to end it. Evaluations that the run has
+        gone past are not judged again.
+        """
+        rows = self._folder.evaluations()
+        if rows[-1]["iteration"] != iteration:
+            return None
+        for alarm in idle_rules(self._rules, rows[0]) if iteration == 0 else ():
+            log.warning("guard %s is off: %s", alarm.guard, alarm.message)
+        jumps = self._jumps(rows)
+        earlier = [one for end in range(len(rows)) for one in self._jumps(rows[:end])]
+        news = new_jumps(jumps, earlier)
+        known = {alarm.guard for alarm in alarms(self._rules, rows[:-1])}
+        broken = alarms(self._rules, rows)
+        if jumps:
+            broken.append(_spreading(news or jumps))
+            known |= set() if news else {broken[-1].guard}
+        stops = [alarm for alarm in broken if alarm.guard in self._rules.stop_on]
+        told = [alarm for alarm in broken if alarm in stops or alarm.guard not in known]
+        self._stops.write_alarms(iteration, [(alarm, alarm in stops) for alarm in told])
+        for alarm in told:
+            if alarm not in stops[:1]:  # why the run ends is a line of its own
+                log.warning("iteration %d: guard %s: %s", iteration, alarm.guard, alarm.message)
+        return self._stop(rows, stops[0]) if stops else None
+
+    def standing_stop(self) -> str | None:
+        """Why the run was stopped, where its rules would stop it still; else that is forgotten."""
+        stop = self._stops.read_stop()
+        if stop is None:
+            return None
+        rows = [r for r in self._folder.evaluations() if r["iteration"] <= stop["iteration"]]
+        broken = {alarm.guard for alarm in alarms(self._rules, rows)}
+        broken |= {_SPREADING} if self._jumps(rows) else set()
+        if stop["guard"] in broken.intersection(self._rules.stop_on):
+            return self._line(stop)
+        log.info("monitor: %s no longer stops this run; going on", stop["guard"])
+        self._stops.forget_stop()
+        return None
+
+    def best_iteration(self) -> int:
+        """Of all evaluations so far; by gold reward, or where there is none by held-out reward."""
+        rows = self._folder.evaluations()
+        return best_iteration(rows) if rows else 0
+
+    def _stop(self, rows: Sequence[dict[str, Any]], alarm: Alarm) -> str:
+        best = best_iteration(rows)
+        kept = self._folder.checkpoint(best).relative_to(self._folder.root)
+        checkpoint = str(kept) if best else self._policies.start
+        return self._line(self._stops.write_stop(rows[-1]["iteration"], alarm, best, checkpoint))
+
+    def _line(self, stop: dict[str, Any]) -> str:
+        best, checkpoint = stop["best_iteration"], stop["checkpoint"]
+        where = self._folder.root / checkpoint if best else checkpoint
+        return (
+            f"stopped after iteration {stop['iteration']} by monitor.{stop['guard']}: "
+            f"{stop['message']}; the best policy is iteration {best}'s, {where} "
+            "(monitor.stop_on=[] goes on)"
+        )
+
+    def _ngrams(self, iteration: int, texts: Sequence[str]) -> dict[str, Any]:
+        last = max(r["iteration"] for r in self._folder.evaluations() if r["iteration"] < iteration)
+        previous = (last, self._responses(last)) if last else None
+        home = self._folder.iteration(iteration)
+        found = write_ngrams(home, texts, self._responses(0), previous)
+        # no slash: this is no number, and goes to no plot
+        return {"ngram_jumps": [message for message, _ in found[:_NAMED]]} if found else {}
+
+    def _of_policy(self, iteration: int, pool: LogProbPool) -> dict[str, float]:
+        if iteration == 0:
+            return self._policies.measure_start(pool)
+        policy = str(self._folder.checkpoint(iteration))
+        return self._policies.measure(self._folder.iteration(iteration), policy, pool)
+
+    def _jumps(self, rows: Sequence[dict[str, Any]]) -> list[Jump]:
+        """What spread at the last of these evaluations, if a gold reward does not approve of it."""
+        if not (rows and self._rules.ngram_jump) or gold_agrees(rows):
+            return []
+        return read_jumps(self._folder.iteration(rows[-1]["iteration"]))
+
+    def _responses(self, iteration: int) -> list[str]:
+        rows = read_rows(self._folder.iteration(iteration) / "eval.jsonl")
+        return [text for row in rows for text in row["responses"]]
+
+
+def _spreading(jumps: Sequence[Jump]) -> Alarm:
+    more = f" (and {len(jumps) - _NAMED} more)" if len(jumps) > _NAMED else ""
+    return Alarm(_SPREADING, "; ".join(message for message, _ in jumps[:_NAMED]) + more)

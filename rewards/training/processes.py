@@ -1,0 +1,112 @@
+"""Several processes of one training, as torchrun and `accelerate launch` start them.
+
+Every process holds the whole model, takes its share of each step's examples, and adds its gradients
+to the others': the weights are those of one process, to rounding. Alone, all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "count", "decided_by_first", "everyones", "is_first", "leave", "local_rank", "share",
+    "sum_gradients", "summed", "wait",
+]  # fmt: skip
+
+_Item = TypeVar("_Item")
+
+
+def count() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and tells what happens."""
+    return _rank() == 0
+
+
+def local_rank() -> int:
+    """Among the processes of this machine: the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def share(items: Sequence[_Item]) -> Sequence[_Item]:
+    """Those that are this process's to work on."""
+    return items[_rank() :: count()]
+
+
+def everyones(own: Sequence[_Item]) -> list[_Item]:
+    """What all processes made of their `share`s, in the order of the whole."""
+    if count() == 1:
+        return list(own)
+    import torch.distributed as dist
+
+    parts: list[Any] = [None] * count()
+    dist.all_gather_object(parts, list(own))
+    whole: list[Any] = [None] * sum(map(len, parts))
+    for rank, part in enumerate(parts):
+        whole[rank :: count()] = part
+    return whole
+
+
+def decided_by_first(decide: Callable[[], _Item]) -> _Item:
+    """What `decide` says in the first process; in the others it is not called."""
+    if count() == 1:
+        return decide()
+    import torch.distributed as dist
+
+    said: list[Any] = [decide() if is_first() else None]
+    dist.broadcast_object_list(said)
+    return said[0]
+
+
+def summed(value: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place."""
+    if count() > 1:
+        import torch.distributed as dist
+
+        dist.all_reduce(value)
+    return value
+
+
+def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Make every gradient the sum over all processes; one that no process has stays away."""
+    if count() == 1:
+        return
+    import torch
+
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    there = torch.tensor([one.grad is not None for one in trained], dtype=torch.int32)
+    there = summed(there.to(trained[0].device))
+    for parameter, processes in zip(trained, there.tolist(), strict=True):
+        if not processes:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        summed(parameter.grad)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if count() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if count() > 1:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))

@@ -1,0 +1,272 @@
+"""`raft bon`: the files of a best-of-n, from prompts and from stored pools, interrupted or not."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy_runs
+
+from raft.cli import main
+from raft.rollout_store import RolloutStore
+
+DRAW = ("--policy", "policy", "--max-new-tokens", "9", "--inline", "--quiet")
+# counts what it is asked, and is missing where a response says nothing
+REWARD = """
+from pathlib import Path
+
+def score(completions, **_):
+    with open(Path(__file__).with_suffix(".log"), "a") as log:
+        log.write("x" * len(completions))
+    return [float(c.count("good")) - c.count("bad") if c.strip() else None for c in completions]
+
+def gold(completions, **_):
+    return [c.count("good") - c.count("good") ** 2 / 4 for c in completions]
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    toy_runs.settings(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    toy_runs.write_prompts(tmp_path / "prompts.jsonl", 12)
+    (tmp_path / "rm.py").write_text(REWARD)
+    return tmp_path
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def bon(*arguments: str | Path) -> int:
+    return main(["bon", *map(str, arguments)])
+
+
+def drawn(*arguments: str) -> int:
+    rewards = ("--reward", "function:rm.py:score", "--gold", "function:rm.py:gold")
+    return bon("prompts.jsonl", *DRAW, *rewards, "--n", "8", *arguments)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert bon(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("raft: ") and captured.err.count("\n") == 1
+    return captured.err.removeprefix("raft: ").rstrip("\n")
+
+
+def curve(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def test_from_prompts_to_curve_and_best(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert drawn() == 0
+    assert "8" in capsys.readouterr().out
+    pool = toy_runs.rows(home / "prompts.pool.jsonl")
+    assert [len(row["responses"]) for row in pool] == [8] * 12
+    scores_PN = np.array([row["scores"] for row in pool], dtype=float)
+    gold_PN = np.array([row["gold_scores"] for row in pool], dtype=float)
+    assert np.isnan(scores_PN).any(), "this test wants missing scores"
+
+    found = curve(home / "prompts.bon.json")
+    assert [row["n"] for row in found["curve"]] == list(range(1, 9))
+    assert found["missing"]["scores"] == np.isnan(scores_PN).sum()
+    for n in (1, 2, 7):
+        own, of_gold = [], []
+        for scores_N, gold_N in zip(scores_PN, gold_PN, strict=True):
+            inside = [i for i in range(8) if not math.isnan(scores_N[i])]
+            subsets = list(combinations(inside, n))
+            if not subsets:
+                continue
+            own.append(np.mean([max(scores_N[list(s)]) for s in subsets]))
+            of_gold.append(np.mean([best_of(s, scores_N, gold_N) for s in subsets]))
+        row = found["curve"][n - 1]
+        assert row["kl"] == pytest.approx(math.log(n) - (n - 1) / n)
+        assert row["proxy"]["mean"] == pytest.approx(np.mean(own))
+        assert row["gold"]["mean"] == pytest.approx(np.mean(of_gold))
+        assert row["proxy"]["prompts"] == len(own)
+        assert row["proxy"]["low"] < row["proxy"]["mean"] < row["proxy"]["high"]
+
+    best = toy_runs.rows(home / "prompts.best.jsonl")
+    assert [row["id"] for row in best] == [row["id"] for row in pool]
+    for row, whole, scores_N in zip(best, pool, scores_PN, strict=True):
+        assert row["sample"] == int(np.nanargmax(scores_N)), "equal scores: the one drawn first"
+        assert row["response"] == whole["responses"][row["sample"]]
+        assert row["score"] == whole["scores"][row["sample"]]
+        assert row["gold_score"] == whole["gold_scores"][row["sample"]]
+        assert row["token_ids"] == whole["token_ids"][row["sample"]]
+        assert row["of"] == 8
+    assert (home / "prompts.bon.png").read_bytes().startswith(b"\x89PNG")
+
+
+def best_of(subset: tuple[int, ...], scores_N: np.ndarray, gold_N: np.ndarray) -> float:
+    """Gold of the best by score; equal scores share."""
+    top = max(scores_N[list(subset)])
+    return float(np.mean([gold_N[i] for i in subset if scores_N[i] == top]))
+
+
+@pytest.mark.parametrize("after", [0, 3, 11])
+def test_interrupted_while_drawing_and_scoring(
+    home: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    assert drawn("--out", "straight") == 0
+    (home / "rm.log").unlink()
+    for method in ("add_samples", "add_scores"):
+        whole = getattr(RolloutStore, method)
+        with monkeypatch.context() as patched:
+            left = [after]
+
+            def stop(*arguments: Any, whole: Any = whole, left: list[int] = left) -> None:
+                if left[0] == 0:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+                whole(*arguments)
+
+            patched.setattr(RolloutStore, method, stop)
+            assert drawn() == 130
+        assert not (home / "prompts.pool.jsonl").exists()
+    assert drawn() == 0
+    for ending in ("pool.jsonl", "best.jsonl"):
+        straight = (home / f"straight.{ending}").read_bytes()
+        assert (home / f"prompts.{ending}").read_bytes() == straight
+    known = curve(home / "straight.bon.json")
+    assert curve(home / "prompts.bon.json") == {**known, "pool": "prompts.pool.jsonl"}
+
+
+def test_the_same_command_again_does_nothing(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert drawn() == 0
+    before = {path: path.stat().st_mtime_ns for path in home.glob("prompts.*")}
+    asked = (home / "rm.log").read_text()
+    capsys.readouterr()
+    assert drawn("--json") == 0
+    assert json.loads(capsys.readouterr().out)["curve"] == curve(home / "prompts.bon.json")["curve"]
+    assert {path: path.stat().st_mtime_ns for path in home.glob("prompts.*")} == before
+    assert (home / "rm.log").read_text() == asked
+    # what was deleted is made again, and nothing else
+    (home / "prompts.bon.png").unlink()
+    assert drawn() == 0
+    assert (home / "prompts.bon.png").exists() and (home / "rm.log").read_text() == asked
+
+
+def test_another_n_is_a_question_to_the_pool(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert drawn() == 0
+    whole = curve(home / "prompts.bon.json")["curve"]
+    capsys.readouterr()
+    command = ("prompts.jsonl", *DRAW, "--reward", "function:rm.py:score", "--n", "4")
+    assert "sampling.k 8 → 4" in refused(capsys, *command)
+    assert bon("prompts.pool.jsonl", "--n", "4", "--quiet") == 0
+    # every n is estimated from all eight
+    part = curve(home / "prompts.bon.json")["curve"]
+    assert [row["proxy"]["mean"] for row in part] == [row["proxy"]["mean"] for row in whole[:4]]
+    best = toy_runs.rows(home / "prompts.best.jsonl")
+    assert all(row["sample"] < 4 and row["of"] == 4 for row in best)
+
+
+def test_a_stored_pool_needs_no_model_and_may_be_uneven(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": "a", "responses": ["x", "y", "z"], "rm_scores": [1, None, 3]},
+        {"prompt": "b", "responses": ["x", "y"], "rm_scores": [5, 4]},
+        {"prompt": "c", "responses": ["x", "y"], "rm_scores": [None, None]},
+        {"prompt": "d", "responses": [], "rm_scores": []},
+    ]
+    write(home / "scored.jsonl", rows)
+    assert bon("scored.jsonl", "--by", "rm_scores", "--json", "--quiet") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["proxy"]["mean"] for row in found["curve"]] == [pytest.approx(3.25), 4.0, None]
+    assert [row["proxy"]["prompts"] for row in found["curve"]] == [2, 2, 0]
+    assert found["missing"] == {
+        "scores": 3, "prompts_without_score": 2, "prompts_with_fewer_than_3": 4,
+    }  # fmt: skip
+    best = toy_runs.rows(home / "scored.best.jsonl")
+    assert [(row["id"], row["sample"], row["score"]) for row in best] == [
+        ("scored-000001", 2, 3.0), ("scored-000002", 0, 5.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "arguments", "message"),
+    [
+        ({"scores": [1.0, 2.0]}, ("--n", "3"), "--n 3: the most responses that a prompt has are 2"),
+        ({}, (), "pool.jsonl:1: no column 'scores' (there: no scores)"),
+        ({"gold_scores": [1, 2]}, (), "(there: gold_scores)"),
+        ({"scores": [1.0]}, (), "pool.jsonl:1: 'scores' does not fit 2 responses"),
+        ({"scores": [1.0, "2"]}, (), "holds '2'; a score is a number or null"),
+        ({"scores": [None, None]}, (), "not a single score is a number"),
+        ({"scores": [1.0, 2.0]}, ("--gold-by", "gold_scores"), "no column 'gold_scores'"),
+        ({"scores": [1.0, 2.0]}, ("--reward", "function:length"), "raft score --reward function"),
+        ({"scores": [1.0, 2.0]}, ("--n", "0"), "at least one response"),
+        ({"scores": [1.0, 2.0]}, ("--method", "knockout"), "are of a tournament"),
+        ({"scores": [1.0, 2.0]}, ("--out", "policy"), "is a folder"),
+    ],
+)
+def test_wrong_pools_are_refused_in_one_line(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    row: dict[str, Any],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    write(home / "pool.jsonl", [{"prompt": "q", "responses": ["a", "b"], **row}])
+    before = set(home.iterdir())
+    assert message in refused(capsys, "pool.jsonl", *arguments)
+    assert set(home.iterdir()) == before
+
+
+def test_wrong_commands_are_refused_in_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"id": "a", "prompt": "q", "responses": ["x"], "scores": [1.0]}
+    write(home / "twice.jsonl", [one, one])
+    mixed = {"kind": "combine", "members": [{"kind": "pairwise", "model": "policy"}]}
+    (home / "mixed.yaml").write_text(json.dumps({"reward": mixed}))
+    assert "twice.jsonl:2: id 'a' stands at twice.jsonl:1" in refused(capsys, "twice.jsonl")
+    assert "no such file" in refused(capsys, "missing.jsonl")
+    assert "nothing selects" in refused(capsys, "prompts.jsonl", *DRAW)
+    assert "leave --policy out" in refused(capsys, "prompts.jsonl", *DRAW, "--by", "scores")
+    command = ("prompts.jsonl", *DRAW, "--reward")
+    assert "use the judge alone" in refused(capsys, *command, "mixed.yaml")
+    assert "--reward nowhere.yaml: no such file" in refused(capsys, *command, "nowhere.yaml")
+    (home / "prompts.best.jsonl").write_text("precious\n")
+    message = refused(capsys, *command, "function:length", "--n", "2")
+    assert "prompts.best.jsonl: is there already, and nothing tells how it was made" in message
+    assert (home / "prompts.best.jsonl").read_text() == "precious\n"
+
+
+def test_one_prompt_and_one_sample_have_no_interval(home: Path) -> None:
+    write(home / "one.jsonl", [{"prompt": "q", "responses": ["a"], "scores": [2.0]}])
+    assert bon("one.jsonl", "--quiet") == 0
+    (row,) = curve(home / "one.bon.json")["curve"]
+    assert row["kl"] == 0.0
+    assert row["proxy"] == {"mean": 2.0, "low": None, "high": None, "prompts": 1}
+
+
+def test_over_optimization_is_said_where_it_is_beyond_noise(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gold rises with the proxy to its middle and falls behind it; noise alone falls nowhere."""
+    rng = np.random.default_rng(8)
+    scores_PN = rng.normal(size=(60, 32))
+    for name, gold_PN in (
+        ("hacked", -((scores_PN - 1) ** 2)),
+        ("noise", rng.normal(size=scores_PN.shape)),
+    ):
+        rows = [
+            {"prompt": "q", "responses": ["x"] * 32, "scores": own.tolist(), "gold_scores": of}
+            for own, of in zip(scores_PN, gold_PN.tolist(), strict=True)
+        ]
+        write(home / f"{name}.jsonl", rows)
+        assert bon(f"{name}.jsonl") == 0
+        assert ("over-optimized" in capsys.readouterr().out) == (name == "hacked")
+    peak = curve(home / "hacked.bon.json")["peak"]
+    assert 2 < peak["gold"]["n"] < 12 and peak["proxy"]["n"] == 32

@@ -19,8 +19,15 @@ from raft.demo import corpus, gold, policy, preferences
 from raft.files import write_json, write_whole
 from raft.loop import run
 from raft.metrics import read_metrics
+from raft.train_config import make_train_config
+from raft.train_reward import RESULT, train_reward
 
 _MAX_NEW_TOKENS = 40
+# plain continuation: no roles, nothing between prompt and response
+CONTINUATION_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ def tell(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
     _part("2/4  noisy preferences: two letters per request, labelled by an erring judge")
     _once_file(root / "preferences.jsonl", lambda: _preferences(root / "policy", seed, size))
     _part("3/4  a Bradley-Terry reward model learns from them")
-    _once(root / "reward_model", lambda folder: _reward_model(root, folder, seed))
+    _reward_model(root, seed)
     _part("4/4  RAFT: 8 samples per prompt, keep the best, fine-tune, repeat")
     prompts = root / "prompts.jsonl"
     _once_file(prompts, lambda: _rows(corpus.train_prompts(size.prompts, seed)))
@@ -70,7 +77,7 @@ def demo_config(root: Path, seed: int, size: Size) -> dict[str, Any]:
         "policy": {"model": str(root / "policy"), "max_model_len": 128},
         "prompts": {"path": str(root / "prompts.jsonl"), "per_iteration": size.per_iteration},
         "sampling": {"k": 8, "max_new_tokens": _MAX_NEW_TOKENS},
-        "reward": {"kind": "model", "model": str(root / "reward_model")},
+        "reward": {"kind": "model", "model": str(root / "reward_model" / "model")},
         "gold": {"kind": "function", "function": "raft.demo.gold:gold"},
         "train": {
             "learning_rate": 5e-4,
@@ -96,15 +103,37 @@ def _preferences(policy_dir: Path, seed: int, size: Size) -> str:
     return "".join(json.dumps(pair) + "\n" for pair in pairs)
 
 
-def _reward_model(root: Path, folder: Path, seed: int) -> str:
-    from rewards.bradley_terry import train_bradley_terry
+def reward_config(root: Path, seed: int) -> dict[str, Any]:
+    """The demo's reward model as a config file of `raft train-reward` would say it."""
+    return {
+        "run_dir": str(root / "reward_model"),
+        "seed": seed,
+        "recipe": "bradley_terry",
+        "model": str(root / "policy"),
+        "data": [str(root / "preferences.jsonl")],
+        "chat_template": CONTINUATION_TEMPLATE,
+        "loss": {"center": 0.01},
+        "train": {
+            "learning_rate": 1e-3,
+            "epochs": 2,
+            "batch_size": 32,
+            "schedule": "linear",
+            "warmup_steps": 10,
+            "layout": "padded",  # of sides this short, packed ones take half as long again
+        },
+        "eval_steps": 1000,
+        "log_steps": 50,
+    }
 
-    lines = (root / "preferences.jsonl").read_text().splitlines()
-    pairs = [json.loads(line) for line in lines]
-    report = train_bradley_terry(root / "policy", pairs, folder, epochs=2, seed=seed)
-    return (
-        f"accuracy {report.accuracy:.2f} on {report.heldout_pairs} held-out noisy pairs, "
-        f"{report.pairs} to learn from"
+
+def _reward_model(root: Path, seed: int) -> None:
+    start, kept = time.monotonic(), (root / "reward_model" / RESULT).exists()
+    _, found = train_reward(make_train_config(reward_config(root, seed), "the demo's config"))
+    taken = "kept" if kept else f"{time.monotonic() - start:.0f} s"
+    print(
+        f"     accuracy {found['eval/accuracy']:.2f} on {found['pairs/held_out']} held-out noisy "
+        f"pairs, {found['pairs/train']} to learn from ({taken})",
+        flush=True,
     )
 
 

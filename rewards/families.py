@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rewards.checkpoint import read_config, tensor_shapes
 from rewards.state import bare_name
+from rewards.training.record import recorded_kind
 from rollout.types import InputError
 
 __all__ = ["FAMILIES", "Family", "check_family", "recognise"]
@@ -52,6 +53,9 @@ def recognise(folder: Path) -> Family:
             "head was not saved with it, and would be drawn at random; copy or save it again"
         )
     if architecture.endswith("ForCausalLM"):
+        # the files of a judge are any language model's; one trained here says what it is
+        if recorded_kind(folder) == "pairwise":
+            return "pairwise"
         raise InputError(
             f"{folder} is a language model ({architecture}) without a reward head: "
             'a pairwise preference model compares: load_judge(…, kind="pairwise"), '

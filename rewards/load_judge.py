@@ -35,7 +35,8 @@ def load_judge(
 ) -> PairwiseJudge:
     """Load the pairwise preference model in a local folder or on the hub.
 
-    Its files look like any language model's: unless it is a published one, say kind="pairwise".
+    Its files look like any language model's: unless it is a published one, or one that
+    `raft train-reward` made, say kind="pairwise".
     `max_length` (the model's own limit by default) cuts the beginning of contexts, never responses;
     `gpu_memory` is the share of a GPU that vLLM may take; `temperature` divides the log-odds.
 

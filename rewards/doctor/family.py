@@ -9,6 +9,7 @@ from rewards.checkpoint import read_config, tensor_shapes
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rewards.families import FAMILIES, Family, recognise
 from rewards.published import find_published
+from rewards.training.record import RECORD, recorded_kind
 from rollout.types import InputError
 
 __all__ = ["check_family", "family_of"]
@@ -43,6 +44,8 @@ def check_family(path: str | Path, folder: Path, kind: Family | None) -> Iterato
 def _why(path: str | Path, folder: Path, kind: Family | None, family: Family) -> str:
     if kind is not None:
         return "as you say"
+    if family == "pairwise" and recorded_kind(folder) == "pairwise":
+        return f"by its {RECORD}"
     if family == "pairwise":
         return f"by its published name {(find_published(path) or ('',))[0]}; its files do not tell"
     config, shapes = read_config(folder), tensor_shapes(folder)

@@ -15,7 +15,7 @@ from typing import Any
 from rewards.settings import ModelSettings
 from rollout.types import InputError
 
-__all__ = ["RECORD", "read_record", "with_record", "write_record"]
+__all__ = ["RECORD", "read_record", "recorded_kind", "with_record", "write_record"]
 
 RECORD = "reward.json"
 # the arguments of `load_reward` that a record may give
@@ -47,11 +47,32 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Raises `InputError` for a record that cannot be read.
     """
+    found = _content(folder).get("reading", {})
+    if not isinstance(found, dict):
+        raise _unreadable(folder)
+    return {key: found[key] for key in KEYS if found.get(key) is not None}
+
+
+def recorded_kind(folder: Path) -> str | None:
+    """The kind that the record names, where the weights cannot tell; None without a record.
+
+    Raises `InputError` for a record that cannot be read.
+    """
+    return _content(folder).get("kind")
+
+
+def _content(folder: Path) -> dict[str, Any]:
     file = folder / RECORD
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["reading"]
-        return {key: found[key] for key in KEYS if found.get(key) is not None}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: not readable: mend it or delete it") from error
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise _unreadable(folder) from None
+    if not isinstance(found, dict):
+        raise _unreadable(folder)
+    return found
+
+
+def _unreadable(folder: Path) -> InputError:
+    return InputError(f"{folder / RECORD}: not readable: mend it or delete it")

@@ -120,7 +120,7 @@ def test_the_judge_gives_the_probabilities_of_the_training(
     monkeypatch.setattr(LabelObjective, "judge", watched)
     start = base(tmp_path / "base", template)
     found = train_pairwise(start, TRAIN, HELD_OUT, tmp_path, training=QUICK)
-    loaded = load_judge(tmp_path / "model", kind="pairwise")
+    loaded = load_judge(tmp_path / "model")
     comparisons = [Comparison(pair.prompt, pair.chosen, pair.rejected) for pair in HELD_OUT]
     expected = seen["margins"].sigmoid().mean(1).tolist()
     assert loaded.compare(comparisons).tolist() == pytest.approx(expected, abs=1e-5)

@@ -168,20 +168,18 @@ def _evaluated(study: Study, name: str, metrics: dict[str, Any]) -> dict[str, An
 
 
 def _reloaded(study: Study, name: str) -> dict[str, Any]:
-    """The largest difference of any score, the spread of the scores, and the kind that had to be
-    said."""
+    """The largest difference of any score, and the spread of the scores."""
     import numpy as np
 
     folder, pairs = study.folder / name, _pairs(study, HELD_OUT)
     before_N2 = scores_before(folder)
-    after_N2, said = reloaded_scores(name, folder / "model", pairs)
+    after_N2 = reloaded_scores(name, folder / "model", pairs)
     if before_N2.shape != after_N2.shape:
         raise SystemExit(
             f"{folder}: {len(before_N2)} pairs were scored before export, {len(after_N2)} are held "
             "out: delete the folder and run again"
         )
     return {
-        "kind_said": said,
         "largest_difference": float(np.abs(before_N2 - after_N2).max()),
         "spread": float(after_N2.std()),
     }

@@ -16,7 +16,6 @@ import numpy as np
 
 from rewards.pairs import Pair
 from rewards.types import Comparison
-from rollout.errors import InputError
 
 __all__ = ["BEFORE", "listening", "reloaded_scores", "scores_before"]
 
@@ -52,34 +51,22 @@ def scores_before(folder: Path) -> np.ndarray:
     return np.load(folder / BEFORE)
 
 
-def reloaded_scores(
-    recipe: str, model: Path, pairs: Sequence[Pair]
-) -> tuple[np.ndarray, str | None]:
-    """(N, 2) as `listening` has them, of the exported model; and the kind that had to be said.
+def reloaded_scores(recipe: str, model: Path, pairs: Sequence[Pair]) -> np.ndarray:
+    """(N, 2) as `listening` has them, of the exported model; its family is found from its files.
 
-    None: its family was found from its files. Only a judge that cannot be told from any language
-    model is asked for again by its kind.
+    Raises `InputError` where it cannot be.
     """
-    from rewards import load_reward
+    from rewards import load_judge, load_reward
 
-    if recipe != "pairwise":
-        reward = load_reward(model)
-        sides = [reward.score([p.conversation(s) for p in pairs]) for s in ("chosen", "rejected")]
-        return np.stack(sides, axis=1), None
-    judge, said = _judge(model)
-    verdicts = judge.verdicts([Comparison(p.prompt, p.chosen, p.rejected) for p in pairs])
-    # the gap is what the order makes of the probability
-    half_N = verdicts.gap_N / 2
-    return np.stack([verdicts.probability_N + half_N, verdicts.probability_N - half_N], 1), said
-
-
-def _judge(model: Path) -> tuple[Any, str | None]:
-    from rewards import load_judge
-
-    try:
-        return load_judge(model), None
-    except InputError:
-        return load_judge(model, kind="pairwise"), "pairwise"
+    if recipe == "pairwise":
+        comparisons = [Comparison(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+        verdicts = load_judge(model).verdicts(comparisons)
+        # the gap is what the order makes of the probability
+        half_N = verdicts.gap_N / 2
+        return np.stack([verdicts.probability_N + half_N, verdicts.probability_N - half_N], 1)
+    reward = load_reward(model)
+    sides = [reward.score([p.conversation(s) for p in pairs]) for s in ("chosen", "rejected")]
+    return np.stack(sides, axis=1)
 
 
 def _fit_listener(fit: Callable[..., Any], folder: Path) -> Callable[..., Any]:

@@ -55,7 +55,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _share(row["accuracy"]),
         " / ".join("–" if side is None else f"{side:.1%}" for side in sides),
         f"{gain['difference']:+.1%} ({gain['low']:+.1%} to {gain['high']:+.1%})",
-        f"{row['largest_difference']:.1e}{'' if row['kind_said'] is None else ' (kind said)'}",
+        f"{row['largest_difference']:.1e}",
     ]
 
 

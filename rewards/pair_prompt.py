@@ -21,7 +21,7 @@ from rewards.formats import TEMPLATE_DATE
 from rewards.types import Comparison, RewardError
 from rollout.types import InputError, Message
 
-__all__ = ["LABELS", "PairPrompt", "pair_text", "plain_context"]
+__all__ = ["LABELS", "PairPrompt", "pair_text", "plain_context", "takes_turns"]
 
 log = logging.getLogger("rewards")
 
@@ -41,8 +41,8 @@ def plain_context(prompt: Sequence[Message] | str) -> str:
     show a system prompt as the user's words, and the user's as the assistant's.
     """
     turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
-    roles = [turn["role"] for turn in turns]
-    if len(roles) % 2 == 0 or any(role != _ROLES[at % 2] for at, role in enumerate(roles)):
+    if not takes_turns(turns):
+        roles = [turn["role"] for turn in turns]
         raise InputError(
             f"a pairwise judge reads user and assistant in turn, the user first and last, and not "
             f"{', '.join(roles) or 'an empty conversation'}: leave other turns out"
@@ -50,6 +50,12 @@ def plain_context(prompt: Sequence[Message] | str) -> str:
     # the second newline before the first turn alone: the card's template is read by jinja with
     # trim_blocks, which eats the first newline after each of its tags
     return "\n" + "".join(f"\n<turn> {turn['role']}\n {turn['content']}" for turn in turns) + "\n"
+
+
+def takes_turns(prompt: Sequence[Message]) -> bool:
+    """Whether user and assistant take turns, the user first and last."""
+    roles = [turn["role"] for turn in prompt]
+    return len(roles) % 2 == 1 and all(role == _ROLES[at % 2] for at, role in enumerate(roles))
 
 
 def pair_text(context: str, first: str, second: str) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from rewards.formats import TEMPLATE_DATE
-from rewards.pair_prompt import LABELS, PairPrompt
+from rewards.pair_prompt import LABELS, PairPrompt, takes_turns
 from rewards.pairs import Pair
 from rewards.parts import longest
 from rewards.training.bradley_terry import counts, measured
@@ -145,11 +145,11 @@ def encode_comparisons(
     """N pairs to at most N examples: the prompt as a judge reads it, the label, the closing token.
 
     With "one" the order follows from seed and pair id; with "both" the row that shows the chosen
-    side first comes first. Left out, and counted: pairs as in `encode_pairs`, and those whose
-    responses alone are longer than the prompt's `max_length`.
+    side first comes first. Left out, and counted: pairs as in `encode_pairs`, those whose prompt no
+    judge reads, and those whose responses alone are longer than the prompt's `max_length`.
     """
     dropped: Counter[str] = Counter()
-    kept = [pair for pair in pairs if usable(pair, dropped)]
+    kept = [pair for pair in pairs if usable(pair, dropped) and _readable(pair, dropped)]
     closing, before = closing_token(prompt), prompt.truncated
     limit = prompt.max_length
     if limit is not None:
@@ -203,6 +203,14 @@ def _order(id: str, seed: int) -> int:
     """0: the chosen side is shown first, 1: second. From the pair's id, so that it does not depend
     on which other pairs there are."""
     return hashlib.sha256(f"{seed}\n{id}".encode()).digest()[0] & 1
+
+
+def _readable(pair: Pair, dropped: Counter[str]) -> bool:
+    """Whether a judge reads its prompt; else it is counted."""
+    if takes_turns(pair.prompt):
+        return True
+    dropped["whose prompt is not user and assistant in turn"] += 1
+    return False
 
 
 def _rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,15 @@ def test_long_contexts_are_cut_and_long_responses_left_out() -> None:
     assert {len(row) for row in encoded.examples[0].rows} == {400}, "room for the answer is kept"
     assert encoded.dropped == {"whose responses alone are too long": 1}
     assert reads.max_length == 400
+
+
+def test_dialogues_that_no_judge_reads_are_left_out_and_counted() -> None:
+    good = tiny.pair("good", "hello", "yes", "no")
+    twice = [*good.prompt, {"role": "user", "content": "are you there?"}]
+    bad = dataclasses.replace(good, id="bad", prompt=twice)
+    encoded = encode_comparisons([bad, good], prompt(), "both", seed=0)
+    assert [example.id for example in encoded.examples] == ["good"]
+    assert encoded.dropped == {"whose prompt is not user and assistant in turn": 1}
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

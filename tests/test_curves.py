@@ -248,6 +248,18 @@ def test_seeds_become_their_mean_and_students_interval(tmp_path, caplog):
     assert "is not in every run at iteration 2" in caplog.text
 
 
+def test_a_seed_that_has_nothing_to_draw_is_named_and_not_counted(tmp_path, caplog):
+    runs = [write_run(tmp_path / f"s{seed}", evaluated(0), evaluated(1)) for seed in range(2)]
+    early = write_run(tmp_path / "early", {"iteration": 1, "rollout/reward_mean": 1.0})
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "metrics.jsonl").touch()
+    label = f"mine={','.join(map(str, [*runs, early, tmp_path / 'begun']))}"
+    draw_curves([label], tmp_path / "c.svg", panels=["reward"])
+    assert ">mine (2 runs)<" in (tmp_path / "c.svg").read_text()
+    for path in (early, tmp_path / "begun"):
+        assert f"eval/reward_mean is in no row of {path}: left out" in caplog.text
+
+
 def test_proxy_and_gold_against_kl_follow_the_iterations(tmp_path):
     # the KL turns back: the line must, too
     kl = [0.0, 2.0, 1.5, 4.0]

@@ -147,6 +147,16 @@ def test_real_solutions_are_read_as_a_pool(raft_data, tmp_path, capsys):
         ([{"responses": ["1"], "answer": 1}], ["--k", "2"], "more than 1 responses"),
         ([{"responses": ["1"], "answer": 1}], ["--weighted"], "needs scores"),
         ([{"responses": ["1"], "answer": 1}], ["--tolerance", "-1"], "--tolerance"),
+        (
+            [{"responses": ["1"], "answer": 1, "myscores": ["x"]}],
+            ["--scores", "myscores"],
+            "score 0 is a string",
+        ),
+        (
+            [{"responses": ["1"], "answer": 1, "myscores": [1, 2]}],
+            ["--scores", "myscores"],
+            "one score for each of 1 responses",
+        ),
         ([{"id": 1, "responses": ["1"], "answer": 1}] * 2, [], "'1' stands twice"),
         (
             [{"responses": ["1"], "scores": [-1], "answer": 1}],

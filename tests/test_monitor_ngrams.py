@@ -88,6 +88,11 @@ def test_silent_when_a_mood_shifts() -> None:
     assert named(now, start) == []
 
 
+def test_a_policy_that_said_nothing_before_is_no_division_by_zero() -> None:
+    assert "'a' now in 100 % of responses, 0 % at the start" in named(["a"] * 20, [" "] * 20)
+    assert named([" "] * 20, ["a"] * 20) == []
+
+
 def test_counts_against_brute_force() -> None:
     # every n-gram counted singly, in texts of few words, so that there are many
     draw = random.Random(5)

@@ -230,6 +230,59 @@ def test_the_interval_is_that_of_a_mean_over_prompts(tmp_path):
     assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=0.1)
 
 
+def test_a_prompt_of_every_iteration_is_one_prompt(tmp_path):
+    # the same prompts four times over say no more of other prompts than once
+    rng = np.random.default_rng(0)
+    levels = rng.normal(size=50)
+    for part in range(1, 5):
+        rows = [
+            {"id": f"p{p}", "responses": ["a", "b"], "scores": [level, level + 0.01 * part]}
+            for p, level in enumerate(levels.tolist())
+        ]
+        folder = tmp_path / "run" / "iterations" / f"{part:03d}"
+        folder.mkdir(parents=True)
+        write(folder / "rollouts.jsonl", rows)
+    report = replay(find_samples(str(tmp_path / "run")), Plan(NO_FILTERS, ks=(2,)))
+    of_all = one(report, "best_of_k", 2)["values"]["reward"]
+    (of_one,) = report["by_part"]["iteration 1"]
+    alone = of_one["values"]["reward"]
+    width = alone["high"] - alone["low"]
+    assert of_all["high"] - of_all["low"] == pytest.approx(width, rel=0.05)
+
+
+def test_iterations_that_store_other_numbers_of_samples(run, capsys):
+    file = run / "iterations" / "002" / "rollouts.jsonl"
+    cut = ("responses", "scores", "finish_reasons", "token_ids", "seeds")
+    rows = toy_runs.rows(file)
+    write(file, [{**row, **{name: row[name][:2] for name in cut if name in row}} for row in rows])
+    assert main(["replay", "--quiet", str(run), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [(row["rule"], row["k"]) for row in report["results"]] == [
+        ("as run", 4), ("best_of_k", 1), ("best_of_k", 2), ("best_of_k", 4),
+    ]  # fmt: skip
+    own, *_, four = report["results"]
+    assert (own["prompts"], own["prompts_short"]) == (36, 0)
+    assert own["kept_share"]["mean"] == pytest.approx(36 / (12 * 4 + 12 * 2 + 12 * 4))
+    assert (four["prompts"], four["prompts_short"]) == (24, 12)
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ([1.0], "one score for each of 2 responses"),
+        (["x", 1.0], "score 0 is a string"),
+        (4, "one score for each of 2 responses"),
+    ],
+    ids=str,
+)
+def test_a_column_of_any_name_that_selects_is_checked(tmp_path, capsys, column, says):
+    rows = [{"responses": ["a", "b"], "scores": [1, 2], "rewards": column}]
+    file = write(tmp_path / "r.jsonl", rows)
+    assert main(["replay", file, "--reward-weights", "rewards=1"]) == 2
+    error = capsys.readouterr().err
+    assert "'rewards'" in error and says in error and error.count("\n") == 1
+
+
 def test_scores_are_weighed_and_lengths_paid_for(tmp_path):
     row = sample_rows(1, 4)[0] | {
         "responses": ["a", "a b", "a b c", "a b c d"],
@@ -399,6 +452,17 @@ def test_an_altered_selection_is_told_from_the_replayed_one(run, capsys):
     text = capsys.readouterr().out
     assert "rows of selected.jsonl in 2 of 3 iterations" in text
     assert "keeps 12 rows" in text and "has 12; 11 are the same" in text
+
+
+def test_a_selection_with_a_damaged_row_is_named(run, capsys):
+    file = run / "iterations" / "001" / "selected.jsonl"
+    rows = toy_runs.rows(file)
+    write(file, [{**row, "sample": None} if row["id"] == rows[0]["id"] else row for row in rows])
+    assert "iteration 1: " + str(file) + " cannot be read" in notes(capsys, str(run))
+    write(
+        file, [{**row, "id": rows[0]["id"], "sample": k % 2 or None} for k, row in enumerate(rows)]
+    )
+    assert "iteration 1: " + str(file) + " cannot be read" in notes(capsys, str(run))
 
 
 def test_files_are_written_and_pictures_drawn(run, tmp_path, capsys):

@@ -125,6 +125,17 @@ def test_no_text_gets_out_of_its_place(tmp_path: Path) -> None:
     assert HOSTILE in page.data["config"]
 
 
+def test_a_text_that_names_a_place_of_the_page_stays_text(tmp_path: Path) -> None:
+    places = "%TITLE% %POLICY% %STYLE% %DATA% %SCRIPT%"
+    run = write_run(tmp_path / places, iterations=1, prompts=1)
+    said = sample_row("p", [places], [1.0], prompt=places)
+    write_rows(run / "iterations/001/eval.jsonl", [said])
+    page, plain = report(run), report(write_run(tmp_path / "plain", iterations=1, prompts=1))
+    assert page.data["title"] == places
+    assert page.data["lists"][0]["entries"][0]["response"] == places
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+
+
 def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
     page = report(write_run(tmp_path / "run"))
     assert not any(
@@ -167,6 +178,8 @@ def test_a_judges_points_have_no_means(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(json.dumps({"iterations": 1, "reward": judge}))
     page = report(run)
     assert page.stage(1, "rollouts")["comparable"] is False
+    # with other members its score is a sum, not a probability
+    assert page.stage(1, "eval")["measure"] == "reward"
     (run / "config.yaml").write_text(
         json.dumps({"iterations": 1, "reward": {"kind": "pairwise", "model": "j"}})
     )

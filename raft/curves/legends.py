@@ -78,8 +78,12 @@ def _line_handle(line: Line, look: Look, alone: bool) -> Any:
 def add_shared_key(figure: Figure, drawn: Sequence[Sequence[Series]], look: Look) -> Legend | None:
     """Below the picture: the settings, what a band is, and what the marks are."""
     settings = list({one.setting.label: one.setting for many in drawn for one in many}.values())
+    runs = {
+        setting.label: max(one.runs for many in drawn for one in many if one.setting is setting)
+        for setting in settings
+    }
     entries = [
-        *_setting_entries(settings, look),
+        *_setting_entries(runs, look),
         *_interval_entry(drawn),
         *_mark_entries(settings, look),
     ]
@@ -123,13 +127,11 @@ def _fitted(make: Any, count: int, room: float) -> Legend:
     raise AssertionError("one column is always taken")
 
 
-def _setting_entries(settings: Sequence[Setting], look: Look) -> list[tuple[Any, str]]:
+def _setting_entries(runs: Mapping[str, int], look: Look) -> list[tuple[Any, str]]:
+    """`runs`: of each setting by its label, how many its lines are means of."""
     from matplotlib.lines import Line2D
 
-    labels = [
-        f"{one.label} ({len(one.rows)} runs)" if len(one.rows) > 1 else one.label
-        for one in settings
-    ]
+    labels = [f"{label} ({count} runs)" if count > 1 else label for label, count in runs.items()]
     if len(labels) == 1:
         # colours are the metrics' own then, and the caption of a paper says which run it is
         return [] if look.lettered else [(Line2D([], [], linestyle="none"), labels[0])]
@@ -145,12 +147,7 @@ def _setting_entries(settings: Sequence[Setting], look: Look) -> list[tuple[Any,
 def _interval_entry(drawn: Sequence[Sequence[Series]]) -> list[tuple[Any, str]]:
     from matplotlib.patches import Patch
 
-    several = {
-        len(one.setting.rows) > 1
-        for many in drawn
-        for one in many
-        if one.line.band and one.has_interval
-    }
+    several = {one.runs > 1 for many in drawn for one in many if one.line.band and one.has_interval}
     if not several:
         return []
     over = {(True,): " over runs", (False,): "", (False, True): ""}[tuple(sorted(several))]

@@ -41,6 +41,11 @@ class Series:
     points: tuple[Point, ...]
 
     @property
+    def runs(self) -> int:
+        """How many of the setting's runs it is the mean of."""
+        return self.points[0].runs
+
+    @property
     def has_interval(self) -> bool:
         return any(math.isfinite(point.half) for point in self.points)
 
@@ -55,10 +60,13 @@ def series_of(setting: Setting, panel: Panel, x: str) -> list[Series]:
 
 
 def _points(setting: Setting, metric: str, x: str) -> list[Point]:
-    runs = [_values(rows, metric, x) for rows in setting.rows]
-    runs = [run for run in runs if run]
+    every = [_values(rows, metric, x) for rows in setting.rows]
+    runs = [run for run in every if run]
     if not runs:
         return []
+    for path, run in zip(setting.paths, every, strict=True):
+        if not run:
+            log.warning("%s: %s is in no row of %s: left out", setting.label, metric, path)
     shared = set.intersection(*map(set, runs))
     _say_what_is_not_shared(setting, metric, set.union(*map(set, runs)) - shared)
     return [_point(iteration, [run[iteration] for run in runs]) for iteration in sorted(shared)]

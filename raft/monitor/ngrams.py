@@ -86,7 +86,8 @@ def changes(now: Sequence[str], before: Sequence[str]) -> list[Change]:
     repeated counts as that one."""
     found = frequent(now, _LEAST_SHARE)
     old = tally(before, found)
-    responses, words = (len(now), len(before)), (units(now), units(before))
+    # a policy may have said nothing at all, and a share of nothing is 0
+    responses, words = (len(now), len(before)), (units(now), max(units(before), 1))
     made = (
         _change(gram, found[gram], old.get(gram, (0, 0)), responses, words)
         for gram in found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raft.replay.rows import check_scores
 from raft.replay.source import find_samples
 from raft.row_parts import row_id
 from rewards.compose.settings import finite_number
@@ -151,9 +152,5 @@ def _scores(row: Mapping[str, Any], column: str | None, where: str) -> NDArray[n
         raise InputError(
             f"{where}: no scores in {column!r} (stored: {stored}); run raft score first"
         )
-    given = row[column]
-    if not column.endswith("scores") and (
-        not isinstance(given, list) or len(given) != len(row["responses"])
-    ):
-        raise InputError(f"{where}: {column!r} is not one score per response")
-    return np.array([np.nan if score is None else score for score in given], dtype=np.float64)
+    check_scores(row[column], len(row["responses"]), f"{where}: {column!r}")
+    return np.array([np.nan if s is None else s for s in row[column]], dtype=np.float64)

@@ -36,6 +36,7 @@ class Kept:
 
     Attributes:
         rule: None for the run's own selection.
+        ids: of the prompts.
         known_P: prompts with K samples or more; sums of others are 0.
         rows_P, prompts_P: rows kept; whether any is, in [0, 1].
         total, count: of each value over the rows kept, and how many of these have it.
@@ -47,6 +48,7 @@ class Kept:
 
     rule: Rule | None
     k: int
+    ids: Sequence[str]
     known_P: Flags
     rows_P: Floats
     prompts_P: Floats
@@ -148,6 +150,7 @@ class _Sums:
         return Kept(
             rule=self._rule,
             k=self.k,
+            ids=self._pool.ids,
             known_P=self._known_P,
             rows_P=self._kept[:, 0] / times,
             prompts_P=self._kept[:, 1] / times,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,16 +24,21 @@ def outcomes(
     """One row per rule and K, over the prompts of all parts.
 
     A value's mean is over the rows kept: expected sum over expected number. Its 95 % interval is by
-    resampling prompts, the same ones for every row. Diversity is the mean over parts, each being a
-    set of its own to train on. Values named in `hidden` are left out.
+    resampling prompts, the same ones for every row; a prompt that several parts have is one prompt.
+    Diversity is the mean over parts, each being a set of its own to train on. Values named in
+    `hidden` are left out.
     """
     keys = list(dict.fromkeys(_key(kept) for part in parts for kept in part))
-    rows = [_Row([_find(part, key) for part in parts], hidden) for key in keys]
+    prompts = [part[0].ids for part in parts]
+    known: dict[str, int] = {}
+    prompt_P = np.array([known.setdefault(one, len(known)) for ids in prompts for one in ids])
+    rows = [
+        _Row([_find(part, key) for part in parts], list(map(len, prompts)), prompt_P, hidden)
+        for key in keys
+    ]
     tops_PS = np.stack([top_P for row in rows for top_P, _ in row.columns], axis=1)
     bottoms_PS = np.stack([bottom_P for row in rows for _, bottom_P in row.columns], axis=1)
-    draws_BS = resampled_ratios(
-        tops_PS, bottoms_PS, np.arange(len(tops_PS)), resamples=resamples, seed=seed
-    )
+    draws_BS = resampled_ratios(tops_PS, bottoms_PS, prompt_P, resamples=resamples, seed=seed)
     start, found = 0, []
     for row in rows:
         stop = start + len(row.columns)
@@ -45,22 +50,31 @@ def outcomes(
 class _Row:
     """One rule at one K, in every part; None where a part stores too few samples."""
 
-    def __init__(self, kept: Sequence[Kept | None], hidden: Collection[str]) -> None:
+    def __init__(
+        self,
+        kept: Sequence[Kept | None],
+        sizes: Sequence[int],
+        prompt_P: np.ndarray,
+        hidden: Collection[str],
+    ) -> None:
+        self._parts = list(zip(kept, sizes, strict=True))
+        self._prompt_P = prompt_P
         self._kept = [one for one in kept if one is not None]
         self._names = [name for name in self._all_names() if name not in hidden]
-        self._known_P = np.concatenate([one.known_P for one in self._kept])
-        self._rows_P = np.concatenate([one.rows_P for one in self._kept])
+        self._known_P = self._joined(lambda one: one.known_P) > 0
+        self._rows_P = self._joined(lambda one: one.rows_P)
+        samples_P = self._joined(lambda one: one.known_P * one.k)
         # (sum, number) of each value, and the share of samples kept
-        self.columns = [*map(self._ratio, self._names), (self._rows_P, self._known_P * self.k)]
+        self.columns = [*map(self._ratio, self._names), (self._rows_P, samples_P)]
 
     @property
     def k(self) -> int:
-        return self._kept[0].k
+        return max(one.k for one in self._kept)
 
     def told(self, draws_BS: np.ndarray) -> dict[str, Any]:
         first = self._kept[0]
         ratios = [
-            _mean(top_P, bottom_P, draws_B)
+            _mean(top_P, bottom_P, draws_B, self._prompt_P)
             for (top_P, bottom_P), draws_B in zip(self.columns, draws_BS.T, strict=True)
         ]
         return {
@@ -85,14 +99,17 @@ class _Row:
         return list(dict.fromkeys(name for one in self._kept for name in one.total))
 
     def _ratio(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        parts = [
-            (
-                one.total.get(name, np.zeros(len(one.rows_P))),
-                one.count.get(name, np.zeros(len(one.rows_P))),
-            )
-            for one in self._kept
-        ]
-        return np.concatenate([top for top, _ in parts]), np.concatenate([n for _, n in parts])
+        nothing = np.zeros(())
+        return (
+            self._joined(lambda one: one.total.get(name, nothing)),
+            self._joined(lambda one: one.count.get(name, nothing)),
+        )
+
+    def _joined(self, column: Callable[[Kept], np.ndarray]) -> np.ndarray:
+        """(P,) over the prompts of all parts, 0 for those of a part that has not this row."""
+        return np.concatenate(
+            [np.zeros(size) + (0.0 if one is None else column(one)) for one, size in self._parts]
+        )
 
     def _spread(self, name: str) -> float | None:
         """Half width of the 95 % interval of the mean over subsets: what drawing leaves open."""
@@ -112,16 +129,19 @@ class _Row:
 
 
 def _key(kept: Kept) -> tuple[str | None, int]:
-    return None if kept.rule is None else kept.rule.label, kept.k
+    # what the run itself kept is one row, whatever was drawn in each part
+    return (None, 0) if kept.rule is None else (kept.rule.label, kept.k)
 
 
 def _find(part: Sequence[Kept], key: tuple[str | None, int]) -> Kept | None:
     return next((kept for kept in part if _key(kept) == key), None)
 
 
-def _mean(top_P: np.ndarray, bottom_P: np.ndarray, draws_B: np.ndarray) -> dict[str, float | None]:
+def _mean(
+    top_P: np.ndarray, bottom_P: np.ndarray, draws_B: np.ndarray, prompt_P: np.ndarray
+) -> dict[str, float | None]:
     bottom = bottom_P.sum()
-    ends = interval95(draws_B, int((bottom_P > 0).sum()))
+    ends = interval95(draws_B, len(np.unique(prompt_P[bottom_P > 0])))
     mean = top_P.sum() / bottom if bottom > 0 else math.nan
     return {"mean": _known(mean), "low": _known(ends.low), "high": _known(ends.high)}
 

@@ -170,11 +170,11 @@ def _same_as_selected(source: Source, part: Part, pool: Pool, own: Kept) -> bool
     that cannot be read. The notes say what is wrong."""
     file = part.path.with_name("selected.jsonl")
     try:
-        stored = [(str(row["id"]), row["sample"]) for row in read_rows(file)]
+        stored = [(str(row["id"]), int(row["sample"])) for row in read_rows(file)]
     except FileNotFoundError:
         source.note(f"{part.name}: {file} is not there; the replay is compared with nothing")
         return None
-    except (InputError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (InputError, KeyError, TypeError, ValueError, RecursionError) as error:
         source.note(f"{part.name}: {file} cannot be read ({error})")
         return None
     at_P, at_N = own.picks[0].nonzero()

@@ -9,7 +9,7 @@ from rewards.compose.settings import is_finite_number
 from rollout.dialogues import json_kind
 from rollout.errors import InputError
 
-__all__ = ["COMPARISONS", "sample_row", "score_columns"]
+__all__ = ["COMPARISONS", "check_scores", "is_score_column", "sample_row", "score_columns"]
 
 COMPARISONS = "comparisons"
 _BESIDE = ("finish_reasons", "token_ids")
@@ -29,7 +29,7 @@ def sample_row(row: Any, where: str, number: int) -> dict[str, Any]:
         if not isinstance(text, str):  # the full check costs more than the replay
             answer(text, where, f"responses[{k}]")
     for name in score_columns(row):
-        _check_scores(row[name], len(responses), f"{where}: {name!r}")
+        check_scores(row[name], len(responses), f"{where}: {name!r}")
     for name in _BESIDE:
         if row.get(name) is not None and not _is_list(row[name], len(responses)):
             raise InputError(f"{where}: {name!r} does not fit {len(responses)} responses")
@@ -40,10 +40,15 @@ def sample_row(row: Any, where: str, number: int) -> dict[str, Any]:
 
 def score_columns(row: dict[str, Any]) -> list[str]:
     """`scores` and `NAME_scores`, one number or null per response."""
-    return [name for name in row if name == "scores" or name.endswith("_scores")]
+    return [name for name in row if is_score_column(name)]
 
 
-def _check_scores(scores: Any, count: int, where: str) -> None:
+def is_score_column(name: str) -> bool:
+    return name == "scores" or name.endswith("_scores")
+
+
+def check_scores(scores: Any, count: int, where: str) -> None:
+    """Raises InputError, for other than a number or null for each of `count` responses."""
     if not _is_list(scores, count):
         raise InputError(f"{where} does not hold one score for each of {count} responses")
     for k, score in enumerate(scores):

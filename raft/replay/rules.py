@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from raft.config_schema import SelectConfig
+from raft.replay.rows import check_scores, is_score_column
 from raft.selection import check_strategy
 from rewards.compose.length_penalty import LengthPenalty, build_length_penalty
 from rewards.compose.settings import finite_number
@@ -82,6 +83,8 @@ class Scoring:
                     f"{where}: no column {name!r} to select by (stored scores: {stored}); "
                     "run raft score first, or name another with --reward-weights COLUMN=1"
                 )
+            if not is_score_column(name):
+                check_scores(row[name], len(row["responses"]), f"{where}: {name!r}")
         columns_WK = [row[name] for name in self.weights]
         found = [
             _weighted(list(self.weights.values()), at_W) for at_W in zip(*columns_WK, strict=True)

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -26,22 +27,23 @@ _SPLIT = "<!-- data -->\n"
 
 def beginning(title: str) -> str:
     """Everything before the data blocks. `title` may hold anything."""
-    text = _shell().split(_SPLIT)[0]
-    for name, value in (
-        ("TITLE", html.escape(_printable(title))),
-        ("POLICY", _policy()),
-        ("STYLE", _style()),
-    ):
-        text = text.replace(f"%{name}%", value)
-    return text
+    return _filled(
+        _shell().split(_SPLIT)[0],
+        {"TITLE": html.escape(_printable(title)), "POLICY": _policy(), "STYLE": _style()},
+    )
 
 
 def end(data: dict[str, Any]) -> str:
     """Everything after the data blocks; `data` is what the script finds as its own."""
     # ASCII alone, and no "<": no text of a model can end the element that it is in
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    after = _shell().split(_SPLIT)[1]
-    return after.replace("%DATA%", text).replace("%SCRIPT%", _script())
+    return _filled(_shell().split(_SPLIT)[1], {"DATA": text, "SCRIPT": _script()})
+
+
+def _filled(shell: str, values: dict[str, str]) -> str:
+    """All places at once: a text that is put in may hold the name of another, `%SCRIPT%` say."""
+    names = "|".join(values)
+    return re.sub(f"%({names})%", lambda place: values[place[1]], shell)
 
 
 def _policy() -> str:

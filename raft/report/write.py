@@ -163,7 +163,9 @@ def _meaning(stage: Stage, config: dict[str, Any]) -> dict[str, Any]:
         return {"measure": "reward", "comparable": True}
     if stage.phase == "rollouts":
         return {"measure": "points in its tournament", "comparable": False}
-    return {"measure": "chance to win", "comparable": True}
+    # what a judge says is one term of a combination, whose sum is no probability
+    alone = config["reward"].get("kind") == "pairwise"
+    return {"measure": "chance to win" if alone else "reward", "comparable": True}
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:

@@ -151,7 +151,7 @@ def _accuracy(paths: Paths, proxy: str, noise: str) -> float | None:
     if proxy not in ("bt", "grm"):
         return None
     folder = paths.models / f"{_member(proxy)}_{noise}"
-    return json.loads((folder / "result.json").read_text())["accuracy"]
+    return json.loads((folder / "result.json").read_text())["eval/accuracy"]
 
 
 def _member(proxy: str) -> str:

@@ -29,8 +29,10 @@ def main() -> None:
     judge(paths, root, commands)
     rows = measure(paths, root)
     accuracies = {
-        "judge": json.loads((root / "judge" / "result.json").read_text())["accuracy"],
-        "scalar": json.loads((paths.models / "bt_0_000" / "result.json").read_text())["accuracy"],
+        "judge": json.loads((root / "judge" / "result.json").read_text())["eval/accuracy"],
+        "scalar": json.loads((paths.models / "bt_0_000" / "result.json").read_text())[
+            "eval/accuracy"
+        ],
     }
     found = {"accuracy": accuracies, "rows": [asdict(row) for row in rows]}
     (root / "results.json").write_text(json.dumps(found, indent=1))

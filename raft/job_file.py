@@ -9,7 +9,6 @@ While it is written there are, beside `NAME`,
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -19,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from raft.files import full_disk_is_the_users, read_json, write_json
+from raft.files import full_disk_is_the_users, write_json
+from raft.output_settings import identity, lock_output, read_settings
 from raft.row_json import encode_rows
 from rollout.errors import InputError
 
@@ -138,7 +138,7 @@ class JobFile:
             self._file.close()
 
     def _is_complete(self, free: Sequence[str]) -> bool:
-        stored = self._stored()
+        stored = read_settings(self._settings_path)
         settings = stored.get("settings")
         if self._partial.exists() and self._partial.stat().st_size > 0:
             changed = settings and _differences(settings, self._settings, free)
@@ -149,7 +149,7 @@ class JobFile:
         if not self.path.exists():
             return False
         known = stored.get("file", [None])
-        if known != _identity(os.stat(self.path))[: len(known)]:  # it came from elsewhere
+        if known != identity(os.stat(self.path))[: len(known)]:  # it came from elsewhere
             settings = None
         self._refuse(settings and _differences(settings, self._settings, ()), "is there already")
         self.record = stored.get("record")
@@ -163,13 +163,6 @@ class JobFile:
             f"{self.path}: {what}, {how}; use --restart to make it anew, or another --out"
         )
 
-    def _stored(self) -> dict[str, Any]:
-        try:
-            stored = read_json(self._settings_path)
-        except (OSError, ValueError):
-            return {}
-        return stored if isinstance(stored, dict) else {}
-
     def _claim(self) -> None:
         """Before the first row of this process: that what is there is of these settings."""
         if not self._claimed:
@@ -178,8 +171,8 @@ class JobFile:
 
     def _write_settings(self, record: dict[str, Any] | None) -> None:
         # the file keeps its inode when it gets its name: by it the settings know it again
-        identity = _identity(os.fstat(self._file.fileno()))
-        known = identity[:1] if record is None else identity
+        now = identity(os.fstat(self._file.fileno()))
+        known = now[:1] if record is None else now
         write_json(
             self._settings_path, {"settings": self._settings, "file": known, "record": record}
         )
@@ -191,13 +184,7 @@ class JobFile:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another --out"
             ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise InputError(
-                f"{self.path}: another command is writing it; wait for it, or choose another --out"
-            ) from error
+        lock_output(file, self.path)
         return file
 
 
@@ -220,10 +207,6 @@ def output_path(given: str | None, source: str, stem: str, ending: str) -> Path 
     if path.suffix in (".gz", ".parquet", ".json"):
         raise InputError(f"--out {path}: rows are written as JSONL; name it .jsonl")
     return path
-
-
-def _identity(stat: os.stat_result) -> list[int]:
-    return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 
 def _whole_row(line: bytes) -> dict[str, Any] | None:

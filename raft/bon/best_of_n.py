@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raft.bon.claim import Claim, identity
+from raft.bon.claim import Claim
 from raft.bon.estimate import Curve, best_of_n_curve
 from raft.bon.picture import draw_curve
 from raft.bon.pool import Columns, Pool, read_pool
 from raft.files import whole_file, write_json
+from raft.output_settings import identity
 from raft.row_ids import RowIds
 from raft.row_reader import RowReader
 from rollout.errors import InputError
@@ -94,7 +95,7 @@ def best_of_n(
     """
     reader = RowReader(str(file), form="responses")
     judged = judged or Judged()
-    settings = {"pool": identity(file), "by": by, "gold": gold, "n": n, "seed": seed}
+    settings = {"pool": identity(file.stat()), "by": by, "gold": gold, "n": n, "seed": seed}
     settings |= {"judged": asdict(judged)}
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
     with Claim(out.all, settings, restart=restart, redo=True) as claim:

@@ -7,18 +7,17 @@ process works.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from raft.files import full_disk_is_the_users, read_json, write_json
+from raft.files import full_disk_is_the_users, write_json
+from raft.output_settings import identity, lock_output, read_settings
 from rollout.errors import InputError
 
-__all__ = ["Claim", "identity"]
+__all__ = ["Claim"]
 
 
 class Claim:
@@ -51,7 +50,7 @@ class Claim:
         self._lock_path = first.with_name(f".{first.name}.lock")
         self._lock = self._locked()
         try:
-            stored = self._stored()
+            stored = read_settings(self._path)
             if restart:
                 self._delete()
                 stored = {}
@@ -68,7 +67,7 @@ class Claim:
         self._write(files=None, record=None)
 
     def finish(self, record: dict[str, Any]) -> None:
-        self._write({file.name: identity(file) for file in self._files}, record)
+        self._write({file.name: identity(file.stat()) for file in self._files}, record)
         self.complete, self.record = True, record
 
     def __enter__(self) -> Claim:
@@ -85,7 +84,7 @@ class Claim:
     def _is_complete(self, stored: dict[str, Any]) -> bool:
         known = stored.get("files") or {}
         return stored.get("settings") == self._settings and all(
-            file.exists() and known.get(file.name) == identity(file) for file in self._files
+            file.exists() and known.get(file.name) == identity(file.stat()) for file in self._files
         )
 
     def _check(self, stored: dict[str, Any], redo: bool) -> None:
@@ -95,7 +94,9 @@ class Claim:
         known = stored.get("files")
         for file in there:
             # a claim that was begun and not finished made whatever is there
-            foreign = not stored or (known is not None and known.get(file.name) != identity(file))
+            foreign = not stored or (
+                known is not None and known.get(file.name) != identity(file.stat())
+            )
             if foreign:
                 raise InputError(
                     f"{file}: is there already, and nothing tells how it was made; use --restart "
@@ -113,13 +114,6 @@ class Claim:
         for path in (*self._files, *self._leftovers, self._path):
             path.unlink(missing_ok=True)
 
-    def _stored(self) -> dict[str, Any]:
-        try:
-            stored = read_json(self._path)
-        except (OSError, ValueError):
-            return {}
-        return stored if isinstance(stored, dict) else {}
-
     def _write(self, files: dict[str, list[int]] | None, record: dict[str, Any] | None) -> None:
         write_json(self._path, {"settings": self._settings, "files": files, "record": record})
 
@@ -133,14 +127,7 @@ class Claim:
             raise InputError(
                 f"{self._files[0]}: cannot be written ({error.strerror}); choose another --out"
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise InputError(
-                f"{self._files[0]}: another command is writing it; wait for it, or choose another "
-                "--out"
-            ) from error
+        lock_output(lock, self._files[0])
         return lock
 
     def _release(self) -> None:
@@ -149,12 +136,6 @@ class Claim:
             self._path.unlink(missing_ok=True)
         self._lock_path.unlink(missing_ok=True)
         self._lock.close()
-
-
-def identity(file: Path) -> list[int]:
-    """What tells a file from another that gets its name, without reading it."""
-    stat = os.stat(file)
-    return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 
 def _differences(stored: Any, given: Any) -> list[str]:

@@ -95,11 +95,13 @@ def run(config: RunConfig) -> Path:
                 start = time.monotonic()
                 if iteration > 0:
                     improve(config, folder, pools, prompts, held_out, iteration, sinks)
-                due = iteration % config.eval.every == 0 or iteration == config.iterations
-                if due:
-                    evaluate(config, folder, pools, held_out, iteration, sinks, start, monitor)
+                stopped = None
+                if iteration % config.eval.every == 0 or iteration == config.iterations:
+                    stopped = evaluate(
+                        config, folder, pools, held_out, iteration, sinks, start, monitor
+                    )
                 folder.drop_old_checkpoints(config.keep_checkpoints, monitor.best_iteration())
-                if due and (stopped := monitor.check(iteration)):
+                if stopped:
                     log.warning(stopped)
                     break
         draw_curves([folder.root], folder.root / CURVES)
@@ -220,10 +222,13 @@ def evaluate(
     sinks: Sinks,
     iteration_start: float,
     monitor: Monitor,
-) -> None:
-    """The held-out prompts under policy version `iteration`; the same seeds every time."""
+) -> str | None:
+    """The held-out prompts under policy version `iteration`; the same seeds every time.
+
+    Returns why the run ends here, where a guard of the monitor says so.
+    """
     if folder.has_metrics(iteration, "eval"):
-        return
+        return monitor.check(iteration)  # its rules may have changed since
     start = time.monotonic()
     at_start = folder.iteration(0) / "eval.jsonl"
     judged = by_judge(config.reward, config.gold)
@@ -242,22 +247,21 @@ def evaluate(
     )
     measured = monitor.measure(iteration, pools.log_probs)
     now = time.monotonic()
-    row = folder.add_metrics(
-        iteration,
-        "eval",
-        {
-            **summarize(store.rows(), "eval"),
-            **measured,
-            # the starting policy on the same prompts
-            **compare(store.rows(), read_rows(at_start), judged),
-            **judge_metrics(pools.reward.reports, "eval"),
-            "time/eval": now - start,
-            "time/iteration": now - iteration_start,
-            "policy/version": iteration,
-        },
-    )
-    sinks.write(row)
+    row = {
+        **summarize(store.rows(), "eval"),
+        **measured,
+        # the starting policy on the same prompts
+        **compare(store.rows(), read_rows(at_start), judged),
+        **judge_metrics(pools.reward.reports, "eval"),
+        "time/eval": now - start,
+        "time/iteration": now - iteration_start,
+        "policy/version": iteration,
+    }
+    # judged before it is stored: a run that is killed between the two evaluates once more
+    stopped = monitor.check(iteration, row)
+    sinks.write(folder.add_metrics(iteration, "eval", row))
     log.info(report_line(folder.metrics(), iteration))
+    return stopped
 
 
 def _of_drawing(spent: dict[str, float], prompts: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rewards.prefix_tree import Segment, Tree
+from rewards.prefix_tree import Tree
 
 __all__ = ["PACKED", "attending", "heard_a_window", "register"]
 
@@ -33,13 +33,20 @@ class _Plan:
         self.windows: set[int | None] = set()
         self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
 
-    def keys(self, states_BHTD: torch.Tensor, segment: Segment) -> torch.Tensor:
+    def pieces(self, states_1HTD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """One piece per segment; segments lie end to end, in order.
+
+        Split, not sliced: the gradient of a slice is a tensor of the whole packed length, so that
+        S segments would cost S times the sequence in every backward pass.
+        """
+        return states_1HTD.split([segment.end - segment.start for segment in self.segments], dim=2)
+
+    def seen(self, pieces: tuple[torch.Tensor, ...], number: int) -> torch.Tensor:
         """The keys or values that a segment sees: its ancestors' and its own."""
-        own = states_BHTD[:, :, _span(segment)]
-        if not segment.ancestors:
-            return own
-        before = [states_BHTD[:, :, _span(self.segments[n])] for n in segment.ancestors]
-        return torch.cat([*before, own], dim=2)
+        ancestors = self.segments[number].ancestors
+        if not ancestors:
+            return pieces[number]
+        return torch.cat([*(pieces[n] for n in ancestors), pieces[number]], dim=2)
 
     def mask(self, number: int, window: int | None) -> torch.Tensor:
         """True where a query of the segment sees a key (queries, keys)."""
@@ -104,19 +111,21 @@ def _attention(
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    out = torch.empty_like(query)
+    queries, keys, values = plan.pieces(query), plan.pieces(key), plan.pieces(value)
+    outputs = []
     for number, segment in enumerate(plan.segments):
         window = sliding_window if sliding_window and sliding_window < segment.end else None
         plain = not segment.ancestors and window is None
-        out[:, :, _span(segment)] = _attend(
-            query[:, :, _span(segment)],
-            plan.keys(key, segment),
-            plan.keys(value, segment),
+        output_1HSD = _attend(
+            queries[number],
+            plan.seen(keys, number),
+            plan.seen(values, number),
             None if plain and softcap is None else plan.mask(number, window),
             scaling,
             softcap,
         )
-    return out.transpose(1, 2).contiguous(), None
+        outputs.append(output_1HSD.transpose(1, 2))
+    return torch.cat(outputs, dim=1), None
 
 
 def _attend(
@@ -136,7 +145,3 @@ def _attend(
     scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
     weights = scores.masked_fill(~mask, float("-inf")).float().softmax(dim=-1)
     return weights.to(value.dtype) @ value
-
-
-def _span(segment: Segment) -> slice:
-    return slice(segment.offset, segment.offset + segment.end - segment.start)

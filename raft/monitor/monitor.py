@@ -53,13 +53,15 @@ class Monitor:
             found |= self._of_policy(iteration, pool)
         return {**found, "time/monitor": time.monotonic() - began}
 
-    def check(self, iteration: int) -> str | None:
+    def check(self, iteration: int, metrics: dict[str, Any] | None = None) -> str | None:
         """Store which guards the evaluation of `iteration` breaks, and say the new ones in the log.
 
-        Returns why the run ends here, where one of them is to end it. Evaluations that the run has
-        gone past are not judged again.
+        `metrics` are its, where they are not stored yet. Returns why the run ends here, where a
+        guard is to end it. Evaluations that the run has gone past are not judged again.
         """
         rows = self._folder.evaluations()
+        if metrics is not None:
+            rows.append({"iteration": iteration, **metrics})
         if rows[-1]["iteration"] != iteration:
             return None
         for alarm in idle_rules(self._rules, rows[0]) if iteration == 0 else ():
@@ -86,6 +88,8 @@ class Monitor:
         if stop is None:
             return None
         rows = [r for r in self._folder.evaluations() if r["iteration"] <= stop["iteration"]]
+        if not rows or rows[-1]["iteration"] < stop["iteration"]:
+            return None  # killed before that evaluation was stored: it is judged anew
         broken = {alarm.guard for alarm in alarms(self._rules, rows)}
         broken |= {_SPREADING} if self._jumps(rows) else set()
         if stop["guard"] in broken.intersection(self._rules.stop_on):

@@ -79,7 +79,8 @@ def test_tournament_winners_and_the_scalar_are_compared_on_the_same_pool(tmp_pat
          "bt_0_000_scores": g.tolist()}
         for p in range(10)
     ]  # fmt: skip
-    paths.pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for column in ("gold", "bt_0_000"):
+        paths.pool(column).write_text("".join(json.dumps(row) + "\n" for row in rows))
     ranked = []
     for row in rows:
         for start in range(0, 64, 4):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.overoptimization.study import FLIPPED, MEMBERS, PROXIES, Paths
+from experiments.overoptimization.study import FLIPPED, MEMBERS, MODELS, PROXIES, Paths
 from raft.bon.estimate import best_of_n_curve
 from raft.metrics import read_metrics
 
@@ -132,18 +132,17 @@ def _scored(paths: Paths, name: str) -> np.ndarray:
 
 def read_pool(paths: Paths) -> dict[str, np.ndarray]:
     """Column -> (P, N) scores, and the scales of the ensemble's members."""
-    columns = [f"{member}_{noise}" for noise in FLIPPED for member in (*MEMBERS, "grm")]
-    found: dict[str, list[Any]] = {name: [] for name in ("gold", *columns)}
-    with open(paths.pool, encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            for name, scores in found.items():
-                scores.append(row[f"{name}_scores"])
-    pool = {name: np.array(scores, dtype=np.float64) for name, scores in found.items()}
+    pool = {column: _pool_scores(paths, column) for column in ("gold", *MODELS)}
     for noise in FLIPPED:
         for member in MEMBERS:
             pool[f"scale_{member}_{noise}"] = np.array(_moments(paths, f"{member}_{noise}"))
     return pool
+
+
+def _pool_scores(paths: Paths, column: str) -> np.ndarray:
+    with open(paths.pool(column), encoding="utf-8") as lines:
+        scores = [json.loads(line)[f"{column}_scores"] for line in lines]
+    return np.array(scores, dtype=np.float64)
 
 
 def _accuracy(paths: Paths, proxy: str, noise: str) -> float | None:

@@ -8,6 +8,9 @@ prompts -> pairs labelled by gold, clean and with a quarter of the labels wrong
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +24,10 @@ _HERE = Path(__file__).parent
 _REWARD = _HERE.parent / "stories" / "reward.yaml"
 _TEMPLATE = _HERE.parent / "stories" / "plain.jinja"
 GOLD = "function:experiments.stories.gold:gold"
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 FLIPPED = {"000": 0.0, "025": 0.25}  # in names of files -> share of wrong labels
 MEMBERS = ("bt_0", "bt_1", "bt_2")
+MODELS = tuple(f"{member}_{noise}" for noise in FLIPPED for member in (*MEMBERS, "grm"))
 PROXIES = ("bt", "mean", "min", "grm")
 
 
@@ -34,7 +39,6 @@ class Size:
     test: int = 500
     held_out: int = 128
     samples: int = 4
-    pairs: int = 2800
     n: int = 256
     iterations: int = 8
     per_iteration: int = 256
@@ -54,9 +58,9 @@ class Paths:
     def models(self) -> Path:
         return self.root / "models"
 
-    @property
-    def pool(self) -> Path:
-        return self.root / "pool.jsonl"
+    def pool(self, column: str) -> Path:
+        """The pool with one column of scores: gold's or a model's."""
+        return self.root / f"pool.{column}.jsonl"
 
     def pairs(self, noise: str) -> Path:
         return self.root / f"pairs_{noise}.jsonl"
@@ -76,58 +80,58 @@ def make_pairs(paths: Paths, size: Size, commands: Commands) -> None:
             "--out", paths.root / f"{name}.samples.jsonl",
         )  # fmt: skip
     for noise, flipped in FLIPPED.items():
-        write_pairs(paths.root / "train.samples.jsonl", paths.pairs(noise), flipped, size.pairs)
+        write_pairs(paths.root / "train.samples.jsonl", paths.pairs(noise), flipped)
     write_pairs(paths.root / "test.samples.jsonl", paths.pairs("test"), 0.0)
 
 
 def train(paths: Paths, commands: Commands) -> None:
     """Three Bradley–Terry seeds and a GRM of each kind of labels, and the scale of each."""
-    for noise in FLIPPED:
-        environment = {
-            "PAIRS": str(paths.pairs(noise)),
-            "HELD_OUT": str(paths.pairs("test")),
-        }
-        for seed, member in enumerate(MEMBERS):
-            _train(paths, commands, f"{member}_{noise}", [f"seed={seed}"], environment)
-        # GRM's regulariser must know where a response begins, which only templates tell
-        grm = ["recipe=grm", "grm.head_neurons=128", "format=chat", f"chat_template={_TEMPLATE}"]
-        _train(paths, commands, f"grm_{noise}", grm, environment)
+    _side_by_side(lambda name: _train(paths, commands, name))
 
 
-def _train(
-    paths: Paths, commands: Commands, name: str, settings: list[str], environment: dict[str, str]
-) -> None:
+def _train(paths: Paths, commands: Commands, name: str) -> None:
+    member, _, noise = name.rpartition("_")
+    # GRM's regulariser must know where a response begins, which only templates tell
+    grm = ["recipe=grm", "grm.head_neurons=128", "format=chat", f"chat_template={_TEMPLATE}"]
     folder = paths.models / name
     commands.raft(
-        f"train_{name}", "train-reward", _REWARD, f"run_dir={folder}", "train.epochs=1",
-        *settings, environment=environment,
+        f"train_{name}", "train-reward", _REWARD, f"run_dir={folder}",
+        *(grm if member == "grm" else [f"seed={MEMBERS.index(member)}"]),
+        environment={
+            "PAIRS": str(paths.pairs(noise)), "HELD_OUT": str(paths.pairs("test")), **_ONE_THREAD,
+        },
     )  # fmt: skip
     commands.raft(
         f"scale_{name}", "score", paths.root / "test.samples.jsonl", "--reward", folder / "model",
-        "--out", paths.models / f"{name}.scored.jsonl",
+        "--out", paths.models / f"{name}.scored.jsonl", environment=_ONE_THREAD,
     )  # fmt: skip
 
 
 def draw_pool(paths: Paths, size: Size, commands: Commands) -> None:
-    """N samples per held-out prompt, with a column of scores of each reward model and of gold."""
+    """N samples per held-out prompt, scored by gold and by each reward model."""
     samples = paths.root / "pool.samples.jsonl"
     commands.raft(
         "pool", "sample", paths.prompts / "held_out.jsonl", "--policy", policy(),
         "--k", str(size.n), "--max-new-tokens", "64", "--seed", "1", "--out", samples,
     )  # fmt: skip
-    scored = paths.root / "pool.gold.jsonl"
-    commands.raft("pool_gold", "score", samples, "--reward", GOLD, "--as", "gold", "--out", scored)
-    for noise in FLIPPED:
-        for member in (*MEMBERS, "grm"):
-            name = f"{member}_{noise}"
-            out = paths.root / f"pool.{name}.jsonl"
-            commands.raft(
-                f"pool_{name}", "score", scored, "--reward", paths.models / name / "model",
-                "--as", name, "--out", out,
-            )  # fmt: skip
-            scored = out
-    if not paths.pool.exists():
-        paths.pool.hardlink_to(scored)
+
+    def score(column: str, reward: str | Path) -> None:
+        commands.raft(
+            f"pool_{column}", "score", samples, "--reward", reward, "--as", column,
+            "--out", paths.pool(column), environment=_ONE_THREAD,
+        )  # fmt: skip
+
+    score("gold", GOLD)
+    _side_by_side(lambda name: score(name, paths.models / name / "model"))
+
+
+def _side_by_side(job: Callable[[str], None]) -> None:
+    """`job` for each reward model, one per core: a second thread gains such small models little."""
+    executor = ThreadPoolExecutor(os.cpu_count())
+    try:
+        list(executor.map(job, MODELS))
+    finally:  # one that failed ends the study: none is begun after it
+        executor.shutdown(cancel_futures=True)
 
 
 def iterate(paths: Paths, size: Size, commands: Commands) -> None:

@@ -6,27 +6,31 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from raft.files import write_json
 
 __all__ = ["Commands"]
 
 
 class Commands:
-    """Commands of one experiment; their output and their seconds lie in `folder`."""
+    """Commands of one experiment; their output and their seconds lie in `folder`. Threads may run
+    them side by side."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "logs"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._costs = folder / "seconds.json"
+        self._keeping = threading.Lock()
 
     def raft(
         self, name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None
     ) -> None:
         """`raft ARGUMENTS`, unless a command of that name has ended well before."""
-        costs = self.seconds()
-        if name in costs:
+        if name in self.seconds():
             return
         print(f"{name}: raft {' '.join(map(str, arguments))}", flush=True)
         log, start = self._folder / f"{name}.txt", time.monotonic()
@@ -40,8 +44,9 @@ class Commands:
         if done.returncode:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise SystemExit(f"{name} ended with {done.returncode}; the end of {log}:\n{tail}")
-        costs[name] = round(time.monotonic() - start, 1)
-        self._costs.write_text(json.dumps(costs, indent=1))
+        with self._keeping:
+            costs = {**self.seconds(), name: round(time.monotonic() - start, 1)}
+            write_json(self._costs, costs)
 
     def seconds(self) -> dict[str, float]:
         """What each finished command took."""

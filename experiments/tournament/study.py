@@ -20,7 +20,7 @@ __all__ = ["SIZES", "Row", "judge", "measure", "train_judge"]
 _CONFIG = Path(__file__).parent / "pairwise.yaml"
 SIZES = (2, 4, 8, 16)
 _PROMPTS, _SAMPLES = 64, 64
-_SCALAR = "bt_0_000_scores"
+_SCALAR = "bt_0_000"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def judge(paths: Paths, root: Path, commands: Commands) -> None:
     for size in SIZES:
         groups = root / f"groups_{size}.jsonl"
         if not groups.exists():
-            rows = _groups(paths.pool, size)
+            rows = _groups(paths.pool("gold"), size)
             groups.write_text("".join(json.dumps(row) + "\n" for row in rows))
         for method in ("knockout", "round_robin") if size <= 4 else ("knockout",):
             commands.raft(
@@ -62,7 +62,7 @@ def judge(paths: Paths, root: Path, commands: Commands) -> None:
 
 def measure(paths: Paths, root: Path) -> list[Row]:
     """Tournaments, and the scalar reward among as many responses and with as many passes."""
-    scores_PN, gold_PN = _pool(paths.pool)
+    scores_PN, gold_PN = (_scores(paths, column) for column in (_SCALAR, "gold"))
     found = []
     for size in SIZES:
         for method in ("knockout", "round_robin"):
@@ -101,13 +101,11 @@ def _judge_yaml(root: Path) -> Path:
     return path
 
 
-def _pool(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Scalar scores and gold of the samples that the tournaments are held among."""
-    with open(path, encoding="utf-8") as lines:
+def _scores(paths: Paths, column: str) -> np.ndarray:
+    """(P, N) of the samples that the tournaments are held among."""
+    with open(paths.pool(column), encoding="utf-8") as lines:
         rows = [json.loads(line) for line, _ in zip(lines, range(_PROMPTS), strict=False)]
-    return tuple(  # type: ignore[return-value]
-        np.array([row[name][:_SAMPLES] for row in rows]) for name in (_SCALAR, "gold_scores")
-    )
+    return np.array([row[f"{column}_scores"][:_SAMPLES] for row in rows])
 
 
 def _chosen_gold(ranked: Path) -> np.ndarray:

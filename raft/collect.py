@@ -118,5 +118,5 @@ class _Scoring:
             self._pool.submit(self._store.group(self._waiting.popleft()), self._names)
 
     def _store_all(self, scored: Iterable[Scored]) -> None:
-        for group, scores in scored:
-            self._store.add_scores(group.prompt.id, scores)
+        for group, found in scored:
+            self._store.add_scores(group.prompt.id, found.scores, found.comparisons)

@@ -11,6 +11,7 @@ import numpy as np
 
 from raft.file_job import refuse_columns, run_job
 from raft.job_file import output_path
+from raft.row_parts import COMPARISONS
 from raft.row_reader import RowReader
 from raft.score_file import scores_of
 from raft.score_rows import ScoreRow
@@ -25,8 +26,6 @@ from rollout.types import conversation
 __all__ = ["BY_SCORE", "COLUMNS", "Tournament", "rank_file"]
 
 COLUMNS = ("ranking", "best", "ranking_scores", "tournament")
-# what a tournament asked, for `raft replay`: [[i, j, P(response i is better than j)], …]
-COMPARISONS = "comparisons"
 # the method where a reward's scores rank, and nothing is compared
 BY_SCORE = "by_score"
 
@@ -249,14 +248,8 @@ class _Field:
         told = {"method": method, "top": standing.top, "bottom": standing.bottom}
         told |= _told(Report.of([standing]))
         found = _with(self._row, [] if standing.missing else ranking, scores, told)
-        return {**found, COMPARISONS: self._comparisons(standing)}
-
-    def _comparisons(self, standing: Standing) -> list[list[int | float]]:
-        """By the first response of each entrant; of a missing standing, those before the gap."""
-        played = standing.played
-        at = [self.entrants.index(entrant) for entrant in range(len(self.texts))]
-        both = zip(played.pairs, played.probability_M, strict=True)
-        return [[at[first], at[second], chance] for (first, second), chance in both]
+        # of a missing standing, those before the gap
+        return {**found, COMPARISONS: standing.played.among(self.entrants)}
 
 
 def _by_score(row: ScoreRow, scores: list[float | None]) -> dict[str, Any]:

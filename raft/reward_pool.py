@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raft.executors import Executor, Future, Resources, Worker
-from raft.workers import RewardWorker
+from raft.workers import GroupScores, RewardWorker
 from rollout.types import Group, WorkerDiedError
 
 log = logging.getLogger("raft")
 
-Scored = tuple[Group, dict[str, list[float | None]]]
+Scored = tuple[Group, GroupScores]
 
 # groups waiting per worker, in batches: enough to keep it busy, few enough to fit any memory
 _BATCHES_AHEAD = 4

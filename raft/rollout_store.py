@@ -13,6 +13,7 @@ from typing import Any
 
 from raft.appendlog import AppendLog
 from raft.files import read_rows, write_rows
+from raft.row_parts import COMPARISONS
 from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
 
 Scores = dict[str, list[float | None]]  # reward name -> one score per sample, None = missing
@@ -71,8 +72,12 @@ class RolloutStore:
             )
         self._samples.append(_sample_row(group))
 
-    def add_scores(self, prompt_id: str, scores: Scores) -> None:
-        self._scores.append({"id": prompt_id, "scores": scores})
+    def add_scores(
+        self, prompt_id: str, scores: Scores, comparisons: list[list[int | float]] | None = None
+    ) -> None:
+        """`comparisons`: [[i, j, P(response i is better than j)], …], of the tournament if any."""
+        row = {"id": prompt_id, "scores": scores}
+        self._scores.append(row if comparisons is None else {**row, COMPARISONS: comparisons})
 
     def finish(self) -> None:
         """Join samples and scores in prompt order into the final file; then drop the logs."""
@@ -90,8 +95,8 @@ class RolloutStore:
 
     def _final_row(self, prompt: Prompt) -> dict[str, Any]:
         kept = {name: prompt.fields[name] for name in self._fields if name in prompt.fields}
-        scores: Scores = self._scores.read(prompt.id)["scores"]
-        return _final_row(self._samples.read(prompt.id), prompt, kept, scores)
+        found = self._scores.read(prompt.id)
+        return _final_row(self._samples.read(prompt.id), prompt, kept, found)
 
     def _check_leftovers(self) -> None:
         for path, log, known in (
@@ -131,13 +136,15 @@ def _sample_row(group: Group) -> dict[str, Any]:
 
 
 def _final_row(
-    row: dict[str, Any], prompt: Prompt, kept: dict[str, Any], scores: Scores
+    row: dict[str, Any], prompt: Prompt, kept: dict[str, Any], found: dict[str, Any]
 ) -> dict[str, Any]:
     content = prompt.content if isinstance(prompt.content, str) else list(prompt.content)
     named = {
         "scores" if name == "reward" else f"{name}_scores": values
-        for name, values in scores.items()
+        for name, values in found["scores"].items()
     }
+    if COMPARISONS in found:
+        named[COMPARISONS] = found[COMPARISONS]
     return {
         "id": row["id"],
         "prompt": content,

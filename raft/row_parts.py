@@ -13,6 +13,7 @@ from rollout.rows import Row
 from rollout.types import Completion, Message
 
 __all__ = [
+    "COMPARISONS",
     "NOT_FIELDS",
     "answer",
     "answered",
@@ -24,6 +25,8 @@ __all__ = [
 
 Content = str | tuple[Message, ...]
 
+# what a tournament compared: [[i, j, P(response i is better than j)], …]
+COMPARISONS = "comparisons"
 # form -> columns that are the row's own; all others are handed on to reward functions
 NOT_FIELDS: dict[str, tuple[str, ...]] = {
     "responses": ("id", "prompt", "responses"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from raft.quiet import quiet_libraries
@@ -63,6 +64,15 @@ class RolloutWorker:
         self._engine.wake()
 
 
+@dataclass(frozen=True, slots=True)
+class GroupScores:
+    """Of one group: reward name -> K scores (None = missing), and where a tournament was held,
+    [[i, j, P(response i is better than j)], …]."""
+
+    scores: dict[str, list[float | None]]
+    comparisons: list[list[int | float]] | None = None
+
+
 class RewardWorker:
     """The rewards of a run by name ("reward", "gold"), each built from plain arguments."""
 
@@ -74,16 +84,25 @@ class RewardWorker:
 
     def score(
         self, groups: Sequence[Group], names: Sequence[str]
-    ) -> tuple[list[dict[str, list[float | None]]], float, dict[str, Any]]:
-        """Per group: reward name -> K scores (None = missing); the seconds it took; what judges
-        among the rewards have to report of it."""
+    ) -> tuple[list[GroupScores], float, dict[str, Any]]:
+        """Scores per group; the seconds it took; what judges among the rewards have to report."""
         start = time.monotonic()
         by_name = {name: self._rewards[name].score_groups(groups) for name in names}
+        compared = self._comparisons(names)
         scored = [
-            {name: values[position] for name, values in by_name.items()}
-            for position in range(len(groups))
+            GroupScores(
+                {name: values[position] for name, values in by_name.items()},
+                compared.get(group.prompt.id),
+            )
+            for position, group in enumerate(groups)
         ]
         return scored, time.monotonic() - start, self._reports(names)
+
+    def _comparisons(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """By prompt id, of the reward that selects."""
+        takes = {name: getattr(self._rewards[name], "take_comparisons", None) for name in names}
+        taken = {name: take() for name, take in takes.items() if take is not None}
+        return taken.get("reward", {})
 
     def _reports(self, names: Sequence[str]) -> dict[str, Any]:
         judges = {name: getattr(self._rewards[name], "take_report", None) for name in names}

@@ -61,6 +61,7 @@ class JudgeReward:
         self.name = str(getattr(judge, "name", None) or type(judge).__name__)
         self._tie = tie
         self._report = Report()
+        self._comparisons: dict[str, list[list[int | float]]] = {}
 
     def score_groups(self, groups: Sequence[Group]) -> Scores:
         """One list of K scores per group, order kept; None for a whole group of which a comparison
@@ -88,6 +89,12 @@ class JudgeReward:
     def take_report(self) -> Report:
         """The report since the last call of this."""
         taken, self._report = self._report, Report()
+        return taken
+
+    def take_comparisons(self) -> dict[str, list[list[int | float]]]:
+        """What tournaments compared since the last call of this, by prompt id:
+        [[i, j, P(response i is better than j)], …]. A response and its reference are not in it."""
+        taken, self._comparisons = self._comparisons, {}
         return taken
 
     def to(self, device: str) -> None:
@@ -120,6 +127,8 @@ class JudgeReward:
         sizes, keys = [len(field.texts) for field in played], [field.prompt.id for field in played]
         standings = play(sizes=sizes, compare=compare, keys=keys, **self._play)
         self._report += Report.of(standings)
+        for field, standing in zip(played, standings, strict=True):
+            self._comparisons[field.prompt.id] = standing.played.among(field.entrants)
         scores = iter([standing.scores for standing in standings])
         rows = [next(scores) if field.texts else () for field in fields]
         return [

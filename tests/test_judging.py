@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import toy_runs
 
+from raft.cli import main
 from raft.evaluate import compare
 from raft.judging import by_judge, judge_metrics, with_references
 from raft.loop import run
@@ -88,6 +90,30 @@ def test_held_out_scores_are_probabilities_against_the_start(tmp_path: Path, jud
     assert REFERENCE_FIELD not in after[0]  # what it was compared with is stored once
 
 
+@pytest.mark.parametrize("tournament", ["knockout", "round_robin"])
+def test_what_was_compared_is_stored_and_replayed(
+    tmp_path: Path, judged: None, capsys: pytest.CaptureFixture[str], tournament: str
+) -> None:
+    folder = pairwise(tmp_path, iterations=2, reward={"tournament": tournament})
+    rows = toy_runs.rows(folder / "iterations" / "001" / "rollouts.jsonl")
+    for row in rows:
+        for i, j, chance in row["comparisons"]:
+            margin = _words(row["responses"][i]) - _words(row["responses"][j])
+            verdict = Verdicts.from_log_odds(np.array([margin + 0.2]), np.array([0.2 - margin]))
+            assert chance == pytest.approx(verdict.probability_N.item())
+    [spent, _] = [row for row in toy_runs.metrics(folder) if row["phase"] == "train"]
+    assert sum(len(row["comparisons"]) for row in rows) == spent["rollout/judge_comparisons"]
+    # held-out responses meet a reference, which is no comparison among them
+    assert "comparisons" not in toy_runs.rows(folder / "iterations" / "001" / "eval.jsonl")[0]
+    capsys.readouterr()
+    k = str(len(rows[0]["responses"]))
+    options = ["--tournament", tournament, "--k", k, "--json"]
+    assert main(["replay", "--quiet", str(folder), *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    [found] = [row for row in report["results"] if row["rule"] == tournament]
+    assert found["missing"]["comparisons"] == 0 and found["missing"]["of_comparisons"] > 0
+
+
 def test_a_judge_may_be_the_gold_reward_alone(tmp_path: Path, judged: None) -> None:
     gold = {"kind": "pairwise", "model": "a-judge", "tournament": "round_robin"}
     folder = run(toy_runs.config(tmp_path, gold=gold, eval={"prompts": 30}))
@@ -111,6 +137,7 @@ def test_a_judge_in_a_combination_gives_a_share_of_wins(tmp_path: Path, judged: 
     folder = run(make_config(settings))
     rows = [row for row in toy_runs.metrics(folder) if row["phase"] == "eval"]
     assert rows[0]["eval/win_rate"] == 0.5 and 0 <= rows[1]["eval/win_rate"] <= 1
+    assert "comparisons" in toy_runs.rows(folder / "iterations" / "001" / "rollouts.jsonl")[0]
     # sums of points and lengths are no probabilities
     assert rows[1]["eval/reward_mean"] > 1
     assert rows[1]["eval/judge_comparisons"] == 20

@@ -20,6 +20,7 @@ from raft.reward_pool import RewardPool
 from raft.rollout_pool import Policy, Probe, RolloutPool
 from raft.rollout_store import RolloutStore
 from raft.trainer_pool import TrainerPool
+from raft.workers import GroupScores
 from rollout.toy_engine import ToyEngine, write_toy
 from rollout.types import (
     Completion,
@@ -269,16 +270,16 @@ def test_every_group_gets_its_own_scores(
     found: dict[str, Any] = {}
 
     def keep(scored: Any) -> None:
-        for group, scores in scored:
+        for group, own in scored:
             assert group.prompt.id not in found
-            found[group.prompt.id] = scores
+            found[group.prompt.id] = own
 
     for group in groups(count):
         pool.submit(group, ["reward"])
         keep(pool.ready())
     while not pool.idle:
         keep(pool.wait())
-    expected = {g.prompt.id: {"reward": length_scores(g)} for g in groups(count)}
+    expected = {g.prompt.id: GroupScores({"reward": length_scores(g)}) for g in groups(count)}
     assert found == expected
 
 

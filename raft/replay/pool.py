@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.choose import selectable_scores
-from raft.replay.rows import COMPARISONS, score_columns
+from raft.replay.rows import score_columns
 from raft.replay.rules import REWARD, Scoring
+from raft.row_parts import COMPARISONS
 
 __all__ = ["Pool", "read_pool", "value_name"]
 

@@ -16,9 +16,9 @@ from raft.replay.diversity import measure
 from raft.replay.kept import DIVERSITY_DRAWS, Kept, keep, keep_own
 from raft.replay.outcome import outcomes
 from raft.replay.pool import Pool, read_pool, value_name
-from raft.replay.rows import COMPARISONS
 from raft.replay.rules import Rule, Scoring, sweep
 from raft.replay.source import Part, Source
+from raft.row_parts import COMPARISONS
 from rewards.evaluation.bootstrap import RESAMPLES
 from rollout.errors import InputError
 

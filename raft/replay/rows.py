@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from raft.row_parts import answer
+from raft.row_parts import COMPARISONS, answer
 from rewards.compose.settings import is_finite_number
 from rollout.dialogues import json_kind
 from rollout.errors import InputError
 
-__all__ = ["COMPARISONS", "check_scores", "is_score_column", "sample_row", "score_columns"]
+__all__ = ["check_scores", "is_score_column", "sample_row", "score_columns"]
 
-COMPARISONS = "comparisons"
 _BESIDE = ("finish_reasons", "token_ids")
 
 

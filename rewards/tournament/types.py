@@ -62,6 +62,13 @@ class Played:
     points_M: tuple[float, ...] = ()
     gap_M: tuple[float | None, ...] = ()
 
+    def among(self, entrants_K: Sequence[int]) -> list[list[int | float]]:
+        """[i, j, P(response i is better than j)] of each comparison, K responses being entrants
+        `entrants_K`; equal responses are one entrant, and stand for it by the first of them."""
+        first = {entrant: k for k, entrant in reversed([*enumerate(entrants_K)])}
+        both = zip(self.pairs, self.probability_M, strict=True)
+        return [[first[i], first[j], chance] for (i, j), chance in both]
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:

@@ -54,7 +54,7 @@ class RunFolder:
         versions = [
             int(path.parent.name)
             for path in self.root.glob("iterations/*/checkpoint")
-            if path.is_dir() and path.parent.name.isdigit()
+            if path.is_dir() and path.parent.name.isdecimal()
         ]
         return max(versions, default=0)
 

@@ -436,6 +436,17 @@ def test_what_is_damaged_or_missing_is_named_and_the_rest_replayed(run, capsys):
     assert "iteration 3: " in notes(capsys, str(run))
 
 
+def test_missing_iterations_are_one_note(run, capsys):
+    iterations = run / "iterations"
+    shutil.rmtree(iterations / "002")
+    (iterations / "99999999").mkdir()
+    (iterations / "²").mkdir()  # a digit, but no number
+    found = notes(capsys, str(run))
+    assert f"iteration 2: not in {iterations}" in found
+    assert f"iterations 4 to 99999998: not in {iterations}" in found
+    assert f"iteration 99999999: {iterations / '99999999'} holds no rollouts.jsonl" in found
+
+
 def test_a_run_that_is_not_finished_is_replayed_as_far_as_it_came(run, capsys):
     shutil.rmtree(run / "iterations" / "003")
     config = run / "config.yaml"

@@ -108,21 +108,25 @@ def find_samples(name: str, iteration: int | None = None) -> Source:
 def _run(root: Path, iteration: int | None) -> Source:
     source = Source(str(root), [])
     source.own, planned = _own(root, source.notes)
-    folders = {int(p.name): p for p in root.glob("iterations/*") if p.name.isdigit() and p.is_dir()}
-    numbers = range(1, max([0, *folders]) + 1) if iteration is None else [iteration]
-    for number in numbers:
+    folders = {
+        int(p.name): p for p in root.glob("iterations/*") if p.name.isdecimal() and p.is_dir()
+    }
+    # the starting policy's holds no rollouts
+    numbers = sorted(folders.keys() - {0}) if iteration is None else [iteration]
+    for before, number in zip([0, *numbers], numbers, strict=False):
         file = root / "iterations" / f"{number:03d}" / _ROLLOUTS
+        if iteration is None and number > before + 1:
+            source.notes.append(f"{_missing(before + 1, number - 1)}: not in {root / 'iterations'}")
         if file.is_file():
             source.parts.append(Part(f"iteration {number}", file, number))
         elif iteration is None:
-            why = f"holds no {_ROLLOUTS}" if number in folders else "is not there"
-            source.notes.append(f"iteration {number}: {file.parent} {why}")
+            source.notes.append(f"iteration {number}: {file.parent} holds no {_ROLLOUTS}")
     if not source.parts:
         there = ", ".join(str(n) for n, p in sorted(folders.items()) if (p / _ROLLOUTS).is_file())
         what = f"iteration {iteration}: " if iteration is not None else ""
         known = f"it has those of iterations {there}" if there else "it has none at all"
         raise InputError(f"{root}: {what}no iterations/NNN/{_ROLLOUTS} to replay; {known}")
-    last = max(numbers)
+    last = numbers[-1]
     if iteration is None and planned is not None and planned > last:
         source.notes.append(
             f"iterations {last + 1} to {planned} of the config are not drawn yet"
@@ -130,6 +134,10 @@ def _run(root: Path, iteration: int | None) -> Source:
             else f"iteration {planned} of the config is not drawn yet"
         )
     return source
+
+
+def _missing(first: int, last: int) -> str:
+    return f"iteration {first}" if first == last else f"iterations {first} to {last}"
 
 
 def _own(root: Path, notes: list[str]) -> tuple[Own | None, int | None]:

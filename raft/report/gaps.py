@@ -42,7 +42,7 @@ def iteration_numbers(run: Path, metrics: list[dict[str, Any]]) -> list[int]:
     folders = {
         int(path.name)
         for path in (run / "iterations").glob("*")
-        if path.is_dir() and path.name.isdigit()
+        if path.is_dir() and path.name.isdecimal()
     }
     last = max(folders | {row["iteration"] for row in metrics}, default=-1)
     # a damaged number must not make a million notices

@@ -151,9 +151,8 @@ def test_none_and_all_are_no_infinity(times: tuple[int, int]) -> None:
 def test_the_file_keeps_what_changed_and_reads_back(tmp_path: Path) -> None:
     start, last = stories(300, seed=0), with_mark(stories(300, seed=1), 0.5, " #")
     first = write_ngrams(tmp_path, last, start)
-    assert (
-        [one.ngram for _, one in first] == ["#"] == [one.ngram for _, one in read_jumps(tmp_path)]
-    )
+    assert [one.ngram for _, one in first] == ["#"]
+    assert read_jumps(tmp_path) == first  # to the last digit: they are judged again
     # next time the same symbol is no news, another one is, and each is told against its own past
     now = with_mark(with_mark(stories(300, seed=2), 0.55, " #"), 0.4, " amazing")
     found = write_ngrams(tmp_path, now, start, (1, last))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def write_ngrams(
         found += ((one.sentence(f"in iteration {iteration}"), one) for one in sudden)
         content["previous"] = _top(since_then)
         content["previous_iteration"] = iteration
-    content["jumps"] = [{"message": message, **one.row()} for message, one in found]
+    # in full, since these are read back and judged again: a rounded one may lie below the limit
+    content["jumps"] = [{"message": message, **asdict(one)} for message, one in found]
     write_json(home / _FILE, content)
     return found
 

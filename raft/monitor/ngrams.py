@@ -76,7 +76,7 @@ class Change:
         return f"{self.ngram!r} now {where.format(_percent(now))}, {_percent(then)} {before}"
 
     def row(self) -> dict[str, Any]:
-        """As JSON; `Change(**row)` reads it back."""
+        """As JSON, for people: four digits."""
         return {key: _short(value) for key, value in asdict(self).items()}
 
 

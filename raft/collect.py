@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from raft.assemble import Pools
 from raft.progress import Progress
@@ -45,7 +45,7 @@ def collect(
     undrawn = store.undrawn()
     tokens = 0
     with Progress(title, total=len(prompts), done=len(prompts) - len(undrawn)) as progress:
-        for group in _drawn(pools, undrawn, sampling, seed, seed_per_prompt):
+        for group in _drawn(pools, undrawn, sampling, seed, seed_per_prompt, scoring.tend):
             store.add_samples(group)
             tokens += sum(len(c.token_ids) for c in group.completions)
             progress.advance()
@@ -64,7 +64,12 @@ def collect(
 
 
 def _drawn(
-    pools: Pools, prompts: Sequence[Prompt], sampling: Sampling, seed: int, seed_per_prompt: bool
+    pools: Pools,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    seed: int,
+    seed_per_prompt: bool,
+    meanwhile: Callable[[], None],
 ) -> Iterator[Group]:
     """The groups of all prompts, as they complete; an engine holds so many samples at a time."""
     step = max(1, _SAMPLES_AT_A_TIME // sampling.k)
@@ -72,7 +77,11 @@ def _drawn(
         # without per-prompt seeds, two parts must not draw from the same stream
         own = seed if seed_per_prompt or start == 0 else derive_seed(seed, "part", start)
         yield from pools.rollout.generate(
-            prompts[start : start + step], sampling, own, seed_per_prompt=seed_per_prompt
+            prompts[start : start + step],
+            sampling,
+            own,
+            seed_per_prompt=seed_per_prompt,
+            meanwhile=meanwhile,
         )
 
 
@@ -86,6 +95,8 @@ class _NoScoring:
 
     def add(self, group: Group) -> None:
         self._store.add_scores(group.prompt.id, {})
+
+    def tend(self) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -106,6 +117,12 @@ class _Scoring:
             self._pool.submit(group, self._names)
         self._store_all(self._pool.ready())
         self._feed()
+
+    def tend(self) -> None:
+        """While nothing is drawn: the workers take what there is, if it is less than a batch."""
+        self._store_all(self._pool.ready())
+        self._feed()
+        self._pool.start()
 
     def finish(self) -> None:
         self._feed()

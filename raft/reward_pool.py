@@ -50,7 +50,7 @@ class RewardPool:
     def submit(self, group: Group, names: Sequence[str]) -> None:
         self._queue.append((group, tuple(names)))
         if len(self._queue) >= self._batch_groups:
-            self._start_idle()
+            self.start()
 
     def ready(self) -> Iterator[Scored]:
         """The groups scored by now, without waiting."""
@@ -59,7 +59,7 @@ class RewardPool:
 
     def wait(self) -> Iterator[Scored]:
         """The next batch of groups, waiting for it; none where nothing is left."""
-        self._start_idle()
+        self.start()
         yield from self._next_batch(timeout=None) or ()
 
     @property
@@ -92,7 +92,8 @@ class RewardPool:
                 self._replace(number, error)
                 self._workers[number].call(method).result()
 
-    def _start_idle(self) -> None:
+    def start(self) -> None:
+        """Give every idle worker a batch of what waits, be it a small one."""
         for number, worker in enumerate(self._workers):
             if number in self._running or not self._queue:
                 continue
@@ -116,9 +117,9 @@ class RewardPool:
             except WorkerDiedError as error:
                 self._replace(number, error)
                 self._queue.extendleft((group, names) for group in reversed(groups))
-                self._start_idle()
+                self.start()
                 continue
-            self._start_idle()
+            self.start()
             self.busy_seconds += seconds
             for name, report in reports.items():
                 self._reports[name] = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from rollout.types import (
 )
 
 log = logging.getLogger("raft")
+
+_BEAT_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,19 @@ class RolloutPool:
         return self._policy.version
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, *, seed_per_prompt: bool
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        *,
+        seed_per_prompt: bool,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Iterator[Group]:
-        """Yield every prompt's group as it completes, in any order, under the current version."""
+        """Yield every prompt's group as it completes, in any order, under the current version.
+
+        `meanwhile` is called again and again while no group is there: responses of one length
+        complete in waves, and whoever scores the last wave must not wait for the next one.
+        """
         settings = (sampling, seed, seed_per_prompt, self._policy.version)
         self._respawns = (
             0  # deaths are counted per stage: a long run may lose a worker now and then
@@ -90,8 +102,7 @@ class RolloutPool:
             if share:
                 start(number, share)
         while streams:
-            stream = self._executor.first_ready(list(streams))
-            assert stream is not None, "without a time limit one is always ready"
+            stream = self._first_ready(list(streams), meanwhile)
             number, share = streams[stream]
             try:
                 groups = stream.take()
@@ -113,6 +124,13 @@ class RolloutPool:
                         f"the engine answered prompt {group.prompt.id} twice or unasked"
                     )
                 yield group
+
+    def _first_ready(self, streams: list[Any], meanwhile: Callable[[], None] | None) -> Any:
+        beat = _BEAT_SECONDS if meanwhile is not None else None
+        while (stream := self._executor.first_ready(streams, beat)) is None:
+            assert meanwhile is not None, "without a time limit one is always ready"
+            meanwhile()
+        return stream
 
     def sync(self, policy: Policy) -> None:
         """Give every worker the new weights in place and verify each against the trainer."""

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import raft.reward_pool
+import raft.workers
 from raft.assemble import Pools
 from raft.collect import collect
 from raft.executors import InlineExecutor, Resources
@@ -57,6 +58,8 @@ class Chaos:
         assert waiting
         ready = [one for one in waiting if not one.hangs]
         if timeout == 0 and self.random.random() < 0.5:
+            return None
+        if timeout and not ready:
             return None
         assert ready, "waits for ever"
         return self.random.choice(ready)
@@ -327,6 +330,44 @@ def test_what_waits_for_scores_waits_on_disk(
     rows = list(store.rows())
     assert len(rows) == 60 and all(len(row["scores"]) == 2 for row in rows)
     assert most <= 8
+
+
+def test_a_wave_is_scored_while_the_next_is_drawn(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # samples of one length complete together, and then for a long time none does
+    monkeypatch.setattr(raft.workers, "_PARCEL_GROUPS", 12)
+    executor = Chaos()
+    drawn: list[str] = []
+    scored: list[str] = []
+    waited = 0
+
+    def waits_for_scores(worker: _Worker, method: str) -> bool:
+        nonlocal waited
+        hangs = method == "generate" and len(drawn) == 12 and len(scored) < 12 and waited < 500
+        waited += hangs
+        return hangs
+
+    class Counting(RolloutStore):
+        def add_samples(self, group: Group) -> None:
+            super().add_samples(group)
+            drawn.append(group.prompt.id)
+
+        def add_scores(self, prompt_id: str, *found: Any) -> None:
+            super().add_scores(prompt_id, *found)
+            scored.append(prompt_id)
+
+    executor.hanging = waits_for_scores
+    asked = prompts(24)
+    store = Counting(tmp_path / "home", "rollouts", asked, version=0)
+    reward = RewardPool(executor, [Resources()], REWARDS, batch_groups=4)
+    pools = Pools(
+        rollout_pool(executor, policy, workers=1), reward, None, False, False, ("reward",)
+    )
+    collect(
+        pools, store, asked, SAMPLING, 5, seed_per_prompt=True, names=["reward"], title="rollouts"
+    )
+    assert len(scored) == 24 and 0 < waited < 500
 
 
 class Rank:

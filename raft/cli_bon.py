@@ -124,7 +124,9 @@ def bon(options: argparse.Namespace) -> int:
 
     if options.n is not None and options.n < 1:
         raise InputError(f"--n {options.n}: at least one response must compete")
-    out = outputs(options.out, Path(options.file).expanduser())
+    if (options.seed or 0) < 0:
+        raise InputError(f"--seed {options.seed}: must be 0 or more")
+    out = outputs(options.out, options.file)
     selection, rewards = _rewards(options)
     pool = _drawn(options, out, selection, rewards)
     judged, by, gold = Judged(), options.by or "scores", options.gold_by
@@ -158,6 +160,11 @@ def _drawn(
 ) -> Path:
     """The pool: drawn now or before, or the file that is named."""
     if options.policy is None:
+        if given := _of_drawing(options):
+            raise InputError(
+                f"{', '.join(given)}: without --policy nothing is drawn, and {options.file} is "
+                "taken as it is; leave them out"
+            )
         for name in ("reward", "gold"):
             if getattr(options, name) is not None and name in rewards:
                 raise InputError(
@@ -178,6 +185,15 @@ def _drawn(
     path = pool_path(str(out.pool), options.file, "pool")
     draw_pool(_config("bon", options, k), path, rewards=rewards, restart=options.restart)
     return path
+
+
+def _of_drawing(options: argparse.Namespace) -> list[str]:
+    """The options given that say how a policy draws."""
+    names = (
+        "temperature", "top_p", "top_k", "max_new_tokens", "engine", "dtype", "template", "limit",
+    )  # fmt: skip
+    given = [f"--{name}".replace("_", "-") for name in names if getattr(options, name) is not None]
+    return given + ["--inline"] * options.inline + ["--set"] * bool(options.assignments)
 
 
 def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, dict[str, Any]]]:

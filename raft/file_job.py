@@ -22,14 +22,14 @@ from raft.score_rows import ScoreRow
 from rewards.types import RewardError
 from rollout.errors import InputError
 
-__all__ = ["Work", "refuse_columns", "run_job"]
+__all__ = ["FREE_SETTINGS", "Work", "refuse_columns", "run_job"]
 
 log = logging.getLogger("raft")
 
 # enough for full batches and for prefixes to be shared, little enough to lose to a kill
 CONVERSATIONS_AT_A_TIME = 512
 # rows that are finished are compared one by one, and how a failure is taken changes none of them
-_FREE_SETTINGS = ("input.digest", "input.rows", "scorer.non_finite")
+FREE_SETTINGS = ("input.digest", "input.rows", "scorer.non_finite")
 
 
 class Work(Protocol):
@@ -69,12 +69,14 @@ def run_job(
     settings: dict[str, Any],
     *,
     batch_rows: int | None = None,
+    free: Sequence[str] = FREE_SETTINGS,
     restart: bool = False,
 ) -> dict[str, Any]:
     """Work on every row and write it to `path`, or to standard output; return the summary.
 
-    `settings` are what the finished rows depend on; `scorer` among them names what scores. A file
-    that is complete under these settings is left as it is.
+    `settings` are what the finished rows depend on; `scorer` among them names what scores, and
+    those in `free` may change between an interrupted command and the one that goes on. A file that
+    is complete under these settings is left as it is.
 
     Raises:
         InputError: a row cannot be worked on, the output is of other settings or cannot be written.
@@ -91,7 +93,7 @@ def run_job(
         "input": {"stem": reader.stem, "rows": checked.rows, "digest": checked.digest},
         "batch_rows": batch_rows,
     }
-    with JobFile(path, known, free=_FREE_SETTINGS, restart=restart) as job:
+    with JobFile(path, known, free=free, restart=restart) as job:
         if job.complete:
             log.info("%s: is complete already, under the same settings", path)
             return {"rows": checked.rows, **(job.record or {}), "out": str(path)}

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from raft.row_json import encode_rows
 from rollout.errors import InputError
 
 # what a kill in the middle of a deletion leaves; `RunFolder` clears it away
@@ -64,7 +65,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     count = 0
     with whole_file(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(encode_rows([row]).decode())
             count += 1
     return count
 

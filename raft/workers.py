@@ -88,7 +88,7 @@ class RewardWorker:
         """Scores per group; the seconds it took; what judges among the rewards have to report."""
         start = time.monotonic()
         by_name = {name: self._rewards[name].score_groups(groups) for name in names}
-        compared = self._comparisons(names)
+        compared = self._comparisons() if "reward" in names else {}
         scored = [
             GroupScores(
                 {name: values[position] for name, values in by_name.items()},
@@ -98,11 +98,10 @@ class RewardWorker:
         ]
         return scored, time.monotonic() - start, self._reports(names)
 
-    def _comparisons(self, names: Sequence[str]) -> dict[str, list[Any]]:
-        """By prompt id, of the reward that selects."""
-        takes = {name: getattr(self._rewards[name], "take_comparisons", None) for name in names}
-        taken = {name: take() for name, take in takes.items() if take is not None}
-        return taken.get("reward", {})
+    def _comparisons(self) -> dict[str, list[Any]]:
+        """Of the reward that selects, by prompt id."""
+        ask = getattr(self._rewards["reward"], "comparisons", None)
+        return ask() if ask is not None else {}
 
     def _reports(self, names: Sequence[str]) -> dict[str, Any]:
         judges = {name: getattr(self._rewards[name], "take_report", None) for name in names}

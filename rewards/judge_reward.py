@@ -71,6 +71,7 @@ class JudgeReward:
         entrant, with one score. Raises what the judge raises, and `InputError` for references that
         are not one text per response.
         """
+        self._comparisons = {}
         referred = [REFERENCE_FIELD in group.prompt.fields for group in groups]
         duels = iter(self._duel([g for g, is_so in zip(groups, referred, strict=True) if is_so]))
         ranks = iter(
@@ -91,11 +92,10 @@ class JudgeReward:
         taken, self._report = self._report, Report()
         return taken
 
-    def take_comparisons(self) -> dict[str, list[list[int | float]]]:
-        """What tournaments compared since the last call of this, by prompt id:
+    def comparisons(self) -> dict[str, list[list[int | float]]]:
+        """What the tournaments of the last `score_groups` compared, by prompt id:
         [[i, j, P(response i is better than j)], …]. A response and its reference are not in it."""
-        taken, self._comparisons = self._comparisons, {}
-        return taken
+        return self._comparisons
 
     def to(self, device: str) -> None:
         """Move the model, where the judge has one."""

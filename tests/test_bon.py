@@ -208,6 +208,8 @@ def test_a_stored_pool_needs_no_model_and_may_be_uneven(
         ({"scores": [1.0, 2.0]}, ("--n", "0"), "at least one response"),
         ({"scores": [1.0, 2.0]}, ("--method", "knockout"), "are of a tournament"),
         ({"scores": [1.0, 2.0]}, ("--out", "policy"), "is a folder"),
+        ({"scores": [1.0, 2.0]}, ("--seed", "-1"), "--seed -1: must be 0 or more"),
+        ({"scores": [1.0, 2.0]}, ("--limit", "1", "--top-p", "0.5"), "--top-p, --limit: without"),
     ],
 )
 def test_wrong_pools_are_refused_in_one_line(
@@ -232,6 +234,8 @@ def test_wrong_commands_are_refused_in_one_line(
     (home / "mixed.yaml").write_text(json.dumps({"reward": mixed}))
     assert "twice.jsonl:2: id 'a' stands at twice.jsonl:1" in refused(capsys, "twice.jsonl")
     assert "no such file" in refused(capsys, "missing.jsonl")
+    (home / "own.best.jsonl").write_text(json.dumps({**one, "id": "b"}) + "\n")
+    assert "would be overwritten" in refused(capsys, "own.best.jsonl", "--out", "own")
     assert "nothing selects" in refused(capsys, "prompts.jsonl", *DRAW)
     assert "leave --policy out" in refused(capsys, "prompts.jsonl", *DRAW, "--by", "scores")
     command = ("prompts.jsonl", *DRAW, "--reward")
@@ -270,3 +274,63 @@ def test_over_optimization_is_said_where_it_is_beyond_noise(
         assert ("over-optimized" in capsys.readouterr().out) == (name == "hacked")
     peak = curve(home / "hacked.bon.json")["peak"]
     assert 2 < peak["gold"]["n"] < 12 and peak["proxy"]["n"] == 32
+
+
+def test_no_over_optimization_of_a_pool_whose_hard_prompts_have_more_responses(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(9)
+    rows = []
+    for number in range(220):  # gold follows the proxy; hard prompts have less of both
+        hard = number % 11 == 0
+        scores_N = rng.normal(size=64 if hard else 8) - (6 if hard else 0)
+        rows.append(
+            {"prompt": "q", "responses": ["x"] * len(scores_N), "scores": scores_N.tolist(),
+             "gold_scores": (2 * scores_N).tolist()}
+        )  # fmt: skip
+    write(home / "uneven.jsonl", rows)
+    assert bon("uneven.jsonl") == 0
+    told = capsys.readouterr()
+    assert "over-optimized" not in told.out
+    assert "200 of 220 prompts have fewer than n = 64" in told.err
+    found = curve(home / "uneven.bon.json")
+    assert found["peak"]["gold"] | {"mean": 0, "low": 0, "high": 0, "kl": 0} == {
+        "n": 64, "prompts": 20, "mean": 0, "low": 0, "high": 0, "kl": 0, "over_optimized": False,
+    }  # fmt: skip
+    gold_PN = np.array([row["gold_scores"] for row in rows if len(row["responses"]) == 64])
+    assert found["peak"]["gold"]["mean"] == pytest.approx(gold_PN.max(axis=1).mean())
+
+
+def test_columns_of_any_name_and_any_text(home: Path) -> None:
+    row = {"prompt": "q", "responses": ["a", "b"], "quality": [1, 2], "truth": [5, 4]}
+    row["note"] = "half of a pair: \ud83d"
+    write(home / "any.jsonl", [row])
+    assert bon("any.jsonl", "--by", "quality", "--gold-by", "truth") == 0
+    [best] = toy_runs.rows(home / "any.best.jsonl")
+    assert (best["response"], best["score"], best["quality"], best["truth"]) == ("b", 2, 2, 4)
+    assert best["note"] == row["note"]
+
+
+def test_files_are_called_after_the_pool_whatever_its_name(home: Path) -> None:
+    from raft.bon.best_of_n import outputs
+
+    assert outputs(None, "some-org/some-data").curve == Path("some-data.bon.json")
+    assert outputs(None, str(home / "prompts.jsonl")).curve == home / "prompts.bon.json"
+    (home / "a.pool.jsonl.gz").touch()
+    assert outputs(None, str(home / "a.pool.jsonl.gz")).best == home / "a.best.jsonl"
+
+
+def test_nothing_told_of_old_responses_stands_beside_new_ones(home: Path) -> None:
+    own = {"source": "mine", "credit_score": 7}
+    old = {"responses": ["a", "b"], "grm_scores": [9, -9], "comparisons": [[0, 1, 0.9]],
+           "ranking": [0, 1], "best": 0}  # fmt: skip
+    prompts = toy_runs.rows(home / "prompts.jsonl")
+    write(home / "scored.jsonl", [{**row, **own, **old} for row in prompts])
+    write(home / "asked.jsonl", [{**row, **own} for row in prompts])
+    assert main(["sample", "scored.jsonl", *DRAW, "--k", "2", "--out", "s.jsonl"]) == 0
+    [first, *_] = toy_runs.rows(home / "s.jsonl")
+    assert first["source"] == "mine" and first["responses"] != ["a", "b"]
+    assert not {*old, "scores"} - {"responses"} & first.keys()
+    # of a prompt without answers, every column is its own
+    assert main(["sample", "asked.jsonl", *DRAW, "--k", "2", "--out", "p.jsonl"]) == 0
+    assert toy_runs.rows(home / "p.jsonl")[0]["credit_score"] == 7

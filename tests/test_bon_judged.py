@@ -143,6 +143,57 @@ def test_going_on_after_an_interruption(
     assert asked == []
 
 
+def test_another_pool_is_not_gone_on_with(
+    home: Path, by_length: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import raft.file_job
+
+    monkeypatch.setattr(raft.file_job, "CONVERSATIONS_AT_A_TIME", 10)
+    write_pool(home / "pool.jsonl", 6, 5)
+    whole = ByLength.verdicts
+    asked: list[int] = []
+
+    def verdicts(judge: ByLength, comparisons: Any, names: Any = None) -> Verdicts:
+        asked.append(len(comparisons))
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return whole(judge, comparisons)
+
+    monkeypatch.setattr(ByLength, "verdicts", verdicts)
+    command = ["bon", "pool.jsonl", "--judge", "judge.yaml", "--quiet"]
+    assert main(command) == 130
+    text = (home / "pool.jsonl").read_text()
+    (home / "pool.jsonl").write_text(text.replace("xxx", "yyy"))
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "input.digest" in (told := capsys.readouterr().err) and "--restart" in told
+    assert main([*command, "--restart"]) == 0
+    rows = toy_runs.rows(home / "pool.judged.jsonl")
+    assert not any("xxx" in text for row in rows for text in row["responses"])
+
+
+def test_judged_rows_are_not_written_over_themselves(
+    home: Path, by_length: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pool(home / "pool.judged.jsonl", 3, 5)
+    before = (home / "pool.judged.jsonl").read_bytes()
+    command = ["bon", "pool.judged.jsonl", "--judge", "judge.yaml", "--restart"]
+    assert main(command) == 2
+    assert "name another --out" in capsys.readouterr().err
+    assert (home / "pool.judged.jsonl").read_bytes() == before
+
+
+def test_comparisons_are_of_those_who_compete(home: Path, by_length: None) -> None:
+    of_all = {"comparisons": [[0, 4, 0.5]], "ranking": [4, 3, 2, 1, 0], "best": 4}
+    lengths = write_pool(home / "pool.jsonl", 5, 5, **of_all)
+    bon("pool.jsonl", "--judge", "judge.yaml", "--n", "3", "--method", "round_robin")
+    for row, of in zip(toy_runs.rows(home / "pool.judged.jsonl"), lengths, strict=True):
+        assert {(i, j) for i, j, _ in row["comparisons"]} == {(0, 1), (0, 2), (1, 2)}
+        assert all(chance == float(of[i] > of[j]) for i, j, chance in row["comparisons"])
+        assert row["ranking"] is row["best"] is None
+    assert main(["replay", "--quiet", "pool.judged.jsonl", "--tournament", "round_robin"]) == 0
+
+
 def test_drawing_sets_one_more_aside(home: Path, by_length: None) -> None:
     toy_runs.settings(home)
     toy_runs.write_prompts(home / "pool.jsonl", 5)

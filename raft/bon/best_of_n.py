@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from raft.bon.claim import Claim
-from raft.bon.estimate import Curve, best_of_n_curve
+from raft.bon.estimate import Curve, Series, best_of_n_curve
 from raft.bon.picture import draw_curve
 from raft.bon.pool import Columns, Pool, read_pool
 from raft.files import whole_file, write_json
 from raft.output_settings import identity
 from raft.row_ids import RowIds
+from raft.row_json import encode_rows
 from raft.row_reader import RowReader
 from rollout.errors import InputError
 
@@ -51,14 +53,16 @@ class Outputs:
         self.all = (self.curve, self.best, self.picture)
 
 
-def outputs(given: str | None, pool: Path) -> Outputs:
-    """By `--out STEM`, with or without a folder; by default beside the pool, under its name.
+def outputs(given: str | None, pool: str) -> Outputs:
+    """By `--out STEM`, with or without a folder; by default under the name of the pool, a file or
+    dataset, and beside it or here.
 
-    Raises InputError for a name that is a folder.
+    Raises InputError for a name that is a folder, and a pool that is not there.
     """
     if given is None:
-        stem = pool.name.removesuffix(".gz").rpartition(".")[0]
-        return Outputs(pool.parent, stem.removesuffix(".pool").removesuffix(".judged"))
+        file, stem = Path(pool).expanduser(), RowReader(pool).stem
+        folder = file.parent if file.is_file() else Path()
+        return Outputs(folder, stem.removesuffix(".pool").removesuffix(".judged"))
     path = Path(given).expanduser()
     if path.is_dir() or given.endswith("/"):
         raise InputError(f"--out {given}: is a folder; name files in it, {path / 'bon'} say")
@@ -98,6 +102,9 @@ def best_of_n(
     settings = {"pool": identity(file.stat()), "by": by, "gold": gold, "n": n, "seed": seed}
     settings |= {"judged": asdict(judged)}
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
+    for path in out.all:
+        if path.exists() and path.samefile(file):
+            raise InputError(f"{file}: would be overwritten by what is made of it; name an --out")
     with Claim(out.all, settings, restart=restart, redo=True) as claim:
         if claim.complete:
             log.info("%s: is complete already, under the same settings", out.curve)
@@ -109,6 +116,7 @@ def best_of_n(
         ns = range(1, n + 1) if judged.ranks_all else sorted({1, n})
         curve = best_of_n_curve(pool.scores_PN, ns, values, seed=seed)
         found = _result(file, pool, curve, judged, best)
+        found["peak"] = _peaks(pool, curve, judged, values, seed)
         draw_curve(curve, _titles(pool.columns, judged), out.picture)
         write_json(out.curve, found)
         claim.finish(found)
@@ -137,7 +145,7 @@ def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tup
         def keep(row: dict[str, Any]) -> None:
             nonlocal kept
             kept += 1
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(encode_rows([row]).decode())
 
         pool = read_pool(rows(), columns, n, keep)
         ids.check((row.id, row.where) for row in reader.rows())
@@ -168,24 +176,46 @@ def _result(file: Path, pool: Pool, curve: Curve, judged: Judged, best: int) -> 
         "best_responses": best,
         "missing": pool.missing(n),
         "interval": "95 %, bootstrap over prompts",
-        "peak": {name: _peak(rows, name) for name in rows[0] if name not in ("n", "kl")},
         "curve": rows,
     }
     lost = found["missing"]
     if lost["scores"]:
         log.warning(
-            "%d of %d scores are missing and cannot be selected; %d prompts have none, %d have "
-            "fewer than n = %d and are left out there",
+            "%d of %d scores are missing and cannot be selected; %d prompts have none",
             lost["scores"], found["responses"], lost["prompts_without_score"],
-            lost[f"prompts_with_fewer_than_{n}"], n,
+        )  # fmt: skip
+    if fewer := lost[f"prompts_with_fewer_than_{n}"]:
+        log.warning(
+            "%d of %d prompts have fewer than n = %d responses with a score, and are left out of "
+            "the curve there: its points are over different prompts, its peak is of the others",
+            fewer, found["prompts"], n,
         )  # fmt: skip
     return found
 
 
-def _peak(rows: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
-    """The n of the highest mean: a gold that peaks before the end is over-optimized from there."""
-    known = [row for row in rows if row[name]["mean"] is not None]
-    if not known:
+def _peaks(
+    pool: Pool, curve: Curve, judged: Judged, values: dict[str, Any], seed: int
+) -> dict[str, dict[str, Any] | None]:
+    """Where each mean is highest: a gold that peaks before the end is over-optimized from there.
+
+    Over the prompts that have the largest n: were there others at a smaller n, prompts would be
+    compared, not sizes.
+    """
+    scores_PN, n = pool.scores_PN, int(curve.n_S[-1])
+    known_PN = np.isfinite(np.stack([scores_PN, *values.values()])).all(axis=0)
+    whole_P = known_PN.sum(axis=1) >= n
+    if not whole_P.all() and whole_P.any():
+        those = {name: value_PN[whole_P] for name, value_PN in values.items()}
+        curve = best_of_n_curve(scores_PN[whole_P], curve.n_S.tolist(), those, seed=seed)
+    named = {} if judged.points else {"proxy": curve.proxy}  # points of a tournament have no mean
+    return {name: _peak(curve, series) for name, series in {**named, **curve.values}.items()}
+
+
+def _peak(curve: Curve, series: Series) -> dict[str, Any] | None:
+    if not np.isfinite(series.mean_S).any():
         return None
-    top = max(known, key=lambda row: row[name]["mean"])
-    return {"n": top["n"], "kl": top["kl"], "mean": top[name]["mean"]}
+    top = int(np.nanargmax(series.mean_S))
+    point = series.point(top)
+    point |= {"n": int(curve.n_S[top]), "kl": float(curve.kl_S[top])}
+    high = series.high_S[-1]
+    return {**point, "over_optimized": bool(np.isfinite(high) and point["mean"] > high)}

@@ -18,6 +18,7 @@ from raft.prompt_sets import digest, load_all_prompts
 from raft.reward_spec import made_of, without_secrets
 from raft.rollout_store import RolloutStore
 from raft.row_json import json_columns
+from raft.row_parts import COMPARISONS
 from rollout.errors import InputError
 from rollout.rows import find_source
 from rollout.seeds import derive_seed
@@ -32,6 +33,10 @@ _NOT_KEPT = {
     "responses", "response", "messages", "chosen", "rejected", "scores", "gold_scores", "score",
     "finish_reasons", "policy_version", "seeds", "prompt_token_ids", "token_ids",
 }  # fmt: skip
+# where rows hold answers already, what is told of these
+_ANSWERS = {"responses", "response", "chosen", "messages"}
+_OF_ANSWERS = {COMPARISONS, "ranking", "best", "tournament", "sample", "of"}
+_SCORES = ("scores", "_score")
 # of the policy's section: what changes no sample
 _ONLY_SPEED = {"gpu_memory", "tensor_parallel"}
 
@@ -148,5 +153,9 @@ def _plain(prompt: Prompt) -> Prompt:
 
 
 def _kept(prompts: Sequence[Prompt]) -> list[str]:
+    """The columns that say something of a prompt, and nothing of answers that it had before."""
     names = dict.fromkeys(name for prompt in prompts for name in prompt.fields)
-    return [name for name in names if name not in _NOT_KEPT and name != "prompt"]
+    dropped = {"prompt", *_NOT_KEPT}
+    if _ANSWERS.intersection(names):
+        dropped |= {name for name in names if name in _OF_ANSWERS or name.endswith(_SCORES)}
+    return [name for name in names if name not in dropped]

@@ -14,6 +14,7 @@ from typing import Any
 
 from raft.file_job import run_job
 from raft.rank_file import Tournament
+from raft.row_parts import COMPARISONS
 from raft.row_reader import RowReader
 from raft.score_file import scores_of
 from raft.score_rows import ScoreRow
@@ -26,6 +27,8 @@ __all__ = ["WINS", "Selection", "judge_pool"]
 
 WINS = "win_scores"
 _REFERENCE = "reference"
+# of a ranking among all of a row's responses: null where fewer compete
+_OF_ALL = {COMPARISONS, "ranking", "best", "tournament"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ def judge_pool(
     """Write `path`: the first `n` responses of each row of `file` (default: all but the last).
 
     To each are added `win_scores`, P(response beats the reference), `reference`, the text that it
-    is compared with, and, by a tournament, `scores`. It goes on where it was stopped.
+    is compared with, and, by a tournament, `scores` and `comparisons`. It goes on where it was
+    stopped, unless the pool has changed.
 
     Returns the summary of `raft.file_job.run_job` with what the comparisons came to.
 
@@ -74,8 +78,13 @@ def judge_pool(
         "tournament": asdict(selection.tournament) if selection.tournament else None,
         "n": n,
     }
+    if path.exists() and file.exists() and path.samefile(file):
+        raise InputError(f"{file}: would be overwritten by its judged rows; name another --out")
     reader = RowReader(str(file), form="responses")
-    return run_job(reader, _Judging(selection, n), path, settings, restart=restart)
+    # lists of a finished row are cut, so that nothing in it tells whether the pool is another one
+    return run_job(
+        reader, _Judging(selection, n), path, settings, free=("scorer.non_finite",), restart=restart
+    )
 
 
 class _Judging:
@@ -97,8 +106,8 @@ class _Judging:
             )
         # what is added, and the lists that are cut to those who compete
         cut = _per_response(row) & row.columns.keys()
-        scores = {"scores"} if self._selection.tournament is not None else set()
-        return sorted({*cut, *scores, "id", WINS, _REFERENCE})
+        own = {"scores", COMPARISONS} if self._selection.tournament is not None else set()
+        return sorted({*cut, *own, *_OF_ALL.intersection(row.columns), "id", WINS, _REFERENCE})
 
     def prepare(self) -> None:
         self._judge = self._selection.build()
@@ -107,12 +116,17 @@ class _Judging:
         assert self._judge is not None, "prepare comes first"
         fields = [_competing(row.groups[0], self._n) for row in rows]
         won = scores_of(self._judge, [_against_last(*field) for field in fields])
-        points: list[list[float | None] | None] = [None] * len(rows)
+        standings: list[dict[str, Any]] = [{} for _ in rows]
         if self._selection.tournament is not None:
-            points = [*scores_of(self._judge, [group for group, _ in fields])]
+            points = scores_of(self._judge, [group for group, _ in fields])
+            compared = self._judge.comparisons()
+            standings = [
+                {"scores": one, COMPARISONS: compared.get(group.prompt.id, [])}
+                for one, (group, _) in zip(points, fields, strict=True)
+            ]
         return [
-            _judged(row, *field, wins, one)
-            for row, field, wins, one in zip(rows, fields, won, points, strict=True)
+            _judged(row, *field, wins, standing)
+            for row, field, wins, standing in zip(rows, fields, won, standings, strict=True)
         ]
 
     def count(self, row: ScoreRow, finished: dict[str, Any]) -> None:
@@ -143,7 +157,7 @@ def _judged(
     group: Group,
     reference: str,
     wins: list[float | None],
-    points: list[float | None] | None,
+    standing: dict[str, Any],
 ) -> dict[str, Any]:
     count, all_of_them = len(group.completions), row.conversations
     lists = {
@@ -151,8 +165,9 @@ def _judged(
         for name, values in row.columns.items()
         if isinstance(values, list) and len(values) == all_of_them and name in _per_response(row)
     }
-    scores = {} if points is None else {"scores": points}
-    return {"id": row.id, **row.columns, **lists, **scores, WINS: wins, _REFERENCE: reference}
+    unknown = dict.fromkeys(name for name in row.columns if name in _OF_ALL)
+    added = {**standing, WINS: wins, _REFERENCE: reference}
+    return {"id": row.id, **row.columns, **lists, **unknown, **added}
 
 
 def _per_response(row: ScoreRow) -> set[str]:

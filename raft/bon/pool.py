@@ -117,12 +117,15 @@ def _best_row(row: dict[str, Any], best: int, columns: Columns, n: int | None) -
     own = {
         key: value
         for key, value in row.items()
-        if key not in _BESIDE and key not in _REST and key != "responses" and "scores" not in key
+        if not (key in _BESIDE or key in _REST or key in ("responses", columns.by, columns.gold))
+        and "scores" not in key
     }
     scores = {
         key.removesuffix("s"): _number(values[best])
         for key, values in row.items()
-        if key.endswith("scores") and isinstance(values, list) and len(values) == len(texts)
+        if (key.endswith("scores") or key in (columns.by, columns.gold))
+        and isinstance(values, list)
+        and len(values) == len(texts)
     }
     # the score that selects goes by its name in a run's selected.jsonl
     scores = {"score": scores[columns.by.removesuffix("s")], **scores}

@@ -25,11 +25,11 @@ def as_table(found: dict[str, Any]) -> str:
         for line in (head, *body)
     ]
     peak = found["peak"].get("gold")
-    high = curve[-1].get("gold", {}).get("high")
-    if peak is not None and high is not None and peak["mean"] > high:
+    if peak is not None and peak["over_optimized"]:
+        among = "" if peak["prompts"] == found["prompts"] else f" of {peak['prompts']} prompts"
         lines.append(
-            f"{called['gold']} is highest at n = {peak['n']} ({peak['mean']:.4g}), above the "
-            f"interval at n = {found['n']}: over-optimized"
+            f"{called['gold']}{among} is highest at n = {peak['n']} ({peak['mean']:.4g}), above "
+            f"the interval at n = {found['n']}: over-optimized"
         )
     return "\n".join(lines)
 

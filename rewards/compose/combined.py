@@ -116,11 +116,11 @@ class CombinedReward:
         found = [report for report in reports if report is not None]
         return functools.reduce(operator.add, found) if found else None
 
-    def take_comparisons(self) -> dict[str, list[list[int | float]]]:
-        """What its judge compared since the last call, as `JudgeReward.take_comparisons`; nothing
-        where several judges did, whose comparisons would be taken for one's."""
-        takes = [getattr(member.reward, "take_comparisons", None) for member in self.members]
-        found = [take() for take in takes if take is not None]
+    def comparisons(self) -> dict[str, list[list[int | float]]]:
+        """What its judge compared, as `JudgeReward.comparisons`; nothing where several judges did,
+        whose comparisons would be taken for one's."""
+        asked = [getattr(member.reward, "comparisons", None) for member in self.members]
+        found = [made for ask in asked if ask is not None and (made := ask())]
         return found[0] if len(found) == 1 else {}
 
     def describe(self) -> dict[str, Any]:

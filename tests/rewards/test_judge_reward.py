@@ -10,6 +10,7 @@ import pytest
 import tiny_judges as tiny
 
 from rewards import JudgeReward, RewardError, build_reward, load_judge
+from rewards.compose.combined import CombinedReward
 from rewards.judge_reward import REFERENCE_FIELD
 from rewards.tournament import METHODS
 from rewards.types import Reward
@@ -190,6 +191,27 @@ def test_taking_the_report_begins_another():
     reward = JudgeReward(Planted())
     reward.score_groups([tiny.group("p", numbers(1, 2, 3))])
     assert reward.take_report().comparisons == 2 and reward.report().comparisons == 0
+
+
+def test_comparisons_are_those_of_the_last_call():
+    judge = Planted()
+    reward = JudgeReward(judge, tournament="round_robin")
+    reward.score_groups([tiny.group("earlier", numbers(1, 2))])
+    # equal texts are one entrant, which the first of them stands for
+    groups = [tiny.group("p", numbers(3, 1, 3)), tiny.group("q", numbers(5, 5))]
+    reward.score_groups(groups)
+    found = reward.comparisons()
+    chance = judge.compare([tiny.compared("what?", "response 3", "response 1")])[0]
+    assert found.keys() == {"p", "q"} and found["q"] == []
+    assert found["p"] == [[0, 1, pytest.approx(chance)]]
+    # of a combination, where one judge compared; beside it a combination that asks none
+    scalar = CombinedReward([build_reward(kind="function", function="length")])
+    both = CombinedReward([reward, scalar], names=["judge", "scalar"])
+    both.score_groups(groups)
+    assert both.comparisons() == found and scalar.comparisons() == {}
+    two = CombinedReward([reward, JudgeReward(Planted())], names=["one", "other"])
+    two.score_groups(groups)
+    assert two.comparisons() == {}
 
 
 def test_a_missing_duel_is_missing_alone():

@@ -19,7 +19,7 @@ from rewards.batching import Fitting, packed_fitting, padded_fitting
 from rewards.cpu_linear import use_onednn
 from rewards.prefix_tree import grow, new_tokens, reading_order
 
-__all__ = ["Backbone", "Layout"]
+__all__ = ["Backbone", "Layout", "told_by_mask"]
 
 log = logging.getLogger("rewards")
 
@@ -115,8 +115,6 @@ class Backbone:
             return f"{type(self.model).__name__} has an attention of its own"
         if self._alone:
             return "rotary embeddings that depend on the batch take one row at a time"
-        if getattr(self.model.config.get_text_config(), "attention_chunk_size", None):
-            return "attention in chunks is told by a mask"
         rows, positions = _probe(self.model.get_input_embeddings().num_embeddings)
         with torch.inference_mode():
             expected = self._padded(rows, positions)
@@ -128,15 +126,28 @@ class Backbone:
             except (RuntimeError, TypeError, ValueError) as error:
                 self.model.set_attn_implementation(own)
                 return f"{type(self.model).__name__} cannot run them ({_line(error)})"
-        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        if window and not packed_attention.heard_a_window():
+        if (reason := told_by_mask(self.model.config)) is not None:
             self.model.set_attn_implementation(own)
-            return f"a window of {window} tokens is told by a mask"
+            return reason
         apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
         if not apart <= _TOLERANCE.get(self.dtype, 1e-4):
             self.model.set_attn_implementation(own)
             return f"packed rows gave states {apart:.1e} away from padded ones"
         return None
+
+
+def told_by_mask(config: Any) -> str | None:
+    """Why the packed rows that were just computed lack a part of the attention, if they do.
+
+    Rows to try packing on are shorter than a window or chunk, and cannot show it.
+    """
+    text = config.get_text_config()
+    if getattr(text, "attention_chunk_size", None):
+        return "attention in chunks is told by a mask"
+    window = getattr(text, "sliding_window", None)
+    if window and not packed_attention.heard_a_window():
+        return f"a window of {window} tokens is told by a mask"
+    return None
 
 
 def _rotation(config: Any) -> str | None:

@@ -112,6 +112,12 @@ def test_answers_may_stand_in_the_file_of_questions(tmp_path, capsys):
     assert report(capsys, bare, "--questions", known, "--tolerance", "1")["right"] == 2
 
 
+def test_rows_whose_id_is_null_are_questions_of_their_own(tmp_path, capsys):
+    rows = [{"id": None, "responses": ["1", "2"], "answer": number} for number in (1, 2, 3)]
+    found = report(capsys, write(tmp_path / "null.jsonl", *rows))
+    assert (found["questions"], found["right"]) == (3, 2)
+
+
 def test_files_and_intervals(tmp_path, capsys):
     rows = [{"responses": ["1", "2"], "answer": number % 3} for number in range(60)]
     out = tmp_path / "out"

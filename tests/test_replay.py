@@ -163,6 +163,41 @@ def test_a_subset_is_filtered_as_its_texts_would_be(filters):
         np.testing.assert_array_equal(found_QK, wanted_QK)
 
 
+@pytest.mark.parametrize("strategy", ["best_of_k", "top_m"])
+def test_a_lowest_score_of_0_is_a_filter(tmp_path, capsys, strategy):
+    rows = sample_rows(12, 6)
+    for row in rows:  # half of them below 0, of some prompts all
+        row["scores"] = [None if s is None else s - 2.0 for s in row["scores"]]
+    rows[0]["scores"] = [-1.0] * 6
+    file = write(tmp_path / "r.jsonl", rows)
+    arguments = {"m": 2} if strategy == "top_m" else {}
+    label = f"{strategy} m=2" if arguments else strategy
+    options = ["--strategy", label.replace(" ", ":"), "--filter", "min_score=0"]
+    assert main(["replay", "--quiet", file, *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["filters"] == {"min_score": 0.0}
+    for k in (2, 4, 6):
+        every = [
+            len(chosen(tmp_path, [part_of(row, part)], strategy, arguments, {"min_score": 0.0}))
+            for row in rows
+            for part in combinations(range(6), k)
+        ]
+        wanted = sum(every) / len(list(combinations(range(6), k)))
+        # 20 subsets of 12 prompts know it to about a row; without the filter it is 5 rows more
+        assert one(report, label, k)["rows"] == pytest.approx(wanted, abs=1.2)
+    assert main(["replay", "--quiet", file, *options]) == 0
+    assert "Filters: min_score=0.0." in capsys.readouterr().out
+
+
+def test_filters_that_let_everything_pass_are_not_named(tmp_path, capsys):
+    file = write(tmp_path / "r.jsonl", sample_rows(3, 4))
+    bare = ["min_chars=0", "unique=false", "allow_truncated=true", "max_chars=null"]
+    assert main(["replay", "--quiet", file, "--filter", *bare]) == 0
+    assert "Filters" not in capsys.readouterr().out
+    assert main(["replay", "--quiet", file, "--filter", "allow_truncated=false"]) == 0
+    assert "Filters: allow_truncated=False." in capsys.readouterr().out
+
+
 def test_subsets_are_nested_in_order_and_evenly_drawn():
     rows = [*sample_rows(400, 5), part_of(sample_rows(1, 5)[0], [0, 1])]
     pool = read_pool(rows, Scoring(), NO_FILTERS)
@@ -248,6 +283,20 @@ def test_a_prompt_of_every_iteration_is_one_prompt(tmp_path):
     alone = of_one["values"]["reward"]
     width = alone["high"] - alone["low"]
     assert of_all["high"] - of_all["low"] == pytest.approx(width, rel=0.05)
+
+
+def test_prompts_whose_id_is_null_are_prompts_of_their_own(tmp_path, capsys):
+    rows = [{**row, "id": None} for row in sample_rows(20, 4)]
+    found = []
+    for name, of in (("null", rows), ("none", [{**row} for row in rows])):
+        if name == "none":
+            for row in of:
+                del row["id"]
+        assert main(["replay", "--quiet", write(tmp_path / f"{name}.jsonl", of), "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["results"])
+    assert found[0] == found[1]
+    # resampling prompts makes an interval where there is more than one
+    assert one({"results": found[0]}, "best_of_k", 4)["values"]["reward"]["low"] is not None
 
 
 def test_iterations_that_store_other_numbers_of_samples(run, capsys):
@@ -347,6 +396,25 @@ def test_missing_comparisons_are_counted_and_their_prompts_left_out(tmp_path, ca
     }  # fmt: skip
     assert main(arguments) == 0
     assert "10 of 20 tournaments have no winner; 40 of 120" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_comparisons_of_a_parquet_file_are_read(tmp_path, capsys, whole):
+    # a column of lists has one type of number: its indices are 0.0 and 1.0
+    datasets = pytest.importorskip("datasets")
+    rows = judged_rows(6, 4)
+    if not whole:
+        rows[0]["comparisons"][0][2] = None
+    reports = []
+    packed = str(tmp_path / "r.parquet")
+    datasets.Dataset.from_list(
+        [{**r, "comparisons": [[float(i), float(j), p] for i, j, p in r["comparisons"]]}
+         for r in rows]
+    ).to_parquet(packed)  # fmt: skip
+    for file in (write(tmp_path / "r.jsonl", rows), packed):
+        assert main(["replay", "--quiet", file, "--tournament", "knockout", "--json"]) == 0
+        reports.append(json.loads(capsys.readouterr().out)["results"])
+    assert reports[0] == reports[1]
 
 
 def test_equal_texts_are_one_entrant():
@@ -508,6 +576,10 @@ def test_pools_of_unequal_size_leave_short_prompts_out_by_number(tmp_path, capsy
         (["--strategy", "top_m:m"], "'m' is no key=value"),
         (["--strategy", "top_m:m=9"], "m: 9 is more than the 4 samples"),
         (["--strategy", ""], "an empty name"),
+        (["--strategy", "top_m:k=2"], "no selector has an argument 'k'"),
+        (["--strategy", "top_m:m=2:strategy=x"], "no selector has an argument 'strategy'"),
+        (["--tournament", "knockout:n=2"], "knockout has no setting 'n'"),
+        (["--tournament", "swiss:method=x"], "swiss has no setting 'method'"),
         (["--k", "64"], "stores 4 samples of a prompt"),
         (["--k", "2,x"], "write whole numbers"),
         (["--iteration", "9"], "it has those of iterations 1, 2, 3"),
@@ -538,6 +610,8 @@ def test_wrong_arguments_are_refused_in_one_line(finished, capsys, arguments, sa
         ('{"responses": ["a"], "scores": ["x"]}\n', "score 0 is a string"),
         ('{"responses": [1], "scores": [1]}\n', "responses[0] is a number"),
         ('{"responses": ["a"], "scores": [1], "comparisons": [[0, 0, 1]]}\n', "'comparisons'"),
+        ('{"responses": ["a", "b"], "scores": [1, 2], "comparisons": [[0.5, 1, 1]]}\n', "'compar"),
+        ('{"responses": ["a", "b"], "scores": [1, 2], "comparisons": [[true, 0, 1]]}\n', "'compar"),
         ("[]\n", "r.jsonl:1: holds a list"),
         ('{"a": \n', "r.jsonl:1: not valid JSON"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ from raft.progress import Progress
 from raft.replay.diversity import measure
 from raft.replay.kept import DIVERSITY_DRAWS, Kept, keep, keep_own
 from raft.replay.outcome import outcomes
+from raft.replay.points import methods_behind, tried
 from raft.replay.pool import Pool, read_pool, value_name
-from raft.replay.rules import Rule, Scoring, sweep
+from raft.replay.rules import Rule, Scoring, filters_at_work
 from raft.replay.source import Part, Source
 from raft.row_parts import COMPARISONS
 from rewards.evaluation.bootstrap import RESAMPLES
@@ -31,7 +31,8 @@ class Plan:
 
     Args:
         filters: whole, as `raft.replay.rules.parse_filters` makes them.
-        ks: by default powers of two up to what is stored, and that.
+        ks: by default powers of two up to what is stored, and that; fewer where points of a
+            tournament select (`raft.replay.points`).
         rules: by default the run's own selector, best of K for a file.
         draws: random subsets that rules without a closed form are means of.
         resamples: of prompts, for intervals.
@@ -80,7 +81,7 @@ def replay(source: Source, plan: Plan) -> dict[str, Any]:
             "weights": plan.scoring.weights,
             "length_penalty": asdict(plan.scoring.penalty) if plan.scoring.penalty else None,
         },
-        "filters": {k: v for k, v in plan.filters.items() if v not in (None, False, 0)},
+        "filters": filters_at_work(plan.filters),
         "unselectable": dict(unselectable),
         "draws": plan.draws,
         "diversity_draws": DIVERSITY_DRAWS,
@@ -128,7 +129,7 @@ def _read(source: Source, part: Part, plan: Plan, rules: Sequence[Rule]) -> Pool
 
 def _keep(source: Source, part: Part, pool: Pool, plan: Plan, rules: Sequence[Rule]) -> list[Kept]:
     """The run's own selection first, where there is one; then every rule at every K."""
-    pairs = _pairs(rules, plan.ks or sweep(pool.samples), pool.samples, source, part)
+    pairs = _pairs(source, part, pool.samples, plan, rules)
     kept = keep(pool, pairs, plan.filters, draws=plan.draws, seed=plan.seed)
     if source.own is not None:
         kept.insert(0, keep_own(pool, source.own.strategy, source.own.arguments))
@@ -142,27 +143,40 @@ def _keep(source: Source, part: Part, pool: Pool, plan: Plan, rules: Sequence[Ru
 
 
 def _pairs(
-    rules: Sequence[Rule], ks: Sequence[int], stored: int, source: Source, part: Part
+    source: Source, part: Part, stored: int, plan: Plan, rules: Sequence[Rule]
 ) -> list[tuple[Rule, int]]:
     """The pairs that work; the others are noted, and refused where nothing of a rule is left."""
-    if max(ks) > stored:
+    if plan.ks is not None and max(plan.ks) > stored:
         raise InputError(
-            f"--k {max(ks)}: {part.path} stores {stored} samples of a prompt; choose K up to that"
+            f"--k {max(plan.ks)}: {part.path} stores {stored} samples of a prompt; choose K up to "
+            "that"
         )
-    unfit: dict[tuple[str, int], str] = {}
-    for rule, k in product(rules, ks):
+    judged = source.own.judged if source.own else {}
+    pairs: list[tuple[Rule, int]] = []
+    for rule in rules:
+        methods = methods_behind(rule, plan.scoring.weights, judged)
+        ks, said = tried(rule, methods, plan.ks, stored)
+        if said is not None:
+            source.note(said)
+        unfit = _unfit(rule, ks)
+        if len(unfit) == len(ks):
+            raise InputError(f"replay: {unfit[ks[-1]]}")
+        if unfit:
+            at = ", ".join(map(str, unfit))
+            source.note(f"{rule.label} is left out at K = {at}: too few samples for it")
+        pairs += [(rule, k) for k in ks if k not in unfit]
+    return pairs
+
+
+def _unfit(rule: Rule, ks: Sequence[int]) -> dict[int, str]:
+    """K -> why the rule cannot work with it."""
+    found: dict[int, str] = {}
+    for k in ks:
         try:
             rule.check(k)
         except InputError as error:
-            unfit[rule.label, k] = str(error)
-    for rule in rules:
-        left_out = [k for k in ks if (rule.label, k) in unfit]
-        if len(left_out) == len(ks):
-            raise InputError(f"replay: {unfit[rule.label, ks[-1]]}")
-        if left_out:
-            at = ", ".join(map(str, left_out))
-            source.note(f"{rule.label} is left out at K = {at}: too few samples for it")
-    return [(rule, k) for rule, k in product(rules, ks) if (rule.label, k) not in unfit]
+            found[k] = str(error)
+    return found
 
 
 def _same_as_selected(source: Source, part: Part, pool: Pool, own: Kept) -> bool | None:

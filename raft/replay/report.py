@@ -71,9 +71,7 @@ def _scored(report: Mapping[str, Any]) -> str:
 
 
 def _filtered(report: Mapping[str, Any]) -> str:
-    # what lets everything pass is no filter
-    given = {k: v for k, v in report["filters"].items() if (k, v) != ("allow_truncated", True)}
-    named = ", ".join(f"{name}={value}" for name, value in given.items())
+    named = ", ".join(f"{name}={value}" for name, value in report["filters"].items())
     took = ", ".join(f"{name} {count:,}" for name, count in report["unselectable"].items())
     said = [f"Filters: {named}."] if named else []
     return " ".join([*said, f"Not selectable: {took}."] if took else said)

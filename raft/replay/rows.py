@@ -15,7 +15,8 @@ _BESIDE = ("finish_reasons", "token_ids")
 
 
 def sample_row(row: Any, where: str, number: int) -> dict[str, Any]:
-    """The row itself, with an id (its number, where it has none) and a finish reason per response.
+    """The row itself, with an id (its number, where it has none or null) and a finish reason per
+    response.
 
     Raises InputError that begins with `where`.
     """
@@ -32,9 +33,12 @@ def sample_row(row: Any, where: str, number: int) -> dict[str, Any]:
     for name in _BESIDE:
         if row.get(name) is not None and not _is_list(row[name], len(responses)):
             raise InputError(f"{where}: {name!r} does not fit {len(responses)} responses")
-    _check_comparisons(row.get(COMPARISONS), len(responses), where)
     reasons = row.get("finish_reasons") or [None] * len(responses)
-    return {**row, "id": str(row.get("id", number)), "finish_reasons": reasons}
+    identity = number if row.get("id") is None else row["id"]
+    sound = {**row, "id": str(identity), "finish_reasons": reasons}
+    if row.get(COMPARISONS) is not None:
+        sound[COMPARISONS] = _comparisons(row[COMPARISONS], len(responses), where)
+    return sound
 
 
 def score_columns(row: dict[str, Any]) -> list[str]:
@@ -56,18 +60,21 @@ def check_scores(scores: Any, count: int, where: str) -> None:
             raise InputError(f"{where}: score {k} is {json_kind(score)}; write a number or null")
 
 
-def _check_comparisons(found: Any, count: int, where: str) -> None:
-    if found is None:
-        return
-    places = range(count)
+def _comparisons(found: Any, count: int, where: str) -> list[list[Any]]:
+    """With i and j as int: a column of Parquet has one type of number, and i is 0.0 there."""
     for one in found if isinstance(found, list) else [found]:
-        sound = _is_list(one, 3) and one[0] in places and one[1] in places and one[0] != one[1]
+        sound = _is_list(one, 3) and _is_place(one[0], count) and _is_place(one[1], count)
         known = sound and (one[2] is None or (is_finite_number(one[2]) and 0 <= one[2] <= 1))
-        if not known:
+        if not known or one[0] == one[1]:
             raise InputError(
                 f"{where}: {COMPARISONS!r} must be [[i, j, P(i is better than j)], …] of its "
                 f"{count} responses, P from 0 to 1 or null"
             )
+    return [[int(i), int(j), probability] for i, j, probability in found]
+
+
+def _is_place(value: Any, count: int) -> bool:
+    return is_finite_number(value) and 0 <= value < count and value % 1 == 0
 
 
 def _is_list(value: Any, count: int) -> bool:

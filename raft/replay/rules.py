@@ -19,6 +19,7 @@ from raft.selection import check_strategy
 from rewards.compose.length_penalty import LengthPenalty, build_length_penalty
 from rewards.compose.settings import finite_number
 from rewards.tournament import cost
+from rewards.tournament.methods import check_settings
 from rollout.errors import InputError
 from rollout.types import Completion
 
@@ -26,6 +27,7 @@ __all__ = [
     "REWARD",
     "Rule",
     "Scoring",
+    "filters_at_work",
     "parse_filters",
     "parse_penalty",
     "parse_rules",
@@ -157,8 +159,20 @@ def parse_filters(words: Sequence[str] | None, own: Mapping[str, Any]) -> dict[s
         raise InputError(f"--filter {at}: {message}" if at else f"--filter: {message}") from error
 
 
+def filters_at_work(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are not as a config without filters has them."""
+    without = SelectConfig().filters()
+    return {name: value for name, value in filters.items() if value != without[name]}
+
+
 def _rule(entry: str, flag: str) -> Rule:
     name, arguments = _name_and_arguments(entry, flag)
+    known = SelectConfig.model_fields.keys() - SelectConfig().filters().keys() - {"strategy"}
+    for one in (name for name in arguments if name not in known):
+        raise InputError(
+            f"{flag} {entry}: no selector has an argument {one!r}; "
+            f"there are {', '.join(sorted(known))}"
+        )
     try:
         # how many samples there are shows later
         check_strategy(name, 2**31, **arguments)
@@ -170,6 +184,8 @@ def _rule(entry: str, flag: str) -> Rule:
 def _tournament(entry: str, flag: str) -> Rule:
     name, settings = _name_and_arguments(entry, flag)
     try:
+        # as a mapping first: a setting may have the name of a parameter of `cost`
+        check_settings(name, {key: value for key, value in settings.items() if key != "budget"})
         cost(name, 2, **settings)
     except InputError as error:
         raise InputError(f"{flag} {entry}: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from raft.config import make_config
+from raft.config_schema import RunConfig
 from raft.judging import by_judge
 from raft.replay.rows import sample_row
 from rollout.errors import InputError
@@ -18,6 +19,8 @@ from rollout.rows import find_source, parse_json, read_rows
 __all__ = ["Own", "Part", "Source", "find_samples"]
 
 _ROLLOUTS = "rollouts.jsonl"
+# `rewards.judge_reward`'s, which a config need not name
+_DEFAULT_TOURNAMENT = "knockout"
 _MOST_NAMED = 3
 
 
@@ -52,12 +55,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """How the run itself selected. `judged` are columns whose mean says nothing: tournaments'."""
+    """How the run itself selected. `judged` are columns whose mean says nothing: those that
+    tournaments fill, by the methods named with them."""
 
     strategy: str
     arguments: dict[str, Any]
     filters: dict[str, Any]
-    judged: tuple[str, ...] = ()
+    judged: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -158,5 +162,17 @@ def _own(root: Path, notes: list[str]) -> tuple[Own | None, int | None]:
         notes.append(f"{path} cannot be read ({why}): no filter of the run is applied")
         return None, None
     rule = config.select
-    judged = by_judge(config.reward, config.gold, alone=False)
-    return Own(rule.strategy, rule.arguments(), rule.filters(), judged), config.iterations
+    own = Own(rule.strategy, rule.arguments(), rule.filters(), _judged(config))
+    return own, config.iterations
+
+
+def _judged(config: RunConfig) -> dict[str, list[str]]:
+    """Column -> the methods of the tournaments that fill it."""
+    sections = {"scores": config.reward, "gold_scores": config.gold}
+    found = {}
+    for column in by_judge(config.reward, config.gold, alone=False):
+        section = sections[column]
+        assert section is not None, "a judge fills the columns of its own section"
+        judges = [part for part in section.everything() if part.kind == "pairwise"]
+        found[column] = sorted({one.tournament or _DEFAULT_TOURNAMENT for one in judges})
+    return found

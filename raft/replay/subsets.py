@@ -56,7 +56,12 @@ def selectable(
     the pool is read, spread and repetition depend on the subset.
     """
     refused_QK = chosen.of(pool.refused_PN)
-    by_score = {key: filters[key] for key in BY_SCORE if filters.get(key) not in (None, False)}
+    # by identity: a lowest score of 0 is a filter, and equal to False
+    by_score = {
+        key: filters[key]
+        for key in BY_SCORE
+        if filters.get(key) is not None and filters[key] is not False
+    }
     unique = by_score.pop("unique", False)
     if by_score:
         blanks = [[""] * score_QK.shape[1]] * len(score_QK)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from rewards import packed_attention
+from rewards.backbone import told_by_mask
 from rewards.prefix_tree import Tree, grow
 
 __all__ = ["LaidOut", "Layout", "choose_layout", "last_states", "lay_out"]
@@ -131,6 +132,9 @@ def _try_packed(model: Any, backbone: Any, pad_id: int) -> str | None:
     if isinstance(found, str):
         model.set_attn_implementation(own)
         return f"{type(backbone).__name__} cannot run packed ones ({found})"
+    if (reason := told_by_mask(backbone.config)) is not None:
+        model.set_attn_implementation(own)
+        return reason
     apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not apart <= _TOLERANCE.get(parameter.dtype, 1e-4):
         model.set_attn_implementation(own)

@@ -124,6 +124,39 @@ def test_layouts_give_the_same_rewards_and_gradients(base: Path) -> None:
     assert apart(found["padded"][1], found["packed"][1]) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "layout"),
+    [
+        ("mistral", {"sliding_window": 32}, "packed"),
+        # what these tell by their mask alone: a window, chunks
+        ("phimoe", {"sliding_window": 64, "num_local_experts": 2}, "padded"),
+        ("llama4_text", {"attention_chunk_size": 32, "num_local_experts": 2}, "padded"),
+    ],
+)
+def test_rows_beyond_a_window_have_the_states_of_single_rows(
+    family: str, changes: dict[str, int], layout: Layout
+) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    from rewards.training.layout import choose_layout, last_states, lay_out
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        family, vocab_size=300, hidden_size=32, head_dim=16, num_hidden_layers=2,
+        intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, pad_token_id=0,
+        **changes,
+    )  # fmt: skip
+    model = AutoModel.from_config(config).eval()
+    draw = np.random.default_rng(0)
+    rows = [draw.integers(3, 300, size=size) for size in (200, 150, 20)]
+    with torch.no_grad():
+        single = [model(torch.tensor(row[None])).last_hidden_state[0, -1] for row in rows]
+        chosen = choose_layout(model, model, pad_id=0, wanted=None, why_padded=None)
+        found = last_states(model, lay_out(rows, chosen, 0, torch.device("cpu")))
+    torch.testing.assert_close(found, torch.stack(single), atol=1e-5, rtol=1e-4)
+    assert chosen == layout
+
+
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_rewards_are_read_at_each_rows_own_last_token(base: Path, layout: Layout) -> None:
     model, tokenizer = load_trainable(base, "classifier", QUICK)

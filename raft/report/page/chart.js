@@ -76,7 +76,9 @@ class Chart {
     let high = -Infinity;
     for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
     if (low > high) return [0, 1];
-    const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
+    // what differs by rounding alone is level
+    const level = high - low < 1e-9 * Math.max(Math.abs(low), Math.abs(high));
+    const room = (level ? 0 : (high - low) * 0.06) || Math.abs(high) * 0.1 || 1;
     return [low - room, high + room];
   }
 

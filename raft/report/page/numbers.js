@@ -23,14 +23,16 @@ function seconds(value) {
   return `${value >= 10 ? value.toFixed(0) : value.toFixed(2)} s`;
 }
 
-// round steps of 1, 2 or 5 times a power of ten that cover [low, high] in about `wanted` ticks
+// round steps of 1, 2 or 5 times a power of ten that cover [low, high] in about `wanted` ticks;
+// never many more, even where the steps are too small to be told apart at these values
 function ticks(low, high, wanted) {
   const raw = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((times) => times * power >= raw * 0.999);
   const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) {
-    found.push(Number((i * step).toPrecision(12)));
+  const first = Math.ceil(low / step - 1e-9);
+  for (let i = 0; i <= wanted + 1 && (first + i) * step <= high + step * 1e-9; i += 1) {
+    found.push(Number(((first + i) * step).toPrecision(12)));
   }
   return { step, values: found };
 }

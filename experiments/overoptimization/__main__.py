@@ -44,7 +44,8 @@ def main() -> None:
     (paths.root / "results.json").write_text(json.dumps(found, indent=1))
     draw(found, paths.root / "overoptimization.png")
     print(_best_of_n_table(found), _raft_table(found), sep="\n\n")
-    print(f"\n{sum(commands.seconds().values()) / 60:.0f} minutes; {paths.root}")
+    minutes = sum(commands.seconds().values()) / 60  # some of them ran side by side
+    print(f"\n{minutes:.0f} minutes of commands; {paths.root}")
 
 
 def _best_of_n_table(found: dict[str, Any]) -> str:

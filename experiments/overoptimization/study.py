@@ -33,7 +33,7 @@ PROXIES = ("bt", "mean", "min", "grm")
 
 @dataclass(frozen=True)
 class Size:
-    """Prompts and samples; the defaults take about an hour on two cores."""
+    """Prompts and samples; the defaults take an hour and a half on two cores."""
 
     train: int = 3200
     test: int = 500

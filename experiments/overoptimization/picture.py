@@ -37,7 +37,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
             _label(ax, way, flipped)
     _legend(figure)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
+    figure.savefig(out, dpi=115)
 
 
 def _draw_curve(ax: Any, points: list[dict[str, float]], color: str) -> None:

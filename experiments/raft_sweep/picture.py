@@ -34,7 +34,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
     )  # fmt: skip
     _label(axes[3], "RAFT beside best-of-n", "KL to the starting policy, nats")
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=130)
+    figure.savefig(out, dpi=115)
 
 
 def _curve(ax: Any, points: list[dict[str, float]], x: str, label: str, color: str) -> None:

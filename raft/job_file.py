@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from raft.files import full_disk_is_the_users, write_json
-from raft.output_settings import identity, lock_output, read_settings
+from raft.output_settings import differences, identity, lock_output, read_settings
 from raft.row_json import encode_rows
 from rollout.errors import InputError
 
@@ -141,9 +141,9 @@ class JobFile:
         stored = read_settings(self._settings_path)
         settings = stored.get("settings")
         if self._partial.exists() and self._partial.stat().st_size > 0:
-            changed = settings and _differences(settings, self._settings, free)
+            changed = settings and differences(settings, self._settings, free)
             self._refuse(changed, f"holds rows of an interrupted command ({self._partial.name})")
-            for one in _differences(settings, self._settings, ()):
+            for one in differences(settings, self._settings, ()):
                 log.info("%s: going on with finished rows, although %s", self.path, one)
             return False
         if not self.path.exists():
@@ -151,7 +151,7 @@ class JobFile:
         known = stored.get("file", [None])
         if known != identity(os.stat(self.path))[: len(known)]:  # it came from elsewhere
             settings = None
-        self._refuse(settings and _differences(settings, self._settings, ()), "is there already")
+        self._refuse(settings and differences(settings, self._settings, ()), "is there already")
         self.record = stored.get("record")
         return True
 
@@ -217,19 +217,3 @@ def _whole_row(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
-
-
-def _differences(stored: Any, given: Any, free: Sequence[str], prefix: str = "") -> list[str]:
-    """Dotted keys on which the settings disagree, with both values where these are short."""
-    if prefix in free:
-        return []
-    if isinstance(stored, dict) and isinstance(given, dict):
-        below = [
-            _differences(stored.get(k), given.get(k), free, f"{prefix}.{k}".lstrip("."))
-            for k in sorted({*stored, *given})
-        ]
-        return [one for some in below for one in some]
-    if stored == given:
-        return []
-    values = f"{stored!r} → {given!r}"
-    return [f"{prefix} {values}" if len(values) <= 60 else prefix]

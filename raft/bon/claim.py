@@ -8,13 +8,13 @@ process works.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from raft.files import full_disk_is_the_users, write_json
-from raft.output_settings import identity, lock_output, read_settings
+from raft.output_settings import differences, identity, lock_output, read_settings
 from rollout.errors import InputError
 
 __all__ = ["Claim"]
@@ -102,7 +102,7 @@ class Claim:
                     f"{file}: is there already, and nothing tells how it was made; use --restart "
                     "to make it anew, or another --out"
                 )
-        changed = _differences(stored.get("settings"), self._settings)
+        changed = differences(stored.get("settings") or {}, self._settings)
         if changed and (there or begun) and not redo:
             what = "is there already" if there else "was begun by an interrupted command"
             raise InputError(
@@ -136,22 +136,3 @@ class Claim:
             self._path.unlink(missing_ok=True)
         self._lock_path.unlink(missing_ok=True)
         self._lock.close()
-
-
-def _differences(stored: Any, given: Any) -> list[str]:
-    """Dotted keys on which two settings disagree, with the values where these are short."""
-    before, now = dict(_flat(stored)), dict(_flat(given))
-    found = []
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key):
-            values = f"{before.get(key)!r} → {now.get(key)!r}"
-            found.append(f"{key} {values}" if len(values) <= 60 else key)
-    return found
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}".lstrip("."))
-    else:
-        yield prefix, value

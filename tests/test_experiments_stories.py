@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from experiments.overoptimization.study import MEMBERS, Paths
 from experiments.stories.commands import Commands
 from experiments.stories.gold import gold
 from experiments.stories.labels import label
+from experiments.tournament.study import gaps
 from experiments.tournament.study import measure as tournament_rows
 
 
@@ -71,6 +73,17 @@ def test_ensembles_are_scaled_before_they_are_reduced(tmp_path: Path) -> None:
         assert [point.at for point in points] == [1, 2, 3, 4]
 
 
+def _knockout_by_gold(root: Path, rows: list[dict[str, Any]], size: int) -> None:
+    ranked = []
+    for row in rows:
+        for start in range(0, 64, size):
+            group = row["gold_scores"][start : start + size]
+            best = int(np.argmax(group))
+            ranked.append({"id": f"{row['id']}/{start}", "gold_scores": group, "best": best})
+    text = "".join(json.dumps(r) + "\n" for r in ranked)
+    (root / f"knockout_{size}.jsonl").write_text(text)
+
+
 def test_tournament_winners_and_the_scalar_are_compared_on_the_same_pool(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     rng = np.random.default_rng(1)
@@ -81,19 +94,19 @@ def test_tournament_winners_and_the_scalar_are_compared_on_the_same_pool(tmp_pat
     ]  # fmt: skip
     for column in ("gold", "bt_0_000"):
         paths.pool(column).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ranked = []
-    for row in rows:
-        for start in range(0, 64, 4):
-            group = row["gold_scores"][start : start + 4]
-            best = int(np.argmax(group))
-            ranked.append({"id": f"{row['id']}/{start}", "gold_scores": group, "best": best})
-    (tmp_path / "knockout_4.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ranked))
+    _knockout_by_gold(tmp_path, rows, 4)
     found = {(row.way, row.entrants): row for row in tournament_rows(paths, tmp_path)}
     judge, scalar = found["judge, knockout", 4], found["scalar, best of n", 4]
     assert judge.passes == 6 and scalar.passes == 4
     # both choose by gold itself; disjoint groups of four estimate what all subsets say
     assert judge.gold == pytest.approx(scalar.gold, abs=4 * judge.half)
     assert found["scalar, best of n", 6].gold > scalar.gold
+    for size in (2, 8, 16):  # knockouts of others, which chose by gold too
+        _knockout_by_gold(tmp_path, rows, size)
+    by = {(gap.entrants, gap.equal): gap for gap in gaps(paths, tmp_path)}
+    same, more = by[4, "responses"], by[4, "passes"]
+    assert same.gold == pytest.approx(scalar.gold - judge.gold) and abs(same.gold) < 4 * same.half
+    assert more.gold == pytest.approx(found["scalar, best of n", 6].gold - judge.gold)
 
 
 def test_a_command_runs_once_and_its_failure_is_told(tmp_path: Path) -> None:

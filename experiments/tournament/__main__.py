@@ -1,4 +1,4 @@
-"""python -m experiments.tournament [--out FOLDER]: the tournaments and their table."""
+"""python -m experiments.tournament [--out FOLDER]: the tournaments, their table and figure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from experiments.bench.table import table
 from experiments.overoptimization.study import Paths, Size, draw_pool, make_pairs, train
 from experiments.stories.commands import Commands
-from experiments.tournament.study import judge, measure, train_judge
+from experiments.tournament.picture import draw
+from experiments.tournament.study import gaps, judge, measure, train_judge
 
 
 def main() -> None:
@@ -34,11 +35,19 @@ def main() -> None:
             "eval/accuracy"
         ],
     }
-    found = {"accuracy": accuracies, "rows": [asdict(row) for row in rows]}
+    apart = gaps(paths, root)
+    found = {
+        "accuracy": accuracies,
+        "rows": [asdict(row) for row in rows],
+        "scalar_less_knockout": [asdict(gap) for gap in apart],
+    }
     (root / "results.json").write_text(json.dumps(found, indent=1))
+    draw(rows, root / "tournament.png")
     print("accuracy on held-out pairs:", accuracies)
     cells = [[r.way, r.entrants, r.passes, f"{r.gold:.2f} ± {r.half:.2f}"] for r in rows]
     print(table(["chosen by", "responses", "passes", "gold"], cells))
+    cells = [[g.entrants, g.equal, f"{g.gold:+.3f} ± {g.half:.3f}"] for g in apart]
+    print(table(["knockout among", "scalar with as many", "scalar - knockout"], cells))
     print(f"{sum(commands.seconds().values()) / 60:.0f} minutes; {root}")
 
 

@@ -14,8 +14,9 @@ from experiments.overoptimization.study import Paths, policy
 from experiments.stories.commands import Commands
 from experiments.tournament.backbone import make_backbone
 from raft.bon.estimate import expected_best_of_n
+from raft.stats import mean_ci95
 
-__all__ = ["SIZES", "Row", "judge", "measure", "train_judge"]
+__all__ = ["SIZES", "Gap", "Row", "gaps", "judge", "measure", "train_judge"]
 
 _CONFIG = Path(__file__).parent / "pairwise.yaml"
 SIZES = (2, 4, 8, 16)
@@ -30,6 +31,16 @@ class Row:
     way: str
     entrants: int
     passes: int
+    gold: float
+    half: float
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Gold by the scalar reward less gold by a knockout among `entrants`, at as many `equal`."""
+
+    entrants: int
+    equal: str
     gold: float
     half: float
 
@@ -76,6 +87,19 @@ def measure(paths: Paths, root: Path) -> list[Row]:
     return found
 
 
+def gaps(paths: Paths, root: Path) -> list[Gap]:
+    """How much better the scalar reward chooses than each knockout, prompt by prompt: among as many
+    responses, and with as many forward passes."""
+    scores_PN, gold_PN = (_scores(paths, column) for column in (_SCALAR, "gold"))
+    found = []
+    for size in SIZES:
+        judged_P = _chosen_gold(root / f"knockout_{size}.jsonl")
+        for equal, among in (("responses", size), ("passes", 2 * (size - 1))):
+            scalar_P = expected_best_of_n(scores_PN, among, gold_PN)
+            found.append(Gap(size, equal, *mean_ci95(scalar_P - judged_P)))
+    return found
+
+
 def _groups(pool: Path, size: int) -> list[dict[str, Any]]:
     """Disjoint groups of a prompt's first samples."""
     rows = []
@@ -119,6 +143,4 @@ def _chosen_gold(ranked: Path) -> np.ndarray:
 
 
 def _row(way: str, entrants: int, passes: int, gold_P: np.ndarray) -> Row:
-    from raft.stats import mean_ci95
-
     return Row(way, entrants, passes, *mean_ci95(gold_P))

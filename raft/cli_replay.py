@@ -45,7 +45,11 @@ def _add_replay(command: Command) -> None:
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.epilog = _REPLAY
     made.add_argument("run", metavar="RUN|FILE", help="run folder, or rows with stored scores")
-    made.add_argument("--k", metavar="K,K", help="samples per prompt (default: powers of two)")
+    made.add_argument(
+        "--k",
+        metavar="K,K",
+        help="samples per prompt (default: powers of two; those that a tournament's points tell)",
+    )
     made.add_argument(
         "--strategy", metavar="S,S", help="selectors, NAME:key=value (default: the run's own)"
     )

@@ -115,13 +115,11 @@ class _Scoring:
             self._waiting.append(group.prompt.id)
         else:
             self._pool.submit(group, self._names)
-        self._store_all(self._pool.ready())
-        self._feed()
+        self._advance()
 
     def tend(self) -> None:
         """While nothing is drawn: the workers take what there is, if it is less than a batch."""
-        self._store_all(self._pool.ready())
-        self._feed()
+        self._advance()
         self._pool.start()
 
     def finish(self) -> None:
@@ -129,6 +127,10 @@ class _Scoring:
         while self._waiting or not self._pool.idle:
             self._store_all(self._pool.wait())
             self._feed()
+
+    def _advance(self) -> None:
+        self._store_all(self._pool.ready())
+        self._feed()
 
     def _feed(self) -> None:
         while self._waiting and self._pool.has_room:

@@ -22,14 +22,14 @@ from raft.score_rows import ScoreRow
 from rewards.types import RewardError
 from rollout.errors import InputError
 
-__all__ = ["FREE_SETTINGS", "Work", "refuse_columns", "run_job"]
+__all__ = ["Work", "refuse_columns", "run_job"]
 
 log = logging.getLogger("raft")
 
 # enough for full batches and for prefixes to be shared, little enough to lose to a kill
 CONVERSATIONS_AT_A_TIME = 512
 # rows that are finished are compared one by one, and how a failure is taken changes none of them
-FREE_SETTINGS = ("input.digest", "input.rows", "scorer.non_finite")
+_FREE_SETTINGS = ("input.digest", "input.rows", "scorer.non_finite")
 
 
 class Work(Protocol):
@@ -69,7 +69,7 @@ def run_job(
     settings: dict[str, Any],
     *,
     batch_rows: int | None = None,
-    free: Sequence[str] = FREE_SETTINGS,
+    free: Sequence[str] = _FREE_SETTINGS,
     restart: bool = False,
 ) -> dict[str, Any]:
     """Work on every row and write it to `path`, or to standard output; return the summary.

@@ -11,7 +11,7 @@ from typing import IO, Any
 from raft.files import read_json
 from rollout.errors import InputError
 
-__all__ = ["differences", "identity", "lock_output", "read_settings"]
+__all__ = ["differences", "identity", "lock_output", "read_settings", "refuse_input"]
 
 
 def lock_output(lock: IO[Any], output: Path) -> None:
@@ -27,6 +27,14 @@ def lock_output(lock: IO[Any], output: Path) -> None:
     if not (path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno()))):
         lock.close()
         raise InputError(taken)
+
+
+def refuse_input(output: Path, source: Path) -> None:
+    """Raises InputError where an output is the file that it is made of."""
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InputError(
+            f"{source}: would be overwritten by what is made of it; name another --out"
+        )
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rollout.types import Completion, Message
 __all__ = [
     "COMPARISONS",
     "NOT_FIELDS",
+    "RANKING",
     "answer",
     "answered",
     "completion",
@@ -27,6 +28,8 @@ Content = str | tuple[Message, ...]
 
 # what a tournament compared: [[i, j, P(response i is better than j)], …]
 COMPARISONS = "comparisons"
+# the columns of a ranking among all of a row's responses, its scores apart
+RANKING = frozenset({COMPARISONS, "ranking", "best", "tournament"})
 # form -> columns that are the row's own; all others are handed on to reward functions
 NOT_FIELDS: dict[str, tuple[str, ...]] = {
     "responses": ("id", "prompt", "responses"),

@@ -60,6 +60,21 @@ def write_pool(path: Path, prompts: int, responses: int, **columns: Any) -> list
     return lengths
 
 
+def interrupted_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ctrl-C in the judge's call of that number; returns how much each call asks, as it is made."""
+    asked: list[int] = []
+    whole = ByLength.verdicts
+
+    def verdicts(judge: ByLength, comparisons: Any, names: Any = None) -> Verdicts:
+        asked.append(len(comparisons))
+        if len(asked) == call:
+            raise KeyboardInterrupt
+        return whole(judge, comparisons)
+
+    monkeypatch.setattr(ByLength, "verdicts", verdicts)
+    return asked
+
+
 def bon(*arguments: str | Path) -> dict[str, Any]:
     assert main(["bon", "--quiet", *map(str, arguments)]) == 0
     return json.loads(Path("pool.bon.json").read_text())
@@ -124,16 +139,7 @@ def test_going_on_after_an_interruption(
     for path in [*home.glob("pool.*"), *home.glob(".pool*")]:
         if path.name != "pool.jsonl":
             path.unlink()
-    asked: list[int] = []
-    whole = ByLength.verdicts
-
-    def verdicts(judge: ByLength, comparisons: Any, names: Any = None) -> Verdicts:
-        asked.append(len(comparisons))
-        if len(asked) == 5:
-            raise KeyboardInterrupt
-        return whole(judge, comparisons)
-
-    monkeypatch.setattr(ByLength, "verdicts", verdicts)
+    asked = interrupted_at(5, monkeypatch)
     assert main(["bon", "pool.jsonl", "--judge", "judge.yaml", "--quiet"]) == 130
     asked.append(0)
     assert main(["bon", "pool.jsonl", "--judge", "judge.yaml", "--quiet"]) == 0
@@ -150,16 +156,7 @@ def test_another_pool_is_not_gone_on_with(
 
     monkeypatch.setattr(raft.file_job, "CONVERSATIONS_AT_A_TIME", 10)
     write_pool(home / "pool.jsonl", 6, 5)
-    whole = ByLength.verdicts
-    asked: list[int] = []
-
-    def verdicts(judge: ByLength, comparisons: Any, names: Any = None) -> Verdicts:
-        asked.append(len(comparisons))
-        if len(asked) == 5:
-            raise KeyboardInterrupt
-        return whole(judge, comparisons)
-
-    monkeypatch.setattr(ByLength, "verdicts", verdicts)
+    interrupted_at(5, monkeypatch)
     command = ["bon", "pool.jsonl", "--judge", "judge.yaml", "--quiet"]
     assert main(command) == 130
     text = (home / "pool.jsonl").read_text()

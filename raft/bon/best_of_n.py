@@ -15,7 +15,7 @@ from raft.bon.estimate import Curve, Series, best_of_n_curve
 from raft.bon.picture import draw_curve
 from raft.bon.pool import Columns, Pool, read_pool
 from raft.files import whole_file, write_json
-from raft.output_settings import identity
+from raft.output_settings import identity, refuse_input
 from raft.row_ids import RowIds
 from raft.row_json import encode_rows
 from raft.row_reader import RowReader
@@ -103,8 +103,7 @@ def best_of_n(
     settings |= {"judged": asdict(judged)}
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
     for path in out.all:
-        if path.exists() and path.samefile(file):
-            raise InputError(f"{file}: would be overwritten by what is made of it; name an --out")
+        refuse_input(path, file)
     with Claim(out.all, settings, restart=restart, redo=True) as claim:
         if claim.complete:
             log.info("%s: is complete already, under the same settings", out.curve)

@@ -18,7 +18,7 @@ from raft.prompt_sets import digest, load_all_prompts
 from raft.reward_spec import made_of, without_secrets
 from raft.rollout_store import RolloutStore
 from raft.row_json import json_columns
-from raft.row_parts import COMPARISONS
+from raft.row_parts import RANKING
 from rollout.errors import InputError
 from rollout.rows import find_source
 from rollout.seeds import derive_seed
@@ -35,7 +35,7 @@ _NOT_KEPT = {
 }  # fmt: skip
 # where rows hold answers already, what is told of these
 _ANSWERS = {"responses", "response", "chosen", "messages"}
-_OF_ANSWERS = {COMPARISONS, "ranking", "best", "tournament", "sample", "of"}
+_OF_ANSWERS = {*RANKING, "sample", "of"}
 _SCORES = ("scores", "_score")
 # of the policy's section: what changes no sample
 _ONLY_SPEED = {"gpu_memory", "tensor_parallel"}

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from raft.file_job import run_job
+from raft.output_settings import refuse_input
 from raft.rank_file import Tournament
-from raft.row_parts import COMPARISONS
+from raft.row_parts import COMPARISONS, RANKING
 from raft.row_reader import RowReader
 from raft.score_file import scores_of
 from raft.score_rows import ScoreRow
@@ -27,8 +28,6 @@ __all__ = ["WINS", "Selection", "judge_pool"]
 
 WINS = "win_scores"
 _REFERENCE = "reference"
-# of a ranking among all of a row's responses: null where fewer compete
-_OF_ALL = {COMPARISONS, "ranking", "best", "tournament"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,7 @@ def judge_pool(
         "tournament": asdict(selection.tournament) if selection.tournament else None,
         "n": n,
     }
-    if path.exists() and file.exists() and path.samefile(file):
-        raise InputError(f"{file}: would be overwritten by its judged rows; name another --out")
+    refuse_input(path, file)
     reader = RowReader(str(file), form="responses")
     # lists of a finished row are cut, so that nothing in it tells whether the pool is another one
     return run_job(
@@ -107,7 +105,7 @@ class _Judging:
         # what is added, and the lists that are cut to those who compete
         cut = _per_response(row) & row.columns.keys()
         own = {"scores", COMPARISONS} if self._selection.tournament is not None else set()
-        return sorted({*cut, *own, *_OF_ALL.intersection(row.columns), "id", WINS, _REFERENCE})
+        return sorted({*cut, *own, *RANKING.intersection(row.columns), "id", WINS, _REFERENCE})
 
     def prepare(self) -> None:
         self._judge = self._selection.build()
@@ -165,7 +163,8 @@ def _judged(
         for name, values in row.columns.items()
         if isinstance(values, list) and len(values) == all_of_them and name in _per_response(row)
     }
-    unknown = dict.fromkeys(name for name in row.columns if name in _OF_ALL)
+    # a ranking among all of them is none of those who compete
+    unknown = dict.fromkeys(RANKING.intersection(row.columns))
     added = {**standing, WINS: wins, _REFERENCE: reference}
     return {"id": row.id, **row.columns, **lists, **unknown, **added}
 

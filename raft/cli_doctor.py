@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rollout.errors import InputError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "doctor", "print_findings"]
 
-Command = Callable[[str, str, object], argparse.ArgumentParser]
+Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
 # an encoding that lacks the signs gets the words
 _SIGNS = {"ok": "✓", "note": "•", "wrong": "✗"}

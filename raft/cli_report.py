@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 __all__ = ["add"]
 
@@ -18,7 +19,7 @@ and response, but no token ids; scores to six digits; passwords in the config as
 by any browser from 2023 on. Damaged and missing parts of a run are named, and the rest is shown.
 """
 
-Command = Callable[[str, str, object], argparse.ArgumentParser]
+Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
 
 def add(command: Command) -> None:

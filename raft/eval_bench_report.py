@@ -10,7 +10,8 @@ from rewards.evaluation.rm_bench import STYLES
 
 __all__ = ["benchmark_sections"]
 
-Models = dict[str, dict[str, Any]]
+Model = dict[str, Any]
+Models = dict[str, Model]
 
 
 def benchmark_sections(models: Models) -> Iterator[str]:

@@ -6,6 +6,7 @@ Knows nothing of models or prompts: log-odds in, probabilities, margins and posi
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +15,7 @@ from rewards.types import RewardError
 
 __all__ = ["Verdicts"]
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,19 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.pair_sources import (
-    helpsteer,
-    named_sides,
-    nectar,
-    oasst,
-    ranked,
-    rated,
-    two_answers,
-    ultrafeedback,
-    unified_feedback,
-)
 from rewards.pair_sources.dialogue import is_hh
+from rewards.pair_sources.helpsteer import ASPECTS, helpsteer_pairs, helpsteer_rated, same_prompt
+from rewards.pair_sources.named_sides import alpaca_pairs, hh_pairs, message_pairs, text_pairs
+from rewards.pair_sources.nectar import nectar_pairs
+from rewards.pair_sources.oasst import flat_oasst_pairs, oasst_pairs, same_tree
+from rewards.pair_sources.ranked import ranked_row_pairs
+from rewards.pair_sources.rated import RatedOutcome, generic_rated
 from rewards.pair_sources.record import Options, Outcome, Record
+from rewards.pair_sources.two_answers import (
+    arena_pairs,
+    judgebench_pairs,
+    llmbar_pairs,
+    open_instruct_pairs,
+    summarize_pairs,
+    webgpt_pairs,
+)
+from rewards.pair_sources.ultrafeedback import ultrafeedback_pairs, ultrafeedback_rated
+from rewards.pair_sources.unified_feedback import unified_feedback_pairs
 from rollout.types import InputError
 
 __all__ = ["FORMATS", "Format", "find_format", "recognise"]
@@ -47,7 +52,7 @@ class Format:
     pairs: Callable[[Record, Options], list[Outcome]] | None = None
     pairs_of_many: Callable[[Sequence[Record], Options], list[Outcome]] | None = None
     key: Callable[[Record], str] | None = None
-    rated: Callable[[Record], list[rated.RatedOutcome]] | None = None
+    rated: Callable[[Record], list[RatedOutcome]] | None = None
     fits: Callable[[_Columns], bool] = lambda columns: True
     about: str = ""
 
@@ -66,78 +71,74 @@ def _is_hh(columns: _Columns) -> bool:
 FORMATS: dict[str, Format] = {
     "unified_feedback": Format(
         columns=("conv_A", "conv_B", "conv_A_rating", "conv_B_rating", "source"),
-        pairs=unified_feedback.unified_feedback_pairs,
+        pairs=unified_feedback_pairs,
     ),
-    "arena": Format(
-        columns=("conversation_a", "conversation_b", "winner"), pairs=two_answers.arena_pairs
-    ),
-    "summarize": Format(columns=("info", "summaries", "choice"), pairs=two_answers.summarize_pairs),
+    "arena": Format(columns=("conversation_a", "conversation_b", "winner"), pairs=arena_pairs),
+    "summarize": Format(columns=("info", "summaries", "choice"), pairs=summarize_pairs),
     "webgpt": Format(
         columns=("question", "answer_0", "answer_1", "score_0", "score_1"),
-        pairs=two_answers.webgpt_pairs,
+        pairs=webgpt_pairs,
     ),
     "ultrafeedback": Format(
         columns=("instruction", "completions"),
-        pairs=ultrafeedback.ultrafeedback_pairs,
-        rated=ultrafeedback.ultrafeedback_rated,
+        pairs=ultrafeedback_pairs,
+        rated=ultrafeedback_rated,
     ),
-    "nectar": Format(columns=("prompt", "answers"), pairs=nectar.nectar_pairs),
+    "nectar": Format(columns=("prompt", "answers"), pairs=nectar_pairs),
     "helpsteer": Format(
-        columns=("prompt", "response", *helpsteer.ASPECTS),
-        pairs_of_many=helpsteer.helpsteer_pairs,
-        key=helpsteer.same_prompt,
-        rated=helpsteer.helpsteer_rated,
+        columns=("prompt", "response", *ASPECTS),
+        pairs_of_many=helpsteer_pairs,
+        key=same_prompt,
+        rated=helpsteer_rated,
     ),
     "oasst": Format(
         columns=("message_tree_id", "prompt"),
-        pairs=oasst.oasst_pairs,
+        pairs=oasst_pairs,
         fits=lambda columns: isinstance(columns["prompt"], Mapping),
         about="prompt is a tree",
     ),
     "oasst_flat": Format(
         columns=("message_id", "parent_id", "text", "role", "message_tree_id"),
-        pairs_of_many=oasst.flat_oasst_pairs,
-        key=oasst.same_tree,
+        pairs_of_many=flat_oasst_pairs,
+        key=same_tree,
     ),
     "judgebench": Format(
         columns=("question", "response_A", "response_B", "label"),
-        pairs=two_answers.judgebench_pairs,
+        pairs=judgebench_pairs,
     ),
-    "llmbar": Format(
-        columns=("input", "output_1", "output_2", "label"), pairs=two_answers.llmbar_pairs
-    ),
+    "llmbar": Format(columns=("input", "output_1", "output_2", "label"), pairs=llmbar_pairs),
     "open_instruct": Format(
         columns=("prompt", "completion_a", "completion_b", "preference"),
-        pairs=two_answers.open_instruct_pairs,
+        pairs=open_instruct_pairs,
     ),
-    "alpaca": Format(columns=("instruction", "chosen", "rejected"), pairs=named_sides.alpaca_pairs),
+    "alpaca": Format(columns=("instruction", "chosen", "rejected"), pairs=alpaca_pairs),
     "messages": Format(
         columns=("chosen", "rejected"),
-        pairs=named_sides.message_pairs,
+        pairs=message_pairs,
         fits=_sides_are((list, tuple)),
         about="they are message lists",
     ),
     "hh": Format(
         columns=("chosen", "rejected"),
-        pairs=named_sides.hh_pairs,
+        pairs=hh_pairs,
         fits=_is_hh,
         about="they hold Human: and Assistant: turns",
     ),
     "pair": Format(
         columns=("prompt", "chosen", "rejected"),
-        pairs=named_sides.text_pairs,
+        pairs=text_pairs,
         fits=_sides_are(str),
         about="the sides are texts",
     ),
     "ranked": Format(
         columns=("prompt", "responses"),
-        pairs=ranked.ranked_row_pairs,
+        pairs=ranked_row_pairs,
         fits=lambda columns: "scores" in columns or "ranks" in columns,
         about="with scores or ranks",
     ),
     "rated": Format(
         columns=(),
-        rated=rated.generic_rated,
+        rated=generic_rated,
         fits=lambda columns: "messages" in columns or columns.keys() >= {"prompt", "response"},
         about="messages, or prompt and response, with labels",
     ),

@@ -15,7 +15,6 @@ import torch
 from rewards import load_reward
 from rewards.families import recognise
 from rewards.pairs import Pair
-from rewards.training.distil import distil_grm, fit_linear
 from rewards.training.example import Example
 from rewards.training.grm import GRM_READING, PUBLISHED_FULL, PUBLISHED_LORA, train_grm
 from rewards.training.grm_loss import dpo, grm_loss, sft, summed_log_probs
@@ -436,46 +435,3 @@ def test_a_model_that_scales_its_logits_otherwise_is_refused_unless_alpha_is_0(t
         train(folder, tmp_path / "grm")
     metrics = train(folder, tmp_path / "grm", settings=replace(HEAD, alpha=0.0), count=8)
     assert "eval/log_prob_accuracy" not in metrics
-
-
-# the distilled head
-
-
-def test_the_linear_head_equals_scikit_learn_s_logistic_regression():
-    from sklearn.linear_model import LogisticRegression
-
-    draw = np.random.default_rng(0)
-    truth = draw.normal(size=8)
-    sides = draw.normal(size=(400, 2, 8))
-    margins = (sides[:, 0] - sides[:, 1]) @ truth + draw.logistic(size=400)
-    flipped = margins < 0
-    sides[flipped] = sides[flipped][:, ::-1]
-    found = fit_linear(sides, [1e-2], seed=5)
-    rows = np.sort(np.random.default_rng(5).permutation(400)[80:])
-    x = sides[rows, 0] - sides[rows, 1]
-    # it wants two classes: every pair the other way round as well, which doubles the sum of losses
-    theirs = LogisticRegression(C=1 / (2e-2 * len(rows)), fit_intercept=False, tol=1e-10)
-    theirs.fit(np.concatenate([x, -x]), [1] * len(x) + [0] * len(x))
-    np.testing.assert_allclose(found.weight_H, theirs.coef_[0], atol=1e-4)
-    best = fit_linear(sides, [10.0, 1e-2], seed=5)
-    assert best.penalty == 1e-2 and best.loss == pytest.approx(found.loss, abs=1e-6)
-    with pytest.raises(InputError, match="give 2 pairs or more"):
-        fit_linear(sides[:1])
-
-
-def test_a_distilled_grm_is_a_plain_classifier_on_the_same_frozen_states(base, tmp_path):
-    train(base, tmp_path / "grm")
-    metrics = distil_grm(tmp_path / "grm/model", pairs_of(64), pairs_of(16, 1), tmp_path / "distil")
-    assert metrics["eval/accuracy"] > 0.9
-    folder = tmp_path / "distil/model"
-    assert recognise(folder) == "classifier"
-    before, after = tiny.tensors_of(tmp_path / "grm/model"), tiny.tensors_of(folder)
-    assert set(after) - set(before) == {"score.weight"}
-    for name in after.keys() & before.keys():
-        assert torch.equal(after[name], before[name])
-    reward = load_reward(folder)
-    states = np.load(tmp_path / "distil/features/held_out.npy")[:, 0]
-    conversations = [p.conversation(s) for p in pairs_of(16, 1) for s in ("chosen", "rejected")]
-    np.testing.assert_allclose(
-        reward.score(conversations), states @ after["score.weight"][0].numpy(), atol=1e-4
-    )

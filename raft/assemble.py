@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raft.config import RewardConfig, RunConfig
+from raft.config_schema import RewardConfig, RunConfig
 from raft.executors import Executor, InlineExecutor
 from raft.monitor.pool import LogProbPool
 from raft.monitor.seat import Seat, find_seat

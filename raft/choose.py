@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.files import write_rows
 from raft.selection import mask_unselectable, select
+from rollout.storage.files import write_rows
 from rollout.types import InputError
 
 __all__ = ["choose", "selectable_scores", "trained_samples"]

@@ -11,17 +11,17 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from raft import __version__
-from raft.cli_bon import add as add_bon
-from raft.cli_curves import add as add_curves
-from raft.cli_doctor import add as add_doctor
-from raft.cli_eval import add as add_eval
-from raft.cli_replay import add as add_replay
-from raft.cli_report import add as add_report
+from raft.cli_bon import add_sampling as add_bon
+from raft.cli_curves import add_curves as add_curves
+from raft.cli_doctor import add_doctor as add_doctor
+from raft.cli_eval import add_eval_reward as add_eval
+from raft.cli_replay import add_replay as add_replay
+from raft.cli_report import add_report as add_report
 from raft.cli_rewards import add_reward_commands
-from raft.cli_serve import add as add_serve
-from raft.cli_train import add as add_train
-from raft.quiet import quiet_libraries, spin_briefly
+from raft.cli_serve import add_serve as add_serve
+from raft.cli_train import add_train_reward as add_train
 from rewards.types import RewardError
+from rollout.engines.environment import quiet_libraries, spin_briefly
 from rollout.errors import InputError
 
 _DEBUG = "RAFT_DEBUG"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from raft.bon.best_of_n import Outputs
     from raft.bon.judged import Selection
 
-__all__ = ["add", "bon", "sample"]
+__all__ = ["add_sampling", "bon", "sample"]
 
 Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
@@ -37,10 +37,10 @@ STEM.bon.json (the curve for every n, with intervals) and STEM.bon.png
 """
 _DEFAULT_N = 64
 # of a YAML file: where each option finds its settings
-_SECTIONS = {"reward": ("reward",), "gold": ("gold", "reward", "judge")}
+_REWARD_SECTIONS = {"reward": ("reward",), "gold": ("gold", "reward", "judge")}
 
 
-def add(command: Command) -> None:
+def add_sampling(command: Command) -> None:
     """Add both; `command(name, text, run)` makes a parser."""
     made = command("sample", "draw K responses to each prompt of a file", sample)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -214,7 +214,7 @@ def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, d
         named = getattr(options, name)
         if named is None:
             continue
-        spec = read_spec(named, {}, sections=_SECTIONS[name])
+        spec = read_spec(named, {}, sections=_REWARD_SECTIONS[name])
         if spec["kind"] != "pairwise":
             _check_no_judge(spec, f"--{name} {named}")
             rewards[name] = spec

@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["add"]
+__all__ = ["add_curves"]
 
 Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
-_EPILOG = """\
+_CURVES_EXAMPLES = """\
 examples:
   raft curves runs/k8 runs/k16 --out k8_against_k16.png
   raft curves K=8=runs/k8 K=16=runs/k16 --style paper --out curves.pdf
@@ -22,11 +22,11 @@ panels: reward, gold, proxy_gold, win_rate, kl, length, diversity, perplexity, t
 """
 
 
-def add(command: Command) -> None:
+def add_curves(command: Command) -> None:
     """Add the subcommand; `command(name, text, run)` makes its parser."""
     made = command("curves", "draw what runs measured, several in one picture", _curves)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _EPILOG
+    made.epilog = _CURVES_EXAMPLES
     made.set_defaults(interrupted="interrupted; no picture was written")
     made.add_argument(
         "runs",

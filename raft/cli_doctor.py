@@ -17,7 +17,7 @@ from rollout.errors import InputError
 if TYPE_CHECKING:
     from rewards.doctor.finding import Finding
 
-__all__ = ["add", "doctor", "print_findings"]
+__all__ = ["add_doctor", "doctor", "print_findings"]
 
 Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
@@ -38,7 +38,7 @@ exit codes: 0 nothing wrong, 1 something wrong, 2 your input is wrong
 """
 
 
-def add(command: Command) -> None:
+def add_doctor(command: Command) -> None:
     """Add the subcommand; `command(name, text, run)` makes its parser."""
     made = command("doctor", "check the environment, and a reward model", doctor)
     made.formatter_class = argparse.RawDescriptionHelpFormatter

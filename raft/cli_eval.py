@@ -13,12 +13,12 @@ from rollout.errors import InputError
 if TYPE_CHECKING:
     from raft.eval_reward import Scorer
 
-__all__ = ["add", "eval_reward"]
+__all__ = ["add_eval_reward", "eval_reward"]
 
 Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
 _M = "model folder, hub name, function:NAME, or YAML file; may be repeated, to compare"
-_EPILOG = """\
+_EVAL_EXAMPLES = """\
 examples:
   raft eval-reward --data pairs.jsonl --reward models/my-rm
   raft eval-reward --data reward-bench.parquet --reward models/a --reward models/b --out report.md
@@ -32,11 +32,11 @@ LLMBar and HHH as they are published, and {"prompt","responses","ranks"}
 _NO_POLICY = ("combine",)
 
 
-def add(command: Command) -> None:
+def add_eval_reward(command: Command) -> None:
     """Add the subcommand; `command(name, text, run)` makes its parser."""
     made = command("eval-reward", "measure rewards on preferences and benchmarks", eval_reward)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _EPILOG
+    made.epilog = _EVAL_EXAMPLES
     made.add_argument("--data", required=True, metavar="FILE", help="rows, or a dataset's name")
     made.add_argument("--split", default="train", help="of a dataset (default: train)")
     made.add_argument("--form", choices=FORMS, help="of the rows, where columns do not tell")

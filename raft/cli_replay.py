@@ -9,11 +9,11 @@ from typing import Any
 
 from rollout.errors import InputError
 
-__all__ = ["add", "eval_pool", "replay"]
+__all__ = ["add_replay", "eval_pool", "replay"]
 
 Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
-_REPLAY = """\
+_REPLAY_EXAMPLES = """\
 examples:
   raft replay runs/mine                                    the run's own selector at every K
   raft replay runs/mine --k 4,8 --strategy best_of_k,top_m:m=2,global_top_fraction:fraction=0.125
@@ -24,7 +24,7 @@ examples:
 FILE holds rows {"prompt","responses","scores"}, with "NAME_scores" of other rewards, and for
 --tournament "comparisons": [[i, j, P(response i is better than j)], ...]
 """
-_POOL = """\
+_POOL_EXAMPLES = """\
 examples:
   raft eval-pool samples.jsonl                             column "answer", pass@k and maj@k
   raft eval-pool samples.scored.jsonl --scores --k 1,4,16  rm@k too, by the column "scores"
@@ -34,16 +34,16 @@ rows: {"prompt", "responses": [...], "answer": 42 | "... #### 42"}
 """
 
 
-def add(command: Command) -> None:
+def add_replay(command: Command) -> None:
     """Add the subcommands; `command(name, text, run)` makes a parser."""
-    _add_replay(command)
-    _add_pool(command)
+    _add_replay_command(command)
+    _add_eval_pool_command(command)
 
 
-def _add_replay(command: Command) -> None:
+def _add_replay_command(command: Command) -> None:
     made = command("replay", "what another selection would have kept, without a model", replay)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _REPLAY
+    made.epilog = _REPLAY_EXAMPLES
     made.add_argument("run", metavar="RUN|FILE", help="run folder, or rows with stored scores")
     made.add_argument(
         "--k",
@@ -71,10 +71,10 @@ def _add_replay(command: Command) -> None:
     _add_output(made, "replay.md, replay.json, replay.png and replay.svg")
 
 
-def _add_pool(command: Command) -> None:
+def _add_eval_pool_command(command: Command) -> None:
     made = command("eval-pool", "pass@k, maj@k and rm@k of stored responses", eval_pool)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _POOL
+    made.epilog = _POOL_EXAMPLES
     made.add_argument("pool", metavar="FILE", help="rows with responses")
     made.add_argument(
         "--answer", default="answer", metavar="COLUMN", help="the right answer (default: answer)"
@@ -108,13 +108,13 @@ def _add_output(made: argparse.ArgumentParser, files: str) -> None:
 
 def replay(options: argparse.Namespace) -> int:
     """0 when done. Raises InputError."""
-    from raft.out_folder import make_out_folder, write_report_files
     from raft.replay.picture import draw_replay
     from raft.replay.replay import Plan
     from raft.replay.replay import replay as run
     from raft.replay.report import as_markdown
     from raft.replay.rules import Scoring, parse_filters, parse_penalty, parse_rules, parse_weights
     from raft.replay.source import find_samples
+    from rollout.storage.files import make_out_folder, write_report_files
 
     _check_counts(options)
     folder = make_out_folder(options.out) if options.out is not None else None
@@ -142,10 +142,10 @@ def replay(options: argparse.Namespace) -> int:
 
 def eval_pool(options: argparse.Namespace) -> int:
     """0 when done. Raises InputError."""
-    from raft.out_folder import make_out_folder, write_report_files
     from raft.pool_eval.measure import measure
     from raft.pool_eval.questions import read_questions
     from raft.pool_eval.report import as_markdown
+    from rollout.storage.files import make_out_folder, write_report_files
 
     _check_counts(options)
     if options.weighted is not None and options.scores is None:

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["add"]
+__all__ = ["add_report"]
 
-_EPILOG = """\
+_REPORT_EXAMPLES = """\
 examples:
   raft report runs/mine                        writes report.html
   raft report runs/mine --out mine.html --prompts 200
@@ -22,11 +22,11 @@ by any browser from 2023 on. Damaged and missing parts of a run are named, and t
 Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
 
-def add(command: Command) -> None:
+def add_report(command: Command) -> None:
     """Add the subcommand; `command(name, text, run)` makes its parser."""
     made = command("report", "one HTML page about a run: curves, samples, times, facts", _report)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _EPILOG
+    made.epilog = _REPORT_EXAMPLES
     made.add_argument("run", metavar="RUN", help="run folder, of a finished run or not")
     made.add_argument(
         "--out", default="report.html", metavar="FILE", help="the page (default: report.html)"

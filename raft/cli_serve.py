@@ -6,12 +6,12 @@ import argparse
 
 from raft.cli_rewards import Command, add_model_arguments, model_settings
 
-__all__ = ["add"]
+__all__ = ["add_serve"]
 
 _PORT = 8100
 
 
-def add(command: Command) -> None:
+def add_serve(command: Command) -> None:
     """Add the subcommand; `command(name, help, run)` makes its parser."""
     made = command("serve-reward", "serve a reward model or a judge over HTTP", _serve)
     served = made.add_mutually_exclusive_group(required=True)

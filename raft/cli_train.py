@@ -10,11 +10,11 @@ from typing import Any
 
 from rollout.errors import InputError
 
-__all__ = ["add", "train_reward"]
+__all__ = ["add_train_reward", "train_reward"]
 
 Command = Callable[[str, str, Any], argparse.ArgumentParser]
 
-_EPILOG = """\
+_TRAIN_EXAMPLES = """\
 examples:
   raft train-reward configs/reward/stories_pairs_cpu.yaml
   raft train-reward configs/reward/bradley_terry_llama3.yaml train.lora.r=16 run_dir=runs/lora
@@ -25,11 +25,11 @@ The same command goes on after a kill. In run_dir: model/, the card in README.md
 """
 
 
-def add(command: Command) -> None:
+def add_train_reward(command: Command) -> None:
     """Add the subcommand; `command(name, text, run)` makes its parser."""
     made = command("train-reward", "train a reward model on preference pairs", train_reward)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _EPILOG
+    made.epilog = _TRAIN_EXAMPLES
     made.add_argument("config", nargs="?", help="YAML file; configs/reward/ has examples")
     made.add_argument("overrides", nargs="*", metavar="key=value", help="for example seed=1")
     made.add_argument("--check", action="store_true", help="check the config and train nothing")

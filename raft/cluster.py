@@ -21,7 +21,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raft.executors import Future, Resources, Stream, Worker
-from raft.quiet import SPIN_COUNT
+from rollout.engines.environment import SPIN_COUNT
 from rollout.types import InputError, WorkerDiedError
 
 # metadata only: samples are small, and weights travel through the run folder

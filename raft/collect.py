@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from raft.assemble import Pools
-from raft.progress import Progress
 from raft.reward_pool import RewardPool, Scored
-from raft.rollout_store import RolloutStore
+from rollout.progress import Progress
 from rollout.seeds import derive_seed
+from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Group, Prompt, Sampling
 
 # a request costs an engine a few kilobytes before it is begun; draining a part costs it little

@@ -21,9 +21,9 @@ from packaging.version import Version
 
 from raft.environment import describe_environment
 from raft.paths import data_root
-from raft.progress import Progress
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rollout.errors import InputError
+from rollout.progress import Progress
 
 if TYPE_CHECKING:
     from rewards.doctor.pairs import Pair
@@ -84,9 +84,9 @@ def read_pairs(path: str) -> list[Pair]:
 
     Raises InputError naming the row that is no pair.
     """
-    from raft.pair_rows import pair_groups
     from rewards.doctor.pairs import Pair
-    from rollout.rows import find_source, read_rows
+    from rollout.data.pairs import pair_groups
+    from rollout.data.rows import find_source, read_rows
     from rollout.types import conversation
 
     pairs = []

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from raft.pair_rows import pair_groups
-from raft.row_parts import answer, completion, prompt_content
 from rewards.evaluation import rewardbench, rewardbench2
 from rewards.evaluation.forms import Form
 from rewards.evaluation.judgebench import LABELS
-from rollout.dialogues import check_text, hh_prompt, json_kind
+from rollout.data.fields import answer, completion, prompt_content
+from rollout.data.messages import check_text, hh_prompt, json_kind
+from rollout.data.pairs import pair_groups
 from rollout.errors import InputError
 from rollout.types import Group, Prompt
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from raft.eval_bench_report import benchmark_sections
 from raft.eval_cells import number, percent, points, section, table, with_interval
-from raft.files import full_disk_is_the_users, write_json, write_whole
 from rollout.errors import InputError
+from rollout.storage.files import full_disk_is_the_users, write_json, write_whole
 
 __all__ = ["as_json", "as_markdown", "check_output", "kept_rows", "write_report"]
 

@@ -14,11 +14,11 @@ from itertools import product
 from typing import Any
 
 from raft.eval_forms import parse_form
-from raft.row_parts import row_id
 from rewards.evaluation.forms import Form, recognise
-from rollout.dialogues import json_kind
+from rollout.data.fields import row_id
+from rollout.data.messages import json_kind
+from rollout.data.rows import Row
 from rollout.errors import InputError
-from rollout.rows import Row
 from rollout.types import Group
 
 __all__ = ["EvalRow", "RowParser"]

@@ -17,7 +17,6 @@ import numpy as np
 
 from raft.eval_rows import EvalRow
 from raft.eval_set import EvalSet
-from raft.progress import Progress
 from raft.reward_spec import without_secrets
 from raft.score_file import scores_of
 from rewards.build import build_judge, build_reward
@@ -25,6 +24,7 @@ from rewards.judge import Judge, verdicts_of
 from rewards.types import Comparison, RewardError
 from rewards.verdicts import Verdicts
 from rollout.errors import InputError
+from rollout.progress import Progress
 from rollout.types import conversation
 
 __all__ = ["Scored", "by_judge", "by_reward", "free_memory"]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from raft.eval_rows import EvalRow, RowParser
-from raft.progress import Progress
 from rewards.evaluation.forms import Form
+from rollout.data.rows import Source, find_source, read_rows
 from rollout.errors import InputError
-from rollout.rows import Source, find_source, read_rows
+from rollout.progress import Progress
 
 __all__ = ["EvalSet", "read_set"]
 

@@ -21,10 +21,10 @@ from raft.eval_forms import gold_column
 from raft.eval_rows import EvalRow
 from raft.eval_scores import Scored
 from raft.eval_set import EvalSet
-from raft.files import whole_file
-from raft.row_json import encode_rows, json_columns
 from rewards.evaluation.judgebench import LABELS, vote
+from rollout.data.jsonl import encode_rows, json_columns
 from rollout.errors import InputError
+from rollout.storage.files import whole_file
 
 __all__ = ["by_stored", "write_scores"]
 

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from raft.job_file import JobFile, Output, Stdout
-from raft.progress import Progress
 from raft.reward_spec import made_of, without_secrets
-from raft.row_reader import Checked, RowReader
-from raft.score_rows import ScoreRow
 from rewards.types import RewardError
+from rollout.data.scored_rows import Checked, RowReader, ScoreRow
 from rollout.errors import InputError
+from rollout.progress import Progress
+from rollout.storage.output import JobFile, Output, Stdout
 
 __all__ = ["Work", "refuse_columns", "run_job"]
 

@@ -27,9 +27,9 @@ from rewards.pair_sources.tally import (
     with_unique_ids,
 )
 from rewards.pairs import Pair
-from rollout.dialogues import json_kind
+from rollout.data.messages import json_kind
+from rollout.data.rows import Row, find_source, read_rows
 from rollout.errors import InputError
-from rollout.rows import Row, find_source, read_rows
 from rollout.seeds import derive_seed
 
 __all__ = [

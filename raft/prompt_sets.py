@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from raft.assemble import local_path
-from raft.config import RunConfig
-from rollout.encode import encode_prompts
-from rollout.engine import context_length
-from rollout.prompts import read_prompts
+from raft.config_schema import RunConfig
+from rollout.data.prompts import read_prompts
+from rollout.engines.base import context_length
 from rollout.seeds import derive_seed
+from rollout.text.templates import encode_prompts
 from rollout.types import InputError, Prompt
 
 __all__ = ["digest", "load_all_prompts", "load_prompts", "load_tokenizer"]
@@ -65,7 +65,7 @@ def digest(prompts: list[Prompt], held_out: list[Prompt]) -> str:
 def load_tokenizer(model: str) -> Any:
     """The policy's tokenizer; a toy policy has its own."""
     if (Path(model) / "toy_policy.json").exists():
-        from rollout.toy_engine import read_toy
+        from rollout.engines.toy import read_toy
 
         return read_toy(model)[0]
     from transformers import AutoTokenizer

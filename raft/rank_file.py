@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 
 from raft.file_job import refuse_columns, run_job
-from raft.job_file import output_path
-from raft.row_parts import COMPARISONS
-from raft.row_reader import RowReader
 from raft.score_file import scores_of
-from raft.score_rows import ScoreRow
 from rewards.build import build_judge, build_reward, check_judge
 from rewards.judge import Judge, verdicts_of
 from rewards.tournament import Match, Report, Standing, cost, play
 from rewards.types import Comparison, Reward
 from rewards.verdicts import Verdicts
+from rollout.data.fields import COMPARISONS
+from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
+from rollout.storage.output import output_path
 from rollout.types import conversation
 
 __all__ = ["BY_SCORE", "COLUMNS", "Tournament", "rank_file"]

@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from raft.assemble import check_model, reward_arguments
-from raft.config import RewardConfig
+from raft.config_schema import RewardConfig
 from raft.paths import expand_paths
 from rollout.errors import InputError
 

@@ -12,8 +12,15 @@ from typing import Any
 
 import yaml
 
-from raft.files import GONE, full_disk_is_the_users, read_rows, remove_tree, write_json, write_whole
 from rollout.errors import InputError
+from rollout.storage.files import (
+    GONE,
+    full_disk_is_the_users,
+    read_rows,
+    remove_tree,
+    write_json,
+    write_whole,
+)
 
 UNFINISHED = ".checkpoint-"  # a checkpoint that is being written; the rest of its name is random
 # these may differ between a run and its continuation: they change no sample

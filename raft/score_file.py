@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from raft.file_job import refuse_columns, run_job
-from raft.job_file import output_path
-from raft.row_reader import RowReader
-from raft.score_rows import Form, ScoreRow, score_columns
 from rewards.build import build_reward
 from rewards.types import Reward, RewardError
+from rollout.data.scored_rows import Form, RowReader, ScoreRow, score_columns
 from rollout.errors import InputError
+from rollout.storage.output import output_path
 from rollout.types import Group
 
 __all__ = ["Moments", "score_file", "scores_of"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft.files import read_rows
 from rollout.seeds import derive_seed
+from rollout.storage.files import read_rows
 from rollout.types import InputError
 
 IGNORED = -100  # the label that torch's cross entropy leaves out

@@ -11,8 +11,8 @@ import numpy as np
 
 from raft.sft_rows import sft_rows
 from raft.trainer import METRICS_FILE
-from rollout.engine import context_length
-from rollout.toy_engine import read_toy, write_toy
+from rollout.engines.base import context_length
+from rollout.engines.toy import read_toy, write_toy
 
 
 class ToyTrainer:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from raft.environment import describe_environment
-from raft.files import full_disk_is_the_users, read_json, write_json, write_whole
-from raft.row_json import json_columns
 from raft.run_folder import RunFolder
 from raft.train_schema import TrainRewardConfig
+from rollout.data.jsonl import json_columns
+from rollout.storage.files import full_disk_is_the_users, read_json, write_json, write_whole
 
 __all__ = ["train_reward"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rollout.engine import TOY_FILE
+from rollout.engines.base import TOY_FILE
 
 METRICS_FILE = "train.json"
 

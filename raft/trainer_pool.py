@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.executors import Executor, Future, Resources, Worker
-from raft.files import remove_tree
+from rollout.storage.files import remove_tree
 from rollout.types import WorkerDiedError
 
 log = logging.getLogger("raft")

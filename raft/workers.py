@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft.quiet import quiet_libraries
-from rollout.engine import build_engine
+from rollout.engines.base import build_engine
+from rollout.engines.environment import quiet_libraries
 from rollout.types import Group, Prompt, Sampling, StaleWeightsError
 
 # groups go back in small parcels: often enough to keep scoring busy, seldom enough to cost nothing

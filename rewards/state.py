@@ -57,12 +57,12 @@ def read_tensors(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor
     """
     found: dict[str, torch.Tensor] = {}
     for file in weight_files(folder):
-        read = _safetensors if file.suffix == ".safetensors" else _pickled
+        read = _read_safetensors if file.suffix == ".safetensors" else _read_pickled
         found.update(read(file, names))
     return found
 
 
-def _safetensors(file: Path, names: Collection[str]) -> dict[str, Any]:
+def _read_safetensors(file: Path, names: Collection[str]) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as tensors:
@@ -70,7 +70,7 @@ def _safetensors(file: Path, names: Collection[str]) -> dict[str, Any]:
         return {name: tensors.get_tensor(name) for name in there if name in names}
 
 
-def _pickled(file: Path, names: Collection[str]) -> dict[str, Any]:
+def _read_pickled(file: Path, names: Collection[str]) -> dict[str, Any]:
     import torch
 
     state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from raft.executors import Resources
-from rollout.engine import Engine, build_engine
+from rollout.engines.base import Engine, build_engine
 from rollout.types import Completion, Group, Prompt, Sampling
 
 _held: list[Engine] = []

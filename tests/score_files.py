@@ -10,7 +10,7 @@ import pytest
 import toy_runs
 
 from raft.cli import main
-from raft.job_file import JobFile
+from rollout.storage.output import JobFile
 
 # every call leaves a line: what was scored, and how often
 COUNTING = (

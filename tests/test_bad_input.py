@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import toy_runs
 
-import raft.appendlog
 import raft.loop
+import rollout.storage.append_log
 from raft.cli import main
 
 
@@ -215,7 +215,7 @@ def test_interrupting_in_this_process(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(raft.appendlog.AppendLog, "append", interrupt)
+    monkeypatch.setattr(rollout.storage.append_log.AppendLog, "append", interrupt)
     assert main(["run", "--quiet", str(toy_runs.config_file(tmp_path))]) == 130
     error = capsys.readouterr().err
     assert error == "raft: interrupted; the same command goes on from here\n"

@@ -13,7 +13,7 @@ import pytest
 import toy_runs
 
 from raft.cli import main
-from raft.rollout_store import RolloutStore
+from rollout.storage.rollout_store import RolloutStore
 
 DRAW = ("--policy", "policy", "--max-new-tokens", "9", "--inline", "--quiet")
 # counts what it is asked, and is missing where a response says nothing

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.decode import cut_at_stop, decode_continuations, find_stop
+from rollout.text.decode import cut_at_stop, decode_continuations, find_stop
 
 
 def sentencepiece_like() -> Any:

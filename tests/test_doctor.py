@@ -83,7 +83,7 @@ def run(*arguments: str | Path) -> int:
         made.set_defaults(command=handler)
         return made
 
-    cli_doctor.add(command)
+    cli_doctor.add_doctor(command)
     options = parser.parse_args(["doctor", *map(str, arguments)])
     return options.command(options)
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.encode import encode_prompts, render
 from rollout.errors import InputError
+from rollout.text.templates import encode_prompts, render
 from rollout.types import Message, Prompt
 
 MODEL = (

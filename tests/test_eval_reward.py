@@ -18,7 +18,7 @@ from test_real_groups import SCORES, ranked_replies
 
 from raft.cli import main
 from rewards.evaluation.rewardbench import PRIOR_SETS, SUBSETS
-from rollout.dialogues import parse_hh
+from rollout.data.messages import parse_hh
 
 sys.path.append(str(Path(__file__).with_name("rewards")))  # no package, and not always collected
 tiny: Any = importlib.import_module("tiny_rewards")

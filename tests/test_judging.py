@@ -149,7 +149,7 @@ def test_a_judge_needs_two_samples(tmp_path: Path) -> None:
 
 
 def test_parts() -> None:
-    from raft.config import RewardConfig
+    from raft.config_schema import RewardConfig
 
     judge = RewardConfig(kind="pairwise", model="m")
     function = RewardConfig(kind="function", function="length")

@@ -11,12 +11,12 @@ import pytest
 import toy_runs
 
 import raft.loop
-from raft.config import RunConfig
+from raft.config_schema import RunConfig
 from raft.loop import run
 from raft.prompt_sets import load_prompts
-from raft.rollout_store import RolloutStore
 from raft.schedule import prompts_of
-from rollout.toy_engine import ToyEngine, write_toy
+from rollout.engines.toy import ToyEngine, write_toy
+from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
 
 EVAL_KEYS = (

@@ -15,7 +15,7 @@ from raft.monitor.divergence import divergence_metrics, k3_sum
 from raft.monitor.diversity import diversity_metrics, duplicate_share, msttr
 from raft.monitor.log_probs import Row, log_probs
 from raft.monitor.worker import LogProbWorker
-from rollout.toy_engine import ToyEngine, write_toy
+from rollout.engines.toy import ToyEngine, write_toy
 from rollout.types import Prompt, Sampling
 
 WORDS = ["</s>", "good", "bad", "tree", "<unk>"]

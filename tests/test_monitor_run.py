@@ -18,7 +18,7 @@ from raft.loop import run
 from raft.monitor.log_probs import Row
 from raft.monitor.worker import LogProbWorker
 from raft.run_folder import RunFolder
-from rollout.toy_engine import read_toy, write_toy
+from rollout.engines.toy import read_toy, write_toy
 from rollout.types import InputError
 
 MANY = ("</s>", "good", *(f"w{number}" for number in range(38)), "<unk>")

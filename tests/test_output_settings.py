@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raft.output_settings import differences, lock_output
 from rollout.errors import InputError
+from rollout.storage.output import differences, lock_output
 
 
 def test_differences_are_named_by_dotted_keys() -> None:

@@ -19,10 +19,10 @@ from raft.collect import collect
 from raft.executors import InlineExecutor, Resources
 from raft.reward_pool import RewardPool
 from raft.rollout_pool import Policy, Probe, RolloutPool
-from raft.rollout_store import RolloutStore
 from raft.trainer_pool import TrainerPool
 from raft.workers import GroupScores
-from rollout.toy_engine import ToyEngine, write_toy
+from rollout.engines.toy import ToyEngine, write_toy
+from rollout.storage.rollout_store import RolloutStore
 from rollout.types import (
     Completion,
     EngineError,

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.dialogues import ROLES
-from rollout.encode import render
+from rollout.data.messages import ROLES
+from rollout.data.prompts import read_prompts
+from rollout.data.rows import find_source, read_rows
 from rollout.errors import InputError
-from rollout.prompts import read_prompts
-from rollout.rows import find_source, read_rows
+from rollout.text.templates import render
 from rollout.types import Message, Prompt
 
 DATA = Path(os.environ.get("RAFT_DATA", Path(__file__).parents[1].with_name("shared"))) / "data"
@@ -119,7 +119,7 @@ def test_documents_are_the_parts_between_separators(tmp_path_factory, documents,
 
 
 def test_documents_longer_than_a_chunk_of_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("rollout.rows._LINES_AT_A_TIME", 2)
+    monkeypatch.setattr("rollout.data.rows._LINES_AT_A_TIME", 2)
     path = write(tmp_path / "d.txt", *"abcdefg", "<|", "hi")
     assert contents(read_prompts(path, separator="\n<|\n")) == ["a\nb\nc\nd\ne\nf\ng", "hi"]
     places = [row.where for row in read_rows(find_source(path), separator="\n<|\n")]

@@ -18,11 +18,11 @@ import toy_runs
 
 import raft.loop
 import raft.toy_trainer
-from raft.appendlog import AppendLog
-from raft.config import RunConfig
+from raft.config_schema import RunConfig
 from raft.loop import run
 from raft.toy_trainer import ToyTrainer
 from rewards.types import RewardError
+from rollout.storage.append_log import AppendLog
 from rollout.types import InputError
 
 # a reward that takes its time, and by which every prompt's scores differ

@@ -12,9 +12,9 @@ import toy_runs
 
 import raft.collect
 from raft.cli import main
-from raft.rollout_store import RolloutStore
+from rollout.engines.toy import ToyEngine, ToyTokenizer
 from rollout.seeds import derive_seed
-from rollout.toy_engine import ToyEngine, ToyTokenizer
+from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt, Sampling
 
 COMMON = ("--policy", "policy", "--k", "3", "--max-new-tokens", "9", "--inline", "--quiet")
@@ -161,7 +161,7 @@ def test_other_settings_and_others_files_are_not_touched(
 
 
 def test_one_command_at_a_time(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from raft.bon.claim import Claim
+    from rollout.storage.output import Claim
 
     with Claim([home / "prompts.sampled.jsonl"], {}):
         assert "another command is writing it" in refused(capsys, "prompts.jsonl", *COMMON)

@@ -17,7 +17,7 @@ import toy_runs
 from score_files import hidden, refused, reward_file, score, write
 
 from raft.cli import main
-from rollout.dialogues import parse_hh
+from rollout.data.messages import parse_hh
 
 sys.path.append(str(Path(__file__).with_name("rewards")))  # no package, and not always collected
 tiny: Any = importlib.import_module("tiny_rewards")

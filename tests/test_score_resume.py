@@ -13,7 +13,7 @@ import toy_runs
 from score_files import COUNTING, Stop, hidden, numbered, refused, reward_file, score
 
 from raft.cli import main
-from raft.job_file import JobFile
+from rollout.storage.output import JobFile
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7])

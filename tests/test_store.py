@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from raft.appendlog import AppendLog
-from raft.files import whole_file, write_whole
-from raft.rollout_store import RolloutStore
+from rollout.storage.append_log import AppendLog
+from rollout.storage.files import whole_file, write_whole
+from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Completion, Group, InputError, Prompt
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

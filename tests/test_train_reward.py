@@ -89,7 +89,7 @@ def command(*arguments: str) -> int:
         one.set_defaults(command=run)
         return one
 
-    cli_train.add(add)
+    cli_train.add_train_reward(add)
     options = parser.parse_args(["train-reward", *arguments])
     return options.command(options)
 

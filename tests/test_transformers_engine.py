@@ -11,7 +11,7 @@ import pytest
 import tiny_models as tiny
 import torch
 
-from rollout.transformers_engine import TransformersEngine, _sampler
+from rollout.engines.transformers import TransformersEngine, _sampler
 from rollout.types import Completion, Group, Sampling, StaleWeightsError
 
 TEXTS = [

@@ -13,8 +13,8 @@ from engine_process import EngineExecutor, EngineProcess
 
 from raft.executors import Resources
 from raft.rollout_pool import Policy, Probe, RolloutPool
-from rollout.engine import choose_engine
-from rollout.toy_engine import write_toy
+from rollout.engines.base import choose_engine
+from rollout.engines.toy import write_toy
 from rollout.types import EngineError, InputError, Sampling, StaleWeightsError
 
 vllm = pytest.mark.vllm
@@ -98,7 +98,7 @@ def abandon(engine: Any, prompts: list[Any], sampling: Sampling) -> int:
 
 
 def break_repacking(engine: Any, broken: bool) -> None:
-    from rollout import vllm_engine
+    from rollout.engines import vllm as vllm_engine
 
     if broken:
         vllm_engine._kept = vllm_engine._repack_tied_head  # type: ignore[attr-defined]

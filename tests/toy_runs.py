@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from raft.config import RunConfig, make_config
-from rollout.toy_engine import write_toy
+from raft.config import make_config
+from raft.config_schema import RunConfig
+from rollout.engines.toy import write_toy
 
 WORDS = ("</s>", "good", "bad", "tree", "house", "river", "<unk>")
 LEXICON = {"positive": ["good"], "negative": ["bad"]}

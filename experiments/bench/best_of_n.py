@@ -115,7 +115,7 @@ class _Bench:
 
     def score(self, seed: int) -> int:
         """The responses that were drawn last, whose reading is not timed apart."""
-        from raft.rollout_store import group_from_row
+        from rollout.storage.rollout_store import group_from_row
 
         pool, tokens = self._pools.reward, 0
         for row, prompt in zip(self._drawn.rows(), self._prompts, strict=True):
@@ -130,7 +130,7 @@ class _Bench:
 
     def _collect(self, seed: int, names: list[str]) -> tuple[Any, int]:
         from raft.collect import collect
-        from raft.rollout_store import RolloutStore
+        from rollout.storage.rollout_store import RolloutStore
         from rollout.types import Sampling
 
         store = RolloutStore(self._folder / f"{seed}-{len(names)}", "pool", self._prompts, 0)
@@ -147,7 +147,7 @@ class _BareWorker:
 
     def __init__(self, model: str, options: Any, prompts: list[Any]) -> None:
         quiet()
-        from rollout.vllm_engine import VLLMEngine
+        from rollout.engines.vllm import VLLMEngine
 
         self._llm = VLLMEngine(model, dtype="float32", max_num_seqs=options.max_num_seqs)._llm
         self._setting = Setting(prompts, options, per_prompt=options.seeds == "per_prompt")

@@ -40,7 +40,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Tokens per second of every way, one number per repeat."""
     seeds = options.child
     quiet()
-    from rollout.vllm_engine import VLLMEngine
+    from rollout.engines.vllm import VLLMEngine
 
     model = options.model or str(data("models/stories260k"))
     engine = VLLMEngine(model, dtype="float32", max_num_seqs=_SEQS[seeds])
@@ -131,7 +131,7 @@ def report(found: dict[str, dict[str, list[float]]]) -> str:
 def encoded_prompts(model: str, options: argparse.Namespace) -> list[Any]:
     from transformers import AutoTokenizer
 
-    from rollout.encode import encode_prompts
+    from rollout.text.templates import encode_prompts
     from rollout.types import Prompt
 
     with tempfile.TemporaryDirectory(prefix="raft-bench-") as folder:

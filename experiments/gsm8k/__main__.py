@@ -17,9 +17,9 @@ from typing import Any
 from experiments.bench.table import table
 from experiments.data import data
 from raft.cli import main as raft
-from raft.files import write_json, write_rows
 from rewards.functions import numeric_match
 from rewards.functions.numeric_match import read_number
+from rollout.storage.files import write_json, write_rows
 
 SOLUTIONS = "data/gsm8k/example_model_solutions.dev.jsonl.gz"
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")

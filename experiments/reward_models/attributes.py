@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft.files import whole_file
 from rewards.pairs import Pair
+from rollout.storage.files import whole_file
 
 __all__ = ["ACCEPTABLE", "ATTRIBUTES", "LENGTH", "rate", "write_rated"]
 

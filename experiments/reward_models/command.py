@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from raft.quiet import quiet_libraries, spin_briefly
 from rewards.types import RewardError
+from rollout.engines.environment import quiet_libraries, spin_briefly
 from rollout.errors import InputError
 
 __all__ = ["end_well"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from raft.files import read_rows
 from raft.metrics import read_metrics
+from rollout.storage.files import read_rows
 
 __all__ = ["agreement", "as_markdown", "draw", "measure"]
 

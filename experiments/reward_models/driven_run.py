@@ -20,7 +20,7 @@ from experiments.reward_models.command import end_well
 from experiments.stories.commands import Commands
 from experiments.stories.labels import write_pairs
 from experiments.stories.prompts import write_openings
-from raft.files import read_json, write_json, write_whole
+from rollout.storage.files import read_json, write_json, write_whole
 
 __all__ = ["Size", "main", "run"]
 

@@ -41,8 +41,8 @@ from experiments.reward_models.pairs import (
 from experiments.reward_models.recipes import NAMES, RATED, base_of, settings
 from experiments.reward_models.reload import listening, reloaded_scores, scores_before
 from experiments.reward_models.result_table import write_tables
-from raft.files import read_json, read_rows, write_json
 from rollout.errors import InputError
+from rollout.storage.files import read_json, read_rows, write_json
 
 __all__ = ["Study", "main", "prepare", "train_one"]
 

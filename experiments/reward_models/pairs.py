@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft.files import read_json, whole_file, write_json
 from raft.pair_data import read_pairs, split_pairs
 from rewards.pairs import Pair
+from rollout.storage.files import read_json, whole_file, write_json
 
 __all__ = [
     "FILES", "HELD_OUT", "TRAIN", "read_counts", "read_split", "short_enough", "write_counts",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.reward_models.pairs import HELD_OUT, TRAIN
-from raft.files import write_json, write_whole
+from rollout.storage.files import write_json, write_whole
 
 __all__ = ["as_markdown", "write_tables"]
 

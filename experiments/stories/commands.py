@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from raft.files import write_json
+from rollout.storage.files import write_json
 
 __all__ = ["Commands"]
 

@@ -16,7 +16,7 @@ _SEPARATOR = "<|endoftext|>"
 def openings() -> list[str]:
     """The first words of every story of TinyStories' excerpt, distinct, in one fixed order."""
     from experiments.data import data
-    from rollout.prompts import read_prompts
+    from rollout.data.prompts import read_prompts
 
     stories = data("data/tinystories/train.txt.gz")
     found = read_prompts(stories, separator=_SEPARATOR, first_words=_FIRST_WORDS)

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from raft.bon.claim import Claim
 from raft.bon.estimate import Curve, Series, best_of_n_curve
 from raft.bon.picture import draw_curve
 from raft.bon.pool import Columns, Pool, read_pool
-from raft.files import whole_file, write_json
-from raft.output_settings import identity, refuse_input
-from raft.row_ids import RowIds
-from raft.row_json import encode_rows
-from raft.row_reader import RowReader
+from rollout.data.jsonl import encode_rows
+from rollout.data.rows import RowIds
+from rollout.data.scored_rows import RowReader
 from rollout.errors import InputError
+from rollout.storage.files import whole_file, write_json
+from rollout.storage.output import Claim, identity, refuse_input
 
 __all__ = ["Judged", "Outputs", "best_of_n", "outputs"]
 

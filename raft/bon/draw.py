@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from raft.assemble import start_drawing, train_sampling
-from raft.bon.claim import Claim
 from raft.collect import collect
-from raft.config import RunConfig
-from raft.job_file import output_path
+from raft.config_schema import RunConfig
 from raft.prompt_sets import digest, load_all_prompts
 from raft.reward_spec import made_of, without_secrets
-from raft.rollout_store import RolloutStore
-from raft.row_json import json_columns
-from raft.row_parts import RANKING
+from rollout.data.fields import RANKING
+from rollout.data.jsonl import json_columns
+from rollout.data.rows import find_source
 from rollout.errors import InputError
-from rollout.rows import find_source
 from rollout.seeds import derive_seed
+from rollout.storage.output import Claim, output_path
+from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt
 
 __all__ = ["draw_pool", "pool_path"]

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from raft.file_job import run_job
-from raft.output_settings import refuse_input
 from raft.rank_file import Tournament
-from raft.row_parts import COMPARISONS, RANKING
-from raft.row_reader import RowReader
 from raft.score_file import scores_of
-from raft.score_rows import ScoreRow
 from rewards.build import build_judge, check_judge
 from rewards.judge_reward import REFERENCE_FIELD, JudgeReward
+from rollout.data.fields import COMPARISONS, RANKING
+from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
+from rollout.storage.output import refuse_input
 from rollout.types import Group
 
 __all__ = ["WINS", "Selection", "judge_pool"]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raft.assemble import check_model
-from raft.config import RunConfig, apply_override, make_config
+from raft.config import apply_override, make_config
+from raft.config_schema import RunConfig
 from rollout.errors import InputError
 
 __all__ = ["drawing_config"]

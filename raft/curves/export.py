@@ -12,8 +12,8 @@ from typing import Any
 from raft.curves.panels import Panel
 from raft.curves.picture_file import writing
 from raft.curves.series import Series
-from raft.files import whole_file, write_json
 from rollout.errors import InputError
+from rollout.storage.files import whole_file, write_json
 
 __all__ = ["check_data_file", "write_data"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raft.files import full_disk_is_the_users
 from rollout.errors import InputError
+from rollout.storage.files import full_disk_is_the_users
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,11 +16,11 @@ from typing import Any
 
 from raft.config import make_config
 from raft.demo import corpus, gold, policy, preferences
-from raft.files import write_json, write_whole
 from raft.loop import run
 from raft.metrics import read_metrics
 from raft.train_config import make_train_config
 from raft.train_reward import RESULT, train_reward
+from rollout.storage.files import write_json, write_whole
 
 _MAX_NEW_TOKENS = 40
 # plain continuation: no roles, nothing between prompt and response

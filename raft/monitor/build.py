@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from raft.assemble import kl_temperature, local_path
-from raft.config import RunConfig
+from raft.config_schema import RunConfig
 from raft.monitor.guards import Rules
 from raft.monitor.log_probs import Row
 from raft.monitor.monitor import Monitor
 from raft.monitor.policies import PolicyMeasures
 from raft.prompt_sets import load_tokenizer
 from raft.run_folder import RunFolder
-from rollout.encode import encode_prompts
-from rollout.engine import context_length
-from rollout.prompts import read_prompts
+from rollout.data.prompts import read_prompts
+from rollout.engines.base import context_length
+from rollout.text.templates import encode_prompts
 from rollout.types import InputError
 
 __all__ = ["build_monitor", "load_reference"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rollout.engine import TOY_FILE
+from rollout.engines.base import TOY_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def import_what_loads(model: str) -> None:
 
 
 def _toy(model: str, rows: Sequence[Row]) -> list[np.ndarray]:
-    from rollout.toy_engine import read_toy
+    from rollout.engines.toy import read_toy
 
     logits_V = read_toy(model)[1]
     found = []

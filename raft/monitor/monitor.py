@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from raft.files import read_rows
 from raft.monitor.diversity import diversity_metrics
 from raft.monitor.guards import (
     Alarm,
@@ -22,6 +21,7 @@ from raft.monitor.policies import PolicyMeasures
 from raft.monitor.pool import LogProbPool
 from raft.monitor.stops import Stops
 from raft.run_folder import RunFolder
+from rollout.storage.files import read_rows
 
 log = logging.getLogger("raft")
 

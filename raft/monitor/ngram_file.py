@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raft.files import read_json, write_json
 from raft.monitor.ngrams import Change, changes, jumps
+from rollout.storage.files import read_json, write_json
 
 __all__ = ["Jump", "new_jumps", "read_jumps", "write_ngrams"]
 

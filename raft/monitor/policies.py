@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft.files import read_rows, whole_file
 from raft.monitor.divergence import divergence_metrics
 from raft.monitor.log_probs import Row
 from raft.monitor.pool import LogProbPool
 from raft.monitor.worker import Measured
+from rollout.storage.files import read_rows, whole_file
 
 __all__ = ["PolicyMeasures"]
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from raft.files import read_json, read_rows, write_json, write_whole
 from raft.monitor.guards import Alarm
+from rollout.storage.files import read_json, read_rows, write_json, write_whole
 
 __all__ = ["Stops"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from raft.monitor.divergence import k3_sum
 from raft.monitor.log_probs import Row, import_what_loads, log_probs
-from raft.quiet import quiet_libraries
+from rollout.engines.environment import quiet_libraries
 
 __all__ = ["LogProbWorker", "Measured"]
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from raft.bon.estimate import expected_best_of_n
 from raft.pool_eval.questions import RIGHT, Question, Questions
-from raft.progress import Progress
 from raft.replay.rules import sweep
 from rewards.evaluation.bootstrap import RESAMPLES, interval95, resampled_ratios
 from rewards.evaluation.pool_metrics import (
@@ -21,6 +20,7 @@ from rewards.evaluation.pool_metrics import (
     weighted_majority_at_k,
 )
 from rollout.errors import InputError
+from rollout.progress import Progress
 from rollout.seeds import derive_seed
 
 __all__ = ["measure"]

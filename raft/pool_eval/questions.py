@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.replay.rows import check_scores
 from raft.replay.source import find_samples
-from raft.row_parts import row_id
 from rewards.compose.settings import finite_number
 from rewards.evaluation.pool_metrics import SILENT
 from rewards.functions.numeric_match import read_number, reference_number
+from rollout.data.fields import row_id
+from rollout.data.rows import find_source, read_rows
+from rollout.data.samples import check_scores
 from rollout.errors import InputError
-from rollout.rows import find_source, read_rows
 
 __all__ = ["RIGHT", "Question", "Questions", "read_questions"]
 

@@ -22,10 +22,10 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         for row in rows
     ]
     made = table(["k", "questions", *(_NAMES[name] for name in metrics)], cells)
-    return f"# {Path(report['pool']).name}\n\n{_facts(report)}\n\n{made}\n\n{_notes(report)}\n"
+    return f"# {Path(report['pool']).name}\n\n{_facts_line(report)}\n\n{made}\n\n{_notes(report)}\n"
 
 
-def _facts(report: Mapping[str, Any]) -> str:
+def _facts_line(report: Mapping[str, Any]) -> str:
     share = report["right"] / report["responses"]
     found = (
         f"{report['questions']:,} questions, {report['responses']:,} responses, {share:.1%} right; "

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.choose import selectable_scores
-from raft.replay.rows import score_columns
 from raft.replay.rules import REWARD, Scoring
-from raft.row_parts import COMPARISONS
+from rollout.data.fields import COMPARISONS
+from rollout.data.samples import score_columns
 
 __all__ = ["Pool", "read_pool", "value_name"]
 

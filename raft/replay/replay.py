@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from raft.files import read_rows
-from raft.progress import Progress
 from raft.replay.diversity import measure
 from raft.replay.kept import DIVERSITY_DRAWS, Kept, keep, keep_own
 from raft.replay.outcome import outcomes
@@ -18,9 +16,11 @@ from raft.replay.points import methods_behind, tried
 from raft.replay.pool import Pool, read_pool, value_name
 from raft.replay.rules import Rule, Scoring, filters_at_work
 from raft.replay.source import Part, Source
-from raft.row_parts import COMPARISONS
 from rewards.evaluation.bootstrap import RESAMPLES
+from rollout.data.fields import COMPARISONS
 from rollout.errors import InputError
+from rollout.progress import Progress
+from rollout.storage.files import read_rows
 
 __all__ = ["Plan", "replay"]
 

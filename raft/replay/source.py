@@ -12,9 +12,9 @@ import yaml
 from raft.config import make_config
 from raft.config_schema import RunConfig
 from raft.judging import by_judge
-from raft.replay.rows import sample_row
+from rollout.data.rows import find_source, parse_json, read_rows
+from rollout.data.samples import sample_row
 from rollout.errors import InputError
-from rollout.rows import find_source, parse_json, read_rows
 
 __all__ = ["Own", "Part", "Source", "find_samples"]
 

@@ -6,7 +6,7 @@ import base64
 import gzip
 from typing import TextIO
 
-from raft.row_json import encode_rows
+from rollout.data.jsonl import encode_rows
 
 __all__ = ["Blocks", "RowBlocks"]
 

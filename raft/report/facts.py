@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from raft.files import read_json
 from raft.metrics import number
+from rollout.storage.files import read_json
 
 __all__ = ["config_text", "environment", "facts", "headline", "judged", "read_config"]
 

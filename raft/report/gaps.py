@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raft.files import read_json
 from raft.metrics import read_metrics
 from raft.report.sound_rows import json_rows
 from rollout.errors import InputError
+from rollout.storage.files import read_json
 
 __all__ = ["find_gaps", "iteration_numbers", "read_guards", "read_sound_metrics"]
 

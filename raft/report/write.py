@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from raft import __version__
-from raft.files import whole_file
 from raft.metrics import number
-from raft.progress import Progress
 from raft.report import facts, gaps, lists, page, panels
 from raft.report.blocks import Blocks
 from raft.report.notices import Notices
 from raft.report.stages import Index, Stage, embed, find_stages
 from rollout.errors import InputError
+from rollout.progress import Progress
+from rollout.storage.files import whole_file
 
 __all__ = ["write_report"]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rewards.compose.response_length import Unit, response_length, unit
-from rewards.compose.score_file import read_scored, read_scores
 from rewards.compose.settings import check_keys, finite_number
 from rewards.compose.verbosity import PUBLISHED_THRESHOLD, find_penalty, unmet
+from rollout.data.scored_files import read_scored, read_scores
 from rollout.types import InputError
 
 __all__ = ["Debias", "build_debias", "fit_debias"]

@@ -16,8 +16,8 @@ from itertools import accumulate
 from typing import Any
 
 from rewards.compose.reduce import population_std
-from rewards.compose.score_file import read_scores
 from rewards.compose.settings import check_keys, finite_number
+from rollout.data.scored_files import read_scores
 from rollout.types import InputError
 
 __all__ = ["Normaliser", "build_normaliser"]

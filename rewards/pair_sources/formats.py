@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewards.pair_sources.dialogue import is_hh
-from rewards.pair_sources.helpsteer import ASPECTS, helpsteer_pairs, helpsteer_rated, same_prompt
+from rewards.pair_sources.helpsteer import (
+    HELPSTEER_ASPECTS,
+    helpsteer_pairs,
+    helpsteer_rated,
+    same_prompt,
+)
 from rewards.pair_sources.named_sides import alpaca_pairs, hh_pairs, message_pairs, text_pairs
 from rewards.pair_sources.nectar import nectar_pairs
 from rewards.pair_sources.oasst import flat_oasst_pairs, oasst_pairs, same_tree
@@ -86,7 +91,7 @@ FORMATS: dict[str, Format] = {
     ),
     "nectar": Format(columns=("prompt", "answers"), pairs=nectar_pairs),
     "helpsteer": Format(
-        columns=("prompt", "response", *ASPECTS),
+        columns=("prompt", "response", *HELPSTEER_ASPECTS),
         pairs_of_many=helpsteer_pairs,
         key=same_prompt,
         rated=helpsteer_rated,

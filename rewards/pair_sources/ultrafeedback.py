@@ -19,12 +19,12 @@ from rewards.pair_sources.rated import RatedOutcome, Scale, rated
 from rewards.pair_sources.record import Options, Outcome, Record, Refusal
 from rollout.types import InputError, Message
 
-__all__ = ["ASPECTS", "ultrafeedback_pairs", "ultrafeedback_rated"]
+__all__ = ["ULTRAFEEDBACK_ASPECTS", "ultrafeedback_pairs", "ultrafeedback_rated"]
 
-ASPECTS = ("instruction_following", "truthfulness", "honesty", "helpfulness")
+ULTRAFEEDBACK_ASPECTS = ("instruction_following", "truthfulness", "honesty", "helpfulness")
 _ASPECT_SCALE = Scale(lowest=1, levels=5)
 _OVERALL_SCALE = Scale(lowest=1, levels=10)
-_RANKS_BY = ("overall_score", "fine-grained_score", *ASPECTS)
+_RANKS_BY = ("overall_score", "fine-grained_score", *ULTRAFEEDBACK_ASPECTS)
 
 
 def ultrafeedback_pairs(record: Record, options: Options) -> list[Outcome]:
@@ -38,24 +38,24 @@ def ultrafeedback_pairs(record: Record, options: Options) -> list[Outcome]:
     if by not in _RANKS_BY:
         raise InputError(f"by: {by!r} is no rating of UltraFeedback: {', '.join(_RANKS_BY)}")
     answers = [
-        Answer(_response(record, completion), _value(record, completion, by), labels)
+        Answer(_response(record, completion), _ultrafeedback_value(record, completion, by), labels)
         for completion, labels in _completions(record)
     ]
     if not answers:  # the published file has a few instructions without any completion
         return [Refusal("fewer than two rated answers")]
     fields = {"origin": record.columns.get("source")}
-    return ranked_pairs(record, _prompt(record), answers, options, fields=fields)
+    return ranked_pairs(record, _ultrafeedback_prompt(record), answers, options, fields=fields)
 
 
 def ultrafeedback_rated(record: Record) -> list[RatedOutcome]:
-    prompt = _prompt(record)
+    prompt = _ultrafeedback_prompt(record)
     return [
         rated(record, prompt, _response(record, completion), labels, suffix=f"/{at}")
         for at, (completion, labels) in enumerate(_completions(record))
     ]
 
 
-def _prompt(record: Record) -> list[Message]:
+def _ultrafeedback_prompt(record: Record) -> list[Message]:
     return [user(record.text("instruction"))]
 
 
@@ -69,7 +69,7 @@ def _completions(record: Record) -> list[tuple[Mapping[str, Any], dict[str, floa
         completion = record.as_object(completion, "completions")
         name = "ultrafeedback-overall_score"
         labels = _OVERALL_SCALE.label(record, completion.get("overall_score"), name)
-        for aspect in ASPECTS:
+        for aspect in ULTRAFEEDBACK_ASPECTS:
             rating = _rating(record, completion, aspect)
             labels |= _ASPECT_SCALE.label(record, rating, f"ultrafeedback-{aspect}")
         found.append((completion, labels))
@@ -84,6 +84,6 @@ def _rating(record: Record, completion: Mapping[str, Any], aspect: str) -> Any:
     return None if about is None else record.as_object(about, f"annotations.{aspect}").get("Rating")
 
 
-def _value(record: Record, completion: Mapping[str, Any], by: str) -> float | None:
-    value = _rating(record, completion, by) if by in ASPECTS else completion.get(by)
+def _ultrafeedback_value(record: Record, completion: Mapping[str, Any], by: str) -> float | None:
+    value = _rating(record, completion, by) if by in ULTRAFEEDBACK_ASPECTS else completion.get(by)
     return record.as_number(value, by)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.compose.normalise import build_normaliser
-from rewards.compose.score_file import read_scored, read_scores
+from rollout.data.scored_files import read_scored, read_scores
 from rollout.types import InputError
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.pair_sources import FORMATS, Options, Record, Refusal, find_format, recognise
 from rewards.pair_sources.dialogue import messages
+from rewards.pair_sources.formats import FORMATS, find_format, recognise
 from rewards.pair_sources.prompt_text import prompt_words, same_prompt_key
+from rewards.pair_sources.record import Options, Record, Refusal
 from rewards.pair_sources.split import split_last, split_pairs
 from rewards.pairs import Pair
 from rollout.types import InputError, Message
@@ -666,7 +667,7 @@ def test_real_hh(data, name):
 
 @pytest.mark.parametrize("name", HH_FILES)
 def test_hh_text_is_read_as_prompts_read_it(data, name):
-    from rollout.dialogues import parse_hh
+    from rollout.data.messages import parse_hh
 
     for row in rows_of(data / "hh-rlhf" / "dev" / f"{name}.jsonl.gz")[:400]:
         text = row["chosen"]

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft.appendlog import AppendLog
-from raft.files import read_rows, write_rows
-from raft.row_parts import COMPARISONS
+from rollout.data.fields import COMPARISONS
+from rollout.storage.append_log import AppendLog
+from rollout.storage.files import read_rows, write_rows
 from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
 
 Scores = dict[str, list[float | None]]  # reward name -> one score per sample, None = missing

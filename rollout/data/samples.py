@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from raft.row_parts import COMPARISONS, answer
 from rewards.compose.settings import is_finite_number
-from rollout.dialogues import json_kind
+from rollout.data.fields import COMPARISONS, answer
+from rollout.data.messages import json_kind
 from rollout.errors import InputError
 
 __all__ = ["check_scores", "is_score_column", "sample_row", "score_columns"]

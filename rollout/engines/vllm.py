@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rollout.decode import decode_continuations
-from rollout.engine import context_length
+from rollout.engines.base import context_length
 from rollout.seeds import derive_seed
+from rollout.text.decode import decode_continuations
 from rollout.types import (
     Completion,
     EngineError,

@@ -118,7 +118,7 @@ def _vllm_serves(architectures: Sequence[str], package: Path) -> bool:
         source = registry.read_text(encoding="utf-8")
         if not any(f'"{name}"' in source for name in architectures):
             return False
-    from rollout.vllm_engine import import_vllm
+    from rollout.engines.vllm import import_vllm
 
     supported = import_vllm().ModelRegistry.get_supported_archs()
     return any(name in supported for name in architectures)
@@ -164,15 +164,15 @@ def build_engine(
     """
     choice = choose_engine(model, engine)
     if choice.name == "toy":
-        from rollout.toy_engine import ToyEngine
+        from rollout.engines.toy import ToyEngine
 
         return ToyEngine(model, version=version), choice
     if choice.name == "transformers":
-        from rollout.transformers_engine import TransformersEngine
+        from rollout.engines.transformers import TransformersEngine
 
         size = max_num_seqs or 64
         return TransformersEngine(model, dtype=dtype, batch_size=size, version=version), choice
-    from rollout.vllm_engine import VLLMEngine
+    from rollout.engines.vllm import VLLMEngine
 
     serving = VLLMEngine(
         model,

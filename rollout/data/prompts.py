@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rollout.dialogues import (
+from rollout.data.messages import (
     begins_with_hh_turn,
     check_messages,
     check_text,
@@ -21,8 +21,8 @@ from rollout.dialogues import (
     json_kind,
     shared_prompt,
 )
+from rollout.data.rows import Row, find_source, read_rows
 from rollout.errors import InputError
-from rollout.rows import Row, find_source, read_rows
 from rollout.types import Message, Prompt
 
 Format = Literal["auto", "text", "messages", "hh"]

@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all, and a full disk said in one line."""
+"""Files that appear whole or not at all, and a full disk said in one line.
+
+The folder that a command's report goes to: Markdown to read, JSON for programs.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from raft.row_json import encode_rows
+from rollout.data.jsonl import encode_rows
 from rollout.errors import InputError
+
+__all__ = [
+    "make_out_folder",
+    "write_report_files",
+]
 
 # what a kill in the middle of a deletion leaves; `RunFolder` clears it away
 GONE = ".gone-"
@@ -96,3 +104,25 @@ def remove_tree(folder: Path) -> None:
         doomed = folder.with_name(f"{GONE}{uuid.uuid4().hex[:8]}")
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def make_out_folder(out: str) -> Path:
+    """Raises InputError where there can be no such folder: call it before work is done."""
+    folder = Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name a folder") from error
+    return folder
+
+
+def write_report_files(folder: Path, stem: str, markdown: str, value: Any) -> list[Path]:
+    """STEM.md and STEM.json. Raises InputError where they cannot be written."""
+    text, data = folder / f"{stem}.md", folder / f"{stem}.json"
+    try:
+        with full_disk_is_the_users(folder):
+            write_whole(text, markdown)
+            write_json(data, value)
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror}; choose another place") from error
+    return [text, data]

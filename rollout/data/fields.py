@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rollout.dialogues import check_messages, check_text, ending_with_user, json_kind
+from rollout.data.messages import check_messages, check_text, ending_with_user, json_kind
+from rollout.data.rows import Row
 from rollout.errors import InputError
-from rollout.rows import Row
 from rollout.types import Completion, Message
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rollout.engine import TOY_FILE
+from rollout.engines.base import TOY_FILE
 from rollout.seeds import derive_seed
 from rollout.types import Completion, Group, Prompt, Sampling
 

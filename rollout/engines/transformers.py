@@ -22,8 +22,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from rollout.decode import cut_at_stop, decode_continuations, find_stop
 from rollout.seeds import derive_seed
+from rollout.text.decode import cut_at_stop, decode_continuations, find_stop
 from rollout.types import Completion, Group, Prompt, Sampling, StaleWeightsError
 
 

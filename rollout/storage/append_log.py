@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from raft.files import full_disk_is_the_users
 from rollout.errors import InputError
+from rollout.storage.files import full_disk_is_the_users
 
 
 class AppendLog:

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from raft.row_parts import Content, answer, answered, completion, prompt_content
-from rollout.dialogues import begins_with_hh_turn, check_messages, hh_prompt, json_kind, parse_hh
+from rollout.data.fields import Content, answer, answered, completion, prompt_content
+from rollout.data.messages import (
+    begins_with_hh_turn,
+    check_messages,
+    hh_prompt,
+    json_kind,
+    parse_hh,
+)
 from rollout.errors import InputError
 from rollout.types import Group, Message, Prompt
 

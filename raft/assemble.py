@@ -20,7 +20,7 @@ from raft.rollout_pool import Policy, RolloutPool
 from raft.run_folder import RunFolder
 from raft.trainer import build_trainer
 from raft.trainer_pool import TrainerPool
-from rewards.source import description_folder
+from rewards.checkpoints.hub import description_folder
 from rollout.seeds import derive_seed
 from rollout.types import InputError, Sampling
 

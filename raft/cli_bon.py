@@ -199,8 +199,8 @@ def _of_drawing(options: argparse.Namespace) -> list[str]:
 def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, dict[str, Any]]]:
     """What a judge has to do, and the rewards that score while the policy draws."""
     from raft.bon.judged import Selection
-    from raft.rank_file import Tournament
     from raft.reward_spec import read_spec, split_tournament
+    from rewards.scoring.rank import Tournament
 
     chosen = {name: getattr(options, name) for name in ("method", "tie", "budget", "seed")}
     given = {name: value for name, value in chosen.items() if value is not None}

@@ -11,7 +11,7 @@ from rewards.evaluation.forms import FORMS
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
-    from raft.eval_reward import Scorer
+    from rewards.evaluation.evaluate import Scorer
 
 __all__ = ["add_eval_reward", "eval_reward"]
 
@@ -74,8 +74,14 @@ def eval_reward(options: argparse.Namespace) -> int:
         raise InputError("eval-reward: nothing to evaluate; give --reward, --judge or --scores")
     if options.bootstrap is not None and options.bootstrap < 100:
         raise InputError(f"--bootstrap {options.bootstrap}: intervals need 100 resamples or more")
-    from raft.eval_report import as_json, as_markdown, check_output, kept_rows, write_report
-    from raft.eval_reward import eval_reward as run
+    from rewards.evaluation.evaluate import eval_reward as run
+    from rewards.evaluation.report import (
+        as_json,
+        as_markdown,
+        check_output,
+        kept_rows,
+        write_report,
+    )
 
     check_output(options.out)
     draws = {} if options.bootstrap is None else {"resamples": options.bootstrap}
@@ -101,8 +107,8 @@ def eval_reward(options: argparse.Namespace) -> int:
 
 
 def _scorers(options: argparse.Namespace) -> list[Scorer]:
-    from raft.eval_reward import Scorer
     from raft.reward_spec import read_spec, split_tournament
+    from rewards.evaluation.evaluate import Scorer
 
     settings, assignments = model_settings(options), options.assignments
     found = []

@@ -173,7 +173,7 @@ def eval_pool(options: argparse.Namespace) -> int:
 
 
 def _tell(options: argparse.Namespace, report: dict[str, Any], text: str) -> None:
-    from raft.eval_report import as_json
+    from rewards.evaluation.report import as_json
 
     print(as_json(report) if options.json else text.rstrip("\n"))
 

@@ -99,7 +99,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _score(options: argparse.Namespace) -> int:
     from raft.reward_spec import read_spec
-    from raft.score_file import score_file
+    from rewards.scoring.score import score_file
 
     _check_output(options)
     settings = model_settings(options)
@@ -116,8 +116,8 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _rank(options: argparse.Namespace) -> int:
-    from raft.rank_file import Tournament, rank_file
     from raft.reward_spec import read_spec, split_tournament
+    from rewards.scoring.rank import Tournament, rank_file
 
     _check_output(options)
     settings, assignments, chosen = model_settings(options), options.assignments, {}

@@ -32,7 +32,7 @@ def add_serve(command: Command) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from raft.reward_spec import read_spec, split_tournament
     from rewards.build import build_judge, build_reward
-    from rewards.remote.listen import serve
+    from rewards.remote.server import serve
 
     settings, assignments = model_settings(options), options.assignments
     where = {"host": options.host, "port": options.port, "token_env": options.token_env}

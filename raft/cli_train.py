@@ -55,7 +55,7 @@ def train_reward(options: argparse.Namespace) -> int:
     from raft.train_reward import train_reward as train
 
     folder, metrics = train(config)
-    from rewards.training.processes import is_first
+    from rewards.training.distributed import is_first
 
     if not is_first():  # of several processes one speaks
         return 0

@@ -26,8 +26,8 @@ from rollout.errors import InputError
 from rollout.progress import Progress
 
 if TYPE_CHECKING:
+    from rewards.checkpoints.families import Family
     from rewards.doctor.pairs import Pair
-    from rewards.families import Family
 
 __all__ = ["examine_environment", "examine_reward_model", "read_pairs"]
 
@@ -59,9 +59,9 @@ def examine_reward_model(
     Raises InputError, at once, for a folder or file that is not there, rows that are no pairs, and
     settings that no model takes.
     """
-    from rewards.checkpoint import read_config
-    from rewards.settings import ModelSettings
-    from rewards.source import local_folder
+    from rewards.checkpoints.checkpoint import read_config
+    from rewards.checkpoints.hub import local_folder
+    from rewards.checkpoints.settings import ModelSettings
 
     given = {name: value for name, value in settings.items() if value is not None}
     ModelSettings(**given)

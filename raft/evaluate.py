@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raft.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
+from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
 
 
 def summarize(

@@ -40,7 +40,7 @@ def with_references(
     `starting` are the stored rows of the starting policy; None while it is the one that answers,
     which ties with itself.
     """
-    from rewards.judge_reward import REFERENCE_FIELD
+    from rewards.judges.reward import REFERENCE_FIELD
 
     references: dict[str, Any] = {prompt.id: None for prompt in prompts}
     references |= {row["id"]: row["responses"] for row in starting or ()}

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raft.pair_data import read_pairs, read_rated, split_last, split_pairs
 from raft.train_schema import TrainRewardConfig
-from rewards.pair_sources.prompt_text import first_turn, same_prompt_key
-from rewards.pair_sources.rated import Rated
-from rewards.pairs import Pair
+from rewards.data.dialogue import first_turn, same_prompt_key
+from rewards.data.pair import Pair
+from rewards.data.rated import Rated
+from rewards.data.read import read_pairs, read_rated, split_last, split_pairs
 
 __all__ = ["TrainData", "read_train_data"]
 

@@ -53,7 +53,7 @@ def _bradley_terry(
 
 
 def _hh(config: TrainRewardConfig, data: TrainData, folder: Path, report: Report) -> dict[str, Any]:
-    from rewards.training.hh import train_hh
+    from rewards.training.bradley_terry import train_hh
 
     section = config.sft or SFTConfig()
     return train_hh(
@@ -97,7 +97,7 @@ def _armorm(
 ) -> dict[str, Any]:
     from rewards.training.armorm import train_armorm
     from rewards.training.armorm_features import ArmoRMSettings
-    from rewards.training.gating_fit import GatingSettings
+    from rewards.training.gating import GatingSettings
 
     section = config.armorm
     assert section is not None
@@ -127,7 +127,7 @@ _NOT_READ = {
 
 def _reading(config: TrainRewardConfig) -> Any:
     """How the model reads, as `rewards.training.settings.ReadingSettings`."""
-    from rewards.training.hh import HH_READING
+    from rewards.training.bradley_terry import HH_READING
     from rewards.training.settings import ReadingSettings
 
     start = {
@@ -151,7 +151,7 @@ def _template(given: str | None) -> str | None:
 
 def _training(config: TrainRewardConfig) -> Any:
     """Of the only or the second stage, as `rewards.training.settings.TrainingSettings`."""
-    from rewards.training.hh import HH_TRAINING
+    from rewards.training.bradley_terry import HH_TRAINING
     from rewards.training.pairwise import PUBLISHED_PAIRWISE
     from rewards.training.settings import TrainingSettings
 
@@ -168,7 +168,7 @@ def _training(config: TrainRewardConfig) -> Any:
 def _first_stage(config: TrainRewardConfig) -> Any:
     if config.recipe != "hh" or config.sft is False:
         return None
-    from rewards.training.hh import HH_SFT
+    from rewards.training.bradley_terry import HH_SFT
 
     return _updated(HH_SFT, config.sft or SFTConfig(), config)
 

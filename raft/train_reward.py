@@ -35,10 +35,10 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
             use or belongs to another config.
     """
     from raft.train_recipes import resolved, run_recipe
-    from rewards.training import processes
+    from rewards.training import distributed
 
     settings = resolved(config)
-    if not processes.is_first():
+    if not distributed.is_first():
         return _join(config)
     with RunFolder(config.run_dir, settings) as folder:
         result = folder.root / RESULT
@@ -54,7 +54,7 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
             metrics = json_columns(found, RESULT)  # a number that is not known is null
             _write_card(folder.root, config, settings, data, metrics)
         write_json(result, metrics)
-    processes.leave()
+    distributed.leave()
     return folder.root, metrics
 
 
@@ -62,7 +62,7 @@ def _join(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
     """Work along with the first process, which writes and says all there is to."""
     from raft.train_data import read_train_data
     from raft.train_recipes import run_recipe
-    from rewards.training import processes
+    from rewards.training import distributed
 
     root = Path(config.run_dir).resolve()
     if (root / RESULT).exists():
@@ -70,7 +70,7 @@ def _join(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
     for name in ("raft", "rewards"):
         logging.getLogger(name).setLevel(logging.ERROR)
     metrics = run_recipe(config, read_train_data(config), root, lambda step, values: None)
-    processes.leave()
+    distributed.leave()
     return root, json_columns(metrics, RESULT)
 
 

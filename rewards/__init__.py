@@ -8,14 +8,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# bound at once, and light: else the import of the module of that name would take its place
-from rewards.load_judge import load_judge
-
 if TYPE_CHECKING:
     from rewards.build import build_reward
-    from rewards.judge_reward import JudgeReward
-    from rewards.load import load_reward
-    from rewards.scalar_judge import ScalarJudge
+    from rewards.judges.load import load_judge
+    from rewards.judges.reward import JudgeReward
+    from rewards.judges.scalar import ScalarJudge
+    from rewards.models.load import load_reward
     from rewards.types import Comparison, Reward, RewardError
 
 __all__ = [
@@ -31,12 +29,13 @@ __all__ = [
 
 _HOMES = {
     "Comparison": "rewards.types",
-    "JudgeReward": "rewards.judge_reward",
+    "JudgeReward": "rewards.judges.reward",
     "Reward": "rewards.types",
     "RewardError": "rewards.types",
-    "ScalarJudge": "rewards.scalar_judge",
+    "ScalarJudge": "rewards.judges.scalar",
     "build_reward": "rewards.build",
-    "load_reward": "rewards.load",
+    "load_judge": "rewards.judges.load",
+    "load_reward": "rewards.models.load",
 }
 
 

@@ -11,7 +11,7 @@ from rewards.types import Reward
 from rollout.types import InputError
 
 if TYPE_CHECKING:  # it needs numpy
-    from rewards.judge import Judge
+    from rewards.judges.judge import Judge
 
 __all__ = ["JUDGES", "KINDS", "build_judge", "build_reward", "check_judge", "check_reward", "takes"]
 
@@ -82,19 +82,19 @@ Kinds = dict[str, tuple[str, Callable[[], Builder]]]
 
 
 def _function() -> Builder:
-    from rewards.function_reward import FunctionReward
+    from rewards.functions.reward import FunctionReward
 
     return FunctionReward, {}
 
 
 def _model() -> Builder:
-    from rewards.load import load_reward
+    from rewards.models.load import load_reward
 
     return load_reward, {"model": "path", "family": "kind"}
 
 
 def _pairwise() -> Builder:
-    from rewards.judge_reward import load_judge_reward
+    from rewards.judges.reward import load_judge_reward
 
     return load_judge_reward, {}
 
@@ -110,7 +110,7 @@ def _build_combined(
     length_penalty: Mapping[str, Any] | None = None,
     debias: Mapping[str, Any] | None = None,
 ) -> Reward:
-    from rewards.compose.build import build_combined
+    from rewards.combine.build import build_combined
 
     return build_combined(
         build=lambda member: build_reward(**member),
@@ -129,7 +129,7 @@ def _remote() -> Builder:
 
 
 def _judge() -> Builder:
-    from rewards.load_judge import load_judge
+    from rewards.judges.load import load_judge
 
     return partial(load_judge, kind="pairwise"), {"model": "path"}
 

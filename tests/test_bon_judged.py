@@ -14,8 +14,8 @@ import toy_runs
 
 import raft.bon.judged
 from raft.cli import main
+from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison
-from rewards.verdicts import Verdicts
 from rollout.types import Message
 
 sys.path.append(str(Path(__file__).with_name("rewards")))  # no package, and not always collected
@@ -130,9 +130,9 @@ def test_a_judge_as_gold_of_a_scalar_reward(home: Path, by_length: None) -> None
 def test_going_on_after_an_interruption(
     home: Path, by_length: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import raft.file_job
+    import rewards.scoring.job
 
-    monkeypatch.setattr(raft.file_job, "CONVERSATIONS_AT_A_TIME", 10)
+    monkeypatch.setattr(rewards.scoring.job, "CONVERSATIONS_AT_A_TIME", 10)
     write_pool(home / "pool.jsonl", 6, 5)
     bon("pool.jsonl", "--judge", "judge.yaml")
     straight = (home / "pool.judged.jsonl").read_bytes()
@@ -152,9 +152,9 @@ def test_going_on_after_an_interruption(
 def test_another_pool_is_not_gone_on_with(
     home: Path, by_length: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import raft.file_job
+    import rewards.scoring.job
 
-    monkeypatch.setattr(raft.file_job, "CONVERSATIONS_AT_A_TIME", 10)
+    monkeypatch.setattr(rewards.scoring.job, "CONVERSATIONS_AT_A_TIME", 10)
     write_pool(home / "pool.jsonl", 6, 5)
     interrupted_at(5, monkeypatch)
     command = ["bon", "pool.jsonl", "--judge", "judge.yaml", "--quiet"]
@@ -216,7 +216,7 @@ def test_too_few_responses_and_two_measures(
 
 
 def test_a_real_judge(home: Path) -> None:
-    from rewards.load_judge import load_judge
+    from rewards.judges.load import load_judge
 
     model = tiny.checkpoint(home / "judge")
     texts = ["tea", "coffee, black", "water", "no"]

@@ -152,7 +152,7 @@ def test_a_device_is_no_output_file(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "where", "says"),
     [
-        (["serve-reward", "--reward", "function:length"], "rewards.remote.listen.serve", "serving"),
+        (["serve-reward", "--reward", "function:length"], "rewards.remote.server.serve", "serving"),
         (["curves", "run"], "raft.curves.draw_curves", "no picture was written"),
     ],
 )

@@ -27,7 +27,7 @@ from rewards.doctor.examine import examine, examine_judge, examine_reward
 from rewards.doctor.pairs import Pair, judged_findings, wilson95
 from rewards.doctor.samples import OBVIOUS, SAMPLES, talk
 from rewards.doctor.template import trailing_header
-from rewards.verdicts import Verdicts
+from rewards.tournament.verdicts import Verdicts
 from rollout.errors import InputError
 
 sys.path.append(str(Path(__file__).with_name("rewards")))  # not a package, and not always collected

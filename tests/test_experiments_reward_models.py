@@ -17,7 +17,7 @@ from experiments.reward_models.five_recipes import Study, prepare, train_one
 from experiments.reward_models.pairs import HELD_OUT, TRAIN, read_split, short_enough
 from experiments.reward_models.result_table import as_markdown
 from raft.train_config import make_train_config
-from rewards.pair_sources.prompt_text import first_turn, same_prompt_key
+from rewards.data.dialogue import first_turn, same_prompt_key
 
 TINY = Sizes(vocabulary=300, hidden=64, layers=1, epochs=1)
 QUICK = {
@@ -137,8 +137,8 @@ def test_every_recipe_is_a_config(name: str, tmp_path: Path):
 
 
 def test_the_tokenizer_suits_judges_and_gates():
-    from rewards.heads.gating import gate_of
-    from rewards.pair_prompt import PairPrompt
+    from rewards.judges.prompt import PairPrompt
+    from rewards.models.armorm_head import gate_of
 
     made = build_tokenizer(["What is A or B?\n\nThe assistant says so."] * 3, 300)
     asked = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]

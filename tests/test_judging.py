@@ -16,9 +16,9 @@ from raft.evaluate import compare
 from raft.judging import by_judge, judge_metrics, with_references
 from raft.loop import run
 from rewards import JudgeReward
-from rewards.judge_reward import REFERENCE_FIELD
+from rewards.judges.reward import REFERENCE_FIELD
 from rewards.tournament import Report
-from rewards.verdicts import Verdicts
+from rewards.tournament.verdicts import Verdicts
 from rollout.types import InputError, Prompt
 
 
@@ -41,7 +41,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(model: str, *, tournament: str = "knockout", score: str | None = None) -> JudgeReward:
         return JudgeReward(WordJudge(), tournament=tournament, score=score)  # type: ignore
 
-    monkeypatch.setattr("rewards.judge_reward.load_judge_reward", load)
+    monkeypatch.setattr("rewards.judges.reward.load_judge_reward", load)
     monkeypatch.setattr("raft.loop.check_model", lambda model, key: None)
 
 

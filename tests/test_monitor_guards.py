@@ -16,7 +16,7 @@ from raft.monitor.pool import LogProbPool
 from raft.monitor.seat import find_seat
 from raft.monitor.worker import LogProbWorker
 from raft.placement import place
-from raft.stats import clustered_mean_ci95
+from rewards.evaluation.stats import clustered_mean_ci95
 from rollout.types import InputError, WorkerDiedError
 
 

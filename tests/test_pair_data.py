@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from raft.contamination import overlap, without_overlap
-from raft.pair_data import PairSet, PairSource, read_pairs, read_rated, split_pairs
-from rewards.pairs import Pair
+from rewards.data.contamination import overlap, without_overlap
+from rewards.data.pair import Pair
+from rewards.data.read import PairSet, PairSource, read_pairs, read_rated, split_pairs
 from rollout.errors import InputError
 from rollout.types import Message, Prompt
 

@@ -11,12 +11,7 @@ import numpy as np
 import pytest
 
 from raft.bon.estimate import expected_best_of_n
-from rewards.evaluation.pool_metrics import (
-    SILENT,
-    majority_at_k,
-    pass_at_k,
-    weighted_majority_at_k,
-)
+from rewards.evaluation.pass_at_k import SILENT, majority_at_k, pass_at_k, weighted_majority_at_k
 
 RIGHT = 0
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import toy_runs
 
-import raft.rank_file
+import rewards.scoring.rank
 from raft.cli import main
-from raft.rank_file import Tournament, rank_file
+from rewards.scoring.rank import Tournament, rank_file
 from rewards.tournament import METHODS, cost
+from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, RewardError
-from rewards.verdicts import Verdicts
 from rollout.types import InputError
 
 sys.path.append(str(Path(__file__).with_name("rewards")))  # no package, and not always collected
@@ -62,7 +62,7 @@ class ByLength:
 @pytest.fixture
 def by_length(monkeypatch: pytest.MonkeyPatch) -> ByLength:
     judge = ByLength()
-    monkeypatch.setattr(raft.rank_file, "build_judge", lambda **settings: judge)
+    monkeypatch.setattr(rewards.scoring.rank, "build_judge", lambda **settings: judge)
     return judge
 
 
@@ -220,7 +220,7 @@ def test_going_on(tmp_path: Path, by_length: ByLength, capsys: pytest.CaptureFix
 
 
 def test_by_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from rewards.load_judge import load_judge
+    from rewards.judges.load import load_judge
 
     model = tiny.checkpoint(tmp_path / "judge")
     rows = [

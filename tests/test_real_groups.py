@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raft.score_file import score_file
 from rewards import JudgeReward, ScalarJudge
+from rewards.scoring.score import score_file
 from rewards.tournament import Match, Report, best_and_worst, knockout, play, round_robin
 from rewards.types import Comparison
 from rollout.types import Completion, Group, Prompt

@@ -24,7 +24,7 @@ from raft.replay.source import find_samples
 from raft.replay.subsets import random_order, selectable, subset
 from raft.replay.tournament import Missing, tournament_scores
 from raft.selection import mask_unselectable, select
-from raft.stats import distinct_n
+from rewards.evaluation.stats import distinct_n
 from rewards.tournament import play
 from rollout.errors import InputError
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.stats import (
+from rewards.evaluation.stats import (
     best_of_k_mean,
     clustered_mean_ci95,
     distinct_n,

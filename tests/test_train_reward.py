@@ -29,7 +29,7 @@ from raft.train_recipes import resolved
 from raft.train_reward import train_reward
 from raft.train_schema import ArmoRMConfig, GatingConfig, GRMConfig, TrainRewardConfig
 from rewards import load_judge, load_reward
-from rewards.pairs import Pair
+from rewards.data.pair import Pair
 from rollout.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +155,7 @@ def test_contradictions_are_refused(root: Path, more: dict[str, Any], expected: 
 
 def test_sections_have_the_keys_of_what_they_are_for() -> None:
     from rewards.training.armorm_features import ArmoRMSettings
-    from rewards.training.gating_fit import GatingSettings
+    from rewards.training.gating import GatingSettings
     from rewards.training.grm_objective import GRMSettings
 
     def names(settings: Any) -> set[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.bench.job import Job, Points, job_of_command_line, quiet
 from experiments.bench.job import read_lexicon as lexicon_of
 from experiments.bench.job import read_prompts as texts_of
-from raft.stats import distinct_n
+from rewards.evaluation.stats import distinct_n
 
 
 def main(job: Job) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from experiments.bench.bare_raft import reward
 from experiments.bench.job import Job, Points, job_of_command_line, quiet, read_lexicon
 from experiments.bench.job import read_prompts as texts_of
-from raft.stats import distinct_n
+from rewards.evaluation.stats import distinct_n
 
 
 def main(job: Job) -> None:

@@ -122,10 +122,10 @@ def _ways(folder: Path) -> tuple[Any, Any, Callable[[Sequence[Any]], np.ndarray]
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from rewards.judge_reward import JudgeReward
-    from rewards.load_judge import load_judge
-    from rewards.pair_prompt import PairPrompt
-    from rewards.verdicts import Verdicts
+    from rewards.judges.load import load_judge
+    from rewards.judges.prompt import PairPrompt
+    from rewards.judges.reward import JudgeReward
+    from rewards.tournament.verdicts import Verdicts
 
     judge = load_judge(folder, kind="pairwise")
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)

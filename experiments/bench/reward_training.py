@@ -100,10 +100,10 @@ def _pairs(folder: str, options: argparse.Namespace) -> list[Ids]:
 def _toolkit(folder: str, way: str, options: argparse.Namespace) -> Callable[[Sequence[Ids]], None]:
     import numpy as np
 
-    from rewards.training.example import Example
+    from rewards.training.examples import Example
     from rewards.training.fit import fit
+    from rewards.training.losses import PairObjective
     from rewards.training.model import load_trainable
-    from rewards.training.pair_objective import PairObjective
     from rewards.training.settings import LossSettings, TrainingSettings
 
     settings = TrainingSettings(

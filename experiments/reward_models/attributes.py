@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.pairs import Pair
+from rewards.data.pair import Pair
 from rollout.storage.files import whole_file
 
 __all__ = ["ACCEPTABLE", "ATTRIBUTES", "LENGTH", "rate", "write_rated"]

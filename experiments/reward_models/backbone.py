@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.pairs import Pair
+from rewards.data.pair import Pair
 
 __all__ = [
     "FRESH",
@@ -113,8 +113,8 @@ def make_language_model(
     fresh: Path, folder: Path, pairs: Sequence[Pair], sizes: Sizes, seed: int
 ) -> Path:
     """The fresh model after reading the chosen texts; called again it goes on, or returns."""
+    from rewards.training.bradley_terry import train_sft
     from rewards.training.settings import ReadingSettings, TrainingSettings
-    from rewards.training.sft_stage import train_sft
 
     train_sft(
         fresh,

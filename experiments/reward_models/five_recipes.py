@@ -138,14 +138,14 @@ def _texts(pairs: Sequence[Any]) -> Iterator[str]:
 
 
 def _pairs(study: Study, name: str) -> list[Any]:
-    from raft.pair_data import read_pairs
+    from rewards.data.read import read_pairs
 
     return read_pairs([str(study.folder / name)]).pairs
 
 
 def _evaluated(study: Study, name: str, metrics: dict[str, Any]) -> dict[str, Any]:
     """By `raft eval-reward`, from the exported model; and what the recipe itself found."""
-    from raft.eval_reward import Scorer, eval_reward
+    from rewards.evaluation.evaluate import Scorer, eval_reward
 
     kind = "pairwise" if name == "pairwise" else "model"
     spec = {"kind": kind, "model": str(study.folder / name / "model")}
@@ -188,7 +188,7 @@ def _reloaded(study: Study, name: str) -> dict[str, Any]:
 def _parameters(model: Path) -> int:
     from math import prod
 
-    from rewards.checkpoint import tensor_shapes
+    from rewards.checkpoints.checkpoint import tensor_shapes
 
     return sum(prod(shape) for shape in tensor_shapes(model).values())
 

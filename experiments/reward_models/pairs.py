@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft.pair_data import read_pairs, split_pairs
-from rewards.pairs import Pair
+from rewards.data.pair import Pair
+from rewards.data.read import read_pairs, split_pairs
 from rollout.storage.files import read_json, whole_file, write_json
 
 __all__ = [

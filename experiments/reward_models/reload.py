@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rewards.pairs import Pair
+from rewards.data.pair import Pair
 from rewards.types import Comparison
 
 __all__ = ["BEFORE", "listening", "reloaded_scores", "scores_before"]

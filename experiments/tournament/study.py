@@ -14,7 +14,7 @@ from experiments.overoptimization.study import Paths, policy
 from experiments.stories.commands import Commands
 from experiments.tournament.backbone import make_backbone
 from raft.bon.estimate import expected_best_of_n
-from raft.stats import mean_ci95
+from rewards.evaluation.stats import mean_ci95
 
 __all__ = ["SIZES", "Gap", "Row", "gaps", "judge", "measure", "train_judge"]
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rewards.evaluation.bootstrap import RESAMPLES, interval95, resampled_ratios
+from rewards.evaluation.stats import RESAMPLES, interval95, resampled_ratios
 
 __all__ = [
     "Curve",

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raft.file_job import run_job
-from raft.rank_file import Tournament
-from raft.score_file import scores_of
 from rewards.build import build_judge, check_judge
-from rewards.judge_reward import REFERENCE_FIELD, JudgeReward
+from rewards.judges.reward import REFERENCE_FIELD, JudgeReward
+from rewards.scoring.job import run_job
+from rewards.scoring.rank import Tournament
+from rewards.scoring.score import scores_of
 from rollout.data.fields import COMPARISONS, RANKING
 from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError

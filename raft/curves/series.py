@@ -11,7 +11,7 @@ from typing import Any
 from raft.curves.panels import Line, Panel, interval_of
 from raft.curves.settings import Setting
 from raft.metrics import number
-from raft.stats import mean_ci95
+from rewards.evaluation.stats import mean_ci95
 
 __all__ = ["Point", "Series", "series_of"]
 

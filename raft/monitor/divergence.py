@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from raft.stats import clustered_mean_ci95
+from rewards.evaluation.stats import clustered_mean_ci95
 
 __all__ = ["divergence_metrics", "k3_sum"]
 

@@ -12,13 +12,8 @@ import numpy as np
 from raft.bon.estimate import expected_best_of_n
 from raft.pool_eval.questions import RIGHT, Question, Questions
 from raft.replay.rules import sweep
-from rewards.evaluation.bootstrap import RESAMPLES, interval95, resampled_ratios
-from rewards.evaluation.pool_metrics import (
-    SILENT,
-    majority_at_k,
-    pass_at_k,
-    weighted_majority_at_k,
-)
+from rewards.evaluation.pass_at_k import SILENT, majority_at_k, pass_at_k, weighted_majority_at_k
+from rewards.evaluation.stats import RESAMPLES, interval95, resampled_ratios
 from rollout.errors import InputError
 from rollout.progress import Progress
 from rollout.seeds import derive_seed

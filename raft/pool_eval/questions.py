@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.replay.source import find_samples
-from rewards.compose.settings import finite_number
-from rewards.evaluation.pool_metrics import SILENT
+from rewards.combine.checks import finite_number
+from rewards.evaluation.pass_at_k import SILENT
 from rewards.functions.numeric_match import read_number, reference_number
 from rollout.data.fields import row_id
 from rollout.data.rows import find_source, read_rows

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raft.eval_cells import table
+from rewards.evaluation.markdown import table
 
 __all__ = ["as_markdown"]
 

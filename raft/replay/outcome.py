@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from raft.replay.kept import Kept
-from raft.stats import mean_ci95
-from rewards.evaluation.bootstrap import interval95, resampled_ratios
+from rewards.evaluation.stats import interval95, mean_ci95, resampled_ratios
 
 __all__ = ["outcomes"]
 

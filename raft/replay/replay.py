@@ -16,7 +16,7 @@ from raft.replay.points import methods_behind, tried
 from raft.replay.pool import Pool, read_pool, value_name
 from raft.replay.rules import Rule, Scoring, filters_at_work
 from raft.replay.source import Part, Source
-from rewards.evaluation.bootstrap import RESAMPLES
+from rewards.evaluation.stats import RESAMPLES
 from rollout.data.fields import COMPARISONS
 from rollout.errors import InputError
 from rollout.progress import Progress

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raft.eval_cells import number, percent, section, table
+from rewards.evaluation.markdown import number, percent, section, table
 
 __all__ = ["as_markdown"]
 

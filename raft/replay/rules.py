@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from raft.config_schema import SelectConfig
 from raft.selection import check_strategy
-from rewards.compose.length_penalty import LengthPenalty, build_length_penalty
-from rewards.compose.settings import finite_number
+from rewards.combine.checks import finite_number
+from rewards.combine.length import LengthPenalty, build_length_penalty
 from rewards.tournament import cost
 from rewards.tournament.methods import check_settings
 from rollout.data.samples import check_scores, is_score_column

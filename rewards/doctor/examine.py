@@ -7,23 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rewards.checkpoint import read_config
-from rewards.doctor.family import check_family, family_of
+from rewards.checkpoints.checkpoint import read_config
+from rewards.checkpoints.families import Family
+from rewards.checkpoints.hub import local_folder
+from rewards.checkpoints.loading import resolve_device
+from rewards.doctor.checkpoint import check_family, check_head, check_spread, family_of
 from rewards.doctor.finding import Finding, wrong
-from rewards.doctor.head import check_head, check_spread
 from rewards.doctor.invariance import check_invariance
 from rewards.doctor.judge import check_judge_pairs, check_judge_tokens, check_order
-from rewards.doctor.limits import check_limits
-from rewards.doctor.pad import check_pad
+from rewards.doctor.model_under_test import Subject
 from rewards.doctor.pairs import Advance, Pair, check_obvious, check_pairs
-from rewards.doctor.subject import Subject
 from rewards.doctor.template import check_template
-from rewards.doctor.tokens import check_tokens
-from rewards.families import Family
-from rewards.load import load_reward
-from rewards.model_reward import ModelReward
-from rewards.parts import resolve_device
-from rewards.source import local_folder
+from rewards.doctor.tokens import check_limits, check_pad, check_tokens
+from rewards.models.load import load_reward
+from rewards.models.reward import ModelReward
 from rewards.types import RewardError
 from rollout.types import InputError
 
@@ -110,7 +107,7 @@ def _load(family: Family, path: str | Path, kind: Family | None, settings: dict[
     if family != "pairwise":
         # a score that is not finite is a finding here, not an exception
         return load_reward(path, kind=kind, **{"non_finite": "missing", **settings})
-    from rewards.load_judge import load_judge
+    from rewards.judges.load import load_judge
 
     for name in ("format", "bos"):
         if settings.pop(name, None) is not None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from rewards.doctor.finding import Finding, note, ok, wrong
+from rewards.doctor.model_under_test import Subject
 from rewards.doctor.samples import SAMPLES
-from rewards.doctor.subject import Subject
 from rollout.types import Message
 
 __all__ = ["TOLERANCE", "check_invariance"]

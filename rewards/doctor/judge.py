@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from rewards.doctor.finding import Finding, note, ok, wrong
-from rewards.doctor.limits import precision
 from rewards.doctor.pairs import Advance, Pair, judged_findings, obvious_finding, obvious_pairs
-from rewards.doctor.tokens import both_ends, shown
-from rewards.pair_prompt import PairPrompt
+from rewards.doctor.tokens import both_ends, precision, shown
+from rewards.judges.prompt import PairPrompt
+from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, RewardError
-from rewards.verdicts import Verdicts
 from rollout.types import InputError
 
 __all__ = ["check_judge_pairs", "check_judge_tokens", "check_order"]

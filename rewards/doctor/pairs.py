@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.compose.spearman import pearson, spearman
+from rewards.combine.spearman import pearson, spearman
 from rewards.doctor.finding import Finding, note, ok, wrong
+from rewards.doctor.model_under_test import Subject
 from rewards.doctor.samples import OBVIOUS, talk
-from rewards.doctor.subject import Subject
 from rollout.types import Message
 
 __all__ = ["Pair", "check_obvious", "check_pairs", "judged_findings", "obvious_pairs", "wilson95"]

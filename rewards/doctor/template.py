@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
+from rewards.checkpoints.loading import load_tokenizer
 from rewards.doctor.finding import Finding, note, ok, wrong
+from rewards.doctor.model_under_test import Subject
 from rewards.doctor.samples import talk
-from rewards.doctor.subject import Subject
-from rewards.formats import Turns
-from rewards.parts import load_tokenizer
+from rewards.encoding.formats import Turns
 from rollout.types import InputError, Message
 
 __all__ = ["check_template", "trailing_header"]

@@ -1,16 +1,30 @@
-"""The tokens that really reach the model: shown, and the special ones among them checked."""
+"""The tokens that really reach the model: shown, and the special ones among them checked.
+
+The pad token, which other libraries find a row's end by. Ours do not; scores may differ.
+
+What the model can take: precision, length, and ids of its vocabulary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rewards.bos import BOS_COUNT
-from rewards.doctor.finding import Finding, note, ok, wrong
-from rewards.doctor.samples import TWO_TURNS, talk
-from rewards.doctor.subject import Subject
+import numpy as np
 
-__all__ = ["both_ends", "check_tokens", "shown"]
+from rewards.doctor.finding import Finding, note, ok, wrong
+from rewards.doctor.model_under_test import Subject
+from rewards.doctor.samples import SAMPLES, TWO_TURNS, talk
+from rewards.encoding.bos import BOS_COUNT
+
+__all__ = [
+    "both_ends",
+    "check_limits",
+    "check_pad",
+    "check_tokens",
+    "precision",
+    "shown",
+]
 
 _ENDS = 8
 
@@ -133,3 +147,115 @@ def _literal(subject: Subject, ids: Sequence[int]) -> Iterator[Finding]:
             f"{some}, typed in a message, become the special token itself, as in most tokenizers: "
             "a response can forge the end of a turn",
         )
+
+
+_UNAFFECTED = "here the row's own last token is scored, whatever pads"
+_MEASURED = 4
+
+
+def check_pad(subject: Subject) -> Iterator[Finding]:
+    """Tokenizer against config, pad against EOS."""
+    own, config = subject.tokenizer.pad_token_id, subject.config.get("pad_token_id")
+    said = f"tokenizer {_named(subject, own)}, config {_named(subject, config)}"
+    trouble = _trouble(subject, own, config)
+    if trouble:
+        yield note("pad", f"{said}: {trouble}; {_UNAFFECTED}")
+    elif own == subject.tokenizer.eos_token_id and own is not None:
+        yield note("pad", f"{said}: pad is EOS; {_elsewhere(subject, own)}")
+    else:
+        yield ok("pad", said)
+
+
+def _named(subject: Subject, id: Any) -> str:
+    if id is None:
+        return "none"
+    if not isinstance(id, int) or not 0 <= id < len(subject.tokenizer.get_vocab()):
+        return f"{id}, which is no token"
+    return shown(subject.tokenizer, [id])
+
+
+def _trouble(subject: Subject, own: int | None, config: Any) -> str:
+    if config is None:
+        return "transformers' own classifier refuses batches without a pad id in the config"
+    if not isinstance(config, int) or not 0 <= config < subject.encoder.vocabulary:
+        return "the config's pad id lies outside of the embedding"
+    if own is None:
+        return "a tokenizer without a pad token cannot make a batch elsewhere"
+    if own != config:
+        return "in a padded batch, transformers' own classifier would score a padding token"
+    return ""
+
+
+def _elsewhere(subject: Subject, pad: int) -> str:
+    """What transformers' pooling, the right-most token that is not pad, would change."""
+    if subject.reward.kind != "classifier" or not hasattr(subject.engine, "backbone"):
+        return f"poolings that search for it stop early; {_UNAFFECTED}"
+    rows = [subject.ids(SAMPLES[i]) for i in subject.readable(SAMPLES).kept[:_MEASURED]]
+    ends = [max((n for n, id in enumerate(ids) if id != pad), default=0) for ids in rows]
+    if all(end == len(ids) - 1 for ids, end in zip(rows, ends, strict=True)):
+        return "no conversation ends with it, so transformers' own classifier scores the same token"
+    differences = [
+        abs(_score_at(subject, ids, end) - _score_at(subject, ids, len(ids) - 1))
+        for ids, end in zip(rows, ends, strict=True)
+    ]
+    return (
+        f"transformers' own classifier would score the token before it, "
+        f"up to {np.max(differences):.2g} away ({len(rows)} conversations); {_UNAFFECTED}"
+    )
+
+
+def _score_at(subject: Subject, ids: list[int], position: int) -> float:
+    engine: Any = subject.engine
+    states = engine.backbone.states([ids], [[position]])
+    return float(engine.head.outputs(states)["score"][0])
+
+
+_FIRST = 3
+
+
+def check_limits(subject: Subject) -> Iterator[Finding]:
+    saved = subject.config.get("dtype") or subject.config.get("torch_dtype")
+    yield precision(subject.reward.describe(), saved)
+    yield _length(subject)
+    yield _vocabulary(subject)
+
+
+def precision(said: Mapping[str, Any], saved: str | None = None) -> Finding:
+    """From a model's description of itself, and the dtype in its config."""
+    where = f"{said.get('dtype')} on {said.get('device')}, {said.get('engine')} engine"
+    layout = f", {said['layout']} rows" if "layout" in said else ""
+    detail = f"{where}{layout}{f'; saved as {saved}' if saved else ''}"
+    if saved == "float32" and said.get("dtype") in ("float16", "bfloat16"):
+        return note("dtype", f"{detail}: rounded", "use --dtype float32 for the saved precision")
+    return ok("dtype", detail)
+
+
+def _length(subject: Subject) -> Finding:
+    limit, side = subject.encoder.max_length, subject.encoder.truncation_side
+    positions = subject.config.get("max_position_embeddings") or subject.config.get("n_positions")
+    known = f"the model has {positions} positions" if positions else "the config names no limit"
+    if limit is None:
+        return note("max length", f"none; {known}", "set --max-length")
+    detail = f"{limit} tokens, cut on the {side}; {known}"
+    if positions and limit > positions:
+        return wrong("max length", detail, f"use --max-length {positions} or less")
+    return ok("max length", detail, max_length=limit)
+
+
+def _vocabulary(subject: Subject) -> Finding:
+    rows, tokenizer = subject.encoder.vocabulary, subject.tokenizer
+    known = tokenizer.get_vocab()
+    beyond = {token: id for token, id in known.items() if id >= rows}
+    detail = f"the embedding has {rows} rows, the tokenizer {len(known)} tokens"
+    if not beyond:
+        return ok("vocabulary", detail)
+    names = sorted(beyond, key=lambda token: beyond[token])
+    some = ", ".join(f"{name}·{beyond[name]}" for name in names[:_FIRST])
+    detail = f"{detail}: {len(beyond)} beyond it ({some}{', …' if len(names) > _FIRST else ''})"
+    if names == [tokenizer.pad_token]:
+        return note("vocabulary", f"{detail}; it only pads, and padding is never looked up here")
+    return wrong(
+        "vocabulary",
+        f"{detail}: a text with one of them cannot be scored",
+        "tokenizer and model do not belong together: take both from one folder",
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rewards.compose.spearman import average_ranks
+from rewards.combine.spearman import average_ranks
 
 __all__ = ["Bin", "Calibration", "calibration"]
 

@@ -1,4 +1,9 @@
-"""What rows to evaluate on may look like, told from their columns. Knows nothing of files.
+"""The forms of rows to evaluate on: which answers each has, and which of them are known to be good.
+
+Each parser gives the row's K responses as groups to score, and their known values (K,), higher is
+better. Every error begins with the row's place.
+
+What rows to evaluate on may look like, told from their columns. Knows nothing of files.
 
 | form | columns |
 |---|---|
@@ -14,13 +19,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
+from rewards.evaluation import rewardbench, rewardbench2
 from rewards.evaluation.rewardbench import PRIOR_SETS
 from rewards.evaluation.rewardbench import SUBSETS as REWARDBENCH_SUBSETS
+from rewards.evaluation.small_benchmarks import LABELS
+from rollout.data.fields import answer, completion, prompt_content
+from rollout.data.messages import check_text, hh_prompt, json_kind
+from rollout.data.pairs import pair_groups
+from rollout.errors import InputError
+from rollout.types import Group, Prompt
 
-__all__ = ["FORMS", "HHH_SOURCES", "Form", "recognise"]
+__all__ = [
+    "FORMS",
+    "HHH_SOURCES",
+    "Form",
+    "Parts",
+    "gold_column",
+    "parse_form",
+    "recognise",
+]
 
 Form = Literal[
     "pairs", "rewardbench", "rewardbench2", "rm-bench", "judgebench", "llmbar", "hhh", "listwise"
@@ -60,3 +82,212 @@ def _of_sides(columns: Mapping[str, Any]) -> Form:
 def _texts(value: Any) -> bool:
     """A list of texts; one of messages is a dialogue."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+Parts = tuple[tuple[Group, ...], tuple[float, ...]]
+
+# where the known order of listwise rows is looked for, and what marks a column of ranks
+GOLD_COLUMNS = ("ranks", "gold_scores", "scores")
+_RANKS = ("rank", "ranks")
+_OWN = {
+    "id", "prompt", "chosen", "rejected", "responses", "question", "response_A", "response_B",
+    "label", "judgments", "input", "output_1", "output_2", "targets",
+}  # fmt: skip
+
+
+def parse_form(
+    form: Form, columns: dict[str, Any], id: str, where: str, gold: str | None = None
+) -> Parts:
+    """The responses of a row and their known values; `gold` names the column of a list's.
+
+    Raises InputError for a row that is not of this form.
+    """
+    _check_columns(columns, form, where)
+    if form == "listwise":
+        return _listwise(columns, id, where, gold)
+    return _PARSERS[form](columns, id, where)
+
+
+def gold_column(columns: dict[str, Any], given: str | None = None) -> str | None:
+    """The column that a listwise row's known order stands in."""
+    if given is not None:
+        return given if given in columns else None
+    return next((name for name in GOLD_COLUMNS if name in columns), None)
+
+
+_NEEDED: dict[Form, tuple[str, ...]] = {
+    "pairs": ("chosen", "rejected"),
+    "rewardbench": ("prompt", "chosen", "rejected", "subset"),
+    "rewardbench2": ("prompt", "chosen", "rejected", "subset", "id"),
+    "rm-bench": ("prompt", "chosen", "rejected"),
+    "judgebench": ("label",),
+    "llmbar": ("input", "output_1", "output_2", "label"),
+    "hhh": (),
+    "listwise": ("prompt", "responses"),
+}
+
+
+def _check_columns(columns: dict[str, Any], form: Form, where: str) -> None:
+    missing = [key for key in _NEEDED[form] if key not in columns]
+    if missing:
+        raise InputError(
+            f"{where}: no column {missing[0]!r}, which rows of form {form} need; "
+            "add it, or say the form with --form"
+        )
+
+
+def _group(columns: dict[str, Any], id: str, content: Any, texts: Sequence[str]) -> Group:
+    fields = {key: value for key, value in columns.items() if key not in _OWN}
+    return Group(Prompt(id, content, fields), tuple(map(completion, texts)), 0)
+
+
+def _pair(columns: dict[str, Any], id: str, where: str) -> Parts:
+    fields = {key: value for key, value in columns.items() if key not in _OWN}
+    return pair_groups(columns, id, fields, where), (1.0, 0.0)
+
+
+def _rewardbench(columns: dict[str, Any], id: str, where: str) -> Parts:
+    names = (*rewardbench.SUBSETS, *rewardbench.PRIOR_SETS, *rewardbench.UNSCORED)
+    _check_subset(columns["subset"], names, "RewardBench", where)
+    return _pair(columns, id, where)
+
+
+def _rewardbench2(columns: dict[str, Any], id: str, where: str) -> Parts:
+    subset = columns["subset"]
+    _check_subset(subset, rewardbench2.SUBSETS, "RewardBench 2", where)
+    right, wrong = _answers(columns, "chosen", where), _answers(columns, "rejected", where)
+    if subset == rewardbench2.TIES:
+        try:
+            rewardbench2.split_tie_id(id)
+        except InputError as error:
+            raise InputError(f"{where}: {error}; mend the id") from error
+    elif len(right) != 1:
+        raise InputError(
+            f"{where}: 'chosen' holds {len(right)} answers, and outside Ties one is right; mend it"
+        )
+    correct, total = columns.get("num_correct"), columns.get("total_completions")
+    if correct not in (None, len(right)) or total not in (None, len(right) + len(wrong)):
+        raise InputError(
+            f"{where}: num_correct or total_completions does not fit {len(right)} chosen and "
+            f"{len(wrong)} rejected answers; mend the row"
+        )
+    return _right_and_wrong(columns, id, where, right, wrong)
+
+
+def _rm_bench(columns: dict[str, Any], id: str, where: str) -> Parts:
+    right, wrong = _answers(columns, "chosen", where), _answers(columns, "rejected", where)
+    if (len(right), len(wrong)) != (3, 3):
+        raise InputError(
+            f"{where}: {len(right)} chosen and {len(wrong)} rejected answers, where RM-Bench has "
+            "three styles of each; mend the row"
+        )
+    return _right_and_wrong(columns, id, where, right, wrong)
+
+
+def _right_and_wrong(
+    columns: dict[str, Any], id: str, where: str, right: list[str], wrong: list[str]
+) -> Parts:
+    content = prompt_content(columns["prompt"], where)
+    gold = (1.0,) * len(right) + (0.0,) * len(wrong)
+    return (_group(columns, id, content, [*right, *wrong]),), gold
+
+
+def _judgebench(columns: dict[str, Any], id: str, where: str) -> Parts:
+    label = columns["label"]
+    if label not in LABELS:
+        raise InputError(f"{where}: label is {label!r}; write {' or '.join(LABELS)}")
+    gold = (1.0, 0.0) if label == LABELS[0] else (0.0, 1.0)
+    sides = [columns.get("response_A"), columns.get("response_B")]
+    if sides == [None, None] and "judgments" in columns:
+        return (), gold
+    texts = [answer(one, where, f"response_{side}") for one, side in zip(sides, "AB", strict=True)]
+    return (
+        _group(columns, id, check_text(columns.get("question"), where, "question"), texts),
+    ), gold
+
+
+def _llmbar(columns: dict[str, Any], id: str, where: str) -> Parts:
+    label = str(columns["label"])
+    if label not in ("1", "2"):
+        raise InputError(f"{where}: label is {columns['label']!r}; write 1 or 2")
+    texts = [answer(columns[key], where, key) for key in ("output_1", "output_2")]
+    content = check_text(columns["input"], where, "input")
+    return (_group(columns, id, content, texts),), ((1.0, 0.0) if label == "1" else (0.0, 1.0))
+
+
+def _hhh(columns: dict[str, Any], id: str, where: str) -> Parts:
+    """Two spellings: pairs, and BIG-bench's choices with one label each."""
+    asked = columns.get("prompt") if columns.get("prompt") is not None else columns.get("input")
+    text = check_text(asked, where, "prompt" if "prompt" in columns else "input")
+    targets = columns.get("targets")
+    if targets is None:
+        texts = [answer(columns.get(key), where, key) for key in ("chosen", "rejected")]
+        gold = (1.0, 0.0)
+    else:
+        texts, gold = _choices(targets, where)
+    # the first turn comes without its "Human:", later ones with theirs
+    content = hh_prompt(
+        text if text.lstrip().startswith("Human:") else f"\n\nHuman: {text}", where, "prompt"
+    )
+    return (_group(columns, id, content, texts),), gold
+
+
+def _choices(targets: Any, where: str) -> tuple[list[str], tuple[float, ...]]:
+    choices = targets.get("choices") if isinstance(targets, dict) else None
+    labels = targets.get("labels") if isinstance(targets, dict) else None
+    fits = isinstance(choices, list) and isinstance(labels, list) and len(choices) == len(labels)
+    if not fits or sorted(map(str, labels or ())) != ["0", "1"]:
+        raise InputError(f"{where}: 'targets' must hold two choices and labels 1 and 0; mend it")
+    texts = [answer(one, where, f"choices[{k}]") for k, one in enumerate(choices or ())]
+    return texts, tuple(float(label) for label in labels or ())
+
+
+def _listwise(columns: dict[str, Any], id: str, where: str, given: str | None) -> Parts:
+    texts = _answers(columns, "responses", where)
+    name = gold_column(columns, given)
+    if name is None:
+        wanted = repr(given) if given else f"{', '.join(GOLD_COLUMNS[:-1])} or {GOLD_COLUMNS[-1]}"
+        raise InputError(
+            f"{where}: no column {wanted} that says how good the responses are; name it with --gold"
+        )
+    values = columns[name]
+    numbers = isinstance(values, list) and all(map(_number_or_null, values))
+    if not numbers or len(values) != len(texts):
+        raise InputError(f"{where}: {name!r} is not one number per response; mend it")
+    sign = -1.0 if name.rsplit("_", 1)[-1] in _RANKS else 1.0
+    gold = tuple(math.nan if value is None else sign * value for value in values)
+    return (_group(columns, id, prompt_content(columns["prompt"], where), texts),), gold
+
+
+def _number_or_null(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and math.isfinite(value))
+
+
+def _answers(columns: dict[str, Any], key: str, where: str) -> list[str]:
+    value = columns[key]
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{where}: {key!r} is {json_kind(value)}; make it a list of texts")
+    return [answer(one, where, f"{key}[{k}]") for k, one in enumerate(value)]
+
+
+def _check_subset(given: Any, known: Sequence[str], benchmark: str, where: str) -> None:
+    if given in known:
+        return
+    close = get_close_matches(str(given), known, n=1)
+    hint = f"did you mean {close[0]}" if close else "mend it"
+    raise InputError(
+        f"{where}: subset {given!r} is none of {benchmark}; {hint}, or say the form of the "
+        "rows with --form"
+    )
+
+
+_PARSERS: dict[Form, Callable[[dict[str, Any], str, str], Parts]] = {
+    "pairs": _pair,
+    "rewardbench": _rewardbench,
+    "rewardbench2": _rewardbench2,
+    "rm-bench": _rm_bench,
+    "judgebench": _judgebench,
+    "llmbar": _llmbar,
+    "hhh": _hhh,
+}

@@ -40,18 +40,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rewards.remote.client import RemoteReward
-    from rewards.remote.judge import RemoteJudge
-    from rewards.remote.listen import serve
-    from rewards.remote.server import build_app
+    from rewards.remote.client import RemoteJudge, RemoteReward
+    from rewards.remote.server import build_app, serve
 
 __all__ = ["RemoteJudge", "RemoteReward", "build_app", "serve"]
 
 _HOMES = {
-    "RemoteJudge": "rewards.remote.judge",
+    "RemoteJudge": "rewards.remote.client",
     "RemoteReward": "rewards.remote.client",
     "build_app": "rewards.remote.server",
-    "serve": "rewards.remote.listen",
+    "serve": "rewards.remote.server",
 }
 
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from os.path import commonprefix
 from typing import Any
 
-from rewards.bos import BOS_COUNT, Bos, default_bos
-from rewards.encoding import Encoder
-from rewards.formats import Format, Scorable, check_format, render
-from rewards.published import find_published
-from rewards.source import description_folder
-from rewards.truncation import TruncationSide
+from rewards.checkpoints.hub import description_folder
+from rewards.checkpoints.published import find_published
+from rewards.encoding.bos import BOS_COUNT, Bos, default_bos
+from rewards.encoding.encoder import Encoder, TruncationSide
+from rewards.encoding.formats import Format, Scorable, check_format, render
 from rollout.types import InputError, Message
 
 __all__ = ["Texts"]

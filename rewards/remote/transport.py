@@ -1,6 +1,10 @@
 """Batches of JSON to a server and back: bounded, retried, and loud in the end.
 
 Knows HTTP, and nothing of what the JSON means.
+
+How long to wait before another try. Knows nothing of HTTP clients.
+
+One line about an HTTP status that is no success: what the server said, and how to mend it.
 """
 
 from __future__ import annotations
@@ -11,19 +15,120 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
+from http import HTTPStatus
+from random import SystemRandom
 from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
 from rewards.remote.address import Address
-from rewards.remote.items import Item, check_positive, name_all
-from rewards.remote.refusal import refusal
-from rewards.remote.retry import LONGEST_WAIT, Backoff, retry_after
+from rewards.remote.protocols import Item, check_positive, name_all
 from rewards.types import RewardError
 from rollout.types import InputError
 
-__all__ = ["Transport"]
+__all__ = [
+    "LONGEST_WAIT",
+    "Backoff",
+    "Transport",
+    "refusal",
+    "retry_after",
+]
+
+# seconds: what a server may ask for with Retry-After, and where the back-off stops growing
+LONGEST_WAIT = 60.0
+
+
+def _jitter(low: float, high: float) -> float:
+    # waits of workers that fail together must differ, and they touch no result: so these numbers
+    # descend neither from a run's seed nor from the generators that others draw from
+    return SystemRandom().uniform(low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Waits that double from `first` seconds to `longest`, each shortened by up to a half."""
+
+    first: float = 0.5
+    longest: float = LONGEST_WAIT
+    uniform: Callable[[float, float], float] = _jitter
+
+    def wait(self, attempt: int, asked: float | None = None) -> float:
+        """Seconds after the `attempt`-th try (from 1); at least what the server `asked` for."""
+        full = min(self.longest, self.first * 2.0 ** min(attempt - 1, 60))
+        return max(asked or 0.0, self.uniform(full / 2, full))
+
+
+def retry_after(header: str | None, now: datetime | None = None) -> float | None:
+    """Seconds from a Retry-After header, a number or a date (RFC 9110, 10.2.3); None otherwise."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        when = parsedate_to_datetime(header)
+    except ValueError:  # a header that means nothing is as good as none
+        return None
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+
+
+def refusal(status: int, body: bytes, location: str | None, address: Address) -> str:
+    """`location` is that of a redirect."""
+    said = _said(body)
+    reason = f"it answered {status} {_phrase(status)}{f': {said}' if said else ''}"
+    hint = _hint(status, location, has_token=address.token is not None)
+    return f"{reason}{f': {hint}' if hint else ''}"
+
+
+def _hint(status: int, location: str | None, *, has_token: bool) -> str:
+    if 300 <= status < 400:
+        to = f" to {_one_line(location, 200)}" if location else ""
+        return f"it redirects{to}, and redirects are not followed: give the final url"
+    if status in (401, 403):
+        if has_token:
+            return "it does not accept the token: check it"
+        return "set the token (token_env, the name of an environment variable)"
+    if status in (404, 405):
+        return "check the url (one with a path is used as it is), the protocol and the model"
+    if status == 413:
+        return "use a smaller batch_size"
+    return ""
+
+
+def _said(body: bytes) -> str:
+    """The server's own message: ours, vLLM's or FastAPI's JSON, or plain text."""
+    text = body.decode(errors="replace")
+    try:
+        return _one_line(_message(json.loads(text)))
+    except (ValueError, RecursionError):  # an HTML page of a gateway, say
+        return _one_line(text)
+
+
+def _message(answer: Any) -> str:
+    if isinstance(answer, dict):
+        for key in ("error", "message", "detail", "msg"):
+            if answer.get(key):
+                return _message(answer[key])
+    if isinstance(answer, list) and answer:
+        return _message(answer[0])
+    return answer if isinstance(answer, str) else json.dumps(answer)
+
+
+def _one_line(text: str | None, limit: int = 300) -> str:
+    line = " ".join((text or "").split()).rstrip(".")
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:  # gateways invent their own
+        return ""
+
 
 log = logging.getLogger("rewards")
 

@@ -5,9 +5,9 @@ ranks those of many, with one batch of comparisons per round. All of it is pure:
 is drawn, and `compare` is the only one to know what is compared.
 """
 
-from rewards.tournament.answers import Verdict
-from rewards.tournament.driver import CompareMatches, play
+from rewards.tournament.bradley_terry import bradley_terry
 from rewards.tournament.methods import METHODS, cost
+from rewards.tournament.play import CompareMatches, play
 from rewards.tournament.report import Report, intransitive_triples
 from rewards.tournament.single import (
     ComparePairs,
@@ -19,8 +19,8 @@ from rewards.tournament.single import (
     sequential,
     swiss,
 )
-from rewards.tournament.strength import bradley_terry
 from rewards.tournament.types import Match, Pair, Played, Standing
+from rewards.tournament.verdicts import Verdict
 
 __all__ = [
     "METHODS",

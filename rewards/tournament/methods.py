@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.tournament.bracket import best_and_worst_schedule, knockout_schedule
-from rewards.tournament.double_bracket import double_elimination_schedule
-from rewards.tournament.gauntlet import pivot_schedule, sequential_schedule
-from rewards.tournament.league import LEAGUE_SCORES, round_robin_schedule
-from rewards.tournament.swiss_system import (
-    SWISS_SCORES,
-    least_rounds,
-    rounds_played,
-    swiss_schedule,
+from rewards.tournament.brackets import (
+    best_and_worst_schedule,
+    double_elimination_schedule,
+    knockout_schedule,
+    pivot_schedule,
+    sequential_schedule,
 )
+from rewards.tournament.round_robin import LEAGUE_SCORES, round_robin_schedule
+from rewards.tournament.swiss import SWISS_SCORES, least_rounds, rounds_played, swiss_schedule
 from rewards.tournament.types import Schedule
 from rollout.types import InputError
 

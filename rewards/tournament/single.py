@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
-from rewards.tournament.answers import Verdict
-from rewards.tournament.driver import play
+from rewards.tournament.play import play
 from rewards.tournament.types import Match, Pair, Standing
+from rewards.tournament.verdicts import Verdict
 
 __all__ = [
     "ComparePairs",

@@ -9,19 +9,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rewards.backbone import Backbone
-from rewards.compose.verbosity import PUBLISHED_THRESHOLD
-from rewards.encoding import Encoder
-from rewards.formats import Turns
-from rewards.gated_tokenizer import gated_tokenizer
-from rewards.heads.gating import Gate, gate_of
-from rewards.load_armorm import HEADS
-from rewards.load_backbone import dtype_as_stored, load_transformer, stored_dtype
-from rewards.pair_sources.rated import Rated
-from rewards.pairs import Pair
-from rewards.parts import load_config, load_tokenizer, make_encoder, pad_id, resolve_device
-from rewards.settings import ModelSettings
-from rewards.source import local_folder
+from rewards.checkpoints.hub import local_folder
+from rewards.checkpoints.loading import (
+    load_config,
+    load_tokenizer,
+    make_encoder,
+    pad_id,
+    resolve_device,
+)
+from rewards.checkpoints.settings import ModelSettings
+from rewards.combine.debias import PUBLISHED_THRESHOLD
+from rewards.data.pair import Pair
+from rewards.data.rated import Rated
+from rewards.encoding.encoder import Encoder
+from rewards.encoding.formats import Turns
+from rewards.inference.backbone import Backbone
+from rewards.models.armorm import HEADS, gated_tokenizer
+from rewards.models.armorm_head import Gate, gate_of
+from rewards.models.transformer import dtype_as_stored, load_transformer, stored_dtype
 from rewards.training.features import FeatureType, Positions, extract, last_token
 from rewards.training.ridge import PUBLISHED_ALPHAS
 

@@ -1,27 +1,49 @@
-"""The recipe of RLHFlow's reward models: Bradley–Terry on a classifier's one output."""
+"""The recipe of RLHFlow's reward models: Bradley–Terry on a classifier's one output.
+
+The recipe of weqweasdas/hh_rlhf_rm_open_llama_3b, after its card.
+
+First the language model is fine-tuned on the chosen texts (chunks of 1,024 tokens, 2 epochs, 2e-5,
+linear), then a Bradley–Terry head on pairs of which neither side is longer than 512 tokens (one
+epoch, 5e-6, linear; a second one overfits). Text is `###Human: …###Assistant: …` after one BOS,
+without EOS.
+
+Fine-tuning on the chosen texts before a reward model is trained on them: the first stage of HH.
+
+Own chunks on our own trainer, and not TRL's SFTTrainer: one way to resume and to batch serves both
+stages, and TRL's "wrapped" packing keeps a short remainder that the recipe leaves out.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rewards.pairs import Pair
-from rewards.training.export import export_classifier
+from rewards.data.pair import Pair
+from rewards.training.card import held_out_accuracy
+from rewards.training.examples import Encoded, Example, encode_pairs, reading_encoder
+from rewards.training.export import export_classifier, export_model
 from rewards.training.fit import fit, forget_checkpoints
-from rewards.training.held_out import held_out_accuracy
+from rewards.training.losses import LanguageObjective, PairObjective, base_of
 from rewards.training.model import load_trainable
-from rewards.training.pair_encoding import Encoded, encode_pairs, reading_encoder
-from rewards.training.pair_objective import PairObjective, base_of
 from rewards.training.settings import LossSettings, ReadingSettings, TrainingSettings
 from rewards.training.trainer import OnMetrics
 from rollout.types import InputError
 
-__all__ = ["train_bradley_terry"]
+__all__ = [
+    "HH_READING",
+    "HH_SFT",
+    "HH_TRAINING",
+    "chunks",
+    "train_bradley_terry",
+    "train_hh",
+    "train_sft",
+]
 
 log = logging.getLogger("rewards")
 
@@ -97,3 +119,119 @@ def counts(train: Encoded, test: Encoded) -> dict[str, Any]:
 def _check_margins(loss: LossSettings, train: Encoded) -> None:
     if loss.margin and not any(example.margin for example in train.examples):
         raise InputError("loss.margin: no pair has a margin: set it to 0, or give the pairs one")
+
+
+_DONE = "sft.json"
+
+
+def train_sft(
+    base: str | Path,
+    pairs: Sequence[Pair],
+    folder: Path,
+    *,
+    reading: ReadingSettings,
+    training: TrainingSettings,
+    chunk: int = 1024,
+    on_metrics: OnMetrics,
+) -> dict[str, float]:
+    """A language model of the chosen texts in `folder`/model, made once; the loss is on all tokens.
+
+    Texts are read as the reward model will read them, end to end, in chunks of `chunk` tokens.
+    """
+    done = folder / "model" / _DONE
+    if done.exists():
+        return json.loads(done.read_text())
+    model, tokenizer = load_trainable(base, "causal", training)
+    attention = base_of(model).config._attn_implementation
+    encoder = reading_encoder(tokenizer, base_of(model), reading, str(base))
+    encoder.max_length = None
+    names = [f"pair {pair.id!r} (chosen)" for pair in pairs]
+    rows = encoder.encode([pair.conversation("chosen") for pair in pairs], names)
+    fitted = fit(
+        model,
+        lambda layout: LanguageObjective(layout, tokenizer.pad_token_id),
+        chunks(rows, chunk),
+        [],
+        training,
+        pad_id=tokenizer.pad_token_id,
+        checkpoints=folder / "checkpoints",
+        on_metrics=on_metrics,
+    )
+    found = {f"sft/{name.partition('/')[2]}": value for name, value in fitted.metrics.items()}
+
+    def finish(partial: Path) -> None:
+        (partial / _DONE).write_text(json.dumps(found))
+
+    export_model(model, tokenizer, folder / "model", attention=attention, finish=finish)
+    forget_checkpoints(folder / "checkpoints")
+    return found
+
+
+def chunks(rows: Iterable[Any], size: int) -> list[Example]:
+    """Rows of ids end to end, cut every `size` tokens. What remains at the end is left out, as in
+    LMFlow's `group_texts`, unless it is all there is."""
+    line = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
+    whole = len(line) // size * size
+    pieces = line[:whole].reshape(-1, size) if whole else line[None]
+    return [
+        Example((piece,), id=f"chunk {number}", loss_from=(1,))
+        for number, piece in enumerate(pieces)
+    ]
+
+
+HH_READING = ReadingSettings(format="hh", bos="single", max_length=512, over_long="drop")
+HH_TRAINING = TrainingSettings(learning_rate=5e-6, epochs=1, schedule="linear")
+HH_SFT = TrainingSettings(learning_rate=2e-5, epochs=2, schedule="linear")
+
+
+def train_hh(
+    base: str | Path,
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    folder: str | Path,
+    *,
+    sft_pairs: Sequence[Pair] = (),
+    reading: ReadingSettings = HH_READING,
+    training: TrainingSettings = HH_TRAINING,
+    sft: TrainingSettings | None = HH_SFT,
+    chunk: int = 1024,
+    loss: LossSettings | None = None,
+    on_metrics: OnMetrics | None = None,
+) -> dict[str, Any]:
+    """Both stages: `folder`/sft/model, then `folder`/model.
+
+    `sft_pairs` are for the first stage alone: the card adds that part of the test set which it
+    does not evaluate on. `sft` None leaves the first stage out. Metrics of the first stage are
+    named `sft/…`, and their steps are its own.
+
+    Returns what `train_bradley_terry` does, and `sft/…`. Raises `InputError`.
+    """
+    folder, report = Path(folder), on_metrics or (lambda step, values: None)
+    first: dict[str, Any] = {}
+    if sft is not None:
+        first = train_sft(
+            base,
+            [*pairs, *sft_pairs],
+            folder / "sft",
+            reading=replace(reading, max_length=None),
+            training=sft,
+            chunk=chunk,
+            on_metrics=lambda step, values: report(step, _named(values)),
+        )
+        base = folder / "sft" / "model"
+    found = train_bradley_terry(
+        base,
+        pairs,
+        held_out,
+        folder,
+        reading=reading,
+        training=training,
+        loss=loss,
+        on_metrics=report,
+        recipe="hh",
+    )
+    return {**first, **found}
+
+
+def _named(values: dict[str, float]) -> dict[str, float]:
+    return {f"sft/{name.partition('/')[2]}": value for name, value in values.items()}

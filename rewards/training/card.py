@@ -1,11 +1,24 @@
-"""The model card of a trained reward model: what it read, how it was made, how good it is."""
+"""The model card of a trained reward model: what it read, how it was made, how good it is.
+
+Accuracy on held-out pairs, as every recipe reports it. Knows nothing of models.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["accuracy_in_words", "model_card"]
+import numpy as np
+
+from rewards.data.pair import Pair
+from rewards.evaluation.accuracy import accuracy
+
+__all__ = [
+    "accuracy_in_words",
+    "held_out_accuracy",
+    "model_card",
+]
 
 _RECIPES = {
     "bradley_terry": "Bradley–Terry: −log σ(r(chosen) − r(rejected)) on one output",
@@ -106,3 +119,22 @@ def _settings(settings: Mapping[str, Any]) -> str:
         for key, value in (settings.get(section) or {}).items()
     ]
     return "\n".join(["| setting | |", "|---|---|", f"| seed | `{settings['seed']}` |", *rows])
+
+
+def held_out_accuracy(
+    margins_N: np.ndarray, pairs: Sequence[Pair], *, seed: int = 0
+) -> dict[str, Any]:
+    """Accuracy of N pairs by their margins, NaN for one without, and its 95 % interval.
+
+    The interval is by resampling `eval/prompts` prompts, the pairs of one prompt being one draw:
+    it is NaN where the pairs that tell anything have one prompt and differ in outcome.
+    """
+    prompts = [json.dumps([*map(dict, pair.prompt)], ensure_ascii=False) for pair in pairs]
+    found = accuracy(margins_N, prompts, seed=seed)
+    return {
+        "eval/accuracy": found.strict,
+        "eval/accuracy_low": found.interval.low,
+        "eval/accuracy_high": found.interval.high,
+        "eval/ties": found.ties,
+        "eval/prompts": found.clusters,
+    }

@@ -1,20 +1,43 @@
-"""From a trained model to a folder that anyone loads. It appears whole or not at all."""
+"""From a trained model to a folder that anyone loads. It appears whole or not at all.
+
+A trained GRM as a folder that `load_reward` reads: a language model with `v_head.*` tensors.
+
+A trained ArmoRM as a folder that `load_reward` reads, under the published names.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.bos import BOS_COUNT, Bos
-from rewards.encoding import Encoder
-from rewards.formats import HH_NAMES, Format
-from rewards.training import processes
-from rewards.training.record import write_record
+import numpy as np
+import torch
 
-__all__ = ["chat_template_of", "export_classifier", "export_model", "merged"]
+from rewards.checkpoints.record import write_record
+from rewards.encoding.bos import BOS_COUNT, Bos
+from rewards.encoding.encoder import Encoder
+from rewards.encoding.formats import HH_NAMES, Format
+from rewards.models.armorm import ATTRIBUTES, REGRESSION, TRANSFORM
+from rewards.training import distributed
+from rewards.training.gating import GatingMLP
+from rewards.training.grm_objective import GRMSettings
+from rewards.training.losses import base_of
+
+__all__ = [
+    "ArmoRMHeads",
+    "chat_template_of",
+    "export_armorm",
+    "export_classifier",
+    "export_grm",
+    "export_model",
+    "head_keys",
+    "merged",
+]
 
 
 def export_classifier(
@@ -47,9 +70,9 @@ def export_model(
 
     Of several processes the first writes, and the others wait until the folder is there.
     """
-    if processes.is_first():
+    if distributed.is_first():
         _write(model, tokenizer, folder, attention, finish or (lambda partial: None))
-    processes.wait()
+    distributed.wait()
 
 
 def _write(
@@ -95,3 +118,105 @@ def chat_template_of(format: Format, bos: Bos, encoder: Encoder) -> str:
         f"{{% if add_generation_prompt %}}{{{{ '{between}{HH_NAMES['assistant'].rstrip()}' }}}}"
         "{% endif %}"
     )
+
+
+def export_grm(
+    model: Any, encoder: Encoder, folder: Path, settings: GRMSettings, *, attention: str | None
+) -> None:
+    """Weights with adapters merged, the value head under published names, config keys that its own
+    class reads, tokenizer, and `reward.json`. There is no `auto_map`: no Python file goes along.
+    """
+    for key, value in head_keys(settings).items():
+        setattr(base_of(model).config, key, value)
+
+    def finish(partial: Path) -> None:
+        write_record(partial, encoder.describe(), recipe="grm")
+
+    export_model(model, encoder.tokenizer, folder, attention=attention, finish=finish)
+
+
+def head_keys(settings: GRMSettings) -> Mapping[str, Any]:
+    """What GRM's wrapper class builds the head from, in config.json."""
+    return {
+        "vhead_layer_type": "mlp" if settings.head_layers else "linear",
+        "vhead_num_layers": settings.head_layers,
+        "vhead_num_neurons": settings.head_neurons,
+        "vhead_num_output": 1,
+        "summary_dropout_prob": settings.head_dropout,
+    }
+
+
+ARCHITECTURE = "LlamaForRewardModelWithGating"
+
+
+@dataclass(frozen=True)
+class ArmoRMHeads:
+    """K rewards: regression (K, H), M (K, K), the gate, and their names."""
+
+    regression_KH: np.ndarray
+    transform_KK: np.ndarray
+    gate: GatingMLP
+    attributes: Sequence[str]
+
+
+def export_armorm(
+    folder: Path, transformer: Any, encoder: Encoder, heads: ArmoRMHeads, dtype: torch.dtype | None
+) -> None:
+    """Write transformer, heads (float32, as published), config.json and tokenizer to `folder`,
+    which appears whole or not at all.
+
+    `dtype` is that of the files the transformer came from: its weights, which were frozen, go back
+    to it where that loses nothing. There is no `auto_map`: no Python file goes along.
+    """
+    gate = heads.gate
+    tensors = {
+        f"model.{name}": _stored_as(tensor, dtype)
+        for name, tensor in transformer.state_dict().items()
+    }
+    tensors[REGRESSION] = torch.from_numpy(heads.regression_KH)
+    tensors[TRANSFORM] = torch.from_numpy(heads.transform_KK)
+    tensors |= {f"gating.{name}": tensor.float() for name, tensor in gate.state_dict().items()}
+    keys = {
+        "architectures": [ARCHITECTURE],
+        "num_objectives": len(heads.attributes),
+        "gating_temperature": gate.temperature,
+        # of a gate without hidden layers the first layer is the last
+        "gating_hidden_dim": len(tensors["gating.layers.0.weight"]),
+        "gating_n_hidden": len(gate.layers) - 1,
+        ATTRIBUTES: list(heads.attributes),
+    }
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an attempt that died
+    partial.mkdir(parents=True)
+    _write_config(partial, transformer.config, keys)
+    _write_tensors(partial, tensors)
+    encoder.tokenizer.save_pretrained(partial)
+    reading = {"format": encoder.format, "bos": encoder.bos}
+    write_record(partial, reading, recipe="armorm", attributes=list(heads.attributes))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _stored_as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """The tensor in `dtype` if that holds it exactly, else as it is."""
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    cast = tensor.to(dtype)
+    return cast if torch.equal(cast.to(tensor.dtype), tensor) else tensor
+
+
+def _write_config(folder: Path, config: Any, keys: Mapping[str, Any]) -> None:
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("auto_map", "id2label", "label2id"):  # of the starting model
+        written.pop(key, None)
+    path.write_text(json.dumps({**written, **keys}, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """safetensors files, an index where there are several."""
+    from huggingface_hub import save_torch_state_dict
+
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_torch_state_dict(whole, folder, metadata={"format": "pt"})

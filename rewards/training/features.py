@@ -21,12 +21,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from rewards.backbone import Backbone
-from rewards.encoding import Encoder
-from rewards.formats import Scorable
-from rewards.load_backbone import state_size
-from rewards.training import processes
-from rewards.transformers_engine import TransformersEngine
+from rewards.encoding.encoder import Encoder
+from rewards.encoding.formats import Scorable
+from rewards.inference.backbone import Backbone
+from rewards.inference.transformers import TransformersEngine
+from rewards.models.transformer import state_size
+from rewards.training import distributed
 from rewards.types import RewardError
 from rollout.types import InputError
 
@@ -77,7 +77,7 @@ def extract(
     other conversations; what `encoder` and `positions` raise; `RewardError` for a state that is no
     finite number.
     """
-    if processes.count() > 1:
+    if distributed.count() > 1:
         raise InputError("states are extracted by one process: start this without torchrun")
     if chunk_rows < 1 or states < 1:
         raise InputError(f"chunk_rows={chunk_rows} and states={states} must be 1 or more")

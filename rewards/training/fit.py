@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 
-from rewards.training import processes
-from rewards.training.checkpoints import latest_checkpoint, step_of
-from rewards.training.cpu_linear import onednn_linear
-from rewards.training.example import Example
+from rewards.inference.onednn import onednn_linear
+from rewards.training import distributed
+from rewards.training.examples import Example
 from rewards.training.layout import Layout, choose_layout
+from rewards.training.losses import base_of
 from rewards.training.objective import Objective
-from rewards.training.pair_objective import base_of
 from rewards.training.settings import TrainingSettings
-from rewards.training.trainer import OnMetrics, StepTrainer
+from rewards.training.trainer import OnMetrics, StepTrainer, latest_checkpoint, step_of
 
 __all__ = ["Fitted", "fit", "layout_for"]
 
@@ -66,7 +65,8 @@ def fit(
     )
     try:
         with onednn_linear(base):
-            return _run(trainer, processes.decided_by_first(lambda: latest_checkpoint(checkpoints)))
+            latest = distributed.decided_by_first(lambda: latest_checkpoint(checkpoints))
+            return _run(trainer, latest)
     finally:
         if layout == "packed":
             base.set_attn_implementation(own)
@@ -100,7 +100,7 @@ def layout_for(model: Any, settings: TrainingSettings, pad_id: int) -> Layout:
 
 def forget_checkpoints(folder: Path) -> None:
     """Once the model is exported they are of no more use, and each is three models large."""
-    if processes.is_first():
+    if distributed.is_first():
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -15,20 +15,19 @@ from typing import Any
 
 import torch
 
-from rewards.bos import grm_bos, with_bos
-from rewards.encoding import Encoder
-from rewards.formats import TEMPLATE_DATE
-from rewards.load_backbone import state_size
-from rewards.pairs import Pair
+from rewards.data.pair import Pair
+from rewards.encoding.bos import grm_bos, with_bos
+from rewards.encoding.encoder import Encoder
+from rewards.encoding.formats import TEMPLATE_DATE
+from rewards.models.transformer import state_size
 from rewards.training.bradley_terry import counts, measured
-from rewards.training.example import Example
-from rewards.training.export_grm import export_grm
+from rewards.training.examples import Encoded, Example, encode_pairs, reading_encoder
+from rewards.training.export import export_grm
 from rewards.training.fit import fit, forget_checkpoints
 from rewards.training.grm_objective import GRMObjective, GRMSettings, Head, logits_of
 from rewards.training.layout import Layout
+from rewards.training.losses import base_of
 from rewards.training.model import load_trainable, training_device
-from rewards.training.pair_encoding import Encoded, encode_pairs, reading_encoder
-from rewards.training.pair_objective import base_of
 from rewards.training.settings import LoraSettings, ReadingSettings, TrainingSettings
 from rewards.training.trainer import OnMetrics
 from rollout.types import InputError

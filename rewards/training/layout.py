@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from rewards import packed_attention
-from rewards.backbone import told_by_mask
-from rewards.prefix_tree import Tree, grow
+from rewards.inference import packed_attention
+from rewards.inference.backbone import told_by_mask
+from rewards.inference.prefix_tree import Tree, grow
 
 __all__ = ["LaidOut", "Layout", "choose_layout", "last_states", "lay_out"]
 

@@ -3,14 +3,39 @@
 `chosen_P` and `rejected_P` are the rewards of P pairs. They are taken to float32 first: in 16 bits
 the difference of two rewards of a few units keeps two digits. Each function gives a loss per pair,
 (P,), whose mean is the published one; so a mean can be taken over any number of batches.
+
+The Bradley–Terry objective on a sequence classifier with one output.
+
+The language-model objective: cross-entropy of chosen tokens, a mean over all of them.
 """
 
 from __future__ import annotations
 
-import torch
-from torch.nn.functional import logsigmoid
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any
 
-__all__ = ["bradley_terry", "centering", "pair_loss", "positive"]
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from rewards.training.examples import Example
+from rewards.training.layout import LaidOut, Layout, last_states, lay_out
+from rewards.training.objective import Outcome
+from rewards.training.settings import LossSettings
+
+__all__ = [
+    "LanguageObjective",
+    "PairObjective",
+    "base_of",
+    "bradley_terry",
+    "centering",
+    "judge_pairs",
+    "logits_at",
+    "pair_loss",
+    "positive",
+    "score_rows",
+]
 
 
 def bradley_terry(
@@ -64,3 +89,140 @@ def pair_loss(
     if positive_weight:
         loss_P = loss_P + positive_weight * positive(chosen_P)
     return loss_P
+
+
+class PairObjective:
+    """Chosen and rejected sides of P pairs in one forward pass, scored at their own last tokens."""
+
+    def __init__(self, loss: LossSettings, layout: Layout, pad_id: int) -> None:
+        self.loss = loss
+        self.layout: Layout = layout
+        self.pad_id = pad_id
+
+    def weight(self, example: Example) -> float:
+        return 1.0
+
+    def run(self, model: Any, examples: Sequence[Example]) -> Outcome:
+        chosen_P, rejected_P = self._rewards(model, examples)
+        settings, margin_P = self.loss, None
+        if settings.margin:
+            margins = [settings.margin * one.margin for one in examples]
+            margin_P = torch.tensor(margins, device=chosen_P.device)
+        loss_P = pair_loss(
+            chosen_P,
+            rejected_P,
+            margin_P=margin_P,
+            label_smoothing=settings.label_smoothing,
+            center=settings.center,
+            positive_weight=settings.positive_weight,
+        )
+        values = {"chosen": chosen_P.detach(), "rejected": rejected_P.detach()}
+        return Outcome(loss_P.sum(), values)
+
+    def judge(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        return judge_pairs(values["chosen"], values["rejected"])
+
+    def _rewards(self, model: Any, examples: Sequence[Example]) -> tuple[torch.Tensor, ...]:
+        rows = [one.rows[side] for side in (0, 1) for one in examples]
+        return score_rows(model, rows, self.layout, self.pad_id).chunk(2)
+
+
+def score_rows(model: Any, rows: Sequence[Any], layout: Layout, pad_id: int) -> torch.Tensor:
+    """B rows of ids (T,) to rewards (B,) in float32, differentiable: `model.score` at each row's
+    own last token, as `rewards.heads.scalar` does when the model is used."""
+    model = base_of(model)
+    laid = lay_out(rows, layout, pad_id, model.device)
+    states_BH = last_states(getattr(model, model.base_model_prefix), laid)
+    # the head is float32 even where the rest computes in 16 bits
+    with torch.autocast(states_BH.device.type, enabled=False):
+        return _score(model.score, states_BH.float())
+
+
+def judge_pairs(chosen_N: torch.Tensor, rejected_N: torch.Tensor) -> dict[str, float]:
+    """Share of pairs whose chosen side scores higher (a tie is lost), plain loss, mean rewards."""
+    return {
+        "eval/accuracy": float((chosen_N > rejected_N).float().mean()),
+        "eval/loss": float(bradley_terry(chosen_N, rejected_N).mean()),
+        "eval/chosen_mean": float(chosen_N.mean()),
+        "eval/rejected_mean": float(rejected_N.mean()),
+    }
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model itself, with adapters inside but no wrapper of peft's around."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _score(head: nn.Module, states_BH: torch.Tensor) -> torch.Tensor:
+    return head(states_BH)[:, 0]
+
+
+class LanguageObjective:
+    """−log p of the tokens of each row from its `loss_from` on."""
+
+    def __init__(self, layout: Layout, pad_id: int) -> None:
+        self.layout: Layout = layout
+        self.pad_id = pad_id
+
+    def weight(self, example: Example) -> float:
+        return float(sum(_predicted(example)))
+
+    def run(self, model: Any, examples: Sequence[Example]) -> Outcome:
+        loss_N, owner_N, _ = self.token_losses(model, examples)
+        sums_P = torch.zeros(len(examples), device=loss_N.device)
+        sums_P = sums_P.index_add(0, owner_N, loss_N.detach())
+        tokens_P = torch.tensor([self.weight(one) for one in examples])
+        return Outcome(loss_N.sum(), {"nll": sums_P, "tokens": tokens_P})
+
+    def judge(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        return {"eval/loss": float(values["nll"].sum() / values["tokens"].sum())}
+
+    def token_losses(
+        self, model: Any, examples: Sequence[Example]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of the N tokens with a loss: it in float32 (N,), their example's number (N,), and the
+        logits (N, V) that predict them. Row after row, in order."""
+        laid = self.laid_out(model, examples)
+        wanted, targets, owner = [], [], []
+        rows = ((number, row, start) for number, one in enumerate(examples)
+                for row, start in zip(one.rows, one.loss_from, strict=True))  # fmt: skip
+        for place, (number, row, start) in enumerate(rows):
+            # the first token of a row is predicted by nothing
+            wanted += [(place, position - 1) for position in range(max(start, 1), len(row))]
+            targets += row[max(start, 1) :].tolist()
+            owner += [number] * (len(row) - max(start, 1))
+        logits_NV = logits_at(base_of(model), laid, wanted)
+        loss_N = cross_entropy(
+            logits_NV.float(), torch.tensor(targets, device=logits_NV.device), reduction="none"
+        )
+        return loss_N, torch.tensor(owner, device=logits_NV.device), logits_NV
+
+    def laid_out(self, model: Any, examples: Sequence[Example]) -> LaidOut:
+        rows = [row for one in examples for row in one.rows]
+        return lay_out(rows, self.layout, self.pad_id, model.device)
+
+
+def logits_at(model: Any, laid: LaidOut, wanted: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Logits (N, V) at N places (row, position), whatever the model does to them at its end.
+
+    Only the columns asked for go through the output embedding, which is most of the memory where
+    vocabularies are large.
+    """
+    columns = sorted({laid.column(row, position) for row, position in wanted})
+    number = {column: index for index, column in enumerate(columns)}
+    keep: dict[str, Any] = {}
+    if "logits_to_keep" in signature(type(model).forward).parameters:
+        keep["logits_to_keep"] = torch.tensor(columns, device=model.device)
+    else:
+        number = {column: column for column in columns}
+    with laid.running():
+        logits_BKV = model(**laid.inputs, use_cache=False, **keep).logits
+    rows_N = [0 if laid.tree is not None else row for row, _ in wanted]
+    columns_N = [number[laid.column(row, position)] for row, position in wanted]
+    return logits_BKV[rows_N, columns_N]
+
+
+def _predicted(example: Example) -> list[int]:
+    return [
+        len(row) - max(start, 1) for row, start in zip(example.rows, example.loss_from, strict=True)
+    ]

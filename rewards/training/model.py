@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rewards.parts import check_left_out, load_config, load_tokenizer, load_weights
-from rewards.source import local_folder
-from rewards.training import processes
+from rewards.checkpoints.hub import local_folder
+from rewards.checkpoints.loading import check_left_out, load_config, load_tokenizer, load_weights
+from rewards.training import distributed
 from rewards.training.settings import TrainingSettings
 from rollout.types import InputError
 
@@ -28,7 +28,7 @@ def training_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # of several processes each has a GPU of its own
-    return torch.device(f"cuda:{processes.local_rank()}" if processes.count() > 1 else "cuda")
+    return torch.device(f"cuda:{distributed.local_rank()}" if distributed.count() > 1 else "cuda")
 
 
 def load_trainable(path: str | Path, kind: Kind, settings: TrainingSettings) -> tuple[Any, Any]:

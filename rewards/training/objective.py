@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rewards.training.example import Example
+from rewards.training.examples import Example
 
 __all__ = ["Objective", "Outcome"]
 

@@ -17,21 +17,19 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from rewards.formats import TEMPLATE_DATE
-from rewards.pair_prompt import LABELS, PairPrompt, takes_turns
-from rewards.pairs import Pair
-from rewards.parts import longest
+from rewards.checkpoints.loading import longest
+from rewards.checkpoints.record import write_record
+from rewards.data.pair import Pair
+from rewards.encoding.formats import TEMPLATE_DATE
+from rewards.judges.prompt import LABELS, PairPrompt, takes_turns
 from rewards.training.bradley_terry import counts, measured
-from rewards.training.example import Example
+from rewards.training.examples import Encoded, Example, check_some_left, usable
 from rewards.training.export import export_model
 from rewards.training.fit import fit, forget_checkpoints
-from rewards.training.language_objective import LanguageObjective
 from rewards.training.layout import Layout
+from rewards.training.losses import LanguageObjective, base_of
 from rewards.training.model import load_trainable
 from rewards.training.objective import Outcome
-from rewards.training.pair_encoding import Encoded, check_some_left, usable
-from rewards.training.pair_objective import base_of
-from rewards.training.record import write_record
 from rewards.training.settings import TrainingSettings
 from rewards.training.trainer import OnMetrics
 from rewards.types import Comparison, RewardError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rewards.bos import Bos
-from rewards.formats import Format
+from rewards.encoding.bos import Bos
+from rewards.encoding.encoder import TruncationSide
+from rewards.encoding.formats import Format
 from rewards.training.layout import Layout
-from rewards.truncation import TruncationSide
 from rollout.types import InputError
 
 __all__ = ["LoraSettings", "LossSettings", "ReadingSettings", "TrainingSettings"]

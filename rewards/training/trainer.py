@@ -8,12 +8,16 @@ these are of unequal size. Here a batch of the data loader is all of a step's ex
 `training_step` cuts it under the token budget and divides sums by the step's whole weight. Of
 several processes each takes its share of the step, and gradients are summed by hand: the wrapper
 that the Trainer puts around the model would want as many passes of each process.
+
+Checkpoints that are whole, and where a killed training goes on.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,22 +25,54 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.training_args import OptimizerNames
 
-from rewards.training import processes
-from rewards.training.batches import micro_batches, training_steps
-from rewards.training.checkpoints import MarkComplete
-from rewards.training.example import Example
+from rewards.training import distributed
+from rewards.training.examples import Example, micro_batches, training_steps
 from rewards.training.layout import Layout
 from rewards.training.objective import Objective
 from rewards.training.settings import TrainingSettings
 from rollout.types import InputError
 
-__all__ = ["Metrics", "OnMetrics", "StepTrainer"]
+__all__ = [
+    "MarkComplete",
+    "Metrics",
+    "OnMetrics",
+    "StepTrainer",
+    "latest_checkpoint",
+    "step_of",
+]
 
 log = logging.getLogger("rewards")
+
+_MARK = "complete.json"
+
+
+class MarkComplete(TrainerCallback):
+    """Leaves a mark in each checkpoint once all of it is written."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        distributed.wait()  # each has a random state to write
+        if not distributed.is_first():
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / _MARK).write_text(json.dumps({"step": state.global_step}))
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The last whole checkpoint; what a kill left half written is deleted."""
+    found = sorted(folder.glob("checkpoint-*"), key=step_of)
+    for half in (path for path in found if not (path / _MARK).exists()):
+        log.warning("%s was not finished: deleted", half)
+        shutil.rmtree(half, ignore_errors=True)
+    return next((path for path in reversed(found) if path.exists()), None)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
 
 Metrics = dict[str, float]
 Values = dict[str, torch.Tensor]
@@ -103,7 +139,7 @@ class StepTrainer(Trainer):
         """Forward and backward over a whole step; the mean loss of its examples, detached."""
         begin = time.monotonic()
         model.train()
-        own, weight = processes.share(inputs), sum(map(self.objective.weight, inputs))
+        own, weight = distributed.share(inputs), sum(map(self.objective.weight, inputs))
         while True:
             try:
                 loss = self._accumulate(own, weight)
@@ -113,8 +149,8 @@ class StepTrainer(Trainer):
                     raise
                 # nothing has been updated yet: the step is taken again in smaller pieces
                 self._halve_budget(own, error)
-        processes.sum_gradients(list(self.model.parameters()))  # type: ignore[union-attr]
-        loss = processes.summed(loss)
+        distributed.sum_gradients(list(self.model.parameters()))  # type: ignore[union-attr]
+        loss = distributed.summed(loss)
         self._tokens += sum(example.tokens for example in inputs)
         self._seconds += time.monotonic() - begin
         return loss
@@ -138,7 +174,7 @@ class StepTrainer(Trainer):
         """What the objective says of each example, (N,) on the CPU, in order; in eval mode."""
         was_training = self.model.training  # type: ignore[union-attr]
         self.model.eval()  # type: ignore[union-attr]
-        own = processes.share(examples)
+        own = distributed.share(examples)
         place = {id(example): number for number, example in enumerate(own)}
         found: list[Values] = [{} for _ in own]
         for batch in micro_batches(own, self.budget, self.layout):
@@ -148,7 +184,7 @@ class StepTrainer(Trainer):
                 for example, value in zip(batch, value_P.float().cpu(), strict=True):
                     found[place[id(example)]][name] = value
         self.model.train(was_training)  # type: ignore[union-attr]
-        whole = processes.everyones(found)
+        whole = distributed.everyones(found)
         return {name: torch.stack([one[name] for one in whole]) for name in whole[0]}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -234,7 +270,7 @@ def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> Training
         optim=settings.optimizer,
         bf16=on_gpu and settings.dtype == "auto",
         use_cpu=not on_gpu,
-        ddp_backend=None if on_gpu or processes.count() == 1 else "gloo",
+        ddp_backend=None if on_gpu or distributed.count() == 1 else "gloo",
         logging_steps=settings.log_steps or -(-steps // 200),
         logging_nan_inf_filter=False,  # it would write the mean of the others over a NaN
         eval_strategy="steps",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.compose.settings import is_finite_number
+from rewards.combine.checks import is_finite_number
 from rollout.types import Completion, InputError
 
 __all__ = ["read_scored", "read_scores"]

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.compose.combined import CombinedReward
-from rewards.compose.debias import Debias
-from rewards.compose.length_penalty import LengthPenalty
-from rewards.compose.response_length import response_length
+from rewards.combine.debias import Debias
+from rewards.combine.length import LengthPenalty, response_length
+from rewards.combine.reward import CombinedReward
 from rewards.types import Reward, RewardError
 from rollout.types import Completion, Group, InputError, Message, Prompt
 

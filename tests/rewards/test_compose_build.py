@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rewards.build import build_reward
-from rewards.compose.build import build_combined
+from rewards.combine.build import build_combined
 from rewards.types import Reward
 from rollout.types import Completion, Group, InputError, Prompt
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.compose.normalise import build_normaliser
+from rewards.combine.normalise import build_normaliser
 from rollout.data.scored_files import read_scored, read_scores
 from rollout.types import InputError
 

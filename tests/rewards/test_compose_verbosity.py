@@ -12,9 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.compose.debias import build_debias, fit_debias
-from rewards.compose.spearman import average_ranks, spearman
-from rewards.compose.verbosity import PUBLISHED_GRID, find_penalty, penalty_matrix
+from rewards.combine.debias import (
+    PUBLISHED_GRID,
+    build_debias,
+    find_penalty,
+    fit_debias,
+    penalty_matrix,
+)
+from rewards.combine.spearman import average_ranks, spearman
 from rollout.types import InputError
 
 values = st.sampled_from([-3.0, -1.0, 0.0, 0.25, 1.0, 2.0])

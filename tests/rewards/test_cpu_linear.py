@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rewards.cpu_linear import use_onednn
+from rewards.inference.onednn import use_onednn
 
 
 @pytest.mark.parametrize("bias", [True, False])

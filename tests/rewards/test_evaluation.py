@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.doctor.pairs import wilson95
-from rewards.evaluation.accuracy import accuracy, accuracy_by
-from rewards.evaluation.bootstrap import Interval, interval95, paired, resampled_ratios
+from rewards.evaluation.accuracy import accuracy, accuracy_by, length_bias
 from rewards.evaluation.calibration import calibration
-from rewards.evaluation.length_bias import length_bias
-from rewards.evaluation.listwise import best_of_n_hit, kendall_tau
+from rewards.evaluation.small_benchmarks import best_of_n_hit, kendall_tau
+from rewards.evaluation.stats import Interval, interval95, paired, resampled_ratios
 
 MARGINS = st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 2.0, math.nan]), max_size=30)
 
@@ -78,7 +77,7 @@ def test_resamples_are_those_of_brute_force() -> None:
 def test_the_same_seed_draws_the_same_and_chunks_do_not_matter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from rewards.evaluation import bootstrap
+    from rewards.evaluation import stats as bootstrap
 
     tops_MS = np.random.default_rng(0).random((50, 2))
     arguments = (tops_MS, np.ones((50, 2)), np.arange(50) // 2)

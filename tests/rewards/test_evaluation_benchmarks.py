@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from rewards.evaluation.forms import recognise
-from rewards.evaluation.judgebench import group_of, vote
 from rewards.evaluation.rewardbench import PRIOR_SETS, SECTIONS, SUBSETS, Weights, rewardbench
 from rewards.evaluation.rewardbench import overall as overall_of
 from rewards.evaluation.rewardbench2 import (
@@ -20,7 +19,13 @@ from rewards.evaluation.rewardbench2 import (
     rewardbench2,
     ties_score,
 )
-from rewards.evaluation.rm_bench import domain_of, mean_of_domains, style_matrix
+from rewards.evaluation.small_benchmarks import (
+    domain_of,
+    group_of,
+    mean_of_domains,
+    style_matrix,
+    vote,
+)
 from rollout.types import InputError
 
 ORDER = (

@@ -13,10 +13,10 @@ import pytest
 import tiny_rewards as tiny
 import torch
 
-from rewards.backbone import Backbone
-from rewards.load_backbone import load_transformer
-from rewards.parts import load_config, load_tokenizer, make_encoder
-from rewards.settings import ModelSettings
+from rewards.checkpoints.loading import load_config, load_tokenizer, make_encoder
+from rewards.checkpoints.settings import ModelSettings
+from rewards.inference.backbone import Backbone
+from rewards.models.transformer import load_transformer
 from rewards.training.features import extract, last_token
 from rewards.training.ridge import PUBLISHED_ALPHAS, fit_attributes, ridge_path
 from rewards.types import RewardError

@@ -43,7 +43,7 @@ def judge(folders):
 @pytest.mark.parametrize("name", ["untied, always", "tied, fixed", "soft-capped", "scaled"])
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_probabilities_alone_and_in_mixed_batches_are_the_cards(folders, name, layout, monkeypatch):
-    from rewards.backbone import Backbone
+    from rewards.inference.backbone import Backbone
 
     if layout == "padded":
         monkeypatch.setattr(Backbone, "_why_not_packed", lambda self: "padded is under test")

@@ -120,7 +120,7 @@ def test_vllm_gets_folder_labels_and_length(folder, monkeypatch):
         def describe(self):
             return {"engine": "vllm"}
 
-    monkeypatch.setattr("rewards.load_pairwise.VLLMLabelEngine", Engine)
+    monkeypatch.setattr("rewards.judges.load.VLLMLabelEngine", Engine)
     judge = load_judge(
         folder, kind="pairwise", engine="vllm", dtype="float32", max_length=100, gpu_memory=0.3
     )

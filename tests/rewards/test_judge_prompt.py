@@ -9,7 +9,7 @@ import pytest
 import tiny_judges as tiny
 import tiny_rewards
 
-from rewards.pair_prompt import PairPrompt, pair_text, plain_context
+from rewards.judges.prompt import PairPrompt, pair_text, plain_context
 from rewards.types import RewardError
 from rollout.types import InputError
 

@@ -10,11 +10,11 @@ import pytest
 import tiny_judges as tiny
 
 from rewards import JudgeReward, RewardError, build_reward, load_judge
-from rewards.compose.combined import CombinedReward
-from rewards.judge_reward import REFERENCE_FIELD
+from rewards.combine.reward import CombinedReward
+from rewards.judges.reward import REFERENCE_FIELD
 from rewards.tournament import METHODS
+from rewards.tournament.verdicts import Verdicts
 from rewards.types import Reward
-from rewards.verdicts import Verdicts
 from rollout.types import InputError
 
 
@@ -255,7 +255,7 @@ def test_budget_reaches_the_tournament():
 
 
 def test_every_setting_of_load_judge_is_one_of_the_reward(monkeypatch):
-    from rewards import judge_reward
+    from rewards.judges import reward as judge_reward
 
     theirs, ours = (
         inspect.signature(load).parameters for load in (load_judge, judge_reward.load_judge_reward)

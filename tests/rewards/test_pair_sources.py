@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.pair_sources.dialogue import messages
-from rewards.pair_sources.formats import FORMATS, find_format, recognise
-from rewards.pair_sources.prompt_text import prompt_words, same_prompt_key
-from rewards.pair_sources.record import Options, Record, Refusal
-from rewards.pair_sources.split import split_last, split_pairs
-from rewards.pairs import Pair
+from rewards.data.dialogue import messages, prompt_words, same_prompt_key
+from rewards.data.formats import FORMATS, find_format, recognise
+from rewards.data.pair import Pair
+from rewards.data.record import Options, Record, Refusal
+from rewards.data.split import split_last, split_pairs
 from rollout.types import InputError, Message
 
 U, A = "user", "assistant"
@@ -256,7 +255,7 @@ def test_unified_feedback():
 
 
 def test_unified_feedback_names_eight_sources():
-    from rewards.pair_sources.unified_feedback import UNIFIED_SOURCES
+    from rewards.data.converters.chosen_rejected import UNIFIED_SOURCES
 
     assert len(set(UNIFIED_SOURCES.values())) == 8
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards import load_reward
-from rewards.backbone import Backbone
-from rewards.prefix_tree import grow, new_tokens, reading_order
+from rewards.inference.backbone import Backbone
+from rewards.inference.prefix_tree import grow, new_tokens, reading_order
 
 
 @st.composite

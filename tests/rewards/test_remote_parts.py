@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from rewards.remote import RemoteReward
 from rewards.remote.address import is_loopback, make_address
-from rewards.remote.items import Item, batched
-from rewards.remote.retry import Backoff, retry_after
+from rewards.remote.protocols import Item, batched
+from rewards.remote.transport import Backoff, retry_after
 from rollout.types import InputError
 
 

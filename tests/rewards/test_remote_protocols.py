@@ -12,7 +12,7 @@ from remote_servers import Reply, stub
 from tiny_rewards import chat
 
 from rewards import RewardError
-from rewards.bos import Bos
+from rewards.encoding.bos import Bos
 from rewards.remote import RemoteReward
 from rewards.remote.client import ProtocolName
 from rewards.remote.texts import Texts

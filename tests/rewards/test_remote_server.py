@@ -18,7 +18,7 @@ from remote_servers import served
 from tiny_rewards import chat
 
 from rewards import RewardError
-from rewards.function_reward import FunctionReward
+from rewards.functions.reward import FunctionReward
 from rewards.remote import RemoteJudge, RemoteReward, build_app, serve
 from rewards.types import Comparison
 from rollout.types import Completion, Group, InputError, Prompt

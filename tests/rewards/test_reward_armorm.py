@@ -11,10 +11,10 @@ import tiny_rewards as tiny
 import torch
 
 from rewards import RewardError, load_reward
-from rewards.backbone import Backbone
-from rewards.heads.gating import ARMORM_ATTRIBUTES, Gate, gate_of, helpsteer_ratings
-from rewards.load_backbone import dtype_as_stored
-from rewards.parts import load_config
+from rewards.checkpoints.loading import load_config
+from rewards.inference.backbone import Backbone
+from rewards.models.armorm_head import ARMORM_ATTRIBUTES, Gate, gate_of, helpsteer_ratings
+from rewards.models.transformer import dtype_as_stored
 from rollout.types import Completion, Group, InputError, Message, Prompt
 
 GATE = tiny.EOT + tiny.START + "assistant" + tiny.END + "\n\n"

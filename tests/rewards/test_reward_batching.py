@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.batching import packed_fitting, padded_fitting, run_in_batches
+from rewards.inference.batching import packed_fitting, padded_fitting, run_in_batches
 from rollout.types import InputError
 
 lengths_strategy = st.lists(st.integers(1, 60), max_size=40).map(lambda x: sorted(x, reverse=True))

@@ -10,7 +10,7 @@ import pytest
 import tiny_rewards as tiny
 
 from rewards import RewardError, load_reward
-from rewards.transformers_engine import TransformersEngine
+from rewards.inference.transformers import TransformersEngine
 from rollout.types import Completion, Group, Prompt
 
 FAMILIES = ("llama", "gpt2", "gpt_neo")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import tiny_rewards as tiny
 
-from rewards.bos import with_bos
-from rewards.encoding import Encoder
-from rewards.formats import render
+from rewards.encoding.bos import with_bos
+from rewards.encoding.encoder import Encoder
+from rewards.encoding.formats import render
 from rewards.types import RewardError
 from rollout.types import InputError, Prompt, conversation
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rewards import Reward, RewardError, build_reward
-from rewards.function_reward import FunctionReward
+from rewards.functions.reward import FunctionReward
 from rollout.types import Completion, Group, InputError, Message, Prompt
 
 

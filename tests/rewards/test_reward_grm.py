@@ -10,8 +10,8 @@ import tiny_rewards as tiny
 import torch
 
 from rewards import RewardError, load_reward
-from rewards.bos import Bos
-from rewards.families import recognise
+from rewards.checkpoints.families import recognise
+from rewards.encoding.bos import Bos
 from rollout.types import Completion, Group, InputError, Prompt
 
 CONVERSATIONS = [
@@ -185,7 +185,7 @@ def test_the_last_token_is_what_the_checkpoints_own_template_renders_last(tmp_pa
     ],
 )
 def test_published_models_are_known_by_name(tmp_path, name, dtype):
-    from rewards.published import find_published
+    from rewards.checkpoints.published import find_published
 
     found = find_published(tmp_path / name)
     assert found is not None and (found[1].family, found[1].dtype) == ("grm", dtype)

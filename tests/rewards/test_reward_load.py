@@ -10,7 +10,7 @@ import pytest
 import tiny_rewards as tiny
 
 from rewards import load_reward
-from rewards.families import recognise
+from rewards.checkpoints.families import recognise
 from rollout.types import InputError
 
 ARMORM_CODE = "modeling_custom.LlamaForRewardModelWithGating"
@@ -135,9 +135,9 @@ def test_a_language_model_is_no_reward_model(llama):
 
 
 def test_a_pairwise_model_is_refused_before_any_download(monkeypatch):
-    import rewards.load
+    import rewards.models.load
 
-    monkeypatch.setattr(rewards.load, "local_folder", lambda path: pytest.fail("a download"))
+    monkeypatch.setattr(rewards.models.load, "local_folder", lambda path: pytest.fail("a download"))
     assert "use load_judge" in refusal("RLHFlow/pair-preference-model-LLaMA3-8B")
     assert "use load_judge" in refusal("rlhflow/Pair-Preference-Model-llama3-8b")
     assert "use load_judge" in refusal("Ray2333/GRM-llama3.2-3B-sftreg", kind="pairwise")

@@ -18,8 +18,8 @@ import pytest
 import tiny_rewards as tiny
 
 from rewards import RewardError
-from rewards.load_classifier import load_classifier
-from rewards.settings import ModelSettings
+from rewards.checkpoints.settings import ModelSettings
+from rewards.models.classifier import load_classifier
 from rollout.types import InputError
 
 pytestmark = [
@@ -62,7 +62,7 @@ def rows() -> list[list[int]]:
 
 
 def start(classifier: str, judge: str) -> None:
-    from rewards.vllm_engines import VLLMLabelEngine
+    from rewards.inference.vllm import VLLMLabelEngine
 
     settings = ModelSettings(
         engine="vllm", format="plain", batch_tokens=STEP, max_length=CONTEXT, bos="none"
@@ -129,7 +129,7 @@ def refused(folder: str) -> str:
 
 
 def refused_labels(folder: str, labels: tuple[int, int]) -> str:
-    from rewards.vllm_engines import VLLMLabelEngine
+    from rewards.inference.vllm import VLLMLabelEngine
 
     try:
         VLLMLabelEngine(folder, label_ids=labels, dtype="float32", max_length=CONTEXT)

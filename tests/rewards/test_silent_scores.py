@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rewards import load_judge, load_reward
-from rewards.backbone import Backbone
-from rewards.formats import Rendered
-from rewards.remote.service import Service
+from rewards.encoding.formats import Rendered
+from rewards.inference.backbone import Backbone
+from rewards.remote.server import Service
 from rewards.training.model import load_trainable
 from rewards.training.settings import TrainingSettings
 from rollout.types import InputError

@@ -14,8 +14,8 @@ from huggingface_hub.errors import (
 )
 
 from raft.assemble import check_model
+from rewards.checkpoints.hub import description_folder, local_folder
 from rewards.remote.texts import Texts
-from rewards.source import description_folder, local_folder
 from rollout.errors import InputError
 
 

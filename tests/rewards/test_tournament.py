@@ -23,7 +23,7 @@ from rewards.tournament import (
     sequential,
     swiss,
 )
-from rewards.tournament.answers import MOST_LOGIT
+from rewards.tournament.verdicts import MOST_LOGIT
 from rollout.types import InputError
 
 SINGLE: dict[str, Any] = {

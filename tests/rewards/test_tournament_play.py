@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rewards.tournament import METHODS, Match, play, round_robin
+from rewards.tournament.verdicts import Verdicts
 from rewards.types import RewardError
-from rewards.verdicts import Verdicts
 from rollout.types import InputError
 
 

@@ -11,7 +11,7 @@ import pytest
 from rewards.tournament import Report, play
 from rewards.tournament.report import intransitive_triples
 from rewards.tournament.types import Played
-from rewards.verdicts import Verdicts
+from rewards.tournament.verdicts import Verdicts
 
 
 def brute_force(beats, met) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from rewards.tournament.strength import PRIOR_PRECISION, bradley_terry
+from rewards.tournament.bradley_terry import PRIOR_PRECISION, bradley_terry
 
 
 def fitted_by_torch(n: int, pairs, probability, precision: float) -> np.ndarray:

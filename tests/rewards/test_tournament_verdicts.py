@@ -7,8 +7,8 @@ from decimal import Decimal, getcontext
 import numpy as np
 import pytest
 
+from rewards.tournament.verdicts import Verdicts
 from rewards.types import RewardError
-from rewards.verdicts import Verdicts
 
 VALUES = [0.0, 1e-9, 0.3, 1.0, 7.5, 40.0, 1e3, 1e4]
 GRID = [sign * value for value in VALUES for sign in (1, -1)]

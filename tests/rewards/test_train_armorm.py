@@ -13,17 +13,16 @@ import tiny_rewards as tiny
 import torch
 
 from rewards import load_reward
-from rewards.compose.spearman import spearman
-from rewards.compose.verbosity import penalty_matrix
-from rewards.families import recognise
-from rewards.heads.gating import ARMORM_ATTRIBUTES
-from rewards.pair_sources.rated import Rated
-from rewards.pairs import Pair
-from rewards.training.armorm import train_armorm
+from rewards.checkpoints.families import recognise
+from rewards.combine.debias import penalty_matrix
+from rewards.combine.spearman import spearman
+from rewards.data.pair import Pair
+from rewards.data.rated import Rated
+from rewards.models.armorm_head import ARMORM_ATTRIBUTES
+from rewards.training.armorm import label_matrix, train_armorm, varying_labels
 from rewards.training.armorm_features import ArmoRMSettings
-from rewards.training.armorm_labels import label_matrix, varying_labels
 from rewards.training.card import accuracy_in_words
-from rewards.training.gating_fit import GatingMLP, GatingSettings, fit_gating, gated_margins
+from rewards.training.gating import GatingMLP, GatingSettings, fit_gating, gated_margins
 from rollout.types import InputError
 
 SETTINGS = ArmoRMSettings(attributes=("a", "b", "long"), verbosity="long", seed=1)
@@ -260,7 +259,7 @@ def test_penalties_are_those_of_the_signed_rank_correlation(trained):
 def test_a_second_run_trains_another_gate_on_the_same_features(
     base, trained, tmp_path, monkeypatch
 ):
-    from rewards.backbone import Backbone
+    from rewards.inference.backbone import Backbone
 
     rated, pairs = make(600, 0)
     folder, metrics = trained

@@ -13,12 +13,19 @@ import tiny_rewards as tiny
 import torch
 
 from rewards import load_reward
-from rewards.families import recognise
-from rewards.pairs import Pair
-from rewards.training.example import Example
+from rewards.checkpoints.families import recognise
+from rewards.data.pair import Pair
+from rewards.training.examples import Example
 from rewards.training.grm import GRM_READING, PUBLISHED_FULL, PUBLISHED_LORA, train_grm
-from rewards.training.grm_loss import dpo, grm_loss, sft, summed_log_probs
-from rewards.training.grm_objective import GRMObjective, GRMSettings, Head
+from rewards.training.grm_objective import (
+    GRMObjective,
+    GRMSettings,
+    Head,
+    dpo,
+    grm_loss,
+    sft,
+    summed_log_probs,
+)
 from rewards.training.settings import LoraSettings, ReadingSettings, TrainingSettings
 from rollout.types import InputError
 

@@ -11,14 +11,18 @@ import pytest
 import tiny_training as tiny
 import torch
 
-from rewards.pairs import Pair
-from rewards.training.batches import micro_batches, training_steps
+from rewards.data.pair import Pair
 from rewards.training.bradley_terry import train_bradley_terry
-from rewards.training.example import Example
+from rewards.training.examples import (
+    Example,
+    encode_pairs,
+    micro_batches,
+    reading_encoder,
+    training_steps,
+)
 from rewards.training.layout import Layout
+from rewards.training.losses import PairObjective, score_rows
 from rewards.training.model import load_trainable
-from rewards.training.pair_encoding import encode_pairs, reading_encoder
-from rewards.training.pair_objective import PairObjective, score_rows
 from rewards.training.settings import LossSettings, ReadingSettings, TrainingSettings
 from rollout.types import InputError, Message
 
@@ -162,7 +166,7 @@ def test_rewards_are_read_at_each_rows_own_last_token(base: Path, layout: Layout
     model, tokenizer = load_trainable(base, "classifier", QUICK)
     pad = tokenizer.pad_token_id
     if layout == "packed":
-        from rewards import packed_attention
+        from rewards.inference import packed_attention
 
         packed_attention.register()
         model.set_attn_implementation(packed_attention.PACKED)

@@ -11,11 +11,11 @@ import tiny_training as tiny
 from tiny_rewards import tensors_of
 
 from rewards import load_reward
-from rewards.settings import ModelSettings
+from rewards.checkpoints.record import read_record, write_record
+from rewards.checkpoints.record import with_record as with_settings
+from rewards.checkpoints.settings import ModelSettings
 from rewards.training.bradley_terry import train_bradley_terry
-from rewards.training.pair_objective import PairObjective
-from rewards.training.record import read_record, write_record
-from rewards.training.record import with_record as with_settings
+from rewards.training.losses import PairObjective
 from rewards.training.settings import LoraSettings, ReadingSettings, TrainingSettings
 from rollout.types import InputError, Message
 

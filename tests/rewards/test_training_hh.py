@@ -9,10 +9,16 @@ import pytest
 import tiny_training as tiny
 import torch
 
-from rewards.training.hh import HH_READING, HH_SFT, HH_TRAINING, train_hh
+from rewards.training.bradley_terry import (
+    HH_READING,
+    HH_SFT,
+    HH_TRAINING,
+    chunks,
+    train_hh,
+    train_sft,
+)
 from rewards.training.model import load_trainable
 from rewards.training.settings import TrainingSettings
-from rewards.training.sft_stage import chunks, train_sft
 from rollout.types import InputError
 
 PAIRS = tiny.made_pairs(40)

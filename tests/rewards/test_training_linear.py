@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rewards.training.cpu_linear import onednn_linear
+from rewards.inference.onednn import onednn_linear
 
 
 class Small(nn.Module):

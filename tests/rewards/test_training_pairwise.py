@@ -13,7 +13,7 @@ import tiny_training as tiny
 import torch
 
 from rewards import load_judge
-from rewards.pair_prompt import PairPrompt
+from rewards.judges.prompt import PairPrompt
 from rewards.training.pairwise import (
     LabelObjective,
     closing_token,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rewards.pairs import Pair
+from rewards.data.pair import Pair
 from rollout.types import Message
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"

@@ -1,0 +1,173 @@
+"""What a checkpoint folder holds, read from file headers: no weight is loaded, no code is run.
+
+Chosen tensors of a checkpoint, by name: heads that no class of transformers knows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollout.types import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "WRAPPED",
+    "bare_name",
+    "bare_names",
+    "check_names",
+    "read_config",
+    "read_tensors",
+    "tensor_shapes",
+    "weight_files",
+]
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json`. Raises `InputError` when it is missing or malformed."""
+    return _read_json(folder / "config.json", "a model folder has a config.json")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files in transformers' order of preference: safetensors, then `.bin`.
+
+    Raises `InputError` when there is none, or a shard of the index is missing.
+    """
+    for stem in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / stem).is_file():
+            return [folder / stem]
+        index = folder / f"{stem}.index.json"
+        if index.is_file():
+            return _shards(index)
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(f"{folder} holds an adapter without its base model: merge it and save it")
+    raise InputError(f"{folder} has no weights: expected model.safetensors or pytorch_model.bin")
+
+
+def tensor_shapes(folder: Path) -> Shapes:
+    """Name and shape of every tensor in the checkpoint."""
+    shapes: Shapes = {}
+    for file in weight_files(folder):
+        shapes.update(_safetensors(file) if file.suffix == ".safetensors" else _pickled(file))
+    return shapes
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = _read_json(index, "it lists the weight files").get("weight_map", {})
+    if not isinstance(weight_map, dict):
+        raise InputError(f"{index}: weight_map names no files: copy it again")
+    files = sorted({index.parent / name for name in weight_map.values()})
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        what = missing[0] if missing else "any file"
+        raise InputError(f"{index.parent} lacks {what}, which {index.name} lists: copy it again")
+    return files
+
+
+def _safetensors(file: Path) -> Shapes:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as tensors:
+            names = tensors.keys()
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+    except SafetensorError as error:
+        raise InputError(f"{file} is not a whole safetensors file: {error}") from error
+
+
+def _pickled(file: Path) -> Shapes:
+    import pickle
+
+    import torch
+
+    try:
+        # "meta" reads names and shapes only; weights_only refuses to run code from the pickle
+        state = torch.load(
+            file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file)
+        )
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise InputError(f"{file} is not a file of plain tensors (weights_only)") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{file} holds a {type(state).__name__}: expected named tensors")
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _read_json(path: Path, role: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"no {path.name} in {path.parent}: {role}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return content
+
+
+# what wrappers of a language model (TRL's value-head models, PEFT) put before its tensor names
+WRAPPED = r"^(?:pretrained_model\.|base_model\.model\.)+"
+
+
+def bare_name(name: str) -> str:
+    """The name of a tensor without what wrapper classes put in front."""
+    return re.sub(WRAPPED, "", name)
+
+
+def bare_names(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Bare name -> name in the files. Raises `InputError` when two tensors share a bare name."""
+    found: dict[str, str] = {}
+    for name in names:
+        bare = bare_name(name)
+        if bare in found:
+            raise InputError(f"{folder} has both {found[bare]} and {name}: remove one of them")
+        found[bare] = name
+    return found
+
+
+def check_names(folder: Path, found: Collection[str], wanted: Collection[str], head: str) -> None:
+    """Raises `InputError` unless the tensors of a `head` are exactly those that are wanted."""
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise InputError(
+            f"{folder} lacks the tensor {missing[0]} of its {head} head: copy or save it again"
+        )
+    extra = sorted(set(found) - set(wanted))
+    if extra:
+        raise InputError(
+            f"{folder} has the tensor {extra[0]}, which its {head} head has no use for"
+        )
+
+
+def read_tensors(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """The tensors `names` on the CPU, in the dtype of the files; those not there are left out.
+
+    Nothing else is read from safetensors files, and no code is run from `.bin` files.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for file in weight_files(folder):
+        read = _read_safetensors if file.suffix == ".safetensors" else _read_pickled
+        found.update(read(file, names))
+    return found
+
+
+def _read_safetensors(file: Path, names: Collection[str]) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as tensors:
+        there = tensors.keys()
+        return {name: tensors.get_tensor(name) for name in there if name in names}
+
+
+def _read_pickled(file: Path, names: Collection[str]) -> dict[str, Any]:
+    import torch
+
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    return {name: tensor.clone() for name, tensor in state.items() if name in names}

@@ -1,0 +1,84 @@
+"""Which kind of reward model a folder holds. Tensor names decide; config keys may be left over.
+
+A GRM that was fine-tuned into a plain classifier keeps `vhead_*` keys in its config, for example.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rewards.checkpoints.checkpoint import bare_name, read_config, tensor_shapes
+from rewards.checkpoints.record import recorded_kind
+from rollout.types import InputError
+
+__all__ = ["FAMILIES", "Family", "check_family", "recognise"]
+
+Family = Literal["classifier", "armorm", "grm", "pairwise"]
+FAMILIES: dict[Family, str] = {
+    "classifier": "a sequence classifier (Bradley–Terry)",
+    "armorm": "ArmoRM",
+    "grm": "GRM",
+    "pairwise": "a pairwise preference model",
+}
+# whole names: models with other heads have a class of a longer name
+ARMORM = re.compile(r"\bLlamaForRewardModelWithGating\b")
+GRM = re.compile(r"\bAutoModelForCausalLMWithValueHead\b")
+
+
+def check_family(kind: str) -> None:
+    """Raises `InputError` for an unknown kind."""
+    if kind not in FAMILIES:
+        raise InputError(f"kind={kind!r} is unknown: use one of {', '.join(FAMILIES)}")
+
+
+def recognise(folder: Path) -> Family:
+    """The family of the model in `folder`. Raises `InputError` when it is no reward model."""
+    config = read_config(folder)
+    names = tensor_shapes(folder).keys()
+    if _is_armorm(config, names):
+        return "armorm"
+    if any(bare_name(name).startswith("v_head.summary.") for name in names):
+        return "grm"
+    architecture = _architecture(config)
+    if architecture.endswith("ForSequenceClassification"):
+        return "classifier"
+    marker = _grm_marker(config)
+    if marker is not None:
+        raise InputError(
+            f"{folder} is a GRM by its config.json ({marker}), but has no v_head tensor: its value "
+            "head was not saved with it, and would be drawn at random; copy or save it again"
+        )
+    if architecture.endswith("ForCausalLM"):
+        # the files of a judge are any language model's; one trained here says what it is
+        if recorded_kind(folder) == "pairwise":
+            return "pairwise"
+        raise InputError(
+            f"{folder} is a language model ({architecture}) without a reward head: "
+            'a pairwise preference model compares: load_judge(…, kind="pairwise"), '
+            "`raft rank --judge`, or reward.kind: pairwise"
+        )
+    raise InputError(
+        f"{folder} is no known reward model (architecture {architecture or 'unnamed'})"
+    )
+
+
+def _is_armorm(config: Mapping[str, Any], names: Collection[str]) -> bool:
+    named = f"{_architecture(config)} {config.get('auto_map', '')}"
+    keyed = "num_objectives" in config and "gating_temperature" in config
+    heads = "regression_layer.weight" in names and "gating.layers.0.weight" in names
+    return ARMORM.search(named) is not None or keyed or heads
+
+
+def _grm_marker(config: Mapping[str, Any]) -> str | None:
+    """What in config.json speaks of a value head."""
+    if GRM.search(str(config.get("auto_map", ""))):
+        return "auto_map"
+    return next((key for key in config if key.startswith("vhead_")), None)
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    architectures = config.get("architectures") or [""]
+    return str(architectures[0])

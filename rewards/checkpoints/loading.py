@@ -1,0 +1,236 @@
+"""The parts that every family is loaded from: device, dtype, config, tokenizer, encoder.
+
+Whether a checkpoint has every tensor of its model, for engines that do not tell.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewards.checkpoints.checkpoint import tensor_shapes
+from rewards.checkpoints.settings import ModelSettings
+from rewards.encoding.bos import default_bos
+from rewards.encoding.encoder import Encoder
+from rewards.encoding.formats import Format
+from rollout.types import InputError
+
+__all__ = [
+    "attention_of",
+    "check_left_out",
+    "check_tensors",
+    "check_vllm_device",
+    "load_config",
+    "load_tokenizer",
+    "load_weights",
+    "longest",
+    "make_encoder",
+    "one_line",
+    "pad_id",
+    "resolve_device",
+    "resolve_dtype",
+]
+
+log = logging.getLogger("rewards")
+
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
+# tokenizers that know no limit say 1e30
+_NO_LIMIT = 10**9
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """Raises `InputError` for an unknown device, or a GPU where there is none."""
+    if device in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        place = None
+    if place is None or place.type not in ("cpu", "cuda"):
+        raise InputError(f"device={device!r} is unknown: use auto, cpu, or cuda:N")
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={device!r}, but torch sees no GPU here: use cpu")
+    return place
+
+
+def resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torch.dtype:
+    """As asked; else the checkpoint's own on a GPU and float32 on a CPU."""
+    if dtype is not None:
+        name = str(dtype).removeprefix("torch.")
+        if name not in _DTYPES:
+            raise InputError(f"dtype={dtype!r} is unknown: use one of {', '.join(_DTYPES)}")
+        return _DTYPES[name]
+    # CPUs are slow in 16 bits, and float32 holds every 16-bit weight exactly
+    return torch.float32 if device.type == "cpu" else (config.dtype or torch.float32)
+
+
+def load_config(folder: Path) -> Any:
+    """transformers' config, with no pad id beyond the embedding and no key-value cache."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise InputError(f"{folder}: config.json is not usable: {one_line(error)}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{folder}: encoder-decoder models ({config.model_type}) are not supported"
+        )
+    config.use_cache = False
+    if not 0 <= (getattr(config, "pad_token_id", None) or 0) < config.get_text_config().vocab_size:
+        config.pad_token_id = None  # never used here, and torch refuses ids beyond the embedding
+    return config
+
+
+def attention_of(config: Any) -> str | None:
+    """Soft-capped attention scores (Gemma 2) are left out in silence by all but eager attention."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if capped else None
+
+
+def load_weights(
+    auto: Any,
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    new: tuple[str, ...] = (),
+    **more: Any,
+) -> tuple[Any, list[str]]:
+    """A model of the class that `auto` (AutoModel…) finds for `config`, and the tensors in the
+    checkpoint that it has no use for.
+
+    Raises `InputError` for a tensor that is missing, which transformers would draw at random; those
+    whose names begin as one of `new` may be.
+    """
+    try:
+        model, report = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention_of(config),
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+            **more,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
+    missing = sorted(key for key in report["missing_keys"] if not (new and key.startswith(new)))
+    if missing:
+        # a headless class names its tensors without the prefix that they have in the file
+        prefix = f"{model.base_model_prefix}." if model.base_model is model else ""
+        raise InputError(f"{folder} lacks the tensor {prefix}{missing[0]} ({len(missing)} in all)")
+    return model, sorted(report["unexpected_keys"])
+
+
+def check_left_out(
+    folder: Path, model: Any, unexpected: Iterable[str], heads: tuple[str, ...]
+) -> None:
+    """Raise `InputError` for a weight of the model that is not used: it would change every score in
+    silence. `heads` are the beginnings of names that belong to another head."""
+    own = tuple(f"{name}." for name in (model.base_model_prefix, *dict(model.named_children())))
+    for name in sorted(unexpected):
+        if ".lora_" in name:
+            raise InputError(f"{folder} has LoRA weights ({name}): merge them and save it again")
+        if name.startswith((*heads, "lm_head.")):
+            log.debug("%s: %s is not part of the transformer", folder, name)
+        elif name.startswith(own) and not name.endswith("rotary_emb.inv_freq"):
+            raise InputError(
+                f"{folder} has the tensor {name}, for which {type(model).__name__} has no place: "
+                "config.json and weights do not belong together"
+            )
+        else:
+            log.warning("%s: the tensor %s is not used", folder, name)
+
+
+def check_vllm_device(device: str | None) -> torch.device:
+    """The device for a vLLM engine. Raises `InputError` for one that vLLM would not take."""
+    place = resolve_device(device)
+    if place.index or (place.type == "cpu" and torch.cuda.is_available()):
+        raise InputError(
+            f"device={device!r}, but vLLM takes the first GPU that it sees: set "
+            "CUDA_VISIBLE_DEVICES, or use engine: transformers"
+        )
+    return place
+
+
+def load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: its tokenizer cannot be loaded: {one_line(error)}") from error
+
+
+def make_encoder(
+    tokenizer: Any, config: Any, settings: ModelSettings, *, name: str, vocabulary: int
+) -> Encoder:
+    """What `settings` leave open: "chat" where there is a template, else "plain"; the BOS that
+    tokenizer or template would add once; the length that model and tokenizer can take."""
+    format = settings.format or _default_format(tokenizer, name)
+    return Encoder(
+        tokenizer,
+        format=format,
+        bos=settings.bos or default_bos(tokenizer, format),
+        vocabulary=vocabulary,
+        max_length=settings.max_length or longest(config, tokenizer),
+        truncation_side=settings.truncation_side,
+        separator=settings.separator,
+    )
+
+
+def pad_id(config: Any, tokenizer: Any, vocabulary: int) -> int:
+    """Any id of the vocabulary will do; old configs name -1, or an id that was never added."""
+    text = config.get_text_config()
+    for candidate in (getattr(text, "pad_token_id", None), tokenizer.pad_token_id):
+        if isinstance(candidate, int) and 0 <= candidate < vocabulary:
+            return candidate
+    return 0
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _default_format(tokenizer: Any, name: str) -> Format:
+    if tokenizer.chat_template:
+        return "chat"
+    log.warning('%s: no chat template and no known format; using format="plain"', name)
+    return "plain"
+
+
+def longest(config: Any, tokenizer: Any) -> int | None:
+    """Tokens that model and tokenizer can take; None where neither says."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
+    known = [int(limit) for limit in limits if limit < _NO_LIMIT]
+    return min(known) if known else None
+
+
+def check_tensors(folder: Path, auto_class: str) -> None:
+    """Compare names with a model of transformers' `auto_class` that has no memory behind it.
+
+    vLLM merges some tensors (gate and up, query, key and value), counts the merged one as loaded
+    when one part was, and would compute with whatever the memory of the others held.
+
+    Raises `InputError` naming a tensor that is not there.
+    """
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, auto_class).from_config(load_config(folder))
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    missing = sorted(set(model.state_dict()) - set(tensor_shapes(folder)) - set(tied))
+    if missing:
+        raise InputError(
+            f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all), or has it under "
+            "another name: copy it again, or use engine: transformers"
+        )

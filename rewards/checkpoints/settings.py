@@ -1,0 +1,40 @@
+"""How a reward model is to be loaded and read: one value instead of ten arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rewards.encoding.bos import Bos
+from rewards.encoding.encoder import TruncationSide
+from rewards.encoding.formats import Format
+from rewards.inference.engine import ENGINES, EngineName
+from rewards.types import NonFinite
+from rollout.types import InputError
+
+__all__ = ["ModelSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """None leaves a setting to what is known of the published model, then to its files.
+
+    Raises `InputError` for an unknown engine; formats and BOS policies are checked where a
+    tokenizer is at hand.
+    """
+
+    format: Format | None = None
+    bos: Bos | None = None
+    engine: EngineName = "auto"
+    dtype: str | None = None
+    device: str | None = None
+    max_length: int | None = None
+    batch_tokens: int | None = None
+    truncation_side: TruncationSide = "left"
+    separator: str = ""
+    non_finite: NonFinite = "raise"
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise InputError(f"engine={self.engine!r} is unknown: use one of {', '.join(ENGINES)}")
+        if self.max_length is not None and self.max_length < 1:
+            raise InputError(f"max_length={self.max_length} must be 1 or more")

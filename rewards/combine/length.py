@@ -1,0 +1,75 @@
+"""A price on every word, character or token beyond a length that is free.
+
+How long a response is, in the unit that penalties and debiasing count in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from rewards.combine.checks import check_keys, finite_number, one_of
+from rollout.types import Completion, InputError
+
+__all__ = [
+    "LengthPenalty",
+    "Unit",
+    "build_length_penalty",
+    "response_length",
+    "unit",
+]
+
+Unit = Literal["word", "char", "token"]
+UNITS = ("word", "char", "token")
+
+
+def unit(per: str, where: str) -> Unit:
+    """`per` itself when it is a unit. Raises `InputError` otherwise."""
+    return cast(Unit, one_of(per, where, UNITS))
+
+
+def response_length(completion: Completion, per: Unit) -> int:
+    """Words (separated by white space), characters, or the tokens that the policy drew.
+
+    Raises `InputError` where tokens are asked for and none are known: text read from a file has
+    none, and a length of 0 would spare it every penalty.
+    """
+    if per == "word":
+        return len(completion.text.split())
+    if per == "char":
+        return len(completion.text)
+    if completion.text and not completion.token_ids:
+        raise InputError(
+            'per: "token" needs the responses\' token ids, and they have none; use "word" or "char"'
+        )
+    return len(completion.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class LengthPenalty:
+    """reward − weight · max(0, length − above), the linear penalty in common use.
+
+    `weight` is reward per unit of length, `above` a length in the same unit.
+    """
+
+    weight: float
+    above: float = 0.0
+    per: Unit = "word"
+
+    def amount(self, completion: Completion) -> float:
+        """What is to be taken off the reward, 0 or more. Raises as `response_length` does."""
+        return self.weight * max(0.0, response_length(completion, self.per) - self.above)
+
+
+def build_length_penalty(settings: Any, where: str) -> LengthPenalty | None:
+    """{"weight", "above"?, "per"?} to a penalty; None stays None. Raises `InputError`."""
+    if settings is None:
+        return None
+    given = check_keys(settings, where, ("per", "weight", "above"))
+    if "weight" not in given:
+        raise InputError(f"{where}: weight is missing; set it to the reward that one {{per}} costs")
+    return LengthPenalty(
+        weight=finite_number(given["weight"], f"{where}.weight", above=0),
+        above=finite_number(given.get("above", 0.0), f"{where}.above", at_least=0),
+        per=unit(given.get("per", "word"), f"{where}.per"),
+    )

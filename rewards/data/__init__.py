@@ -1,0 +1,5 @@
+"""Preference data of every published form, brought to `rewards.data.pair.Pair`.
+
+`formats` tells which form a row has, `converters` make pairs of a row or say why there are none,
+`read` reads files and counts.
+"""

@@ -1,0 +1,253 @@
+"""Rows that name their better side: the columns `chosen` and `rejected`.
+
+| format | `chosen`, `rejected` | prompt |
+|---|---|---|
+| hh | HH-RLHF dialogues, or answers beside a dialogue `prompt` | in the text |
+| messages | whole dialogues, or the answers alone, as message lists | in them, or `prompt` |
+| pair | texts | `prompt`, text or messages |
+| alpaca | texts | `instruction`, and `input` where it is not empty |
+
+Beside any of them `margin` may say by how much the better side is better, 0 or more; null is
+unknown.
+
+llm-blender/Unified-Feedback: eight sources brought to one form by their publishers.
+
+The recipe of Ray2333/reward-model-Mistral-7B-instruct-Unified-Feedback and of GRM (Yang et al.
+2024, arXiv 2406.10216): rows of equal ratings are dropped, the higher rated side is chosen, the
+margin is the difference, and posts to summarise get a prefix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rewards.data.converters.two_answers import summary_prompt
+from rewards.data.dialogue import is_hh, messages, sides, user
+from rewards.data.record import Options, Outcome, Record, Refusal, checked_pair
+from rollout.types import InputError, Message
+
+__all__ = [
+    "UNIFIED_SOURCES",
+    "alpaca_pairs",
+    "hh_pairs",
+    "message_pairs",
+    "text_pairs",
+    "unified_feedback_pairs",
+]
+
+# preference_700K; HuggingFaceH4/ultrafeedback_binarized; argilla's binarized sets
+_SCORES = (
+    ("chosen_score", "rejected_score"),
+    ("score_chosen", "score_rejected"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
+)
+_SIDES = ("chosen", "rejected")
+_MARGIN = "margin"
+
+
+def hh_pairs(record: Record, options: Options) -> list[Outcome]:
+    r"""Anthropic/hh-rlhf: `chosen`, `rejected`, both whole dialogues as text.
+
+    Dahoas/full-hh-rlhf: `prompt` (the dialogue up to `\n\nAssistant:`), `response` (= `chosen`),
+    `chosen`, `rejected` (the answers alone).
+    """
+    margin = _margin(record, options)
+    if isinstance(margin, Refusal):
+        return [margin]
+    prompt = record.columns.get("prompt")
+    fields = record.rest("prompt", "response", _MARGIN, *_SIDES)
+    if prompt is None or is_hh(record.get("chosen")):
+        chosen, rejected = (messages(record, record.text(key), key) for key in _SIDES)
+        return [_of_dialogues(record, chosen, rejected, options, margin, fields)]
+    before = messages(record, prompt, "prompt")
+    if before and before[-1]["role"] == "assistant" and not before[-1]["content"]:
+        before.pop()
+    # the blanks around the turns of such text are no part of what was said
+    answers = (record.text(key).strip() for key in _SIDES)
+    return [checked_pair(record, before, *answers, margin=margin, fields=fields)]
+
+
+def message_pairs(record: Record, options: Options) -> list[Outcome]:
+    """Message lists, with the scores of both sides where the source has them.
+
+    hendrydong/preference_700K: `chosen`, `rejected`, `chosen_score`, `rejected_score`.
+    HuggingFaceH4/ultrafeedback_binarized: `prompt` (the first user turn again), `prompt_id`,
+    `chosen`, `rejected`, `messages`, `score_chosen`, `score_rejected`.
+    argilla/ultrafeedback-binarized-preferences-cleaned: `source`, `prompt`, `chosen`,
+    `chosen-rating`, `chosen-model`, `rejected`, `rejected-rating`, `rejected-model`.
+    Also `prompt` as messages with the answers alone beside it (TRL's conversational form).
+    """
+    margin = _margin(record, options)
+    if isinstance(margin, Refusal):
+        return [margin]
+    dialogues = [messages(record, record.get(key), key) for key in _SIDES]
+    prompt = record.columns.get("prompt")
+    if all(_answer_alone(dialogue) for dialogue in dialogues):
+        if prompt is None:
+            return [Refusal("no shared prompt")]
+        dialogues = [[*_prompt(record, prompt), *dialogue] for dialogue in dialogues]
+    elif prompt is not None and not isinstance(prompt, str):
+        before = _prompt(record, prompt)
+        if any(dialogue[: len(before)] != before for dialogue in dialogues):
+            return [Refusal("dialogue does not begin with the prompt")]
+    scores = (key for pair in _SCORES for key in pair)
+    fields = record.rest("prompt", "messages", _MARGIN, *_SIDES, *scores)
+    chosen, rejected = dialogues
+    return [_of_dialogues(record, chosen, rejected, options, margin, fields)]
+
+
+def text_pairs(record: Record, options: Options) -> list[Outcome]:
+    """`prompt`, `chosen`, `rejected`: Dahoas/synthetic-instruct-gptj-pairwise and many others."""
+    margin = _margin(record, options)
+    if isinstance(margin, Refusal):
+        return [margin]
+    prompt = _prompt(record, record.get("prompt"))
+    answers = (record.text(key) for key in _SIDES)
+    fields, labels = record.rest("prompt", _MARGIN, *_SIDES), _labels(record)
+    pair = checked_pair(record, prompt, *answers, margin=margin, labels=labels, fields=fields)
+    return [pair]
+
+
+def alpaca_pairs(record: Record, options: Options) -> list[Outcome]:
+    """`instruction`, `input`, `output`, `chosen`, `rejected`: Alpaca's rows with a preference.
+
+    The prompt is the instruction, then a blank line and the input where there is one; Alpaca's own
+    header belongs to a model's template, not to the data.
+    """
+    margin = _margin(record, options)
+    if isinstance(margin, Refusal):
+        return [margin]
+    text = record.text("instruction")
+    extra = record.columns.get("input")
+    if extra is not None and record.as_text(extra, "input").strip():
+        text = f"{text}\n\n{extra}"
+    answers = (record.text(key) for key in _SIDES)
+    fields = record.rest("instruction", "input", _MARGIN, *_SIDES)
+    return [checked_pair(record, [user(text)], *answers, margin=margin, fields=fields)]
+
+
+def _of_dialogues(
+    record: Record,
+    chosen: list[Message],
+    rejected: list[Message],
+    options: Options,
+    margin: float | None,
+    fields: dict[str, Any],
+) -> Outcome:
+    found = sides(chosen, rejected, options.parted)
+    if isinstance(found, Refusal):
+        return found
+    labels = _labels(record)
+    return checked_pair(record, *found, margin=margin, labels=labels, fields=fields)
+
+
+def _prompt(record: Record, value: Any) -> list[Message]:
+    if isinstance(value, str):
+        return [user(record.as_text(value, "prompt"))]
+    return messages(record, value, "prompt")
+
+
+def _answer_alone(dialogue: list[Message]) -> bool:
+    return len(dialogue) == 1 and dialogue[0]["role"] == "assistant"
+
+
+def _margin(record: Record, options: Options) -> float | Refusal | None:
+    """The row's own margin, else the difference of its two scores; None where it has neither."""
+    own = _own_margin(record)
+    if own is not None and own < 0:
+        return Refusal("margin contradicts the sides")
+    keys = next((pair for pair in _SCORES if record.columns.keys() >= set(pair)), None)
+    if keys is None:
+        return own
+    chosen, rejected = (record.as_number(record.columns[key], key) for key in keys)
+    if chosen is None or rejected is None:
+        return own
+    if chosen < rejected:
+        return Refusal("scores contradict the sides")
+    if chosen == rejected and options.ties == "drop":
+        return Refusal("tie")
+    return chosen - rejected if own is None else own
+
+
+def _own_margin(record: Record) -> float | None:
+    value = record.columns.get(_MARGIN)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(
+            f"{record.where}: 'margin' is {repr(value)[:40]}, no finite number; mend it, or make "
+            "it null"
+        )
+    return float(value)
+
+
+def _labels(record: Record) -> dict[str, dict[str, float]] | None:
+    """`labels` {"chosen": {attribute: number}, "rejected": {…}}, where the row has such."""
+    given = record.columns.get("labels")
+    if not isinstance(given, Mapping) or set(given) != set(_SIDES):
+        return None
+    labels: dict[str, dict[str, float]] = {}
+    for side in _SIDES:
+        values = record.as_object(given[side], f"labels.{side}").items()
+        found = ((name, record.as_number(value, name)) for name, value in values)
+        labels[side] = {name: value for name, value in found if value is not None}
+    return labels
+
+
+# what stands in `source` -> the name in tables
+UNIFIED_SOURCES = {
+    "Anthropic/hh-rlhf": "hh-rlhf",
+    "openai/summarize_from_feedback(comparisons)": "summarize_from_feedback",
+    "openai/webgpt_comparisons": "webgpt_comparisons",
+    "Dahoas/synthetic-instruct-gptj-pairwise": "synthetic-instruct-gptj-pairwise",
+    "lmsys/chatbot_arena_conversations": "chatbot_arena_conversations",
+    "argilla/ultrafeedback-binarized-preferences-cleaned": "ultrafeedback-binarized",
+    "berkeley-nest/Nectar": "nectar",
+    # rows of openbmb/UltraFeedback carry the name of the set that their instruction came from
+    **dict.fromkeys(
+        [
+            "openbmb/UltraFeedback",
+            "evol_instruct",
+            "false_qa",
+            "flan_v2_cot",
+            "flan_v2_flan2021",
+            "flan_v2_niv2",
+            "flan_v2_p3",
+            "sharegpt",
+            "truthful_qa",
+            "ultrachat",
+        ],
+        "ultrafeedback",
+    ),
+}
+
+
+def unified_feedback_pairs(record: Record, options: Options) -> list[Outcome]:
+    """`id`, `conv_A`, `conv_B` (message lists), `conv_A_rating`, `conv_B_rating`, `num_turns`,
+    `source`; a pair's source is one of the eight names, or what stands there if it is none.
+    """
+    ratings = [record.as_number(record.get(k), k) for k in ("conv_A_rating", "conv_B_rating")]
+    dialogues = [messages(record, record.get(key), key) for key in ("conv_A", "conv_B")]
+    origin = record.text("source")
+    first, second = ratings
+    if first is None or second is None:
+        return [Refusal("no rating")]
+    if first == second:
+        return [Refusal("tie")]
+    if "summarize" in origin:
+        dialogues = [_as_task(dialogue, options) for dialogue in dialogues]
+    winner = int(second > first)
+    found = sides(dialogues[winner], dialogues[1 - winner], options.parted)
+    if isinstance(found, Refusal):
+        return [found]
+    source = UNIFIED_SOURCES.get(origin, origin)
+    fields = {"origin": origin}
+    return [checked_pair(record, *found, source=source, margin=abs(first - second), fields=fields)]
+
+
+def _as_task(dialogue: list[Message], options: Options) -> list[Message]:
+    first, *rest = dialogue or [Message(role="user", content="")]
+    return [Message(role=first["role"], content=summary_prompt(first["content"], options)), *rest]

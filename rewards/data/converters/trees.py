@@ -1,0 +1,96 @@
+"""OpenAssistant conversations (Köpf et al. 2023, arXiv 2304.07327): trees of messages.
+
+Replies to one prompter message carry human ranks, 0 the best. Published as trees (one row each) and
+flat (OpenAssistant/oasst1 and oasst2: one row per message, the rows of a tree one after another).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rewards.data.converters.rankings import Answer, ranked_pairs
+from rewards.data.record import Options, Outcome, Record, Refusal
+from rollout.types import InputError, Message
+
+__all__ = ["flat_oasst_pairs", "oasst_pairs", "same_tree"]
+
+_ROLES = {"prompter": "user", "assistant": "assistant"}
+_Node = Mapping[str, Any]
+
+
+def oasst_pairs(record: Record, options: Options) -> list[Outcome]:
+    """A tree: `message_tree_id`, `tree_state`, `prompt` {message_id, text, role, rank, deleted,
+    replies: […]}. Deleted replies are refused; a single reply is nothing to compare.
+
+    The prompt is the path to the replies. The margin is the distance of their ranks.
+    """
+    root = record.as_object(record.get("prompt"), "prompt")
+    outcomes: list[Outcome] = []
+    for number, (path, replies) in enumerate(_sets(record, root, ())):
+        kept = [reply for reply in replies if not reply.get("deleted")]
+        outcomes += [Refusal("deleted reply")] * (len(replies) - len(kept))
+        if len(kept) > 1:
+            answers = [_answer(record, reply) for reply in kept]
+            outcomes += ranked_pairs(record, path, answers, options, stem=f"/{number}")
+    return outcomes
+
+
+def flat_oasst_pairs(records: Sequence[Record], options: Options) -> list[Outcome]:
+    """The rows of a tree: `message_id`, `parent_id`, `text`, `role`, `rank`, `deleted`,
+    `message_tree_id`, `tree_state`, …, parents before their replies.
+
+    Raises InputError for a reply whose parent is not there.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
+    root: dict[str, Any] | None = None
+    for record in records:
+        node = {**record.columns, "replies": []}
+        parent = record.columns.get("parent_id")
+        if parent is None:
+            root = node
+        elif parent in nodes:
+            nodes[parent]["replies"].append(node)
+        else:
+            raise InputError(
+                f"{record.where}: parent_id {parent!r} stands in no earlier row of its tree; "
+                "keep the rows of a tree together, parents first"
+            )
+        nodes[record.text("message_id")] = node
+    first = records[0]
+    if root is None:
+        raise InputError(f"{first.where}: a tree without a first message; keep its rows together")
+    tree = Record(same_tree(first), first.where, first.source, {"prompt": root})
+    return oasst_pairs(tree, options)
+
+
+def same_tree(record: Record) -> str:
+    return record.text("message_tree_id")
+
+
+def _sets(
+    record: Record, node: _Node, before: tuple[Message, ...]
+) -> Iterator[tuple[tuple[Message, ...], list[_Node]]]:
+    """(path, replies) of every prompter message that has replies, in the file's order."""
+    waiting = [(node, before)]
+    while waiting:
+        node, before = waiting.pop()
+        path = (*before, _message(record, node))
+        found = record.as_list(node.get("replies") or [], "replies")
+        replies = [record.as_object(reply, "replies") for reply in found]
+        if replies and path[-1]["role"] == "user":
+            yield path, replies
+        # the last one in is the first one out: reversed, so that trees are walked top down
+        waiting += [(reply, path) for reply in reversed(replies)]
+
+
+def _message(record: Record, node: _Node) -> Message:
+    role = node.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise InputError(f"{record.where}: role {role!r} in a tree; use one of {', '.join(_ROLES)}")
+    return Message(role=_ROLES[role], content=record.as_text(node.get("text"), "text"))
+
+
+def _answer(record: Record, node: _Node) -> Answer:
+    rank = record.as_number(node.get("rank"), "rank")
+    return Answer(_message(record, node)["content"], None if rank is None else -rank)

@@ -1,0 +1,138 @@
+"""Rows of two answers beside a verdict: which one is better, or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rewards.data.dialogue import messages, sides, user
+from rewards.data.record import Options, Outcome, Record, Refusal, checked_pair
+from rollout.types import Message
+
+__all__ = [
+    "SUMMARY_PREFIX",
+    "arena_pairs",
+    "judgebench_pairs",
+    "llmbar_pairs",
+    "open_instruct_pairs",
+    "summarize_pairs",
+    "summary_prompt",
+    "webgpt_pairs",
+]
+
+# Unified-Feedback in the code of GRM and the Mistral reward model (Yang et al. 2024, 2406.10216)
+SUMMARY_PREFIX = "Generate one-sentence summary for the following post: "
+
+_ARENA = {"model_a": 0, "model_b": 1, "tie": None, "tie (bothbad)": None}
+_OPEN_INSTRUCT = {
+    "a-is-better": (0, 2.0),
+    "a-is-slightly-better": (0, 1.0),
+    "tie": (None, None),
+    "b-is-slightly-better": (1, 1.0),
+    "b-is-better": (1, 2.0),
+}
+
+
+def summary_prompt(text: str, options: Options) -> str:
+    """What is asked of a post: the recipe's prefix, then the post without blanks around it."""
+    return (SUMMARY_PREFIX if options.prefix is None else options.prefix) + text.strip()
+
+
+def summarize_pairs(record: Record, options: Options) -> list[Outcome]:
+    """openai/summarize_from_feedback, config comparisons: `info` {id, post, title, subreddit,
+    site, article}, `summaries` [{text, policy, note} × 2], `choice` 0 or 1, `worker`, `batch`,
+    `split`, `extra`. News rows have an `article` where the others have a `post`.
+    """
+    info = record.as_object(record.get("info"), "info")
+    post = info.get("post") or info.get("article")
+    summaries = record.as_list(record.get("summaries"), "summaries")
+    if len(summaries) != 2:
+        raise record.wrong("summaries", summaries, "a list of two")
+    texts = [
+        record.as_text(record.as_object(s, "summaries").get("text"), "text") for s in summaries
+    ]
+    winner = record.one_of("choice", {0: 0, 1: 1})
+    if post is None or not record.as_text(post, "info.post").strip():
+        return [Refusal("empty prompt")]
+    prompt = [user(summary_prompt(post, options))]
+    return [_judged(record, prompt, texts, winner, fields=record.rest("info", "summaries"))]
+
+
+def webgpt_pairs(record: Record, options: Options) -> list[Outcome]:
+    """openai/webgpt_comparisons: `question` {dataset, id, full_text}, `answer_0`, `answer_1`,
+    `score_0` = −`score_1` in [−1, 1] (0: no preference), `quotes_0`, `tokens_0`, ….
+    """
+    question = record.get("question")
+    if not isinstance(question, str):
+        question = record.as_object(question, "question").get("full_text")
+    prompt = [user(record.as_text(question, "question.full_text"))]
+    first, second = (record.as_number(record.get(k), k) for k in ("score_0", "score_1"))
+    if first is None or second is None:
+        return [Refusal("no rating")]
+    texts = [record.text("answer_0"), record.text("answer_1")]
+    winner = None if first == second else int(second > first)
+    return [_judged(record, prompt, texts, winner, abs(first - second))]
+
+
+def arena_pairs(record: Record, options: Options) -> list[Outcome]:
+    """lmsys/chatbot_arena_conversations: `question_id`, `model_a`, `model_b`, `winner` (model_a,
+    model_b, tie, tie (bothbad)), `judge`, `conversation_a`, `conversation_b`, `turn`, ….
+
+    Two models' dialogues of several turns share their first user turn alone: see Options.parted.
+    """
+    winner = record.one_of("winner", _ARENA)
+    keys = ("conversation_a", "conversation_b")
+    dialogues = [messages(record, record.get(key), key) for key in keys]
+    if winner is None:
+        return [Refusal("tie")]
+    found = sides(dialogues[winner], dialogues[1 - winner], options.parted)
+    if isinstance(found, Refusal):
+        return [found]
+    kept = ("model_a", "model_b", "judge", "turn", "language")
+    fields = {key: record.columns[key] for key in kept if key in record.columns}
+    return [checked_pair(record, *found, fields=fields)]
+
+
+def llmbar_pairs(record: Record, options: Options) -> list[Outcome]:
+    """LLMBar (Zeng et al. 2023, 2310.07641): `input`, `output_1`, `output_2`, `label` 1 or 2."""
+    keys = ("input", "output_1", "output_2")
+    prompt, *texts = (record.text(key) for key in keys)
+    winner = record.one_of("label", {1: 0, 2: 1})
+    return [_judged(record, [user(prompt)], texts, winner, fields=record.rest(*keys, "label"))]
+
+
+def judgebench_pairs(record: Record, options: Options) -> list[Outcome]:
+    """JudgeBench (Tan et al. 2024, arXiv 2410.12784): `pair_id`, `original_id`, `source`,
+    `question`, `response_model`, `response_A`, `response_B`, `label` "A>B" or "B>A".
+    """
+    keys = ("question", "response_A", "response_B")
+    prompt, *texts = (record.text(key) for key in keys)
+    winner = record.one_of("label", {"A>B": 0, "B>A": 1})
+    return [_judged(record, [user(prompt)], texts, winner, fields=record.rest(*keys, "label"))]
+
+
+def open_instruct_pairs(record: Record, options: Options) -> list[Outcome]:
+    """open-instruct's human evaluation: `instance_id`, `prompt`, `model_a`, `model_b`,
+    `completion_a`, `completion_b`, `completion_a_is_acceptable`, …, `preference`, `evaluator`.
+
+    The margin is 2 for better, 1 for slightly better.
+    """
+    keys = ("prompt", "completion_a", "completion_b")
+    prompt, *texts = (record.text(key) for key in keys)
+    winner, margin = record.one_of("preference", _OPEN_INSTRUCT)
+    return [_judged(record, [user(prompt)], texts, winner, margin, record.rest(*keys))]
+
+
+def _judged(
+    record: Record,
+    prompt: Sequence[Message],
+    texts: Sequence[str],
+    winner: int | None,
+    margin: float | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """`winner` is the place of the better text; None is a tie."""
+    if winner is None:
+        return Refusal("tie")
+    chosen, rejected = texts[winner], texts[1 - winner]
+    return checked_pair(record, prompt, chosen, rejected, margin=margin, fields=fields)

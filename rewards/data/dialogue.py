@@ -1,0 +1,178 @@
+"""Messages out of a column: a message list, or `\n\nHuman: …\n\nAssistant: …` text.
+
+`rollout.dialogues` reads the same text for prompts; rewards may not know it, and what is an error
+for a prompt (a dialogue without any text) is here a row to count.
+
+When two prompts count as the same: their words, without case, punctuation and spacing.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from rewards.data.record import Record, Refusal, kind
+from rollout.types import InputError, Message
+
+__all__ = [
+    "Sides",
+    "assistant",
+    "first_turn",
+    "is_hh",
+    "messages",
+    "prompt_text",
+    "prompt_words",
+    "same_prompt_key",
+    "sides",
+    "user",
+]
+
+ROLES = ("system", "user", "assistant")
+_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+_HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+# the prompt that both answer, and the two answers
+Sides = tuple[tuple[Message, ...], str, str]
+
+
+def user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def assistant(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+def is_hh(value: Any) -> bool:
+    return isinstance(value, str) and _HH_TURN.match(value) is not None
+
+
+def messages(record: Record, value: Any, name: str) -> list[Message]:
+    """The checked messages of a list or of HH-RLHF text; the blanks around HH turns are dropped.
+
+    Raises InputError for anything else, with the row's place.
+    """
+    if isinstance(value, str):
+        return _parse_hh(record, record.as_text(value, name), name)
+    return [
+        _message(record, one, f"{name}[{at}]") for at, one in enumerate(_list(record, value, name))
+    ]
+
+
+def sides(
+    chosen: Sequence[Message], rejected: Sequence[Message], parted: str = "drop"
+) -> Sides | Refusal:
+    """What two whole dialogues both answer, and their answers to it.
+
+    Dialogues whose answers differ before the last one do not answer the same prompt: refused, or
+    with parted="cut" compared at the answers where they part.
+    """
+    if list(chosen) == list(rejected):
+        return Refusal("identical sides")
+    if not chosen or not rejected:
+        return Refusal("empty dialogue")
+    if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
+        return Refusal("last message not the assistant's")
+    shared = _shared(chosen, rejected)
+    if not any(message["role"] == "user" for message in chosen[:shared]):
+        return Refusal("no shared prompt")
+    if not len(chosen) == len(rejected) == shared + 1:
+        # where one dialogue is the beginning of the other there is no answer to compare
+        ends = shared >= min(len(chosen), len(rejected))
+        if parted != "cut" or ends:
+            return Refusal("dialogues part before the last answer")
+        if not chosen[shared]["role"] == rejected[shared]["role"] == "assistant":
+            return Refusal("dialogues part at a user turn")
+    prompt = tuple(chosen[:shared])
+    return prompt, chosen[shared]["content"], rejected[shared]["content"]
+
+
+def _shared(first: Sequence[Message], second: Sequence[Message]) -> int:
+    """How many messages two dialogues share from their beginning."""
+    for at, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return at
+    return min(len(first), len(second))
+
+
+def _list(record: Record, value: Any, name: str) -> list[Any]:
+    # Parquet hands a list of structs back as a list; a single message is a common slip
+    if isinstance(value, Mapping):
+        raise record.wrong(name, value, "a list of messages")
+    return record.as_list(value, name)
+
+
+def _message(record: Record, value: Any, name: str) -> Message:
+    if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys():
+        raise InputError(f'{record.where}: {name!r} is not {{"role": …, "content": …}}; write both')
+    role = value["role"]
+    if role not in ROLES:
+        shown = repr(role) if isinstance(role, str) else kind(role)
+        raise InputError(
+            f"{record.where}: {name!r} has role {shown}; use one of {', '.join(ROLES)}"
+        )
+    return Message(role=role, content=record.as_text(value["content"], f"{name}.content"))
+
+
+def _parse_hh(record: Record, text: str, name: str) -> list[Message]:
+    """HH-RLHF text (Bai et al. 2022, arXiv 2204.05862); none of an empty one."""
+    if not text.strip():
+        return []
+    before, *parts = _HH_TURN.split(text)
+    if before.strip() or not parts:
+        raise InputError(
+            f"{record.where}: {name!r} does not begin with a Human: or Assistant: turn; mend the "
+            "row or name the right format"
+        )
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return [Message(role=_HH_ROLES[who], content=said.strip()) for who, said in turns]
+
+
+# CJK is written without spaces: each sign is a word. An operator before a digit is no punctuation:
+# 3 - 4 and 3 * 4 are two questions.
+_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_TOKEN = re.compile(
+    rf"(?P<word>[{_CJK}]|[^\W_{_CJK}]+|[-*/%](?=\s*\d))|(?P<sign>[^\w\s])",
+)
+
+
+def prompt_words(text: str) -> list[str]:
+    """The words of a text, case folded; symbols (+, =, $, emoji) are words, punctuation is none.
+
+    A text of punctuation alone is one word, itself.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = [
+        match.group()
+        for match in _TOKEN.finditer(folded)
+        if match.lastgroup == "word" or not _is_punctuation(match.group())
+    ]
+    return words or [text.strip()]
+
+
+def prompt_text(prompt: str | Sequence[Message]) -> str:
+    """What was asked, as one text: all turns but the system's, which say nothing of a question."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(turn["content"] for turn in prompt if turn["role"] != "system")
+
+
+def first_turn(prompt: str | Sequence[Message]) -> str:
+    """The first user turn; the whole text of a prompt that has none."""
+    if isinstance(prompt, str):
+        return prompt
+    turns = (turn["content"] for turn in prompt if turn["role"] == "user")
+    return next(turns, prompt_text(prompt))
+
+
+def same_prompt_key(text: str) -> str:
+    """Equal for texts that count as the same."""
+    return " ".join(prompt_words(text))
+
+
+@lru_cache(maxsize=4096)
+def _is_punctuation(char: str) -> bool:
+    return unicodedata.category(char)[0] in "PZC"

@@ -1,0 +1,183 @@
+"""Every form that preference data comes in: how it is recognised and who converts it.
+
+The eight sources of Unified-Feedback in their own forms: hh (hh-rlhf), summarize, webgpt, pair
+(synthetic-instruct-gptj-pairwise), arena, ultrafeedback, messages (its binarized set), nectar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rewards.data.converters.chosen_rejected import (
+    alpaca_pairs,
+    hh_pairs,
+    message_pairs,
+    text_pairs,
+    unified_feedback_pairs,
+)
+from rewards.data.converters.rankings import (
+    HELPSTEER_ASPECTS,
+    helpsteer_pairs,
+    helpsteer_rated,
+    nectar_pairs,
+    ranked_row_pairs,
+    same_prompt,
+    ultrafeedback_pairs,
+    ultrafeedback_rated,
+)
+from rewards.data.converters.trees import flat_oasst_pairs, oasst_pairs, same_tree
+from rewards.data.converters.two_answers import (
+    arena_pairs,
+    judgebench_pairs,
+    llmbar_pairs,
+    open_instruct_pairs,
+    summarize_pairs,
+    webgpt_pairs,
+)
+from rewards.data.dialogue import is_hh
+from rewards.data.rated import RatedOutcome, generic_rated
+from rewards.data.record import Options, Outcome, Record
+from rollout.types import InputError
+
+__all__ = ["FORMATS", "Format", "find_format", "recognise"]
+
+_Columns = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """One form of rows.
+
+    Args:
+        columns: what a row of it has at least, and by which it is recognised.
+        pairs: makes pairs of a row; None where rows are single responses without a comparison.
+        pairs_of_many: makes pairs of the consecutive rows of one `key`.
+        rated: makes rated single responses of a row.
+        fits: what must hold of the columns besides.
+        about: `fits` in words.
+    """
+
+    columns: tuple[str, ...]
+    pairs: Callable[[Record, Options], list[Outcome]] | None = None
+    pairs_of_many: Callable[[Sequence[Record], Options], list[Outcome]] | None = None
+    key: Callable[[Record], str] | None = None
+    rated: Callable[[Record], list[RatedOutcome]] | None = None
+    fits: Callable[[_Columns], bool] = lambda columns: True
+    about: str = ""
+
+
+def _sides_are(kind: type | tuple[type, ...]) -> Callable[[_Columns], bool]:
+    return lambda columns: all(isinstance(columns[k], kind) for k in ("chosen", "rejected"))
+
+
+def _is_hh(columns: _Columns) -> bool:
+    if not _sides_are(str)(columns):
+        return False
+    return is_hh(columns["chosen"]) or is_hh(columns.get("prompt"))
+
+
+# the first one that fits is taken, so the forms with more marks stand first
+FORMATS: dict[str, Format] = {
+    "unified_feedback": Format(
+        columns=("conv_A", "conv_B", "conv_A_rating", "conv_B_rating", "source"),
+        pairs=unified_feedback_pairs,
+    ),
+    "arena": Format(columns=("conversation_a", "conversation_b", "winner"), pairs=arena_pairs),
+    "summarize": Format(columns=("info", "summaries", "choice"), pairs=summarize_pairs),
+    "webgpt": Format(
+        columns=("question", "answer_0", "answer_1", "score_0", "score_1"),
+        pairs=webgpt_pairs,
+    ),
+    "ultrafeedback": Format(
+        columns=("instruction", "completions"),
+        pairs=ultrafeedback_pairs,
+        rated=ultrafeedback_rated,
+    ),
+    "nectar": Format(columns=("prompt", "answers"), pairs=nectar_pairs),
+    "helpsteer": Format(
+        columns=("prompt", "response", *HELPSTEER_ASPECTS),
+        pairs_of_many=helpsteer_pairs,
+        key=same_prompt,
+        rated=helpsteer_rated,
+    ),
+    "oasst": Format(
+        columns=("message_tree_id", "prompt"),
+        pairs=oasst_pairs,
+        fits=lambda columns: isinstance(columns["prompt"], Mapping),
+        about="prompt is a tree",
+    ),
+    "oasst_flat": Format(
+        columns=("message_id", "parent_id", "text", "role", "message_tree_id"),
+        pairs_of_many=flat_oasst_pairs,
+        key=same_tree,
+    ),
+    "judgebench": Format(
+        columns=("question", "response_A", "response_B", "label"),
+        pairs=judgebench_pairs,
+    ),
+    "llmbar": Format(columns=("input", "output_1", "output_2", "label"), pairs=llmbar_pairs),
+    "open_instruct": Format(
+        columns=("prompt", "completion_a", "completion_b", "preference"),
+        pairs=open_instruct_pairs,
+    ),
+    "alpaca": Format(columns=("instruction", "chosen", "rejected"), pairs=alpaca_pairs),
+    "messages": Format(
+        columns=("chosen", "rejected"),
+        pairs=message_pairs,
+        fits=_sides_are((list, tuple)),
+        about="they are message lists",
+    ),
+    "hh": Format(
+        columns=("chosen", "rejected"),
+        pairs=hh_pairs,
+        fits=_is_hh,
+        about="they hold Human: and Assistant: turns",
+    ),
+    "pair": Format(
+        columns=("prompt", "chosen", "rejected"),
+        pairs=text_pairs,
+        fits=_sides_are(str),
+        about="the sides are texts",
+    ),
+    "ranked": Format(
+        columns=("prompt", "responses"),
+        pairs=ranked_row_pairs,
+        fits=lambda columns: "scores" in columns or "ranks" in columns,
+        about="with scores or ranks",
+    ),
+    "rated": Format(
+        columns=(),
+        rated=generic_rated,
+        fits=lambda columns: "messages" in columns or columns.keys() >= {"prompt", "response"},
+        about="messages, or prompt and response, with labels",
+    ),
+}
+
+
+def find_format(name: str) -> Format:
+    """Raises InputError for an unknown name."""
+    if name not in FORMATS:
+        raise InputError(f"format: {name!r} is not known; use auto or one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def recognise(columns: _Columns, where: str, use: str = "pairs") -> tuple[str, str]:
+    """(format, why) of a row by its columns, among those that make `use`: "pairs" or "rated".
+
+    Raises InputError for columns that no reader knows.
+    """
+    for name, format in FORMATS.items():
+        useful = format.rated if use == "rated" else format.pairs or format.pairs_of_many
+        if useful and columns.keys() >= set(format.columns) and format.fits(columns):
+            listed = ", ".join(format.columns)
+            about = f"{'; ' if listed else ''}{format.about}" if format.about else ""
+            return name, f"columns {listed}{about}" if listed else format.about
+    held = ", ".join(map(str, columns)) or "no columns"
+    known = [n for n, f in FORMATS.items() if (f.rated if use == "rated" else n != "rated")]
+    write = "prompt, chosen and rejected" if use == "pairs" else "prompt, response and labels"
+    raise InputError(
+        f"{where}: no format of {use} has the columns {held}; name one of {', '.join(known)} as "
+        f"format, or write {write}"
+    )

@@ -1,0 +1,352 @@
+"""Preference pairs and rated responses out of files and `datasets` names.
+
+`rewards.pair_sources` says what a row means; here rows are read, drawn, counted and kept.
+
+What is said of all pairs together: which are the same, which contradict, how labels range.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Generic, Literal, TypeVar
+
+from rewards.data.formats import Format, find_format, recognise
+from rewards.data.pair import Pair
+from rewards.data.rated import Rated
+from rewards.data.record import Options, Record, Refusal
+from rewards.data.report import DataReport, SourceReport
+from rewards.data.source import PairSource, Sources, parse_sources
+from rewards.data.split import Split, split_last, split_pairs
+from rollout.data.messages import json_kind
+from rollout.data.rows import Row, find_source, read_rows
+from rollout.errors import InputError
+from rollout.seeds import derive_seed
+from rollout.types import Message
+
+__all__ = [
+    "PairSet",
+    "PairSource",
+    "RatedSet",
+    "Split",
+    "label_ranges",
+    "pair_content",
+    "rated_content",
+    "read_pairs",
+    "read_rated",
+    "reversed_pairs",
+    "split_last",
+    "split_pairs",
+    "with_unique_ids",
+]
+
+
+def with_unique_ids(pairs: list[Pair]) -> tuple[list[Pair], int]:
+    taken = {pair.id for pair in pairs}
+    seen: Counter[str] = Counter()
+    unique = []
+    for pair in pairs:
+        seen[pair.id] += 1
+        if seen[pair.id] > 1:
+            number = seen[pair.id]
+            while (id := f"{pair.id}~{number}") in taken:
+                number += 1
+            taken.add(id)
+            pair = replace(pair, id=id)
+        unique.append(pair)
+    return unique, len(pairs) - len(seen)
+
+
+def pair_content(pair: Pair) -> str:
+    return "\x1e".join([_conversation(pair.prompt), pair.chosen, pair.rejected])
+
+
+def rated_content(rated: Rated) -> str:
+    labels = sorted(rated.labels.items())
+    return f"{_conversation(rated.conversation)}\x1e{labels}"
+
+
+def _conversation(messages: Sequence[Message]) -> str:
+    return "\x1d".join(f"{turn['role']}\x1f{turn['content']}" for turn in messages)
+
+
+def reversed_pairs(pairs: Sequence[Pair]) -> int:
+    seen: set[tuple[int, int, int]] = set()
+    count = 0
+    for pair in pairs:
+        prompt = hash(_conversation(pair.prompt))
+        chosen, rejected = hash(pair.chosen), hash(pair.rejected)
+        count += (prompt, rejected, chosen) in seen
+        seen.add((prompt, chosen, rejected))
+    return count
+
+
+def label_ranges(
+    several: Iterable[Mapping[str, float]], attributes: Sequence[str] = ()
+) -> dict[str, tuple[int, float, float]]:
+    """Attribute -> (labels, least, greatest); (0, 0, 0) for one without any."""
+    ranges: dict[str, tuple[int, float, float]] = dict.fromkeys(attributes, (0, 0.0, 0.0))
+    for labels in several:
+        for name, label in labels.items():
+            count, low, high = ranges.get(name, (0, 0.0, 0.0))
+            if count:
+                ranges[name] = count + 1, min(low, label), max(high, label)
+            else:
+                ranges[name] = 1, label, label
+    return ranges
+
+
+logger = logging.getLogger("raft")
+
+Use = Literal["pairs", "rated"]
+_Made = TypeVar("_Made", Pair, Rated)
+# what is to be expected of good data: an error of the data only where somebody says so
+_EXPECTED = ("tie", "no rating", "fewer than two rated answers", "nothing to compare")
+
+
+@dataclass(frozen=True, slots=True)
+class PairSet:
+    """All pairs of all sources, in their order, and what became of every row."""
+
+    pairs: list[Pair]
+    report: DataReport
+
+
+@dataclass(frozen=True, slots=True)
+class RatedSet:
+    """All rated responses of all sources, in their order, and what became of every row."""
+
+    rated: list[Rated]
+    report: DataReport
+
+
+def read_pairs(sources: Sources, *, seed: int = 0, strict: bool = False) -> PairSet:
+    """Read every source and bring its rows to pairs.
+
+    A pair that stands twice (same prompt, same sides) is kept once unless a source says otherwise,
+    also where it stands in two sources. An id that stands twice gets
+    ~2, ~3, …. The draws of `fraction` hang on the seed and on what a pair says, not on its place.
+
+    Args:
+        sources: paths, or mappings or `PairSource`s of its keys.
+        strict: raise for the first row that cannot make a pair, but not for ties and missing
+            ratings, which good data has too.
+
+    Raises:
+        InputError: for what cannot be read, with file and line; for a source of which nothing is
+            left, with the counts.
+    """
+    reader = _Reader[Pair]("pairs", seed, strict, pair_content)
+    pairs: list[Pair] = []
+    for source in parse_sources(sources):
+        pairs += reader.read(source)
+    pairs, renamed = with_unique_ids(pairs)
+    report = DataReport(
+        reader.reports,
+        by_origin=dict(Counter(pair.source for pair in pairs).most_common()),
+        labels=label_ranges(labels for pair in pairs for labels in pair.labels.values()),
+        reversed_pairs=reversed_pairs(pairs),
+        renamed=renamed,
+    )
+    return PairSet(pairs, report)
+
+
+def read_rated(
+    sources: Sources, *, seed: int = 0, strict: bool = False, attributes: Sequence[str] = ()
+) -> RatedSet:
+    """Read every source's single responses with their ratings, for multi-objective regression.
+
+    Args:
+        sources, strict, seed: as in `read_pairs`; what concerns pairs alone is not looked at.
+        attributes: those that must be known; the report names each one without any label.
+
+    Raises:
+        InputError: as `read_pairs`.
+    """
+    reader = _Reader[Rated]("rated", seed, strict, rated_content)
+    found: list[Rated] = []
+    for source in parse_sources(sources):
+        found += reader.read(source)
+    report = DataReport(
+        reader.reports,
+        by_origin=dict(Counter(one.source for one in found).most_common()),
+        labels=label_ranges((one.labels for one in found), attributes),
+    )
+    return RatedSet(found, report)
+
+
+class _Reader(Generic[_Made]):
+    """Reads one source after another, and remembers what it has seen in all of them."""
+
+    def __init__(self, use: Use, seed: int, strict: bool, content: Callable[[_Made], str]) -> None:
+        self.reports: list[SourceReport] = []
+        self._use: Use = use
+        self._seed = seed
+        self._strict = strict
+        self._content = content
+        self._seen: set[bytes] = set()
+
+    def read(self, source: PairSource) -> list[_Made]:
+        """What is kept of a source. Raises InputError as `read_pairs` does."""
+        report = SourceReport(
+            source.path, source.format, "pairs" if self._use == "pairs" else "rated"
+        )
+        self.reports.append(report)
+        kept: list[_Made] = []
+        for outcome, where in self._drawn(source, report):
+            if isinstance(outcome, Refusal):
+                self._refuse(outcome, where, report)
+                continue
+            digest = hashlib.blake2b(self._content(outcome).encode(), digest_size=16).digest()
+            if digest in self._seen and source.duplicates == "drop":
+                self._refuse(Refusal("duplicate"), where, report)
+            elif self._share(digest) >= source.fraction:
+                report.left_out["fraction"] += 1
+            else:
+                self._seen.add(digest)
+                kept.append(outcome)
+                report.made += 1
+                if report.made == source.limit:
+                    report.limited = True
+                    break
+        if not kept:
+            raise InputError(f"{report.nothing_left()}; mend the rows or name another source")
+        return kept
+
+    def _drawn(
+        self, source: PairSource, report: SourceReport
+    ) -> Iterator[tuple[_Made | Refusal, str]]:
+        """Outcomes and places, of each `every` the first; ties do not count."""
+        number = 0
+        for outcome, where in self._outcomes(source, report):
+            if outcome == Refusal("tie"):
+                yield outcome, where
+                continue
+            if number % source.every == 0:
+                yield outcome, where
+            else:
+                report.left_out["every"] += 1
+            number += 1
+
+    def _outcomes(
+        self, source: PairSource, report: SourceReport
+    ) -> Iterator[tuple[_Made | Refusal, str]]:
+        records = _records(source, report, self._use)
+        first = next(records, None)
+        if first is None:
+            return
+        format = find_format(report.format)
+        options = source.options(derive_seed(self._seed, "pairs"))
+        for together in _together(first, records, format, self._use):
+            where = together[0].where
+            outcomes: Sequence[Any] = _convert(format, together, options, self._use)
+            for outcome in outcomes or [Refusal("nothing to compare")]:
+                yield outcome, where
+
+    def _refuse(self, refusal: Refusal, where: str, report: SourceReport) -> None:
+        if self._strict and refusal.reason not in _EXPECTED:
+            raise InputError(
+                f"{where}: {refusal.reason}; mend or delete the row, or read without strict"
+            )
+        report.drop(refusal.reason, where)
+
+    def _share(self, digest: bytes) -> float:
+        """A number in [0, 1) from the seed and the content."""
+        return derive_seed(self._seed, "fraction", digest.hex()) / 2**62
+
+
+def _convert(
+    format: Format, together: Sequence[Record], options: Options, use: Use
+) -> Sequence[Any]:
+    if use == "rated":
+        assert format.rated is not None
+        return format.rated(together[0])
+    if format.pairs_of_many is not None:
+        return format.pairs_of_many(together, options)
+    assert format.pairs is not None
+    return format.pairs(together[0], options)
+
+
+def _together(
+    first: Record, rest: Iterable[Record], format: Format, use: Use
+) -> Iterator[list[Record]]:
+    """Records to convert at once: neighbours of one key where the format has keys."""
+
+    def records() -> Iterator[Record]:
+        yield first
+        yield from rest
+
+    if use == "rated" or format.key is None:
+        yield from ([record] for record in records())
+    else:
+        yield from (list(group) for _, group in groupby(records(), key=format.key))
+
+
+def _records(source: PairSource, report: SourceReport, use: Use) -> Iterator[Record]:
+    """Every row that `where` lets pass. Sets the report's format at the first of them."""
+    if source.format != "auto":
+        _check_use(source.format, use, source.path)
+    try:
+        found = find_source(source.path)
+        for row in read_rows(found, split=source.split):
+            report.rows += 1
+            columns = _columns(row)
+            if not _passes(columns, source.where or {}, row.where):
+                report.left_out["where"] += 1
+                continue
+            if report.format == "auto":
+                report.format, why = recognise(columns, row.where, use)
+                logger.info("%s: read as %s (%s)", source.path, report.format, why)
+            yield _record(row, columns, source, found.stem)
+    except InputError as error:
+        # the reader of files speaks of the key that prompts have in a config
+        text = str(error).replace("the path in prompts.path", "the path")
+        raise InputError(text.replace("prompts.path", "the name")) from error
+
+
+def _check_use(name: str, use: Use, path: str) -> None:
+    format = find_format(name)
+    if use == "rated" and format.rated is None:
+        raise InputError(f"{path}: rows of format {name} have no ratings of single responses")
+    if use == "pairs" and format.pairs is None and format.pairs_of_many is None:
+        raise InputError(f"{path}: rows of format {name} are single responses and make no pairs")
+
+
+def _columns(row: Row) -> Mapping[str, Any]:
+    if not isinstance(row.value, dict):
+        raise InputError(
+            f"{row.where}: holds {json_kind(row.value)} where an object is expected; "
+            'write {"prompt", "chosen", "rejected"}'
+        )
+    return row.value
+
+
+def _passes(columns: Mapping[str, Any], where: Mapping[str, Any], place: str) -> bool:
+    for column, wanted in where.items():
+        if column not in columns:
+            raise InputError(
+                f"{place}: no column {column!r}, which `where` asks for; name one of "
+                f"{', '.join(map(str, columns))}"
+            )
+        if columns[column] not in (wanted if isinstance(wanted, list | tuple) else [wanted]):
+            return False
+    return True
+
+
+def _record(row: Row, columns: Mapping[str, Any], source: PairSource, stem: str) -> Record:
+    given = columns.get("id")
+    if given is None:
+        id = f"{stem}-{row.number:06d}"
+    elif isinstance(given, bool) or not isinstance(given, str | int) or given == "":
+        raise InputError(
+            f"{row.where}: id is {json_kind(given)}; make it a non-empty string, or leave it out"
+        )
+    else:
+        id = str(given)
+    origin = columns.get("source")
+    name = source.source or (origin if isinstance(origin, str) and origin else stem)
+    return Record(id, row.where, name, columns)

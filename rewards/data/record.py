@@ -1,0 +1,216 @@
+"""A row to convert, what may become of it, and checked access to its columns.
+
+The one place where a pair is made: every converter's pairs pass the same checks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rewards.data.pair import Pair
+from rollout.types import InputError, Message
+
+__all__ = [
+    "Options",
+    "Outcome",
+    "PairsOf",
+    "Record",
+    "Refusal",
+    "checked_pair",
+    "kind",
+    "number",
+    "prompt_refusal",
+]
+
+PairsOf = Literal["all", "adjacent", "best_vs_worst", "best_vs_random"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a converter goes about what the data leaves open.
+
+    Args:
+        pairs: which pairs to make of more than two answers.
+        by: which rating says what is better; None for the format's own.
+        parted: what to do with two dialogues that part before their last answers: "drop" refuses
+            them, "cut" compares the answers at which they part.
+        ties: "keep" makes pairs of rows that name a preferred side and rate both sides equally.
+        prefix: goes before the posts of summarisation rows; None for the recipe's own.
+        seed: draws the random side of "best_vs_random".
+    """
+
+    pairs: PairsOf = "all"
+    by: str | None = None
+    parted: Literal["drop", "cut"] = "drop"
+    ties: Literal["drop", "keep"] = "drop"
+    prefix: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a row, or one pair of its answers, makes no pair. `reason` is what is counted."""
+
+    reason: str
+
+
+Outcome = Pair | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row: its columns, where it stands, and the id and the source its pairs shall have.
+
+    Accessors raise InputError that begins with the place: a column of a wrong type is a mistake in
+    the file or a wrong format, never a reason to drop the row.
+    """
+
+    id: str
+    where: str
+    source: str
+    columns: Mapping[str, Any]
+
+    def get(self, key: str) -> Any:
+        """The column's value. Raises InputError where the row has no such column."""
+        if key not in self.columns:
+            raise InputError(
+                f"{self.where}: no column {key!r}, which the first rows of the file have; "
+                "mend the row or name the right format"
+            )
+        return self.columns[key]
+
+    def text(self, key: str) -> str:
+        return self.as_text(self.get(key), key)
+
+    def as_text(self, value: Any, name: str) -> str:
+        """`value`, where it is a text that a tokenizer can read; it may be empty."""
+        if not isinstance(value, str):
+            raise self.wrong(name, value, "a text")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{self.where}: {name!r} holds half of a surrogate pair; mend the text's encoding"
+            ) from None
+        return value
+
+    def as_list(self, value: Any, name: str) -> list[Any]:
+        if not isinstance(value, list | tuple):
+            raise self.wrong(name, value, "a list")
+        return list(value)
+
+    def as_object(self, value: Any, name: str) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.wrong(name, value, "an object")
+        return value
+
+    def as_number(self, value: Any, name: str) -> float | None:
+        """A finite number, or None where the source says that there is none."""
+        try:
+            return number(value)
+        except ValueError:
+            raise self.wrong(name, value, "a number") from None
+
+    def one_of(self, key: str, known: Mapping[Any, Any]) -> Any:
+        """`known[value of the column]`. Raises InputError for any other value."""
+        value = self.get(key)
+        if isinstance(value, Hashable) and not isinstance(value, bool) and value in known:
+            return known[value]
+        listed = ", ".join(repr(one) for one in known)
+        raise InputError(f"{self.where}: {key!r} is {_shown(value)}; use one of {listed}")
+
+    def rest(self, *used: str) -> dict[str, Any]:
+        """The columns that are neither the id nor `used`."""
+        return {key: value for key, value in self.columns.items() if key not in ("id", *used)}
+
+    def wrong(self, name: str, value: Any, wanted: str) -> InputError:
+        return InputError(
+            f"{self.where}: {name!r} is {kind(value)} where {wanted} is expected; "
+            "mend the row or name the right format"
+        )
+
+
+def number(value: Any) -> float | None:
+    """A finite number, also one written as text; None for null, NaN, "" and "N/A".
+
+    Raises ValueError for anything else.
+    """
+    if value is None or (isinstance(value, str) and value.strip().upper() in ("", "N/A", "NAN")):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(value)
+    found = float(value)
+    return found if math.isfinite(found) else None
+
+
+def kind(value: Any) -> str:
+    """What `value` is, in words for an error message."""
+    if value is None:
+        return "null"
+    if value == "":
+        return "an empty text"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, int | float):
+        return "a number"
+    return "a list" if isinstance(value, Sequence) else type(value).__name__
+
+
+def _shown(value: Any) -> str:
+    return (
+        repr(value)
+        if isinstance(value, str | int | float) and len(str(value)) < 40
+        else (kind(value))
+    )
+
+
+def checked_pair(
+    record: Record,
+    prompt: Sequence[Message],
+    chosen: str,
+    rejected: str,
+    *,
+    suffix: str = "",
+    source: str | None = None,
+    margin: float | None = None,
+    labels: Mapping[str, Mapping[str, float]] | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """A pair, or why a reward model could learn nothing from it.
+
+    Sides that differ in surrounding blanks alone count as identical.
+    """
+    if refusal := prompt_refusal(prompt):
+        return refusal
+    if not chosen.strip() or not rejected.strip():
+        return Refusal("empty reply")
+    if chosen.strip() == rejected.strip():
+        return Refusal("identical sides")
+    return Pair(
+        id=record.id + suffix,
+        prompt=tuple(prompt),
+        chosen=chosen,
+        rejected=rejected,
+        margin=margin,
+        source=record.source if source is None else source,
+        labels=labels or {},
+        fields=fields or {},
+    )
+
+
+def prompt_refusal(prompt: Sequence[Message]) -> Refusal | None:
+    """Why these messages are nothing to answer; None where they are."""
+    if not any(message["role"] == "user" for message in prompt):
+        return Refusal("no user turn")
+    if prompt[-1]["role"] != "user":
+        return Refusal("prompt does not end with the user")
+    if not any(m["content"].strip() for m in prompt if m["role"] == "user"):
+        return Refusal("empty prompt")
+    return None

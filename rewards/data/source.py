@@ -1,0 +1,104 @@
+"""What to read and how: one source of preference data, checked when it is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from rewards.data.formats import find_format
+from rewards.data.record import Options, PairsOf
+from rollout.types import InputError
+
+__all__ = ["PairSource", "Sources", "parse_sources"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSource:
+    """One source of data.
+
+    Args:
+        path: a file (`.jsonl`, `.json`, each also `.gz`; `.parquet`), or a dataset's `name` or
+            `name:config`.
+        format: one of `rewards.pair_sources.FORMATS`, or "auto": by the columns of the first row.
+        split: the split of a dataset; files have none.
+        source: the name of the pairs' source. Without one it is the row's `source` where that is a
+            text, else the file's stem; rows of Unified-Feedback name their own.
+        where: column -> the value (or list of values) that a row must have.
+        every: keep the first of every so many, counted after ties are dropped: Unified-Feedback's
+            "40k" is 20 and its "400k" is 2.
+        fraction: keep about this share, drawn by seed and content.
+        limit: stop after so many.
+        duplicates: "keep" takes a pair as often as it stands, as votes of several people do.
+        pairs, by, parted, ties, prefix: see `rewards.pair_sources.Options`.
+    """
+
+    path: str
+    format: str = "auto"
+    split: str = "train"
+    source: str | None = None
+    where: Mapping[str, Any] | None = None
+    every: int = 1
+    fraction: float = 1.0
+    limit: int | None = None
+    pairs: PairsOf = "all"
+    by: str | None = None
+    parted: Literal["drop", "cut"] = "drop"
+    ties: Literal["drop", "keep"] = "drop"
+    duplicates: Literal["drop", "keep"] = "drop"
+    prefix: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value that is none of its key's."""
+        if self.format != "auto":
+            find_format(self.format)
+        hints = get_type_hints(PairSource)
+        for key in ("pairs", "parted", "ties", "duplicates"):
+            if getattr(self, key) not in get_args(hints[key]):
+                known = ", ".join(get_args(hints[key]))
+                raise InputError(f"{key}: {getattr(self, key)!r} is not known; use one of {known}")
+        if not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
+            raise InputError(
+                f"fraction: {self.fraction!r} of {self.path} is no number above 0 and up to 1"
+            )
+        for key, value in (("every", self.every), ("limit", self.limit)):
+            if key == "limit" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{key}: {value!r} of {self.path} is no whole number from 1 on")
+        if self.where is not None and not isinstance(self.where, Mapping):
+            raise InputError(f"where: {self.where!r} is no mapping of columns to values")
+
+    def options(self, seed: int) -> Options:
+        return Options(
+            pairs=self.pairs,
+            by=self.by,
+            parted=self.parted,
+            ties=self.ties,
+            prefix=self.prefix,
+            seed=seed,
+        )
+
+
+Sources = str | Mapping[str, Any] | PairSource | Sequence[str | Mapping[str, Any] | PairSource]
+
+
+def parse_sources(sources: Sources) -> list[PairSource]:
+    several = [sources] if isinstance(sources, str | Mapping | PairSource) else list(sources)
+    if not several:
+        raise InputError("no source of pairs is named; give at least one path")
+    return [_parse(one) for one in several]
+
+
+def _parse(source: str | Mapping[str, Any] | PairSource) -> PairSource:
+    if isinstance(source, PairSource):
+        return source
+    if isinstance(source, str):
+        return PairSource(path=source)
+    known = {field.name for field in fields(PairSource)}
+    for key in source:
+        if key not in known:
+            raise InputError(f"sources: key {key!r} is not known; use {', '.join(sorted(known))}")
+    if not isinstance(source.get("path"), str):
+        raise InputError("sources: a source without a path; name a file or a dataset")
+    return PairSource(**source)

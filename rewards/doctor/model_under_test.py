@@ -1,0 +1,109 @@
+"""The reward model under examination, and ways to ask it without leaving a trace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewards.checkpoints.checkpoint import read_config
+from rewards.checkpoints.published import find_published
+from rewards.encoding.encoder import Encoder
+from rewards.encoding.formats import Turns, render
+from rewards.inference.engine import Engine
+from rewards.models.reward import ModelReward
+from rewards.types import RewardError
+from rollout.types import InputError
+
+__all__ = ["Readable", "Subject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """Which of N conversations the model can read: `kept` indices, `cut` of them truncated."""
+
+    kept: list[int]
+    cut: int
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`folder` holds the files of `reward`; `name` is what the user called it."""
+
+    reward: ModelReward
+    folder: Path
+    name: str
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.reward.encoder
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.reward.encoder.tokenizer
+
+    @property
+    def engine(self) -> Engine:
+        return self.reward.engine
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """`config.json` as it stands, with the text model's part on top where there is one."""
+        config = read_config(self.folder)
+        return {**config, **(config.get("text_config") or {})}
+
+    @property
+    def published(self) -> str | None:
+        """The published model that this is a copy of, by its name."""
+        found = find_published(self.name) or find_published(self.folder)
+        return None if found is None else found[0]
+
+    def text(self, conversation: Turns) -> str:
+        return render(conversation, self.encoder.format, self.tokenizer, self.encoder.separator)
+
+    def ids(self, conversation: Turns) -> list[int]:
+        with self._uncounted():
+            return self.encoder.encode([conversation], ["a built-in conversation"])[0]
+
+    def readable(
+        self, conversations: Sequence[Turns], names: Sequence[str] | None = None
+    ) -> Readable:
+        """Those that fit the format and keep some of their response. `names` are for reasons."""
+        kept, reasons, cut = [], [], 0
+        names = names or [f"conversation {index + 1}" for index in range(len(conversations))]
+        for index, (conversation, name) in enumerate(zip(conversations, names, strict=True)):
+            with self._uncounted() as before:
+                try:
+                    self._positions(conversation, name)
+                except (InputError, RewardError) as error:
+                    reasons.append(str(error))
+                    continue
+                cut += self.encoder.truncated - before
+            kept.append(index)
+        return Readable(kept, cut, reasons)
+
+    def score(self, conversations: Sequence[Turns]) -> np.ndarray:
+        """(N,) float32; NaN where a score is missing."""
+        with self._uncounted():
+            return self.reward.score(conversations)
+
+    def _positions(self, conversation: Turns, name: str) -> None:
+        """Raises where `score` would, before the model is run."""
+        (ids,) = self.encoder.encode([conversation], [name])
+        head = getattr(self.engine, "head", None)
+        if head is not None:
+            head.positions(ids, name)
+
+    @contextlib.contextmanager
+    def _uncounted(self) -> Iterator[int]:
+        # the model's own count of truncated conversations is not about our samples
+        before = self.encoder.truncated
+        try:
+            yield before
+        finally:
+            self.encoder.truncated = before

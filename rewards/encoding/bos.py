@@ -1,0 +1,67 @@
+"""How many BOS tokens a reward model was trained to read: a matter of token ids alone.
+
+Chat templates render a BOS and tokenizers add another one, so `<s><s>` happens by accident. Some
+models were trained on it and need it, most were not: it is a setting, never a side effect.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from rewards.encoding.formats import Format, render
+from rollout.types import InputError, Message
+
+__all__ = ["BOS_COUNT", "Bos", "check_bos", "default_bos", "grm_bos", "own_bos", "with_bos"]
+
+log = logging.getLogger("rewards")
+
+Bos = Literal["single", "double", "none"]
+BOS_COUNT: dict[str, int] = {"none": 0, "single": 1, "double": 2}
+_PROBE = [Message(role="user", content="a"), Message(role="assistant", content="b")]
+
+
+def check_bos(bos: str, bos_id: int | None) -> None:
+    """Raises `InputError` for an unknown policy, or one that needs a BOS where there is none."""
+    if bos not in BOS_COUNT:
+        raise InputError(f"bos={bos!r} is unknown: use one of {', '.join(BOS_COUNT)}")
+    if BOS_COUNT[bos] and bos_id is None:
+        raise InputError(f'bos={bos!r}, but the tokenizer has no BOS token: use bos="none"')
+
+
+def with_bos(ids: Sequence[int], bos_id: int | None, bos: Bos) -> list[int]:
+    """`ids` with exactly 0, 1 or 2 BOS in front, however many there were."""
+    start = 0
+    while bos_id is not None and start < len(ids) and ids[start] == bos_id:
+        start += 1
+    front = [] if bos_id is None else [bos_id] * BOS_COUNT[bos]
+    return [*front, *ids[start:]]
+
+
+def own_bos(tokenizer: Any) -> Bos:
+    """What the tokenizer does by itself to a plain text: "single" when it puts a BOS in front."""
+    bos_id = tokenizer.bos_token_id
+    ids = tokenizer("a")["input_ids"]
+    return "single" if bos_id is not None and ids[:1] == [bos_id] else "none"
+
+
+def default_bos(tokenizer: Any, format: Format) -> Bos:
+    """What tokenizer and template add by themselves, once."""
+    if own_bos(tokenizer) == "single" or format != "chat" or tokenizer.bos_token_id is None:
+        return own_bos(tokenizer)
+    ids = tokenizer(render(_PROBE, format, tokenizer), add_special_tokens=False)["input_ids"]
+    return "single" if ids[:1] == [tokenizer.bos_token_id] else "none"
+
+
+def grm_bos(tokenizer: Any, format: Format | None, name: str) -> Bos | None:
+    """GRM's code tokenises the rendered template once more: its BOS and the tokenizer's are two.
+
+    None, which leaves the choice open, where no template renders a BOS.
+    """
+    if format not in (None, "chat") or not tokenizer.chat_template or not tokenizer.bos_token:
+        return None
+    if not render(_PROBE, "chat", tokenizer).startswith(tokenizer.bos_token):
+        return None
+    log.info("%s: bos=\"double\", as GRM was trained: the template's and the tokenizer's", name)
+    return "double"

@@ -1,0 +1,273 @@
+"""A whole set to evaluate on: its rows, read again for each reward, and arrays of what they are.
+
+What stays in memory is numbers, some dozens of bytes per response: texts are read anew.
+
+Rows to evaluate a reward on: responses to a prompt, and how good each is known to be.
+
+A pair is two responses, of which the better has 1 and the worse 0; so are lists of right and wrong
+answers. Any two responses of a row that are not equally good are one pair to tell apart.
+
+Knows nothing of rewards. `rewards.evaluation.forms` says which columns each form has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from rewards.evaluation.forms import Form, parse_form, recognise
+from rollout.data.fields import row_id
+from rollout.data.messages import json_kind
+from rollout.data.rows import Row, Source, find_source, read_rows
+from rollout.errors import InputError
+from rollout.progress import Progress
+from rollout.types import Group
+
+__all__ = [
+    "EvalRow",
+    "EvalSet",
+    "RowParser",
+    "read_set",
+]
+
+# columns that tables are made by, the first that a row has
+_SOURCES = ("source", "subset", "domain")
+_WANTED = "preference pairs, or rows of RewardBench, RM-Bench, JudgeBench, LLMBar, HHH or lists"
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """K responses in the row's own order, right ones or the better one as the form has them.
+
+    Args:
+        groups: what is scored: one group of K, or two of one where two answers have two prompts.
+            None of a row that holds judgements alone.
+        gold: (K,), higher is better; NaN where it is not known.
+        source: for tables by source.
+    """
+
+    where: str
+    id: str
+    columns: dict[str, Any]
+    groups: tuple[Group, ...]
+    gold: tuple[float, ...]
+    source: str
+
+    @property
+    def texts(self) -> list[str]:
+        """K, or none of a row of judgements."""
+        return [one.text for group in self.groups for one in group.completions]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(better, worse), indices of responses."""
+        every = range(len(self.gold))
+        return [(i, j) for i, j in product(every, every) if self.gold[i] > self.gold[j]]
+
+    @property
+    def turns(self) -> int:
+        """Of the user, in the prompt; 0 where there is none to read."""
+        content = self.groups[0].prompt.content if self.groups else ()
+        return 1 if isinstance(content, str) else sum(m["role"] == "user" for m in content)
+
+    @property
+    def prompt_digest(self) -> bytes:
+        """Equal for equal prompts; rows without one are told apart by id."""
+        content = self.groups[0].prompt.content if self.groups else f"\0{self.id}"
+        turns = (
+            [("user", content)]
+            if isinstance(content, str)
+            else [(m["role"], m["content"]) for m in content]
+        )
+        return blake2b(repr(turns).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class RowParser:
+    """Reads rows as `form`, or as the form that the first one's columns fit.
+
+    Args:
+        stem: of the file's name: for ids, and the source of LLMBar rows, which have none.
+        gold: the column that a listwise row's order stands in.
+    """
+
+    def __init__(self, stem: str, form: Form | None = None, gold: str | None = None) -> None:
+        self.form: Form | None = form
+        self._stem = stem
+        self._gold = gold
+
+    def parse(self, row: Row) -> EvalRow:
+        """Raises InputError that begins with the row's place."""
+        columns = row.value
+        if not isinstance(columns, dict):
+            raise InputError(
+                f"{row.where}: holds {json_kind(columns)} where an object is expected; "
+                f"give {_WANTED}"
+            )
+        if self.form is None:
+            self.form = _recognised(columns, row.where)
+        id = _id(columns, row, self._stem)
+        groups, gold = parse_form(self.form, columns, id, row.where, self._gold)
+        source = _source(columns, self.form, self._stem)
+        return EvalRow(row.where, id, columns, groups, gold, source)
+
+
+def _recognised(columns: dict[str, Any], where: str) -> Form:
+    form = recognise(columns)
+    if form is None:
+        held = ", ".join(map(str, columns)) or "no columns"
+        raise InputError(f"{where}: nothing to evaluate on in {held}; give {_WANTED}")
+    return form
+
+
+def _id(columns: dict[str, Any], row: Row, stem: str) -> str:
+    given = columns.get("id") if columns.get("id") is not None else columns.get("pair_id")
+    return row_id({"id": given}, row, stem)
+
+
+def _source(columns: dict[str, Any], form: Form, stem: str) -> str:
+    # RM-Bench's tables are by domain, and some of its rows have a subset too
+    names = reversed(_SOURCES) if form == "rm-bench" else _SOURCES
+    found = next((columns[key] for key in names if columns.get(key) not in (None, "")), None)
+    return str(found) if found is not None else stem if form == "llmbar" else ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvalSet:
+    """N rows, R responses of all rows in order, M pairs of them.
+
+    Args:
+        gold_R: known value of each response; NaN where it is not known.
+        length_R: characters of each; NaN where there is no text.
+        row_R, row_M: the row of each response and pair.
+        better_M, worse_M: responses, by their place among R.
+        prompt_N: number of the row's prompt: equal prompts have one number.
+        turns_N: user turns of the prompt.
+    """
+
+    source: Source
+    split: str
+    form: Form
+    gold: str | None
+    ids: tuple[str, ...]
+    source_N: tuple[str, ...]
+    prompt_N: np.ndarray
+    turns_N: np.ndarray
+    gold_R: np.ndarray
+    length_R: np.ndarray
+    row_R: np.ndarray
+    row_M: np.ndarray
+    better_M: np.ndarray
+    worse_M: np.ndarray
+
+    def rows(self) -> Iterator[EvalRow]:
+        """Every row once more."""
+        parser = RowParser(self.source.stem, self.form, self.gold)
+        return (parser.parse(row) for row in read_rows(self.source, split=self.split))
+
+    @property
+    def prompt_M(self) -> np.ndarray:
+        return self.prompt_N[self.row_M]
+
+    @property
+    def source_M(self) -> list[str]:
+        return [self.source_N[row] for row in self.row_M]
+
+    @property
+    def extra_length_M(self) -> np.ndarray:
+        """Characters that the better response has more than the worse."""
+        return self.length_R[self.better_M] - self.length_R[self.worse_M]
+
+    def margins(self, scores_R: np.ndarray) -> np.ndarray:
+        """(M,): the better response's score minus the worse's."""
+        return scores_R[self.better_M] - scores_R[self.worse_M]
+
+    def per_row(self, values_R: np.ndarray) -> list[np.ndarray]:
+        """Values of each row's responses."""
+        return np.split(values_R, np.flatnonzero(np.diff(self.row_R)) + 1)
+
+
+def read_set(
+    name: str, *, form: Form | None = None, gold: str | None = None, split: str = "train"
+) -> EvalSet:
+    """Read and check every row of a file or a dataset.
+
+    Raises InputError: no such file, a row that cannot be read, no rows, rows without two responses
+    of which one is better.
+    """
+    try:
+        source = find_source(name)
+    except InputError as error:  # the reader of files speaks of a config's keys
+        raise InputError(str(error).replace("the path in prompts.path", "the path")) from error
+    parser, facts = RowParser(source.stem, form, gold), _Facts()
+    with Progress("checking", 0) as bar:
+        for row in read_rows(source, split=split):
+            facts.add(parser.parse(row))
+            bar.advance()
+    if not facts.ids:
+        raise InputError(f"{name}: holds no rows; name a file with at least one")
+    if not facts.better:
+        raise InputError(
+            f"{name}: no pair of responses of which one is better, all are equally good; "
+            "nothing can be told apart, give rows that differ"
+        )
+    assert parser.form is not None, "a row was read"
+    return facts.as_set(source, split, parser.form, gold)
+
+
+class _Facts:
+    """What is kept of rows, one at a time."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.better: list[int] = []
+        self._worse: list[int] = []
+        self._row_of_pair: list[int] = []
+        self._sources: list[str] = []
+        self._names: dict[str, str] = {}
+        self._prompts: dict[bytes, int] = {}
+        self._prompt: list[int] = []
+        self._turns: list[int] = []
+        self._gold: list[float] = []
+        self._length: list[float] = []
+        self._row_of_response: list[int] = []
+
+    def add(self, row: EvalRow) -> None:
+        number, start = len(self.ids), len(self._gold)
+        for better, worse in row.pairs:
+            self.better.append(start + better)
+            self._worse.append(start + worse)
+            self._row_of_pair.append(number)
+        self.ids.append(row.id)
+        self._sources.append(self._names.setdefault(row.source, row.source))
+        self._prompt.append(self._prompts.setdefault(row.prompt_digest, len(self._prompts)))
+        self._turns.append(row.turns)
+        self._gold += row.gold
+        self._length += map(len, row.texts) if row.groups else [math.nan] * len(row.gold)
+        self._row_of_response += [number] * len(row.gold)
+
+    def as_set(self, source: Source, split: str, form: Form, gold: str | None) -> EvalSet:
+        def whole(values: list[int]) -> np.ndarray:
+            return np.array(values, dtype=np.int64)
+
+        return EvalSet(
+            source=source,
+            split=split,
+            form=form,
+            gold=gold,
+            ids=tuple(self.ids),
+            source_N=tuple(self._sources),
+            prompt_N=whole(self._prompt),
+            turns_N=whole(self._turns),
+            gold_R=np.array(self._gold),
+            length_R=np.array(self._length),
+            row_R=whole(self._row_of_response),
+            row_M=whole(self._row_of_pair),
+            better_M=whole(self.better),
+            worse_M=whole(self._worse),
+        )

@@ -1,0 +1,217 @@
+"""What a reward, a judge or stored columns say of a set: margins of its pairs, missing ones as NaN.
+
+Models are loaded here and let go again, so that one after the other fits where one does.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+
+from raft.reward_spec import without_secrets
+from rewards.build import build_judge, build_reward
+from rewards.evaluation.dataset import EvalRow, EvalSet
+from rewards.judges.judge import Judge, verdicts_of
+from rewards.scoring.score import scores_of
+from rewards.tournament.verdicts import Verdicts
+from rewards.types import Comparison, RewardError
+from rollout.errors import InputError
+from rollout.progress import Progress
+from rollout.types import conversation
+
+__all__ = ["Scored", "by_judge", "by_reward", "free_memory"]
+
+log = logging.getLogger("raft")
+
+_CONVERSATIONS_AT_A_TIME = 512
+_REASONS = 3
+_HOPELESS = 8
+# a probability of 0 or 1 would be endless log-odds
+_LEAST = float(np.finfo(np.float64).eps)
+
+# values of one row, in its own order
+Values = list[float]
+Run = Callable[[Sequence[EvalRow]], list[Values]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What one scorer says.
+
+    Args:
+        margins_M: of the set's pairs, better minus worse; NaN where missing.
+        scores_R: of its responses; None from what only compares.
+        log_odds: whether margins are numbers that σ makes probabilities of.
+        position_bias_M: how much more a judge likes what it is shown first; None where not known.
+        reasons: of rows that could not be scored, the first few; `failed` counts them all.
+    """
+
+    label: str
+    settings: dict[str, Any]
+    margins_M: np.ndarray
+    scores_R: np.ndarray | None = None
+    log_odds: bool = True
+    position_bias_M: np.ndarray | None = None
+    failed: int = 0
+    reasons: tuple[str, ...] = ()
+    seconds: float | None = None
+
+
+def by_reward(data: EvalSet, settings: dict[str, Any], label: str) -> Scored:
+    """Score every response. A row that fails is missing; RewardError where all the first ones do.
+
+    Raises InputError for settings that make no reward.
+    """
+    reward = build_reward(**settings)
+
+    def run(rows: Sequence[EvalRow]) -> list[Values]:
+        scores = iter(scores_of(reward, [group for row in rows for group in row.groups]))
+        return [_floats(one for _ in row.groups for one in next(scores)) for row in rows]
+
+    began, walk = time.monotonic(), _Walk(label)
+    scores_R = np.array(walk.values(data, run, lambda row: len(row.gold)))
+    seconds = time.monotonic() - began
+    return Scored(
+        label,
+        without_secrets(settings),
+        data.margins(scores_R),
+        scores_R,
+        failed=walk.failed,
+        reasons=tuple(walk.reasons),
+        seconds=seconds,
+    )
+
+
+def by_judge(data: EvalSet, settings: dict[str, Any], label: str) -> Scored:
+    """Compare the two of every pair, in both orders; margins are the log-odds of P(better wins).
+
+    Raises as `by_reward` does. A pair whose two answers have two prompts cannot be compared.
+    """
+    judge = build_judge(**settings)
+    bias: list[float] = []
+
+    def run(rows: Sequence[EvalRow]) -> list[Values]:
+        named = [one for row in rows for one in _comparisons(row)]
+        verdicts = _verdicts(judge, named, bias)
+        return [[next(verdicts) for _ in row.pairs] for row in rows]
+
+    began, walk = time.monotonic(), _Walk(label)
+    probability_M = np.array(walk.values(data, run, lambda row: len(row.pairs)))
+    seconds = time.monotonic() - began
+    probability_M = np.clip(probability_M, _LEAST, 1 - _LEAST)
+    return Scored(
+        label,
+        without_secrets(settings),
+        np.log(probability_M) - np.log1p(-probability_M),
+        position_bias_M=np.array(bias) if bias else None,
+        failed=walk.failed,
+        reasons=tuple(walk.reasons),
+        seconds=seconds,
+    )
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Through a set in chunks; where a chunk fails its rows are tried one by one."""
+
+    label: str
+    scored: int = 0
+    failed: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def values(self, data: EvalSet, run: Run, count: Callable[[EvalRow], int]) -> list[float]:
+        """The values of all rows, one after the other; `count` of them are NaN where a row fails.
+
+        Raises RewardError when none of the first rows can be scored.
+        """
+        found: list[float] = []
+        with Progress(f"scoring by {self.label}", len(data.ids)) as bar:
+            for chunk in _chunks(data.rows()):
+                for values in self._chunk(chunk, run, count):
+                    found += values
+                bar.advance(len(chunk))
+        if not self.scored:
+            self._give_up()
+        for reason in self.reasons:
+            log.warning("%s: a row is missing: %s", self.label, reason)
+        return found
+
+    def _chunk(
+        self, chunk: Sequence[EvalRow], run: Run, count: Callable[[EvalRow], int]
+    ) -> list[Values]:
+        try:
+            values = run(chunk)
+        except (InputError, RewardError) as error:
+            if len(chunk) > 1:
+                return [values for row in chunk for values in self._chunk([row], run, count)]
+            self._note(f"{chunk[0].where}: {error}")
+            return [[np.nan] * count(chunk[0])]
+        self.scored += len(chunk)
+        return values
+
+    def _note(self, reason: str) -> None:
+        self.failed += 1
+        if len(self.reasons) < _REASONS:
+            self.reasons.append(" ".join(reason.split()))
+        # a server that is down, say: every further row would cost its retries
+        if not self.scored and self.failed >= _HOPELESS:
+            self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        raise RewardError(
+            f"{self.label}: none of the first {self.failed} rows can be scored; "
+            f"the first of them: {self.reasons[0]}"
+        )
+
+
+def _chunks(rows: Iterator[EvalRow]) -> Iterator[list[EvalRow]]:
+    chunk: list[EvalRow] = []
+    held = 0
+    for row in rows:
+        chunk.append(row)
+        held += len(row.gold)
+        if held >= _CONVERSATIONS_AT_A_TIME:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _comparisons(row: EvalRow) -> list[tuple[Comparison, str]]:
+    if len(row.groups) != 1:
+        raise InputError("its two answers have different prompts, which no judge compares")
+    (group,) = row.groups
+    prompt, texts = conversation(group.prompt, "")[:-1], row.texts
+    name = f"prompt {group.prompt.id!r}"
+    return [(Comparison(prompt, texts[i], texts[j]), name) for i, j in row.pairs]
+
+
+def _verdicts(
+    judge: Judge, named: Sequence[tuple[Comparison, str]], bias: list[float]
+) -> Iterator[float]:
+    if not named:
+        return iter(())
+    said = verdicts_of(judge, named)
+    if isinstance(said, Verdicts):
+        bias += said.gap_N.tolist()
+        return iter(said.probability_N.tolist())
+    return iter(_floats(said))
+
+
+def _floats(values: Any) -> Values:
+    return [np.nan if value is None else float(value) for value in values]
+
+
+def free_memory() -> None:
+    """What the last model held, before the next one is loaded."""
+    gc.collect()
+    torch = sys.modules.get("torch")  # not imported for a function's sake
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,146 @@
+"""RM-Bench (Liu et al. 2024, arXiv 2410.16184): does style outweigh substance?
+
+Every row has its right and its wrong answer in three styles, from plain to fancy: concise,
+detailed, detailed with markdown. Nine pairs, a 3 × 3 matrix: rows the right answer's style, columns
+the wrong one's.
+
+JudgeBench (Tan et al. 2024): groups of sources, and decisions taken in both orders.
+
+A reward's order of K responses against a given one, row by row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "GROUPS",
+    "LABELS",
+    "STYLES",
+    "StyleMatrix",
+    "best_of_n_hit",
+    "domain_of",
+    "group_of",
+    "kendall_tau",
+    "mean_of_domains",
+    "style_matrix",
+    "vote",
+]
+
+STYLES = ("concise", "detailed", "markdown")
+_DOMAINS = ("chat", "math", "code", "safety")
+
+
+@dataclass(frozen=True, slots=True)
+class StyleMatrix:
+    """Shares of right verdicts, a tie being wrong; NaN where nothing was measured.
+
+    Args:
+        matrix: (3, 3), right answer's style × wrong answer's style.
+        hard, normal, easy: means above the diagonal (the right answer is the plainer one), on it,
+            below it.
+        counts: (3, 3), verdicts in each; missing ones are in none.
+    """
+
+    matrix: np.ndarray
+    counts: np.ndarray
+    hard: float
+    normal: float
+    easy: float
+
+    @property
+    def average(self) -> float:
+        return (self.hard + self.normal + self.easy) / 3
+
+
+def style_matrix(margins_N33: ArrayLike) -> StyleMatrix:
+    """From margins (N, 3, 3) of right answer i over wrong answer j; NaN is missing."""
+    margins_N33 = np.asarray(margins_N33, dtype=np.float64).reshape(-1, 3, 3)
+    counts_33 = np.isfinite(margins_N33).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        matrix_33 = (margins_N33 > 0).sum(axis=0) / np.where(counts_33, counts_33, math.nan)
+    above_33 = np.triu(np.ones((3, 3), bool), 1)
+    return StyleMatrix(
+        matrix=matrix_33,
+        counts=counts_33,
+        hard=float(matrix_33[above_33].mean()),
+        normal=float(np.diag(matrix_33).mean()),
+        easy=float(matrix_33[above_33.T].mean()),
+    )
+
+
+def domain_of(name: str) -> str:
+    """The benchmark's domain: safety-refuse and safety-response are both safety, and AlpacaEval
+    prompts are chat; any other name is its own."""
+    if name.startswith("alpacaeval"):
+        return "chat"
+    return next((domain for domain in _DOMAINS if name.startswith(domain)), name)
+
+
+def mean_of_domains(domains: Sequence[StyleMatrix]) -> dict[str, float]:
+    """Hard, normal, easy and their average: plain means over the domains, as published."""
+    levels = ("hard", "normal", "easy", "average")
+    return {level: float(np.mean([getattr(one, level) for one in domains])) for level in levels}
+
+
+LABELS = ("A>B", "B>A")
+# how the benchmark's sources begin -> the group of its tables
+GROUPS = {
+    "mmlu-pro": "Knowledge",
+    "livebench-reasoning": "Reasoning",
+    "livebench-math": "Mathematics",
+    "livecodebench": "Coding",
+}
+_SWAPPED = {"A>B": "B>A", "B>A": "A>B"}
+
+
+def group_of(source: str) -> str:
+    """Knowledge, Reasoning, Mathematics or Coding; "Other" for a source of none."""
+    return next((group for start, group in GROUPS.items() if source.startswith(start)), "Other")
+
+
+def vote(decisions: Sequence[str | None], label: str) -> float:
+    """What decisions in turn (A, B), (B, A) come to, in [−1, 1]: right above 0, 0 a tie.
+
+    The first is about A and B as they stand, the second as they stand swapped. A decision for
+    the label is +1, against it −1, a tie or none 0, and their mean is taken, so that two that
+    contradict each other are a tie, which loses, as in the benchmark's own count. NaN where no
+    decision was taken at all.
+    """
+    if all(decision is None for decision in decisions):
+        return math.nan
+    total = 0
+    for number, decision in enumerate(decisions):
+        seen = _SWAPPED.get(decision or "", "") if number % 2 else decision
+        total += (seen == label) - (seen == _SWAPPED[label])
+    return total / len(decisions)
+
+
+def best_of_n_hit(scores_K: ArrayLike, gold_K: ArrayLike) -> float:
+    """1 where the highest score is a best response's, 0 where not; NaN where a score is missing.
+
+    Where several share the highest score, the share of best ones among them: what a fair draw
+    among these would bring.
+    """
+    scores_K, gold_K = np.asarray(scores_K, np.float64), np.asarray(gold_K, np.float64)
+    if not len(scores_K) or not np.isfinite(scores_K).all():
+        return math.nan
+    top_K = scores_K == scores_K.max()
+    return float((gold_K[top_K] == gold_K.max()).mean())
+
+
+def kendall_tau(scores_K: ArrayLike, gold_K: ArrayLike) -> float:
+    """τ-b (Kendall 1945), in [−1, 1]; NaN where a score is missing or one side does not vary."""
+    scores_K, gold_K = np.asarray(scores_K, np.float64), np.asarray(gold_K, np.float64)
+    if not np.isfinite(scores_K).all():
+        return math.nan
+    first_M, second_M = np.triu_indices(len(scores_K), 1)
+    score_M = np.sign(scores_K[first_M] - scores_K[second_M])
+    gold_M = np.sign(gold_K[first_M] - gold_K[second_M])
+    size = math.sqrt(float(np.abs(score_M).sum()) * float(np.abs(gold_M).sum()))
+    return float((score_M * gold_M).sum()) / size if size else math.nan

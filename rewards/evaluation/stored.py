@@ -1,0 +1,162 @@
+"""Scores that rows hold already: ours, those of `raft score`, and the benchmarks' own files'.
+
+| columns | of |
+|---|---|
+| `scores`, `NAME_scores`, or `NAME` itself | all responses, in the row's order |
+| `chosen_score`, `rejected_score`, `NAME_…` before both | the two sides: numbers, or lists |
+| `score_chosen`, `score_rejected` | the same, as RewardBench and RM-Bench write them |
+| `judgments` | JudgeBench: `decision` and `scores` of (A, B) and of (B, A) |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewards.evaluation.dataset import EvalRow, EvalSet
+from rewards.evaluation.forms import gold_column
+from rewards.evaluation.scores import Scored
+from rewards.evaluation.small_benchmarks import LABELS, vote
+from rollout.data.jsonl import encode_rows, json_columns
+from rollout.errors import InputError
+from rollout.storage.files import whole_file
+
+__all__ = ["by_stored", "write_scores"]
+
+_JUDGMENTS = "judgments"
+
+
+def by_stored(data: EvalSet, name: str | None = None, label: str = "stored") -> Scored:
+    """The scores under `name`, or under the plain column names; null is a missing score.
+
+    Raises InputError for a row without them, or with something else in their place.
+    """
+    settings = {"scores": name}
+    if data.form == "judgebench" and name is None and _has_judgments(data):
+        votes = [_judged(row) for row in data.rows()]
+        margins_M = np.array([margin for margin, _ in votes])
+        return Scored(label, settings, margins_M, log_odds=all(scored for _, scored in votes))
+    scores = [score for row in data.rows() for score in _stored(row, name, data)]
+    scores_R = np.array(scores, dtype=np.float64)
+    return Scored(label, settings, data.margins(scores_R), scores_R)
+
+
+def write_scores(data: EvalSet, scored: Sequence[Scored], path: Path) -> None:
+    """Every row with `NAME_scores`, K numbers or null, of each reward that scored its responses."""
+    new = [one for one in scored if one.seconds is not None]  # the rows have the others
+    rewards = {_column(one): data.per_row(one.scores_R) for one in new if one.scores_R is not None}
+    with whole_file(path) as file:
+        for number, row in enumerate(data.rows()):
+            scores = {name: _or_null(values[number]) for name, values in rewards.items()}
+            columns = json_columns(row.columns, row.where)
+            file.write(encode_rows([{**columns, **scores}]).decode())
+
+
+def _column(one: Scored) -> str:
+    return f"{re.sub(r'[^0-9A-Za-z.-]+', '_', one.label).strip('_')}_scores"
+
+
+def _or_null(scores_K: np.ndarray) -> list[float | None]:
+    return [score if np.isfinite(score) else None for score in scores_K.tolist()]
+
+
+def _has_judgments(data: EvalSet) -> bool:
+    first = next(data.rows())
+    return _JUDGMENTS in first.columns and _columns(first.columns, None) is None
+
+
+def _stored(row: EvalRow, name: str | None, data: EvalSet) -> list[float]:
+    """(K,) scores in the row's order."""
+    found = _columns(row.columns, name)
+    if found is None:
+        raise InputError(
+            f"{row.where}: no stored scores under {_tried(name)}; {_others(row.columns)}"
+        )
+    if data.form == "listwise" and found == (gold_column(row.columns, data.gold),):
+        raise InputError(
+            f"{row.where}: {found[0]!r} would be compared with itself; name the known order with "
+            "--gold, or other scores with --scores NAME"
+        )
+    if len(found) == 1:
+        return _numbers(row.columns[found[0]], len(row.gold), row.where, found[0])
+    return _two_sides(row, found)
+
+
+def _two_sides(row: EvalRow, names: tuple[str, ...]) -> list[float]:
+    right = [place for place, value in enumerate(row.gold) if value > 0]
+    wrong = [place for place, value in enumerate(row.gold) if not value > 0]
+    scores = [np.nan] * len(row.gold)
+    for places, name in zip((right, wrong), names, strict=True):
+        value = row.columns[name]
+        values = value if isinstance(value, list) else [value]
+        numbers = _numbers(values, len(places), row.where, name)
+        for place, number in zip(places, numbers, strict=True):
+            scores[place] = number
+    return scores
+
+
+def _columns(columns: dict[str, Any], name: str | None) -> tuple[str, ...] | None:
+    """The one or two columns that hold the scores."""
+    return next((one for one in _candidates(name) if columns.keys() >= set(one)), None)
+
+
+def _candidates(name: str | None) -> Iterator[tuple[str, ...]]:
+    prefix = f"{name}_" if name else ""
+    yield f"{prefix}chosen_score", f"{prefix}rejected_score"
+    if name is None:
+        yield "score_chosen", "score_rejected"
+    yield (f"{prefix}scores",)
+    if name is not None:
+        yield (name,)
+
+
+def _tried(name: str | None) -> str:
+    names = [" and ".join(one) for one in _candidates(name)]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _others(columns: dict[str, Any]) -> str:
+    """What the user may have meant."""
+    ends = ("_scores", "_score")
+    near = [key for key in columns if key.endswith(ends) or key in ("scores", "score")]
+    if near:
+        return f"it has {', '.join(near)}: name what stands before with --scores NAME"
+    return "add them with raft score, or name a model with --reward"
+
+
+def _numbers(value: Any, count: int, where: str, name: str) -> list[float]:
+    fits = isinstance(value, list) and len(value) == count
+    if not fits or not all(one is None or _is_number(one) for one in value):
+        many = "is not a number" if count == 1 else f"does not hold {count} numbers"
+        raise InputError(f"{where}: {name!r} {many}, or null for a missing one; mend it")
+    return [np.nan if one is None else float(one) for one in value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+
+
+def _judged(row: EvalRow) -> tuple[float, bool]:
+    """(margin of the better response, whether it comes from scores) of decisions in both orders."""
+    judgments = row.columns.get(_JUDGMENTS)
+    if not isinstance(judgments, list) or not judgments:
+        raise InputError(f"{row.where}: no {_JUDGMENTS!r} to read decisions from; mend the row")
+    better = 0 if row.gold[0] > row.gold[1] else 1
+    decisions = [one.get("decision") if isinstance(one, dict) else None for one in judgments]
+    won = vote(decisions, LABELS[better])
+    pairs = [one.get("scores") if isinstance(one, dict) else None for one in judgments]
+    known = [pair for pair in pairs if pair is not None]
+    if len(known) < len(pairs):
+        return won, False
+    leads = []
+    for number, pair in enumerate(pairs):
+        both = _numbers(pair, 2, row.where, "scores")
+        at = better ^ (number % 2)  # the second judgement saw the two swapped
+        leads.append(both[at] - both[1 - at])
+    lead = float(np.mean(leads))
+    # the decisions are what the benchmark counts: scores tell how clear they are
+    return (lead if np.sign(lead) == np.sign(won) else won), True

@@ -1,0 +1,180 @@
+"""A reward function with TRL's signature as a `Reward`. Loud where it fails.
+
+The calling convention is that of trl's GRPOTrainer (`_calculate_rewards`): keyword lists `prompts`,
+`completions`, `completion_ids` and one list per dataset column, N entries each; plain-text prompts
+come with string completions, conversational ones with `[{"role": "assistant", "content": …}]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from rewards.functions.resolve import build_function, resolve_function
+from rewards.types import NonFinite, RewardError, Scores, check_policy, finite_or_missing
+from rollout.types import Completion, Group, InputError, Prompt
+
+__all__ = ["FunctionReward"]
+
+RESERVED = ("prompts", "completions", "completion_ids")
+
+
+class FunctionReward:
+    """Scores groups with a function.
+
+    Args:
+        function: a callable, or what `rewards.resolve.resolve_function` understands.
+        name: for messages; the function's own name otherwise.
+        arguments: settings fixed at build time; they win over columns of the same name.
+        non_finite: "raise", or "missing" to count NaN and infinity as missing scores.
+
+    Raises `InputError` when the function is not found or a built-in's settings are wrong.
+    """
+
+    def __init__(
+        self,
+        function: str | Callable[..., Any],
+        name: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        non_finite: NonFinite = "raise",
+    ) -> None:
+        check_policy(non_finite)
+        found = resolve_function(function) if isinstance(function, str) else function
+        given = function if isinstance(function, str) else getattr(function, "__name__", "function")
+        self.name = name or given
+        self.non_finite: NonFinite = non_finite
+        self._arguments = frozenset(arguments or {})
+        self._call = build_function(found, self.name, arguments or {})
+        self._accepted = _named_parameters(found)
+
+    def score_groups(self, groups: Sequence[Group]) -> Scores:
+        """One list of K per group, from one call of the function with all N = Σ K completions.
+
+        Raises `RewardError` when the function raises, returns another count than N, something
+        that is no number, or (unless `non_finite="missing"`) NaN or infinity.
+        """
+        samples = [(group.prompt, one) for group in groups for one in group.completions]
+        if not samples:
+            return [[] for _ in groups]
+        flat = iter(self._checked(self._run(samples), samples))
+        return [[next(flat) for _ in group.completions] for group in groups]
+
+    def _run(self, samples: Sequence[tuple[Prompt, Completion]]) -> Any:
+        keywords = self._keywords(samples)
+        try:
+            result = self._call(**keywords)
+            return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+        except InputError as error:
+            raise InputError(f"reward function {self.name!r}: {error}") from error
+        except Exception as error:  # user code: anything may come out; it goes on as one error
+            reason = " ".join(str(error).split())
+            raise RewardError(
+                f"reward function {self.name!r} raised {type(error).__name__}: {reason} "
+                f"(for {_prompt_ids(samples)})"
+            ) from error
+
+    def _keywords(self, samples: Sequence[tuple[Prompt, Completion]]) -> dict[str, Any]:
+        keywords: dict[str, Any] = {
+            "prompts": [_trl_prompt(prompt) for prompt, _ in samples],
+            "completions": [_trl_completion(prompt, one) for prompt, one in samples],
+            "completion_ids": [list(one.token_ids) for _, one in samples],
+            **self._columns(samples),
+        }
+        if self._accepted is None:
+            return keywords
+        return {key: value for key, value in keywords.items() if key in self._accepted}
+
+    def _columns(self, samples: Sequence[tuple[Prompt, Completion]]) -> dict[str, list[Any]]:
+        names = dict.fromkeys(name for prompt, _ in samples for name in prompt.fields)
+        reserved = [name for name in RESERVED if name in names]
+        if reserved:
+            raise InputError(
+                f"reward function {self.name!r}: the prompts have a column {reserved[0]!r}, "
+                "a name reserved for the function's own arguments: rename the column"
+            )
+        return {
+            name: [prompt.fields.get(name) for prompt, _ in samples]
+            for name in names
+            if name not in self._arguments
+        }
+
+    def _checked(
+        self, result: Any, samples: Sequence[tuple[Prompt, Completion]]
+    ) -> list[float | None]:
+        values = self._as_list(result, samples)
+        if len(values) != len(samples):
+            raise RewardError(
+                f"reward function {self.name!r} returned {len(values)} scores for {len(samples)} "
+                f"completions (of {_prompt_ids(samples)}): return exactly one per completion"
+            )
+        return [
+            self._score(value, prompt) for value, (prompt, _) in zip(values, samples, strict=True)
+        ]
+
+    def _as_list(self, result: Any, samples: Sequence[tuple[Prompt, Completion]]) -> list[Any]:
+        # arrays and tensors are as good as lists
+        values = result.tolist() if hasattr(result, "tolist") else result
+        if isinstance(values, list | tuple):
+            return list(values)
+        raise RewardError(
+            f"reward function {self.name!r} returned a {type(result).__name__} "
+            f"(for {_prompt_ids(samples)}): return a list with one number or None per completion"
+        )
+
+    def _score(self, value: Any, prompt: Prompt) -> float | None:
+        if value is None:
+            return None
+        number = value.item() if hasattr(value, "item") else value
+        where = f"prompt {prompt.id!r}"
+        if not isinstance(number, Real):
+            raise RewardError(
+                f"reward function {self.name!r} returned {number!r} for {where}: "
+                "a score is a number or None"
+            )
+        try:
+            score = float(number)
+        except OverflowError as error:
+            raise RewardError(
+                f"reward function {self.name!r} returned a number too large for {where}"
+            ) from error
+        source = f"reward function {self.name!r}"
+        return finite_or_missing(score, source=source, where=where, non_finite=self.non_finite)
+
+
+def _named_parameters(function: Callable[..., Any]) -> frozenset[str] | None:
+    """The names a function without `**kwargs` accepts; None when it takes every column."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some compiled callables have no signature: give them everything
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _trl_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A fresh copy: what a function does to its arguments must not reach the run's prompts."""
+    if isinstance(prompt.content, str):
+        return prompt.content
+    return [{"role": turn["role"], "content": turn["content"]} for turn in prompt.content]
+
+
+def _trl_completion(prompt: Prompt, completion: Completion) -> str | list[dict[str, str]]:
+    if isinstance(prompt.content, str):
+        return completion.text
+    return [{"role": "assistant", "content": completion.text}]
+
+
+def _prompt_ids(samples: Sequence[tuple[Prompt, Completion]], limit: int = 5) -> str:
+    ids = list(dict.fromkeys(prompt.id for prompt, _ in samples))
+    more = f" and {len(ids) - limit} more" if len(ids) > limit else ""
+    plural = "prompts" if len(ids) > 1 else "prompt"
+    return f"{plural} {', '.join(repr(one) for one in ids[:limit])}{more}"

@@ -1,0 +1,69 @@
+"""What turns rows of token ids into a model's outputs: one engine per library that can.
+
+`ModelReward` and `PairwiseJudge` stand on it; neither knows which library runs the model.
+
+The protocol of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineName",
+    "Head",
+    "Outputs",
+]
+
+EngineName = Literal["auto", "transformers", "vllm"]
+ENGINES: tuple[EngineName, ...] = ("auto", "transformers", "vllm")
+# output name -> array (N, …), float32; "score" (or a judge's "log_odds") is always there
+Outputs = dict[str, "np.ndarray"]
+
+
+class Engine(Protocol):
+    """Runs one reward model."""
+
+    def run(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> Outputs:
+        """N rows of ids, none empty, to outputs in the same order. `names` are for messages.
+
+        Raises `RewardError` for a row that cannot be computed.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the outputs depend on: engine, dtype, device, pooling."""
+        ...
+
+    def to(self, device: str) -> None:
+        """Move the model, for a GPU that is shared in turn."""
+        ...
+
+
+class Head(Protocol):
+    """Which hidden states a model's outputs come from, and how. Computes in float32."""
+
+    def positions(self, ids: Sequence[int], name: str) -> Sequence[int]:
+        """The Q positions of one row that `outputs` needs; Q is the same for all rows.
+
+        Raises `RewardError` naming the row where there is no such position.
+        """
+        ...
+
+    def outputs(self, states_BQH: torch.Tensor) -> dict[str, torch.Tensor]:
+        """States in float32 to named outputs (B, …)."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Kind of head and pooling, for a run's records."""
+        ...
+
+    def to(self, device: str) -> None: ...

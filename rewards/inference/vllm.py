@@ -1,0 +1,349 @@
+"""Reward models on vLLM: pooling for classifiers, log-probabilities of two labels for judges.
+
+The engine lives in this process, and for as long: vLLM takes down its process-wide groups when one
+of its engines is deleted, and with them every other engine, the rollout's too. On a CPU, vLLM makes
+`torch.set_num_threads` a no-op, so train elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewards.checkpoints.loading import check_tensors, load_config, one_line
+from rewards.inference.engine import Outputs
+from rewards.inference.prefix_tree import reading_order
+from rewards.types import RewardError
+from rollout.types import InputError
+
+__all__ = ["VLLMLabelEngine", "VLLMPoolingEngine"]
+
+log = logging.getLogger("rewards")
+
+_Prompts = list[dict[str, list[int]]]
+# as in rollout/vllm_engine.py, which this package must not know; the space is in GiB
+_CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+# only whole blocks of a shared beginning are cached; vLLM's 128 on a CPU is longer than most
+# prompts, and its kernels want multiples of 32
+_CPU_BLOCK = 32
+# keeps every engine until the process ends
+_held: list[Any] = []
+
+
+class _VLLMEngine:
+    """What the two have in common.
+
+    Args:
+        folder: the checkpoint.
+        dtype: of the weights; never left to vLLM, which takes float32 files as float16.
+        max_model_len: longest sequence, None for the model's own maximum.
+        gpu_memory: the share of a GPU that weights and cache may take, None for vLLM's default.
+        batch_tokens: tokens per step, None for vLLM's default.
+
+    Raises `InputError` when vLLM is not there, cannot serve the model, or has no memory for it.
+    """
+
+    _as = "reward model"
+    _answer_tokens = 0
+    _said_it_stays = False
+
+    def __init__(
+        self,
+        folder: str,
+        dtype: str,
+        max_model_len: int | None,
+        gpu_memory: float | None,
+        batch_tokens: int | None,
+        **options: Any,
+    ) -> None:
+        vllm = _import_vllm()
+        self._on_gpu = _on_gpu()
+        if not self._on_gpu:
+            options["block_size"] = _CPU_BLOCK
+        elif gpu_memory is not None:
+            options["gpu_memory_utilization"] = gpu_memory
+        if batch_tokens is not None:
+            options["max_num_batched_tokens"] = batch_tokens
+            options["max_num_seqs"] = min(256, batch_tokens)  # each wants a token in every step
+        with self._refusals_are_the_users(folder):
+            self._llm: Any = vllm.LLM(
+                folder,
+                dtype=dtype.removeprefix("torch."),
+                max_model_len=max_model_len,
+                enforce_eager=not self._on_gpu,
+                enable_prefix_caching=True,
+                use_tqdm_on_load=False,
+                **options,
+            )
+            _held.append(self._llm)
+            self._config: Any = self._llm.llm_engine.vllm_config.model_config
+            # the longest row that `run` takes
+            self.max_length: int = self._config.max_model_len - self._answer_tokens
+            self._version = vllm.__version__
+            self._check()
+
+    def describe(self) -> dict[str, Any]:
+        """For a run's records."""
+        return {
+            "engine": "vllm",
+            "vllm": self._version,
+            "architecture": self._config.architectures[0],
+            "dtype": str(self._config.dtype).removeprefix("torch."),
+            "device": "cuda" if self._on_gpu else "cpu",
+        }
+
+    def to(self, device: str) -> None:
+        """Nothing on a CPU. A GPU's memory stays taken, which is said once: sleep mode would serve
+        one engine per process only."""
+        if self._on_gpu and not self._said_it_stays:
+            log.warning("the vLLM reward engine stays where it is: to(%r) does nothing", device)
+            self._said_it_stays = True
+
+    def _check(self) -> None:
+        """Raises when the engine computes something else than it should."""
+        raise NotImplementedError
+
+    def _ask(self, prompts: _Prompts) -> list[float]:
+        """One number per prompt, order kept."""
+        raise NotImplementedError
+
+    def _numbers(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> np.ndarray:
+        """N rows of ids to float32 (N,), order kept."""
+        for row, name in zip(rows, names, strict=True):
+            if len(row) > self.max_length:
+                raise RewardError(
+                    f"{name} has {len(row)} tokens, but this vLLM engine takes {self.max_length}: "
+                    "use a smaller max_length"
+                )
+        values_N = np.full(len(rows), np.nan, dtype=np.float32)
+        if rows:
+            # rows that share a beginning are neighbours: the cache is used before it is evicted
+            order = reading_order(rows)
+            values_N[order] = self._ask([_prompt(rows[index]) for index in order])
+            self._ask_again(rows, values_N)
+        return values_N
+
+    def _ask_again(self, rows: Sequence[Sequence[int]], values_N: np.ndarray) -> None:
+        """NaN spreads: attention masks the rest of a block by zero weights, and zero times a NaN
+        that another row left there is NaN. So rows without a number are computed alone, in a cache
+        that holds none; what is NaN then is so by itself. The cache is clean afterwards.
+        """
+        lost = np.flatnonzero(~np.isfinite(values_N))
+        if lost.size:
+            log.warning("vLLM: %d of %d rows have no number: again, alone", lost.size, len(rows))
+            self._clean()
+        for index in lost:
+            (values_N[index],) = self._ask([_prompt(rows[index])])
+            if not np.isfinite(values_N[index]):
+                self._clean()
+
+    def _probe(self) -> list[list[int]]:
+        """Two rows of unequal length."""
+        draw = np.random.default_rng(0).integers(0, self._config.get_vocab_size(), size=12)
+        return [draw[: min(length, self.max_length)].tolist() for length in (5, 12)]
+
+    def _clean(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RewardError("vLLM kept its prefix cache, which holds NaN")
+        self._llm.apply_model(_zero_cache)
+
+    @contextmanager
+    def _refusals_are_the_users(self, folder: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            advice = "use engine: transformers"
+            if "KV cache" in str(error) or "max_model_len" in str(error):
+                room = "gpu_memory" if self._on_gpu else "VLLM_CPU_KVCACHE_SPACE (GiB)"
+                advice = f"use a smaller max_length, a larger {room}, or {advice}"
+            raise InputError(
+                f"{folder}: vLLM cannot serve it as a {self._as} ({_reason(error)}): {advice}"
+            ) from error
+
+
+class VLLMPoolingEngine(_VLLMEngine):
+    """A sequence classifier with one output: the raw logit of the last token, no sigmoid.
+
+    The last token is the row's own, whatever `config.pad_token_id` says. Rows longer than
+    `max_length` are refused.
+    """
+
+    _as = "classifier"
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        dtype: str,
+        max_length: int | None,
+        gpu_memory: float | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        _import_vllm()
+        from vllm.config import PoolerConfig
+
+        check_tensors(Path(folder), "AutoModelForSequenceClassification")
+        # left on, the activation of a single output is a sigmoid
+        pooler = PoolerConfig(task="classify", seq_pooling_type="LAST", use_activation=False)
+        super().__init__(
+            *(folder, dtype, max_length, gpu_memory, batch_tokens),
+            runner="pooling",
+            convert="classify",
+            pooler_config=pooler,
+            # old configs leave it out, and would mean two
+            hf_overrides={"num_labels": 1},
+        )
+
+    def run(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> Outputs:
+        """N rows of ids to {"score": float32 (N,)}, order kept; NaN stays NaN."""
+        return {"score": self._numbers(rows, names)}
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "head": "linear", "pooling": "last token"}
+
+    def _ask(self, prompts: _Prompts) -> list[float]:
+        answers = self._llm.classify(prompts, use_tqdm=False)
+        return [answer.outputs.probs[0] for answer in answers]
+
+    def _check(self) -> None:
+        """An answer must be the very output of the head: an activation or a calibration between
+        them, from the checkpoint's config or a new default of vLLM's, would go unnoticed."""
+        heard: list[float] = []
+        hooks: list[Any] = []
+
+        def listen(model: Any) -> None:
+            if not hasattr(model, "score"):
+                raise RuntimeError(f"{type(model).__name__} has no head named score")
+            hooks.append(model.score.register_forward_hook(hear))
+
+        def hear(head: Any, inputs: Any, logits_B1: Any) -> None:
+            heard.extend(logits_B1[:, 0].float().tolist())
+
+        self._llm.apply_model(listen)
+        answers = [score for row in self._probe() for score in self._ask([_prompt(row)])]
+        for hook in hooks:
+            hook.remove()
+        if not np.array_equal(answers, heard, equal_nan=True):
+            raise RuntimeError(f"it answers {answers} where the head says {heard}")
+
+
+class VLLMLabelEngine(_VLLMEngine):
+    """A causal language model that answers with one of two labels: log p(first) − log p(second).
+
+    `label_ids` are the labels' tokens. Rows longer than `max_length` are refused; one token less
+    than the model's maximum is left for the answer.
+
+    Raises `InputError` also for labels that are the same or not in the vocabulary.
+    """
+
+    _as = "judge"
+    _answer_tokens = 1
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        label_ids: tuple[int, int],
+        dtype: str,
+        max_length: int | None,
+        gpu_memory: float | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        _import_vllm()
+        from vllm import SamplingParams
+
+        config = load_config(Path(folder)).get_text_config()
+        self._label_ids = _checked_labels(label_ids, config.vocab_size)
+        check_tensors(Path(folder), "AutoModelForCausalLM")
+        self._params = SamplingParams(
+            max_tokens=1, temperature=0, logprob_token_ids=[*self._label_ids], detokenize=False
+        )
+        longest = _with_room_for_answer(max_length, config)
+        super().__init__(
+            *(folder, dtype, longest, gpu_memory, batch_tokens),
+            runner="generate",
+            # logits in 16 bits lie an eighth apart around 20
+            hf_overrides={"head_dtype": "float32"},
+        )
+
+    def run(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> Outputs:
+        """N prompts to {"log_odds": float32 (N,)}, order kept; NaN stays NaN.
+
+        A difference of log-probabilities cannot overflow as a ratio of probabilities can.
+        """
+        return {"log_odds": self._numbers(rows, names)}
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "head": "labels", "label_ids": list(self._label_ids)}
+
+    def _ask(self, prompts: _Prompts) -> list[float]:
+        first, second = self._label_ids
+        answers = self._llm.generate(prompts, self._params, use_tqdm=False)
+        found = (answer.outputs[0].logprobs[0] for answer in answers)
+        return [of[first].logprob - of[second].logprob for of in found]
+
+    def _check(self) -> None:
+        # a model that loads may still be refused by the attention kernels
+        self._ask([_prompt(row) for row in self._probe()])
+
+
+def _on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _import_vllm() -> Any:
+    """The module, its settings made first: it reads some of them when it is imported."""
+    if importlib.util.find_spec("vllm") is None:
+        advice = "pip install raft-rlhf[cpu] or raft-rlhf[gpu], or use engine: transformers"
+        raise InputError(f"engine: vllm, but vLLM is not installed: {advice}")
+    for key, value in (_ENVIRONMENT if _on_gpu() else _ENVIRONMENT | _CPU_ENVIRONMENT).items():
+        os.environ.setdefault(key, value)
+    if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
+        raise InputError("unset VLLM_ENABLE_V1_MULTIPROCESSING: reward engines run in this process")
+    import vllm
+
+    return vllm
+
+
+def _checked_labels(label_ids: tuple[int, int], vocabulary: int) -> tuple[int, int]:
+    first, second = map(int, label_ids)
+    if first == second or not (0 <= first < vocabulary and 0 <= second < vocabulary):
+        raise InputError(
+            f"label_ids={label_ids} must be two different tokens of the {vocabulary} there are"
+        )
+    return first, second
+
+
+def _with_room_for_answer(max_length: int | None, config: Any) -> int | None:
+    if max_length is None:
+        return None
+    return min(max_length + 1, getattr(config, "max_position_embeddings", max_length + 1))
+
+
+def _prompt(row: Sequence[int]) -> dict[str, list[int]]:
+    return {"prompt_token_ids": list(row)}
+
+
+def _zero_cache(model: Any) -> None:
+    for module in model.modules():
+        cache = getattr(module, "kv_cache", ())
+        for tensor in cache if isinstance(cache, list | tuple) else (cache,):
+            tensor.zero_()
+
+
+def _reason(error: BaseException) -> str:
+    """The sentence that matters: pydantic frames it, and vLLM says more after it."""
+    text = one_line(error).split("Value error, ")[-1]
+    for more in (" Supported architectures", " To allow overriding", " [type="):
+        text = text.split(more)[0]
+    return text.strip().rstrip(".")

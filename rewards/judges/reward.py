@@ -1,0 +1,279 @@
+"""`JudgeReward`: a pairwise judge as a reward, by a tournament among each prompt's responses."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewards.judges.judge import Judge, verdicts_of
+from rewards.judges.load import load_judge
+from rewards.tournament import Match, Played, Report, Standing, Verdict, play
+from rewards.tournament.verdicts import Answers, read_answers
+from rewards.types import Comparison, Scores
+from rollout.types import Group, InputError, Message, Prompt, conversation
+
+__all__ = ["REFERENCE_FIELD", "JudgeReward", "load_judge_reward"]
+
+# the column of a prompt's row with a text for each of its K responses to be compared with
+REFERENCE_FIELD = "reference_responses"
+
+# a comparison, and its name for messages
+Named = tuple[Comparison, str]
+
+
+class JudgeReward:
+    """Scores a response by how it fares against the other responses to its prompt.
+
+    Args:
+        judge: what compares: by `verdicts(comparisons, names=…)` where it has that, else `compare`.
+        tournament: a method of `rewards.tournament`, with its settings `score` and `rounds`.
+        budget: comparisons that one prompt may cost.
+        tie: |P − ½| up to this is a tie.
+        seed: with a prompt's id, decides all that is drawn for it.
+
+    Scores compare the responses of one prompt only: the winner's is the highest, and their mean
+    over prompts means nothing. A prompt whose fields hold K `reference_responses` is no tournament:
+    the score of response k is P(it beats reference k), in [0, 1], and the mean is a win rate; where
+    that column is None the responses are their own references, and every score is ½.
+
+    Raises `InputError` for settings that no tournament has.
+    """
+
+    kind = "pairwise"
+
+    def __init__(
+        self,
+        judge: Judge,
+        *,
+        tournament: str = "knockout",
+        budget: int | None = None,
+        tie: float = 0.0,
+        seed: int = 0,
+        score: str | None = None,
+        rounds: int | None = None,
+    ) -> None:
+        self._play = _play_settings(tournament, budget, tie, seed, score, rounds)
+        self.judge = judge
+        self.name = str(getattr(judge, "name", None) or type(judge).__name__)
+        self._tie = tie
+        self._report = Report()
+        self._comparisons: dict[str, list[list[int | float]]] = {}
+
+    def score_groups(self, groups: Sequence[Group]) -> Scores:
+        """One list of K scores per group, order kept; None for a whole group of which a comparison
+        is missing, but only for the response itself where it was compared with its reference.
+
+        All groups' comparisons of a round are one batch. Equal responses to a prompt are one
+        entrant, with one score. Raises what the judge raises, and `InputError` for references that
+        are not one text per response.
+        """
+        self._comparisons = {}
+        referred = [REFERENCE_FIELD in group.prompt.fields for group in groups]
+        duels = iter(self._duel([g for g, is_so in zip(groups, referred, strict=True) if is_so]))
+        ranks = iter(
+            self._rank([g for g, is_so in zip(groups, referred, strict=True) if not is_so])
+        )
+        return [next(duels if is_so else ranks) for is_so in referred]
+
+    def report(self) -> Report:
+        """Comparisons spent, ties, position bias and circles, summed over all calls so far.
+
+        Forward passes are those that the comparisons ask for; a judge may save some
+        (`PairwiseJudge.forward_passes`).
+        """
+        return self._report
+
+    def take_report(self) -> Report:
+        """The report since the last call of this."""
+        taken, self._report = self._report, Report()
+        return taken
+
+    def comparisons(self) -> dict[str, list[list[int | float]]]:
+        """What the tournaments of the last `score_groups` compared, by prompt id:
+        [[i, j, P(response i is better than j)], …]. A response and its reference are not in it."""
+        return self._comparisons
+
+    def to(self, device: str) -> None:
+        """Move the model, where the judge has one."""
+        move = getattr(self.judge, "to", None)
+        if move is not None:
+            move(device)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that a score depends on, for a run's records."""
+        describe = getattr(self.judge, "describe", None)
+        judge = describe() if describe else {"name": self.name}
+        settings = {"tournament": self._play["method"], **self._play}
+        del settings["method"]
+        return {**judge, **settings}
+
+    def _rank(self, groups: Sequence[Group]) -> Scores:
+        """Each group's standing in a tournament of its distinct responses."""
+        alone = next((group for group in groups if len(group.completions) == 1), None)
+        if alone is not None:
+            raise InputError(
+                f"prompt {alone.prompt.id!r} has one response: a judge compares two or more"
+            )
+        fields = [_Field.of(group) for group in groups]
+        played = [field for field in fields if field.texts]
+
+        def compare(matches: Sequence[Match]) -> Verdict:
+            return verdicts_of(self.judge, [played[at].match(i, j) for at, i, j in matches])
+
+        sizes, keys = [len(field.texts) for field in played], [field.prompt.id for field in played]
+        standings = play(sizes=sizes, compare=compare, keys=keys, **self._play)
+        self._report += Report.of(standings)
+        for field, standing in zip(played, standings, strict=True):
+            self._comparisons[field.prompt.id] = standing.played.among(field.entrants)
+        scores = iter([standing.scores for standing in standings])
+        rows = [next(scores) if field.texts else () for field in fields]
+        return [
+            [row[entrant] for entrant in field.entrants]
+            for field, row in zip(fields, rows, strict=True)
+        ]
+
+    def _duel(self, groups: Sequence[Group]) -> Scores:
+        """Each response's P against its own reference."""
+        asked = [duel for group in groups for duel in _duels(group)]
+        verdict = verdicts_of(self.judge, asked) if asked else []
+        answers = read_answers(verdict, len(asked), self._tie, lambda at: asked[at][1])
+        found, start = [], 0
+        for group in groups:
+            if group.prompt.fields[REFERENCE_FIELD] is None:
+                found.append([0.5] * len(group.completions))
+                continue
+            stop = start + len(group.completions)
+            standing = _standing(answers, start, stop)
+            self._report += Report.of([standing])
+            found.append(list(standing.scores))
+            start = stop
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """Who takes part: the distinct texts of a group, and which of them each completion is."""
+
+    prompt: Prompt
+    turns: tuple[Message, ...]
+    texts: tuple[str, ...]
+    entrants: tuple[int, ...]
+
+    @classmethod
+    def of(cls, group: Group) -> _Field:
+        places: dict[str, int] = {}
+        entrants = [places.setdefault(one.text, len(places)) for one in group.completions]
+        return cls(group.prompt, _turns(group.prompt), tuple(places), tuple(entrants))
+
+    def match(self, first: int, second: int) -> Named:
+        i, j = self.entrants.index(first), self.entrants.index(second)
+        name = f"responses {i} and {j} of prompt {self.prompt.id!r}"
+        return Comparison(self.turns, self.texts[first], self.texts[second]), name
+
+
+def _duels(group: Group) -> list[Named]:
+    """Every response against its reference. Raises `InputError` where these do not match."""
+    prompt, references = group.prompt, group.prompt.fields[REFERENCE_FIELD]
+    if references is None:
+        return []
+    texts = [one.text for one in group.completions]
+    if isinstance(references, str) or not isinstance(references, Sequence):
+        raise InputError(f"prompt {prompt.id!r}: {REFERENCE_FIELD} must be a list of texts")
+    if len(references) != len(texts) or not all(isinstance(one, str) for one in references):
+        raise InputError(
+            f"prompt {prompt.id!r}: {REFERENCE_FIELD} must be {len(texts)} texts, one for each "
+            f"response, and has {len(references)} entries"
+        )
+    turns = _turns(prompt)
+    return [
+        (
+            Comparison(turns, text, reference),
+            f"response {k} of prompt {prompt.id!r} and its reference",
+        )
+        for k, (text, reference) in enumerate(zip(texts, references, strict=True))
+    ]
+
+
+def _standing(answers: Answers, start: int, stop: int) -> Standing:
+    """K duels as a standing, for the report: response k against entrant K + k."""
+    k = stop - start
+    there = [at for at in range(k) if not answers.missing_M[start + at]]
+    probability, margin, points, gap = (
+        [float(column[start + at]) for at in there]
+        for column in (answers.probability_M, answers.margin_M, answers.points_M, answers.gap_M)
+    )
+    scores = dict(zip(there, probability, strict=True))
+    return Standing(
+        order=tuple(range(k)) if len(there) == k else (),
+        scores=tuple(scores.get(at) for at in range(k)),
+        top=0,
+        bottom=0,
+        comparisons=k,
+        ties=points.count(0.5),
+        rounds=1,
+        played=Played(
+            tuple((at, k + at) for at in there),
+            tuple(probability),
+            tuple(margin),
+            tuple(points),
+            tuple(None if math.isnan(one) else one for one in gap),
+        ),
+    )
+
+
+def _turns(prompt: Prompt) -> tuple[Message, ...]:
+    return tuple(conversation(prompt, "")[:-1])
+
+
+def _play_settings(
+    tournament: str,
+    budget: int | None,
+    tie: float,
+    seed: int,
+    score: str | None,
+    rounds: int | None,
+) -> dict[str, Any]:
+    """What `play` takes, without settings that are None. Raises `InputError` as it does."""
+    own = {"score": score, "rounds": rounds, "budget": budget}
+    given = {name: value for name, value in own.items() if value is not None}
+    settings = {"method": tournament, "seed": seed, "tie": tie, **given}
+    # one response: everything is checked and nothing compared
+    play(sizes=[1], compare=lambda matches: [], **settings)
+    return settings
+
+
+def _with_settings_of_load_judge(load: Callable[..., JudgeReward]) -> Callable[..., JudgeReward]:
+    """Its signature says what its `**loading` may be: `rewards.build` and `help` look there."""
+    own = [p for p in inspect.signature(load).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    theirs = inspect.signature(load_judge).parameters
+    taken = [theirs[name] for name in theirs if name not in ("path", "kind")]
+    load.__signature__ = inspect.Signature([*own, *taken], return_annotation=JudgeReward)  # type: ignore[attr-defined]
+    return load
+
+
+@_with_settings_of_load_judge
+def load_judge_reward(
+    model: str | Path,
+    *,
+    tournament: str = "knockout",
+    budget: int | None = None,
+    tie: float = 0.0,
+    seed: int = 0,
+    score: str | None = None,
+    rounds: int | None = None,
+    **loading: Any,
+) -> JudgeReward:
+    """`JudgeReward` over `load_judge(model, kind="pairwise", **loading)`.
+
+    Raises `InputError` as they do, for the tournament before the model is loaded.
+    """
+    settings: dict[str, Any] = {
+        "tournament": tournament, "budget": budget, "tie": tie, "seed": seed, "score": score,
+        "rounds": rounds,
+    }  # fmt: skip
+    _play_settings(**settings)
+    return JudgeReward(load_judge(model, kind="pairwise", **loading), **settings)

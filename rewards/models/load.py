@@ -1,0 +1,126 @@
+"""`load_reward`: from a path or a hub name to a reward model, with the settings it was made for."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rewards.checkpoints.families import FAMILIES, Family, check_family, recognise
+from rewards.checkpoints.hub import local_folder
+from rewards.checkpoints.published import Published, find_published
+from rewards.checkpoints.record import with_record
+from rewards.checkpoints.settings import ModelSettings
+from rewards.encoding.bos import Bos
+from rewards.encoding.encoder import TruncationSide
+from rewards.encoding.formats import Format
+from rewards.inference.engine import EngineName
+from rewards.types import NonFinite
+from rollout.types import InputError
+
+if TYPE_CHECKING:
+    from rewards.models.reward import ModelReward
+
+__all__ = ["load_reward"]
+
+log = logging.getLogger("rewards")
+
+
+def load_reward(
+    path: str | Path,
+    *,
+    kind: Family | None = None,
+    format: Format | None = None,
+    bos: Bos | None = None,
+    engine: EngineName | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    truncation_side: TruncationSide | None = None,
+    separator: str = "",
+    non_finite: NonFinite = "raise",
+) -> ModelReward:
+    """Load the reward model in a local folder or on the hub.
+
+    The family is found from the files; settings left at None come from what is known of published
+    models, then from the files. `format` is "chat", "hh" or "plain"; `bos` is the exact number of
+    BOS tokens, "single", "double" or "none"; `max_length` cuts longer conversations on
+    `truncation_side` (default: left); `separator` goes between the turns of "hh".
+
+    Raises `InputError` for a missing or unsuitable checkpoint or setting. No remote code is run.
+    """
+    settings = ModelSettings(
+        format=format,
+        bos=bos,
+        engine=engine or "auto",
+        dtype=dtype,
+        device=device,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        truncation_side=truncation_side or "left",
+        separator=separator,
+        non_finite=non_finite,
+    )
+    if kind is not None:
+        check_family(kind)
+    known = known_settings(path, settings)
+    _refuse_judge(kind or known[0], str(path))
+    folder = local_folder(path)
+    found = kind or recognise(folder)
+    _refuse_judge(found, str(path))
+    # what the files of Hugging Face have no place for, where our own training wrote it down
+    recorded = with_record(folder, known[1], side=truncation_side, separator=separator)
+    return _load(found, folder, recorded, str(path))
+
+
+def known_settings(
+    path: str | Path, settings: ModelSettings
+) -> tuple[Family | None, ModelSettings]:
+    """The family of a published model, None for others; its settings where yours leave room."""
+    found = find_published(path)
+    if found is None:
+        return None, settings
+    name, known = found
+    log.info("%s: using the published settings of %s: %s", path, name, known)
+    return known.family, replace(
+        settings,
+        format=settings.format or known.format,
+        bos=settings.bos or known.bos,
+        dtype=settings.dtype or _published_dtype(known, settings.device),
+        max_length=settings.max_length or known.max_length,
+    )
+
+
+def _load(family: Family, folder: Path, settings: ModelSettings, name: str) -> ModelReward:
+    # each loads torch and transformers
+    if family == "armorm":
+        from rewards.models.armorm import load_armorm
+
+        return load_armorm(folder, settings, name=name)
+    if family == "grm":
+        from rewards.models.grm import load_grm
+
+        return load_grm(folder, settings, name=name)
+    from rewards.models.classifier import load_classifier
+
+    return load_classifier(folder, settings, name=name)
+
+
+def _refuse_judge(family: Family | None, name: str) -> None:
+    if family == "pairwise":
+        raise InputError(
+            f"{name} is {FAMILIES['pairwise']}: it compares and does not score; "
+            "use load_judge, or reward.kind: pairwise"
+        )
+
+
+def _published_dtype(known: Published, device: str | None) -> str | None:
+    """Published dtypes are for GPUs; on a CPU the loader's own choice, float32, is exact."""
+    if known.dtype is None or device == "cpu":
+        return None
+    import torch
+
+    on_gpu = device not in (None, "auto") or torch.cuda.is_available()
+    return known.dtype if on_gpu else None

@@ -1,0 +1,298 @@
+"""`raft rank`: a file of responses to the same file with each prompt's responses ranked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rewards.build import build_judge, build_reward, check_judge
+from rewards.judges.judge import Judge, verdicts_of
+from rewards.scoring.job import refuse_columns, run_job
+from rewards.scoring.score import scores_of
+from rewards.tournament import Match, Report, Standing, cost, play
+from rewards.tournament.verdicts import Verdicts
+from rewards.types import Comparison, Reward
+from rollout.data.fields import COMPARISONS
+from rollout.data.scored_rows import RowReader, ScoreRow
+from rollout.errors import InputError
+from rollout.storage.output import output_path
+from rollout.types import conversation
+
+__all__ = ["BY_SCORE", "COLUMNS", "Tournament", "rank_file"]
+
+COLUMNS = ("ranking", "best", "ranking_scores", "tournament")
+# the method where a reward's scores rank, and nothing is compared
+BY_SCORE = "by_score"
+
+
+@dataclass(frozen=True, slots=True)
+class Tournament:
+    """How responses are ranked: what `rewards.tournament.play` takes. None leaves it to the method.
+
+    `method` None is round_robin among a judge's verdicts, and by falling score with a reward.
+    """
+
+    method: str | None = None
+    score: str | None = None
+    rounds: int | None = None
+    budget: int | None = None
+    tie: float = 0.0
+    seed: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """The method's own settings."""
+        given = {"score": self.score, "rounds": self.rounds}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def rank_file(
+    file: str,
+    *,
+    judge: dict[str, Any] | None = None,
+    reward: dict[str, Any] | None = None,
+    tournament: Tournament | None = None,
+    out: str | None = None,
+    replace: bool = False,
+    split: str = "train",
+    batch_rows: int | None = None,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Rank the responses of every row of `file`, by a judge's verdicts or by a reward's scores.
+
+    Adds to each row `ranking`, the indices of its responses, best first; `best`, the first of
+    these; `ranking_scores` in the order of the responses; `tournament`, the method, how many places
+    it is made to tell from the best and from the worst end (`top`, `bottom`), and what
+    `rewards.tournament.Report` counts; and where one was held, `comparisons`, what it asked. Where
+    a comparison is missing, so is the ranking: an empty list, null, and scores of null. By score,
+    responses without one are left out of the ranking.
+
+    Equal responses are one entrant: they share their score and stand side by side.
+
+    Args:
+        judge, reward: settings, one of the two; see `rewards.build`.
+        out, replace, split, batch_rows, restart: as `score_file` takes them; by default the rows
+            go to `STEM.ranked.jsonl`.
+
+    Returns:
+        The summary: as `score_file`'s, with the sums and shares of a tournament's report.
+
+    Raises:
+        InputError: anything wrong with the file, a row of it, the settings or the output.
+        RewardError: a verdict or a score that cannot be had, with the place of its row.
+    """
+    reader = RowReader(file, split=split, form="responses")
+    path = output_path(out, file, reader.stem, "ranked")
+    chosen = tournament or Tournament()
+    work = _Ranking(judge, reward, chosen, replace)
+    settings = {
+        "command": "rank",
+        "by": "judge" if judge is not None else "reward",
+        "scorer": judge if judge is not None else reward,
+        "tournament": {**asdict(chosen), "method": work.method},
+    }
+    return run_job(reader, work, path, settings, batch_rows=batch_rows, restart=restart)
+
+
+class _Ranking:
+    """Rows to ranked rows, and what the tournaments came to."""
+
+    title = "ranking"
+
+    def __init__(
+        self,
+        judge: dict[str, Any] | None,
+        reward: dict[str, Any] | None,
+        tournament: Tournament,
+        replace: bool,
+    ) -> None:
+        if (judge is None) == (reward is None):
+            raise InputError("rank: name a judge or a reward, one of the two")
+        if judge is not None:
+            check_judge(**judge)
+        self._settings = (judge, reward)
+        self._tournament = tournament
+        self.method = tournament.method or ("round_robin" if reward is None else BY_SCORE)
+        _check_tournament(self.method, tournament)
+        self._replace = replace
+        self._judge: Judge | None = None
+        self._reward: Reward | None = None
+        self._report = Report()
+        self._scored = 0
+
+    def columns(self, row: ScoreRow) -> Sequence[str]:
+        columns = COLUMNS if self.method == BY_SCORE else (*COLUMNS, COMPARISONS)
+        refuse_columns(row, columns, self._replace, "")
+        if not row.groups:
+            raise InputError(f"{row.where}: 'responses' is empty; there is nothing to rank")
+        if self.method != BY_SCORE:
+            self._check_cost(row)
+        return columns
+
+    def prepare(self) -> None:
+        judge, reward = self._settings
+        if judge is not None:
+            self._judge = build_judge(**judge)
+        if reward is not None:
+            self._reward = build_reward(**reward)
+
+    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+        fields = [_Field(row) for row in rows]
+        scores = None
+        if self._reward is not None:
+            scores = scores_of(self._reward, [row.groups[0] for row in rows])
+        if self.method == BY_SCORE:
+            assert scores is not None
+            return [_by_score(row, one) for row, one in zip(rows, scores, strict=True)]
+        standings = self._play(fields, scores)
+        return [
+            field.ranked(one, self.method) for field, one in zip(fields, standings, strict=True)
+        ]
+
+    def count(self, row: ScoreRow, finished: dict[str, Any]) -> None:
+        told = dict(finished["tournament"])
+        for other in ("method", "top", "bottom"):
+            told.pop(other)
+        self._report += Report(prompts=1, **told)
+        self._scored += row.conversations
+
+    def summary(self) -> dict[str, Any]:
+        report = self._report
+        shares = {
+            "position_bias": report.position_bias,
+            "inconsistency": report.inconsistency,
+            "flip_share": report.flip_share,
+            "intransitive_share": report.intransitive_share,
+        }
+        passes = report.forward_passes if self._settings[0] is not None else self._scored
+        return {
+            "method": self.method,
+            **asdict(report),
+            "forward_passes": passes,
+            **{name: None if math.isnan(share) else share for name, share in shares.items()},
+        }
+
+    def line(self, summary: dict[str, Any]) -> str:
+        missing = f"{summary['missing']} prompts without a ranking"
+        if self.method == BY_SCORE:
+            return f"ranked by score, no tournament, {missing}"
+        bias, triples = summary["position_bias"], summary["triples"]
+        parts = [
+            f"{self.method}: {summary['comparisons']} comparisons, "
+            f"{summary['forward_passes']} forward passes",
+            f"{summary['ties']} ties",
+            "position bias unknown"
+            if bias is None
+            else f"position bias {bias:+.3f}, {summary['flip_share']:.1%} turn with the order",
+            f"{summary['intransitive']} of {triples} triples intransitive",
+            missing,
+        ]
+        return ", ".join(parts)
+
+    def _play(
+        self, fields: Sequence[_Field], scores: list[list[float | None]] | None
+    ) -> list[Standing]:
+        def compare(matches: Sequence[Match]) -> Verdicts | list[float | None]:
+            if scores is not None:
+                return _by_margin(matches, fields, scores)
+            assert self._judge is not None, "prepare comes first"
+            named = [fields[at].match(first, second) for at, first, second in matches]
+            return verdicts_of(self._judge, named)
+
+        chosen = self._tournament
+        return play(
+            self.method,
+            [len(field.texts) for field in fields],
+            compare,
+            seed=chosen.seed,
+            keys=[field.id for field in fields],
+            tie=chosen.tie,
+            budget=chosen.budget,
+            **chosen.settings(),
+        )
+
+    def _check_cost(self, row: ScoreRow) -> None:
+        chosen, entrants = self._tournament, len(_Field(row).texts)
+        try:
+            cost(self.method, entrants, budget=chosen.budget, **chosen.settings())
+        except InputError as error:
+            raise InputError(f"{row.where}: {error}") from error
+
+
+class _Field:
+    """Who takes part for one prompt: its distinct responses, and which of them each response is."""
+
+    def __init__(self, row: ScoreRow) -> None:
+        (group,) = row.groups
+        places: dict[str, int] = {}
+        self.id = row.id
+        self.entrants = [places.setdefault(one.text, len(places)) for one in group.completions]
+        self.texts = list(places)
+        self._row = row
+        self._turns = conversation(group.prompt, "")[:-1]
+
+    def match(self, first: int, second: int) -> tuple[Comparison, str]:
+        """Two entrants to compare, and what an error is to call them."""
+        i, j = self.entrants.index(first), self.entrants.index(second)
+        name = f"responses {i} and {j} of prompt {self.id!r}"
+        return Comparison(self._turns, self.texts[first], self.texts[second]), name
+
+    def ranked(self, standing: Standing, method: str) -> dict[str, Any]:
+        order = {entrant: place for place, entrant in enumerate(standing.order)}
+        ranking = sorted(range(len(self.entrants)), key=lambda k: order.get(self.entrants[k], 0))
+        scores = [standing.scores[entrant] for entrant in self.entrants]
+        told = {"method": method, "top": standing.top, "bottom": standing.bottom}
+        told |= _told(Report.of([standing]))
+        found = _with(self._row, [] if standing.missing else ranking, scores, told)
+        # of a missing standing, those before the gap
+        return {**found, COMPARISONS: standing.played.among(self.entrants)}
+
+
+def _by_score(row: ScoreRow, scores: list[float | None]) -> dict[str, Any]:
+    known = [(-score, k) for k, score in enumerate(scores) if score is not None]
+    ranking = [k for _, k in sorted(known)]
+    n = len(ranking)
+    told = {"method": BY_SCORE, "top": n, "bottom": n, **_told(Report(missing=int(not ranking)))}
+    return _with(row, ranking, scores, told)
+
+
+def _by_margin(
+    matches: Sequence[Match], fields: Sequence[_Field], scores: list[list[float | None]]
+) -> Verdicts:
+    """P(first is better) = σ(its score − the other's), the same in both orders."""
+    pairs = [
+        [scores[at][fields[at].entrants.index(entrant)] for entrant in (first, second)]
+        for at, first, second in matches
+    ]
+    values_M2 = np.array(pairs, dtype=np.float64).reshape(-1, 2)  # a missing score is NaN
+    margin_M = values_M2[:, 0] - values_M2[:, 1]
+    return Verdicts.from_log_odds(margin_M, -margin_M, np.isnan(margin_M))
+
+
+def _told(report: Report) -> dict[str, Any]:
+    told = asdict(report)
+    del told["prompts"]
+    return told
+
+
+def _with(
+    row: ScoreRow, ranking: list[int], scores: list[float | None], told: dict[str, Any]
+) -> dict[str, Any]:
+    values = (ranking, ranking[0] if ranking else None, scores, told)
+    return {**row.columns, **dict(zip(COLUMNS, values, strict=True))}
+
+
+def _check_tournament(method: str, chosen: Tournament) -> None:
+    if method != BY_SCORE:
+        # one response: every setting is checked, and nothing compared
+        play(method, [1], lambda _: [], seed=chosen.seed, tie=chosen.tie, budget=chosen.budget,
+             **chosen.settings())  # fmt: skip
+        return
+    if chosen.settings() or chosen.budget is not None or chosen.tie:
+        raise InputError(
+            "rank: a reward ranks by its scores, without a tournament; name a --method to hold "
+            "one, or leave its settings out"
+        )

@@ -1,0 +1,154 @@
+"""`raft score`: a file of responses to the same file with scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rewards.build import build_reward
+from rewards.scoring.job import refuse_columns, run_job
+from rewards.types import Reward, RewardError
+from rollout.data.scored_rows import Form, RowReader, ScoreRow, score_columns
+from rollout.errors import InputError
+from rollout.storage.output import output_path
+from rollout.types import Group
+
+__all__ = ["Moments", "score_file", "scores_of"]
+
+
+def score_file(
+    file: str,
+    reward: dict[str, Any],
+    *,
+    out: str | None = None,
+    form: Form | None = None,
+    name: str | None = None,
+    replace: bool = False,
+    split: str = "train",
+    batch_rows: int | None = None,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Score every row of `file` with the reward that `build_reward(**reward)` makes.
+
+    Args:
+        out: a JSONL file, "-" for standard output; by default `STEM.scored.jsonl` beside `file`.
+        form: read rows as this form; by default as the one that their columns fit.
+        name: goes before the columns added: `gold` gives `gold_scores`.
+        replace: columns of that name may be there already.
+        split: of a dataset.
+        batch_rows: rows scored together; by default as many as hold 512 conversations.
+        restart: throw away what an interrupted command left, and replace a finished file.
+
+    Returns:
+        The summary: `out`, `rows`, `conversations`, `missing`, `mean` and `std` of the scores;
+        and of what was scored now `new_conversations`, `seconds`, `conversations_per_second`.
+
+    Raises:
+        InputError: anything wrong with the file, a row of it, the settings or the output.
+        RewardError: a reward that cannot be computed, with the place of its row.
+    """
+    reader = RowReader(file, split=split, form=form)
+    path = output_path(out, file, reader.stem, "scored")
+    work = _Scoring(reward, name, replace)
+    settings = {"command": "score", "scorer": reward, "form": form, "name": name}
+    return run_job(reader, work, path, settings, batch_rows=batch_rows, restart=restart)
+
+
+def scores_of(reward: Reward, groups: Sequence[Group]) -> list[list[float | None]]:
+    """`reward.score_groups`, checked: a finite number or None for each completion.
+
+    Raises RewardError for anything else.
+    """
+    scores = reward.score_groups(groups) if groups else []
+    found, wanted = list(map(len, scores)), [len(group.completions) for group in groups]
+    if found != wanted:
+        raise RewardError(
+            f"the reward gave {sum(found)} scores in {len(found)} groups for {sum(wanted)} "
+            f"responses in {len(wanted)}: it must give one of each response"
+        )
+    for group, one in zip(groups, scores, strict=True):
+        if not all(score is None or math.isfinite(score) for score in one):
+            raise RewardError(f"the reward of prompt {group.prompt.id!r} is not finite")
+    return [[None if score is None else float(score) for score in one] for one in scores]
+
+
+class Moments:
+    """Count, mean and standard deviation of numbers seen one at a time (Welford 1962)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = self._squares = 0.0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        step = value - self._mean
+        self._mean += step / self.count
+        self._squares += step * (value - self._mean)
+
+    def values(self) -> dict[str, float | None]:
+        """`mean` and `std`, of nothing None."""
+        if not self.count:
+            return {"mean": None, "std": None}
+        return {"mean": self._mean, "std": math.sqrt(self._squares / self.count)}
+
+
+class _Scoring:
+    """Rows to scored rows, and the numbers of the summary."""
+
+    title = "scoring"
+
+    def __init__(self, settings: dict[str, Any], name: str | None, replace: bool) -> None:
+        self._settings = settings
+        self._name = name
+        self._replace = replace
+        self._counts_tokens = _counts_tokens(settings)
+        self._reward: Reward | None = None
+        self._seen = Moments()
+        self._missing = 0
+
+    def columns(self, row: ScoreRow) -> Sequence[str]:
+        columns = score_columns(row.form, self._name)
+        refuse_columns(row, columns, self._replace, "--as NAME to add others, or ")
+        if self._counts_tokens:
+            _check_tokens(row)
+        return columns
+
+    def prepare(self) -> None:
+        self._reward = build_reward(**self._settings)
+
+    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+        assert self._reward is not None, "prepare comes first"
+        scores = iter(scores_of(self._reward, [group for row in rows for group in row.groups]))
+        return [row.scored([next(scores) for _ in row.groups], self._name) for row in rows]
+
+    def count(self, row: ScoreRow, finished: dict[str, Any]) -> None:
+        for score in row.scores_in(finished, self._name):
+            if score is None:
+                self._missing += 1
+            else:
+                self._seen.add(score)
+
+    def summary(self) -> dict[str, Any]:
+        return {"missing": self._missing, **self._seen.values()}
+
+    def line(self, summary: dict[str, Any]) -> str:
+        mean, std, missing = summary["mean"], summary["std"], summary["missing"]
+        lost = f", {missing} missing" if missing else ""
+        return "no score" + lost if mean is None else f"score {mean:.4g}, std {std:.4g}{lost}"
+
+
+def _counts_tokens(settings: Any) -> bool:
+    """Whether a built-in function is told to count tokens."""
+    if isinstance(settings, dict):
+        return settings.get("unit") == "tokens" or any(map(_counts_tokens, settings.values()))
+    return isinstance(settings, list) and any(map(_counts_tokens, settings))
+
+
+def _check_tokens(row: ScoreRow) -> None:
+    # without ids every length would be 0
+    for group in row.groups:
+        if any(one.text and not one.token_ids for one in group.completions):
+            raise InputError(
+                f"{row.where}: has no token_ids, which unit: tokens counts; use words or chars"
+            )

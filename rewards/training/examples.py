@@ -1,0 +1,249 @@
+"""What is trained on: token ids of one text or of the two sides of a pair.
+
+Which examples make a step, and which of these go through the model together.
+
+A step's examples are a random draw: lengths have no say in it, so that no step is all short pairs.
+Within the step they are sorted by length and cut under a token budget. Loss and gradient are sums
+over the step divided once by its weight, so the cuts change rounding and nothing else.
+
+From preference pairs to examples: the ids that the model will read when it scores.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from rewards.checkpoints.loading import make_encoder
+from rewards.checkpoints.settings import ModelSettings
+from rewards.data.pair import Pair
+from rewards.encoding.bos import BOS_COUNT
+from rewards.encoding.encoder import Encoder, cut, keeps_response
+from rewards.training.layout import Layout
+from rewards.training.settings import ReadingSettings
+from rollout.types import InputError, Message
+
+__all__ = [
+    "Encoded",
+    "Example",
+    "check_some_left",
+    "encode_pairs",
+    "micro_batches",
+    "reading_encoder",
+    "training_steps",
+    "usable",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One item of the training data.
+
+    Args:
+        rows: int32 ids (T,) of each text; of a pair, chosen and then rejected.
+        id: of the pair it came from, for messages.
+        loss_from: for language-model losses: per row the first token that counts.
+        margin: by how much the chosen side should win.
+    """
+
+    rows: tuple[np.ndarray, ...]
+    id: str = ""
+    loss_from: tuple[int, ...] = ()
+    margin: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens: no padding, a shared beginning counted in each row."""
+        return sum(len(row) for row in self.rows)
+
+    @property
+    def longest(self) -> int:
+        return max(len(row) for row in self.rows)
+
+    @property
+    def packed(self) -> int:
+        """Tokens when what a pair's sides have in common at the start is computed once."""
+        return self.tokens - shared_beginning(self.rows)
+
+
+def shared_beginning(rows: tuple[np.ndarray, ...]) -> int:
+    if len(rows) != 2:
+        return 0
+    size = min(map(len, rows))
+    different = np.flatnonzero(rows[0][:size] != rows[1][:size])
+    return int(different[0]) if len(different) else size
+
+
+def training_steps(count: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+    """Numbers of the examples of each step: `epochs` permutations of `count`, end to end.
+
+    The last step alone may be smaller. It follows from the arguments, so that a resumed run takes
+    the steps that are left. Raises `InputError` when there is nothing to train on.
+    """
+    total = round(count * epochs)
+    if not total:
+        raise InputError(f"{count} examples × epochs={epochs} is nothing to train on: give more")
+    draw = [
+        np.random.default_rng([seed, epoch]).permutation(count)
+        for epoch in range(-(-total // count))
+    ]
+    order = np.concatenate(draw)[:total].tolist()
+    return [order[start : start + batch_size] for start in range(0, total, batch_size)]
+
+
+def micro_batches(examples: Sequence[Example], budget: int, layout: Layout) -> list[list[Example]]:
+    """The examples in batches of at most `budget` tokens as `layout` counts them, at least one
+    example each; the longest come first, so that memory runs out in the first batch or never."""
+    if layout == "packed":
+        ordered = sorted(examples, key=lambda one: -one.packed)
+        return _filled(ordered, lambda batch: sum(one.packed for one in batch), budget)
+    ordered = sorted(examples, key=lambda one: -one.longest)
+    return _filled(ordered, lambda batch: batch[0].longest * sum(map(_rows, batch)), budget)
+
+
+def _rows(example: Example) -> int:
+    return len(example.rows)
+
+
+def _filled(
+    ordered: Sequence[Example], cost: Callable[[list[Example]], int], budget: int
+) -> list[list[Example]]:
+    batches: list[list[Example]] = []
+    for one in ordered:
+        if batches and cost([*batches[-1], one]) <= budget:
+            batches[-1].append(one)
+        else:
+            batches.append([one])
+    return batches
+
+
+log = logging.getLogger("rewards")
+
+_CHUNK = 1000  # pairs tokenised at a time
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples in the order of their pairs, and why the others are not there: reason -> count."""
+
+    examples: list[Example]
+    dropped: dict[str, int]
+    cut: int
+
+
+def reading_encoder(tokenizer: Any, model: Any, settings: ReadingSettings, name: str) -> Encoder:
+    """The encoder that `load_reward` would make, for the model that is being trained.
+
+    Raises `InputError` when the settings do not fit the tokenizer.
+    """
+    if settings.chat_template is not None:
+        tokenizer.chat_template = settings.chat_template
+    wanted = ModelSettings(
+        format=settings.format,
+        bos=settings.bos,
+        max_length=settings.max_length,
+        truncation_side=settings.truncation_side,
+        separator=settings.separator,
+    )
+    vocabulary = model.get_input_embeddings().num_embeddings
+    return make_encoder(tokenizer, model.config, wanted, name=name, vocabulary=vocabulary)
+
+
+def encode_pairs(
+    pairs: Sequence[Pair],
+    encoder: Encoder,
+    over_long: Literal["cut", "drop"] = "cut",
+    *,
+    what: str = "training",
+) -> Encoded:
+    """N pairs to at most N examples of two rows each.
+
+    Left out, and counted: pairs whose sides read the same, that have an empty side, or that are
+    longer than the encoder's `max_length` and must not be cut or would lose a response to it.
+
+    Raises `InputError` when nothing is left, saying what became of the pairs.
+    """
+    dropped: Counter[str] = Counter()
+    examples: list[Example] = []
+    reader = _Reader(encoder, over_long, dropped)
+    for start in range(0, len(pairs), _CHUNK):
+        examples += reader.read(pairs[start : start + _CHUNK])
+    check_some_left(examples, pairs, dropped, what)
+    if reader.cuts:
+        log.info("%d of %d %s pairs were cut", reader.cuts, len(pairs), what)
+    return Encoded(examples, dict(dropped), reader.cuts)
+
+
+def usable(pair: Pair, dropped: Counter[str]) -> bool:
+    """Whether the sides are two and there; else it is counted."""
+    if not (pair.chosen.strip() and pair.rejected.strip()):
+        dropped["with an empty side"] += 1
+        return False
+    if pair.chosen == pair.rejected:
+        dropped["with two identical sides"] += 1
+        return False
+    return True
+
+
+def check_some_left(
+    examples: Sequence[Example], pairs: Sequence[Pair], dropped: Counter[str], what: str
+) -> None:
+    """Say what was left out. Raises `InputError` when that was everything."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    if not examples:
+        mend = f": {reasons}; mend the rows, or use a larger max_length" if dropped else ""
+        raise InputError(f"no {what} pairs are left of {len(pairs)}{mend}")
+    if dropped:
+        log.warning(
+            "%d of %d %s pairs are left out: %s",
+            sum(dropped.values()), len(pairs), what, reasons,
+        )  # fmt: skip
+
+
+class _Reader:
+    def __init__(self, encoder: Encoder, over_long: str, dropped: Counter[str]) -> None:
+        self.limit = encoder.max_length
+        self.encoder, self.over_long, self.dropped = encoder, over_long, dropped
+        self.whole = replace(encoder, max_length=None)
+        self.cuts = 0
+
+    def read(self, pairs: Sequence[Pair]) -> list[Example]:
+        kept = [pair for pair in pairs if usable(pair, self.dropped)]
+        sides = [self._ids(kept, side) for side in ("chosen", "rejected")]
+        found = map(self._example, kept, *sides)
+        return [example for example in found if example is not None]
+
+    def _ids(self, pairs: Sequence[Pair], side: str) -> list[list[int]]:
+        names = [f"pair {pair.id!r} ({side})" for pair in pairs]
+        return self.whole.encode([pair.conversation(side) for pair in pairs], names)
+
+    def _example(self, pair: Pair, chosen: list[int], rejected: list[int]) -> Example | None:
+        rows, limit = [chosen, rejected], self.limit
+        if limit is not None and max(map(len, rows)) > limit:
+            reason = self._why_not_cut(pair, rows, limit)
+            if reason is not None:
+                self.dropped[reason] += 1
+                return None
+            front = BOS_COUNT[self.encoder.bos]
+            rows = [cut(row, limit, self.encoder.truncation_side, front) for row in rows]
+            self.cuts += 1
+        if rows[0] == rows[1]:
+            self.dropped["whose sides read the same"] += 1
+            return None
+        arrays = tuple(np.asarray(row, dtype=np.int32) for row in rows)
+        return Example(arrays, id=pair.id, margin=pair.margin or 0.0)
+
+    def _why_not_cut(self, pair: Pair, rows: list[list[int]], limit: int) -> str | None:
+        if self.over_long == "drop":
+            return f"longer than {limit} tokens"
+        emptied = [*pair.prompt, Message(role="assistant", content="")]
+        (without,) = self.whole.encode([emptied], [f"pair {pair.id!r}"])
+        front, side = BOS_COUNT[self.encoder.bos], self.encoder.truncation_side
+        if all(keeps_response(row, without, limit, side, front) for row in rows):
+            return None
+        return f"of which {limit} tokens keep no response"

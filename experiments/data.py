@@ -9,7 +9,7 @@ __all__ = ["data"]
 
 def data(path: str) -> Path:
     """A file or folder of $RAFT_DATA."""
-    from raft.paths import data_root
+    from raft.config.paths import data_root
 
     root = data_root()
     if root is None or not (root / path).exists():

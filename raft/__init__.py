@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raft.config import load_config as load_config
+    from raft.config.load import load_config as load_config
     from raft.curves import draw_curves as draw_curves
     from raft.loop import run as run
 
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["draw_curves", "load_config", "run"]
 
 # resolved on first use: importing this package must cost nothing
-_HOMES = {"draw_curves": "raft.curves", "load_config": "raft.config", "run": "raft.loop"}
+_HOMES = {"draw_curves": "raft.curves", "load_config": "raft.config.load", "run": "raft.loop"}
 
 
 def __getattr__(name: str) -> Any:

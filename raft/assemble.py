@@ -10,16 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raft.config_schema import RewardConfig, RunConfig
-from raft.executors import Executor, InlineExecutor
-from raft.monitor.pool import LogProbPool
-from raft.monitor.seat import Seat, find_seat
-from raft.placement import Placement, place
-from raft.reward_pool import RewardPool
-from raft.rollout_pool import Policy, RolloutPool
-from raft.run_folder import RunFolder
-from raft.trainer import build_trainer
-from raft.trainer_pool import TrainerPool
+from raft.config.run import RewardConfig, RunConfig
+from raft.monitor.worker import LogProbPool
+from raft.runs.folder import RunFolder
+from raft.updates.protocol import build_trainer
+from raft.workers.executors import Executor, InlineExecutor
+from raft.workers.placement import Placement, Seat, find_seat, place
+from raft.workers.reward_pool import RewardPool
+from raft.workers.rollout_pool import Policy, RolloutPool
+from raft.workers.trainer_pool import TrainerPool
 from rewards.checkpoints.hub import description_folder
 from rollout.seeds import derive_seed
 from rollout.types import InputError, Sampling
@@ -137,7 +136,7 @@ def check_model(model: str, key: str) -> None:
 def _executor(config: RunConfig) -> Executor:
     if config.cluster.address == "inline":
         return InlineExecutor()
-    from raft.cluster import RayExecutor
+    from raft.workers.ray_executor import RayExecutor
 
     return RayExecutor(config.cluster.address)
 

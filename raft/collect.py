@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from raft.assemble import Pools
-from raft.reward_pool import RewardPool, Scored
+from raft.workers.reward_pool import RewardPool, Scored
 from rollout.progress import Progress
 from rollout.seeds import derive_seed
 from rollout.storage.rollout_store import RolloutStore

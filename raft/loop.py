@@ -25,23 +25,20 @@ from raft.assemble import (
     start_pools,
     train_sampling,
 )
-from raft.choose import choose
 from raft.collect import collect
-from raft.config_schema import RunConfig
+from raft.config.run import RunConfig
 from raft.curves import draw_curves
-from raft.environment import describe_environment
-from raft.evaluate import compare, summarize
-from raft.judging import by_judge, judge_metrics, with_references
-from raft.monitor.build import build_monitor, load_reference
-from raft.monitor.monitor import Monitor
-from raft.prompt_sets import digest, load_prompts
-from raft.report_line import report_line
-from raft.rollout_pool import Policy, Probe
-from raft.run_folder import UNFINISHED, RunFolder
-from raft.schedule import prompts_of
-from raft.sinks import Sinks
-from raft.trainer import METRICS_FILE
-from raft.trainer_pool import TrainerPool
+from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
+from raft.monitor.monitor import Monitor, build_monitor, load_reference
+from raft.runs.environment import describe_environment
+from raft.runs.folder import UNFINISHED, RunFolder
+from raft.runs.metrics import report_line
+from raft.runs.prompts import digest, load_prompts, prompts_of
+from raft.runs.sinks import Sinks
+from raft.select_rows import choose
+from raft.updates.protocol import METRICS_FILE
+from raft.workers.rollout_pool import Policy, Probe
+from raft.workers.trainer_pool import TrainerPool
 from rollout.seeds import derive_seed
 from rollout.storage.files import full_disk_is_the_users, read_json, read_rows
 from rollout.storage.rollout_store import RolloutStore

@@ -40,8 +40,8 @@ class Prompt:
     """What the policy is asked.
 
     `content` is plain text that the policy continues, or a list of messages that it answers.
-    `token_ids` is what the engine sees (filled in by `rollout.encode`). `fields` are the other
-    columns of the row (a reference answer, say), handed on to reward functions.
+    `token_ids` is what the engine sees (filled in by `rollout.text.templates`). `fields` are the
+    other columns of the row (a reference answer, say), handed on to reward functions.
     """
 
     id: str

@@ -44,7 +44,7 @@ class Part:
 
 def reward_worker(**arguments: Any) -> Any:
     """A real reward worker that also tells what it has imported."""
-    from raft.workers import RewardWorker
+    from raft.workers.workers import RewardWorker
 
     worker = RewardWorker(**arguments)
     worker.loaded = lambda: [name for name in HEAVY if name in sys.modules]  # type: ignore[attr-defined]

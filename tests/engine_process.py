@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from raft.executors import Resources
+from raft.workers.executors import Resources
 from rollout.engines.base import Engine, build_engine
 from rollout.types import Completion, Group, Prompt, Sampling
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import toy_runs
 
-from raft.cli import main
+from raft.cli.main import main
 from rollout.storage.output import JobFile
 
 # every call leaves a line: what was scored, and how often

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from raft.sft import SFT
+from raft.updates.sft import SFT
 
 
 def main(settings: str, port: str, rows: str, *outs: str) -> None:

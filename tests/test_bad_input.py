@@ -13,7 +13,7 @@ import toy_runs
 
 import raft.loop
 import rollout.storage.append_log
-from raft.cli import main
+from raft.cli.main import main
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

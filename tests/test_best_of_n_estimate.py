@@ -8,7 +8,7 @@ from math import comb, nan
 import numpy as np
 import pytest
 
-from raft.bon.estimate import (
+from raft.best_of_n.estimate import (
     best_of_n_curve,
     best_of_n_weights,
     expected_best_of_n,

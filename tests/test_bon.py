@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toy_runs
 
-from raft.cli import main
+from raft.cli.main import main
 from rollout.storage.rollout_store import RolloutStore
 
 DRAW = ("--policy", "policy", "--max-new-tokens", "9", "--inline", "--quiet")
@@ -312,7 +312,7 @@ def test_columns_of_any_name_and_any_text(home: Path) -> None:
 
 
 def test_files_are_called_after_the_pool_whatever_its_name(home: Path) -> None:
-    from raft.bon.best_of_n import outputs
+    from raft.best_of_n.command import outputs
 
     assert outputs(None, "some-org/some-data").curve == Path("some-data.bon.json")
     assert outputs(None, str(home / "prompts.jsonl")).curve == home / "prompts.bon.json"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import toy_runs
 
-import raft.bon.judged
-from raft.cli import main
+import raft.best_of_n.judged
+from raft.cli.main import main
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison
 from rollout.types import Message
@@ -41,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def by_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raft.bon.judged, "build_judge", lambda **settings: ByLength())
+    monkeypatch.setattr(raft.best_of_n.judged, "build_judge", lambda **settings: ByLength())
     Path("stand-in").mkdir()
     Path("stand-in/config.json").write_text("{}")
     Path("judge.yaml").write_text("judge: {kind: pairwise, model: ./stand-in}\n")

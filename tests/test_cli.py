@@ -13,7 +13,7 @@ import pytest
 import toy_runs
 
 from raft import __version__
-from raft.cli import main, parser
+from raft.cli.main import main, parser
 
 
 def subcommands(of: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -29,7 +29,7 @@ COMMANDS = dict(subcommands(parser()))
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     # what makes help slow is what it imports
     code = (
-        "import sys\nfrom raft.cli import main\n"
+        "import sys\nfrom raft.cli.main import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "heavy = ['torch', 'ray', 'transformers', 'vllm', 'trl', 'datasets', 'numpy', 'pydantic']\n"
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from cluster_parts import Part, reward_worker
 
-from raft.cluster import RayExecutor
-from raft.executors import Resources
+from raft.workers.executors import Resources
+from raft.workers.ray_executor import RayExecutor
 from rollout.types import InputError, WorkerDiedError
 
 pytestmark = pytest.mark.ray

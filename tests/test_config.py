@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.cli import main
-from raft.config import apply_override, describe_keys, known_keys, load_config, make_config
-from raft.train_config import load_train_config
+from raft.cli.main import main
+from raft.config.load import apply_override, describe_keys, known_keys, load_config, make_config
+from raft.config.train_reward import load_train_config
 from rollout.types import InputError
 
 ROOT = Path(__file__).parents[1]

@@ -13,14 +13,13 @@ import matplotlib
 import numpy as np
 import pytest
 
-from raft.cli import main
+from raft.cli.main import main
 from raft.curves import draw_curves
-from raft.curves.look import LOOKS
+from raft.curves.figure import make_picture
 from raft.curves.panels import choose_panels
-from raft.curves.picture import make_picture
-from raft.curves.series import series_of
-from raft.curves.settings import known_keys, read_settings
-from raft.metrics import read_metrics
+from raft.curves.runs import known_keys, read_settings, series_of
+from raft.curves.style import LOOKS
+from raft.runs.metrics import read_metrics
 from rollout.errors import InputError
 
 

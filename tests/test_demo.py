@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from raft.demo.story import Size, tell
-from raft.metrics import read_metrics
+from raft.demo.demo import Size, tell
+from raft.runs.metrics import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

@@ -152,9 +152,9 @@ def test_sampling_follows_from_the_seed(policy_dir):
 @pytest.fixture(scope="module")
 def reward_model(policy_dir, tmp_path_factory):
     """The folder that the demo leaves, and the metrics."""
-    from raft.demo.story import reward_config
-    from raft.train_config import make_train_config
-    from raft.train_reward import train_reward
+    from raft.config.train_reward import make_train_config
+    from raft.demo.demo import reward_config
+    from raft.reward_training.run import train_reward
 
     root = tmp_path_factory.mktemp("demo")
     (root / "policy").symlink_to(policy_dir)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import raft.doctor
-from raft import cli_doctor
-from raft.doctor import examine_environment, read_pairs
+import raft.runs.doctor
+from raft.cli import doctor as cli_doctor
+from raft.runs.doctor import examine_environment, read_pairs
 from rewards import RewardError, load_reward
 from rewards.doctor import Finding
 from rewards.doctor.examine import examine, examine_judge, examine_reward
@@ -584,15 +584,15 @@ def test_builds_beside_torch(
     monkeypatch: pytest.MonkeyPatch, torch: str, found: str, reason: str
 ) -> None:
     monkeypatch.setattr(metadata, "requires", lambda name: ["numpy", "torch==2.13.0"])
-    said = raft.doctor._mismatch("torchvision", found, torch)
+    said = raft.runs.doctor._mismatch("torchvision", found, torch)
     assert said == "" if not reason else reason in said
 
 
 def test_a_gpu_that_torch_does_not_see_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(raft.doctor, "_torch_sees", lambda: (0, "a CPU build"))
+    monkeypatch.setattr(raft.runs.doctor, "_torch_sees", lambda: (0, "a CPU build"))
     machine = {"cpu_cores": 2, "memory_gib": 8.0, "gpus": ["RTX 4090", "RTX 4090"]}
-    finding = raft.doctor._devices(machine)
+    finding = raft.runs.doctor._devices(machine)
     assert finding.level == "note" and "2 × RTX 4090" in finding.detail
 
 

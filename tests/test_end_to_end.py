@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import tiny_models as tiny
 
-import raft.rollout_pool
-from raft.config import make_config
-from raft.executors import Resources
+import raft.workers.rollout_pool
+from raft.config.load import make_config
 from raft.loop import run
-from raft.rollout_pool import Policy, Probe, RolloutPool
-from raft.workers import RolloutWorker
+from raft.workers.executors import Resources
+from raft.workers.rollout_pool import Policy, Probe, RolloutPool
+from raft.workers.workers import RolloutWorker
 from rollout.types import Group, Sampling
 
 pytestmark = [
@@ -171,9 +171,9 @@ def test_tied_weights_pass_verification_at_every_sync(own_prompts: Path, tmp_pat
 def test_an_engine_killed_in_mid_generation_loses_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raft.cluster import RayExecutor
+    from raft.workers.ray_executor import RayExecutor
 
-    monkeypatch.setattr(raft.rollout_pool, "RolloutWorker", KnownWorker)
+    monkeypatch.setattr(raft.workers.rollout_pool, "RolloutWorker", KnownWorker)
     old = tiny.checkpoint(tmp_path / "old", "llama", seed=0)
     new = tiny.checkpoint(tmp_path / "new", "llama", seed=1)
     prompts = tiny.prompts(tiny.tokenizer(), TEXTS)

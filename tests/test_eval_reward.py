@@ -16,7 +16,7 @@ import toy_runs
 from score_files import write
 from test_real_groups import SCORES, ranked_replies
 
-from raft.cli import main
+from raft.cli.main import main
 from rewards.evaluation.rewardbench import PRIOR_SETS, SUBSETS
 from rollout.data.messages import parse_hh
 

@@ -16,7 +16,7 @@ from experiments.reward_models.backbone import Sizes, build_tokenizer
 from experiments.reward_models.five_recipes import Study, prepare, train_one
 from experiments.reward_models.pairs import HELD_OUT, TRAIN, read_split, short_enough
 from experiments.reward_models.result_table import as_markdown
-from raft.train_config import make_train_config
+from raft.config.train_reward import make_train_config
 from rewards.data.dialogue import first_turn, same_prompt_key
 
 TINY = Sizes(vocabulary=300, hidden=64, layers=1, epochs=1)

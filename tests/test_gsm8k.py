@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.gsm8k import __main__ as experiment
-from raft.cli import main
+from raft.cli.main import main
 from rewards.functions import numeric_match
 from rewards.functions.numeric_match import read_number
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import toy_runs
 
-from raft.cli import main
-from raft.evaluate import compare
-from raft.judging import by_judge, judge_metrics, with_references
+from raft.cli.main import main
+from raft.evaluation import by_judge, compare, judge_metrics, with_references
 from raft.loop import run
 from rewards import JudgeReward
 from rewards.judges.reward import REFERENCE_FIELD
@@ -48,7 +47,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
 def pairwise(root: Path, **changes: Any) -> Path:
     settings = toy_runs.settings(root, **changes)
     settings["reward"] = {"kind": "pairwise", "model": "a-judge", **changes.get("reward", {})}
-    from raft.config import make_config
+    from raft.config.load import make_config
 
     return run(make_config(settings))
 
@@ -132,7 +131,7 @@ def test_a_judge_in_a_combination_gives_a_share_of_wins(tmp_path: Path, judged: 
     ]
     settings = toy_runs.settings(tmp_path, iterations=1)
     settings["reward"] = {"kind": "combine", "members": members}
-    from raft.config import make_config
+    from raft.config.load import make_config
 
     folder = run(make_config(settings))
     rows = [row for row in toy_runs.metrics(folder) if row["phase"] == "eval"]
@@ -149,7 +148,7 @@ def test_a_judge_needs_two_samples(tmp_path: Path) -> None:
 
 
 def test_parts() -> None:
-    from raft.config_schema import RewardConfig
+    from raft.config.run import RewardConfig
 
     judge = RewardConfig(kind="pairwise", model="m")
     function = RewardConfig(kind="function", function="length")

@@ -11,10 +11,9 @@ import pytest
 import toy_runs
 
 import raft.loop
-from raft.config_schema import RunConfig
+from raft.config.run import RunConfig
 from raft.loop import run
-from raft.prompt_sets import load_prompts
-from raft.schedule import prompts_of
+from raft.runs.prompts import load_prompts, prompts_of
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
@@ -397,7 +396,7 @@ def test_training_that_diverges_keeps_the_last_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # metrics must hold no NaN, and a checkpoint without a usable result must not count as one
-    from raft.toy_trainer import ToyTrainer
+    from raft.updates.toy import ToyTrainer
 
     def diverging(self: ToyTrainer, rows: str, out: str, seed: int) -> Any:
         write_toy(out, toy_runs.WORDS, [0.0])

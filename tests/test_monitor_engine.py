@@ -10,7 +10,7 @@ import pytest
 import tiny_models as tiny
 import toy_runs
 
-from raft.config import make_config
+from raft.config.load import make_config
 from raft.loop import run
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray, pytest.mark.slow]

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 import toy_runs
 
-from raft.executors import InlineExecutor
 from raft.monitor.guards import Rules, alarms, best_iteration, gold_agrees, idle_rules
-from raft.monitor.pool import LogProbPool
-from raft.monitor.seat import find_seat
-from raft.monitor.worker import LogProbWorker
-from raft.placement import place
+from raft.monitor.worker import LogProbPool, LogProbWorker
+from raft.workers.executors import InlineExecutor
+from raft.workers.placement import find_seat, place
 from rewards.evaluation.stats import clustered_mean_ci95
 from rollout.types import InputError, WorkerDiedError
 

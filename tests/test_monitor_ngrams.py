@@ -8,9 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raft.monitor.grams import frequent, tally, units, words
-from raft.monitor.ngram_file import new_jumps, read_jumps, write_ngrams
-from raft.monitor.ngrams import changes, jumps, log_odds
+from raft.monitor.ngrams import (
+    changes,
+    frequent,
+    jumps,
+    log_odds,
+    new_jumps,
+    read_jumps,
+    tally,
+    units,
+    words,
+    write_ngrams,
+)
 
 # a made-up language whose words are as unequal as those of real ones
 VOCABULARY = [f"w{number}" for number in range(400)]

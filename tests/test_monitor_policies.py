@@ -11,8 +11,8 @@ import pytest
 import tiny_models as tiny
 
 from raft.monitor import log_probs as module
-from raft.monitor.divergence import divergence_metrics, k3_sum
 from raft.monitor.diversity import diversity_metrics, duplicate_share, msttr
+from raft.monitor.kl import divergence_metrics, k3_sum
 from raft.monitor.log_probs import Row, log_probs
 from raft.monitor.worker import LogProbWorker
 from rollout.engines.toy import ToyEngine, write_toy

@@ -17,7 +17,7 @@ import raft.loop
 from raft.loop import run
 from raft.monitor.log_probs import Row
 from raft.monitor.worker import LogProbWorker
-from raft.run_folder import RunFolder
+from raft.runs.folder import RunFolder
 from rollout.engines.toy import read_toy, write_toy
 from rollout.types import InputError
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.executors import Resources
-from raft.placement import Placement, place
+from raft.workers.executors import Resources
+from raft.workers.placement import Placement, place
 from rollout.types import InputError
 
 

@@ -12,15 +12,15 @@ import toy_runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import raft.reward_pool
-import raft.workers
+import raft.workers.reward_pool
+import raft.workers.workers
 from raft.assemble import Pools
 from raft.collect import collect
-from raft.executors import InlineExecutor, Resources
-from raft.reward_pool import RewardPool
-from raft.rollout_pool import Policy, Probe, RolloutPool
-from raft.trainer_pool import TrainerPool
-from raft.workers import GroupScores
+from raft.workers.executors import InlineExecutor, Resources
+from raft.workers.reward_pool import RewardPool
+from raft.workers.rollout_pool import Policy, Probe, RolloutPool
+from raft.workers.trainer_pool import TrainerPool
+from raft.workers.workers import GroupScores
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import (
@@ -307,7 +307,7 @@ def test_what_waits_for_scores_waits_on_disk(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # scoring that never answers during generation must not gather groups in memory
-    monkeypatch.setattr(raft.reward_pool, "_BATCHES_AHEAD", 2)
+    monkeypatch.setattr(raft.workers.reward_pool, "_BATCHES_AHEAD", 2)
     executor = Chaos()
     reward = RewardPool(executor, [Resources()], REWARDS, batch_groups=4)
     most = 0
@@ -336,7 +336,7 @@ def test_a_wave_is_scored_while_the_next_is_drawn(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # samples of one length complete together, and then for a long time none does
-    monkeypatch.setattr(raft.workers, "_PARCEL_GROUPS", 12)
+    monkeypatch.setattr(raft.workers.workers, "_PARCEL_GROUPS", 12)
     executor = Chaos()
     drawn: list[str] = []
     scored: list[str] = []
@@ -389,7 +389,7 @@ class Rank:
 
 
 def toy_trainer(model: str, **arguments: Any) -> Any:
-    from raft.trainer import build_trainer
+    from raft.updates.protocol import build_trainer
 
     return build_trainer(model, **arguments)
 

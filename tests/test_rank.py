@@ -14,7 +14,7 @@ import pytest
 import toy_runs
 
 import rewards.scoring.rank
-from raft.cli import main
+from raft.cli.main import main
 from rewards.scoring.rank import Tournament, rank_file
 from rewards.tournament import METHODS, cost
 from rewards.tournament.verdicts import Verdicts

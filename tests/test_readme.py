@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raft.cli import parser
-from raft.config import known_keys
+from raft.cli.main import parser
+from raft.config.load import known_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

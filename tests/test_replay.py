@@ -13,9 +13,8 @@ import pytest
 import toy_runs
 
 from experiments.bench import replay as bench
-from raft.choose import choose
-from raft.cli import main
-from raft.replay.diversity import measure
+from raft.cli.main import main
+from raft.monitor.diversity import measure
 from raft.replay.kept import keep
 from raft.replay.pool import read_pool
 from raft.replay.replay import Plan, replay
@@ -23,6 +22,7 @@ from raft.replay.rules import Rule, Scoring, parse_filters, parse_penalty, parse
 from raft.replay.source import find_samples
 from raft.replay.subsets import random_order, selectable, subset
 from raft.replay.tournament import Missing, tournament_scores
+from raft.select_rows import choose
 from raft.selection import mask_unselectable, select
 from rewards.evaluation.stats import distinct_n
 from rewards.tournament import play

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from raft.cli import main
+from raft.cli.main import main
 from rewards.tournament import play
 
 N = 8

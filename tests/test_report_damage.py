@@ -12,7 +12,7 @@ import pytest
 from report_page import report
 from report_runs import sample_row, write_rows, write_run
 
-from raft.cli import main
+from raft.cli.main import main
 from raft.report import write_report
 from rollout.errors import InputError
 

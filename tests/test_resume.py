@@ -17,10 +17,10 @@ import pytest
 import toy_runs
 
 import raft.loop
-import raft.toy_trainer
-from raft.config_schema import RunConfig
+import raft.updates.toy
+from raft.config.run import RunConfig
 from raft.loop import run
-from raft.toy_trainer import ToyTrainer
+from raft.updates.toy import ToyTrainer
 from rewards.types import RewardError
 from rollout.storage.append_log import AppendLog
 from rollout.types import InputError

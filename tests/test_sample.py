@@ -11,7 +11,7 @@ import pytest
 import toy_runs
 
 import raft.collect
-from raft.cli import main
+from raft.cli.main import main
 from rollout.engines.toy import ToyEngine, ToyTokenizer
 from rollout.seeds import derive_seed
 from rollout.storage.rollout_store import RolloutStore

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.schedule import prompts_of
+from raft.runs.prompts import prompts_of
 from rollout.types import InputError, Prompt
 
 

@@ -16,7 +16,7 @@ import pytest
 import toy_runs
 from score_files import hidden, refused, reward_file, score, write
 
-from raft.cli import main
+from raft.cli.main import main
 from rollout.data.messages import parse_hh
 
 sys.path.append(str(Path(__file__).with_name("rewards")))  # no package, and not always collected

@@ -12,7 +12,7 @@ import pytest
 import toy_runs
 from score_files import COUNTING, Stop, hidden, numbered, refused, reward_file, score
 
-from raft.cli import main
+from raft.cli.main import main
 from rollout.storage.output import JobFile
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
-from raft.config_schema import SelectConfig
+from raft.config.run import SelectConfig
 from raft.selection import (
     best_and_worst,
     best_of_k,

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from raft.meeting import meeting_place
-from raft.sft import SFT
-from raft.sft_policy import merged_state
-from raft.sft_rows import IGNORED, concatenate_and_cut, sft_rows, training_order
+from raft.updates.policy import merged_state
+from raft.updates.rendezvous import meeting_place
+from raft.updates.rows import IGNORED, concatenate_and_cut, sft_rows, training_order
+from raft.updates.sft import SFT
 from rollout.types import InputError
 
 EOS = tiny.EOS_ID

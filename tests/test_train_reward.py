@@ -21,13 +21,19 @@ import tiny_rewards
 import tiny_training as tiny
 import yaml
 
-from raft import cli_train
-from raft.config import describe_keys
-from raft.metrics import read_metrics
-from raft.train_config import load_train_config, make_train_config
-from raft.train_recipes import resolved
-from raft.train_reward import train_reward
-from raft.train_schema import ArmoRMConfig, GatingConfig, GRMConfig, TrainRewardConfig
+from raft.cli import reward_models as cli_train
+from raft.config.load import describe_keys
+from raft.config.train_reward import (
+    ArmoRMConfig,
+    GatingConfig,
+    GRMConfig,
+    TrainRewardConfig,
+    load_train_config,
+    make_train_config,
+)
+from raft.reward_training.recipes import resolved
+from raft.reward_training.run import train_reward
+from raft.runs.metrics import read_metrics
 from rewards import load_judge, load_reward
 from rewards.data.pair import Pair
 from rollout.errors import InputError
@@ -229,7 +235,7 @@ def test_a_finished_run_is_left_alone_and_another_config_refused(
 def test_the_same_command_goes_on_after_a_kill(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raft.run_folder import RunFolder
+    from raft.runs.folder import RunFolder
 
     more: dict[str, Any] = {"train": {**QUICK, "epochs": 2, "batch_size": 6}, "save_steps": 3}
     whole = run(root, tmp_path / "whole", **more)
@@ -271,7 +277,7 @@ def test_a_number_that_is_not_known_is_null_and_said_in_words(
 
 
 def test_prompts_are_held_out_whole(root: Path, tmp_path: Path) -> None:
-    from raft.train_data import read_train_data
+    from raft.reward_training.data import read_train_data
 
     data = read_train_data(make_train_config(settings(root, tmp_path)))
     assert data.shared == 0 and len(data.train) + len(data.held_out) == 40

@@ -11,8 +11,8 @@ import pytest
 import tiny_models as tiny
 from engine_process import EngineExecutor, EngineProcess
 
-from raft.executors import Resources
-from raft.rollout_pool import Policy, Probe, RolloutPool
+from raft.workers.executors import Resources
+from raft.workers.rollout_pool import Policy, Probe, RolloutPool
 from rollout.engines.base import choose_engine
 from rollout.engines.toy import write_toy
 from rollout.types import EngineError, InputError, Sampling, StaleWeightsError

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from raft.monitor.worker import LogProbWorker
-from raft.toy_trainer import ToyTrainer
-from raft.workers import RewardWorker, RolloutWorker
+from raft.updates.toy import ToyTrainer
+from raft.workers.workers import RewardWorker, RolloutWorker
 from rollout.types import Group
 
 

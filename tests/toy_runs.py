@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from raft.config import make_config
-from raft.config_schema import RunConfig
+from raft.config.load import make_config
+from raft.config.run import RunConfig
 from rollout.engines.toy import write_toy
 
 WORDS = ("</s>", "good", "bad", "tree", "house", "river", "<unk>")

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of every way, one number per repeat, and the tokens of each."""
-    from raft.cluster import RayExecutor
+    from raft.workers.ray_executor import RayExecutor
 
     model = options.model or str(data("models/stories260k"))
     build_classifier(folder / "reward", _MAX_LENGTH, options.reward_layers)
@@ -76,9 +76,9 @@ class _Bench:
         self, folder: Path, model: str, prompts: list[Any], options: Any, executor: Any
     ) -> None:
         from raft.assemble import Pools
-        from raft.executors import Resources
-        from raft.reward_pool import RewardPool
-        from raft.rollout_pool import Policy, RolloutPool
+        from raft.workers.executors import Resources
+        from raft.workers.reward_pool import RewardPool
+        from raft.workers.rollout_pool import Policy, RolloutPool
 
         one = (Resources(threads=1),)
         first, *_, last = sorted(os.sched_getaffinity(0)) * 2

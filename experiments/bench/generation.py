@@ -146,9 +146,9 @@ def encoded_prompts(model: str, options: argparse.Namespace) -> list[Any]:
 def _pool(model: str, max_num_seqs: int) -> tuple[Any, Any]:
     import os
 
-    from raft.cluster import RayExecutor
-    from raft.executors import Resources
-    from raft.rollout_pool import Policy, RolloutPool
+    from raft.workers.executors import Resources
+    from raft.workers.ray_executor import RayExecutor
+    from raft.workers.rollout_pool import Policy, RolloutPool
 
     executor = RayExecutor("local")
     engine = {"engine": "vllm", "dtype": "float32", "max_num_seqs": max_num_seqs}

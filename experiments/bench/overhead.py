@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(folder: Path) -> dict[str, Any]:
     """Shares of each whole iteration, and their medians."""
-    from raft.metrics import read_metrics
+    from raft.runs.metrics import read_metrics
 
     rows = [row for row in read_metrics(folder) if row["iteration"] > 0 and _whole(row)]
     if not rows:

@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.bench.table import table
 from experiments.data import data
-from raft.cli import main as raft
+from raft.cli.main import main as raft
 from rewards.functions import numeric_match
 from rewards.functions.numeric_match import read_number
 from rollout.storage.files import write_json, write_rows

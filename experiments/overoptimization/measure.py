@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from experiments.overoptimization.study import FLIPPED, MEMBERS, MODELS, PROXIES, Paths
-from raft.bon.estimate import best_of_n_curve
-from raft.metrics import read_metrics
+from raft.best_of_n.estimate import best_of_n_curve
+from raft.runs.metrics import read_metrics
 
 __all__ = ["Point", "best_of_n_points", "iteration_points", "measure", "read_pool", "scale_of"]
 

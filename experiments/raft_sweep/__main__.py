@@ -13,7 +13,7 @@ from experiments.overoptimization.study import Paths, Size
 from experiments.raft_sweep.picture import draw
 from experiments.raft_sweep.study import LABELS, RUNS, prepare, run_all
 from experiments.stories.commands import Commands
-from raft.metrics import read_metrics
+from raft.runs.metrics import read_metrics
 
 
 def main() -> None:

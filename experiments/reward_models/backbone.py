@@ -1,7 +1,7 @@
 """The small language model that the recipes start from: a Llama 3 in miniature.
 
 Tokenizer (byte-level BPE with Llama 3's special tokens and chat template) and weights are made from
-the training pairs alone: the chosen texts, read a few times by `rewards.training.sft_stage`.
+the training pairs alone: the chosen texts, read a few times by `rewards.training.bradley_terry`.
 """
 
 from __future__ import annotations

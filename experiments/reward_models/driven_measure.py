@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raft.metrics import read_metrics
+from raft.runs.metrics import read_metrics
 from rollout.storage.files import read_rows
 
 __all__ = ["agreement", "as_markdown", "draw", "measure"]

@@ -84,8 +84,8 @@ def train_one(study: Study, name: str) -> dict[str, Any]:
     folder = study.folder / name
     if (folder / MEASURED).exists():
         return read_json(folder / MEASURED)
-    from raft.train_config import make_train_config
-    from raft.train_reward import train_reward
+    from raft.config.train_reward import make_train_config
+    from raft.reward_training.run import train_reward
 
     told = {**settings(name, study.folder, study.seed), **study.changes.get(name, {})}
     config = make_train_config(told, where=f"recipe {name}")

@@ -4,6 +4,6 @@ A line is the mean on the fixed held-out prompts, in a band of its 95 % interval
 on the batch that a policy trains on is drawn thin and named so.
 """
 
-from raft.curves.draw import draw_curves
+from raft.curves.curves import draw_curves
 
 __all__ = ["draw_curves"]

@@ -1,4 +1,7 @@
-"""The monitor of a run: measures every evaluation, says what is suspicious, and when to stop."""
+"""The monitor of a run: measures every evaluation, says what is suspicious, and when to stop.
+
+From a run's config to its monitor.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,38 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from raft.assemble import kl_temperature, local_path
+from raft.config.run import RunConfig
 from raft.monitor.diversity import diversity_metrics
 from raft.monitor.guards import (
     Alarm,
     Rules,
+    Stops,
     alarms,
     best_iteration,
     gold_agrees,
     idle_rules,
 )
-from raft.monitor.ngram_file import Jump, new_jumps, read_jumps, write_ngrams
+from raft.monitor.log_probs import Row
+from raft.monitor.ngrams import Jump, new_jumps, read_jumps, write_ngrams
 from raft.monitor.policies import PolicyMeasures
-from raft.monitor.pool import LogProbPool
-from raft.monitor.stops import Stops
-from raft.run_folder import RunFolder
+from raft.monitor.worker import LogProbPool
+from raft.runs.folder import RunFolder
+from raft.runs.prompts import load_tokenizer
+from rollout.data.prompts import read_prompts
+from rollout.engines.base import context_length
 from rollout.storage.files import read_rows
+from rollout.text.templates import encode_prompts
+from rollout.types import InputError
+
+__all__ = [
+    "Monitor",
+    "build_monitor",
+    "load_reference",
+]
 
 log = logging.getLogger("raft")
 
-__all__ = ["Monitor"]
 
 _SPREADING = "ngram_jump"
 _NAMED = 3  # n-grams in one sentence
@@ -146,3 +162,42 @@ class Monitor:
 def _spreading(jumps: Sequence[Jump]) -> Alarm:
     more = f" (and {len(jumps) - _NAMED} more)" if len(jumps) > _NAMED else ""
     return Alarm(_SPREADING, "; ".join(message for message, _ in jumps[:_NAMED]) + more)
+
+
+_DOCUMENTS = 64
+_TOKENS = 1024  # of each document, at most
+_NO_LIMIT = 2**31
+
+
+def build_monitor(config: RunConfig, folder: RunFolder, reference: tuple[Row, ...]) -> Monitor:
+    policies = PolicyMeasures(local_path(config.policy.model), kl_temperature(config), reference)
+    return Monitor(folder, Rules(**config.monitor.rules()), policies)
+
+
+def load_reference(config: RunConfig) -> tuple[Row, ...]:
+    """The beginnings of the first documents of `monitor.reference_text`, encoded; none without it.
+
+    Raises:
+        InputError: no such file, or nothing in it that has a second token to predict.
+    """
+    path = config.monitor.reference_text
+    if path is None:
+        return ()
+    model = local_path(config.policy.model)
+    longest = min(_TOKENS, context_length(model))
+    try:
+        documents = encode_prompts(
+            read_prompts(path, separator=config.prompts.separator, limit=_DOCUMENTS),
+            load_tokenizer(model),
+            template="plain",
+            max_model_len=_NO_LIMIT,
+            max_new_tokens=0,
+        )
+    except InputError as error:
+        raise InputError(f"monitor.reference_text: {error}") from error
+    rows = tuple(Row(one.token_ids[:longest]) for one in documents if len(one.token_ids) > 1)
+    if not rows:
+        raise InputError(
+            f"monitor.reference_text: {path} has no document of two tokens; give more text"
+        )
+    return rows

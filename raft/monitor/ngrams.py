@@ -1,20 +1,138 @@
-"""n-grams whose frequency jumps between two policies: the RAFT example's '#' collapse, by name.
+"""The words and symbols of texts, and how many of them hold which n-gram.
+
+Words are runs of letters and digits, lower-cased. Symbols are all other visible characters, and the
+letters of scripts without cases (Chinese, say), which put no spaces between words. A character four
+times running is a symbol too: `haaaaaa` repeats itself within one word.
+
+n-grams whose frequency jumps between two policies: the RAFT example's '#' collapse, by name.
 
 Frequencies are compared by log-odds with an informative Dirichlet prior (Monroe, Colaresi & Quinn
 2008, "Fightin' Words", eq. 15-22): the prior is the frequency in both texts together, so that what
 is rare is not taken for what is new. Once per response (how many hold it) and once per word.
+
+`ngrams.json` of an evaluation: what is said more often than at the start, and than last time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from raft.monitor.grams import Gram, frequent, spelled, tally, units
+from rollout.storage.files import read_json, write_json
 
-__all__ = ["Change", "changes", "jumps", "log_odds"]
+__all__ = [
+    "Change",
+    "Gram",
+    "Jump",
+    "changes",
+    "frequent",
+    "jumps",
+    "log_odds",
+    "new_jumps",
+    "read_jumps",
+    "spelled",
+    "tally",
+    "units",
+    "words",
+    "write_ngrams",
+]
+
+_LONGEST = 3  # n of the longest n-grams
+
+Gram = tuple[str, ...]  # "word" or "symbol", then one to three of them
+Tally = dict[Gram, tuple[int, int]]  # texts that hold it, times it stands there
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_REPEATED = re.compile(r"(\S)\1{3,}")
+
+
+class _SymbolsAlone(dict[int, str]):
+    """A table for `str.translate`: what is no symbol becomes a blank."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        in_words = character.isdigit() or character.lower() != character.upper()
+        self[code] = " " if in_words or character.isspace() else character
+        return self[code]
+
+
+_SYMBOLS = _SymbolsAlone()
+
+
+def words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def frequent(texts: Sequence[str], least: float) -> Tally:
+    """The n-grams that stand in a share of at least `least` of the texts.
+
+    Level by level (Agrawal & Srikant 1994): an n-gram is frequent only where both (n−1)-grams in it
+    are, so memory follows the frequent ones.
+    """
+    found: Tally = {}
+    parts: set[Gram] = set()
+    for n in range(1, _LONGEST + 1):
+
+        def wanted(gram: Gram, parts: set[Gram] = parts) -> bool:
+            return gram[:-1] in parts and (gram[0], *gram[2:]) in parts
+
+        counted = _count(texts, n, wanted if n > 1 else lambda _: True)
+        level = {gram: held for gram, held in counted.items() if held[0] >= least * len(texts)}
+        parts = set(level)
+        found |= level
+    return found
+
+
+def tally(texts: Sequence[str], grams: Collection[Gram]) -> Tally:
+    """How often these n-grams stand in the texts; those that nowhere do are left out."""
+    wanted = set(grams)
+    found: Tally = {}
+    for n in range(1, _LONGEST + 1):
+        found |= _count(texts, n, wanted.__contains__)
+    return found
+
+
+def spelled(gram: Gram) -> str:
+    """As it stands in a text."""
+    kind, *items = gram
+    return (" " if kind == "word" else "").join(items)
+
+
+def units(texts: Sequence[str]) -> int:
+    """Words and symbols of all texts."""
+    return sum(len(items) for text in texts for _, items in _sequences(text))
+
+
+def _count(texts: Sequence[str], n: int, wanted: Callable[[Gram], bool]) -> Tally:
+    held: Counter[Gram] = Counter()
+    times: Counter[Gram] = Counter()
+    for text in texts:
+        own = Counter(gram for gram in _grams(text, n) if wanted(gram))
+        times.update(own)
+        held.update(own.keys())
+    return {gram: (count, times[gram]) for gram, count in held.items()}
+
+
+def _grams(text: str, n: int) -> Iterator[Gram]:
+    for kind, items in _sequences(text):
+        for start in range(len(items) - n + 1):
+            yield (kind, *items[start : start + n])
+
+
+def _sequences(text: str) -> Iterator[tuple[str, Sequence[str]]]:
+    """What n-grams are cut from."""
+    lowered = text.lower()
+    yield "word", _WORD.findall(lowered)
+    for run in text.translate(_SYMBOLS).split():
+        yield "symbol", run
+    for match in _REPEATED.finditer(lowered):
+        yield "symbol", (match[1] * 4,)
+
 
 _PRIOR = 10.0  # responses (or words) that the prior weighs
 _LEAST_SHARE = 0.05  # of the responses that hold an n-gram, to be looked at
@@ -171,3 +289,55 @@ def _percent(share: float) -> str:
 
 def _short(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
+
+
+_FILE = "ngrams.json"
+_TOP = 20
+
+Jump = tuple[str, Change]  # its sentence
+
+
+def write_ngrams(
+    home: Path,
+    now: Sequence[str],
+    start: Sequence[str],
+    previous: tuple[int, Sequence[str]] | None = None,
+) -> list[Jump]:
+    """Compare the responses of one evaluation with the starting policy's and with those of the
+    evaluation before, and store the most changed n-grams of both; returns those that jumped.
+
+    Args:
+        previous: its iteration and responses; None where that is the starting policy.
+    """
+    since_start = changes(now, start)
+    found = [(one.sentence("at the start"), one) for one in jumps(since_start)]
+    content: dict[str, Any] = {"start": _top(since_start)}
+    if previous is not None:
+        iteration, texts = previous
+        since_then = changes(now, texts)
+        sudden = jumps(since_then, [one for _, one in found])
+        found += ((one.sentence(f"in iteration {iteration}"), one) for one in sudden)
+        content["previous"] = _top(since_then)
+        content["previous_iteration"] = iteration
+    # in full, since these are read back and judged again: a rounded one may lie below the limit
+    content["jumps"] = [{"message": message, **asdict(one)} for message, one in found]
+    write_json(home / _FILE, content)
+    return found
+
+
+def read_jumps(home: Path) -> list[Jump]:
+    """What jumped by then; nothing where nothing was compared, as for the starting policy."""
+    if not (home / _FILE).exists():
+        return []
+    rows = read_json(home / _FILE)["jumps"]
+    return [(row.pop("message"), Change(**row)) for row in rows]
+
+
+def new_jumps(now: Iterable[Jump], earlier: Iterable[Jump]) -> list[Jump]:
+    """Those that no earlier evaluation named, nor anything that overlaps with them."""
+    fresh = set(jumps((one for _, one in now), [one for _, one in earlier]))
+    return [(message, one) for message, one in now if one in fresh]
+
+
+def _top(found: Sequence[Change]) -> list[dict[str, Any]]:
+    return [one.row() for one in found[:_TOP]]

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft.monitor.divergence import divergence_metrics
+from raft.monitor.kl import divergence_metrics
 from raft.monitor.log_probs import Row
-from raft.monitor.pool import LogProbPool
-from raft.monitor.worker import Measured
+from raft.monitor.worker import LogProbPool, Measured
 from rollout.storage.files import read_rows, whole_file
 
 __all__ = ["PolicyMeasures"]

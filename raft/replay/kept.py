@@ -1,7 +1,7 @@
 """What a rule keeps of K samples per prompt, expected over which K of the stored ones are drawn.
 
-Best of K has a closed form (order statistics, `raft.bon.estimate`); what it keeps at random, and
-every other rule, is a mean over random subsets. With K = N there is nothing to draw.
+Best of K has a closed form (order statistics, `raft.best_of_n.estimate`); what it keeps at random,
+and every other rule, is a mean over random subsets. With K = N there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.bon.estimate import expected_best_of_n
-from raft.choose import trained_samples
+from raft.best_of_n.estimate import expected_best_of_n
 from raft.replay.pool import Pool
 from raft.replay.rules import Rule
 from raft.replay.subsets import Subset, random_order, selectable, subset
 from raft.replay.tournament import Missing, tournament_scores
+from raft.select_rows import trained_samples
 from raft.selection import select
 from rollout.seeds import derive_seed
 
@@ -88,7 +88,7 @@ def keep(
 
 
 def keep_own(pool: Pool, strategy: str, arguments: Mapping[str, Any]) -> Kept:
-    """The run's own selection, as `raft.choose` makes it."""
+    """The run's own selection, as `raft.select_rows` makes it."""
     assert pool.own_PN is not None, "only a run has a selection of its own"
     chosen_M2 = trained_samples(strategy, select(strategy, pool.own_PN, **arguments))
     sums = _Sums(pool, None, pool.samples)

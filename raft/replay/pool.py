@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.choose import selectable_scores
 from raft.replay.rules import REWARD, Scoring
+from raft.select_rows import selectable_scores
 from rollout.data.fields import COMPARISONS
 from rollout.data.samples import score_columns
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from raft.replay.diversity import measure
+from raft.monitor.diversity import measure
 from raft.replay.kept import DIVERSITY_DRAWS, Kept, keep, keep_own
-from raft.replay.outcome import outcomes
-from raft.replay.points import methods_behind, tried
 from raft.replay.pool import Pool, read_pool, value_name
-from raft.replay.rules import Rule, Scoring, filters_at_work
+from raft.replay.rules import Rule, Scoring, filters_at_work, methods_behind, tried
 from raft.replay.source import Part, Source
+from raft.replay.summary import outcomes
 from rewards.evaluation.stats import RESAMPLES
 from rollout.data.fields import COMPARISONS
 from rollout.errors import InputError
@@ -32,7 +31,7 @@ class Plan:
     Args:
         filters: whole, as `raft.replay.rules.parse_filters` makes them.
         ks: by default powers of two up to what is stored, and that; fewer where points of a
-            tournament select (`raft.replay.points`).
+            tournament select (`raft.replay.rules`).
         rules: by default the run's own selector, best of K for a file.
         draws: random subsets that rules without a closed form are means of.
         resamples: of prompts, for intervals.

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from raft.config import make_config
-from raft.config_schema import RunConfig
-from raft.judging import by_judge
+from raft.config.load import make_config
+from raft.config.run import RunConfig
+from raft.evaluation import by_judge
 from rollout.data.rows import find_source, parse_json, read_rows
 from rollout.data.samples import sample_row
 from rollout.errors import InputError
@@ -19,7 +19,7 @@ from rollout.errors import InputError
 __all__ = ["Own", "Part", "Source", "find_samples"]
 
 _ROLLOUTS = "rollouts.jsonl"
-# `rewards.judge_reward`'s, which a config need not name
+# `rewards.judges.reward`'s, which a config need not name
 _DEFAULT_TOURNAMENT = "knockout"
 _MOST_NAMED = 3
 

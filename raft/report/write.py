@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from raft import __version__
-from raft.metrics import number
-from raft.report import facts, gaps, lists, page, panels
-from raft.report.blocks import Blocks
-from raft.report.notices import Notices
-from raft.report.stages import Index, Stage, embed, find_stages
+from raft.report import highlights, page, problems, summary
+from raft.report.page import Blocks
+from raft.report.problems import Notices
+from raft.report.samples import Index, Stage, embed, find_stages
+from raft.runs.metrics import number
 from rollout.errors import InputError
 from rollout.progress import Progress
 from rollout.storage.files import whole_file
@@ -45,11 +45,11 @@ def write_report(run_dir: str | Path, out: str | Path, *, prompts: int | None = 
     if prompts is not None and prompts < 1:
         raise InputError(f"--prompts {prompts}: must be 1 or more")
     notices = Notices()
-    config = facts.read_config(run, notices.add)
-    metrics = gaps.read_sound_metrics(run, notices.add)
-    iterations = gaps.iteration_numbers(run, metrics)
-    fired, stopped = gaps.read_guards(run, notices.add)
-    for gap in gaps.find_gaps(run, iterations, metrics, config, stopped is not None):
+    config = summary.read_config(run, notices.add)
+    metrics = problems.read_sound_metrics(run, notices.add)
+    iterations = problems.iteration_numbers(run, metrics)
+    fired, stopped = problems.read_guards(run, notices.add)
+    for gap in problems.find_gaps(run, iterations, metrics, config, stopped is not None):
         notices.add(gap)
     title = run.resolve().name
     try:
@@ -60,13 +60,15 @@ def write_report(run_dir: str | Path, out: str | Path, *, prompts: int | None = 
                 "title": title,
                 "made": f"raft {__version__}",
                 "changed": _last_change(run),
-                "headline": facts.headline(metrics, config.get("iterations")),
-                "facts": facts.facts(config, facts.environment(run, notices.add), metrics, stages),
-                "config": facts.config_text(config),
+                "headline": summary.headline(metrics, config.get("iterations")),
+                "facts": summary.facts(
+                    config, summary.environment(run, notices.add), metrics, stages
+                ),
+                "config": summary.config_text(config),
                 "metrics": [_numbers(row) for row in metrics],
-                "panels": panels.panels(metrics),
-                "stageNames": [*panels.TIMES, "other"],
-                "times": panels.timeline(metrics),
+                "panels": summary.panels(metrics),
+                "stageNames": [*summary.TIMES, "other"],
+                "times": summary.timeline(metrics),
                 "guards": fired,
                 "stopped": stopped,
                 "stages": stages,
@@ -123,7 +125,7 @@ def _samples(
     if not stages:
         return [], []
     found = _lists(kept, first, last, known[last])
-    lists.with_excerpts(found, stages[last], lambda: None)
+    highlights.with_excerpts(found, stages[last], lambda: None)
     return known, found
 
 
@@ -135,18 +137,18 @@ def _lists(
         return []
     where = f"iteration {stage['iteration']}"
     index = kept[last]
-    best, worst = lists.extremes(index, last)
+    best, worst = highlights.extremes(index, last)
     found = [
         ("Best", f"highest {stage['measure']}, {where}", best),
         ("Worst", f"lowest {stage['measure']}, {where}", worst),
     ]
     if first is not None and first != last:
-        risen, fallen = lists.changed(kept[first], index, last)
+        risen, fallen = highlights.changed(kept[first], index, last)
         found += [
             ("Risen most", "mean of a held-out prompt, first against last evaluation", risen),
             ("Fallen most", "mean of a held-out prompt, first against last evaluation", fallen),
         ]
-    odds = lists.disagreeing(index, last)
+    odds = highlights.disagreeing(index, last)
     found.append(("Proxy against gold", f"furthest apart in standard deviations, {where}", odds))
     return [
         {"title": title, "what": what, "entries": entries}
@@ -158,7 +160,7 @@ def _lists(
 def _meaning(stage: Stage, config: dict[str, Any]) -> dict[str, Any]:
     """A judge's points compare the responses to one prompt, and say nothing across prompts; on
     held-out prompts it says how likely a response is to win against the starting policy's."""
-    by_judge = facts.judged(config, "reward")
+    by_judge = summary.judged(config, "reward")
     if not by_judge:
         return {"measure": "reward", "comparable": True}
     if stage.phase == "rollouts":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rollout.data.fields import is_finite_number
 from rollout.types import InputError
 
-__all__ = ["check_keys", "finite_number", "is_finite_number", "one_of"]
+__all__ = ["check_keys", "finite_number", "one_of"]
 
 
 def check_keys(given: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
@@ -32,15 +32,6 @@ def finite_number(
     if at_least is not None and not value >= at_least:
         raise InputError(f"{where}: {value} must be {at_least:g} or more")
     return float(value)
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether `value` is a number, no bool, that a float can hold."""
-    try:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value)
-    except OverflowError:  # JSON and YAML know no largest integer
-        return False
 
 
 def one_of(value: Any, where: str, known: Sequence[str]) -> str:

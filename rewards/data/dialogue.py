@@ -1,7 +1,7 @@
 """Messages out of a column: a message list, or `\n\nHuman: …\n\nAssistant: …` text.
 
-`rollout.dialogues` reads the same text for prompts; rewards may not know it, and what is an error
-for a prompt (a dialogue without any text) is here a row to count.
+`rollout.data.messages` reads the same text for prompts; rewards may not know it, and what is an
+error for a prompt (a dialogue without any text) is here a row to count.
 
 When two prompts count as the same: their words, without case, punctuation and spacing.
 """

@@ -1,6 +1,6 @@
 """Preference pairs and rated responses out of files and `datasets` names.
 
-`rewards.pair_sources` says what a row means; here rows are read, drawn, counted and kept.
+`rewards.data` says what a row means; here rows are read, drawn, counted and kept.
 
 What is said of all pairs together: which are the same, which contradict, how labels range.
 """

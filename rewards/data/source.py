@@ -20,7 +20,7 @@ class PairSource:
     Args:
         path: a file (`.jsonl`, `.json`, each also `.gz`; `.parquet`), or a dataset's `name` or
             `name:config`.
-        format: one of `rewards.pair_sources.FORMATS`, or "auto": by the columns of the first row.
+        format: one of `rewards.data.formats.FORMATS`, or "auto": by the columns of the first row.
         split: the split of a dataset; files have none.
         source: the name of the pairs' source. Without one it is the row's `source` where that is a
             text, else the file's stem; rows of Unified-Feedback name their own.
@@ -30,7 +30,7 @@ class PairSource:
         fraction: keep about this share, drawn by seed and content.
         limit: stop after so many.
         duplicates: "keep" takes a pair as often as it stands, as votes of several people do.
-        pairs, by, parted, ties, prefix: see `rewards.pair_sources.Options`.
+        pairs, by, parted, ties, prefix: see `rewards.data.record.Options`.
     """
 
     path: str

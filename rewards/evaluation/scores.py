@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from raft.reward_spec import without_secrets
 from rewards.build import build_judge, build_reward
 from rewards.evaluation.dataset import EvalRow, EvalSet
 from rewards.judges.judge import Judge, verdicts_of
@@ -24,6 +23,7 @@ from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, RewardError
 from rollout.errors import InputError
 from rollout.progress import Progress
+from rollout.storage.fingerprint import without_secrets
 from rollout.types import conversation
 
 __all__ = ["Scored", "by_judge", "by_reward", "free_memory"]

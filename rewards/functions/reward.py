@@ -26,7 +26,7 @@ class FunctionReward:
     """Scores groups with a function.
 
     Args:
-        function: a callable, or what `rewards.resolve.resolve_function` understands.
+        function: a callable, or what `rewards.functions.resolve.resolve_function` understands.
         name: for messages; the function's own name otherwise.
         arguments: settings fixed at build time; they win over columns of the same name.
         non_finite: "raise", or "missing" to count NaN and infinity as missing scores.

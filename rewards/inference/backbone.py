@@ -1,8 +1,9 @@
 """The transformer of a reward model: rows of token ids in, hidden states at chosen positions out.
 
 Two layouts give the same states. *Packed* lays the rows end to end without padding and computes
-shared beginnings once (`rewards.prefix_tree`). *Padded* is the usual batch, for architectures with
-an attention of their own (GPT-Neo, say). Packed is checked against padded before it is used.
+shared beginnings once (`rewards.inference.prefix_tree`). *Padded* is the usual batch, for
+architectures with an attention of their own (GPT-Neo, say). Packed is checked against padded before
+it is used.
 """
 
 from __future__ import annotations

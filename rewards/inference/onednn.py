@@ -5,7 +5,7 @@ makers than Intel unused; oneDNN, which torch brings too, does not. The weights 
 
 Linear layers through oneDNN on a CPU, forward and backward, in float32.
 
-`rewards.cpu_linear` does this for inference and says why; training has two more products per
+`rewards.inference.onednn` does this for inference and says why; training has two more products per
 layer, and gains as much from each.
 """
 

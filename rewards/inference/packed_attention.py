@@ -1,4 +1,4 @@
-"""Attention over rows packed by `rewards.prefix_tree`, as an attention function of transformers.
+"""Attention over packed rows (`prefix_tree`), as an attention function of transformers.
 
 Registered once under a name of our own; the tree of the running forward pass is handed over beside
 the model, since not every architecture passes unknown arguments on to its attention.

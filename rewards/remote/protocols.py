@@ -4,7 +4,7 @@
 - "openrlhf": `{"query": [whole texts], "prompts": […], "labels": […]}` → `{"rewards": […]}`, as
   openrlhf/cli/serve_rm.py and its client in openrlhf/utils/agent.py have it; other keys of the
   answer ("scores", "extra_logs") are not read.
-- vLLM's two are in `rewards.remote.vllm_protocols`.
+- vLLM's two are in `rewards.remote.vllm_protocol`.
 
 What travels: items, their batches, and numbers read back without trust.
 """

@@ -118,7 +118,7 @@ class Service:
         if not pairs:
             return []
         verdicts = self.served.compare(pairs)
-        # `rewards.verdicts.Verdicts` say more than their probabilities
+        # `rewards.tournament.verdicts.Verdicts` say more than their probabilities
         return _numbers(getattr(verdicts, "probability_N", verdicts), len(pairs))
 
     def _all_present(self, scores: list[float | None]) -> list[float | None]:

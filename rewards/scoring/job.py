@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from raft.reward_spec import made_of, without_secrets
 from rewards.types import RewardError
 from rollout.data.scored_rows import Checked, RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.progress import Progress
+from rollout.storage.fingerprint import made_of, without_secrets
 from rollout.storage.output import JobFile, Output, Stdout
 
 __all__ = ["Work", "refuse_columns", "run_job"]

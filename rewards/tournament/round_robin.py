@@ -25,7 +25,7 @@ def round_robin_schedule(
 
     score: "copeland", the share of opponents beaten (a tie counts ½; Copeland 1951);
     "mean_probability" of winning (Borda); "mean_logit", the mean log-odds (LLM-Blender's
-    "max_logits"); "bradley_terry", the strengths of `rewards.tournament.strength`.
+    "max_logits"); "bradley_terry", the strengths of `rewards.tournament.bradley_terry`.
     budget: play only so many of the pairs, as `connected_design` draws them. Unequal numbers of
     opponents of unequal strength make sums unfair: only "bradley_terry" allows for that.
     """

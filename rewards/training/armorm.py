@@ -231,8 +231,10 @@ def _transform(
 
 
 def _margins(heads: ArmoRMHeads, sides_S2H: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """s_c − s_r (P,) by the formula of `rewards.heads.gating`, and by uniform weights; NaN for a
-    pair with a side that was too long."""
+    """s_c − s_r (P,) by the formula of `rewards.models.armorm_head`, and by uniform weights.
+
+    NaN for a pair with a side that was too long.
+    """
     adjusted_SK = _rewards(sides_S2H, heads.regression_KH) @ heads.transform_KK
     device, weights = heads.gate.logit_scale.device, []
     with torch.inference_mode():

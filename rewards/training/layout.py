@@ -1,8 +1,9 @@
 """Rows of ids laid out for one forward pass that is differentiated: packed or padded.
 
 *Packed* lays rows end to end without padding and computes what the two sides of a pair have in
-common, the prompt, once (`rewards.prefix_tree`); gradients of the shared part add up by themselves.
-*Padded* is the usual batch, padded on the right. Both give the same states and gradients.
+common, the prompt, once (`rewards.inference.prefix_tree`); gradients of the shared part add up by
+themselves. *Padded* is the usual batch, padded on the right. Both give the same states and
+gradients.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class PairObjective:
 
 def score_rows(model: Any, rows: Sequence[Any], layout: Layout, pad_id: int) -> torch.Tensor:
     """B rows of ids (T,) to rewards (B,) in float32, differentiable: `model.score` at each row's
-    own last token, as `rewards.heads.scalar` does when the model is used."""
+    own last token, as `rewards.models.classifier` does when the model is used."""
     model = base_of(model)
     laid = lay_out(rows, layout, pad_id, model.device)
     states_BH = last_states(getattr(model, model.base_model_prefix), laid)

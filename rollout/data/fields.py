@@ -5,6 +5,7 @@ Every error begins with `where`, the place of the row.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rollout.data.messages import check_messages, check_text, ending_with_user, json_kind
@@ -20,6 +21,7 @@ __all__ = [
     "answered",
     "completion",
     "drawn_as",
+    "is_finite_number",
     "prompt_content",
     "row_id",
 ]
@@ -88,3 +90,12 @@ def drawn_as(columns: dict[str, Any]) -> int:
     """The policy version that a rollout notes; 0 for responses that came from elsewhere."""
     version = columns.get("policy_version")
     return version if isinstance(version, int) else 0
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether `value` is a number, no bool, that a float can hold."""
+    try:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    except OverflowError:  # JSON and YAML know no largest integer
+        return False

@@ -1,6 +1,7 @@
 """Prompts out of files: what a row means, whichever file or dataset it came from.
 
-Knows nothing of tokenizers (see `rollout.encode`) and nothing of file formats (see `rollout.rows`).
+Knows nothing of tokenizers (see `rollout.text.templates`) and nothing of file formats (see
+`rollout.data.rows`).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def read_prompts(
 
     Returns:
         Prompts in file order. An id that the row does not give is `{stem}-{number:06d}`, numbered
-        as in `rollout.rows.read_rows`. Columns other than the id and the prompt are `fields`.
+        as in `rollout.data.rows.read_rows`. Columns other than the id and the prompt are `fields`.
 
     Raises:
         InputError: for anything wrong with the file or an argument, with file and line.

@@ -1,6 +1,7 @@
 """Raw rows out of a file or a `datasets` name, each with where it stands.
 
-Reads one row after another and knows nothing of prompts: `rollout.prompts` says what a row means.
+Reads one row after another and knows nothing of prompts: `rollout.data.prompts` says what a row
+means.
 
 Whether every id of a file stands once, in eight bytes per row.
 """

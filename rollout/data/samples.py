@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rewards.combine.checks import is_finite_number
-from rollout.data.fields import COMPARISONS, answer
+from rollout.data.fields import COMPARISONS, answer, is_finite_number
 from rollout.data.messages import json_kind
 from rollout.errors import InputError
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.combine.checks import is_finite_number
+from rollout.data.fields import is_finite_number
 from rollout.types import Completion, InputError
 
 __all__ = ["read_scored", "read_scores"]

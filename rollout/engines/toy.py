@@ -2,7 +2,7 @@
 
 Its folder holds `toy_policy.json`: {"words": [...], "logits": [...], "context": int}; word 0 ends
 the text. It needs no torch, samples thousands of responses a second, and learns
-(`raft.toy_trainer`).
+(`raft.updates.toy`).
 """
 
 from __future__ import annotations

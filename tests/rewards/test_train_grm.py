@@ -395,7 +395,7 @@ def test_published_settings():
     [("grm_llama3_3b", PUBLISHED_FULL), ("grm_gemma_2b_lora", PUBLISHED_LORA)],
 )
 def test_the_configs_say_the_published_settings(name, published):
-    from raft.train_config import load_train_config
+    from raft.config.train_reward import load_train_config
 
     file = Path(__file__).parents[2] / f"configs/reward/{name}.yaml"
     assert file.read_text().startswith(f"# raft train-reward configs/reward/{name}.yaml\n")

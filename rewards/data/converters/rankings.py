@@ -11,7 +11,7 @@ openbmb/UltraFeedback (Cui et al. 2023, arXiv 2310.01377): four completions of a
 | `annotations.X.Rating`, X one of ASPECTS | 1 to 5 | (r − ½) / 5 |
 | `overall_score` | 1 to 10 | (r − ½) / 10 |
 
-Both by the rule of `rewards.pair_sources.rated`. Ratings are texts there, and "N/A" is none.
+Both by the rule of `rewards.data.rated`. Ratings are texts there, and "N/A" is none.
 
 nvidia/HelpSteer and HelpSteer2: single responses, five human ratings each, 0 to 4.
 

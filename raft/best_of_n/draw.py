@@ -1,0 +1,160 @@
+"""`raft sample`, and the drawing of `raft bon`: K responses to each prompt of a file, with scores
+where there is a reward."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raft.assemble import start_drawing, train_sampling
+from raft.collect import collect
+from raft.config.run import RunConfig
+from raft.runs.prompts import digest, load_all_prompts
+from rollout.data.fields import RANKING
+from rollout.data.jsonl import json_columns
+from rollout.data.rows import find_source
+from rollout.errors import InputError
+from rollout.seeds import derive_seed
+from rollout.storage.fingerprint import made_of, without_secrets
+from rollout.storage.output import Claim, output_path
+from rollout.storage.rollout_store import RolloutStore
+from rollout.types import Prompt
+
+__all__ = ["draw_pool", "pool_path"]
+
+log = logging.getLogger("raft")
+
+# columns that would make another row of the output, or say something that it does not
+_NOT_KEPT = {
+    "responses", "response", "messages", "chosen", "rejected", "scores", "gold_scores", "score",
+    "finish_reasons", "policy_version", "seeds", "prompt_token_ids", "token_ids",
+}  # fmt: skip
+# where rows hold answers already, what is told of these
+_ANSWERS = {"responses", "response", "chosen", "messages"}
+_OF_ANSWERS = {*RANKING, "sample", "of"}
+_SCORES = ("scores", "_score")
+# of the policy's section: what changes no sample
+_ONLY_SPEED = {"gpu_memory", "tensor_parallel"}
+
+
+def draw_pool(
+    config: RunConfig,
+    path: Path,
+    *,
+    rewards: dict[str, dict[str, Any]] | None = None,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Draw `sampling.k` responses to every prompt into `path`, a row per prompt, in their order.
+
+    Rows are those of a run's rollouts.jsonl, with the other columns of the prompts. What an
+    interrupted command drew and scored stays; a file that is complete under these settings is left
+    as it is.
+
+    Args:
+        rewards: "reward" and, measured beside it, "gold": settings of `rewards.build_reward`. The
+            scores stand in `scores` and `gold_scores`; none are written without.
+        restart: throw away what is there.
+
+    Returns:
+        The summary: `out`, `rows`, `responses`; of what this command drew `new_rows`, `tokens`,
+        `seconds`, `tokens_per_second`.
+
+    Raises:
+        InputError: prompts, settings, or what is there already.
+        RewardError: a reward that cannot be computed.
+    """
+    rewards = rewards or {}
+    prompts = [_plain(prompt) for prompt in load_all_prompts(config)]
+    folder, name = path.parent, path.stem
+    leftovers = [folder / f".{name}.{kind}" for kind in ("samples", "scores")]
+    settings = _settings(config, prompts, rewards)
+    with Claim([path], settings, leftovers=leftovers, restart=restart) as claim:
+        if claim.complete:
+            log.info("%s: is complete already, under the same settings", path)
+            return {**claim.record, "new_rows": 0, "tokens": 0, "seconds": 0.0}
+        claim.begin()
+        store = RolloutStore(folder, name, prompts, version=0, fields=_kept(prompts))
+        spent = {} if store.complete else _collect(config, store, prompts, rewards)
+        store.drop_leftovers()
+        record = {"out": str(path), "rows": len(prompts)}
+        record["responses"] = len(prompts) * config.sampling.k
+        claim.finish(record)
+    return {**record, **_speed(spent, len(prompts))}
+
+
+def pool_path(given: str | None, prompts: str, ending: str) -> Path:
+    """Where the rows go: `given`, or STEM.`ending`.jsonl beside the prompts. Raises InputError."""
+    path = output_path(given, prompts, find_source(prompts).stem, ending)
+    if path is None:
+        raise InputError("--out -: what can be stopped and continued needs a file; name one")
+    if path.suffix != ".jsonl":
+        raise InputError(f"--out {path}: rows are written as JSONL; name it .jsonl")
+    return path
+
+
+def _collect(
+    config: RunConfig,
+    store: RolloutStore,
+    prompts: list[Prompt],
+    rewards: dict[str, dict[str, Any]],
+) -> dict[str, float]:
+    with start_drawing(config, rewards) as pools:
+        log.info("policy %s, engine %s", config.policy.model, pools.rollout.describe())
+        return collect(
+            pools,
+            store,
+            prompts,
+            train_sampling(config),
+            derive_seed(config.seed, "sample"),
+            seed_per_prompt=config.sampling.seed_per_prompt,
+            names=pools.reward_names,
+            title="drawing",
+        )
+
+
+def _speed(spent: dict[str, float], prompts: int) -> dict[str, Any]:
+    if not spent:
+        return {"new_rows": 0, "tokens": 0, "seconds": 0.0, "tokens_per_second": None}
+    found = {
+        "new_rows": prompts - int(spent["reused"]),
+        "tokens": int(spent["tokens"]),
+        "seconds": round(spent["generate"] + spent["score"], 3),
+        "tokens_per_second": round(spent["tokens"] / spent["generate"], 1),
+    }
+    log.info(
+        "drew %d prompts, %d tokens, %.0f tokens/s | generate %.1f s, score %.1f s beyond it",
+        found["new_rows"], found["tokens"], found["tokens_per_second"], spent["generate"],
+        spent["score"],
+    )  # fmt: skip
+    return found
+
+
+def _settings(
+    config: RunConfig, prompts: list[Prompt], rewards: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What the rows depend on."""
+    policy = config.policy.model_dump(exclude=_ONLY_SPEED)
+    return {
+        "seed": config.seed,
+        "policy": policy,
+        "sampling": config.sampling.model_dump(),
+        "prompts": digest(prompts, []),
+        "rewards": without_secrets(rewards),
+        "files": made_of({"policy": policy["model"], "rewards": rewards}),
+    }
+
+
+def _plain(prompt: Prompt) -> Prompt:
+    return replace(prompt, fields=json_columns(prompt.fields, f"prompt {prompt.id!r}"))
+
+
+def _kept(prompts: Sequence[Prompt]) -> list[str]:
+    """The columns that say something of a prompt, and nothing of answers that it had before."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.fields)
+    dropped = {"prompt", *_NOT_KEPT}
+    if _ANSWERS.intersection(names):
+        dropped |= {name for name in names if name in _OF_ANSWERS or name.endswith(_SCORES)}
+    return [name for name in names if name not in dropped]

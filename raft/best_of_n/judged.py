@@ -1,0 +1,173 @@
+"""A pool seen by a judge: which response it would take, and how often that beats one sample.
+
+The last response of each prompt is set aside: it takes no part in the selection, and is what a
+sample of the policy looks like to whoever won. P(response beats it) of the others, by the judge in
+both orders, has their mean at one half (n = 1) but for noise, so a win rate over that is earned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rewards.build import build_judge, check_judge
+from rewards.judges.reward import REFERENCE_FIELD, JudgeReward
+from rewards.scoring.job import run_job
+from rewards.scoring.rank import Tournament
+from rewards.scoring.score import scores_of
+from rollout.data.fields import COMPARISONS, RANKING
+from rollout.data.scored_rows import RowReader, ScoreRow
+from rollout.errors import InputError
+from rollout.storage.output import refuse_input
+from rollout.types import Group
+
+__all__ = ["WINS", "Selection", "judge_pool"]
+
+WINS = "win_scores"
+_REFERENCE = "reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How the judge selects: by a tournament (its points become `scores`), or not at all."""
+
+    judge: dict[str, Any]
+    tournament: Tournament | None
+
+    @property
+    def method(self) -> str | None:
+        if self.tournament is None:
+            return None
+        return self.tournament.method or "knockout"
+
+    def build(self) -> JudgeReward:
+        chosen = self.tournament or Tournament()
+        return JudgeReward(
+            build_judge(**self.judge),
+            tournament=self.method or "knockout",
+            budget=chosen.budget,
+            tie=chosen.tie,
+            seed=chosen.seed,
+            **chosen.settings(),
+        )
+
+
+def judge_pool(
+    file: Path, path: Path, selection: Selection, *, n: int | None = None, restart: bool = False
+) -> dict[str, Any]:
+    """Write `path`: the first `n` responses of each row of `file` (default: all but the last).
+
+    To each are added `win_scores`, P(response beats the reference), `reference`, the text that it
+    is compared with, and, by a tournament, `scores` and `comparisons`. It goes on where it was
+    stopped, unless the pool has changed.
+
+    Returns the summary of `rewards.scoring.job.run_job` with what the comparisons came to.
+
+    Raises:
+        InputError: a row with too few responses, settings, the output.
+        RewardError: from the judge.
+    """
+    check_judge(**selection.judge)
+    settings = {
+        "command": "bon",
+        "scorer": selection.judge,
+        "tournament": asdict(selection.tournament) if selection.tournament else None,
+        "n": n,
+    }
+    refuse_input(path, file)
+    reader = RowReader(str(file), form="responses")
+    # lists of a finished row are cut, so that nothing in it tells whether the pool is another one
+    return run_job(
+        reader, _Judging(selection, n), path, settings, free=("scorer.non_finite",), restart=restart
+    )
+
+
+class _Judging:
+    title = "judging"
+
+    def __init__(self, selection: Selection, n: int | None) -> None:
+        self._selection = selection
+        self._n = n
+        self._judge: JudgeReward | None = None
+        self._missing = 0
+
+    def columns(self, row: ScoreRow) -> Sequence[str]:
+        count = row.conversations
+        wanted = 1 + (self._n or 1)
+        if count < wanted:
+            raise InputError(
+                f"{row.where}: has {count} responses where {wanted} are needed: one is set aside "
+                "for the others to be compared with; draw more, or lower --n"
+            )
+        # what is added, and the lists that are cut to those who compete
+        cut = _per_response(row) & row.columns.keys()
+        own = {"scores", COMPARISONS} if self._selection.tournament is not None else set()
+        return sorted({*cut, *own, *RANKING.intersection(row.columns), "id", WINS, _REFERENCE})
+
+    def prepare(self) -> None:
+        self._judge = self._selection.build()
+
+    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+        assert self._judge is not None, "prepare comes first"
+        fields = [_competing(row.groups[0], self._n) for row in rows]
+        won = scores_of(self._judge, [_against_last(*field) for field in fields])
+        standings: list[dict[str, Any]] = [{} for _ in rows]
+        if self._selection.tournament is not None:
+            points = scores_of(self._judge, [group for group, _ in fields])
+            compared = self._judge.comparisons()
+            standings = [
+                {"scores": one, COMPARISONS: compared.get(group.prompt.id, [])}
+                for one, (group, _) in zip(points, fields, strict=True)
+            ]
+        return [
+            _judged(row, *field, wins, standing)
+            for row, field, wins, standing in zip(rows, fields, won, standings, strict=True)
+        ]
+
+    def count(self, row: ScoreRow, finished: dict[str, Any]) -> None:
+        self._missing += finished[WINS].count(None)
+
+    def summary(self) -> dict[str, Any]:
+        report = self._judge.report() if self._judge is not None else None
+        made = {} if report is None else {"comparisons": report.comparisons, "ties": report.ties}
+        return {"method": self._selection.method, "missing": self._missing, **made}
+
+    def line(self, summary: dict[str, Any]) -> str:
+        return f"{summary.get('comparisons', 0)} comparisons, {summary['missing']} missing"
+
+
+def _competing(group: Group, n: int | None) -> tuple[Group, str]:
+    """Those who compete, and the text of the one set aside."""
+    *before, last = group.completions
+    return replace(group, completions=tuple(before[:n])), last.text
+
+
+def _against_last(group: Group, reference: str) -> Group:
+    fields = {**group.prompt.fields, REFERENCE_FIELD: [reference] * len(group.completions)}
+    return replace(group, prompt=replace(group.prompt, fields=fields))
+
+
+def _judged(
+    row: ScoreRow,
+    group: Group,
+    reference: str,
+    wins: list[float | None],
+    standing: dict[str, Any],
+) -> dict[str, Any]:
+    count, all_of_them = len(group.completions), row.conversations
+    lists = {
+        name: values[:count]
+        for name, values in row.columns.items()
+        if isinstance(values, list) and len(values) == all_of_them and name in _per_response(row)
+    }
+    # a ranking among all of them is none of those who compete
+    unknown = dict.fromkeys(RANKING.intersection(row.columns))
+    added = {**standing, WINS: wins, _REFERENCE: reference}
+    return {"id": row.id, **row.columns, **lists, **unknown, **added}
+
+
+def _per_response(row: ScoreRow) -> set[str]:
+    named = {"responses", "finish_reasons", "seeds", "token_ids"}
+    return named | {name for name in row.columns if name.endswith("scores")}

@@ -1,0 +1,151 @@
+"""The subcommand `raft doctor`: its arguments, its print-out, its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rollout.errors import InputError
+
+if TYPE_CHECKING:
+    from rewards.doctor.finding import Finding
+
+__all__ = ["add_doctor", "doctor", "print_findings"]
+
+Command = Callable[[str, str, Any], argparse.ArgumentParser]
+
+# an encoding that lacks the signs gets the words
+_SIGNS = {"ok": "✓", "note": "•", "wrong": "✗"}
+_WORDS = {"ok": "ok", "note": "note", "wrong": "WRONG"}
+_COLOURS = {"ok": "\033[32m", "note": "\033[33m", "wrong": "\033[1;31m"}
+_NAME_WIDTH = 15
+_WIDEST = 110
+_EPILOG = """\
+examples:
+  raft doctor                                           the environment alone
+  raft doctor --reward models/my-rm                     what the model reads and how it scores
+  raft doctor --reward models/my-rm --data pairs.jsonl  and how often it is right
+
+signs: ✓ fine, • worth knowing, ✗ wrong (with what to do about it)
+exit codes: 0 nothing wrong, 1 something wrong, 2 your input is wrong
+"""
+
+
+def add_doctor(command: Command) -> None:
+    """Add the subcommand; `command(name, text, run)` makes its parser."""
+    made = command("doctor", "check the environment, and a reward model", doctor)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.epilog = _EPILOG
+    made.add_argument("--reward", metavar="M", help="folder or hub name of a reward model or judge")
+    made.add_argument("--data", metavar="FILE", help="preference pairs to measure it on")
+    made.add_argument("--json", action="store_true", help="print the findings as JSON")
+    made.add_argument(
+        "--family",
+        "--kind",
+        dest="kind",
+        choices=("classifier", "armorm", "grm", "pairwise"),
+        help="where the files do not tell",
+    )
+    made.add_argument("--format", choices=("chat", "hh", "plain"), help="how it reads turns")
+    made.add_argument("--bos", choices=("single", "double", "none"), help="number of BOS tokens")
+    made.add_argument("--max-length", type=int, metavar="T", help="tokens of a conversation")
+    made.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the model")
+    made.add_argument("--device", help="auto, cpu or cuda:N")
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """0 when nothing is wrong, else 1. Raises InputError."""
+    if options.data is not None and options.reward is None:
+        raise InputError("doctor: --data is scored by a reward model; name one with --reward")
+    sections = _sections(options)
+    if options.json:
+        findings = [finding for _, section in sections for finding in section]
+        print(json.dumps([one.as_json() for one in findings], indent=2, ensure_ascii=False))
+    else:
+        findings = list(print_findings(sections, sys.stdout))
+    return 1 if any(finding.level == "wrong" for finding in findings) else 0
+
+
+def _sections(options: argparse.Namespace) -> list[tuple[str, Iterable[Finding]]]:
+    """Input is read here, so that what is wrong with it comes before any finding."""
+    from raft.runs.doctor import examine_environment
+
+    environment = ("environment", examine_environment())
+    return [environment, _model(options)] if options.reward is not None else [environment]
+
+
+def _model(options: argparse.Namespace) -> tuple[str, Iterable[Finding]]:
+    from raft.runs.doctor import examine_reward_model
+
+    findings = examine_reward_model(
+        options.reward,
+        options.data,
+        kind=options.kind,
+        format=options.format,
+        bos=options.bos,
+        max_length=options.max_length,
+        dtype=options.dtype,
+        device=options.device,
+    )
+    return f"reward model {options.reward}", findings
+
+
+def print_findings(
+    sections: Iterable[tuple[str, Iterable[Finding]]], stream: TextIO
+) -> Iterator[Finding]:
+    """Print each finding as it is made, and hand it on; a line of counts at the end."""
+    counts: Counter[str] = Counter()
+    for number, (title, findings) in enumerate(sections):
+        print("\n" * bool(number) + title, file=stream, flush=True)
+        for finding in findings:
+            counts[finding.level] += 1
+            print(_lines(finding, stream), file=stream, flush=True)
+            yield finding
+    notes = f"{counts['note']} note{'' if counts['note'] == 1 else 's'}"
+    verdict = f"{counts['wrong']} wrong" if counts["wrong"] else "nothing wrong"
+    print(f"\n{counts['ok']} fine, {notes}, {verdict}", file=stream)
+
+
+def _lines(finding: Finding, stream: TextIO) -> str:
+    sign = _sign(finding.level, stream)
+    indent = " " * (len(sign) + 3 + _NAME_WIDTH)
+    name = finding.what.ljust(_NAME_WIDTH - 1) + " "
+    first = f"  {sign} {name}"
+    width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
+    text = _wrapped(finding.detail, first, indent, width)
+    if finding.mend:
+        text += "\n" + _wrapped(finding.mend, f"{indent}→ ", f"{indent}  ", width)
+    if _coloured(stream):
+        text = text.replace(sign, f"{_COLOURS[finding.level]}{sign}\033[0m", 1)
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def _wrapped(text: str, first: str, indent: str, width: int) -> str:
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
+
+
+def _sign(level: str, stream: TextIO) -> str:
+    try:
+        "".join(_SIGNS.values()).encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return _WORDS[level].ljust(5)
+    return _SIGNS[level]
+
+
+def _coloured(stream: TextIO) -> bool:
+    return stream.isatty() and "NO_COLOR" not in os.environ

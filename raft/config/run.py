@@ -1,0 +1,277 @@
+"""What a run's config may say: sections, defaults, and contradictions that are refused.
+
+Unknown keys are errors. Only `raft.assemble` and the loop read these classes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from raft.config.monitor import MonitorConfig
+from raft.config.reward import RewardConfig
+from raft.selection import check_strategy
+from raft.updates.settings import SFTSettings
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicyConfig(_Section):
+    model: str = Field(description="folder or hub name of the starting policy")
+    engine: Literal["auto", "vllm", "transformers", "toy"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(
+        default=None, ge=2, description="tokens; default: the model's own"
+    )
+    tensor_parallel: int = Field(default=1, ge=1, description="GPUs per rollout worker")
+    gpu_memory: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of a GPU that vLLM may take; unset: 0.85, or 0.5 of a shared one",
+    )
+    max_num_seqs: int | None = Field(
+        default=None, ge=1, description="sequences in flight per engine"
+    )
+    template: Literal["auto", "chat", "plain", "hh", "hh_hash"] = "auto"
+
+
+class PromptsConfig(_Section):
+    path: str = Field(description="JSONL, Parquet or text file, or a `datasets` name")
+    per_iteration: int = Field(default=256, ge=1)
+    format: Literal["auto", "text", "messages", "hh"] = "auto"
+    column: str | None = None
+    split: str = "train"
+    separator: str | None = Field(default=None, description="splits a text file into documents")
+    first_words: int | None = Field(
+        default=None, ge=1, description="keep a text's first words only"
+    )
+    limit: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="longer prompts are left out, counted"
+    )
+
+
+class SamplingConfig(_Section):
+    k: int = Field(default=8, ge=1)
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, description="0 keeps the whole vocabulary")
+    max_new_tokens: int = Field(default=128, ge=1)
+    min_new_tokens: int = Field(default=0, ge=0)
+    stop: list[str] = []
+    seed_per_prompt: bool = Field(
+        default=True,
+        description="samples depend on (seed, iteration, prompt) alone; costs 15-40 % speed",
+    )
+
+    @model_validator(mode="after")
+    def _greedy_is_single(self) -> SamplingConfig:
+        if self.temperature == 0 and self.k > 1:
+            raise ValueError(f"temperature 0 draws the same response k={self.k} times; set k: 1")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens "
+                f"{self.max_new_tokens}; lower it"
+            )
+        return self
+
+
+class SelectConfig(_Section):
+    strategy: str = "best_of_k"
+    m: int | None = Field(default=None, ge=1, description="top_m: rows kept per prompt")
+    fraction: float | None = Field(default=None, gt=0, le=1, description="global_top_fraction")
+    minimum: float | None = Field(default=None, description="threshold: lowest score kept")
+    per_prompt: int | None = Field(
+        default=None, ge=1, description="threshold: most rows kept per prompt"
+    )
+    reject_pattern: str | None = Field(
+        default=None, description="responses matching it are not selectable"
+    )
+    min_chars: int = Field(
+        default=0, ge=0, description="shorter responses are not selectable, blanks around them off"
+    )
+    max_chars: int | None = Field(
+        default=None, ge=1, description="longer responses are not selectable"
+    )
+    min_score: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="lower scores are not selectable, whatever the strategy",
+    )
+    min_spread: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="prompts whose best score less their worst is below this are left out",
+    )
+    allow_truncated: bool = True
+    unique: bool = Field(default=False, description="identical responses to a prompt count once")
+
+    def arguments(self) -> dict[str, Any]:
+        """The chosen strategy's own settings."""
+        given = self.model_dump(include={"m", "fraction", "minimum", "per_prompt"})
+        return {key: value for key, value in given.items() if value is not None}
+
+    def filters(self) -> dict[str, Any]:
+        """What makes samples unselectable before the strategy looks."""
+        return self.model_dump(exclude={"strategy", "m", "fraction", "minimum", "per_prompt"})
+
+    @model_validator(mode="after")
+    def _lengths_leave_room(self) -> SelectConfig:
+        if self.max_chars is not None and self.max_chars < self.min_chars:
+            raise ValueError(
+                f"max_chars {self.max_chars} is less than min_chars {self.min_chars}; raise it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pattern_compiles(self) -> SelectConfig:
+        if self.reject_pattern is not None:
+            try:
+                re.compile(self.reject_pattern)
+            except re.error as error:
+                raise ValueError(f"reject_pattern is no regular expression: {error}") from error
+        return self
+
+
+class LoraConfig(_Section):
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class TrainConfig(_Section):
+    learning_rate: float = Field(default=2e-5, gt=0)
+    epochs: float = Field(default=1, gt=0)
+    batch_size: int = Field(
+        default=16, ge=1, description="rows per optimizer step, over all trainers"
+    )
+    micro_batch_size: int | None = Field(default=None, ge=1, description="rows per forward pass")
+    loss_on: Literal["response", "all"] = "response"
+    optimizer: Literal["persistent", "fresh"] = "persistent"
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int | None = Field(
+        default=None, ge=2, description="tokens; longer rows are an error"
+    )
+    packing: Literal["none", "bfd", "wrapped"] = "none"
+    gradient_checkpointing: bool = False
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    lora: LoraConfig | None = None
+    fsdp: bool = Field(default=False, description="shard the trainer over cluster.trainer_workers")
+
+
+class EvalConfig(_Section):
+    prompts: Annotated[int, Field(ge=1)] | str = Field(
+        default=128, description="how many to hold out, or a file of their own"
+    )
+    k: int = Field(default=4, ge=1)
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="default: sampling.temperature"
+    )
+    every: int = Field(default=1, ge=1)
+
+
+class ClusterConfig(_Section):
+    address: str = Field(
+        default="local",
+        description="inline: this process; local: Ray here; auto or host:port: join one",
+    )
+    rollout_workers: int = Field(default=1, ge=1)
+    reward_workers: int = Field(default=1, ge=1)
+    trainer_workers: int = Field(default=1, ge=1)
+    gpus: int | None = Field(default=None, ge=0, description="default: all the cluster has")
+    placement: Literal["auto", "colocated", "separate"] = "auto"
+    max_respawns: int = Field(default=3, ge=0, description="dead workers replaced per iteration")
+
+    @model_validator(mode="after")
+    def _one_process_trains_alone(self) -> ClusterConfig:
+        if self.address == "inline" and self.trainer_workers > 1:
+            raise ValueError(
+                f"trainer_workers: {self.trainer_workers} would wait for each other in the one "
+                "process of address: inline; use 1, or address: local"
+            )
+        return self
+
+
+class LogConfig(_Section):
+    sinks: list[Literal["tensorboard", "wandb"]] = []
+    wandb_project: str = "raft"
+
+
+class RunConfig(_Section):
+    """One RAFT run. `describe_keys()` lists every key with its default."""
+
+    run_dir: str
+    seed: int = Field(default=0, ge=0)
+    iterations: int = Field(default=5, ge=0)
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    sampling: SamplingConfig = SamplingConfig()
+    reward: RewardConfig
+    gold: RewardConfig | None = None
+    select: SelectConfig = SelectConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    log: LogConfig = LogConfig()
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="newest policies kept on disk, and the best"
+    )
+
+    @model_validator(mode="after")
+    def _selector_fits(self) -> RunConfig:
+        check_strategy(self.select.strategy, self.sampling.k, **self.select.arguments())
+        return self
+
+    @model_validator(mode="after")
+    def _judges_have_something_to_compare(self) -> RunConfig:
+        judged = any(part.kind == "pairwise" for part in self.reward.everything())
+        if judged and self.sampling.k < 2:
+            raise ValueError(
+                "reward: kind pairwise compares responses; sampling.k must be 2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _update_can_be_made(self) -> RunConfig:
+        # whether there is a GPU shows when the run starts; what no GPU mends is refused here
+        settings = SFTSettings(**self.train.model_dump())
+        settings.check(on_gpu=True, world_size=self.cluster.trainer_workers)
+        settings.arguments(on_gpu=True, world_size=self.cluster.trainer_workers)
+        return self
+
+    @model_validator(mode="after")
+    def _policies_are_measured_on_one_gpu(self) -> RunConfig:
+        for key in ("kl_budget", "reference_text"):
+            if getattr(self.monitor, key) is not None and self.policy.tensor_parallel > 1:
+                raise ValueError(
+                    f"monitor.{key}: policies are measured on one GPU, and policy.tensor_parallel "
+                    f"spans {self.policy.tensor_parallel}; leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _greedy_eval_is_single_and_has_no_kl(self) -> RunConfig:
+        own = self.eval.temperature
+        if (self.sampling.temperature if own is None else own) > 0:
+            return self
+        if self.eval.k > 1:
+            raise ValueError(
+                f"eval.k: {self.eval.k} at temperature 0 are all the same; set it to 1"
+            )
+        if self.monitor.kl_budget is not None:
+            raise ValueError(
+                "monitor.kl_budget: KL is measured on samples, and temperature 0 draws none; set "
+                "eval.temperature"
+            )
+        return self

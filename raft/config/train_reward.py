@@ -1,0 +1,210 @@
+"""What a config of `raft train-reward` may say. Unknown keys are errors.
+
+A key that is not given takes the recipe's own value: `raft.reward_training.recipes` says which.
+
+Reading a config of `raft train-reward`: YAML file < `key=value`; every mistake in one line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from raft.config.load import read_mapping, validated
+from raft.config.run import LoraConfig
+from rollout.errors import InputError
+
+__all__ = [
+    "TrainRewardConfig",
+    "load_train_config",
+    "make_train_config",
+]
+
+Recipe = Literal["bradley_terry", "hh", "pairwise", "grm", "armorm"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def given(self) -> dict[str, Any]:
+        """What the config says, without what it leaves to the recipe."""
+        return {key: getattr(self, key) for key in self.model_fields_set}
+
+
+class HeldOutConfig(_Section):
+    share: float | None = Field(default=None, gt=0, lt=1, description="of the pairs, by prompt")
+    count: int | None = Field(default=None, ge=1, description="so many pairs, by prompt")
+    last: int | None = Field(default=None, ge=1, description="the last so many pairs, as they come")
+    data: list[str | dict[str, Any]] | None = Field(
+        default=None, description="sources of their own; `last` takes the last pairs of these"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> HeldOutConfig:
+        if sum(value is not None for value in (self.share, self.count, self.last)) > 1:
+            raise ValueError("share, count and last exclude each other: give one of them")
+        if self.data is not None and (self.share is not None or self.count is not None):
+            raise ValueError("data are held out whole, or their last pairs: leave share, count out")
+        return self
+
+
+class UpdateConfig(_Section):
+    learning_rate: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, ge=1, description="pairs per optimizer step")
+    micro_tokens: int | None = Field(
+        default=None, ge=1, description="tokens per forward pass; unset: 2048, on a GPU 16384"
+    )
+    schedule: Literal["constant", "linear", "cosine"] | None = None
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1, description="share of all steps")
+    warmup_steps: int | None = Field(default=None, ge=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+    max_grad_norm: float | None = Field(default=None, ge=0, description="0: gradients as they are")
+    optimizer: str | None = Field(default=None, description="a name of transformers' `optim`")
+    gradient_checkpointing: bool | None = None
+    dropout: bool | None = Field(default=None, description="as in the model's config; else off")
+    dtype: Literal["auto", "float32", "bfloat16"] | None = None
+    lora: LoraConfig | None = None
+    layout: Literal["packed", "padded"] | None = None
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> UpdateConfig:
+        if self.warmup_ratio is not None and self.warmup_steps is not None:
+            raise ValueError("warmup_ratio and warmup_steps exclude each other: give one of them")
+        return self
+
+
+class SFTConfig(UpdateConfig):
+    chunk: int = Field(default=1024, ge=2, description="tokens; batch_size counts these")
+    rest_of_test: bool = Field(
+        default=False, description="also on what eval.last leaves of eval.data"
+    )
+
+
+class LossConfig(_Section):
+    margin: float = Field(default=0.0, ge=0, description="times the pairs' own margins")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    center: float = Field(default=0.0, ge=0, description="weight of (chosen + rejected)²")
+    positive_weight: float = Field(default=0.0, ge=0, description="weight of −log σ(chosen)")
+
+
+class PairwiseConfig(_Section):
+    orders: Literal["one", "both"] = Field(default="one", description="one random order, or both")
+
+
+class GRMConfig(_Section):
+    alpha: float = Field(default=0.01, ge=0, lt=1, description="weight of the regulariser")
+    regulariser: Literal["sft", "sft_no_logsigmoid", "dpo_free", "dpo"] = "sft"
+    beta: float = Field(default=0.1, gt=0)
+    head_layers: int = Field(default=1, ge=0)
+    head_neurons: int = Field(default=1024, ge=1)
+    head_dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+class GatingConfig(_Section):
+    hidden_dim: int = Field(default=1024, ge=1)
+    n_hidden: int = Field(default=3, ge=0)
+    temperature: float = Field(default=10.0, gt=0)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    steps: int = Field(default=2000, ge=1)
+    batch_size: int = Field(default=1024, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+
+class ArmoRMConfig(_Section):
+    rated: list[str | dict[str, Any]] = Field(description="sources of rated responses")
+    attributes: list[str] | None = Field(default=None, description="names and order")
+    leave_out_unlabelled: bool = False
+    verbosity: str | None = "helpsteer-verbosity"
+    threshold: float | None = Field(default=None, description="unset: the published 0.03")
+    validation_share: float = Field(default=0.2, gt=0, lt=1)
+    feature_dtype: Literal["float32", "float16"] = "float32"
+    batch_tokens: int | None = Field(default=None, ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    gating: GatingConfig = GatingConfig()
+
+
+class TrainRewardConfig(_Section):
+    """One training. `describe_keys(TrainRewardConfig)` lists every key with its default."""
+
+    run_dir: str
+    seed: int = Field(default=0, ge=0)
+    recipe: Recipe = "bradley_terry"
+    model: str = Field(description="folder or hub name of the model to start from")
+    data: list[str | dict[str, Any]] = Field(min_length=1, description="sources of pairs")
+    eval: HeldOutConfig = HeldOutConfig(share=0.1)
+    format: Literal["chat", "hh", "plain"] | None = None
+    bos: Literal["single", "double", "none"] | None = None
+    max_length: int | None = Field(default=None, ge=2, description="tokens of one side")
+    truncation_side: Literal["left", "right"] | None = None
+    over_long: Literal["cut", "drop"] | None = Field(
+        default=None, description="what becomes of pairs longer than max_length"
+    )
+    separator: str | None = None
+    chat_template: str | None = Field(
+        default=None, description="a file, or the template itself, in place of the tokenizer's"
+    )
+    train: UpdateConfig = UpdateConfig()
+    loss: LossConfig | None = None
+    sft: SFTConfig | Literal[False] | None = Field(
+        default=None, description="hh: the first stage; false leaves it out"
+    )
+    pairwise: PairwiseConfig | None = None
+    grm: GRMConfig | None = None
+    armorm: ArmoRMConfig | None = None
+    save_steps: int | None = Field(default=None, ge=1)
+    eval_steps: int | None = Field(default=None, ge=1)
+    log_steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _sections_fit_the_recipe(self) -> TrainRewardConfig:
+        owners = {
+            "loss": ("bradley_terry", "hh"),
+            "sft": ("hh",),
+            "pairwise": ("pairwise",),
+            "grm": ("grm",),
+            "armorm": ("armorm",),
+            "format": ("bradley_terry", "hh", "grm"),
+            "bos": ("bradley_terry", "hh", "grm"),
+            "truncation_side": ("bradley_terry", "hh", "grm"),
+            "over_long": ("bradley_terry", "hh", "grm"),
+            "separator": ("bradley_terry", "hh"),
+        }
+        for key, recipes in owners.items():
+            if getattr(self, key) is not None and self.recipe not in recipes:
+                raise ValueError(
+                    f"{key} means nothing to recipe {self.recipe}, only to {', '.join(recipes)}: "
+                    "leave it out"
+                )
+        if self.recipe == "armorm" and self.armorm is None:
+            raise ValueError("recipe armorm needs the section armorm with rated: its rated data")
+        if self.recipe == "armorm" and self.train.model_fields_set:
+            raise ValueError("recipe armorm has no train section: see armorm.gating")
+        return self
+
+    @model_validator(mode="after")
+    def _rest_has_a_source(self) -> TrainRewardConfig:
+        rest = isinstance(self.sft, SFTConfig) and self.sft.rest_of_test
+        if rest and (self.eval.data is None or self.eval.last is None):
+            raise ValueError("sft.rest_of_test needs eval.data and eval.last, which leave a rest")
+        return self
+
+
+def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainRewardConfig:
+    """Read a YAML file and apply `key.sub=value` overrides (values are YAML).
+
+    Raises:
+        InputError: the file is missing or no YAML, a key is unknown or out of range, or keys
+            contradict each other; one line that names the key and the file.
+    """
+    data = read_mapping(path, overrides, examples="configs/reward/")
+    if {"policy", "prompts"} & data.keys():
+        raise InputError(f"{path}: is a run, and trains no reward model: raft run {path}")
+    return make_train_config(data, where=str(path))
+
+
+def make_train_config(data: dict[str, Any], where: str = "config") -> TrainRewardConfig:
+    """Validate a mapping; `where` names it in messages."""
+    return validated(TrainRewardConfig, data, where, see="raft train-reward --keys")

@@ -1,0 +1,187 @@
+"""`draw_curves`: from run folders to pictures.
+
+The plotted numbers, for other programs: CSV or JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from raft.curves.axes import XScale
+from raft.curves.figure import make_picture
+from raft.curves.panels import Panel, choose_panels
+from raft.curves.runs import Series, Setting, known_keys, read_settings, series_of
+from raft.curves.style import LOOKS, picture_files, save_picture, writing
+from rollout.errors import InputError
+from rollout.storage.files import whole_file, write_json
+
+__all__ = [
+    "check_data_file",
+    "draw_curves",
+    "write_data",
+]
+
+COLUMNS = ("panel", "setting", "metric", "iteration", "x", "value", "ci95", "runs")
+
+
+def check_data_file(file: Path) -> None:
+    """Raises InputError for a suffix that is not written."""
+    if file.suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"--data {file}: end the name in .csv or .json")
+
+
+def write_data(file: Path, x: str, drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> None:
+    """One row per point: `COLUMNS`; `ci95` is a half width, empty where there is none.
+
+    JSON says what `x` is too, and has the marks of guards and stops.
+    """
+    rows = [row for panel, many in drawn for series in many for row in _rows(panel, series)]
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix.lower() == ".json":
+            write_json(file, {"x": x, "points": rows, "marks": _marks(drawn)})
+        else:
+            _write_csv(file, rows)
+
+
+def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
+    with whole_file(file) as lines:
+        writer = csv.DictWriter(lines, list[str](COLUMNS), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _rows(panel: Panel, series: Series) -> list[dict[str, Any]]:
+    return [
+        {
+            "panel": panel.title,
+            "setting": series.setting.label,
+            "metric": series.line.metric,
+            "iteration": point.iteration,
+            "x": point.x,
+            "value": point.value,
+            "ci95": point.half if math.isfinite(point.half) else None,
+            "runs": point.runs,
+        }
+        for point in series.points
+    ]
+
+
+def _marks(drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> list[dict[str, Any]]:
+    settings = {id(one.setting): one.setting for _, many in drawn for one in many}
+    return [
+        {"setting": setting.label, **asdict(mark)}
+        for setting in settings.values()
+        for mark in setting.marks
+    ]
+
+
+log = logging.getLogger("raft")
+
+_WIDEST = 40.0
+
+
+def draw_curves(
+    run_dirs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    panels: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    x: str = "iteration",
+    x_scale: XScale = "linear",
+    labels: Sequence[str] | None = None,
+    style: Literal["screen", "paper"] = "screen",
+    width: float | None = None,
+    data: str | Path | None = None,
+) -> list[Path]:
+    """Draw the runs' curves in one picture and return the files written.
+
+    A run that cannot be read, or has nothing to draw, is named in a warning and left out; so is a
+    broken line of a run.
+
+    Args:
+        run_dirs: run folders, each named after its folder; LABEL=RUN names it otherwise, and
+            LABEL=RUN,RUN,… draws several seeds as one line, their mean, with Student's 95 %
+            interval over the runs in place of the runs' own over prompts.
+        out: a `.png`, `.svg` or `.pdf` file; without a suffix, a PNG and an SVG are written.
+        panels: names in `raft.curves.panels.PANELS`; by default reward, gold and KL where a run has
+            them, the win rate for a judge, and against a KL proxy and gold in one panel.
+        metrics: a panel for each of these keys, besides `panels`, or instead of the default.
+        x: the key on the horizontal axis; the lines follow the iterations.
+        x_scale: "sqrt" is how over-optimization is drawn (Gao et al. 2022, arXiv 2210.10760).
+        labels: one name for each of `run_dirs`.
+        style: "paper" has 7 pt type at its width in inches, and letters panels.
+        width: of the picture, inches; panels that do not fit beside one another go below.
+        data: a `.csv` or `.json` file for the plotted numbers.
+
+    Raises:
+        InputError: nothing can be drawn, an unknown panel, metric or suffix, or a file that cannot
+            be written.
+    """
+    import matplotlib
+
+    files = picture_files(out)
+    if data is not None:
+        check_data_file(Path(data))
+    look = LOOKS[style]
+    if width is not None and not look.narrowest <= width <= _WIDEST:
+        raise InputError(
+            f"--width {width:g}: give inches from {look.narrowest:g} to {_WIDEST:g} for {style}"
+        )
+    settings = read_settings(run_dirs, labels)
+    chosen = choose_panels(known_keys(settings), panels, metrics, x)
+    drawn = _with_points(settings, chosen, x)
+    with matplotlib.rc_context(look.rc), _glyphs_said_once():
+        figure = make_picture(drawn, look, x, x_scale, width)
+        for file in files:
+            save_picture(figure, file, look.dpi)
+    if data is not None:
+        write_data(Path(data), x, drawn)
+    return files
+
+
+@contextlib.contextmanager
+def _glyphs_said_once() -> Iterator[None]:
+    """Of a character that its font lacks, matplotlib warns each time it measures the text."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        log.warning("matplotlib: %s", text)
+
+
+def _with_points(
+    settings: Sequence[Setting], panels: Sequence[Panel], x: str
+) -> list[tuple[Panel, list[Series]]]:
+    drawn = [(panel, [s for one in settings for s in series_of(one, panel, x)]) for panel in panels]
+    seen = {id(series.setting) for _, many in drawn for series in many}
+    for setting in settings:
+        if id(setting) not in seen:
+            complaint = _nothing_of(setting, panels, x)
+            if not seen:
+                raise InputError(complaint)
+            log.warning("%s (left out of the picture)", complaint)
+    for panel, many in drawn:
+        if not many:
+            raise InputError(f"{panel.title}: no row has {_first(panel)} and {x}; leave it out")
+    return drawn
+
+
+def _nothing_of(setting: Setting, panels: Sequence[Panel], x: str) -> str:
+    wanted = " or ".join(map(_first, panels))
+    files = ", ".join(str(path / "metrics.jsonl") for path in setting.paths)
+    return (
+        f"{files}: no row has {wanted} against {x}; run it until its first evaluation, or leave "
+        "it out"
+    )
+
+
+def _first(panel: Panel) -> str:
+    return panel.lines[0].metric

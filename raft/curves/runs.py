@@ -1,0 +1,302 @@
+"""What one line of a picture stands for: a run, or several seeds of one setting.
+
+What the monitor of a run left beside its metrics: guards that fired, and where it stopped.
+
+Numbers of one metric along a setting: what is drawn, and what `--data` writes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from raft.curves.panels import Line, Panel, interval_of
+from raft.runs.metrics import number, read_metrics
+from rewards.evaluation.stats import mean_ci95
+from rollout.errors import InputError
+
+__all__ = [
+    "Mark",
+    "Point",
+    "Series",
+    "Setting",
+    "known_keys",
+    "read_marks",
+    "read_settings",
+    "series_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened after `iteration`: "guard" fired, the run was "stopped", or the
+    checkpoint of this iteration was kept as the "best"."""
+
+    kind: str
+    iteration: int
+    guard: str
+    message: str
+
+
+def read_marks(run_dir: Path, on_damage: Callable[[str], None]) -> list[Mark]:
+    """The marks of `guards.jsonl` and `stopped.json`; none where a run has neither.
+
+    What cannot be read is handed to `on_damage` in a line that names it, and left out.
+    """
+    return [*_guards(run_dir / "guards.jsonl", on_damage), *_stop(run_dir, on_damage)]
+
+
+def _guards(file: Path, on_damage: Callable[[str], None]) -> list[Mark]:
+    if not file.is_file():
+        return []
+    found = []
+    for line_number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        if line.strip():
+            row = _mapping(line, f"{file}:{line_number}", on_damage)
+            found += [_mark("guard", row, "iteration")] if row else []
+    return list(dict.fromkeys(found))
+
+
+def _stop(run_dir: Path, on_damage: Callable[[str], None]) -> list[Mark]:
+    file = run_dir / "stopped.json"
+    if not file.is_file():
+        return []
+    row = _mapping(file.read_bytes(), str(file), on_damage)
+    if row is None:
+        return []
+    found = [_mark("stopped", row, "iteration")]
+    if isinstance(row.get("best_iteration"), int):
+        found.append(_mark("best", row, "best_iteration"))
+    return found
+
+
+def _mapping(text: bytes, where: str, on_damage: Callable[[str], None]) -> dict[str, Any] | None:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        row = None
+    if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+        return row
+    on_damage(f"{where}: no mark of a guard; left out")
+    return None
+
+
+def _mark(kind: str, row: dict[str, Any], key: str) -> Mark:
+    return Mark(kind, row[key], str(row.get("guard", "")), str(row.get("message", "")))
+
+
+log = logging.getLogger("raft")
+
+
+@dataclass(slots=True)
+class Setting:
+    """Runs that differ in their seed alone, or a single one.
+
+    Attributes:
+        rows: of each run, one per iteration.
+        marks: of all runs.
+    """
+
+    label: str
+    paths: list[Path]
+    rows: list[list[dict[str, Any]]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+
+
+def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = None) -> list[Setting]:
+    """Read every run that can be read; what cannot is named in a warning.
+
+    Args:
+        runs: run folders, or LABEL=RUN, or LABEL=RUN,RUN,… for several seeds of one setting.
+        labels: names instead of the labels and folder names, one each.
+
+    Raises:
+        InputError: no run is given or none can be read, or labels do not fit the runs.
+    """
+    settings = _parse(runs, labels)
+    complaints: list[str] = []
+    for setting in settings:
+        for path in list(setting.paths):
+            try:
+                setting.rows.append(read_metrics(path, on_damage=complaints.append))
+            except InputError as error:
+                complaints.append(str(error))
+                setting.paths.remove(path)
+            else:
+                setting.marks += read_marks(path, complaints.append)
+    readable = [setting for setting in settings if any(setting.rows)]
+    if not readable:
+        raise InputError("; ".join(complaints) or _no_rows(settings))
+    for complaint in complaints:
+        log.warning("%s (left out of the picture)", complaint)
+    for setting in settings:
+        if setting.paths and setting not in readable:
+            log.warning("%s", _no_rows([setting]))
+    return readable
+
+
+def known_keys(settings: Iterable[Setting]) -> set[str]:
+    """The keys that have a number in any row."""
+    rows = (row for setting in settings for run in setting.rows for row in run)
+    return {key for row in rows for key in row if number(row, key) is not None}
+
+
+def _parse(runs: Sequence[str | Path], labels: Sequence[str] | None) -> list[Setting]:
+    if not runs:
+        raise InputError("raft curves: no run given; name one run folder or more")
+    given = [_split(run) for run in runs]
+    if labels and len(labels) != len(given):
+        raise InputError(f"--labels: {len(labels)} for {len(given)} runs; give one for each")
+    if labels:
+        names = list(labels)
+    else:
+        folders = _folder_names([paths[0] for label, paths in given if label is None])
+        names = [folders[paths[0]] if label is None else label for label, paths in given]
+    merged: dict[str, Setting] = {}
+    for name, (_, paths) in zip(names, given, strict=True):
+        known = merged.setdefault(name, Setting(name, []))
+        if known.paths and not _same(known.paths, paths):
+            raise InputError(f"{name}: names two settings; give each its own label")
+        known.paths = paths
+    return list(merged.values())
+
+
+def _split(run: str | Path) -> tuple[str | None, list[Path]]:
+    text = str(run)
+    at = _equals_sign(text)
+    # a folder may have such a name: lr=1e-5
+    if isinstance(run, Path) or at < 0 or "/" in text[:at] or Path(text).exists():
+        return None, [Path(run)]
+    label, found = text[:at].strip(), [Path(path) for path in text[at + 1 :].split(",") if path]
+    if not label or not found:
+        raise InputError(f"{text}: give LABEL=RUN, or LABEL=RUN,RUN for seeds of one setting")
+    for path, count in Counter(map(os.path.abspath, found)).items():
+        if count > 1:
+            raise InputError(f"{text}: {path} is there {count} times; a run counts once")
+    return label, found
+
+
+def _equals_sign(text: str) -> int:
+    """Where the label ends: labels have equals signs too (K=8=runs/k8), and folders."""
+    places = [place for place, character in enumerate(text) if character == "="]
+    for place in places:
+        if all(Path(path).exists() for path in text[place + 1 :].split(",")):
+            return place
+    return places[0] if places else -1
+
+
+def _folder_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Folder names, and as much of the path as differs where two have one name."""
+    if not paths:
+        return {}
+    full = {path: Path(os.path.abspath(path)) for path in paths}
+    times = Counter(folder.name for folder in set(full.values()))
+    above = os.path.commonpath([folder.parent for folder in full.values()])
+    return {
+        path: folder.name if times[folder.name] == 1 else str(folder.relative_to(above))
+        for path, folder in full.items()
+    }
+
+
+def _same(first: Sequence[Path], second: Sequence[Path]) -> bool:
+    return list(map(os.path.abspath, first)) == list(map(os.path.abspath, second))
+
+
+def _no_rows(settings: Sequence[Setting]) -> str:
+    names = ", ".join(str(path / "metrics.jsonl") for one in settings for path in one.paths)
+    return f"{names}: no rows yet; run until the first evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """`half` is half the width of the 95 % interval; NaN where there is none.
+
+    It is the run's own over prompts for one run, and Student's over the values of several.
+    """
+
+    iteration: int
+    x: float
+    value: float
+    half: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A line of a panel, in order of iterations: on another axis it is a path."""
+
+    setting: Setting
+    line: Line
+    points: tuple[Point, ...]
+
+    @property
+    def runs(self) -> int:
+        """How many of the setting's runs it is the mean of."""
+        return self.points[0].runs
+
+    @property
+    def has_interval(self) -> bool:
+        return any(math.isfinite(point.half) for point in self.points)
+
+
+def series_of(setting: Setting, panel: Panel, x: str) -> list[Series]:
+    """The lines of a panel for which the setting has points; none where it has details alone."""
+    found = [Series(setting, line, tuple(_points(setting, line.metric, x))) for line in panel.lines]
+    found = [series for series in found if series.points]
+    if all(series.line.detail for series in found):
+        return []
+    return [_from_start(series) for series in found] if panel.change else found
+
+
+def _points(setting: Setting, metric: str, x: str) -> list[Point]:
+    every = [_values(rows, metric, x) for rows in setting.rows]
+    runs = [run for run in every if run]
+    if not runs:
+        return []
+    for path, run in zip(setting.paths, every, strict=True):
+        if not run:
+            log.warning("%s: %s is in no row of %s: left out", setting.label, metric, path)
+    shared = set.intersection(*map(set, runs))
+    _say_what_is_not_shared(setting, metric, set.union(*map(set, runs)) - shared)
+    return [_point(iteration, [run[iteration] for run in runs]) for iteration in sorted(shared)]
+
+
+def _values(
+    rows: Sequence[dict[str, Any]], metric: str, x: str
+) -> dict[int, tuple[float, float, float]]:
+    """iteration -> (x, value, half width)"""
+    found = {}
+    for row in rows:
+        at, value = number(row, x), number(row, metric)
+        if at is not None and value is not None:
+            half = number(row, interval_of(metric))
+            found[row["iteration"]] = (at, value, math.nan if half is None else half)
+    return found
+
+
+def _point(iteration: int, runs: Sequence[tuple[float, float, float]]) -> Point:
+    if len(runs) == 1:
+        return Point(iteration, *runs[0], runs=1)
+    mean, half = mean_ci95([value for _, value, _ in runs])
+    return Point(iteration, sum(at for at, _, _ in runs) / len(runs), mean, half, len(runs))
+
+
+def _say_what_is_not_shared(setting: Setting, metric: str, missing: set[int]) -> None:
+    """A mean over other runs at every iteration would jump where none of them did."""
+    if missing:
+        log.warning(
+            "%s: %s is not in every run at iteration %s: left out",
+            *(setting.label, metric, ", ".join(map(str, sorted(missing)))),
+        )
+
+
+def _from_start(series: Series) -> Series:
+    first = series.points[0].value
+    return replace(series, points=tuple(replace(p, value=p.value - first) for p in series.points))

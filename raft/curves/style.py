@@ -1,0 +1,175 @@
+"""How pictures look: sizes, type, and what tells one line from another.
+
+A colour goes with a marker, so that runs are told apart in greyscale print and with any colour
+vision; the line style says which metric of a panel it is.
+
+Pictures as files: which are written for a name, and each whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollout.errors import InputError
+from rollout.storage.files import full_disk_is_the_users
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "GREY",
+    "LOOKS",
+    "Look",
+    "mark_of",
+    "marker_edge",
+    "picture_files",
+    "save_picture",
+    "shades",
+    "writing",
+]
+
+GREY = "#444444"
+# Okabe & Ito 2008, the dark ones first: yellow lines vanish on white paper
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
+_COMMON: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.6,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    # the font that comes with matplotlib: a picture is the same on every machine
+    "font.family": "DejaVu Sans",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "raft",  # the same run draws the same file
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A style of picture. Lengths are inches, `line` and `marker` points.
+
+    Attributes:
+        panel_width: of one panel, where no width is asked for.
+        narrowest: a panel is never narrower; what does not fit beside one another goes below.
+        full_width: of the picture where none is asked for; None grows with the panels.
+    """
+
+    panel_width: float
+    narrowest: float
+    height: float
+    full_width: float | None
+    line: float
+    marker: float
+    dpi: int
+    lettered: bool
+    rc: dict[Any, Any]
+
+
+LOOKS = {
+    # SVG text stays text: it can be searched, and a browser has fonts
+    "screen": Look(
+        4.6, 3.0, 3.3, None, 1.8, 4.0, 200, False,
+        {**_COMMON, "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
+         "legend.fontsize": 8, "svg.fonttype": "none"},
+    ),
+    # 7 pt is the least that journals take; in SVG glyphs are outlines, in PDF fonts are embedded
+    "paper": Look(
+        2.25, 2.0, 1.75, 6.75, 1.3, 3.2, 400, True,
+        {**_COMMON, "font.size": 7, "axes.titlesize": 7.5, "axes.titleweight": "normal",
+         "axes.labelsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
+         "axes.labelpad": 2.5, "axes.titlepad": 4, "svg.fonttype": "path"},
+    ),
+}  # fmt: skip
+
+
+def mark_of(index: int) -> tuple[str, str]:
+    """(colour, marker) of the index-th line; 56 different ones."""
+    return _PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)]
+
+
+def marker_edge(color: str, solid: bool, look: Look) -> dict[str, Any]:
+    """Markers of solid lines are full, those of broken lines hollow."""
+    if solid:
+        return {"markeredgecolor": "white", "markeredgewidth": 0.4}
+    return {
+        "markerfacecolor": "white",
+        "markeredgecolor": color,
+        "markeredgewidth": look.line * 0.6,
+    }
+
+
+def shades(count: int) -> list[Any]:
+    """Fills of a stack, dark to light: their order survives greyscale."""
+    from matplotlib import colormaps
+
+    return [colormaps["cividis"](0.05 + 0.9 * i / max(count - 1, 1)) for i in range(count)]
+
+
+_REFUSED = {
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
+    errno.EPERM, errno.EROFS,
+}  # fmt: skip
+_SUFFIXES = (".png", ".svg", ".pdf")
+# without these the same run would draw another file tomorrow
+_UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}
+
+
+def picture_files(out: str | Path) -> list[Path]:
+    """The files that `out` stands for: itself, or without a suffix a PNG and an SVG.
+
+    Raises:
+        InputError: for a suffix that cannot be drawn.
+    """
+    path = Path(out)
+    if path.suffix.lower() in _SUFFIXES:
+        return [path]
+    if not path.suffix:
+        return [path.with_suffix(".png"), path.with_suffix(".svg")]
+    raise InputError(
+        f"{path}: cannot draw {path.suffix}; end the name in {', '.join(_SUFFIXES[:-1])} or "
+        f"{_SUFFIXES[-1]}"
+    )
+
+
+def save_picture(figure: Figure, file: Path, dpi: int = 200) -> None:
+    """Write the figure; call it under the rc parameters that it was made with.
+
+    Raises:
+        InputError: where the file cannot be written.
+    """
+    partial = file.with_name(f".{file.name}.partial{file.suffix}")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(partial, dpi=dpi, metadata=_UNDATED[file.suffix.lower()])
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turn what the disk refuses into an `InputError` that names the file."""
+    with full_disk_is_the_users(file):
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            raise InputError(
+                f"{file}: cannot be written ({error.strerror}); choose another file"
+            ) from error

@@ -1,0 +1,194 @@
+"""`raft demo`: policy, reward model, RAFT and its curves from nothing, offline, on a CPU.
+
+Each part is kept when it is finished, so the same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raft.config.load import make_config
+from raft.config.train_reward import make_train_config
+from raft.demo import corpus, gold, policy, preferences
+from raft.loop import run
+from raft.reward_training.run import RESULT, train_reward
+from raft.runs.metrics import read_metrics
+from rollout.storage.files import write_json, write_whole
+
+_MAX_NEW_TOKENS = 40
+# plain continuation: no roles, nothing between prompt and response
+CONTINUATION_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything; the defaults take about two and a half minutes on two cores."""
+
+    texts: int = 12_000
+    pairs: int = 4_000
+    prompts: int = 2_048
+    per_iteration: int = 256
+    held_out: int = 128
+    iterations: int = 5
+
+
+def tell(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
+    """Fill the folder `out` with policy/, preferences.jsonl, reward_model/ and raft/ (the run)."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    size = size or Size()
+    start = time.monotonic()
+    root = Path(out).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    _part("1/4  a small policy learns a generated corpus of customer letters")
+    _once(root / "policy", lambda folder: _policy(folder, seed, size))
+    _part("2/4  noisy preferences: two letters per request, labelled by an erring judge")
+    _once_file(root / "preferences.jsonl", lambda: _preferences(root / "policy", seed, size))
+    _part("3/4  a Bradley-Terry reward model learns from them")
+    _reward_model(root, seed)
+    _part("4/4  RAFT: 8 samples per prompt, keep the best, fine-tune, repeat")
+    prompts = root / "prompts.jsonl"
+    _once_file(prompts, lambda: _rows(corpus.train_prompts(size.prompts, seed)))
+    held_out = root / "held_out.jsonl"
+    _once_file(held_out, lambda: _rows(corpus.heldout_prompts(size.held_out, seed)))
+    folder = run(make_config(demo_config(root, seed, size), where="the demo's config"))
+    print(_table(read_metrics(folder)))
+    print(_closing(folder, size.iterations, time.monotonic() - start))
+    return folder
+
+
+def demo_config(root: Path, seed: int, size: Size) -> dict[str, Any]:
+    """The demo's RAFT run as a config file would say it."""
+    return {
+        "run_dir": str(root / "raft"),
+        "seed": seed,
+        "iterations": size.iterations,
+        "policy": {"model": str(root / "policy"), "max_model_len": 128},
+        "prompts": {"path": str(root / "prompts.jsonl"), "per_iteration": size.per_iteration},
+        "sampling": {"k": 8, "max_new_tokens": _MAX_NEW_TOKENS},
+        "reward": {"kind": "model", "model": str(root / "reward_model" / "model")},
+        "gold": {"kind": "function", "function": "raft.demo.gold:gold"},
+        "train": {
+            "learning_rate": 5e-4,
+            "epochs": 1,
+            "batch_size": 32,
+            "optimizer": "fresh",
+            "schedule": "linear",
+        },
+        "eval": {"prompts": str(root / "held_out.jsonl"), "k": 4},
+    }
+
+
+def _policy(folder: Path, seed: int, size: Size) -> str:
+    report = policy.train_policy(folder, corpus.texts(size.texts, seed), seed)
+    return (
+        f"{report.parameters:,} parameters, loss {report.losses[0]:.2f} → {report.losses[-1]:.2f}"
+    )
+
+
+def _preferences(policy_dir: Path, seed: int, size: Size) -> str:
+    prompts = corpus.train_prompts(size.pairs, seed)
+    pairs = preferences.preference_pairs(policy_dir, prompts, gold.gold, seed)
+    return "".join(json.dumps(pair) + "\n" for pair in pairs)
+
+
+def reward_config(root: Path, seed: int) -> dict[str, Any]:
+    """The demo's reward model as a config file of `raft train-reward` would say it."""
+    return {
+        "run_dir": str(root / "reward_model"),
+        "seed": seed,
+        "recipe": "bradley_terry",
+        "model": str(root / "policy"),
+        "data": [str(root / "preferences.jsonl")],
+        "chat_template": CONTINUATION_TEMPLATE,
+        "loss": {"center": 0.01},
+        "train": {
+            "learning_rate": 1e-3,
+            "epochs": 2,
+            "batch_size": 32,
+            "schedule": "linear",
+            "warmup_steps": 10,
+            "layout": "padded",  # of sides this short, packed ones take half as long again
+        },
+        "eval_steps": 1000,
+        "log_steps": 50,
+    }
+
+
+def _reward_model(root: Path, seed: int) -> None:
+    start, kept = time.monotonic(), (root / "reward_model" / RESULT).exists()
+    _, found = train_reward(make_train_config(reward_config(root, seed), "the demo's config"))
+    taken = "kept" if kept else f"{time.monotonic() - start:.0f} s"
+    print(
+        f"     accuracy {found['eval/accuracy']:.2f} on {found['pairs/held_out']} held-out noisy "
+        f"pairs, {found['pairs/train']} to learn from ({taken})",
+        flush=True,
+    )
+
+
+def _once(folder: Path, make: Callable[[Path], str]) -> None:
+    """Make a folder under another name and rename it: it is there whole or not at all."""
+    note = folder / "demo.json"
+    start = time.monotonic()
+    if not folder.exists():
+        working = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(working, ignore_errors=True)
+        summary = make(working)
+        write_json(working / note.name, {"summary": summary})
+        os.replace(working, folder)
+        print(f"     {summary} ({time.monotonic() - start:.0f} s)", flush=True)
+    else:
+        print(f"     {json.loads(note.read_text())['summary']} (kept)", flush=True)
+
+
+def _once_file(path: Path, make: Callable[[], str]) -> None:
+    if not path.exists():
+        start = time.monotonic()
+        text = make()
+        write_whole(path, text)
+        print(
+            f"     {path.name}: {text.count(chr(10))} rows ({time.monotonic() - start:.0f} s)",
+            flush=True,
+        )
+
+
+def _rows(prompts: list[str]) -> str:
+    return "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
+
+
+def _part(title: str) -> None:
+    print(f"\n{title}", flush=True)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Reward and gold per iteration, as a terminal shows it."""
+    header = f"{'iteration':>9}  {'held-out reward':>16}  {'best of 4':>9}  {'gold reward':>14}"
+    lines = ["", header]
+    for row in rows:
+        reward = f"{row['eval/reward_mean']:.2f} ± {row['eval/reward_ci95']:.2f}"
+        gold_reward = f"{row['eval/gold_mean']:.2f} ± {row['eval/gold_ci95']:.2f}"
+        best = f"{row['eval/best_of_k']:.2f}"
+        lines.append(f"{row['iteration']:>9}  {reward:>16}  {best:>9}  {gold_reward:>14}")
+    return "\n".join(lines)
+
+
+def _closing(folder: Path, iterations: int, seconds: float) -> str:
+    return f"""
+curves   {folder / "curves.png"}
+samples  {folder / "iterations"}/NNN/rollouts.jsonl, selected.jsonl, eval.jsonl
+policy   {folder / "iterations" / f"{iterations:03d}" / "checkpoint"}
+took     {seconds:.0f} s
+
+next, a real model (its card's recipe; wants a GPU):
+  raft run configs/hh_gpt_neo_2.7b.yaml"""

@@ -1,0 +1,163 @@
+"""What the held-out samples of one policy say, as the numbers of a learning curve.
+
+What a run does differently where a pairwise judge is its reward.
+
+A tournament's scores compare the responses to one prompt, so they select but make no curve. The
+curve of such a run is its held-out win rate: the k-th response of a policy against the k-th one
+that the starting policy gave to the same prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from raft.config.reward import RewardConfig
+from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
+from rollout.types import Prompt
+
+__all__ = [
+    "by_judge",
+    "judge_metrics",
+    "with_references",
+]
+
+
+def summarize(
+    rows: Iterable[dict[str, Any]], prefix: str, without_means: Sequence[str] = ()
+) -> dict[str, float | int]:
+    """Reward, gold, best of K, length and diversity of stored rollouts, under `prefix/…` keys.
+
+    Means are over prompts with half widths of 95 % intervals; what cannot be known is left out, and
+    so are the means of the columns `without_means`: tournament scores say nothing on average.
+    """
+    rewards: list[list[float | None]] = []
+    golds: list[list[float | None]] = []
+    lengths: list[int] = []
+    truncated: list[bool] = []
+    distinct = (DistinctN(1), DistinctN(2))
+    for row in rows:
+        rewards.append(row["scores"])
+        golds.append(row.get("gold_scores", []))
+        lengths += [len(ids) for ids in row["token_ids"]]
+        truncated += [reason == "length" for reason in row["finish_reasons"]]
+        for text in row["responses"]:
+            for counter in distinct:
+                counter.add(text)
+    found: dict[str, float | int] = {}
+    if "scores" not in without_means:
+        found |= _of_scores(rewards, prefix, "reward")
+        found[f"{prefix}/best_of_k"] = best_of_k_mean(_array(rewards))
+    if any(golds) and "gold_scores" not in without_means:
+        found |= _of_scores(golds, prefix, "gold")
+    found[f"{prefix}/length_mean"] = float(np.mean(lengths))
+    found[f"{prefix}/truncated_share"] = float(np.mean(truncated))
+    for n, counter in enumerate(distinct, start=1):
+        found[f"{prefix}/distinct_{n}"] = counter.share
+    # a NaN is no JSON and no measurement
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def compare(
+    rows: Iterable[dict[str, Any]],
+    reference: Iterable[dict[str, Any]],
+    judged: Sequence[str] = (),
+) -> dict[str, float]:
+    """`eval/win_rate`: how often a response of this policy beats one of the reference's.
+
+    Per prompt the share of all K × K pairs of finite scores that it wins, a tie counting half;
+    then the mean over prompts with the half width of its 95 % interval. By gold scores too, where
+    there are any. Both must answer the same prompts. In the columns `judged` the scores are
+    probabilities to win already.
+    """
+    shares: dict[str, list[float]] = {"eval/win_rate": [], "eval/gold_win_rate": []}
+    for row, other in zip(rows, reference, strict=True):
+        if row["id"] != other["id"]:
+            raise ValueError(f"prompts {row['id']} and {other['id']} cannot be compared")
+        for name, key in (("eval/win_rate", "scores"), ("eval/gold_win_rate", "gold_scores")):
+            if key in judged:
+                shares[name].append(_mean_of_finite(_array([row[key]])[0]))
+            elif key in row and key in other:
+                shares[name].append(_share_won(_array([row[key]])[0], _array([other[key]])[0]))
+    found: dict[str, float] = {}
+    for name, values in shares.items():
+        found[name], found[f"{name}_ci95"] = mean_ci95(values)
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _mean_of_finite(scores_K: np.ndarray) -> float:
+    finite = scores_K[np.isfinite(scores_K)]
+    return float(finite.mean()) if len(finite) else math.nan
+
+
+def _share_won(scores_K: np.ndarray, others_J: np.ndarray) -> float:
+    scores_K, others_J = scores_K[np.isfinite(scores_K)], others_J[np.isfinite(others_J)]
+    if not (len(scores_K) and len(others_J)):
+        return math.nan
+    difference_KJ = scores_K[:, None] - others_J[None, :]
+    return float(np.mean((difference_KJ > 0) + 0.5 * (difference_KJ == 0)))
+
+
+def _of_scores(scores: list[list[float | None]], prefix: str, name: str) -> dict[str, float | int]:
+    array_PK = _array(scores)
+    mean, half_width = clustered_mean_ci95(array_PK)
+    return {
+        f"{prefix}/{name}_mean": mean,
+        f"{prefix}/{name}_ci95": half_width,
+        f"{prefix}/{name}_missing": int((~np.isfinite(array_PK)).sum()),
+    }
+
+
+def _array(scores: list[list[float | None]]) -> np.ndarray:
+    return np.array([[np.nan if s is None else s for s in row] for row in scores], dtype=np.float64)
+
+
+def by_judge(
+    reward: RewardConfig, gold: RewardConfig | None, *, alone: bool = True
+) -> tuple[str, ...]:
+    """The columns of stored rows ("scores", "gold_scores") that a judge fills: by itself, so that
+    held-out scores are probabilities to win, or (`alone=False`) as a part of a combination too."""
+    sections = {"scores": reward, "gold_scores": gold}
+    return tuple(
+        column
+        for column, section in sections.items()
+        if section is not None
+        and any(part.kind == "pairwise" for part in ([section] if alone else section.everything()))
+    )
+
+
+def with_references(
+    prompts: Sequence[Prompt], starting: Iterable[Mapping[str, Any]] | None
+) -> list[Prompt]:
+    """The prompts with the responses that theirs are to be compared with.
+
+    `starting` are the stored rows of the starting policy; None while it is the one that answers,
+    which ties with itself.
+    """
+    from rewards.judges.reward import REFERENCE_FIELD
+
+    references: dict[str, Any] = {prompt.id: None for prompt in prompts}
+    references |= {row["id"]: row["responses"] for row in starting or ()}
+    return [
+        replace(prompt, fields={**prompt.fields, REFERENCE_FIELD: references[prompt.id]})
+        for prompt in prompts
+    ]
+
+
+def judge_metrics(reports: Mapping[str, Any], prefix: str) -> dict[str, float | int]:
+    """`prefix/judge_…` of the reports by reward name; the gold judge's under `gold_judge_…`."""
+    found: dict[str, float | int] = {}
+    for name, report in reports.items():
+        key = f"{prefix}/judge" if name == "reward" else f"{prefix}/{name}_judge"
+        found[f"{key}_comparisons"] = report.comparisons
+        found[f"{key}_position_bias"] = report.position_bias
+        found[f"{key}_flip_share"] = report.flip_share
+        found[f"{key}_intransitive_share"] = report.intransitive_share
+        if report.comparisons:
+            found[f"{key}_tie_share"] = report.ties / report.comparisons
+    # a share of nothing is no measurement
+    return {key: value for key, value in found.items() if math.isfinite(value)}

@@ -1,1 +1,0 @@
-"""pass@k, maj@k and rm@k of stored responses to questions whose right answer is a number."""

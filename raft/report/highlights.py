@@ -1,0 +1,118 @@
+"""Which samples are worth a look: best, worst, changed most, and where proxy and gold disagree."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from raft.report.samples import Index, Stage, sample_rows, start_of
+
+__all__ = ["changed", "disagreeing", "extremes", "with_excerpts"]
+
+LENGTH = 12
+_EXCERPT = 220
+
+Entry = dict[str, Any]
+Scores = list[list[float | None]]
+
+
+def extremes(index: Index, stage: int) -> tuple[list[Entry], list[Entry]]:
+    """(best, worst) samples by the reward, one of each prompt."""
+    best, worst = [], []
+    for row, scores_K in enumerate(index.scores.get("reward", [])):
+        known = [(score, k) for k, score in enumerate(scores_K) if score is not None]
+        if known:
+            best.append((*max(known, key=lambda one: (one[0], -one[1])), row))
+            worst.append((*min(known), row))
+    return (
+        [_of(stage, row, k, index) for _, k, row in heapq.nlargest(LENGTH, best, key=_first)],
+        [_of(stage, row, k, index) for _, k, row in heapq.nsmallest(LENGTH, worst, key=_first)],
+    )
+
+
+def changed(first: Index, last: Index, stage: int) -> tuple[list[Entry], list[Entry]]:
+    """(risen, fallen): prompts by how far their mean reward moved between two evaluations."""
+    before = dict(zip(first.ids, map(_mean, first.scores.get("reward", [])), strict=False))
+    moved = []
+    for row, scores_K in enumerate(last.scores.get("reward", [])):
+        start, end = before.get(last.ids[row]), _mean(scores_K)
+        if start is not None and end is not None:
+            figures = [["first", start], ["last", end], ["change", end - start]]
+            moved.append((end - start, {"stage": stage, "row": row, "figures": figures}))
+    risen = heapq.nlargest(LENGTH, moved, key=_first)
+    fallen = heapq.nsmallest(LENGTH, moved, key=_first)
+    return [entry for by, entry in risen if by > 0], [entry for by, entry in fallen if by < 0]
+
+
+def disagreeing(index: Index, stage: int) -> list[Entry]:
+    """Samples that the proxy places far otherwise than gold does, one of each prompt.
+
+    Each reward is put on the scale of its own standard deviation over the stage's samples.
+    """
+    proxy, gold = index.scores.get("reward", []), index.scores.get("gold", [])
+    scale, gold_scale = _scale(proxy), _scale(gold)
+    if scale is None or gold_scale is None:
+        return []
+    found = []
+    for row, (scores_K, golds_K) in enumerate(zip(proxy, gold, strict=True)):
+        gaps = [
+            ((score - scale[0]) / scale[1] - (other - gold_scale[0]) / gold_scale[1], k)
+            for k, (score, other) in enumerate(zip(scores_K, golds_K, strict=False))
+            if score is not None and other is not None
+        ]
+        if gaps:
+            gap, k = max(gaps, key=lambda one: abs(one[0]))
+            found.append((abs(gap), gap, k, row))
+    largest = heapq.nlargest(LENGTH, found, key=_first)
+    return [_of(stage, row, k, index, [["proxy above gold by", gap]]) for _, gap, k, row in largest]
+
+
+def with_excerpts(
+    lists: Iterable[dict[str, Any]], stage: Stage, advance: Callable[[], None]
+) -> None:
+    """Fill in what the entries say, by a second look at the file: no list holds more than that."""
+    wanted: dict[int, list[Entry]] = {}
+    for entry in (entry for one in lists for entry in one["entries"]):
+        wanted.setdefault(entry["row"], []).append(entry)
+    last = max(wanted, default=-1)
+    # its damage has been said
+    for number, row in enumerate(sample_rows(stage.path, stage.name, lambda _: None)):
+        if number > last:
+            break
+        advance()
+        for entry in wanted.get(number, []):
+            entry["prompt"] = start_of(row["prompt"])
+            if "sample" in entry:
+                entry["response"] = row["responses"][entry["sample"]][:_EXCERPT]
+
+
+def _of(stage: int, row: int, k: int, index: Index, more: list[list[Any]] | None = None) -> Entry:
+    figures = [
+        [name, column[row][k]]
+        for name, column in index.scores.items()
+        if k < len(column[row]) and column[row][k] is not None
+    ]
+    return {"stage": stage, "row": row, "sample": k, "figures": [*figures, *(more or [])]}
+
+
+def _mean(scores_K: list[float | None]) -> float | None:
+    known = [score for score in scores_K if score is not None]
+    mean = sum(known) / len(known) if known else math.inf
+    return mean if math.isfinite(mean) else None
+
+
+def _scale(scores_PK: Scores) -> tuple[float, float] | None:
+    """(mean, standard deviation) of what is there; None where nothing differs."""
+    known = [score for scores_K in scores_PK for score in scores_K if score is not None]
+    if len(known) < 2:
+        return None
+    mean = sum(known) / len(known)
+    # a product, not a power: that would raise where scores are enormous
+    deviation = math.sqrt(sum((s - mean) * (s - mean) for s in known) / (len(known) - 1))
+    return (mean, deviation) if 0 < deviation < math.inf else None
+
+
+def _first(one: tuple[Any, ...]) -> float:
+    return one[0]

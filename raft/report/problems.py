@@ -1,0 +1,177 @@
+"""Which parts of a run are not there: every gap is named, none stops the report.
+
+What a report cannot show: said once in the log, and again at the top of the page.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from raft.report.samples import json_rows
+from raft.runs.metrics import read_metrics
+from rollout.errors import InputError
+from rollout.storage.files import read_json
+
+__all__ = [
+    "find_gaps",
+    "iteration_numbers",
+    "read_guards",
+    "read_sound_metrics",
+]
+
+
+def read_sound_metrics(run: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
+    """A row per iteration, its phases merged; [] where there is no metrics.jsonl."""
+    try:
+        rows = read_metrics(
+            run, on_damage=lambda text: on_damage(text.replace(f"{run}/", "", 1) + " (left out)")
+        )
+    except InputError:
+        on_damage("metrics.jsonl is missing: there are no curves")
+        return []
+    return [row for row in rows if row["iteration"] >= 0]
+
+
+def read_guards(
+    run: Path, on_damage: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """(guards that fired, why the run was stopped): both may be absent, and mostly are."""
+    fired = []
+    if (run / "guards.jsonl").exists():
+        rows = json_rows(run / "guards.jsonl", "guards.jsonl", on_damage)
+        fired = [_verdict(row) for row in rows]
+    return fired, _stopped(run / "stopped.json", on_damage)
+
+
+def iteration_numbers(run: Path, metrics: list[dict[str, Any]]) -> list[int]:
+    """The iterations that have a folder or a row of metrics, and all before them."""
+    folders = {
+        int(path.name)
+        for path in (run / "iterations").glob("*")
+        if path.is_dir() and path.name.isdecimal()
+    }
+    last = max(folders | {row["iteration"] for row in metrics}, default=-1)
+    # a damaged number must not make a million notices
+    known = sorted(folders | {row["iteration"] for row in metrics})
+    return list(range(last + 1)) if last <= 2 * len(known) + 10 else known
+
+
+def find_gaps(
+    run: Path,
+    iterations: list[int],
+    metrics: list[dict[str, Any]],
+    config: dict[str, Any],
+    stopped: bool,
+) -> list[str]:
+    """One line for all iterations that lack the same, and one where the run is not over."""
+    rows = {row["iteration"]: row for row in metrics}
+    planned, every = config.get("iterations"), _every(config)
+    alike: dict[str, list[int]] = {}
+    for iteration in iterations:
+        due = iteration % every == 0 or iteration == planned
+        if lacking := _lacking(run, iteration, rows.get(iteration, {}), due):
+            alike.setdefault(", ".join(lacking), []).append(iteration)
+    found = [f"{_named(those)}: {what}" for what, those in alike.items()]
+    done = max((row["iteration"] for row in metrics if _trained(row)), default=0)
+    if isinstance(planned, int) and done < planned and not stopped:
+        found.append(
+            f"the run is not over: {done} of {planned} iterations are finished; make the report "
+            "again when it is"
+        )
+    return found
+
+
+def _stopped(path: Path, on_damage: Callable[[str], None]) -> dict[str, Any] | None:
+    try:
+        found = read_json(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        on_damage("stopped.json cannot be read: the run was stopped, why is not known")
+        found = {}
+    return {
+        **_verdict(found),
+        "best_iteration": _whole(found.get("best_iteration")),
+        "checkpoint": str(found.get("checkpoint") or ""),
+    }
+
+
+def _verdict(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "iteration": _whole(row.get("iteration")),
+        "guard": str(row.get("guard", "")),
+        "message": str(row.get("message", "")),
+        "stops": row.get("stops") is True,
+    }
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _named(iterations: list[int]) -> str:
+    """[3] as "iteration 3", [3, 4, 5, 8] as "iterations 3–5, 8"."""
+    spans: list[list[int]] = []
+    for number in iterations:
+        if spans and spans[-1][1] == number - 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    texts = [str(low) if low == high else f"{low}–{high}" for low, high in spans]
+    return f"iteration{'s' if len(iterations) > 1 else ''} {', '.join(texts)}"
+
+
+def _lacking(run: Path, iteration: int, row: dict[str, Any], eval_due: bool) -> list[str]:
+    folder = run / "iterations" / f"{iteration:03d}"
+    if not folder.is_dir():
+        return ["no folder, so no samples"]
+    lacking = []
+    if iteration > 0:
+        lacking += _file(folder, "rollouts", "rollouts")
+        if (folder / "rollouts.jsonl").exists() and not (folder / "selected.jsonl").exists():
+            lacking.append("no selected.jsonl, so chosen responses are not marked")
+        if not _trained(row):
+            lacking.append("no metrics of its training")
+    if eval_due:
+        lacking += _file(folder, "eval", "held-out samples")
+        if not any(key.startswith("eval/") for key in row):
+            lacking.append("no metrics of its evaluation")
+    return lacking
+
+
+def _file(folder: Path, name: str, what: str) -> list[str]:
+    if (folder / f"{name}.jsonl").is_file():
+        return []
+    if (folder / f".{name}.samples").exists():
+        return [f"{what} not finished, so not shown"]
+    return [f"no {name}.jsonl, so no {what}"]
+
+
+def _trained(row: dict[str, Any]) -> bool:
+    return any(key.startswith(("train/", "select/", "rollout/")) for key in row)
+
+
+def _every(config: dict[str, Any]) -> int:
+    section = config.get("eval")
+    every = section.get("every") if isinstance(section, dict) else None
+    return every if isinstance(every, int) and every > 0 else 1
+
+
+log = logging.getLogger("raft.report")
+
+
+class Notices:
+    """Lines in the order in which they came up, each once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        if text not in self.texts:
+            self.texts.append(text)
+            log.warning(text)

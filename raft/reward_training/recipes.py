@@ -1,0 +1,203 @@
+"""From a config to a recipe's own arguments: what the recipe says where the config says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from raft.config.train_reward import SFTConfig, TrainRewardConfig, UpdateConfig
+from raft.reward_training.data import TrainData
+from rollout.errors import InputError
+
+__all__ = ["resolved", "run_recipe"]
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+def run_recipe(
+    config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
+) -> dict[str, Any]:
+    """Train; the model is in `folder`/model then. Returns the recipe's metrics."""
+    return _RECIPES[config.recipe](config, data, folder, report)
+
+
+def resolved(config: TrainRewardConfig) -> dict[str, Any]:
+    """The config with the recipe's values filled in: a config that says the same."""
+    found = config.model_dump(mode="json", exclude_none=True)
+    if config.recipe == "armorm":
+        return found
+    found |= {key: value for key, value in asdict(_reading(config)).items() if value is not None}
+    for key in _NOT_READ.get(config.recipe, ()):
+        found.pop(key, None)
+    found["train"] = _as_section(asdict(_training(config)))
+    first = _first_stage(config)
+    if first is not None:
+        section = config.sft or SFTConfig()
+        own = {"chunk": section.chunk, "rest_of_test": section.rest_of_test}
+        found["sft"] = own | _as_section(asdict(first))
+    return found
+
+
+def _bradley_terry(
+    config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
+) -> dict[str, Any]:
+    from rewards.training.bradley_terry import train_bradley_terry
+
+    return train_bradley_terry(
+        config.model, data.train, data.held_out, folder,
+        reading=_reading(config), training=_training(config), loss=_loss(config),
+        on_metrics=report,
+    )  # fmt: skip
+
+
+def _hh(config: TrainRewardConfig, data: TrainData, folder: Path, report: Report) -> dict[str, Any]:
+    from rewards.training.bradley_terry import train_hh
+
+    section = config.sft or SFTConfig()
+    return train_hh(
+        config.model, data.train, data.held_out, folder,
+        sft_pairs=data.rest if section.rest_of_test else (), sft=_first_stage(config),
+        chunk=section.chunk, reading=_reading(config), training=_training(config),
+        loss=_loss(config), on_metrics=report,
+    )  # fmt: skip
+
+
+def _pairwise(
+    config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
+) -> dict[str, Any]:
+    from rewards.training.pairwise import train_pairwise
+
+    reading = _reading(config)
+    return train_pairwise(
+        config.model, data.train, data.held_out, folder,
+        max_length=reading.max_length, chat_template=reading.chat_template,
+        orders=config.pairwise.orders if config.pairwise else "one",
+        training=_training(config), on_metrics=report,
+    )  # fmt: skip
+
+
+def _grm(
+    config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
+) -> dict[str, Any]:
+    from rewards.training.grm import train_grm
+    from rewards.training.grm_objective import GRMSettings
+
+    settings = GRMSettings(**config.grm.model_dump()) if config.grm else GRMSettings()
+    return train_grm(
+        config.model, data.train, data.held_out, folder,
+        reading=_reading(config), training=_training(config), settings=settings,
+        on_metrics=report,
+    )  # fmt: skip
+
+
+def _armorm(
+    config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
+) -> dict[str, Any]:
+    from rewards.training.armorm import train_armorm
+    from rewards.training.armorm_features import ArmoRMSettings
+    from rewards.training.gating import GatingSettings
+
+    section = config.armorm
+    assert section is not None
+    given = {k: v for k, v in section.given().items() if k not in ("rated", "gating")}
+    return train_armorm(
+        config.model, data.rated, data.train, data.held_out, folder,
+        settings=ArmoRMSettings(**given, max_length=config.max_length, seed=config.seed),
+        gating=GatingSettings(**section.gating.model_dump()), on_metrics=report,
+    )  # fmt: skip
+
+
+_RECIPES = {
+    "bradley_terry": _bradley_terry,
+    "hh": _hh,
+    "pairwise": _pairwise,
+    "grm": _grm,
+    "armorm": _armorm,
+}
+
+
+# what a recipe does not read its conversations by
+_NOT_READ = {
+    "pairwise": ("format", "bos", "truncation_side", "over_long", "separator"),
+    "grm": ("separator",),
+}
+
+
+def _reading(config: TrainRewardConfig) -> Any:
+    """How the model reads, as `rewards.training.settings.ReadingSettings`."""
+    from rewards.training.bradley_terry import HH_READING
+    from rewards.training.settings import ReadingSettings
+
+    start = {
+        "hh": HH_READING,
+        "grm": ReadingSettings(max_length=3000, truncation_side="right"),
+    }.get(config.recipe, ReadingSettings())
+    keys = ("format", "bos", "max_length", "truncation_side", "over_long", "separator")
+    given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
+    return replace(start, **given, chat_template=_template(config.chat_template))
+
+
+def _template(given: str | None) -> str | None:
+    """A file's content; what has a brace in it is a template."""
+    if given is None or "{" in given:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"chat_template: {given} is no template and no readable file") from error
+
+
+def _training(config: TrainRewardConfig) -> Any:
+    """Of the only or the second stage, as `rewards.training.settings.TrainingSettings`."""
+    from rewards.training.bradley_terry import HH_TRAINING
+    from rewards.training.pairwise import PUBLISHED_PAIRWISE
+    from rewards.training.settings import TrainingSettings
+
+    start = {"hh": HH_TRAINING, "pairwise": PUBLISHED_PAIRWISE}.get(
+        config.recipe, TrainingSettings()
+    )
+    if config.recipe == "grm":
+        from rewards.training.grm import PUBLISHED_FULL, PUBLISHED_LORA
+
+        start = PUBLISHED_LORA if config.train.lora else PUBLISHED_FULL
+    return _updated(start, config.train, config)
+
+
+def _first_stage(config: TrainRewardConfig) -> Any:
+    if config.recipe != "hh" or config.sft is False:
+        return None
+    from rewards.training.bradley_terry import HH_SFT
+
+    return _updated(HH_SFT, config.sft or SFTConfig(), config)
+
+
+def _updated(start: Any, section: UpdateConfig, config: TrainRewardConfig) -> Any:
+    from rewards.training.settings import LoraSettings
+
+    given = {key: value for key, value in section.given().items() if value is not None}
+    for key in ("chunk", "rest_of_test"):
+        given.pop(key, None)
+    if (steps := given.pop("warmup_steps", None)) is not None:
+        given["warmup_ratio"] = float(steps)  # from 1 on it is a number of steps
+    if "lora" in given:
+        given["lora"] = LoraSettings(**given["lora"].model_dump())
+    for key in ("save_steps", "eval_steps", "log_steps"):
+        given[key] = getattr(config, key)
+    return replace(start, **given, seed=config.seed)
+
+
+def _loss(config: TrainRewardConfig) -> Any:
+    from rewards.training.settings import LossSettings
+
+    return LossSettings(**config.loss.model_dump()) if config.loss else LossSettings()
+
+
+def _as_section(settings: dict[str, Any]) -> dict[str, Any]:
+    """As the config writes it; steps and seed stand elsewhere there."""
+    for key in ("seed", "save_steps", "eval_steps", "log_steps"):
+        settings.pop(key)
+    ratio = settings.pop("warmup_ratio")
+    settings["warmup_steps" if ratio >= 1 else "warmup_ratio"] = int(ratio) if ratio >= 1 else ratio
+    return {key: value for key, value in settings.items() if value is not None}

@@ -1,0 +1,111 @@
+"""`raft train-reward`: from a config to a run folder with a reward model and its card.
+
+    model/  config.yaml  env.json  metrics.jsonl  result.json  README.md
+
+The same command goes on after a kill, and says what is there when all is done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from raft.config.train_reward import TrainRewardConfig
+from raft.runs.environment import describe_environment
+from raft.runs.folder import RunFolder
+from rollout.data.jsonl import json_columns
+from rollout.storage.files import full_disk_is_the_users, read_json, write_json, write_whole
+
+__all__ = ["train_reward"]
+
+log = logging.getLogger("raft")
+
+RESULT = "result.json"
+
+
+def train_reward(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
+    """Train, or go on; the run folder, and the metrics of its model.
+
+    Of several processes (torchrun, accelerate launch) the first owns the folder.
+
+    Raises:
+        InputError: for data, models or settings that cannot be used, and a run folder that is in
+            use or belongs to another config.
+    """
+    from raft.reward_training.recipes import resolved, run_recipe
+    from rewards.training import distributed
+
+    settings = resolved(config)
+    if not distributed.is_first():
+        return _join(config)
+    with RunFolder(config.run_dir, settings) as folder:
+        result = folder.root / RESULT
+        if result.exists():
+            log.info("%s is finished", folder.root)
+            return folder.root, read_json(result)
+        folder.write_environment(describe_environment())
+        from raft.reward_training.data import read_train_data
+
+        data = read_train_data(config)
+        with full_disk_is_the_users(folder.root):
+            found = run_recipe(config, data, folder.root, _reporter(folder))
+            metrics = json_columns(found, RESULT)  # a number that is not known is null
+            _write_card(folder.root, config, settings, data, metrics)
+        write_json(result, metrics)
+    distributed.leave()
+    return folder.root, metrics
+
+
+def _join(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
+    """Work along with the first process, which writes and says all there is to."""
+    from raft.reward_training.data import read_train_data
+    from raft.reward_training.recipes import run_recipe
+    from rewards.training import distributed
+
+    root = Path(config.run_dir).resolve()
+    if (root / RESULT).exists():
+        return root, read_json(root / RESULT)
+    for name in ("raft", "rewards"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    metrics = run_recipe(config, read_train_data(config), root, lambda step, values: None)
+    distributed.leave()
+    return root, json_columns(metrics, RESULT)
+
+
+def _reporter(folder: RunFolder) -> Any:
+    """Rows of metrics.jsonl: what is trained and what is judged at a step are rows of their own.
+
+    After a kill some steps are taken again, and their rows stand twice: the later one counts.
+    """
+
+    def report(step: int, values: dict[str, float]) -> None:
+        phase = sorted({name.partition("/")[0] for name in values})[-1]
+        if "train/steps" in values:
+            phase = "end"
+        folder.add_metrics(step, phase, json_columns(values, "metrics"))
+        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        log.info("step %d: %s", step, told)
+
+    return report
+
+
+def _write_card(
+    root: Path, config: TrainRewardConfig, settings: dict[str, Any], data: Any, metrics: Any
+) -> None:
+    from rewards.training.card import model_card
+
+    card = model_card(
+        name=root.name,
+        recipe=config.recipe,
+        base=config.model,
+        data=data.lines,
+        origins=dict(Counter(pair.source for pair in data.train).most_common()),
+        shared=data.shared,
+        settings=settings,
+        metrics=metrics,
+    )
+    # whoever copies the model takes the card along
+    for place in (root, root / "model"):
+        write_whole(place / "README.md", card)

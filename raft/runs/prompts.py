@@ -1,0 +1,182 @@
+"""The prompts of a run: read, encoded, and the held-out ones set apart.
+
+Which prompts an iteration takes: a seeded permutation, slice after slice, then the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raft.assemble import local_path
+from raft.config.run import RunConfig
+from rollout.data.prompts import read_prompts
+from rollout.engines.base import context_length
+from rollout.seeds import derive_seed
+from rollout.text.templates import encode_prompts
+from rollout.types import InputError, Prompt
+
+__all__ = [
+    "digest",
+    "load_all_prompts",
+    "load_prompts",
+    "load_tokenizer",
+]
+
+
+def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
+    """Training and held-out prompts, encoded. No held-out prompt is ever trained on.
+
+    Raises:
+        InputError: files, rows, lengths; or too few prompts for what the config asks.
+    """
+    section = config.prompts
+    prompts = load_all_prompts(config)
+    if isinstance(config.eval.prompts, str):
+        held_out = read_prompts(
+            config.eval.prompts,
+            format=section.format,
+            column=section.column,
+            separator=section.separator,
+            first_words=section.first_words,
+        )
+        return _without(prompts, held_out), _encode(config, held_out)
+    return _hold_out(config, prompts, config.eval.prompts)
+
+
+def load_all_prompts(config: RunConfig) -> list[Prompt]:
+    """Every prompt of `prompts.path`, encoded; none is held out. Raises InputError."""
+    section = config.prompts
+    prompts = read_prompts(
+        section.path,
+        format=section.format,
+        column=section.column,
+        split=section.split,
+        separator=section.separator,
+        first_words=section.first_words,
+        limit=section.limit,
+    )
+    return _encode(config, prompts)
+
+
+def digest(prompts: list[Prompt], held_out: list[Prompt]) -> str:
+    """What a run's samples answer: ids, tokens and other columns of all prompts, in order."""
+    found = hashlib.sha256()
+    for section in (prompts, held_out):
+        found.update(b"|")
+        for prompt in section:
+            found.update(repr((prompt.id, prompt.token_ids, prompt.fields)).encode())
+    return found.hexdigest()
+
+
+def load_tokenizer(model: str) -> Any:
+    """The policy's tokenizer; a toy policy has its own."""
+    if (Path(model) / "toy_policy.json").exists():
+        from rollout.engines.toy import read_toy
+
+        return read_toy(model)[0]
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"policy.model: no tokenizer for {model} ({reason})") from error
+
+
+def _encode(config: RunConfig, prompts: list[Prompt]) -> list[Prompt]:
+    policy = config.policy
+    return encode_prompts(
+        prompts,
+        load_tokenizer(local_path(policy.model)),
+        template=policy.template,
+        max_model_len=policy.max_model_len or context_length(local_path(policy.model)),
+        max_new_tokens=config.sampling.max_new_tokens,
+        max_prompt_tokens=config.prompts.max_tokens,
+    )
+
+
+def _hold_out(
+    config: RunConfig, prompts: list[Prompt], count: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """A seeded choice of `count` prompts, and the others without any text that was chosen."""
+    if count >= len(prompts):
+        raise InputError(
+            f"eval.prompts: holding out {count} of {len(prompts)} prompts leaves none to train on; "
+            "lower it or give more prompts"
+        )
+    order = sorted(prompts, key=lambda p: derive_seed(config.seed, "held-out", p.id))
+    held_out = order[:count]
+    return _without(prompts, held_out), held_out
+
+
+def _without(prompts: list[Prompt], held_out: list[Prompt]) -> list[Prompt]:
+    """By text, not by id: corpora repeat themselves."""
+    texts = {_text(prompt) for prompt in held_out}
+    kept = [prompt for prompt in prompts if _text(prompt) not in texts]
+    if not kept:
+        raise InputError("eval.prompts: every training prompt is held out; give other prompts")
+    return kept
+
+
+def _text(prompt: Prompt) -> str:
+    if isinstance(prompt.content, str):
+        return prompt.content
+    if len(prompt.content) == 1:  # the same question, asked as a message
+        return prompt.content[0]["content"]
+    return "\x1f".join(f"{m['role']}\x1e{m['content']}" for m in prompt.content)
+
+
+def prompts_of(
+    iteration: int, prompts: Sequence[Prompt], per_iteration: int, seed: int
+) -> list[Prompt]:
+    """The prompts of iteration 1, 2, …: without replacement until all have been seen (LMFlow).
+
+    Where a permutation ends inside an iteration, the next one goes on, arranged so that no prompt
+    comes twice in that iteration and each comes once in every permutation.
+
+    Raises:
+        InputError: fewer prompts than one iteration takes.
+    """
+    count = len(prompts)
+    if per_iteration > count:
+        raise InputError(
+            f"prompts.per_iteration: {per_iteration} asked for, {count} prompts there are; "
+            "lower it or give more prompts"
+        )
+    epoch, offset = divmod((iteration - 1) * per_iteration, count)
+    order = _order(epoch, prompts, per_iteration, seed)
+    chosen = order[offset : offset + per_iteration]
+    if missing := per_iteration - len(chosen):
+        chosen += _after(order, epoch, prompts, per_iteration, seed)[:missing]
+    return chosen
+
+
+def _order(epoch: int, prompts: Sequence[Prompt], per_iteration: int, seed: int) -> list[Prompt]:
+    """Permutation number `epoch`, found from the last one that began with an iteration."""
+    first = epoch
+    while (first * len(prompts)) % per_iteration:
+        first -= 1
+    order = _permutation(prompts, seed, first)
+    for number in range(first, epoch):
+        order = _after(order, number, prompts, per_iteration, seed)
+    return order
+
+
+def _after(
+    order: list[Prompt], epoch: int, prompts: Sequence[Prompt], per_iteration: int, seed: int
+) -> list[Prompt]:
+    """The permutation after `order`: what shares an iteration with its end comes first."""
+    tail = (epoch + 1) * len(prompts) % per_iteration
+    following = _permutation(prompts, seed, epoch + 1)
+    taken = {prompt.id for prompt in order[len(order) - tail :]}
+    fresh = [prompt for prompt in following if prompt.id not in taken]
+    head = fresh[: per_iteration - tail] if tail else []
+    in_head = {prompt.id for prompt in head}
+    return head + [prompt for prompt in following if prompt.id not in in_head]
+
+
+def _permutation(prompts: Sequence[Prompt], seed: int, epoch: int) -> list[Prompt]:
+    return sorted(prompts, key=lambda prompt: derive_seed(seed, "order", epoch, prompt.id))

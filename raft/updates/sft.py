@@ -1,0 +1,278 @@
+"""The SFT update: TRL's SFTTrainer kept alive from iteration to iteration.
+
+Rows come in as token ids (TRL would append an end of text to text rows, even to samples that were
+cut). One trainer lives as long as the run: a second one on the same model would wrap `forward`
+again, and the published RAFT keeps Adam's moments from iteration to iteration.
+
+An update depends on the checkpoint, the rows and the seed alone: the order of the rows is ours
+(`raft.updates.rows.training_order`), and every random number generator is seeded anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from raft.updates.policy import (
+    OwnSettings,
+    gather_whole,
+    load_policy,
+    restore_at_start,
+    save_policy,
+)
+from raft.updates.protocol import METRICS_FILE
+from raft.updates.rendezvous import meeting_place, tell_torch
+from raft.updates.rows import IGNORED, concatenate_and_cut, sft_rows, training_order
+from raft.updates.settings import SFTSettings
+from rollout.types import InputError
+
+_OPTIMIZER_FILE = "optimizer.pt"
+
+
+class SFT:
+    """One rank of the trainer; with `world_size` > 1 the ranks share each optimizer step.
+
+    Several ranks make the same update as one, to rounding (and but for dropout, which each draws
+    for its own rows). They are built when they `join`. `settings` are those of `SFTSettings`.
+    """
+
+    _trainer: Any
+    _tokenizer: Any
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        checkpoint: str | None = None,
+        threads: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        **settings: Any,
+    ) -> None:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        self._on_gpu = torch.cuda.is_available()
+        self._start = model
+        self._checkpoint = checkpoint
+        self._rank = rank
+        self._world_size = world_size
+        self._settings = SFTSettings(**settings)
+        self._settings.check(self._on_gpu, world_size)
+        self._arguments = self._settings.arguments(self._on_gpu, world_size)
+        if world_size == 1:
+            self._build()
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Address and port at which rank 0 waits for the others."""
+        return meeting_place()
+
+    def join(self, host: str, port: int) -> None:
+        """Meet the other ranks at rank 0's address; returns when all are there."""
+        tell_torch(host, port, self._rank, self._world_size)
+        self._build()
+
+    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
+        from transformers import set_seed
+
+        start = time.monotonic()
+        settings, trainer = self._settings, self._trainer
+        # blocks that are cut anyway take rows of any length
+        limit = None if settings.packing == "wrapped" else settings.max_length
+        rows = list(sft_rows(rows_path, settings.loss_on, limit))
+        trainer.train_dataset = self._dataset(rows, seed)
+        if settings.fresh:
+            trainer.optimizer = None
+        trainer.model.train()
+        set_seed((seed + self._rank) % 2**31)  # dropout
+        with _forward_unwrapped(trainer.model):
+            output = trainer.train()
+        loss = self._mean_over_ranks(output.training_loss)
+        self._check_finite(loss)
+        metrics = {
+            "train/loss": loss,
+            "train/steps": output.global_step,
+            "train/tokens": sum(len(row["input_ids"]) for row in rows),
+            # the first token of a row is never predicted
+            "train/loss_tokens": sum(sum(x >= 0 for x in row["labels"][1:]) for row in rows),
+            "train/seconds": time.monotonic() - start,
+        }
+        saving = time.monotonic()
+        self._save(Path(out_dir), metrics)
+        return {**metrics, "train/save_seconds": time.monotonic() - saving}
+
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
+        import torch
+
+        model = self._trainer.model
+        was_training = model.training
+        model.eval()
+        autocast = torch.autocast("cuda", torch.bfloat16, self._settings.autocast(self._on_gpu))
+        with torch.no_grad(), autocast:  # no inference_mode: shards are gathered in place
+            ids = torch.tensor([list(token_ids)], device=model.device)
+            logits = model(input_ids=ids).logits[0, :-1].float()
+        model.train(was_training)
+        return logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
+
+    def sleep(self) -> None:
+        self._move("cpu")
+
+    def wake(self) -> None:
+        self._move("cuda")
+
+    def _build(self) -> None:
+        import torch
+        from transformers import AutoTokenizer, PrinterCallback
+        from trl.trainer.sft_config import SFTConfig
+        from trl.trainer.sft_trainer import SFTTrainer
+
+        source = self._checkpoint or self._start
+        self._tokenizer = AutoTokenizer.from_pretrained(source)
+        self._scratch = tempfile.TemporaryDirectory(prefix="raft-trainer-")
+        dtype = torch.bfloat16 if self._settings.dtype == "bfloat16" else torch.float32
+        model = load_policy(self._start, self._checkpoint, dtype, self._settings.lora)
+        self._own = OwnSettings(model)
+        self._trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                output_dir=self._scratch.name,
+                **self._arguments,
+                max_length=None,
+                packing=False,  # done by us, on rows that are labelled already
+                dataset_kwargs={"skip_prepare_dataset": True},
+                remove_unused_columns=False,
+                save_strategy="no",
+                logging_strategy="no",
+                logging_nan_inf_filter=False,  # it would write the mean of the others over a NaN
+                report_to=[],
+                disable_tqdm=True,
+                ddp_find_unused_parameters=False,
+            ),
+            train_dataset=_placeholder(),
+            # a copy: the trainer gives it a PAD token, which is not the policy's
+            processing_class=_with_pad(AutoTokenizer.from_pretrained(source)),
+        )
+        # the printer of a finished run's summary speaks to a terminal that is not ours
+        self._trainer.remove_callback(PrinterCallback)
+        if self._checkpoint and not self._settings.fresh:
+            self._load_optimizer(Path(self._checkpoint))
+
+    def _dataset(self, rows: list[dict[str, Any]], seed: int) -> Any:
+        """All epochs in order. Every rank takes its share of each optimizer step's rows."""
+        from datasets import Dataset
+
+        settings = self._settings
+        if settings.packing == "wrapped":
+            rows = concatenate_and_cut(rows, settings.max_length or 0)
+        # a row's first token is never predicted, but for GPT-2 the library would count it
+        data = Dataset.from_list([{**row, "labels": [IGNORED, *row["labels"][1:]]} for row in rows])
+        if settings.packing == "bfd":
+            from trl.data_utils import pack_dataset
+
+            data = pack_dataset(data, seq_length=settings.max_length or 0, strategy="bfd")
+        silent = {"input_ids": [0], "labels": [IGNORED], "seq_lengths": [1]}
+        filled: list[Any] = [*data, {key: silent[key] for key in data.column_names}]
+        order = training_order(len(data), settings.batch_size, settings.epochs, seed)
+        return Dataset.from_list(filled).select(order)
+
+    def _mean_over_ranks(self, loss: float) -> float:
+        if self._world_size == 1:
+            return loss
+        import torch
+
+        accelerator = self._trainer.accelerator
+        own = torch.tensor(loss, device=accelerator.device)
+        return float(accelerator.reduce(own, reduction="mean"))
+
+    def _check_finite(self, loss: float) -> None:
+        import torch
+
+        trainable = (p.detach() for p in self._trainer.model.parameters() if p.requires_grad)
+        weights = (p.to_local() if self._settings.fsdp else p for p in trainable)
+        if not (math.isfinite(loss) and all(torch.isfinite(w).all() for w in weights)):
+            raise InputError(
+                f"train.learning_rate: training diverged (loss {loss}, or weights that are no "
+                "numbers); lower it (the last policy is kept)"
+            )
+
+    def _save(self, out: Path, metrics: dict[str, Any]) -> None:
+        trainer = self._trainer
+        state = optimizer = None
+        if self._settings.fsdp:
+            state, optimizer = gather_whole(trainer.model, trainer.optimizer.optimizer)
+        if self._rank:
+            return
+        import torch
+
+        shutil.rmtree(out, ignore_errors=True)  # of an attempt that died
+        out.mkdir(parents=True)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with self._own.restored(model):
+            save_policy(model, out, self._settings.lora is not None, state)
+        self._tokenizer.save_pretrained(out)
+        if not self._settings.fresh:
+            torch.save(optimizer or trainer.optimizer.state_dict(), out / _OPTIMIZER_FILE)
+        (out / METRICS_FILE).write_text(json.dumps(metrics))
+
+    def _load_optimizer(self, checkpoint: Path) -> None:
+        import torch
+
+        path = checkpoint / _OPTIMIZER_FILE
+        if not path.exists():
+            raise InputError(
+                f"{path}: missing, and train.optimizer is persistent; restore it or set "
+                "train.optimizer=fresh in a new run"
+            )
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if self._settings.fsdp:
+            self._trainer.add_callback(restore_at_start(state))
+            return
+        self._trainer.create_optimizer()
+        self._trainer.optimizer.load_state_dict(state)
+
+    def _move(self, device: str) -> None:
+        """Weights and optimizer to or from the GPU that rollouts are about to need."""
+        if not self._on_gpu:
+            return
+        import torch
+
+        self._trainer.model.to(device)
+        optimizer = self._trainer.optimizer
+        for state in optimizer.state.values() if optimizer is not None else ():
+            for key, value in state.items():
+                if torch.is_tensor(value) and value.dim():
+                    state[key] = value.to(device)
+        torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _forward_unwrapped(model: Any) -> Iterator[None]:
+    """Mixed precision wraps `forward` whenever training starts, a layer more every iteration."""
+    before = model.__dict__.get("forward")
+    yield
+    if before is not None:
+        model.forward = before
+    else:
+        model.__dict__.pop("forward", None)
+
+
+def _placeholder() -> Any:
+    """SFTTrainer wants a dataset at birth; the real rows come with every update."""
+    from datasets import Dataset
+
+    return Dataset.from_list([{"input_ids": [0], "labels": [0]}])
+
+
+def _with_pad(tokenizer: Any) -> Any:
+    # only the collator pads with it, and labels hide it
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

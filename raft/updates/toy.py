@@ -1,0 +1,66 @@
+"""Maximum likelihood for the toy's unigram policy: steps toward what was selected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raft.updates.protocol import METRICS_FILE
+from raft.updates.rows import sft_rows
+from rollout.engines.base import context_length
+from rollout.engines.toy import read_toy, write_toy
+
+
+class ToyTrainer:
+    """Gradient steps on the mean negative log-likelihood, in closed form. Settings as `SFT`."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        checkpoint: str | None = None,
+        learning_rate: float = 1.0,
+        epochs: float = 1,
+        loss_on: str = "response",
+        rank: int = 0,
+        **_: Any,
+    ) -> None:
+        self._tokenizer, self._logits = read_toy(checkpoint or model)
+        self._context = context_length(model)
+        self._learning_rate = learning_rate
+        self._steps = max(1, round(epochs))
+        self._loss_on = loss_on
+        self._rank = rank
+
+    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
+        del seed
+        labels = [x for row in sft_rows(rows_path, self._loss_on) for x in row["labels"] if x >= 0]
+        share = np.bincount(labels, minlength=len(self._logits)) / len(labels)
+        loss = 0.0
+        for _ in range(self._steps):
+            log_p = self._logits - np.logaddexp.reduce(self._logits)
+            loss = float(-(share * log_p).sum())
+            self._logits = self._logits + self._learning_rate * (share - np.exp(log_p))
+        metrics = {"train/loss": loss, "train/steps": self._steps, "train/loss_tokens": len(labels)}
+        if self._rank == 0:
+            write_toy(out_dir, self._tokenizer.words, self._logits.tolist(), self._context)
+            (Path(out_dir) / METRICS_FILE).write_text(json.dumps(metrics))
+        return metrics
+
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
+        log_p = self._logits - np.logaddexp.reduce(self._logits)
+        return [float(log_p[token]) for token in token_ids[1:]]
+
+    def rendezvous(self) -> tuple[str, int]:
+        return "127.0.0.1", 0
+
+    def join(self, host: str, port: int) -> None:
+        """Toy trainers compute the same update each; nobody needs to meet."""
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...

@@ -1,0 +1,175 @@
+"""Who gets which GPU. Pure arithmetic: no Ray, no torch.
+
+Which GPU the worker that measures policies computes on. Pure arithmetic, as
+`raft.workers.placement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from raft.workers.executors import Resources
+from rollout.types import InputError
+
+__all__ = [
+    "Seat",
+    "find_seat",
+]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The resources of every worker; `colocated` means that GPUs are shared in turn by sleeping."""
+
+    rollout: tuple[Resources, ...]
+    reward: tuple[Resources, ...]
+    trainer: tuple[Resources, ...]
+    colocated: bool
+    summary: str
+
+
+def place(
+    *,
+    gpus: int,
+    cores: int,
+    rollout_workers: int,
+    reward_workers: int,
+    trainer_workers: int,
+    tensor_parallel: int = 1,
+    reward_on_gpu: bool = True,
+    mode: str = "auto",
+) -> Placement:
+    """Divide `gpus` GPUs and `cores` CPU cores.
+
+    separate: every worker has GPUs of its own; generation, scoring and training keep their memory.
+    colocated: workers share GPUs and take turns, the idle ones asleep in CPU memory.
+    auto: separate where it fits, else colocated. Without GPUs, threads are divided instead.
+
+    Examples with one worker of each: 1 GPU is colocated; 4 GPUs with rollout_workers=2 are separate
+    (2 + 1 + 1); 8 GPUs with rollout_workers=4, reward_workers=1, trainer_workers=3 are separate.
+
+    Raises:
+        InputError: the workers asked for do not fit the GPUs.
+    """
+    if gpus == 0:
+        return _on_cpu(cores, rollout_workers, reward_workers, trainer_workers)
+    rewards_on_gpu = reward_workers if reward_on_gpu else 0
+    wanted = rollout_workers * tensor_parallel + rewards_on_gpu + trainer_workers
+    if mode == "separate" and wanted > gpus:
+        raise InputError(
+            f"cluster.placement: separate needs {wanted} GPUs (rollout {rollout_workers} × "
+            f"{tensor_parallel}, reward {rewards_on_gpu}, trainer {trainer_workers}), there are "
+            f"{gpus}; use fewer workers or colocated"
+        )
+    threads = max(1, cores // max(wanted, 1))
+    if mode == "separate" or (mode == "auto" and wanted <= gpus):
+        own = Resources(threads=threads, gpus=1)
+        return Placement(
+            rollout=(Resources(threads=threads, gpus=tensor_parallel),) * rollout_workers,
+            reward=(own if reward_on_gpu else Resources(threads=threads),) * reward_workers,
+            trainer=(own,) * trainer_workers,
+            colocated=False,
+            summary=f"{wanted} of {gpus} GPUs, each worker on its own",
+        )
+    return _colocated(
+        gpus,
+        threads,
+        rollout_workers,
+        reward_workers,
+        trainer_workers,
+        tensor_parallel,
+        reward_on_gpu,
+    )
+
+
+def _on_cpu(cores: int, rollout: int, reward: int, trainer: int) -> Placement:
+    # generation and training take turns, so each may use every core; scoring runs beside
+    # generation and gets half
+    return Placement(
+        rollout=_shares(cores, rollout),
+        reward=_shares(cores // 2, reward),
+        trainer=_shares(cores, trainer),
+        colocated=False,
+        summary=f"no GPU: {cores} CPU cores",
+    )
+
+
+def _shares(cores: int, workers: int) -> tuple[Resources, ...]:
+    return (Resources(threads=max(1, cores // max(1, workers))),) * workers
+
+
+def _colocated(
+    gpus: int,
+    threads: int,
+    rollout: int,
+    reward: int,
+    trainer: int,
+    tensor_parallel: int,
+    reward_on_gpu: bool,
+) -> Placement:
+    if tensor_parallel > 1:
+        raise InputError(
+            "policy.tensor_parallel: an engine over several GPUs cannot share them; use "
+            "placement: separate or tensor_parallel: 1"
+        )
+    for name, workers in (("rollout", rollout), ("reward", reward), ("trainer", trainer)):
+        if workers > gpus:
+            raise InputError(
+                f"cluster.{name}_workers: {workers} on {gpus} GPU(s); at most one of a kind per GPU"
+            )
+
+    def shared(count: int, share: float) -> tuple[Resources, ...]:
+        return tuple(
+            Resources(threads=threads, gpus=share, gpu_slot=number) for number in range(count)
+        )
+
+    return Placement(
+        rollout=shared(rollout, 0.4),
+        reward=shared(reward, 0.2) if reward_on_gpu else (Resources(threads=threads),) * reward,
+        trainer=shared(trainer, 0.4),
+        colocated=True,
+        summary=f"{gpus} GPU(s) shared: generation, scoring and training take turns",
+    )
+
+
+Beside = Literal["rollout", "reward", "trainer"]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Its resources; who sleeps while it works; and the placement of all others, changed where it
+    shares their GPU."""
+
+    resources: Resources
+    beside: tuple[Beside, ...]
+    placement: Placement
+
+
+def find_seat(placement: Placement, gpus: int, cores: int) -> Seat:
+    """A GPU of its own where one is left; else that of a reward model, which is idle and light;
+    else a trainer's. On shared GPUs it takes its turn. Without GPUs it has all cores: nobody else
+    works then.
+    """
+    everyone = (*placement.rollout, *placement.reward, *placement.trainer)
+    if not any(worker.gpus for worker in everyone):
+        return Seat(Resources(threads=cores), (), placement)
+    threads = placement.rollout[0].threads
+    if placement.colocated:
+        # generation and training have 0.4 of a GPU each, scoring 0.2
+        reward = _halved(placement.reward) if placement.reward[0].gpus else placement.reward
+        seat = Resources(threads=threads, gpus=0.1, gpu_slot=0)
+        return Seat(seat, ("rollout", "reward"), replace(placement, reward=reward))
+    if sum(worker.gpus for worker in everyone) + 1 <= gpus:
+        return Seat(Resources(threads=threads, gpus=1), (), placement)
+    seat = Resources(threads=threads, gpus=0.5, gpu_slot=0)
+    if placement.reward and placement.reward[0].gpus:
+        return Seat(seat, ("reward",), replace(placement, reward=_halved(placement.reward)))
+    return Seat(seat, ("trainer",), replace(placement, trainer=_halved(placement.trainer)))
+
+
+def _halved(workers: Sequence[Resources]) -> tuple[Resources, ...]:
+    """The first gives half of its GPU away; which one it is must then be said."""
+    first, *others = workers
+    return (replace(first, gpus=first.gpus / 2, gpu_slot=0), *others)

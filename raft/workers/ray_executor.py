@@ -1,0 +1,183 @@
+"""The one module that knows Ray: workers as actors, results as object references."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from raft.workers.executors import Future, Resources, Stream, Worker
+from rollout.engines.environment import SPIN_COUNT
+from rollout.types import InputError, WorkerDiedError
+
+# metadata only: samples are small, and weights travel through the run folder
+_LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
+
+
+class RayExecutor:
+    """Ray actors behind the `Executor` protocol.
+
+    `address="local"` starts a cluster that ends with this process; "auto" or "host:port" joins one,
+    where `run_dir` must be on a disk that all nodes share.
+    """
+
+    def __init__(self, address: str = "local") -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # zero GPUs asked for means none wanted, not "hide them": Ray's own new default
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        local: dict[str, Any] = {
+            "include_dashboard": False,
+            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
+        }
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        try:
+            ray.init(
+                address="local" if address == "local" else address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                configure_logging=False,
+                **(local if address == "local" else {}),
+            )
+        except ConnectionError as error:
+            raise InputError(
+                f"cluster.address: no Ray cluster at {address}; start one with `ray start --head` "
+                "or use local"
+            ) from error
+        self._slots: list[PlacementGroup] = []
+
+    def gpus(self) -> int:
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    def spawn(
+        self, factory: Callable[..., Any], arguments: dict[str, Any], resources: Resources
+    ) -> Worker:
+        environment = {
+            "OMP_NUM_THREADS": str(resources.threads),
+            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            **dict(resources.environment),
+        }
+        options: dict[str, Any] = {
+            # Ray would plan one CPU each and wait for ever on a small machine
+            "num_cpus": 0,
+            "num_gpus": resources.gpus,
+            # a restarted actor would come back with its first weights; we respawn ourselves
+            "max_restarts": 0,
+            "runtime_env": {"env_vars": environment},
+        }
+        if resources.gpu_slot is not None:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                self._slot(resources.gpu_slot), placement_group_bundle_index=0
+            )
+        actor = ray.remote(_Host).options(**options).remote()
+        worker = _RayWorker(actor)
+        # built by a call, not by the constructor, so that its errors arrive as what they are
+        worker.built = _RayFuture(actor.build.remote(factory, arguments))
+        return worker
+
+    def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any | None:
+        ready, _ = ray.wait([item.reference for item in waiting], num_returns=1, timeout=timeout)
+        return next((item for item in waiting if ready and item.reference is ready[0]), None)
+
+    def close(self) -> None:
+        ray.shutdown()
+
+    def _slot(self, number: int) -> PlacementGroup:
+        while len(self._slots) <= number:
+            group = placement_group([{"GPU": 1}])
+            ray.get(group.ready())
+            self._slots.append(group)
+        return self._slots[number]
+
+
+class _Host:
+    """The actor: holds one worker object and passes calls on."""
+
+    def __init__(self) -> None:
+        self._target: Any = None
+
+    def build(self, factory: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        self._target = factory(**arguments)
+
+    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        return getattr(self._target, method)(*arguments)
+
+    def stream(self, method: str, arguments: tuple[Any, ...]) -> Iterator[Any]:
+        yield from getattr(self._target, method)(*arguments)
+
+
+class _RayWorker:
+    built: _RayFuture
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def call(self, method: str, *arguments: Any) -> Future:
+        return _RayFuture(self._actor.call.remote(method, arguments), after=self.built)
+
+    def stream(self, method: str, *arguments: Any) -> Stream:
+        options = self._actor.stream.options(num_returns="streaming")
+        return _RayStream(options.remote(method, arguments), after=self.built)
+
+    def kill(self) -> None:
+        ray.kill(self._actor)
+
+
+class _RayFuture:
+    def __init__(self, reference: Any, after: _RayFuture | None = None) -> None:
+        self.reference = reference
+        self._after = after
+
+    def result(self) -> Any:
+        if self._after is not None:
+            self._after.result()  # a worker that could not be built says why
+        with _plain_errors():
+            return ray.get(self.reference)
+
+
+class _RayStream:
+    def __init__(self, references: Any, after: _RayFuture) -> None:
+        self.reference = references
+        self._after = after
+
+    def take(self) -> Any | None:
+        self._after.result()
+        with _plain_errors():
+            try:
+                return ray.get(next(self.reference))
+            except StopIteration:
+                return None
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Ray's wrappers become what the worker raised, or `WorkerDiedError`."""
+    try:
+        yield
+    except RayTaskError as error:
+        cause = error.cause
+        # the wrapper carries the worker's traceback; keep it as the cause
+        raise (cause if isinstance(cause, Exception) else error) from error
+    except (RayActorError, WorkerCrashedError, ObjectLostError) as error:
+        # a lost object: the machine went away with a result that was done
+        raise WorkerDiedError(f"a worker process died: {_first_line(error)}") from error
+    except GetTimeoutError as error:
+        raise WorkerDiedError(f"a worker does not answer: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -38,7 +38,7 @@ from rewards import load_judge, load_reward
 from rewards.data.pair import Pair
 from rollout.errors import InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs" / "reward").glob("*.yaml"))
 PAIRS = tiny.made_pairs(40)
 QUICK = {"learning_rate": 3e-3, "epochs": 1, "batch_size": 8}

@@ -153,7 +153,9 @@ def test_a_real_kill(folder, tmp_path):
     )
     file = tmp_path / "killed/f.npy"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(file)], cwd=Path(__file__).parent, timeout=120
+        [sys.executable, "-c", code, str(folder), str(file)],
+        cwd=Path(tiny.__file__).parent,
+        timeout=120,
     )
     assert done.returncode == -9
     assert len((tmp_path / "killed/f.npy.log").read_text().splitlines()) == 4  # settings, 3 chunks

@@ -17,7 +17,7 @@ from raft.config.load import apply_override, describe_keys, known_keys, load_con
 from raft.config.train_reward import load_train_config
 from rollout.types import InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 RUN_CONFIGS = sorted(
     path
     for path in (ROOT / "configs").rglob("*.yaml")

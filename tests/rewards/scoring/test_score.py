@@ -6,7 +6,6 @@ import datetime
 import gzip
 import importlib
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from score_files import hidden, refused, reward_file, score, write
 from raft.cli.main import main
 from rollout.data.messages import parse_hh
 
-sys.path.append(str(Path(__file__).with_name("rewards")))  # no package, and not always collected
 tiny: Any = importlib.import_module("tiny_rewards")
 
 ASKED = [{"role": "user", "content": "who?"}]

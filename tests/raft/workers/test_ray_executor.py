@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cluster_parts
 import pytest
 from cluster_parts import Part, reward_worker
 
@@ -97,7 +98,7 @@ def test_workers_end_with_a_driver_that_is_killed() -> None:
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(cluster_parts.__file__).parent)},
     )
     assert driver.stdout is not None
     worker = int(driver.stdout.readline())

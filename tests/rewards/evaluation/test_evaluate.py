@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from raft.cli.main import main
 from rewards.evaluation.rewardbench import PRIOR_SETS, SUBSETS
 from rollout.data.messages import parse_hh
 
-sys.path.append(str(Path(__file__).with_name("rewards")))  # no package, and not always collected
 tiny: Any = importlib.import_module("tiny_rewards")
 judges: Any = importlib.import_module("tiny_judges")
 

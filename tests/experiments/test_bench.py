@@ -12,7 +12,7 @@ import pytest
 from experiments.bench import overhead, raft_loop
 from experiments.bench.table import table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROGRAMS = (
     "raft_loop", "bare_raft", "toolkit_raft", "grpo", "generation", "judge", "overhead",
     "best_of_n", "replay", "report", "reward_engines", "reward_training", "scoring",

@@ -439,7 +439,7 @@ def run_ranks(
 ) -> list[list[dict[str, Any]]]:
     """Every rank in a process of its own; the metrics of their updates."""
     _, port = meeting_place()
-    script = str(Path(__file__).with_name("sft_rank.py"))
+    script = str(Path(tiny.__file__).with_name("sft_rank.py"))
     started = [
         subprocess.Popen(
             [sys.executable, script, json.dumps(settings), str(port), str(rows), *outs],

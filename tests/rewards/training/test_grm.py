@@ -397,7 +397,7 @@ def test_published_settings():
 def test_the_configs_say_the_published_settings(name, published):
     from raft.config.train_reward import load_train_config
 
-    file = Path(__file__).parents[2] / f"configs/reward/{name}.yaml"
+    file = Path(__file__).parents[3] / f"configs/reward/{name}.yaml"
     assert file.read_text().startswith(f"# raft train-reward configs/reward/{name}.yaml\n")
     said = load_train_config(file).train.given()
     lora = said.pop("lora", None)

@@ -16,7 +16,7 @@ from rollout.text.templates import encode_prompts, render
 from rollout.types import Message, Prompt
 
 MODEL = (
-    Path(os.environ.get("RAFT_DATA", Path(__file__).parents[1].with_name("shared")))
+    Path(os.environ.get("RAFT_DATA", Path(__file__).parents[3].with_name("shared")))
     / "models/stories260k"
 )
 BOS, EOS = 1, 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, RewardError
 from rollout.types import InputError
 
-sys.path.append(str(Path(__file__).with_name("rewards")))  # no package, and not always collected
 tiny: Any = importlib.import_module("tiny_judges")
 
 CHARS = "{kind: function, function: length, arguments: {unit: chars}}"

@@ -316,7 +316,7 @@ def test_a_classifier_whose_template_adds_a_header_can_be_the_base(tmp_path):
 def test_the_config_says_the_published_settings():
     from raft.config.train_reward import load_train_config
 
-    file = Path(__file__).parents[2] / "configs/reward/armorm_llama3_8b.yaml"
+    file = Path(__file__).parents[3] / "configs/reward/armorm_llama3_8b.yaml"
     assert file.read_text().startswith("# raft train-reward configs/reward/armorm_llama3_8b.yaml\n")
     config = load_train_config(file)
     assert config.armorm is not None

@@ -22,7 +22,7 @@ from rollout.errors import InputError
 from rollout.text.templates import render
 from rollout.types import Message, Prompt
 
-DATA = Path(os.environ.get("RAFT_DATA", Path(__file__).parents[1].with_name("shared"))) / "data"
+DATA = Path(os.environ.get("RAFT_DATA", Path(__file__).parents[3].with_name("shared"))) / "data"
 needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="real data is not here; set RAFT_DATA to the folder that holds data/"
 )

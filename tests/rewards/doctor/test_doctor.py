@@ -9,7 +9,6 @@ import importlib
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +29,6 @@ from rewards.doctor.template import trailing_header
 from rewards.tournament.verdicts import Verdicts
 from rollout.errors import InputError
 
-sys.path.append(str(Path(__file__).with_name("rewards")))  # not a package, and not always collected
 tiny: Any = importlib.import_module("tiny_rewards")
 
 ALWAYS = tiny.CHAT_TEMPLATE.replace("{% if add_generation_prompt %}", "{% if true %}")

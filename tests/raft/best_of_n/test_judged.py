@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison
 from rollout.types import Message
 
-sys.path.append(str(Path(__file__).with_name("rewards")))  # no package, and not always collected
 tiny: Any = importlib.import_module("tiny_judges")
 
 

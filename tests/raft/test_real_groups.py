@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from real_groups import SCORES, ranked_replies
 
 from rewards import JudgeReward, ScalarJudge
 from rewards.scoring.score import score_file
 from rewards.tournament import Match, Report, best_and_worst, knockout, play, round_robin
 from rewards.types import Comparison
 from rollout.types import Completion, Group, Prompt
-
-SCORES = "rm_scores_gpt4o_Skywork_Skywork-Reward-Llama-3.1-8B.jsonl"
 
 
 def judgebench(raft_data: Path) -> list[dict[str, Any]]:
@@ -78,24 +75,6 @@ def test_a_tournament_of_two_is_the_pair_itself(raft_data: Path) -> None:
     report = reward.take_report()
     assert report.ties == sum(a == b for a, b in pairs.values())
     assert report.comparisons == len(rows) and report.triples == 0
-
-
-def ranked_replies(raft_data: Path) -> Iterator[tuple[list[dict[str, str]], list[str], list[int]]]:
-    """Every set of replies to one message that people ranked: messages, replies, ranks (0 best)."""
-
-    def walk(message: dict[str, Any], before: list[dict[str, str]]) -> Iterator[Any]:
-        role = "user" if message["role"] == "prompter" else "assistant"
-        path = [*before, {"role": role, "content": message["text"]}]
-        replies = [one for one in message["replies"] if one.get("rank") is not None]
-        ranks = [one["rank"] for one in replies]
-        if role == "user" and len(set(ranks)) > 1:
-            yield path, [one["text"] for one in replies], ranks
-        for one in message["replies"]:
-            yield from walk(one, path)
-
-    with gzip.open(raft_data / "data" / "oasst" / "en_100_tree.jsonl.gz", "rt") as file:
-        for line in file:
-            yield from walk(json.loads(line)["prompt"], [])
 
 
 def test_tournaments_recover_human_rankings(raft_data: Path) -> None:

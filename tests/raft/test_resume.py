@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import toy_runs
+from crashes import Crash, crashing_calls
 
 import raft.loop
 import raft.updates.toy
@@ -27,10 +27,6 @@ from rollout.types import InputError
 
 # a reward that takes its time, and by which every prompt's scores differ
 SLOW = "time.sleep(0.1)\nreturn [float(c.count('good') - c.count('bad')) for c in completions]"
-
-
-class Crash(BaseException):
-    """Nothing in the toolkit catches it."""
 
 
 def small(root: Path, name: str = "run", **sections: Any) -> RunConfig:
@@ -106,39 +102,6 @@ def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
         assert len(ids) == len(set(ids))
 
 
-def _crashing_calls(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> Callable[[], int]:
-    """Make the `at`-th change of the run folder crash, before or after it is done."""
-    count = 0
-
-    def wrap(holder: Any, name: str) -> None:
-        original = getattr(holder, name)
-
-        def changed(*arguments: Any, **named: Any) -> Any:
-            nonlocal count
-            count += 1
-            mine = count
-            if mine == at and not after:
-                raise Crash
-            result = original(*arguments, **named)
-            if mine == at:
-                raise Crash
-            return result
-
-        monkeypatch.setattr(holder, name, changed)
-
-    for holder, name in (
-        (os, "replace"),
-        (Path, "unlink"),
-        (Path, "rename"),
-        (shutil, "rmtree"),
-        (AppendLog, "append"),
-        (ToyTrainer, "train"),
-        (raft.toy_trainer, "write_toy"),  # the weights are there, their metrics are not
-    ):
-        wrap(holder, name)
-    return lambda: count
-
-
 @pytest.mark.parametrize("after", [False, True])
 def test_a_crash_at_every_single_change_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
@@ -148,14 +111,14 @@ def test_a_crash_at_every_single_change_of_the_folder(
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     straight = run(small(tmp_path, "straight"))
     with monkeypatch.context() as patched:
-        calls = _crashing_calls(patched, at=-1, after=after)
+        calls = crashing_calls(patched, at=-1, after=after)
         run(small(tmp_path, "counted"))
         total = calls()
     assert total > 60
     for at in range(1, total + 1):
         settings = small(tmp_path, f"crashed-{at}")
         with monkeypatch.context() as patched:
-            _crashing_calls(patched, at=at, after=after)
+            crashing_calls(patched, at=at, after=after)
             with pytest.raises(Crash):
                 run(settings)
         assert_same(run(settings), straight)
@@ -188,7 +151,7 @@ def test_a_torn_last_row_is_drawn_again(tmp_path: Path) -> None:
     for cut in (1, 20, len(whole.splitlines()[-1])):
         log.write_bytes(whole[:-cut])
         with pytest.MonkeyPatch.context() as patched, pytest.raises(Crash):
-            _crashing_calls(patched, at=1, after=False)
+            crashing_calls(patched, at=1, after=False)
             run(settings)
     log.write_bytes(whole[:-7])
     assert_same(run(settings), straight)

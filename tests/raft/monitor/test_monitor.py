@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
-from test_resume import Crash, _crashing_calls
+from crashes import Crash, crashing_calls
 
 import raft.loop
 from raft.loop import run
@@ -357,13 +357,13 @@ def test_a_crash_at_any_change_of_a_run_that_stops(
     assert 0 < stop["best_iteration"] < stop["iteration"] == 2
     assert len(guards(tmp_path / "straight")) > 1
     with monkeypatch.context() as patched:
-        calls = _crashing_calls(patched, at=-1, after=after)
+        calls = crashing_calls(patched, at=-1, after=after)
         run(small("counted"))
         total = calls()
     for at in range(1, total + 1):
         own = small(f"crashed-{at}")
         with monkeypatch.context() as patched:
-            _crashing_calls(patched, at=at, after=after)
+            crashing_calls(patched, at=at, after=after)
             with pytest.raises(Crash):
                 run(own)
         folder = run(own)

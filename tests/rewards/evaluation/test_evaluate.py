@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
+from real_groups import SCORES, ranked_replies
 from score_files import write
-from test_real_groups import SCORES, ranked_replies
 
 from raft.cli.main import main
 from rewards.evaluation.rewardbench import PRIOR_SETS, SUBSETS

@@ -15,7 +15,7 @@ from raft.monitor.worker import LogProbPool
 from raft.runs.folder import RunFolder
 from raft.updates.protocol import build_trainer
 from raft.workers.executors import Executor, InlineExecutor
-from raft.workers.placement import Placement, Seat, find_seat, place
+from raft.workers.placement import MonitorPlacement, Placement, place, place_monitor
 from raft.workers.reward_pool import RewardPool
 from raft.workers.rollout_pool import Policy, RolloutPool
 from raft.workers.trainer_pool import TrainerPool
@@ -56,10 +56,14 @@ def start_pools(config: RunConfig, folder: RunFolder) -> Iterator[Pools]:
         rewards = _rewards(config)
         placement = _placement(config, executor, rewards, config.cluster.trainer_workers)
         log.info("workers: %s", placement.summary)
-        seat = _seat(config, executor, placement)
-        placement = seat.placement if seat else placement
+        monitor_placement = _monitor_placement(config, executor, placement)
+        placement = monitor_placement.placement if monitor_placement else placement
         pools = _pools(config, folder, executor, placement, rewards)
-        yield replace(pools, log_probs=_log_probs(config, executor, seat, pools)) if seat else pools
+        yield (
+            replace(pools, log_probs=_log_probs(config, executor, monitor_placement, pools))
+            if monitor_placement
+            else pools
+        )
     finally:
         executor.close()
 
@@ -164,13 +168,15 @@ def _gpus(config: RunConfig, executor: Executor) -> int:
     return count() if count is not None else 0
 
 
-def _seat(config: RunConfig, executor: Executor, placement: Placement) -> Seat | None:
+def _monitor_placement(
+    config: RunConfig, executor: Executor, placement: Placement
+) -> MonitorPlacement | None:
     """Where policies are measured, if they are; what the log must say of it is said here."""
     if (note := _kl_note(config)) is not None:
         log.info("monitor: %s", note)
     if kl_temperature(config) is None and config.monitor.reference_text is None:
         return None
-    return find_seat(placement, _gpus(config, executor), len(os.sched_getaffinity(0)))
+    return place_monitor(placement, _gpus(config, executor), len(os.sched_getaffinity(0)))
 
 
 def _kl_note(config: RunConfig) -> str | None:
@@ -198,11 +204,17 @@ def _kl_note(config: RunConfig) -> str | None:
     )
 
 
-def _log_probs(config: RunConfig, executor: Executor, seat: Seat, pools: Pools) -> LogProbPool:
+def _log_probs(
+    config: RunConfig, executor: Executor, monitor_placement: MonitorPlacement, pools: Pools
+) -> LogProbPool:
     workers = {"rollout": pools.rollout, "reward": pools.reward, "trainer": pools.trainer}
-    beside = [worker for name in seat.beside if (worker := workers[name]) is not None]
+    colocated = [
+        worker for name in monitor_placement.colocated_with if (worker := workers[name]) is not None
+    ]
     arguments = {"start": local_path(config.policy.model), "dtype": config.policy.dtype}
-    return LogProbPool(executor, seat.resources, arguments, beside, config.cluster.max_respawns)
+    return LogProbPool(
+        executor, monitor_placement.resources, arguments, colocated, config.cluster.max_respawns
+    )
 
 
 def _pools(

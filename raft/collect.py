@@ -45,7 +45,7 @@ def collect(
     undrawn = store.undrawn()
     tokens = 0
     with Progress(title, total=len(prompts), done=len(prompts) - len(undrawn)) as progress:
-        for group in _drawn(pools, undrawn, sampling, seed, seed_per_prompt, scoring.tend):
+        for group in _drawn(pools, undrawn, sampling, seed, seed_per_prompt, scoring.poll):
             store.add_samples(group)
             tokens += sum(len(c.token_ids) for c in group.completions)
             progress.advance()
@@ -69,7 +69,7 @@ def _drawn(
     sampling: Sampling,
     seed: int,
     seed_per_prompt: bool,
-    meanwhile: Callable[[], None],
+    on_idle: Callable[[], None],
 ) -> Iterator[Group]:
     """The groups of all prompts, as they complete; an engine holds so many samples at a time."""
     step = max(1, _SAMPLES_AT_A_TIME // sampling.k)
@@ -81,7 +81,7 @@ def _drawn(
             sampling,
             own,
             seed_per_prompt=seed_per_prompt,
-            meanwhile=meanwhile,
+            on_idle=on_idle,
         )
 
 
@@ -96,7 +96,7 @@ class _NoScoring:
     def add(self, group: Group) -> None:
         self._store.add_scores(group.prompt.id, {})
 
-    def tend(self) -> None: ...
+    def poll(self) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -117,7 +117,7 @@ class _Scoring:
             self._pool.submit(group, self._names)
         self._advance()
 
-    def tend(self) -> None:
+    def poll(self) -> None:
         """While nothing is drawn: the workers take what there is, if it is less than a batch."""
         self._advance()
         self._pool.start()

@@ -40,7 +40,7 @@ from raft.updates.protocol import METRICS_FILE
 from raft.workers.rollout_pool import Policy, Probe
 from raft.workers.trainer_pool import TrainerPool
 from rollout.seeds import derive_seed
-from rollout.storage.files import full_disk_is_the_users, read_json, read_rows
+from rollout.storage.files import disk_full_as_input_error, read_json, read_rows
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt
 
@@ -177,7 +177,7 @@ def train(
     # another name for every attempt: a trainer that a killed run left behind may still be writing
     working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
     seed = derive_seed(config.seed, "train", iteration)
-    with full_disk_is_the_users(checkpoint):
+    with disk_full_as_input_error(checkpoint):
         trainer.train(str(chosen), str(working), str(checkpoint), seed)
         os.replace(working, checkpoint)
     folder.drop_unfinished_checkpoints(iteration)

@@ -21,7 +21,7 @@ from rollout.data.rows import RowIds
 from rollout.data.scored_rows import RowReader
 from rollout.errors import InputError
 from rollout.storage.files import whole_file, write_json
-from rollout.storage.output import Claim, identity, refuse_input
+from rollout.storage.output import OutputLock, identity, refuse_input
 
 __all__ = [
     "Judged",
@@ -112,7 +112,7 @@ def best_of_n(
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
     for path in out.all:
         refuse_input(path, file)
-    with Claim(out.all, settings, restart=restart, redo=True) as claim:
+    with OutputLock(out.all, settings, restart=restart, redo=True) as claim:
         if claim.complete:
             log.info("%s: is complete already, under the same settings", out.curve)
             return {**claim.record, "out": names}

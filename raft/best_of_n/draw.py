@@ -19,7 +19,7 @@ from rollout.data.rows import find_source
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
 from rollout.storage.fingerprint import made_of, without_secrets
-from rollout.storage.output import Claim, output_path
+from rollout.storage.output import OutputLock, output_path
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt
 
@@ -71,7 +71,7 @@ def draw_pool(
     folder, name = path.parent, path.stem
     leftovers = [folder / f".{name}.{kind}" for kind in ("samples", "scores")]
     settings = _settings(config, prompts, rewards)
-    with Claim([path], settings, leftovers=leftovers, restart=restart) as claim:
+    with OutputLock([path], settings, leftovers=leftovers, restart=restart) as claim:
         if claim.complete:
             log.info("%s: is complete already, under the same settings", path)
             return {**claim.record, "new_rows": 0, "tokens": 0, "seconds": 0.0}

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raft.best_of_n.estimate import Curve, Series, kl_best_of_n
-from raft.curves.style import GREY, LOOKS, mark_of, save_picture
+from raft.curves.style import GREY, STYLES, line_style, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["draw_curve"]
 
-_LOOK = LOOKS["screen"]
+_LOOK = STYLES["screen"]
 _MOST_MARKED = 8
 
 
@@ -43,7 +43,7 @@ def draw_curve(curve: Curve, titles: dict[str, str], file: Path) -> None:
 
 
 def _draw(ax: Axes, curve: Curve, series: Series, number: int) -> None:
-    color, marker = mark_of(number)
+    color, marker = line_style(number)
     # the end of the line stays; points are for those n that are powers of two
     marked = [s for s, n in enumerate(curve.n_S) if int(n) & (int(n) - 1) == 0]
     ax.plot(

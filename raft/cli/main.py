@@ -146,9 +146,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from raft.demo.demo import tell
+    from raft.demo.demo import run_demo
 
-    tell(options.out, options.seed)
+    run_demo(options.out, options.seed)
     return 0
 
 

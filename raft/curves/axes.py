@@ -11,7 +11,7 @@ import numpy as np
 
 from raft.curves.panels import Panel, axis_label
 from raft.curves.runs import Point, Series
-from raft.curves.style import GREY, Look, mark_of, marker_edge, shades
+from raft.curves.style import GREY, Style, line_style, marker_edge, shades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def draw_panel(
     panel: Panel,
     many: Sequence[Series],
     order: Mapping[str, int],
-    look: Look,
+    look: Style,
     x: str,
     x_scale: XScale,
 ) -> None:
@@ -67,8 +67,8 @@ def _place(series: Series, order: Mapping[str, int]) -> int:
     return series.line.tint if len(order) == 1 else order[series.setting.label]
 
 
-def _line(ax: Axes, series: Series, place: int, look: Look, settings: int) -> None:
-    color, marker = mark_of(place)
+def _line(ax: Axes, series: Series, place: int, look: Style, settings: int) -> None:
+    color, marker = line_style(place)
     line, points = series.line, series.points
     at, values = [point.x for point in points], [point.value for point in points]
     step = max(1, math.ceil(len(points) / _MARKERS_ON_A_LINE))
@@ -93,7 +93,7 @@ def _line(ax: Axes, series: Series, place: int, look: Look, settings: int) -> No
         _interval(ax, points, color, look)
 
 
-def _interval(ax: Axes, points: Sequence[Point], color: str, look: Look) -> None:
+def _interval(ax: Axes, points: Sequence[Point], color: str, look: Style) -> None:
     known = [point for point in points if math.isfinite(point.half)]
     if not known:
         return
@@ -146,10 +146,10 @@ def _main_lines(many: Sequence[Series]) -> list[Series]:
     return list(first.values())
 
 
-def _marks(ax: Axes, series: Series, place: int, look: Look, x: str) -> None:
+def _marks(ax: Axes, series: Series, place: int, look: Style, x: str) -> None:
     from matplotlib.markers import TICKUP
 
-    color, _ = mark_of(place)
+    color, _ = line_style(place)
     points = {point.iteration: point for point in series.points}
     bottom = ax.get_xaxis_transform()
     for kind, iteration in dict.fromkeys((m.kind, m.iteration) for m in series.setting.marks):

@@ -19,7 +19,7 @@ from raft.curves.axes import XScale
 from raft.curves.figure import make_picture
 from raft.curves.panels import Panel, choose_panels
 from raft.curves.runs import Series, Setting, known_keys, read_settings, series_of
-from raft.curves.style import LOOKS, picture_files, save_picture, writing
+from raft.curves.style import STYLES, picture_files, save_picture, writing
 from rollout.errors import InputError
 from rollout.storage.files import whole_file, write_json
 
@@ -131,7 +131,7 @@ def draw_curves(
     files = picture_files(out)
     if data is not None:
         check_data_file(Path(data))
-    look = LOOKS[style]
+    look = STYLES[style]
     if width is not None and not look.narrowest <= width <= _WIDEST:
         raise InputError(
             f"--width {width:g}: give inches from {look.narrowest:g} to {_WIDEST:g} for {style}"

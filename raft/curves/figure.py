@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from raft.curves.axes import XScale, draw_panel, is_stack, shown
 from raft.curves.panels import Line, Panel
 from raft.curves.runs import Series, Setting
-from raft.curves.style import GREY, Look, mark_of, marker_edge, shades
+from raft.curves.style import GREY, Style, line_style, marker_edge, shades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ _NAME_LENGTHS = (200, 60, 40, 24, 16)
 
 
 def add_panel_key(
-    ax: Axes, panel: Panel, many: Sequence[Series], order: Mapping[str, int], look: Look
+    ax: Axes, panel: Panel, many: Sequence[Series], order: Mapping[str, int], look: Style
 ) -> Legend | None:
     """What the line styles mean, above the axes, where a panel has more than one."""
     stacked = is_stack(panel, order)
@@ -65,10 +65,10 @@ def _stack_entries(many: Sequence[Series]) -> tuple[list[Any], list[str]]:
     return handles, stages + whole
 
 
-def _line_handle(line: Line, look: Look, alone: bool) -> Any:
+def _line_handle(line: Line, look: Style, alone: bool) -> Any:
     from matplotlib.lines import Line2D
 
-    color, marker = mark_of(line.tint)
+    color, marker = line_style(line.tint)
     return Line2D(
         [],
         [],
@@ -81,7 +81,7 @@ def _line_handle(line: Line, look: Look, alone: bool) -> Any:
     )
 
 
-def add_shared_key(figure: Figure, drawn: Sequence[Sequence[Series]], look: Look) -> Legend | None:
+def add_shared_key(figure: Figure, drawn: Sequence[Sequence[Series]], look: Style) -> Legend | None:
     """Below the picture: the settings, what a band is, and what the marks are."""
     settings = list({one.setting.label: one.setting for many in drawn for one in many}.values())
     runs = {
@@ -133,7 +133,7 @@ def _fitted(make: Any, count: int, room: float) -> Legend:
     raise AssertionError("one column is always taken")
 
 
-def _setting_entries(runs: Mapping[str, int], look: Look) -> list[tuple[Any, str]]:
+def _setting_entries(runs: Mapping[str, int], look: Style) -> list[tuple[Any, str]]:
     """`runs`: of each setting by its label, how many its lines are means of."""
     from matplotlib.lines import Line2D
 
@@ -143,7 +143,7 @@ def _setting_entries(runs: Mapping[str, int], look: Look) -> list[tuple[Any, str
         return [] if look.lettered else [(Line2D([], [], linestyle="none"), labels[0])]
     entries = []
     for place, label in enumerate(labels):
-        color, marker = mark_of(place)
+        color, marker = line_style(place)
         handle = Line2D([], [], color=color, marker=marker, **marker_edge(color, True, look))
         handle.set(linewidth=look.line, markersize=look.marker * 1.1)
         entries.append((handle, label))
@@ -160,7 +160,7 @@ def _interval_entry(drawn: Sequence[Sequence[Series]]) -> list[tuple[Any, str]]:
     return [(Patch(color=GREY, alpha=0.25, linewidth=0), f"95 % interval{over}")]
 
 
-def _mark_entries(settings: Sequence[Setting], look: Look) -> list[tuple[Any, str]]:
+def _mark_entries(settings: Sequence[Setting], look: Style) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
 
     marks = [mark for setting in settings for mark in setting.marks]
@@ -198,7 +198,7 @@ _AXIS_LABEL = 0.25  # inches that a panel does without where the one below has i
 
 
 def make_picture(
-    drawn: Drawn, look: Look, x: str, x_scale: XScale = "linear", width: float | None = None
+    drawn: Drawn, look: Style, x: str, x_scale: XScale = "linear", width: float | None = None
 ) -> Figure:
     """The figure of these panels and series; call it under the rc parameters of `look`."""
     from matplotlib.figure import Figure
@@ -227,7 +227,7 @@ def make_picture(
     return figure
 
 
-def _grid(count: int, look: Look, width: float | None) -> tuple[int, int, float]:
+def _grid(count: int, look: Style, width: float | None) -> tuple[int, int, float]:
     """(rows, columns, width in inches), as even as can be."""
     if width is None:
         width = look.full_width or look.panel_width * min(count, 3)
@@ -236,7 +236,7 @@ def _grid(count: int, look: Look, width: float | None) -> tuple[int, int, float]
     return rows, -(-count // rows), width
 
 
-def _height(look: Look, panel_width: float) -> float:
+def _height(look: Style, panel_width: float) -> float:
     """Inches of a panel without its keys; one over a whole page is flat."""
     return max(look.height, min(panel_width * 0.62, 1.3 * look.height))
 
@@ -246,7 +246,7 @@ def _add_keys(
     axes: Sequence[Axes],
     drawn: Drawn,
     order: Mapping[str, int],
-    look: Look,
+    look: Style,
     columns: int,
 ) -> float:
     """Keys and above them titles, at one height in each row; returns the inches of all rows."""

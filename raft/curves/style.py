@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollout.errors import InputError
-from rollout.storage.files import full_disk_is_the_users
+from rollout.storage.files import disk_full_as_input_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
     "GREY",
-    "LOOKS",
-    "Look",
-    "mark_of",
+    "STYLES",
+    "Style",
+    "line_style",
     "marker_edge",
     "picture_files",
     "save_picture",
@@ -59,7 +59,7 @@ _COMMON: dict[Any, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Style:
     """A style of picture. Lengths are inches, `line` and `marker` points.
 
     Attributes:
@@ -79,15 +79,15 @@ class Look:
     rc: dict[Any, Any]
 
 
-LOOKS = {
+STYLES = {
     # SVG text stays text: it can be searched, and a browser has fonts
-    "screen": Look(
+    "screen": Style(
         4.6, 3.0, 3.3, None, 1.8, 4.0, 200, False,
         {**_COMMON, "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
          "legend.fontsize": 8, "svg.fonttype": "none"},
     ),
     # 7 pt is the least that journals take; in SVG glyphs are outlines, in PDF fonts are embedded
-    "paper": Look(
+    "paper": Style(
         2.25, 2.0, 1.75, 6.75, 1.3, 3.2, 400, True,
         {**_COMMON, "font.size": 7, "axes.titlesize": 7.5, "axes.titleweight": "normal",
          "axes.labelsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
@@ -96,12 +96,12 @@ LOOKS = {
 }  # fmt: skip
 
 
-def mark_of(index: int) -> tuple[str, str]:
+def line_style(index: int) -> tuple[str, str]:
     """(colour, marker) of the index-th line; 56 different ones."""
     return _PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)]
 
 
-def marker_edge(color: str, solid: bool, look: Look) -> dict[str, Any]:
+def marker_edge(color: str, solid: bool, look: Style) -> dict[str, Any]:
     """Markers of solid lines are full, those of broken lines hollow."""
     if solid:
         return {"markeredgecolor": "white", "markeredgewidth": 0.4}
@@ -164,7 +164,7 @@ def save_picture(figure: Figure, file: Path, dpi: int = 200) -> None:
 @contextlib.contextmanager
 def writing(file: Path) -> Iterator[None]:
     """Turn what the disk refuses into an `InputError` that names the file."""
-    with full_disk_is_the_users(file):
+    with disk_full_as_input_error(file):
         try:
             yield
         except OSError as error:

@@ -42,7 +42,7 @@ class Size:
     iterations: int = 5
 
 
-def tell(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
+def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
     """Fill the folder `out` with policy/, preferences.jsonl, reward_model/ and raft/ (the run)."""
     from transformers.utils.logging import disable_progress_bar
 

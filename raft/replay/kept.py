@@ -22,7 +22,7 @@ from raft.select_rows import trained_samples
 from raft.selection import select
 from rollout.seeds import derive_seed
 
-__all__ = ["DIVERSITY_DRAWS", "Kept", "keep", "keep_own"]
+__all__ = ["DIVERSITY_DRAWS", "SelectionStats", "keep", "keep_own"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -31,7 +31,7 @@ DIVERSITY_DRAWS = 3
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
+class SelectionStats:
     """Sums over the rows kept of each prompt, expected over draws.
 
     Attributes:
@@ -68,7 +68,7 @@ def keep(
     *,
     draws: int,
     seed: int,
-) -> list[Kept]:
+) -> list[SelectionStats]:
     """What each rule keeps at each K: `plan` are the pairs to try, those that `Rule.check` passes.
 
     Every rule sees the same subsets. The seed is also that of tournaments.
@@ -87,7 +87,7 @@ def keep(
     return found
 
 
-def keep_own(pool: Pool, strategy: str, arguments: Mapping[str, Any]) -> Kept:
+def keep_own(pool: Pool, strategy: str, arguments: Mapping[str, Any]) -> SelectionStats:
     """The run's own selection, as `raft.select_rows` makes it."""
     assert pool.own_PN is not None, "only a run has a selection of its own"
     chosen_M2 = trained_samples(strategy, select(strategy, pool.own_PN, **arguments))
@@ -145,9 +145,9 @@ class _Sums:
             if known_PN.any():
                 self._means[name].append(float(total_P.sum() / known_PN.sum()))
 
-    def kept(self) -> Kept:
+    def kept(self) -> SelectionStats:
         times = max(self._added, 1)
-        return Kept(
+        return SelectionStats(
             rule=self._rule,
             k=self.k,
             ids=self._pool.ids,
@@ -169,7 +169,7 @@ def _has_closed_form(rule: Rule, filters: Mapping[str, Any]) -> bool:
     return rule.strategy == "best_of_k" and rule.tournament is None and not by_others
 
 
-def _expect_best(pool: Pool, kept: Kept, filters: Mapping[str, Any]) -> None:
+def _expect_best(pool: Pool, kept: SelectionStats, filters: Mapping[str, Any]) -> None:
     """Replace means over subsets by expectations over all of them.
 
     What cannot be selected is worse than all else, and adds nothing when it is the best there is.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.curves.style import LOOKS, mark_of, picture_files, save_picture
+from raft.curves.style import STYLES, line_style, picture_files, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_replay"]
 
-_LOOK = LOOKS["screen"]
+_LOOK = STYLES["screen"]
 _WIDTH = 3.3  # inches of a panel
 
 
@@ -65,7 +65,7 @@ def _draw(ax: Axes, panel: _Panel, rows: Sequence[Mapping[str, Any]]) -> None:
 
     labels = list(dict.fromkeys(row["rule"] for row in rows if row["rule"] != "as run"))
     for place, label in enumerate(labels):
-        colour, marker = mark_of(place)
+        colour, marker = line_style(place)
         points = _points([row for row in rows if row["rule"] == label], panel)
         if not points:
             continue

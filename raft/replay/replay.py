@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from raft.monitor.diversity import measure
-from raft.replay.kept import DIVERSITY_DRAWS, Kept, keep, keep_own
+from raft.replay.kept import DIVERSITY_DRAWS, SelectionStats, keep, keep_own
 from raft.replay.pool import Pool, read_pool, value_name
-from raft.replay.rules import Rule, Scoring, filters_at_work, methods_behind, tried
+from raft.replay.rules import Rule, Scoring, filters_at_work, required_methods, sweep_points
 from raft.replay.source import Part, Source
 from raft.replay.summary import outcomes
 from rewards.evaluation.stats import RESAMPLES
@@ -53,7 +53,7 @@ def replay(source: Source, plan: Plan) -> dict[str, Any]:
         InputError: rows without scores, K above what is stored, rules that fit no K.
     """
     rules = plan.rules or _own_rules(source)
-    parts: dict[str, list[Kept]] = {}
+    parts: dict[str, list[SelectionStats]] = {}
     same: dict[str, bool | None] = {}
     unselectable: Counter[str] = Counter()
     with Progress("replay", len(source.parts)) as bar:
@@ -126,7 +126,9 @@ def _read(source: Source, part: Part, plan: Plan, rules: Sequence[Rule]) -> Pool
     return pool
 
 
-def _keep(source: Source, part: Part, pool: Pool, plan: Plan, rules: Sequence[Rule]) -> list[Kept]:
+def _keep(
+    source: Source, part: Part, pool: Pool, plan: Plan, rules: Sequence[Rule]
+) -> list[SelectionStats]:
     """The run's own selection first, where there is one; then every rule at every K."""
     pairs = _pairs(source, part, pool.samples, plan, rules)
     kept = keep(pool, pairs, plan.filters, draws=plan.draws, seed=plan.seed)
@@ -153,8 +155,8 @@ def _pairs(
     judged = source.own.judged if source.own else {}
     pairs: list[tuple[Rule, int]] = []
     for rule in rules:
-        methods = methods_behind(rule, plan.scoring.weights, judged)
-        ks, said = tried(rule, methods, plan.ks, stored)
+        methods = required_methods(rule, plan.scoring.weights, judged)
+        ks, said = sweep_points(rule, methods, plan.ks, stored)
         if said is not None:
             source.note(said)
         unfit = _unfit(rule, ks)
@@ -178,7 +180,7 @@ def _unfit(rule: Rule, ks: Sequence[int]) -> dict[int, str]:
     return found
 
 
-def _same_as_selected(source: Source, part: Part, pool: Pool, own: Kept) -> bool | None:
+def _same_as_selected(source: Source, part: Part, pool: Pool, own: SelectionStats) -> bool | None:
     """Whether the replay of the run's own selection keeps the rows of selected.jsonl; None where
     that cannot be read. The notes say what is wrong."""
     file = part.path.with_name("selected.jsonl")

@@ -35,13 +35,13 @@ __all__ = [
     "Rule",
     "Scoring",
     "filters_at_work",
-    "methods_behind",
     "parse_filters",
     "parse_penalty",
     "parse_rules",
     "parse_weights",
+    "required_methods",
     "sweep",
-    "tried",
+    "sweep_points",
 ]
 
 REWARD = "scores"
@@ -241,7 +241,7 @@ def _named(settings: Mapping[str, Any]) -> list[str]:
 _RANKS_ALL = "round_robin"
 
 
-def methods_behind(
+def required_methods(
     rule: Rule, weights: Mapping[str, float], judged: Mapping[str, Sequence[str]]
 ) -> list[str]:
     """The methods of the tournaments whose points a rule selects by; none for one that plays
@@ -251,7 +251,7 @@ def methods_behind(
     return sorted({method for column in weights for method in judged.get(column, ())})
 
 
-def tried(
+def sweep_points(
     rule: Rule, methods: Sequence[str], asked: Sequence[int] | None, stored: int
 ) -> tuple[Sequence[int], str | None]:
     """(the K to try, what a reader must know of them) among `stored` samples of a prompt.

@@ -16,7 +16,7 @@ from rollout.data.rows import find_source, parse_json, read_rows
 from rollout.data.samples import sample_row
 from rollout.errors import InputError
 
-__all__ = ["Own", "Part", "Source", "find_samples"]
+__all__ = ["OriginalSelection", "Part", "Source", "find_samples"]
 
 _ROLLOUTS = "rollouts.jsonl"
 # `rewards.judges.reward`'s, which a config need not name
@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class OriginalSelection:
     """How the run itself selected. `judged` are columns whose mean says nothing: those that
     tournaments fill, by the methods named with them."""
 
@@ -70,7 +70,7 @@ class Source:
 
     name: str
     parts: list[Part]
-    own: Own | None = None
+    own: OriginalSelection | None = None
     notes: list[str] = field(default_factory=list)
 
     def read(self, part: Part) -> Iterator[dict[str, Any]]:
@@ -144,7 +144,7 @@ def _missing(first: int, last: int) -> str:
     return f"iteration {first}" if first == last else f"iterations {first} to {last}"
 
 
-def _own(root: Path, notes: list[str]) -> tuple[Own | None, int | None]:
+def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | None]:
     """(how the run selects, its number of iterations), from its config."""
     path = root / "config.yaml"
     try:
@@ -162,7 +162,7 @@ def _own(root: Path, notes: list[str]) -> tuple[Own | None, int | None]:
         notes.append(f"{path} cannot be read ({why}): no filter of the run is applied")
         return None, None
     rule = config.select
-    own = Own(rule.strategy, rule.arguments(), rule.filters(), _judged(config))
+    own = OriginalSelection(rule.strategy, rule.arguments(), rule.filters(), _judged(config))
     return own, config.iterations
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from raft.replay.kept import Kept
+from raft.replay.kept import SelectionStats
 from rewards.evaluation.stats import interval95, mean_ci95, resampled_ratios
 
 __all__ = ["outcomes"]
@@ -18,7 +18,7 @@ _DIVERSITY = ("distinct_1", "distinct_2", "duplicate_share")
 
 
 def outcomes(
-    parts: Sequence[Sequence[Kept]], hidden: Collection[str], *, resamples: int, seed: int
+    parts: Sequence[Sequence[SelectionStats]], hidden: Collection[str], *, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     """One row per rule and K, over the prompts of all parts.
 
@@ -51,7 +51,7 @@ class _Row:
 
     def __init__(
         self,
-        kept: Sequence[Kept | None],
+        kept: Sequence[SelectionStats | None],
         sizes: Sequence[int],
         prompt_P: np.ndarray,
         hidden: Collection[str],
@@ -104,7 +104,7 @@ class _Row:
             self._joined(lambda one: one.count.get(name, nothing)),
         )
 
-    def _joined(self, column: Callable[[Kept], np.ndarray]) -> np.ndarray:
+    def _joined(self, column: Callable[[SelectionStats], np.ndarray]) -> np.ndarray:
         """(P,) over the prompts of all parts, 0 for those of a part that has not this row."""
         return np.concatenate(
             [np.zeros(size) + (0.0 if one is None else column(one)) for one, size in self._parts]
@@ -127,12 +127,12 @@ class _Row:
         return {"missing": {name: sum(one[name] for one in counts) for name in counts[0]}}
 
 
-def _key(kept: Kept) -> tuple[str | None, int]:
+def _key(kept: SelectionStats) -> tuple[str | None, int]:
     # what the run itself kept is one row, whatever was drawn in each part
     return (None, 0) if kept.rule is None else (kept.rule.label, kept.k)
 
 
-def _find(part: Sequence[Kept], key: tuple[str | None, int]) -> Kept | None:
+def _find(part: Sequence[SelectionStats], key: tuple[str | None, int]) -> SelectionStats | None:
     return next((kept for kept in part if _key(kept) == key), None)
 
 

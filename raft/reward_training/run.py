@@ -16,7 +16,7 @@ from raft.config.train_reward import TrainRewardConfig
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from rollout.data.jsonl import json_columns
-from rollout.storage.files import full_disk_is_the_users, read_json, write_json, write_whole
+from rollout.storage.files import disk_full_as_input_error, read_json, write_json, write_whole
 
 __all__ = ["train_reward"]
 
@@ -49,12 +49,12 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
         from raft.reward_training.data import read_train_data
 
         data = read_train_data(config)
-        with full_disk_is_the_users(folder.root):
+        with disk_full_as_input_error(folder.root):
             found = run_recipe(config, data, folder.root, _reporter(folder))
             metrics = json_columns(found, RESULT)  # a number that is not known is null
             _write_card(folder.root, config, settings, data, metrics)
         write_json(result, metrics)
-    distributed.leave()
+    distributed.shutdown()
     return folder.root, metrics
 
 
@@ -70,7 +70,7 @@ def _join(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
     for name in ("raft", "rewards"):
         logging.getLogger(name).setLevel(logging.ERROR)
     metrics = run_recipe(config, read_train_data(config), root, lambda step, values: None)
-    distributed.leave()
+    distributed.shutdown()
     return root, json_columns(metrics, RESULT)
 
 

@@ -15,7 +15,7 @@ import yaml
 from rollout.errors import InputError
 from rollout.storage.files import (
     GONE,
-    full_disk_is_the_users,
+    disk_full_as_input_error,
     read_rows,
     remove_tree,
     write_json,
@@ -140,7 +140,7 @@ class RunFolder:
                 f"run_dir: {self.root} is in use by process {holder}; wait for it, end it, or "
                 "choose another run_dir"
             ) from error
-        with full_disk_is_the_users(self.root):
+        with disk_full_as_input_error(self.root):
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()

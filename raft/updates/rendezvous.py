@@ -6,12 +6,12 @@ import os
 import socket
 
 
-def meeting_place() -> tuple[str, int]:
+def rendezvous_address() -> tuple[str, int]:
     """The address by which other machines reach this one, and a free port of it."""
     return _own_address(), _free_port()
 
 
-def tell_torch(host: str, port: int, rank: int, world_size: int) -> None:
+def set_torchrun_env(host: str, port: int, rank: int, world_size: int) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": "0",  # every rank sees one device of its own

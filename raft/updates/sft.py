@@ -28,7 +28,7 @@ from raft.updates.policy import (
     save_policy,
 )
 from raft.updates.protocol import METRICS_FILE
-from raft.updates.rendezvous import meeting_place, tell_torch
+from raft.updates.rendezvous import rendezvous_address, set_torchrun_env
 from raft.updates.rows import IGNORED, concatenate_and_cut, sft_rows, training_order
 from raft.updates.settings import SFTSettings
 from rollout.types import InputError
@@ -73,11 +73,11 @@ class SFT:
 
     def rendezvous(self) -> tuple[str, int]:
         """Address and port at which rank 0 waits for the others."""
-        return meeting_place()
+        return rendezvous_address()
 
     def join(self, host: str, port: int) -> None:
         """Meet the other ranks at rank 0's address; returns when all are there."""
-        tell_torch(host, port, self._rank, self._world_size)
+        set_torchrun_env(host, port, self._rank, self._world_size)
         self._build()
 
     def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:

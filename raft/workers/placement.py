@@ -14,8 +14,8 @@ from raft.workers.executors import Resources
 from rollout.types import InputError
 
 __all__ = [
-    "Seat",
-    "find_seat",
+    "MonitorPlacement",
+    "place_monitor",
 ]
 
 
@@ -134,39 +134,43 @@ def _colocated(
     )
 
 
-Beside = Literal["rollout", "reward", "trainer"]
+Colocation = Literal["rollout", "reward", "trainer"]
 
 
 @dataclass(frozen=True)
-class Seat:
+class MonitorPlacement:
     """Its resources; who sleeps while it works; and the placement of all others, changed where it
     shares their GPU."""
 
     resources: Resources
-    beside: tuple[Beside, ...]
+    colocated_with: tuple[Colocation, ...]
     placement: Placement
 
 
-def find_seat(placement: Placement, gpus: int, cores: int) -> Seat:
+def place_monitor(placement: Placement, gpus: int, cores: int) -> MonitorPlacement:
     """A GPU of its own where one is left; else that of a reward model, which is idle and light;
     else a trainer's. On shared GPUs it takes its turn. Without GPUs it has all cores: nobody else
     works then.
     """
     everyone = (*placement.rollout, *placement.reward, *placement.trainer)
     if not any(worker.gpus for worker in everyone):
-        return Seat(Resources(threads=cores), (), placement)
+        return MonitorPlacement(Resources(threads=cores), (), placement)
     threads = placement.rollout[0].threads
     if placement.colocated:
         # generation and training have 0.4 of a GPU each, scoring 0.2
         reward = _halved(placement.reward) if placement.reward[0].gpus else placement.reward
         seat = Resources(threads=threads, gpus=0.1, gpu_slot=0)
-        return Seat(seat, ("rollout", "reward"), replace(placement, reward=reward))
+        return MonitorPlacement(seat, ("rollout", "reward"), replace(placement, reward=reward))
     if sum(worker.gpus for worker in everyone) + 1 <= gpus:
-        return Seat(Resources(threads=threads, gpus=1), (), placement)
+        return MonitorPlacement(Resources(threads=threads, gpus=1), (), placement)
     seat = Resources(threads=threads, gpus=0.5, gpu_slot=0)
     if placement.reward and placement.reward[0].gpus:
-        return Seat(seat, ("reward",), replace(placement, reward=_halved(placement.reward)))
-    return Seat(seat, ("trainer",), replace(placement, trainer=_halved(placement.trainer)))
+        return MonitorPlacement(
+            seat, ("reward",), replace(placement, reward=_halved(placement.reward))
+        )
+    return MonitorPlacement(
+        seat, ("trainer",), replace(placement, trainer=_halved(placement.trainer))
+    )
 
 
 def _halved(workers: Sequence[Resources]) -> tuple[Resources, ...]:

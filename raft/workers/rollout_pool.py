@@ -78,11 +78,11 @@ class RolloutPool:
         seed: int,
         *,
         seed_per_prompt: bool,
-        meanwhile: Callable[[], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
     ) -> Iterator[Group]:
         """Yield every prompt's group as it completes, in any order, under the current version.
 
-        `meanwhile` is called again and again while no group is there: responses of one length
+        `on_idle` is called again and again while no group is there: responses of one length
         complete in waves, and whoever scores the last wave must not wait for the next one.
         """
         settings = (sampling, seed, seed_per_prompt, self._policy.version)
@@ -102,7 +102,7 @@ class RolloutPool:
             if share:
                 start(number, share)
         while streams:
-            stream = self._first_ready(list(streams), meanwhile)
+            stream = self._first_ready(list(streams), on_idle)
             number, share = streams[stream]
             try:
                 groups = stream.take()
@@ -125,11 +125,11 @@ class RolloutPool:
                     )
                 yield group
 
-    def _first_ready(self, streams: list[Any], meanwhile: Callable[[], None] | None) -> Any:
-        beat = _BEAT_SECONDS if meanwhile is not None else None
+    def _first_ready(self, streams: list[Any], on_idle: Callable[[], None] | None) -> Any:
+        beat = _BEAT_SECONDS if on_idle is not None else None
         while (stream := self._executor.first_ready(streams, beat)) is None:
-            assert meanwhile is not None, "without a time limit one is always ready"
-            meanwhile()
+            assert on_idle is not None, "without a time limit one is always ready"
+            on_idle()
         return stream
 
     def sync(self, policy: Policy) -> None:

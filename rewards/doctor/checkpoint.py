@@ -27,7 +27,7 @@ from rewards.checkpoints.published import find_published
 from rewards.checkpoints.record import RECORD, recorded_kind
 from rewards.combine.spearman import spearman
 from rewards.doctor.finding import Finding, note, ok, wrong
-from rewards.doctor.model_under_test import Subject
+from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import SAMPLES
 from rollout.types import InputError
 
@@ -57,7 +57,7 @@ def check_head(folder: Path) -> Iterator[Finding]:
     yield from (finding for finding in findings if finding.level != "ok")
 
 
-def check_spread(subject: Subject) -> Iterator[Finding]:
+def check_spread(subject: ModelUnderTest) -> Iterator[Finding]:
     """Scores of the built-in conversations: finite, and not all the same."""
     readable = subject.readable(SAMPLES)
     if readable.reasons:

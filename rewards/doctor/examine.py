@@ -15,7 +15,7 @@ from rewards.doctor.checkpoint import check_family, check_head, check_spread, fa
 from rewards.doctor.finding import Finding, wrong
 from rewards.doctor.invariance import check_invariance
 from rewards.doctor.judge import check_judge_pairs, check_judge_tokens, check_order
-from rewards.doctor.model_under_test import Subject
+from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.pairs import Advance, Pair, check_obvious, check_pairs
 from rewards.doctor.template import check_template
 from rewards.doctor.tokens import check_limits, check_pad, check_tokens
@@ -73,7 +73,7 @@ def examine_reward(
     advance: Advance = _silent,
 ) -> Iterator[Finding]:
     """A scalar reward model that is loaded already, from `folder`."""
-    subject = Subject(reward, folder, name or str(folder))
+    subject = ModelUnderTest(reward, folder, name or str(folder))
     checks: list[Check] = [
         ("tokens", partial(check_tokens, subject)),
         ("template", partial(check_template, subject)),

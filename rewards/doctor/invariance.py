@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rewards.doctor.finding import Finding, note, ok, wrong
-from rewards.doctor.model_under_test import Subject
+from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import SAMPLES
 from rollout.types import Message
 
@@ -22,7 +22,7 @@ _MEND = "do not use these scores; this is a fault of the engine, please report i
 Talks = Sequence[Sequence[Message]]
 
 
-def check_invariance(subject: Subject) -> Iterator[Finding]:
+def check_invariance(subject: ModelUnderTest) -> Iterator[Finding]:
     """The built-in conversations scored in six ways."""
     readable = subject.readable(SAMPLES)
     talks = [SAMPLES[index] for index in readable.kept]
@@ -43,7 +43,7 @@ def check_invariance(subject: Subject) -> Iterator[Finding]:
     yield from _layout(subject, talks, together, limit)
 
 
-def _limit(subject: Subject, scores: np.ndarray) -> float:
+def _limit(subject: ModelUnderTest, scores: np.ndarray) -> float:
     dtype = str(subject.reward.describe().get("dtype", "float32"))
     finite = scores[np.isfinite(scores)]
     if not len(finite):
@@ -79,7 +79,7 @@ def _repeat(first: np.ndarray, second: np.ndarray, limit: float) -> Finding:
 
 
 def _batch_size(
-    subject: Subject, talks: Talks, together: np.ndarray, limit: float
+    subject: ModelUnderTest, talks: Talks, together: np.ndarray, limit: float
 ) -> Iterator[Finding]:
     own = getattr(subject.engine, "batch_tokens", None)
     if not isinstance(own, int):
@@ -92,7 +92,7 @@ def _batch_size(
 
 
 def _layout(
-    subject: Subject, talks: Talks, together: np.ndarray, limit: float
+    subject: ModelUnderTest, talks: Talks, together: np.ndarray, limit: float
 ) -> Iterator[Finding]:
     backbone = getattr(subject.engine, "backbone", None)
     if getattr(backbone, "layout", None) != "packed":

@@ -19,7 +19,7 @@ from rewards.models.reward import ModelReward
 from rewards.types import RewardError
 from rollout.types import InputError
 
-__all__ = ["Readable", "Subject"]
+__all__ = ["ModelUnderTest", "Readable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Readable:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """`folder` holds the files of `reward`; `name` is what the user called it."""
 
     reward: ModelReward

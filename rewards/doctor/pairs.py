@@ -10,7 +10,7 @@ import numpy as np
 
 from rewards.combine.spearman import pearson, spearman
 from rewards.doctor.finding import Finding, note, ok, wrong
-from rewards.doctor.model_under_test import Subject
+from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import OBVIOUS, talk
 from rollout.types import Message
 
@@ -37,7 +37,7 @@ def obvious_pairs() -> list[Pair]:
     return [Pair(talk(prompt, good), talk(prompt, bad)) for prompt, good, bad in OBVIOUS]
 
 
-def check_obvious(subject: Subject) -> Iterator[Finding]:
+def check_obvious(subject: ModelUnderTest) -> Iterator[Finding]:
     """Never wrong: a model may be made for something else than these ten pairs."""
     chosen_N, rejected_N, _, _ = _scores(subject, obvious_pairs(), lambda count: None)
     yield obvious_finding(chosen_N - rejected_N)
@@ -51,7 +51,9 @@ def obvious_finding(margins_N: np.ndarray) -> Finding:
     return note("obvious pairs", detail, mend, wins=wins, pairs=len(known_N))
 
 
-def check_pairs(subject: Subject, pairs: Sequence[Pair], advance: Advance) -> Iterator[Finding]:
+def check_pairs(
+    subject: ModelUnderTest, pairs: Sequence[Pair], advance: Advance
+) -> Iterator[Finding]:
     """All about N pairs of the user's."""
     chosen_N, rejected_N, cut, reasons = _scores(subject, pairs, advance)
     lengths_N2 = np.array([_lengths(subject, pair) for pair in pairs], dtype=np.float64)
@@ -170,7 +172,7 @@ def _by_strength(
 
 
 def _scores(
-    subject: Subject, pairs: Sequence[Pair], advance: Advance
+    subject: ModelUnderTest, pairs: Sequence[Pair], advance: Advance
 ) -> tuple[np.ndarray, np.ndarray, int, list[str]]:
     """Scores of the chosen and of the rejected, (N,) each; conversations cut; why some are NaN."""
     talks = [talk for pair in pairs for talk in (pair.chosen, pair.rejected)]
@@ -188,7 +190,7 @@ def _scores(
     return scores_M[::2], scores_M[1::2], cut, reasons
 
 
-def _lengths(subject: Subject, pair: Pair) -> tuple[int, int]:
+def _lengths(subject: ModelUnderTest, pair: Pair) -> tuple[int, int]:
     texts = [pair.chosen[-1]["content"], pair.rejected[-1]["content"]]
     rows = subject.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return len(rows[0]), len(rows[1])

@@ -8,7 +8,7 @@ from typing import Any
 
 from rewards.checkpoints.loading import load_tokenizer
 from rewards.doctor.finding import Finding, note, ok, wrong
-from rewards.doctor.model_under_test import Subject
+from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import talk
 from rewards.encoding.formats import Turns
 from rollout.types import InputError, Message
@@ -19,7 +19,7 @@ __all__ = ["check_template", "trailing_header"]
 _MARKS = ("Qalphaq", "Qbravoq", "Qcharlieq", "Qdeltaq")
 
 
-def check_template(subject: Subject) -> Iterator[Finding]:
+def check_template(subject: ModelUnderTest) -> Iterator[Finding]:
     """Only where the format is "chat": the other formats are our own."""
     if subject.encoder.format != "chat":
         return
@@ -52,7 +52,7 @@ def trailing_header(text: str) -> str:
     return after_last if rest.strip() and before_answer.endswith(rest) else ""
 
 
-def _header(subject: Subject, text: str) -> Iterator[Finding]:
+def _header(subject: ModelUnderTest, text: str) -> Iterator[Finding]:
     header = trailing_header(text)
     mended = "" if header else _mended(subject)
     if mended:
@@ -78,7 +78,7 @@ def _header(subject: Subject, text: str) -> Iterator[Finding]:
     )
 
 
-def _mended(subject: Subject) -> str:
+def _mended(subject: ModelUnderTest) -> str:
     """The header that the checkpoint's own template trails, where the loader took it off."""
     conversation = [dict(message) for message in talk(*_MARKS)]
     own = load_tokenizer(subject.folder)
@@ -87,7 +87,7 @@ def _mended(subject: Subject) -> str:
     return trailing_header(own.apply_chat_template(conversation, tokenize=False))
 
 
-def _date(subject: Subject) -> Iterator[Finding]:
+def _date(subject: ModelUnderTest) -> Iterator[Finding]:
     from datetime import datetime
 
     days = (datetime(2021, 3, 4), datetime(2033, 11, 22))
@@ -102,7 +102,7 @@ def _date(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _rendered(subject: Subject, conversation: Turns, day: Any) -> str:
+def _rendered(subject: ModelUnderTest, conversation: Turns, day: Any) -> str:
     return subject.tokenizer.apply_chat_template(
         [dict(message) for message in conversation],
         tokenize=False,
@@ -112,7 +112,7 @@ def _rendered(subject: Subject, conversation: Turns, day: Any) -> str:
     )
 
 
-def _contents(subject: Subject) -> Iterator[Finding]:
+def _contents(subject: ModelUnderTest) -> Iterator[Finding]:
     changes = [
         change
         for change in (_trims(subject), _thoughts(subject), _system(subject), _repeated(subject))
@@ -124,29 +124,29 @@ def _contents(subject: Subject) -> Iterator[Finding]:
         yield ok("contents", "reach the model letter for letter, system messages too")
 
 
-def _trims(subject: Subject) -> str:
+def _trims(subject: ModelUnderTest) -> str:
     text = _try(subject, talk("a", f"  {_MARKS[0]}\n\n"))
     return "" if text is None or f"  {_MARKS[0]}\n\n" in text else "trims blanks around a response"
 
 
-def _thoughts(subject: Subject) -> str:
+def _thoughts(subject: ModelUnderTest) -> str:
     text = _try(subject, talk("a", f"<think>{_MARKS[0]}</think>{_MARKS[1]}"))
     return "drops <think>…</think> from a response" if text and _MARKS[0] not in text else ""
 
 
-def _system(subject: Subject) -> str:
+def _system(subject: ModelUnderTest) -> str:
     text = _try(subject, [Message(role="system", content=_MARKS[0]), *talk("a", "b")])
     if text is None:
         return "refuses system messages"
     return "" if _MARKS[0] in text else "drops system messages"
 
 
-def _repeated(subject: Subject) -> str:
+def _repeated(subject: ModelUnderTest) -> str:
     turns = [*talk("a"), *talk("a", "b")]
     return "refuses two turns of one role in a row" if _try(subject, turns) is None else ""
 
 
-def _try(subject: Subject, conversation: Sequence[Message]) -> str | None:
+def _try(subject: ModelUnderTest, conversation: Sequence[Message]) -> str | None:
     try:
         return subject.text(conversation)
     except InputError:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rewards.doctor.finding import Finding, note, ok, wrong
-from rewards.doctor.model_under_test import Subject
+from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import SAMPLES, TWO_TURNS, talk
 from rewards.encoding.bos import BOS_COUNT
 
@@ -29,7 +29,7 @@ __all__ = [
 _ENDS = 8
 
 
-def check_tokens(subject: Subject) -> Iterator[Finding]:
+def check_tokens(subject: ModelUnderTest) -> Iterator[Finding]:
     """Text, tokens, BOS, last token and literal special tokens of a two-turn conversation."""
     ids = subject.ids(TWO_TURNS)
     yield _text(subject)
@@ -61,7 +61,7 @@ def both_ends(tokenizer: Any, ids: Sequence[int]) -> str:
     return f"{shown(tokenizer, ids[:_ENDS])}  …  {shown(tokenizer, ids[-_ENDS:])}"
 
 
-def _text(subject: Subject) -> Finding:
+def _text(subject: ModelUnderTest) -> Finding:
     encoder = subject.encoder
     text = repr(subject.text(TWO_TURNS))
     if encoder.format != "plain":
@@ -73,7 +73,7 @@ def _text(subject: Subject) -> Finding:
     )
 
 
-def _bos(subject: Subject, ids: Sequence[int]) -> Iterator[Finding]:
+def _bos(subject: ModelUnderTest, ids: Sequence[int]) -> Iterator[Finding]:
     bos_id, policy = subject.tokenizer.bos_token_id, subject.encoder.bos
     if bos_id is None:
         yield ok("BOS", "none: the tokenizer has none")
@@ -100,7 +100,7 @@ def _bos(subject: Subject, ids: Sequence[int]) -> Iterator[Finding]:
         yield note("BOS inside", f"{inside} more {token} stand within the conversation")
 
 
-def _as_written(subject: Subject, bos_id: int) -> tuple[int, int]:
+def _as_written(subject: ModelUnderTest, bos_id: int) -> tuple[int, int]:
     """Leading BOS of the rendered text alone, and of the text tokenised with special tokens."""
     text = subject.text(TWO_TURNS)
     rows = [
@@ -114,7 +114,7 @@ def _leading(ids: Sequence[int], bos_id: int) -> int:
     return next((n for n, id in enumerate(ids) if id != bos_id), len(ids))
 
 
-def _last(subject: Subject, ids: Sequence[int]) -> Finding:
+def _last(subject: ModelUnderTest, ids: Sequence[int]) -> Finding:
     last = ids[-1]
     token = shown(subject.tokenizer, [last])
     closing = subject.ids(talk("a", "b"))[-1] == last == subject.ids(talk("a", "c"))[-1]
@@ -132,7 +132,7 @@ def _last(subject: Subject, ids: Sequence[int]) -> Finding:
     return ok("last token", f"{detail}, as format {subject.encoder.format} has it")
 
 
-def _literal(subject: Subject, ids: Sequence[int]) -> Iterator[Finding]:
+def _literal(subject: ModelUnderTest, ids: Sequence[int]) -> Iterator[Finding]:
     """Special tokens that a user can type; those of the template first."""
     known = {id for id, one in subject.tokenizer.added_tokens_decoder.items() if one.special}
     special = sorted(known | set(subject.tokenizer.all_special_ids), key=lambda id: id not in ids)
@@ -153,7 +153,7 @@ _UNAFFECTED = "here the row's own last token is scored, whatever pads"
 _MEASURED = 4
 
 
-def check_pad(subject: Subject) -> Iterator[Finding]:
+def check_pad(subject: ModelUnderTest) -> Iterator[Finding]:
     """Tokenizer against config, pad against EOS."""
     own, config = subject.tokenizer.pad_token_id, subject.config.get("pad_token_id")
     said = f"tokenizer {_named(subject, own)}, config {_named(subject, config)}"
@@ -166,7 +166,7 @@ def check_pad(subject: Subject) -> Iterator[Finding]:
         yield ok("pad", said)
 
 
-def _named(subject: Subject, id: Any) -> str:
+def _named(subject: ModelUnderTest, id: Any) -> str:
     if id is None:
         return "none"
     if not isinstance(id, int) or not 0 <= id < len(subject.tokenizer.get_vocab()):
@@ -174,7 +174,7 @@ def _named(subject: Subject, id: Any) -> str:
     return shown(subject.tokenizer, [id])
 
 
-def _trouble(subject: Subject, own: int | None, config: Any) -> str:
+def _trouble(subject: ModelUnderTest, own: int | None, config: Any) -> str:
     if config is None:
         return "transformers' own classifier refuses batches without a pad id in the config"
     if not isinstance(config, int) or not 0 <= config < subject.encoder.vocabulary:
@@ -186,7 +186,7 @@ def _trouble(subject: Subject, own: int | None, config: Any) -> str:
     return ""
 
 
-def _elsewhere(subject: Subject, pad: int) -> str:
+def _elsewhere(subject: ModelUnderTest, pad: int) -> str:
     """What transformers' pooling, the right-most token that is not pad, would change."""
     if subject.reward.kind != "classifier" or not hasattr(subject.engine, "backbone"):
         return f"poolings that search for it stop early; {_UNAFFECTED}"
@@ -204,7 +204,7 @@ def _elsewhere(subject: Subject, pad: int) -> str:
     )
 
 
-def _score_at(subject: Subject, ids: list[int], position: int) -> float:
+def _score_at(subject: ModelUnderTest, ids: list[int], position: int) -> float:
     engine: Any = subject.engine
     states = engine.backbone.states([ids], [[position]])
     return float(engine.head.outputs(states)["score"][0])
@@ -213,7 +213,7 @@ def _score_at(subject: Subject, ids: list[int], position: int) -> float:
 _FIRST = 3
 
 
-def check_limits(subject: Subject) -> Iterator[Finding]:
+def check_limits(subject: ModelUnderTest) -> Iterator[Finding]:
     saved = subject.config.get("dtype") or subject.config.get("torch_dtype")
     yield precision(subject.reward.describe(), saved)
     yield _length(subject)
@@ -230,7 +230,7 @@ def precision(said: Mapping[str, Any], saved: str | None = None) -> Finding:
     return ok("dtype", detail)
 
 
-def _length(subject: Subject) -> Finding:
+def _length(subject: ModelUnderTest) -> Finding:
     limit, side = subject.encoder.max_length, subject.encoder.truncation_side
     positions = subject.config.get("max_position_embeddings") or subject.config.get("n_positions")
     known = f"the model has {positions} positions" if positions else "the config names no limit"
@@ -242,7 +242,7 @@ def _length(subject: Subject) -> Finding:
     return ok("max length", detail, max_length=limit)
 
 
-def _vocabulary(subject: Subject) -> Finding:
+def _vocabulary(subject: ModelUnderTest) -> Finding:
     rows, tokenizer = subject.encoder.vocabulary, subject.tokenizer
     known = tokenizer.get_vocab()
     beyond = {token: id for token, id in known.items() if id >= rows}

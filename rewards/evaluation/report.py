@@ -22,7 +22,7 @@ from rewards.evaluation.markdown import (
 )
 from rewards.evaluation.small_benchmarks import STYLES
 from rollout.errors import InputError
-from rollout.storage.files import full_disk_is_the_users, write_json, write_whole
+from rollout.storage.files import disk_full_as_input_error, write_json, write_whole
 
 __all__ = [
     "as_json",
@@ -199,7 +199,7 @@ def write_report(report: dict[str, Any], out: str) -> list[Path]:
         path = path / "report.md"
     beside = path.with_suffix(".json")
     try:
-        with full_disk_is_the_users(path):
+        with disk_full_as_input_error(path):
             if path.suffix == ".md":
                 write_whole(path, as_markdown(report))
             write_json(beside, report)

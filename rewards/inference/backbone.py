@@ -20,7 +20,7 @@ from rewards.inference.batching import Fitting, packed_fitting, padded_fitting
 from rewards.inference.onednn import use_onednn
 from rewards.inference.prefix_tree import grow, new_tokens, reading_order
 
-__all__ = ["Backbone", "Layout", "told_by_mask"]
+__all__ = ["Backbone", "Layout", "needs_attention_mask"]
 
 log = logging.getLogger("rewards")
 
@@ -127,7 +127,7 @@ class Backbone:
             except (RuntimeError, TypeError, ValueError) as error:
                 self.model.set_attn_implementation(own)
                 return f"{type(self.model).__name__} cannot run them ({_line(error)})"
-        if (reason := told_by_mask(self.model.config)) is not None:
+        if (reason := needs_attention_mask(self.model.config)) is not None:
             self.model.set_attn_implementation(own)
             return reason
         apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
@@ -137,7 +137,7 @@ class Backbone:
         return None
 
 
-def told_by_mask(config: Any) -> str | None:
+def needs_attention_mask(config: Any) -> str | None:
     """Why the packed rows that were just computed lack a part of the attention, if they do.
 
     Rows to try packing on are shorter than a window or chunk, and cannot show it.
@@ -146,7 +146,7 @@ def told_by_mask(config: Any) -> str | None:
     if getattr(text, "attention_chunk_size", None):
         return "attention in chunks is told by a mask"
     window = getattr(text, "sliding_window", None)
-    if window and not packed_attention.heard_a_window():
+    if window and not packed_attention.uses_sliding_window():
         return f"a window of {window} tokens is told by a mask"
     return None
 

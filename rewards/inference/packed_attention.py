@@ -16,7 +16,7 @@ from torch import nn
 
 from rewards.inference.prefix_tree import Tree
 
-__all__ = ["PACKED", "attending", "heard_a_window", "register"]
+__all__ = ["PACKED", "attending", "register", "uses_sliding_window"]
 
 PACKED = "raft_packed"
 _running: ContextVar[_Plan | None] = ContextVar("packed_attention_plan", default=None)
@@ -83,7 +83,7 @@ def attending(tree: Tree, device: torch.device) -> Iterator[None]:
         _last_windows.set(frozenset(plan.windows))
 
 
-def heard_a_window() -> bool:
+def uses_sliding_window() -> bool:
     """Whether a layer of the last forward pass here was told of a sliding window.
 
     Some architectures tell it by their mask alone, which packed attention never sees.

@@ -118,7 +118,7 @@ class JudgeReward:
             raise InputError(
                 f"prompt {alone.prompt.id!r} has one response: a judge compares two or more"
             )
-        fields = [_Field.of(group) for group in groups]
+        fields = [Entrants.of(group) for group in groups]
         played = [field for field in fields if field.texts]
 
         def compare(matches: Sequence[Match]) -> Verdict:
@@ -155,7 +155,7 @@ class JudgeReward:
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
+class Entrants:
     """Who takes part: the distinct texts of a group, and which of them each completion is."""
 
     prompt: Prompt
@@ -164,7 +164,7 @@ class _Field:
     entrants: tuple[int, ...]
 
     @classmethod
-    def of(cls, group: Group) -> _Field:
+    def of(cls, group: Group) -> Entrants:
         places: dict[str, int] = {}
         entrants = [places.setdefault(one.text, len(places)) for one in group.completions]
         return cls(group.prompt, _turns(group.prompt), tuple(places), tuple(entrants))

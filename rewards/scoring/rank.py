@@ -140,7 +140,7 @@ class _Ranking:
             self._reward = build_reward(**reward)
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
-        fields = [_Field(row) for row in rows]
+        fields = [Entrants(row) for row in rows]
         scores = None
         if self._reward is not None:
             scores = scores_of(self._reward, [row.groups[0] for row in rows])
@@ -193,7 +193,7 @@ class _Ranking:
         return ", ".join(parts)
 
     def _play(
-        self, fields: Sequence[_Field], scores: list[list[float | None]] | None
+        self, fields: Sequence[Entrants], scores: list[list[float | None]] | None
     ) -> list[Standing]:
         def compare(matches: Sequence[Match]) -> Verdicts | list[float | None]:
             if scores is not None:
@@ -215,14 +215,14 @@ class _Ranking:
         )
 
     def _check_cost(self, row: ScoreRow) -> None:
-        chosen, entrants = self._tournament, len(_Field(row).texts)
+        chosen, entrants = self._tournament, len(Entrants(row).texts)
         try:
             cost(self.method, entrants, budget=chosen.budget, **chosen.settings())
         except InputError as error:
             raise InputError(f"{row.where}: {error}") from error
 
 
-class _Field:
+class Entrants:
     """Who takes part for one prompt: its distinct responses, and which of them each response is."""
 
     def __init__(self, row: ScoreRow) -> None:
@@ -260,7 +260,7 @@ def _by_score(row: ScoreRow, scores: list[float | None]) -> dict[str, Any]:
 
 
 def _by_margin(
-    matches: Sequence[Match], fields: Sequence[_Field], scores: list[list[float | None]]
+    matches: Sequence[Match], fields: Sequence[Entrants], scores: list[list[float | None]]
 ) -> Verdicts:
     """P(first is better) = σ(its score − the other's), the same in both orders."""
     pairs = [

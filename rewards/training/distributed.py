@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "count", "decided_by_first", "everyones", "is_first", "leave", "local_rank", "share",
-    "sum_gradients", "summed", "wait",
+    "all_gather",
+    "barrier",
+    "count",
+    "decided_by_first",
+    "is_first",
+    "local_rank",
+    "shard",
+    "shutdown",
+    "sum_gradients",
+    "summed",
 ]  # fmt: skip
 
 _Item = TypeVar("_Item")
@@ -35,13 +43,13 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def share(items: Sequence[_Item]) -> Sequence[_Item]:
+def shard(items: Sequence[_Item]) -> Sequence[_Item]:
     """Those that are this process's to work on."""
     return items[_rank() :: count()]
 
 
-def everyones(own: Sequence[_Item]) -> list[_Item]:
-    """What all processes made of their `share`s, in the order of the whole."""
+def all_gather(own: Sequence[_Item]) -> list[_Item]:
+    """What all processes made of their `shard`s, in the order of the whole."""
     if count() == 1:
         return list(own)
     import torch.distributed as dist
@@ -91,7 +99,7 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         summed(parameter.grad)
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all processes are here."""
     if count() > 1:
         import torch.distributed as dist
@@ -99,7 +107,7 @@ def wait() -> None:
         dist.barrier()
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the other processes."""
     if count() > 1:
         import torch.distributed as dist

@@ -72,7 +72,7 @@ def export_model(
     """
     if distributed.is_first():
         _write(model, tokenizer, folder, attention, finish or (lambda partial: None))
-    distributed.wait()
+    distributed.barrier()
 
 
 def _write(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rewards.inference import packed_attention
-from rewards.inference.backbone import told_by_mask
+from rewards.inference.backbone import needs_attention_mask
 from rewards.inference.prefix_tree import Tree, grow
 
 __all__ = ["LaidOut", "Layout", "choose_layout", "last_states", "lay_out"]
@@ -133,7 +133,7 @@ def _try_packed(model: Any, backbone: Any, pad_id: int) -> str | None:
     if isinstance(found, str):
         model.set_attn_implementation(own)
         return f"{type(backbone).__name__} cannot run packed ones ({found})"
-    if (reason := told_by_mask(backbone.config)) is not None:
+    if (reason := needs_attention_mask(backbone.config)) is not None:
         model.set_attn_implementation(own)
         return reason
     apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))

@@ -54,7 +54,7 @@ class MarkComplete(TrainerCallback):
     """Leaves a mark in each checkpoint once all of it is written."""
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        distributed.wait()  # each has a random state to write
+        distributed.barrier()  # each has a random state to write
         if not distributed.is_first():
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -139,7 +139,7 @@ class StepTrainer(Trainer):
         """Forward and backward over a whole step; the mean loss of its examples, detached."""
         begin = time.monotonic()
         model.train()
-        own, weight = distributed.share(inputs), sum(map(self.objective.weight, inputs))
+        own, weight = distributed.shard(inputs), sum(map(self.objective.weight, inputs))
         while True:
             try:
                 loss = self._accumulate(own, weight)
@@ -174,7 +174,7 @@ class StepTrainer(Trainer):
         """What the objective says of each example, (N,) on the CPU, in order; in eval mode."""
         was_training = self.model.training  # type: ignore[union-attr]
         self.model.eval()  # type: ignore[union-attr]
-        own = distributed.share(examples)
+        own = distributed.shard(examples)
         place = {id(example): number for number, example in enumerate(own)}
         found: list[Values] = [{} for _ in own]
         for batch in micro_batches(own, self.budget, self.layout):
@@ -184,7 +184,7 @@ class StepTrainer(Trainer):
                 for example, value in zip(batch, value_P.float().cpu(), strict=True):
                     found[place[id(example)]][name] = value
         self.model.train(was_training)  # type: ignore[union-attr]
-        whole = distributed.everyones(found)
+        whole = distributed.all_gather(found)
         return {name: torch.stack([one[name] for one in whole]) for name in whole[0]}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from rollout.errors import InputError
-from rollout.storage.files import full_disk_is_the_users
+from rollout.storage.files import disk_full_as_input_error
 
 
 class AppendLog:
@@ -26,7 +26,7 @@ class AppendLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._spans: dict[str, tuple[int, int]] = {}  # id -> (offset, length)
-        with full_disk_is_the_users(path):
+        with disk_full_as_input_error(path):
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - lives as long as the log
         self._end = self._recover()
 
@@ -34,7 +34,7 @@ class AppendLog:
         if row["id"] in self._spans:
             raise RuntimeError(f"{self.path}: {row['id']} is there already")
         line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with full_disk_is_the_users(self.path), self._undone_on_error():
+        with disk_full_as_input_error(self.path), self._undone_on_error():
             # unbuffered, and a short write (a disk that fills up) must not look like a whole row
             written = 0
             while written < len(line):

@@ -31,7 +31,7 @@ _NO_ROOM_TEXT = re.compile(r"no space left|StorageFull|os error 28\b", re.IGNORE
 
 
 @contextlib.contextmanager
-def full_disk_is_the_users(path: Path) -> Iterator[None]:
+def disk_full_as_input_error(path: Path) -> Iterator[None]:
     """Turn "no space left" into an `InputError`: freeing space and rerunning continues the run."""
     try:
         yield
@@ -52,7 +52,7 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     One hidden name per file, not one per attempt: a killed attempt's rest is written over.
     """
     partial = path.with_name(f".{path.name}.partial")
-    with full_disk_is_the_users(path):
+    with disk_full_as_input_error(path):
         try:
             with open(partial, "w", encoding="utf-8") as file:
                 yield file
@@ -120,7 +120,7 @@ def write_report_files(folder: Path, stem: str, markdown: str, value: Any) -> li
     """STEM.md and STEM.json. Raises InputError where they cannot be written."""
     text, data = folder / f"{stem}.md", folder / f"{stem}.json"
     try:
-        with full_disk_is_the_users(folder):
+        with disk_full_as_input_error(folder):
             write_whole(text, markdown)
             write_json(data, value)
     except OSError as error:

@@ -29,12 +29,12 @@ from typing import IO, Any, Protocol
 
 from rollout.data.jsonl import encode_rows
 from rollout.errors import InputError
-from rollout.storage.files import full_disk_is_the_users, read_json, write_json
+from rollout.storage.files import disk_full_as_input_error, read_json, write_json
 
 __all__ = [
-    "Claim",
     "JobFile",
     "Output",
+    "OutputLock",
     "Stdout",
     "differences",
     "identity",
@@ -158,7 +158,7 @@ class JobFile:
         self.record: dict[str, Any] | None = None
         self.complete = not restart and self._is_complete(free)
         if not self.complete:
-            with full_disk_is_the_users(path):
+            with disk_full_as_input_error(path):
                 self._file = self._opened()
                 if restart:
                     self._file.truncate(0)
@@ -178,7 +178,7 @@ class JobFile:
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         data = encode_rows(rows)
         self._claim()
-        with full_disk_is_the_users(self.path):
+        with disk_full_as_input_error(self.path):
             # unbuffered: whatever a kill leaves of this, `recall` cuts off
             written = 0
             while written < len(data):
@@ -188,7 +188,7 @@ class JobFile:
 
     def finish(self, record: dict[str, Any]) -> None:
         self._claim()
-        with full_disk_is_the_users(self.path):
+        with disk_full_as_input_error(self.path):
             self._file.truncate(self._end)
             os.fsync(self._file.fileno())
             os.replace(self._partial, self.path)
@@ -292,7 +292,7 @@ def _whole_row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-class Claim:
+class OutputLock:
     """Output `files` under `settings`; one process at a time.
 
     `complete` says that all of them are there under these settings, and `record` is what `finish`
@@ -342,7 +342,7 @@ class Claim:
         self._write({file.name: identity(file.stat()) for file in self._files}, record)
         self.complete, self.record = True, record
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> OutputLock:
         return self
 
     def __exit__(
@@ -393,7 +393,7 @@ class Claim:
         folder = self._lock_path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with full_disk_is_the_users(self._lock_path):
+            with disk_full_as_input_error(self._lock_path):
                 lock = open(self._lock_path, "a")  # noqa: SIM115 - held until the end
         except OSError as error:
             raise InputError(

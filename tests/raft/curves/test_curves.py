@@ -18,7 +18,7 @@ from raft.curves import draw_curves
 from raft.curves.figure import make_picture
 from raft.curves.panels import choose_panels
 from raft.curves.runs import known_keys, read_settings, series_of
-from raft.curves.style import LOOKS
+from raft.curves.style import STYLES
 from raft.runs.metrics import read_metrics
 from rollout.errors import InputError
 
@@ -54,8 +54,8 @@ def figure_of(runs, look="paper", x="iteration", panels=None, width=None):
         (panel, [series for one in settings for series in series_of(one, panel, x)])
         for panel in choose_panels(known_keys(settings), panels, None, x)
     ]
-    with matplotlib.rc_context(LOOKS[look].rc):
-        figure = make_picture(drawn, LOOKS[look], x, width=width)
+    with matplotlib.rc_context(STYLES[look].rc):
+        figure = make_picture(drawn, STYLES[look], x, width=width)
         figure.draw_without_rendering()
     return figure
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from raft.demo.demo import Size, tell
+from raft.demo.demo import Size, run_demo
 from raft.runs.metrics import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -15,7 +15,7 @@ SMALL = Size(texts=600, pairs=200, prompts=64, per_iteration=16, held_out=16, it
 
 
 def test_demo_tells_the_whole_story_and_keeps_what_is_finished(tmp_path, capsys):
-    folder = tell(tmp_path / "demo", seed=3, size=SMALL)
+    folder = run_demo(tmp_path / "demo", seed=3, size=SMALL)
     first = capsys.readouterr().out
     rows = read_metrics(folder)
     assert [row["iteration"] for row in rows] == [0, 1]
@@ -40,7 +40,7 @@ def test_demo_tells_the_whole_story_and_keeps_what_is_finished(tmp_path, capsys)
 
     # the second time everything is there, and the table is the same
     before = (folder / "metrics.jsonl").read_bytes()
-    tell(tmp_path / "demo", seed=3, size=SMALL)
+    run_demo(tmp_path / "demo", seed=3, size=SMALL)
     again = capsys.readouterr().out
     assert again.count("kept)") == 2
     assert (folder / "metrics.jsonl").read_bytes() == before

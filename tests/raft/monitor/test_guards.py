@@ -13,7 +13,7 @@ import toy_runs
 from raft.monitor.guards import Rules, alarms, best_iteration, gold_agrees, idle_rules
 from raft.monitor.worker import LogProbPool, LogProbWorker
 from raft.workers.executors import InlineExecutor
-from raft.workers.placement import find_seat, place
+from raft.workers.placement import place, place_monitor
 from rewards.evaluation.stats import clustered_mean_ci95
 from rollout.types import InputError, WorkerDiedError
 
@@ -149,7 +149,7 @@ WORKERS: dict[str, Any] = {"rollout_workers": 2, "reward_workers": 1, "trainer_w
 )
 def test_a_seat_for_the_worker(gpus: int, settings: dict[str, Any], beside: tuple[str]) -> None:
     placement = place(gpus=gpus, cores=8, **{**WORKERS, **settings})
-    seat = find_seat(placement, gpus, 8)
+    seat = place_monitor(placement, gpus, 8)
     assert seat.beside == beside
     assert (seat.resources.gpus > 0) is (gpus > 0)
     # no GPU is given out twice, and none more than there are
@@ -198,7 +198,7 @@ def pool_of(
     neighbours = [Neighbour(heard, "rollout"), Neighbour(heard, "reward")]
     arguments = {"start": str(root / "policy")}
     executor = InlineExecutor()
-    resources = find_seat(place(gpus=0, cores=1, **WORKERS), 0, 1).resources
+    resources = place_monitor(place(gpus=0, cores=1, **WORKERS), 0, 1).resources
     return LogProbPool(executor, resources, arguments, neighbours, max_respawns=2)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from raft.updates.policy import merged_state
-from raft.updates.rendezvous import meeting_place
+from raft.updates.rendezvous import rendezvous_address
 from raft.updates.rows import IGNORED, concatenate_and_cut, sft_rows, training_order
 from raft.updates.sft import SFT
 from rollout.types import InputError
@@ -438,7 +438,7 @@ def run_ranks(
     ranks: Sequence[dict[str, Any]], rows: Path, outs: Sequence[str]
 ) -> list[list[dict[str, Any]]]:
     """Every rank in a process of its own; the metrics of their updates."""
-    _, port = meeting_place()
+    _, port = rendezvous_address()
     script = str(Path(tiny.__file__).with_name("sft_rank.py"))
     started = [
         subprocess.Popen(

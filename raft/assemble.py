@@ -128,13 +128,13 @@ def check_model(model: str, key: str) -> None:
     path = Path(model).expanduser()
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
     if looks_local and not path.is_dir():
-        raise InputError(f"{key}: no such folder {model}; give a model folder or a hub name")
+        raise InputError(key, f"no such folder {model}", "give a model folder or a hub name")
     if path.is_dir() and not any((path / f).exists() for f in ("config.json", "toy_policy.json")):
-        raise InputError(f"{key}: {model} has no config.json, so it is no model folder")
+        raise InputError(key, f"{model} has no config.json, so it is no model folder")
     try:
         description_folder(model)
     except InputError as error:
-        raise InputError(f"{key}: {error}") from error
+        raise InputError(key, error) from error
 
 
 def _executor(config: RunConfig) -> Executor:

@@ -40,8 +40,9 @@ def choose(
     if len(chosen_M2) == 0:
         counts = ", ".join(f"{key} {count}" for key, count in refused.items() if count) or "none"
         raise InputError(
-            f"select: no sample of {scores_PK.size} can be selected (unselectable: {counts}); "
-            "loosen the filters, lower the threshold, or look at the scores"
+            "select",
+            f"no sample of {scores_PK.size} can be selected (unselectable: {counts})",
+            "loosen the filters, lower the threshold, or look at the scores",
         )
     by_prompt: dict[int, list[int]] = defaultdict(list)
     for prompt, sample in chosen_M2.tolist():

@@ -95,20 +95,21 @@ def check_strategy(strategy: str, k: int, **arguments: Any) -> None:
     """
     if strategy not in _SELECTORS:
         known = ", ".join(_SELECTORS)
-        raise InputError(f"select.strategy: {strategy!r} is not known; use one of {known}")
+        raise InputError("select.strategy", f"{strategy!r} is not known", f"use one of {known}")
     given, allowed = _given(arguments), _ARGUMENTS[strategy]
     for name in given.keys() - set(allowed):
         raise InputError(
-            f"select.{name}: {strategy} takes {' and '.join(allowed) or 'no arguments'}; "
-            f"leave {name} out"
+            f"select.{name}",
+            f"{strategy} takes {' and '.join(allowed) or 'no arguments'}",
+            f"leave {name} out",
         )
     for name in allowed:
         if name not in given and name not in _OPTIONAL:
-            raise InputError(f"select.{name}: {strategy} needs it; set select.{name}")
+            raise InputError(f"select.{name}", f"{strategy} needs it", f"set select.{name}")
     for name, value in given.items():
         _check_range(name, value, k)
     if strategy == "best_and_worst" and k < 2:
-        raise InputError(f"sampling.k: {k} is too small for {strategy}; set it to 2 or more")
+        raise InputError("sampling.k", f"{k} is too small for {strategy}", "set it to 2 or more")
 
 
 def mask_unselectable(
@@ -179,8 +180,9 @@ def compile_reject_pattern(pattern: str | None) -> re.Pattern[str] | None:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
         raise InputError(
-            f"select.reject_pattern: {pattern!r} is no regular expression ({error}); "
-            "escape special characters with a backslash"
+            "select.reject_pattern",
+            f"{pattern!r} is no regular expression ({error})",
+            "escape special characters with a backslash",
         ) from None
 
 
@@ -227,16 +229,17 @@ def _given(arguments: dict[str, Any]) -> dict[str, Any]:
 def _check_range(name: str, value: Any, k: int) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value):
-        raise InputError(f"select.{name}: {value!r} is not a finite number; set it to one")
+        raise InputError(f"select.{name}", f"{value!r} is not a finite number", "set it to one")
     if name == "fraction" and not 0 < value <= 1:
-        raise InputError(f"select.fraction: {value} is outside (0, 1]; set it to 0.125, say")
+        raise InputError("select.fraction", f"{value} is outside (0, 1]", "set it to 0.125, say")
     if name in ("m", "per_prompt"):
         if not isinstance(value, int) or value < 1:
-            raise InputError(f"select.{name}: {value} is no count; set it to 1 or more, whole")
+            raise InputError(f"select.{name}", f"{value} is no count", "set it to 1 or more, whole")
         if value > k:
             raise InputError(
-                f"select.{name}: {value} is more than the {k} samples of a prompt; "
-                f"lower it, or set sampling.k to {value} or more"
+                f"select.{name}",
+                f"{value} is more than the {k} samples of a prompt",
+                f"lower it, or set sampling.k to {value} or more",
             )
 
 

@@ -62,16 +62,16 @@ def _checked(
     what: str, kinds: Kinds, kind: str, settings: dict[str, Any]
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     if kind not in kinds:
-        raise InputError(f"{what} kind {kind!r} is unknown: use one of {', '.join(kinds)}")
+        raise InputError(f"{what} kind {kind!r}", "is unknown", f"use one of {', '.join(kinds)}")
     needed, find = kinds[kind]
     given = {key: value for key, value in settings.items() if value not in (None, "", {}, [])}
     if needed not in given:
-        raise InputError(f'{what} kind "{kind}" needs {needed}: none is given')
+        raise InputError(f'{what} kind "{kind}"', f"needs {needed}: none is given")
     build, renamed = find()
     known = inspect.signature(build).parameters
     unknown = [key for key in given if renamed.get(key, key) not in known]
     if unknown:
-        raise InputError(f'{what} kind "{kind}" has no use for {unknown[0]}: remove it')
+        raise InputError(f'{what} kind "{kind}"', f"has no use for {unknown[0]}", "remove it")
     return build, {renamed.get(key, key): value for key, value in given.items()}
 
 

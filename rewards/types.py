@@ -25,7 +25,7 @@ Scores = list[list[float | None]]
 
 
 class RewardError(RuntimeError):
-    """A reward could not be computed. One line: what failed, for which prompt, how to mend it."""
+    """A reward could not be computed. One line: what failed, for which prompt, how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,11 @@ POLICIES = ("raise", "missing")
 def check_policy(non_finite: str) -> None:
     """Raises `InputError` for anything but "raise" and "missing"."""
     if non_finite not in POLICIES:
-        raise InputError(f"non_finite={non_finite!r} is unknown: use one of {', '.join(POLICIES)}")
+        raise InputError(
+            f"non_finite={non_finite!r}",
+            "is unknown",
+            f"use one of {', '.join(POLICIES)}",
+        )
 
 
 def finite_or_missing(

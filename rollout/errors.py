@@ -6,7 +6,24 @@ with code 2. The others mean that something broke while the input was right: exi
 
 
 class InputError(ValueError):
-    """The user's input is wrong. The message says what, where, and how to mend it, in one line."""
+    """The user's input is wrong. One line says where, what is wrong, and what to do about it.
+
+    Args:
+        where: a file and line, a config key, an option with its value, a model folder.
+        problem: what is wrong there; another error, where this one adds the place it came from.
+        fix: what to do, as a sentence in the imperative; left out where `problem` implies it.
+    """
+
+    def __init__(self, where: object, problem: object, fix: str = "") -> None:
+        # all three are arguments of the base class: an error travels between Ray's processes
+        super().__init__(str(where), str(problem), fix)
+        self.where, self.problem, self.fix = str(where), str(problem), fix
+
+    def __str__(self) -> str:
+        problem = f"{self.where}: {self.problem}"
+        return (
+            f"{problem.rstrip('.')}. {self.fix[:1].upper()}{self.fix[1:]}" if self.fix else problem
+        )
 
 
 class EngineError(RuntimeError):

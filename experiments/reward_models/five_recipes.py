@@ -211,7 +211,7 @@ def _run(options: argparse.Namespace) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     study = Study(options.out, options.seed, options.held_out, options.limit)
     if options.only == "armorm" and not (study.folder / base_of("armorm") / MEASURED).exists():
-        raise InputError("--only armorm: it starts from bradley_terry; run that one first")
+        raise InputError("--only armorm", "it starts from bradley_terry", "run that one first")
     counts = prepare(study)
     rows = []
     for name in NAMES:

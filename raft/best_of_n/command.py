@@ -73,7 +73,7 @@ def outputs(given: str | None, pool: str) -> Outputs:
         return Outputs(folder, stem.removesuffix(".pool").removesuffix(".judged"))
     path = Path(given).expanduser()
     if path.is_dir() or given.endswith("/"):
-        raise InputError(f"--out {given}: is a folder; name files in it, {path / 'bon'} say")
+        raise InputError(f"--out {given}", "is a folder", f"name files in it, {path / 'bon'} say")
     return Outputs(path.parent, path.name.removesuffix(".jsonl"))
 
 
@@ -133,7 +133,7 @@ def best_of_n(
 def _columns(reader: RowReader, by: str, gold: str | None) -> Columns:
     first = next(reader.rows(), None)
     if first is None:
-        raise InputError(f"{reader.source.name}: holds no rows; name a file with at least one")
+        raise InputError(reader.source.name, "holds no rows", "name a file with at least one")
     own = "gold_scores" if by != "gold_scores" and "gold_scores" in first.columns else None
     return Columns(by, gold or own)
 

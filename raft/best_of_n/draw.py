@@ -89,9 +89,9 @@ def pool_path(given: str | None, prompts: str, ending: str) -> Path:
     """Where the rows go: `given`, or STEM.`ending`.jsonl beside the prompts. Raises InputError."""
     path = output_path(given, prompts, find_source(prompts).stem, ending)
     if path is None:
-        raise InputError("--out -: what can be stopped and continued needs a file; name one")
+        raise InputError("--out -", "what can be stopped and continued needs a file", "name one")
     if path.suffix != ".jsonl":
-        raise InputError(f"--out {path}: rows are written as JSONL; name it .jsonl")
+        raise InputError(f"--out {path}", "rows are written as JSONL", "name it .jsonl")
     return path
 
 

@@ -98,8 +98,10 @@ class _Judging:
         wanted = 1 + (self._n or 1)
         if count < wanted:
             raise InputError(
-                f"{row.where}: has {count} responses where {wanted} are needed: one is set aside "
-                "for the others to be compared with; draw more, or lower --n"
+                row.where,
+                f"has {count} responses where {wanted} are needed: one is set aside for the "
+                "others to be compared with",
+                "draw more, or lower --n",
             )
         # what is added, and the lists that are cut to those who compete
         cut = _per_response(row) & row.columns.keys()

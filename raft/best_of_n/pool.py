@@ -87,11 +87,12 @@ def read_pool(
             keep(_best_row(row, best, columns, n))
     if n is not None and n > pool.largest:
         raise InputError(
-            f"--n {n}: the most responses that a prompt has are {pool.largest}; lower it, or draw "
-            "more"
+            f"--n {n}",
+            f"the most responses that a prompt has are {pool.largest}",
+            "lower it, or draw more",
         )
     if not any(np.isfinite(scores_N).any() for scores_N in pool.score_rows):
-        raise InputError(f"{columns.by}: not a single score is a number; nothing can be selected")
+        raise InputError(columns.by, "not a single score is a number", "nothing can be selected")
     return pool
 
 
@@ -100,14 +101,15 @@ def _column(row: dict[str, Any], name: str, count: int, where: str) -> Floats:
     if values is None:
         held = ", ".join(key for key in row if key.endswith("scores")) or "no scores"
         raise InputError(
-            f"{where}: no column {name!r} (there: {held}); `raft score --reward M` adds scores, "
-            "--by and --gold-by name others"
+            where,
+            f"no column {name!r} (there: {held})",
+            "`raft score --reward M` adds scores, --by and --gold-by name others",
         )
     if not isinstance(values, list) or len(values) != count:
-        raise InputError(f"{where}: {name!r} does not fit {count} responses; score the file again")
+        raise InputError(where, f"{name!r} does not fit {count} responses", "score the file again")
     for value in values:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise InputError(f"{where}: {name!r} holds {value!r}; a score is a number or null")
+            raise InputError(where, f"{name!r} holds {value!r}", "a score is a number or null")
     return np.array(values, dtype=np.float64)  # None becomes NaN
 
 

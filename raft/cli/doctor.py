@@ -63,7 +63,7 @@ def add_doctor(command: Command) -> None:
 def doctor(options: argparse.Namespace) -> int:
     """0 when nothing is wrong, else 1. Raises InputError."""
     if options.data is not None and options.reward is None:
-        raise InputError("doctor: --data is scored by a reward model; name one with --reward")
+        raise InputError("doctor", "--data is scored by a reward model", "name one with --reward")
     sections = _sections(options)
     if options.json:
         findings = [finding for _, section in sections for finding in section]
@@ -120,8 +120,8 @@ def _lines(finding: Finding, stream: TextIO) -> str:
     first = f"  {sign} {name}"
     width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
     text = _wrapped(finding.detail, first, indent, width)
-    if finding.mend:
-        text += "\n" + _wrapped(finding.mend, f"{indent}→ ", f"{indent}  ", width)
+    if finding.fix:
+        text += "\n" + _wrapped(finding.fix, f"{indent}→ ", f"{indent}  ", width)
     if _coloured(stream):
         text = text.replace(sign, f"{_COLOURS[finding.level]}{sign}\033[0m", 1)
     encoding = stream.encoding or "utf-8"

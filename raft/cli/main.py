@@ -79,7 +79,7 @@ def _full_disk_behind_stdout() -> Iterator[None]:
             raise
         _discard_stdout()
         where = error.filename or "standard output"
-        raise InputError(f"{where}: no space left; free some and run the command again") from error
+        raise InputError(where, "no space left", "free some and run the command again") from error
 
 
 def _discard_stdout() -> None:
@@ -169,7 +169,7 @@ def _validate(options: argparse.Namespace) -> int:
         print("\n".join(describe_keys()))
         return 0
     if options.config is None:
-        raise InputError("validate: name a config file, or --keys")
+        raise InputError("validate", "no config file given", "name one, or give --keys")
     data = read_mapping(options.config, options.overrides, examples="configs/")
     if is_training(data):
         recipe = make_train_config(data, options.config).recipe

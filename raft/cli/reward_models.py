@@ -59,7 +59,7 @@ def train_reward(options: argparse.Namespace) -> int:
         print("\n".join(describe_keys(TrainRewardConfig)))
         return 0
     if options.config is None:
-        raise InputError("train-reward: name a config file, or --keys")
+        raise InputError("train-reward", "no config file given", "name one, or give --keys")
     config = load_train_config(options.config, options.overrides)
     if options.check:
         print(f"{options.config}: valid")
@@ -140,9 +140,12 @@ def add_eval_reward(command: Command) -> None:
 def eval_reward(options: argparse.Namespace) -> int:
     """0 when done. Raises InputError and RewardError."""
     if not (options.reward or options.judge or options.scores):
-        raise InputError("eval-reward: nothing to evaluate; give --reward, --judge or --scores")
+        raise InputError("eval-reward", "nothing to evaluate", "give --reward, --judge or --scores")
     if options.bootstrap is not None and options.bootstrap < 100:
-        raise InputError(f"--bootstrap {options.bootstrap}: intervals need 100 resamples or more")
+        raise InputError(
+            f"--bootstrap {options.bootstrap}",
+            "intervals need 100 resamples or more",
+        )
     from rewards.evaluation.evaluate import eval_reward as run
     from rewards.evaluation.report import (
         as_json,

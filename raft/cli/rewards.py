@@ -153,7 +153,7 @@ def _rank(options: argparse.Namespace) -> int:
 
 def _check_output(options: argparse.Namespace) -> None:
     if options.json and options.out == "-":
-        raise InputError("--json: the rows go to stdout already; name a file with --out")
+        raise InputError("--json", "the rows go to stdout already", "name a file with --out")
 
 
 def model_settings(options: argparse.Namespace) -> dict[str, Any]:

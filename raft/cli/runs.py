@@ -278,7 +278,7 @@ def eval_pool(options: argparse.Namespace) -> int:
 
     _check_counts(options)
     if options.weighted is not None and options.scores is None:
-        raise InputError("--weighted: needs scores to weigh votes by; add --scores COLUMN")
+        raise InputError("--weighted", "needs scores to weigh votes by", "add --scores COLUMN")
     folder = make_out_folder(options.out) if options.out is not None else None
     questions = read_questions(
         options.pool,
@@ -314,9 +314,9 @@ def _name(options: argparse.Namespace, files: Sequence[Path]) -> None:
 
 def _check_counts(options: argparse.Namespace) -> None:
     if options.draws < 2:
-        raise InputError(f"--draws {options.draws}: an estimate needs 2 random subsets or more")
+        raise InputError(f"--draws {options.draws}", "an estimate needs 2 random subsets or more")
     if options.seed < 0:
-        raise InputError(f"--seed {options.seed}: use 0 or more")
+        raise InputError(f"--seed {options.seed}", "must be 0 or more")
 
 
 def _counts(text: str | None) -> tuple[int, ...] | None:
@@ -325,7 +325,9 @@ def _counts(text: str | None) -> tuple[int, ...] | None:
         return None
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise InputError(f"--k {text}: write whole numbers of 1 or more, for example --k 2,4,8")
+        raise InputError(
+            f"--k {text}", "must be whole numbers of 1 or more", "write --k 2,4,8, say"
+        )
     return tuple(sorted({int(word) for word in words}))
 
 
@@ -333,5 +335,7 @@ def _iteration(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isdecimal():
-        raise InputError(f"--iteration {text}: write its number, or all")
+        raise InputError(
+            f"--iteration {text}", "is no number", "write that of an iteration, or all"
+        )
     return int(text)

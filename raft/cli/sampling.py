@@ -133,9 +133,9 @@ def bon(options: argparse.Namespace) -> int:
     from raft.best_of_n.command import Judged, as_table, best_of_n, outputs
 
     if options.n is not None and options.n < 1:
-        raise InputError(f"--n {options.n}: at least one response must compete")
+        raise InputError(f"--n {options.n}", "at least one response must compete")
     if (options.seed or 0) < 0:
-        raise InputError(f"--seed {options.seed}: must be 0 or more")
+        raise InputError(f"--seed {options.seed}", "must be 0 or more")
     out = outputs(options.out, options.file)
     selection, rewards = _rewards(options)
     pool = _drawn(options, out, selection, rewards)
@@ -172,21 +172,23 @@ def _drawn(
     if options.policy is None:
         if given := _of_drawing(options):
             raise InputError(
-                f"{', '.join(given)}: without --policy nothing is drawn, and {options.file} is "
-                "taken as it is; leave them out"
+                f"{', '.join(given)}",
+                f"without --policy nothing is drawn, and {options.file} is taken as it is",
+                "leave them out",
             )
         for name in ("reward", "gold"):
             if getattr(options, name) is not None and name in rewards:
                 raise InputError(
-                    f"--{name}: without --policy, {options.file} is a pool that has its scores: "
-                    f"add others by `raft score --reward {getattr(options, name)} --as NAME`, and "
-                    "name their column with --by or --gold-by"
+                    f"--{name}",
+                    f"without --policy, {options.file} is a pool that has its scores",
+                    f"add others by `raft score --reward {getattr(options, name)} --as "
+                    "NAME`, and name their column with --by or --gold-by",
                 )
         return Path(options.file).expanduser()
     if options.by is not None or options.gold_by is not None:
-        raise InputError("--by, --gold-by: name columns of a stored pool; leave --policy out")
+        raise InputError("--by, --gold-by", "name columns of a stored pool", "leave --policy out")
     if not rewards and selection is None:
-        raise InputError("bon: nothing selects; give --reward or --judge")
+        raise InputError("bon", "nothing selects", "give --reward or --judge")
     from raft.best_of_n.draw import draw_pool, pool_path
 
     options.n = options.n or _DEFAULT_N
@@ -231,16 +233,25 @@ def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, d
             continue
         judge, tournament = split_tournament(spec)
         if found is not None:
-            raise InputError("--gold: one judge is enough: the win rate is by the one that selects")
+            raise InputError(
+                "--gold",
+                "one judge is enough: the win rate is by the one that selects",
+            )
         plays = Tournament(**{**tournament, **given}) if name == "reward" else None
         found = Selection(judge, plays)
     if found is not None and found.tournament is not None and rewards:
         raise InputError(
-            "--gold: a judge selects, and the win rate is measured; for another measure, add its "
-            "scores to STEM.judged.jsonl by `raft score`, then `raft bon` that file with --gold-by"
+            "--gold",
+            "a judge selects, and the win rate is measured",
+            "for another measure, add its scores to STEM.judged.jsonl by `raft score`, then "
+            "`raft bon` that file with --gold-by",
         )
     if (found is None or found.tournament is None) and (options.method or options.budget):
-        raise InputError("--method, --budget: are of a tournament; give --judge, or leave them out")
+        raise InputError(
+            "--method, --budget",
+            "are of a tournament",
+            "give --judge, or leave them out",
+        )
     return found, rewards
 
 
@@ -248,8 +259,9 @@ def _check_no_judge(spec: dict[str, Any], where: str) -> None:
     for member in spec.get("members", []):
         if member["kind"] == "pairwise":
             raise InputError(
-                f"{where}: has a judge among its members, whose points have no mean over prompts; "
-                "use the judge alone, with --judge"
+                where,
+                "has a judge among its members, whose points have no mean over prompts",
+                "use the judge alone, with --judge",
             )
         _check_no_judge(member, where)
 
@@ -300,8 +312,9 @@ def drawing_config(
         section = assignment.partition("=")[0].partition(".")[0]
         if section not in _SECTIONS:
             raise InputError(
-                f"--set {assignment}: {command} has no such key; use {', '.join(_SECTIONS)}, as in "
-                "`raft validate --keys`"
+                f"--set {assignment}",
+                f"{command} has no such key",
+                f"use {', '.join(_SECTIONS)}, as in `raft validate --keys`",
             )
         apply_override(data, assignment)
     unused = {"run_dir": ".", "iterations": 0, "reward": {"kind": "function", "function": "length"}}

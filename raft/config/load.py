@@ -38,7 +38,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     """
     data = read_mapping(path, overrides, examples="configs/")
     if is_training(data):
-        raise InputError(f"{path}: trains a reward model, and is no run: raft train-reward {path}")
+        raise InputError(path, f"trains a reward model, and is no run: raft train-reward {path}")
     return make_config(data, where=str(path))
 
 
@@ -58,7 +58,7 @@ def validated(schema: type[_Schema], data: dict[str, Any], where: str, *, see: s
         return schema.model_validate(expand_paths(data, where))
     except ValidationError as error:
         complaints = (_complaint(item, schema, see) for item in error.errors())
-        raise InputError(f"{where}: {'; '.join(complaints)}") from error
+        raise InputError(where, f"{'; '.join(complaints)}") from error
 
 
 def is_training(data: dict[str, Any]) -> bool:
@@ -76,16 +76,16 @@ def read_mapping(path: str | Path, overrides: list[str] | None, *, examples: str
     """
     source = Path(path)
     if not source.is_file():
-        raise InputError(f"{path}: no such config file; {examples} holds examples")
+        raise InputError(path, "no such config file", f"{examples} holds examples")
     try:
         data = yaml.safe_load(source.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(path, f"cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a 13th month
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(path, f"not valid YAML: {' '.join(str(error).split())}") from error
     data = {} if data is None else data
     if not isinstance(data, dict):
-        raise InputError(f"{path}: a config is a mapping of keys, not {type(data).__name__}")
+        raise InputError(path, f"a config is a mapping of keys, not {type(data).__name__}")
     for override in overrides or []:
         apply_override(data, override)
     return data
@@ -95,11 +95,13 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     """Set `key.sub=value` in a nested mapping; the value is YAML. Raises InputError."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"override {override!r}: write key=value, for example sampling.k=16")
+        raise InputError(
+            f"override {override!r}", "has no =", "write key=value, for example sampling.k=16"
+        )
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"override {override!r}: the value is no YAML") from error
+        raise InputError(f"override {override!r}", "the value is no YAML") from error
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         value = float(value)  # YAML 1.1 reads 3e-4 as a word
     *parents, last = key.split(".")
@@ -108,7 +110,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             data[parent] = {}
         child = data[parent]
         if not isinstance(child, dict):
-            raise InputError(f"override {override!r}: {parent} is no section")
+            raise InputError(f"override {override!r}", f"{parent} is no section")
         data = child
     data[last] = value
 

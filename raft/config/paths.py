@@ -36,5 +36,5 @@ def _lookup(name: str, where: str) -> str:
     if name == "RAFT_DATA" and (root := data_root()) is not None:
         return str(root)
     if name not in os.environ:
-        raise InputError(f"{where}: ${{{name}}} is not set in the environment; export {name}=…")
+        raise InputError(where, f"${{{name}}} is not set in the environment", f"export {name}=…")
     return os.environ[name]

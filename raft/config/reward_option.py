@@ -51,13 +51,18 @@ def read_spec(
     for key, value in options.items():
         if value is not None and not _give(spec, key, value):
             raise InputError(
-                f"--{key.replace('_', '-')}: nothing in {option} {given} has that setting; "
-                "leave it out"
+                f"--{key.replace('_', '-')}",
+                f"nothing in {option} {given} has that setting",
+                "leave it out",
             )
     for assignment in assignments:
         _assign(spec, assignment)
     if "kind" not in spec:
-        raise InputError(f"{option} {given}: says no kind; add kind: model, function or another")
+        raise InputError(
+            f"{option} {given}",
+            "says no kind",
+            "add kind: model, function or another",
+        )
     device = spec.pop("device", None)  # a run places its workers itself: its config has none
     section = _section(expand_paths(spec, option), f"{option} {given}")
     for part in section.everything():
@@ -100,9 +105,11 @@ def _named(given: str, option: str, sections: Sequence[str], kind: str) -> dict[
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise InputError(f"{option} {given}: no such file; check the path") from None
+            raise InputError(f"{option} {given}", "no such file", "check the path") from None
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{option} {given}: cannot be read ({error}); give YAML") from error
+            raise InputError(
+                f"{option} {given}", f"cannot be read ({error})", "give YAML"
+            ) from error
         return _mapping(text, f"{option} {given}", sections)
     return {"kind": kind, "model": str(path.resolve()) if path.is_dir() else given}
 
@@ -113,7 +120,9 @@ def _mapping(text: str, where: str, sections: Sequence[str]) -> dict[str, Any]:
         found = next((found[one] for one in sections if isinstance(found.get(one), dict)), found)
     if not isinstance(found, dict) or not found:
         raise InputError(
-            f"{where}: holds no settings; write a {sections[0]}: section, or its keys alone"
+            where,
+            "holds no settings",
+            f"write a {sections[0]}: section, or its keys alone",
         )
     return found
 
@@ -122,7 +131,7 @@ def _section(spec: dict[str, Any], where: str) -> RewardConfig:
     try:
         return RewardConfig.model_validate(spec)
     except ValidationError as error:
-        raise InputError(f"{where}: {'; '.join(map(_complaint, error.errors()))}") from error
+        raise InputError(where, f"{'; '.join(map(_complaint, error.errors()))}") from error
 
 
 def _complaint(item: Any) -> str:
@@ -137,12 +146,18 @@ def _complaint(item: Any) -> str:
 def _assign(spec: dict[str, Any], assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key:
-        raise InputError(f"--set {assignment}: write key=value, for example arguments.unit=chars")
+        raise InputError(
+            f"--set {assignment}", "has no =", "write key=value, for example arguments.unit=chars"
+        )
     *parents, last = key.split(".")
     for parent in parents:
         child = spec.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise InputError(f"--set {assignment}: {parent} is no section; name a key of its own")
+            raise InputError(
+                f"--set {assignment}",
+                f"{parent} is no section",
+                "name a key of its own",
+            )
         spec = child
     spec[last] = _yaml(text, f"--set {key}")
 
@@ -151,4 +166,4 @@ def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(where, f"not valid YAML: {' '.join(str(error).split())}") from error

@@ -244,7 +244,7 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _update_can_be_made(self) -> RunConfig:
-        # whether there is a GPU shows when the run starts; what no GPU mends is refused here
+        # whether there is a GPU shows when the run starts; what no GPU fixes is refused here
         settings = SFTSettings(**self.train.model_dump())
         settings.check(on_gpu=True, world_size=self.cluster.trainer_workers)
         settings.arguments(on_gpu=True, world_size=self.cluster.trainer_workers)

@@ -201,7 +201,7 @@ def load_train_config(path: str | Path, overrides: list[str] | None = None) -> T
     """
     data = read_mapping(path, overrides, examples="configs/reward/")
     if {"policy", "prompts"} & data.keys():
-        raise InputError(f"{path}: is a run, and trains no reward model: raft run {path}")
+        raise InputError(path, f"is a run, and trains no reward model: raft run {path}")
     return make_train_config(data, where=str(path))
 
 

@@ -35,7 +35,9 @@ COLUMNS = ("panel", "setting", "metric", "iteration", "x", "value", "ci95", "run
 def check_data_file(file: Path) -> None:
     """Raises InputError for a suffix that is not written."""
     if file.suffix.lower() not in (".csv", ".json"):
-        raise InputError(f"--data {file}: end the name in .csv or .json")
+        raise InputError(
+            f"--data {file}", "is neither CSV nor JSON", "end the name in .csv or .json"
+        )
 
 
 def write_data(file: Path, x: str, drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> None:
@@ -134,7 +136,8 @@ def draw_curves(
     look = STYLES[style]
     if width is not None and not look.narrowest <= width <= _WIDEST:
         raise InputError(
-            f"--width {width:g}: give inches from {look.narrowest:g} to {_WIDEST:g} for {style}"
+            f"--width {width:g}",
+            f"must be from {look.narrowest:g} to {_WIDEST:g} inches for style {style}",
         )
     settings = read_settings(run_dirs, labels)
     chosen = choose_panels(known_keys(settings), panels, metrics, x)
@@ -166,11 +169,11 @@ def _with_points(
         if id(setting) not in seen:
             complaint = _nothing_of(setting, panels, x)
             if not seen:
-                raise InputError(complaint)
+                raise InputError("raft curves", complaint)
             log.warning("%s (left out of the picture)", complaint)
     for panel, many in drawn:
         if not many:
-            raise InputError(f"{panel.title}: no row has {_first(panel)} and {x}; leave it out")
+            raise InputError(panel.title, f"no row has {_first(panel)} and {x}", "leave it out")
     return drawn
 
 

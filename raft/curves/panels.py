@@ -146,7 +146,7 @@ def choose_panels(
         InputError: for a panel or a key that no run has.
     """
     if x != "iteration" and x not in known:
-        raise InputError(f"{x}: no run has it for the horizontal axis; {_choose(known)}")
+        raise InputError(x, "no run has it for the horizontal axis", f"{_choose(known)}")
     if not names and not metrics:
         names = _defaults(known, x)
     return [
@@ -172,7 +172,7 @@ def _defaults(known: Collection[str], x: str) -> list[str]:
 
 def _named(name: str, known: Collection[str], x: str) -> Panel:
     if name not in PANELS:
-        raise InputError(f"--panels {name}: no such panel; choose from {', '.join(PANELS)}")
+        raise InputError(f"--panels {name}", "no such panel", f"choose from {', '.join(PANELS)}")
     panel = PANELS[name]
     # a training batch is drawn by the policy before: on other axes than the iteration's it would
     # stand at the wrong place
@@ -180,10 +180,10 @@ def _named(name: str, known: Collection[str], x: str) -> Panel:
     present = tuple(line for line in lines if line.metric in known)
     if all(line.detail for line in present):
         wanted = " or ".join(line.metric for line in panel.lines if not line.detail)
-        raise InputError(f"no run has an evaluation to draw: panel {name} shows {wanted}")
+        raise InputError(f"--panels {name}", f"no run has an evaluation with {wanted} to draw")
     if panel.change and len(present) < len(lines):
         missing = next(line.metric for line in lines if line not in present)
-        raise InputError(f"--panels {name}: no run has {missing}; choose another panel")
+        raise InputError(f"--panels {name}", f"no run has {missing}", "choose another panel")
     return Panel(
         panel.title, panel.y_label, present, panel.level, panel.change,
         stack=panel.stack and x == "iteration",
@@ -192,7 +192,7 @@ def _named(name: str, known: Collection[str], x: str) -> Panel:
 
 def _of_metric(metric: str, known: Collection[str]) -> Panel:
     if metric not in known:
-        raise InputError(f"{metric}: no run has it; {_choose(known)}")
+        raise InputError(metric, "no run has it", f"{_choose(known)}")
     title = f"{metric} (training batch)" if _training(metric) else metric
     return Panel(title, metric, (Line(metric, "mean" if metric.endswith("_mean") else metric),))
 

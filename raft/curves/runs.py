@@ -133,7 +133,7 @@ def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = Non
                 setting.marks += read_marks(path, complaints.append)
     readable = [setting for setting in settings if any(setting.rows)]
     if not readable:
-        raise InputError("; ".join(complaints) or _no_rows(settings))
+        raise InputError("raft curves", "; ".join(complaints) or _no_rows(settings))
     for complaint in complaints:
         log.warning("%s (left out of the picture)", complaint)
     for setting in settings:
@@ -150,10 +150,10 @@ def known_keys(settings: Iterable[Setting]) -> set[str]:
 
 def _parse(runs: Sequence[str | Path], labels: Sequence[str] | None) -> list[Setting]:
     if not runs:
-        raise InputError("raft curves: no run given; name one run folder or more")
+        raise InputError("raft curves", "no run given", "name one run folder or more")
     given = [_split(run) for run in runs]
     if labels and len(labels) != len(given):
-        raise InputError(f"--labels: {len(labels)} for {len(given)} runs; give one for each")
+        raise InputError("--labels", f"{len(labels)} for {len(given)} runs", "give one for each")
     if labels:
         names = list(labels)
     else:
@@ -163,7 +163,7 @@ def _parse(runs: Sequence[str | Path], labels: Sequence[str] | None) -> list[Set
     for name, (_, paths) in zip(names, given, strict=True):
         known = merged.setdefault(name, Setting(name, []))
         if known.paths and not _same(known.paths, paths):
-            raise InputError(f"{name}: names two settings; give each its own label")
+            raise InputError(name, "names two settings", "give each its own label")
         known.paths = paths
     return list(merged.values())
 
@@ -176,10 +176,12 @@ def _split(run: str | Path) -> tuple[str | None, list[Path]]:
         return None, [Path(run)]
     label, found = text[:at].strip(), [Path(path) for path in text[at + 1 :].split(",") if path]
     if not label or not found:
-        raise InputError(f"{text}: give LABEL=RUN, or LABEL=RUN,RUN for seeds of one setting")
+        raise InputError(
+            text, "names no run", "give LABEL=RUN, or LABEL=RUN,RUN for seeds of one setting"
+        )
     for path, count in Counter(map(os.path.abspath, found)).items():
         if count > 1:
-            raise InputError(f"{text}: {path} is there {count} times; a run counts once")
+            raise InputError(text, f"{path} is there {count} times", "a run counts once")
     return label, found
 
 

@@ -140,8 +140,9 @@ def picture_files(out: str | Path) -> list[Path]:
     if not path.suffix:
         return [path.with_suffix(".png"), path.with_suffix(".svg")]
     raise InputError(
-        f"{path}: cannot draw {path.suffix}; end the name in {', '.join(_SUFFIXES[:-1])} or "
-        f"{_SUFFIXES[-1]}"
+        path,
+        f"cannot draw {path.suffix}",
+        f"end the name in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}",
     )
 
 
@@ -171,5 +172,5 @@ def writing(file: Path) -> Iterator[None]:
             if error.errno not in _REFUSED:
                 raise
             raise InputError(
-                f"{file}: cannot be written ({error.strerror}); choose another file"
+                file, f"cannot be written ({error.strerror})", "choose another file"
             ) from error

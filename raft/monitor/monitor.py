@@ -194,10 +194,12 @@ def load_reference(config: RunConfig) -> tuple[Row, ...]:
             max_new_tokens=0,
         )
     except InputError as error:
-        raise InputError(f"monitor.reference_text: {error}") from error
+        raise InputError("monitor.reference_text", error) from error
     rows = tuple(Row(one.token_ids[:longest]) for one in documents if len(one.token_ids) > 1)
     if not rows:
         raise InputError(
-            f"monitor.reference_text: {path} has no document of two tokens; give more text"
+            "monitor.reference_text",
+            f"{path} has no document of two tokens",
+            "give more text",
         )
     return rows

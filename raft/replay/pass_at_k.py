@@ -55,8 +55,9 @@ def measure(
     ks = ks or sweep(pool.most)
     if max(ks) > pool.most:
         raise InputError(
-            f"--k {max(ks)}: no question of {pool.name} has more than {pool.most} responses; "
-            "choose k up to that"
+            f"--k {max(ks)}",
+            f"no question of {pool.name} has more than {pool.most} responses",
+            "choose k up to that",
         )
     metrics = _metrics(pool, weighted, draws, seed)
     value_PT = np.full((len(pool.questions), len(metrics) * len(ks)), np.nan)
@@ -89,8 +90,9 @@ def _metrics(pool: Questions, weighted: str | None, draws: int, seed: int) -> di
     if weighted is not None:
         if weighted == "sum" and any(_negative(one) for one in pool.questions):
             raise InputError(
-                f"--weighted sum: {pool.scores!r} has negative scores, by which more votes would "
-                "count less; use --weighted sigmoid"
+                "--weighted sum",
+                f"{pool.scores!r} has negative scores, by which more votes would count less",
+                "use --weighted sigmoid",
             )
         squash = weighted == "sigmoid"
 

@@ -72,14 +72,14 @@ def read_questions(
     known = None if answers is None else _answers(answers, column)
     source = find_samples(pool)
     if len(source.parts) > 1 or source.parts[0].iteration is not None:
-        raise InputError(f"{pool}: is a run folder; name one of its files, iterations/NNN/….jsonl")
+        raise InputError(pool, "is a run folder", "name one of its files, iterations/NNN/….jsonl")
     found: list[Question] = []
     seen: set[str] = set()
     unanswered = 0
     for row in source.read(source.parts[0]):
         where = f"{pool}: row {row['id']!r}"
         if row["id"] in seen:
-            raise InputError(f"{where} stands twice; give each question one row")
+            raise InputError(where, "stands twice", "give each question one row")
         seen.add(row["id"])
         reference = _reference(row, column, known, where, answers)
         if reference is None:
@@ -89,19 +89,16 @@ def read_questions(
             Question(_labels(row, reference, column, slack, where), _scores(row, scores, where))
         )
     if not found:
-        raise InputError(f"{pool}: no row has an answer in {column!r}; name its column by --answer")
+        raise InputError(pool, f"no row has an answer in {column!r}", "name its column by --answer")
     return Questions(source.name, column, scores, found, unanswered)
 
 
 def _answers(file: str, column: str) -> dict[str, Any]:
-    try:
-        source = find_source(file)
-    except InputError as error:
-        raise InputError(str(error).replace("in prompts.path", "of --questions")) from error
+    source = find_source(file)
     found = {}
     for row in read_rows(source):
         if not isinstance(row.value, dict) or column not in row.value:
-            raise InputError(f"{row.where}: has no column {column!r}; name it by --answer")
+            raise InputError(row.where, f"has no column {column!r}", "name it by --answer")
         found[row_id(row.value, row, source.stem)] = row.value[column]
     return found
 
@@ -114,12 +111,15 @@ def _reference(
     if known is None:
         held = ", ".join(row)
         raise InputError(
-            f"{where}: no column {column!r} with the right answer (columns: {held}); name it by "
-            "--answer, or the file of prompts that has it by --questions"
+            where,
+            f"no column {column!r} with the right answer (columns: {held})",
+            "name it by --answer, or the file of prompts that has it by --questions",
         )
     if row["id"] not in known:
         raise InputError(
-            f"{where}: {file} has no row of this id; name the prompts it was drawn for"
+            where,
+            f"{file} has no row of this id",
+            "name the prompts it was drawn for",
         )
     return known[row["id"]]
 
@@ -130,7 +130,7 @@ def _labels(
     try:
         right = reference_number(reference, column)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(where, error) from error
     labels: dict[Fraction, int] = {}
     found = []
     for text in row["responses"]:
@@ -150,7 +150,9 @@ def _scores(row: Mapping[str, Any], column: str | None, where: str) -> NDArray[n
     if column not in row:
         stored = ", ".join(key for key in row if key.endswith("scores")) or "none"
         raise InputError(
-            f"{where}: no scores in {column!r} (stored: {stored}); run raft score first"
+            where,
+            f"no scores in {column!r} (stored: {stored})",
+            "run raft score first",
         )
     check_scores(row[column], len(row["responses"]), f"{where}: {column!r}")
     return np.array([np.nan if s is None else s for s in row[column]], dtype=np.float64)

@@ -67,7 +67,7 @@ def replay(source: Source, plan: Plan) -> dict[str, Any]:
                 same[part.name] = _same_as_selected(source, part, pool, parts[part.name][0])
             unselectable.update(pool.refused)
     if not parts:
-        raise InputError(f"{source.name}: no row of it can be read; {source.notes[-1]}")
+        raise InputError(source.name, "no row of it can be read", f"{source.notes[-1]}")
     hidden = _hidden(source, plan)
     told = {"hidden": hidden, "resamples": plan.resamples, "seed": plan.seed}
     return {
@@ -120,8 +120,10 @@ def _read(source: Source, part: Part, plan: Plan, rules: Sequence[Rule]) -> Pool
     wanted = next((rule for rule in rules if rule.tournament is not None), None)
     if wanted is not None and pool.wins_PNN is None:
         raise InputError(
-            f"--tournament {wanted.label}: no row of {part.path} has {COMPARISONS!r}, a list of "
-            "[i, j, P(response i is better than j)]; store them, or select by scores"
+            f"--tournament {wanted.label}",
+            f"no row of {part.path} has {COMPARISONS!r}, a list of [i, j, P(response i is "
+            "better than j)]",
+            "store them, or select by scores",
         )
     return pool
 
@@ -149,8 +151,9 @@ def _pairs(
     """The pairs that work; the others are noted, and refused where nothing of a rule is left."""
     if plan.ks is not None and max(plan.ks) > stored:
         raise InputError(
-            f"--k {max(plan.ks)}: {part.path} stores {stored} samples of a prompt; choose K up to "
-            "that"
+            f"--k {max(plan.ks)}",
+            f"{part.path} stores {stored} samples of a prompt",
+            "choose K up to that",
         )
     judged = source.own.judged if source.own else {}
     pairs: list[tuple[Rule, int]] = []
@@ -161,7 +164,7 @@ def _pairs(
             source.note(said)
         unfit = _unfit(rule, ks)
         if len(unfit) == len(ks):
-            raise InputError(f"replay: {unfit[ks[-1]]}")
+            raise InputError("replay", f"{unfit[ks[-1]]}")
         if unfit:
             at = ", ".join(map(str, unfit))
             source.note(f"{rule.label} is left out at K = {at}: too few samples for it")

@@ -70,7 +70,7 @@ class Rule:
             if self.tournament is not None:
                 cost(self.tournament, k, **self.settings)
         except InputError as error:
-            raise InputError(f"{self.label}: {_unconfigured(error)}") from error
+            raise InputError(self.label, f"{_unconfigured(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,9 @@ class Scoring:
             if name not in row:
                 stored = ", ".join(key for key in row if key.endswith("scores")) or "none"
                 raise InputError(
-                    f"{where}: no column {name!r} to select by (stored scores: {stored}); "
-                    "run raft score first, or name another with --reward-weights COLUMN=1"
+                    where,
+                    f"no column {name!r} to select by (stored scores: {stored})",
+                    "run raft score first, or name another with --reward-weights COLUMN=1",
                 )
             if not is_score_column(name):
                 check_scores(row[name], len(row["responses"]), f"{where}: {name!r}")
@@ -110,7 +111,7 @@ class Scoring:
                 for score, text, tokens in parts
             ]
         except InputError as error:
-            raise InputError(f"{where}: {error}") from error
+            raise InputError(where, error) from error
 
 
 def sweep(stored: int) -> tuple[int, ...]:
@@ -137,7 +138,7 @@ def parse_weights(text: str | None) -> dict[str, float]:
     weights = {k: finite_number(v, f"--reward-weights {k}") for k, v in given.items()}
     for name, weight in weights.items():
         if weight == 0:
-            raise InputError(f"--reward-weights {name}: 0 counts for nothing; leave it out")
+            raise InputError(f"--reward-weights {name}", "0 counts for nothing", "leave it out")
     return weights
 
 
@@ -159,13 +160,13 @@ def parse_filters(words: Sequence[str] | None, own: Mapping[str, Any]) -> dict[s
     given = _assignments(changes, "--filter", "min_chars=2") if changes else {}
     for name in given:
         if name not in known:
-            raise InputError(f"--filter {name}: is no filter; there are {', '.join(known)}")
+            raise InputError(f"--filter {name}", "is no filter", f"there are {', '.join(known)}")
     try:
         return SelectConfig.model_validate({**start, **given}).filters()
     except ValidationError as error:
         first = error.errors()[0]
         at, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise InputError(f"--filter {at}: {message}" if at else f"--filter: {message}") from error
+        raise InputError(f"--filter {at}".rstrip(), message) from error
 
 
 def filters_at_work(filters: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,14 +180,15 @@ def _rule(entry: str, flag: str) -> Rule:
     known = SelectConfig.model_fields.keys() - SelectConfig().filters().keys() - {"strategy"}
     for one in (name for name in arguments if name not in known):
         raise InputError(
-            f"{flag} {entry}: no selector has an argument {one!r}; "
-            f"there are {', '.join(sorted(known))}"
+            f"{flag} {entry}",
+            f"no selector has an argument {one!r}",
+            f"there are {', '.join(sorted(known))}",
         )
     try:
         # how many samples there are shows later
         check_strategy(name, 2**31, **arguments)
     except InputError as error:
-        raise InputError(f"{flag} {entry}: {_unconfigured(error)}") from error
+        raise InputError(f"{flag} {entry}", f"{_unconfigured(error)}") from error
     return Rule(name, arguments)
 
 
@@ -197,14 +199,14 @@ def _tournament(entry: str, flag: str) -> Rule:
         check_settings(name, {key: value for key, value in settings.items() if key != "budget"})
         cost(name, 2, **settings)
     except InputError as error:
-        raise InputError(f"{flag} {entry}: {error}") from error
+        raise InputError(f"{flag} {entry}", error) from error
     return Rule(_BEST, tournament=name, settings=settings)
 
 
 def _name_and_arguments(entry: str, flag: str) -> tuple[str, dict[str, Any]]:
     name, *rest = entry.split(":")
     if not name:
-        raise InputError(f"{flag}: an empty name; write {flag} best_of_k,top_m:m=2, for example")
+        raise InputError(flag, "an empty name", f"write {flag} best_of_k,top_m:m=2, for example")
     return name, _assignments(rest, f"{flag} {name}", "top_m:m=2") if rest else {}
 
 
@@ -213,11 +215,11 @@ def _assignments(words: Sequence[str], flag: str, example: str) -> dict[str, Any
     for word in words:
         key, equals, value = word.strip().partition("=")
         if not equals or not key:
-            raise InputError(f"{flag}: {word.strip()!r} is no key=value; write {example}")
+            raise InputError(flag, f"{word.strip()!r} is no key=value", f"write {example}")
         try:
             found[key] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError) as error:
-            raise InputError(f"{flag}: the value of {key} is no YAML; write {example}") from error
+            raise InputError(flag, f"the value of {key} is no YAML", f"write {example}") from error
     return found
 
 

@@ -99,13 +99,10 @@ def find_samples(name: str, iteration: int | None = None) -> Source:
     if path.is_dir():
         return _run(path, iteration)
     if iteration is not None:
-        raise InputError(f"--iteration {iteration}: {name} is no run folder; leave it out")
-    try:
-        found = find_source(name)
-    except InputError as error:
-        raise InputError(str(error).replace("in prompts.path", "of the run or file")) from error
+        raise InputError(f"--iteration {iteration}", f"{name} is no run folder", "leave it out")
+    found = find_source(name)
     if found.kind in ("dataset", "text"):
-        raise InputError(f"{name}: no such run folder or file; name a run_dir, or a .jsonl file")
+        raise InputError(name, "no such run folder or file", "name a run_dir, or a .jsonl file")
     return Source(name, [Part(path.name, path)])
 
 
@@ -129,7 +126,7 @@ def _run(root: Path, iteration: int | None) -> Source:
         there = ", ".join(str(n) for n, p in sorted(folders.items()) if (p / _ROLLOUTS).is_file())
         what = f"iteration {iteration}: " if iteration is not None else ""
         known = f"it has those of iterations {there}" if there else "it has none at all"
-        raise InputError(f"{root}: {what}no iterations/NNN/{_ROLLOUTS} to replay; {known}")
+        raise InputError(root, f"{what}no iterations/NNN/{_ROLLOUTS} to replay", known)
     last = numbers[-1]
     if iteration is None and planned is not None and planned > last:
         source.notes.append(
@@ -150,7 +147,7 @@ def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | 
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
-            raise InputError(f"{path}: holds no mapping of keys")
+            raise InputError(path, "holds no mapping of keys")
         config = make_config(data, where=str(path))
     except FileNotFoundError:
         notes.append(

@@ -43,7 +43,7 @@ def write_report(run_dir: str | Path, out: str | Path, *, prompts: int | None = 
     run, out = Path(run_dir), Path(out)
     _check(run, out)
     if prompts is not None and prompts < 1:
-        raise InputError(f"--prompts {prompts}: must be 1 or more")
+        raise InputError(f"--prompts {prompts}", "must be 1 or more")
     notices = Notices()
     config = summary.read_config(run, notices.add)
     metrics = problems.read_sound_metrics(run, notices.add)
@@ -78,7 +78,9 @@ def write_report(run_dir: str | Path, out: str | Path, *, prompts: int | None = 
             file.write(page.end(data))
     except OSError as error:
         raise InputError(
-            f"{out}: cannot be written ({error.strerror or error}); choose another --out"
+            out,
+            f"cannot be written ({error.strerror or error})",
+            "choose another --out",
         ) from error
     _say(out, stages)
     return out
@@ -86,17 +88,17 @@ def write_report(run_dir: str | Path, out: str | Path, *, prompts: int | None = 
 
 def _check(run: Path, out: Path) -> None:
     if not run.is_dir():
-        raise InputError(f"{run}: no such run folder; name the run_dir of a run")
+        raise InputError(run, "no such run folder", "name the run_dir of a run")
     if not any((run / name).exists() for name in ("metrics.jsonl", "config.yaml", "iterations")):
-        raise InputError(f"{run}: holds nothing of a run; name a folder that `raft run` has begun")
+        raise InputError(run, "holds nothing of a run", "name a folder that `raft run` has begun")
     if out.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"{out}: a report is a page; end the name in .html")
+        raise InputError(out, "a report is a page", "end the name in .html")
     if out.is_dir():
-        raise InputError(f"{out}: is a folder; name a file in it")
+        raise InputError(out, "is a folder", "name a file in it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: its folder cannot be made ({error.strerror})") from error
+        raise InputError(out, f"its folder cannot be made ({error.strerror})") from error
 
 
 def _samples(

@@ -146,7 +146,7 @@ def _template(given: str | None) -> str | None:
     try:
         return Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"chat_template: {given} is no template and no readable file") from error
+        raise InputError("chat_template", f"{given} is no template and no readable file") from error
 
 
 def _training(config: TrainRewardConfig) -> Any:

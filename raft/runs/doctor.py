@@ -94,7 +94,9 @@ def read_pairs(path: str) -> list[Pair]:
         columns = row.value
         if not isinstance(columns, dict) or not columns.keys() >= {"chosen", "rejected"}:
             raise InputError(
-                f'{row.where}: no preference pair; write {{"prompt", "chosen", "rejected"}}'
+                row.where,
+                "no preference pair",
+                'write {"prompt", "chosen", "rejected"}',
             )
         talks = [
             conversation(group.prompt, one.text)
@@ -103,7 +105,7 @@ def read_pairs(path: str) -> list[Pair]:
         ]
         pairs.append(Pair(*talks))
     if not pairs:
-        raise InputError(f"{path}: no rows; give at least one preference pair")
+        raise InputError(path, "no rows", "give at least one preference pair")
     return pairs
 
 

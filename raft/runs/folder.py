@@ -120,7 +120,9 @@ class RunFolder:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"run_dir: cannot make the folder {self.root} ({error.strerror}); choose another"
+                "run_dir",
+                f"cannot make the folder {self.root} ({error.strerror})",
+                "choose another",
             ) from error
 
     def _take_lock(self) -> Any:
@@ -128,7 +130,9 @@ class RunFolder:
             lock = open(self.root / "run.lock", "a+")  # noqa: SIM115 - held while the run lives
         except OSError as error:
             raise InputError(
-                f"run_dir: cannot write in {self.root} ({error.strerror}); choose another"
+                "run_dir",
+                f"cannot write in {self.root} ({error.strerror})",
+                "choose another",
             ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,8 +141,9 @@ class RunFolder:
             holder = lock.read().strip() or "unknown"
             lock.close()
             raise InputError(
-                f"run_dir: {self.root} is in use by process {holder}; wait for it, end it, or "
-                "choose another run_dir"
+                "run_dir",
+                f"{self.root} is in use by process {holder}",
+                "wait for it, end it, or choose another run_dir",
             ) from error
         with disk_full_as_input_error(self.root):
             lock.truncate(0)
@@ -156,8 +161,9 @@ class RunFolder:
             changed = _differences(_parsed(before, path), yaml.safe_load(text))
             if changed:
                 raise InputError(
-                    f"run_dir: {self.root} belongs to another config (it differs in "
-                    f"{', '.join(changed)}); choose another run_dir or restore these keys"
+                    "run_dir",
+                    f"{self.root} belongs to another config (it differs in {', '.join(changed)})",
+                    "choose another run_dir or restore these keys",
                 )
         write_whole(path, text)
 
@@ -171,8 +177,10 @@ class RunFolder:
         if path.exists() and self._holds_samples():
             if path.read_text().strip() != digest:
                 raise InputError(
-                    f"run_dir: the prompts (or the policy's tokenizer) are not those that "
-                    f"{self.root} began with; restore them or choose another run_dir"
+                    "run_dir",
+                    f"the prompts (or the policy's tokenizer) are not those that {self.root} "
+                    "began with",
+                    "restore them or choose another run_dir",
                 )
             return
         write_whole(path, digest + "\n")
@@ -198,7 +206,9 @@ def _parsed(text: str, path: Path) -> Any:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise InputError(
-            f"{path}: damaged, so this folder cannot be continued; choose another run_dir"
+            path,
+            "damaged, so this folder cannot be continued",
+            "choose another run_dir",
         ) from error
 
 

@@ -35,10 +35,10 @@ def read_metrics(
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
-        raise InputError(f"{run_dir}: no such run folder; name the run_dir of a run")
+        raise InputError(run_dir, "no such run folder", "name the run_dir of a run")
     file = run_dir / "metrics.jsonl"
     if not file.is_file():
-        raise InputError(f"{run_dir}: holds no metrics.jsonl; name a run that `raft run` has begun")
+        raise InputError(run_dir, "holds no metrics.jsonl", "name a run that `raft run` has begun")
     merged: dict[int, dict[str, Any]] = {}
     with file.open("rb") as lines:
         for line_number, line in enumerate(lines, start=1):
@@ -72,10 +72,10 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # covers bytes that are not UTF-8
-        raise InputError(f"{where}: not valid JSON; mend or delete the line") from None
+        raise InputError(where, "not valid JSON", "fix or delete the line") from None
     iteration = row.get("iteration") if isinstance(row, dict) else None
     if not isinstance(iteration, int) or isinstance(iteration, bool):
-        raise InputError(f"{where}: no whole number as iteration; mend or delete the line")
+        raise InputError(where, "no whole number as iteration", "fix or delete the line")
     return row
 
 

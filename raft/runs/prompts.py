@@ -83,7 +83,7 @@ def load_tokenizer(model: str) -> Any:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"policy.model: no tokenizer for {model} ({reason})") from error
+        raise InputError("policy.model", f"no tokenizer for {model} ({reason})") from error
 
 
 def _encode(config: RunConfig, prompts: list[Prompt]) -> list[Prompt]:
@@ -104,8 +104,9 @@ def _hold_out(
     """A seeded choice of `count` prompts, and the others without any text that was chosen."""
     if count >= len(prompts):
         raise InputError(
-            f"eval.prompts: holding out {count} of {len(prompts)} prompts leaves none to train on; "
-            "lower it or give more prompts"
+            "eval.prompts",
+            f"holding out {count} of {len(prompts)} prompts leaves none to train on",
+            "lower it or give more prompts",
         )
     order = sorted(prompts, key=lambda p: derive_seed(config.seed, "held-out", p.id))
     held_out = order[:count]
@@ -117,7 +118,7 @@ def _without(prompts: list[Prompt], held_out: list[Prompt]) -> list[Prompt]:
     texts = {_text(prompt) for prompt in held_out}
     kept = [prompt for prompt in prompts if _text(prompt) not in texts]
     if not kept:
-        raise InputError("eval.prompts: every training prompt is held out; give other prompts")
+        raise InputError("eval.prompts", "every training prompt is held out", "give other prompts")
     return kept
 
 
@@ -143,8 +144,9 @@ def prompts_of(
     count = len(prompts)
     if per_iteration > count:
         raise InputError(
-            f"prompts.per_iteration: {per_iteration} asked for, {count} prompts there are; "
-            "lower it or give more prompts"
+            "prompts.per_iteration",
+            f"{per_iteration} asked for, {count} prompts there are",
+            "lower it or give more prompts",
         )
     epoch, offset = divmod((iteration - 1) * per_iteration, count)
     order = _order(epoch, prompts, per_iteration, seed)

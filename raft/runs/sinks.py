@@ -49,7 +49,9 @@ def _tensorboard(root: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError(
-            "log.sinks: tensorboard is not installed; pip install raft-rlhf[tensorboard]"
+            "log.sinks",
+            "tensorboard is not installed",
+            "pip install raft-rlhf[tensorboard]",
         ) from error
     return SummaryWriter(str(root / "tensorboard"))
 
@@ -59,7 +61,7 @@ def _wandb(root: Path, project: str, settings: dict[str, Any]) -> Any:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
-            "log.sinks: wandb is not installed; pip install raft-rlhf[wandb]"
+            "log.sinks", "wandb is not installed", "pip install raft-rlhf[wandb]"
         ) from error
     # a continued run goes on under its own name
     return wandb.init(

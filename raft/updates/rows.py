@@ -31,8 +31,9 @@ def sft_rows(
         ids = [*prompt, *response]
         if max_length is not None and len(ids) > max_length:
             raise InputError(
-                f"train.max_length: {row['id']} has {len(ids)} tokens, more than {max_length}; "
-                "raise it or lower prompts.max_tokens and sampling.max_new_tokens"
+                "train.max_length",
+                f"{row['id']} has {len(ids)} tokens, more than {max_length}",
+                "raise it or lower prompts.max_tokens and sampling.max_new_tokens",
             )
         hidden = [IGNORED] * len(prompt) if loss_on == "response" else prompt
         yield {"input_ids": ids, "labels": [*hidden, *response]}

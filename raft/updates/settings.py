@@ -45,18 +45,25 @@ class SFTSettings:
             InputError: it names the key.
         """
         if self.packing != "none" and self.max_length is None:
-            raise InputError("train.packing: packing needs train.max_length, the length of a block")
+            raise InputError(
+                "train.packing",
+                "packing needs train.max_length, the length of a block",
+            )
         if self.packing == "bfd" and not on_gpu:
             raise InputError(
-                "train.packing: bfd needs flash attention, so a GPU; use wrapped or none on a CPU"
+                "train.packing",
+                "bfd needs flash attention, so a GPU",
+                "use wrapped or none on a CPU",
             )
         if self.fsdp and (not on_gpu or world_size == 1):  # it would train unsharded, unsaid
             raise InputError(
-                "train.fsdp: shards over cluster.trainer_workers on GPUs, and here is "
-                f"{'one trainer' if world_size == 1 else 'no GPU'}; set train.fsdp: false"
+                "train.fsdp",
+                "shards over cluster.trainer_workers on GPUs, and here is "
+                f"{'one trainer' if world_size == 1 else 'no GPU'}",
+                "set train.fsdp: false",
             )
         if self.fsdp and self.lora:
-            raise InputError("train.fsdp: does not go with train.lora; use one of them")
+            raise InputError("train.fsdp", "does not go with train.lora", "use one of them")
 
     def arguments(self, on_gpu: bool, world_size: int) -> dict[str, Any]:
         """What TRL's SFTConfig is to know of it."""
@@ -84,7 +91,8 @@ class SFTSettings:
         rows = self.micro_batch_size or max(1, self.batch_size // world_size)
         if self.batch_size % (rows * world_size):
             raise InputError(
-                f"train.batch_size: {self.batch_size} is no multiple of micro_batch_size {rows} × "
-                f"{world_size} trainers"
+                "train.batch_size",
+                f"{self.batch_size} is no multiple of micro_batch_size {rows} × {world_size} "
+                "trainers",
             )
         return rows

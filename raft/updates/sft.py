@@ -199,8 +199,9 @@ class SFT:
         weights = (p.to_local() if self._settings.fsdp else p for p in trainable)
         if not (math.isfinite(loss) and all(torch.isfinite(w).all() for w in weights)):
             raise InputError(
-                f"train.learning_rate: training diverged (loss {loss}, or weights that are no "
-                "numbers); lower it (the last policy is kept)"
+                "train.learning_rate",
+                f"training diverged (loss {loss}, or weights that are no numbers)",
+                "lower it (the last policy is kept)",
             )
 
     def _save(self, out: Path, metrics: dict[str, Any]) -> None:
@@ -228,8 +229,9 @@ class SFT:
         path = checkpoint / _OPTIMIZER_FILE
         if not path.exists():
             raise InputError(
-                f"{path}: missing, and train.optimizer is persistent; restore it or set "
-                "train.optimizer=fresh in a new run"
+                path,
+                "missing, and train.optimizer is persistent",
+                "restore it or set train.optimizer=fresh in a new run",
             )
         state = torch.load(path, weights_only=True, map_location="cpu")
         if self._settings.fsdp:

@@ -59,9 +59,10 @@ def place(
     wanted = rollout_workers * tensor_parallel + rewards_on_gpu + trainer_workers
     if mode == "separate" and wanted > gpus:
         raise InputError(
-            f"cluster.placement: separate needs {wanted} GPUs (rollout {rollout_workers} × "
-            f"{tensor_parallel}, reward {rewards_on_gpu}, trainer {trainer_workers}), there are "
-            f"{gpus}; use fewer workers or colocated"
+            "cluster.placement",
+            f"separate needs {wanted} GPUs (rollout {rollout_workers} × {tensor_parallel}, "
+            f"reward {rewards_on_gpu}, trainer {trainer_workers}), there are {gpus}",
+            "use fewer workers or colocated",
         )
     threads = max(1, cores // max(wanted, 1))
     if mode == "separate" or (mode == "auto" and wanted <= gpus):
@@ -111,13 +112,16 @@ def _colocated(
 ) -> Placement:
     if tensor_parallel > 1:
         raise InputError(
-            "policy.tensor_parallel: an engine over several GPUs cannot share them; use "
-            "placement: separate or tensor_parallel: 1"
+            "policy.tensor_parallel",
+            "an engine over several GPUs cannot share them",
+            "use placement: separate or tensor_parallel: 1",
         )
     for name, workers in (("rollout", rollout), ("reward", reward), ("trainer", trainer)):
         if workers > gpus:
             raise InputError(
-                f"cluster.{name}_workers: {workers} on {gpus} GPU(s); at most one of a kind per GPU"
+                f"cluster.{name}_workers",
+                f"{workers} on {gpus} GPU(s)",
+                "at most one of a kind per GPU",
             )
 
     def shared(count: int, share: float) -> tuple[Resources, ...]:

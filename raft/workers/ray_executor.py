@@ -54,8 +54,9 @@ class RayExecutor:
             )
         except ConnectionError as error:
             raise InputError(
-                f"cluster.address: no Ray cluster at {address}; start one with `ray start --head` "
-                "or use local"
+                "cluster.address",
+                f"no Ray cluster at {address}",
+                "start one with `ray start --head` or use local",
             ) from error
         self._slots: list[PlacementGroup] = []
 

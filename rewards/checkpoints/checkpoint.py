@@ -48,8 +48,8 @@ def weight_files(folder: Path) -> list[Path]:
         if index.is_file():
             return _shards(index)
     if (folder / "adapter_config.json").is_file():
-        raise InputError(f"{folder} holds an adapter without its base model: merge it and save it")
-    raise InputError(f"{folder} has no weights: expected model.safetensors or pytorch_model.bin")
+        raise InputError(folder, "holds an adapter without its base model", "merge it and save it")
+    raise InputError(folder, "has no weights", "expected model.safetensors or pytorch_model.bin")
 
 
 def tensor_shapes(folder: Path) -> Shapes:
@@ -63,12 +63,12 @@ def tensor_shapes(folder: Path) -> Shapes:
 def _shards(index: Path) -> list[Path]:
     weight_map = _read_json(index, "it lists the weight files").get("weight_map", {})
     if not isinstance(weight_map, dict):
-        raise InputError(f"{index}: weight_map names no files: copy it again")
+        raise InputError(index, "weight_map names no files", "copy it again")
     files = sorted({index.parent / name for name in weight_map.values()})
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         what = missing[0] if missing else "any file"
-        raise InputError(f"{index.parent} lacks {what}, which {index.name} lists: copy it again")
+        raise InputError(index.parent, f"lacks {what}, which {index.name} lists", "copy it again")
     return files
 
 
@@ -80,7 +80,7 @@ def _safetensors(file: Path) -> Shapes:
             names = tensors.keys()
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
     except SafetensorError as error:
-        raise InputError(f"{file} is not a whole safetensors file: {error}") from error
+        raise InputError(file, f"is not a whole safetensors file: {error}") from error
 
 
 def _pickled(file: Path) -> Shapes:
@@ -94,21 +94,21 @@ def _pickled(file: Path) -> Shapes:
             file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file)
         )
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise InputError(f"{file} is not a file of plain tensors (weights_only)") from error
+        raise InputError(file, "is not a file of plain tensors (weights_only)") from error
     if not isinstance(state, dict):
-        raise InputError(f"{file} holds a {type(state).__name__}: expected named tensors")
+        raise InputError(file, f"holds a {type(state).__name__}", "expected named tensors")
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _read_json(path: Path, role: str) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"no {path.name} in {path.parent}: {role}")
+        raise InputError(path.parent, f"has no {path.name}", role)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+        raise InputError(path, f"is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} is not a JSON object")
+        raise InputError(path, "is not a JSON object")
     return content
 
 
@@ -127,7 +127,7 @@ def bare_names(folder: Path, names: Iterable[str]) -> dict[str, str]:
     for name in names:
         bare = bare_name(name)
         if bare in found:
-            raise InputError(f"{folder} has both {found[bare]} and {name}: remove one of them")
+            raise InputError(folder, f"has both {found[bare]} and {name}", "remove one of them")
         found[bare] = name
     return found
 
@@ -137,12 +137,15 @@ def check_names(folder: Path, found: Collection[str], wanted: Collection[str], h
     missing = [name for name in wanted if name not in found]
     if missing:
         raise InputError(
-            f"{folder} lacks the tensor {missing[0]} of its {head} head: copy or save it again"
+            folder,
+            f"lacks the tensor {missing[0]} of its {head} head",
+            "copy or save it again",
         )
     extra = sorted(set(found) - set(wanted))
     if extra:
         raise InputError(
-            f"{folder} has the tensor {extra[0]}, which its {head} head has no use for"
+            folder,
+            f"has the tensor {extra[0]}, which its {head} head has no use for",
         )
 
 

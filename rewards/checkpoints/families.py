@@ -31,7 +31,7 @@ GRM = re.compile(r"\bAutoModelForCausalLMWithValueHead\b")
 def check_family(kind: str) -> None:
     """Raises `InputError` for an unknown kind."""
     if kind not in FAMILIES:
-        raise InputError(f"kind={kind!r} is unknown: use one of {', '.join(FAMILIES)}")
+        raise InputError(f"kind={kind!r}", "is unknown", f"use one of {', '.join(FAMILIES)}")
 
 
 def recognise(folder: Path) -> Family:
@@ -48,20 +48,24 @@ def recognise(folder: Path) -> Family:
     marker = _grm_marker(config)
     if marker is not None:
         raise InputError(
-            f"{folder} is a GRM by its config.json ({marker}), but has no v_head tensor: its value "
-            "head was not saved with it, and would be drawn at random; copy or save it again"
+            folder,
+            f"is a GRM by its config.json ({marker}), but has no v_head tensor: its value "
+            "head was not saved with it, and would be drawn at random",
+            "copy or save it again",
         )
     if architecture.endswith("ForCausalLM"):
         # the files of a judge are any language model's; one trained here says what it is
         if recorded_kind(folder) == "pairwise":
             return "pairwise"
         raise InputError(
-            f"{folder} is a language model ({architecture}) without a reward head: "
-            'a pairwise preference model compares: load_judge(…, kind="pairwise"), '
-            "`raft rank --judge`, or reward.kind: pairwise"
+            folder,
+            f"is a language model ({architecture}) without a reward head: a pairwise "
+            'preference model compares: load_judge(…, kind="pairwise"), `raft rank '
+            "--judge`, or reward.kind: pairwise",
         )
     raise InputError(
-        f"{folder} is no known reward model (architecture {architecture or 'unnamed'})"
+        folder,
+        f"is no known reward model (architecture {architecture or 'unnamed'})",
     )
 
 

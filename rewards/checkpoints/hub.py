@@ -23,7 +23,7 @@ def local_folder(path: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if _HUB_NAME.fullmatch(str(path)) is None:
-        raise InputError(f"no folder {path}: give a local model folder or a hub name (owner/name)")
+        raise InputError(path, "no such folder", "give a model folder or a hub name (owner/name)")
     found = _download(str(path), "*.safetensors")
     if not any(found.glob("*.safetensors")):
         found = _download(str(path), "pytorch_model*.bin")
@@ -49,7 +49,7 @@ def _download(name: str, *weights: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    mends = {
+    fixes = {
         GatedRepoError: "accept its terms on the hub, and set HF_TOKEN",
         RepositoryNotFoundError: "the hub has no such model: check the name, or set HF_TOKEN for "
         "a private one",
@@ -59,8 +59,9 @@ def _download(name: str, *weights: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[*_DESCRIPTION, *weights]))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        mend = next((text for kind, text in mends.items() if isinstance(error, kind)), None)
+        fix = next((text for kind, text in fixes.items() if isinstance(error, kind)), None)
         raise InputError(
-            f"{name} is neither a local folder nor to be had from the hub "
-            f"({type(error).__name__}): {mend or 'check the name and the network'}"
+            name,
+            f"is neither a local folder nor to be had from the hub ({type(error).__name__}): "
+            f"{fix or 'check the name and the network'}",
         ) from error

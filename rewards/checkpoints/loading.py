@@ -51,9 +51,9 @@ def resolve_device(device: str | None) -> torch.device:
     except RuntimeError:
         place = None
     if place is None or place.type not in ("cpu", "cuda"):
-        raise InputError(f"device={device!r} is unknown: use auto, cpu, or cuda:N")
+        raise InputError(f"device={device!r}", "is unknown", "use auto, cpu, or cuda:N")
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={device!r}, but torch sees no GPU here: use cpu")
+        raise InputError(f"device={device!r}, but torch sees", "no GPU here", "use cpu")
     return place
 
 
@@ -62,7 +62,7 @@ def resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torch
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")
         if name not in _DTYPES:
-            raise InputError(f"dtype={dtype!r} is unknown: use one of {', '.join(_DTYPES)}")
+            raise InputError(f"dtype={dtype!r}", "is unknown", f"use one of {', '.join(_DTYPES)}")
         return _DTYPES[name]
     # CPUs are slow in 16 bits, and float32 holds every 16-bit weight exactly
     return torch.float32 if device.type == "cpu" else (config.dtype or torch.float32)
@@ -76,10 +76,11 @@ def load_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        raise InputError(f"{folder}: config.json is not usable: {one_line(error)}") from error
+        raise InputError(folder, f"config.json is not usable: {one_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(
-            f"{folder}: encoder-decoder models ({config.model_type}) are not supported"
+            folder,
+            f"encoder-decoder models ({config.model_type}) are not supported",
         )
     config.use_cache = False
     if not 0 <= (getattr(config, "pad_token_id", None) or 0) < config.get_text_config().vocab_size:
@@ -120,12 +121,12 @@ def load_weights(
             **more,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder} cannot be loaded: {one_line(error)}") from error
+        raise InputError(folder, f"cannot be loaded: {one_line(error)}") from error
     missing = sorted(key for key in report["missing_keys"] if not (new and key.startswith(new)))
     if missing:
         # a headless class names its tensors without the prefix that they have in the file
         prefix = f"{model.base_model_prefix}." if model.base_model is model else ""
-        raise InputError(f"{folder} lacks the tensor {prefix}{missing[0]} ({len(missing)} in all)")
+        raise InputError(folder, f"lacks the tensor {prefix}{missing[0]} ({len(missing)} in all)")
     return model, sorted(report["unexpected_keys"])
 
 
@@ -137,13 +138,14 @@ def check_left_out(
     own = tuple(f"{name}." for name in (model.base_model_prefix, *dict(model.named_children())))
     for name in sorted(unexpected):
         if ".lora_" in name:
-            raise InputError(f"{folder} has LoRA weights ({name}): merge them and save it again")
+            raise InputError(folder, f"has LoRA weights ({name})", "merge them and save it again")
         if name.startswith((*heads, "lm_head.")):
             log.debug("%s: %s is not part of the transformer", folder, name)
         elif name.startswith(own) and not name.endswith("rotary_emb.inv_freq"):
             raise InputError(
-                f"{folder} has the tensor {name}, for which {type(model).__name__} has no place: "
-                "config.json and weights do not belong together"
+                folder,
+                f"has the tensor {name}, for which {type(model).__name__} has no place: "
+                "config.json and weights do not belong together",
             )
         else:
             log.warning("%s: the tensor %s is not used", folder, name)
@@ -154,8 +156,9 @@ def check_vllm_device(device: str | None) -> torch.device:
     place = resolve_device(device)
     if place.index or (place.type == "cpu" and torch.cuda.is_available()):
         raise InputError(
-            f"device={device!r}, but vLLM takes the first GPU that it sees: set "
-            "CUDA_VISIBLE_DEVICES, or use engine: transformers"
+            f"device={device!r}, but vLLM",
+            "takes the first GPU that it sees: set CUDA_VISIBLE_DEVICES, or use engine: "
+            "transformers",
         )
     return place
 
@@ -166,7 +169,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: its tokenizer cannot be loaded: {one_line(error)}") from error
+        raise InputError(folder, f"its tokenizer cannot be loaded: {one_line(error)}") from error
 
 
 def make_encoder(
@@ -231,6 +234,7 @@ def check_tensors(folder: Path, auto_class: str) -> None:
     missing = sorted(set(model.state_dict()) - set(tensor_shapes(folder)) - set(tied))
     if missing:
         raise InputError(
-            f"{folder} lacks the tensor {missing[0]} ({len(missing)} in all), or has it under "
-            "another name: copy it again, or use engine: transformers"
+            folder,
+            f"lacks the tensor {missing[0]} ({len(missing)} in all), or has it under another "
+            "name: copy it again, or use engine: transformers",
         )

@@ -75,4 +75,4 @@ def _content(folder: Path) -> dict[str, Any]:
 
 
 def _unreadable(folder: Path) -> InputError:
-    return InputError(f"{folder / RECORD}: not readable: mend it or delete it")
+    return InputError(f"{folder / RECORD}", "not readable", "fix it or delete it")

@@ -35,6 +35,10 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
-            raise InputError(f"engine={self.engine!r} is unknown: use one of {', '.join(ENGINES)}")
+            raise InputError(
+                f"engine={self.engine!r}",
+                "is unknown",
+                f"use one of {', '.join(ENGINES)}",
+            )
         if self.max_length is not None and self.max_length < 1:
-            raise InputError(f"max_length={self.max_length} must be 1 or more")
+            raise InputError(f"max_length={self.max_length}", "must be 1 or more")

@@ -40,11 +40,13 @@ def build_combined(
     Raises `InputError` that begins with the place in the settings.
     """
     if isinstance(members, str | Mapping) or not isinstance(members, Sequence) or not members:
-        raise InputError("members: give a list of rewards, each with its kind")
+        raise InputError("members", "must be a list of rewards", "give each its kind")
     for index, member in enumerate(members):
         if not isinstance(member, Mapping):
             raise InputError(
-                f"members[{index}]: {member!r} is no mapping; it needs a kind at least"
+                f"members[{index}]",
+                f"{member!r} is no mapping",
+                "it needs a kind at least",
             )
     # cheap checks first: a model may take minutes to load
     penalty = build_length_penalty(length_penalty, "length_penalty")
@@ -72,7 +74,7 @@ def _build(
     try:
         return build({key: value for key, value in member.items() if key not in own})
     except InputError as error:
-        raise InputError(f"members[{index}]: {error}") from error
+        raise InputError(f"members[{index}]", error) from error
 
 
 def _say_what_is_relative(reward: CombinedReward) -> None:

@@ -14,10 +14,10 @@ __all__ = ["check_keys", "finite_number", "one_of"]
 def check_keys(given: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
     """`given` as a dict, without keys of value None. Raises `InputError` for unknown keys."""
     if not isinstance(given, Mapping):
-        raise InputError(f"{where}: {given!r} is no mapping; its keys are {', '.join(known)}")
+        raise InputError(where, f"{given!r} is no mapping", f"its keys are {', '.join(known)}")
     for key in given:
         if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}; use some of {', '.join(known)}")
+            raise InputError(where, f"unknown key {key!r}", f"use some of {', '.join(known)}")
     return {str(key): value for key, value in given.items() if value is not None}
 
 
@@ -26,16 +26,16 @@ def finite_number(
 ) -> float:
     """`value` as a float. Raises `InputError` unless it is a finite number within its bound."""
     if not is_finite_number(value):
-        raise InputError(f"{where}: {value!r} is no finite number; set it to one")
+        raise InputError(where, f"{value!r} is no finite number", "set it to one")
     if above is not None and not value > above:
-        raise InputError(f"{where}: {value} must be more than {above:g}")
+        raise InputError(where, f"{value} must be more than {above:g}")
     if at_least is not None and not value >= at_least:
-        raise InputError(f"{where}: {value} must be {at_least:g} or more")
+        raise InputError(where, f"{value} must be {at_least:g} or more")
     return float(value)
 
 
 def one_of(value: Any, where: str, known: Sequence[str]) -> str:
     """`value` itself when it is one of `known`; `InputError` otherwise."""
     if value not in known:
-        raise InputError(f"{where}: {value!r} is unknown; use one of {', '.join(known)}")
+        raise InputError(where, f"{value!r} is unknown", f"use one of {', '.join(known)}")
     return value

@@ -108,8 +108,9 @@ def penalty_matrix(
     rewards_NK = np.asarray(rewards_NK, dtype=np.float64)
     if rewards_NK.ndim != 2 or not 0 <= verbosity_index < rewards_NK.shape[1]:
         raise InputError(
-            f"verbosity_index {verbosity_index} is no column of rewards of shape "
-            f"{rewards_NK.shape}; give rewards (N, K) and an index below K"
+            f"verbosity_index {verbosity_index}",
+            f"is no column of rewards of shape {rewards_NK.shape}",
+            "give rewards (N, K) and an index below K",
         )
     count = rewards_NK.shape[1]
     penalties_K = np.full(count, UNMET_PENALTY)  # verbosity's own is 1 and makes it vanish
@@ -140,14 +141,19 @@ def _checked(
     verbosity_N = np.asarray(verbosity_N, dtype=np.float64)
     if rewards_N.ndim != 1 or rewards_N.shape != verbosity_N.shape:
         raise InputError(
-            f"rewards {rewards_N.shape} and verbosity {verbosity_N.shape} must both be (N,)"
+            f"rewards {rewards_N.shape} and verbosity {verbosity_N.shape}",
+            "must both be (N,)",
         )
     if len(rewards_N) < 3:
-        raise InputError(f"{len(rewards_N)} reference samples say nothing; give 1000 or more")
+        raise InputError(f"{len(rewards_N)} reference samples say", "nothing", "give 1000 or more")
     if not (np.isfinite(rewards_N).all() and np.isfinite(verbosity_N).all()):
-        raise InputError("reference rewards and verbosity must be finite; leave missing ones out")
+        raise InputError(
+            "reference rewards and verbosity",
+            "must be finite",
+            "leave missing ones out",
+        )
     if (verbosity_N == verbosity_N[0]).all():
-        raise InputError("all reference samples are equally verbose; nothing can be debiased")
+        raise InputError("all reference samples", "are equally verbose", "nothing can be debiased")
     return rewards_N, verbosity_N
 
 
@@ -221,7 +227,7 @@ def build_debias(settings: Any, where: str) -> Debias | None:
         return None
     given = check_keys(settings, where, (*_FITTED, *_CONSTANTS, "per", "member"))
     if "per" in given and "member" in given:
-        raise InputError(f"{where}: per and member both say what verbosity is; leave one out")
+        raise InputError(where, "per and member both say what verbosity is", "leave one out")
     per = unit(given.get("per", "word"), f"{where}.per")
     member = given.get("member")
     fitted, constants = set(given) & set(_FITTED), set(given) & set(_CONSTANTS)
@@ -229,7 +235,9 @@ def build_debias(settings: Any, where: str) -> Debias | None:
         return _from_reference(given, where, per, member)
     if fitted or constants != set(_CONSTANTS):
         raise InputError(
-            f"{where}: give reference (a file of scores), or all of {', '.join(_CONSTANTS)}"
+            where,
+            "lacks a reference",
+            f"give reference (a file of scores), or all of {', '.join(_CONSTANTS)}",
         )
     return Debias(
         penalty=finite_number(given["penalty"], f"{where}.penalty", at_least=0),
@@ -243,7 +251,7 @@ def build_debias(settings: Any, where: str) -> Debias | None:
 
 def _from_reference(given: dict[str, Any], where: str, per: Unit, member: str | None) -> Debias:
     if ("verbosity_reference" in given) != (member is not None):
-        raise InputError(f"{where}: member and verbosity_reference go together; give both")
+        raise InputError(where, "member and verbosity_reference go together", "give both")
     threshold = finite_number(
         given.get("threshold", PUBLISHED_THRESHOLD), f"{where}.threshold", at_least=-1
     )
@@ -260,7 +268,7 @@ def _from_reference(given: dict[str, Any], where: str, per: Unit, member: str | 
     try:
         return fit_debias(rewards_N, verbosity_N, threshold=threshold, per=per, member=member)
     except InputError as error:
-        raise InputError(f"{place}: {error}") from error
+        raise InputError(place, error) from error
 
 
 def _paired_scores(reference: Any, verbosity: Any, where: str) -> list[tuple[float, float]]:
@@ -268,8 +276,9 @@ def _paired_scores(reference: Any, verbosity: Any, where: str) -> list[tuple[flo
     measured = read_scores(verbosity, f"{where}.verbosity_reference")
     if len(rewards) != len(measured):
         raise InputError(
-            f"{where}.verbosity_reference: {len(measured)} scores for the reference's "
-            f"{len(rewards)}; score the same file with both"
+            f"{where}.verbosity_reference",
+            f"{len(measured)} scores for the reference's {len(rewards)}",
+            "score the same file with both",
         )
     both = zip(rewards, measured, strict=True)
     return [(r, v) for r, v in both if r is not None and v is not None]
@@ -277,8 +286,8 @@ def _paired_scores(reference: Any, verbosity: Any, where: str) -> list[tuple[flo
 
 def _moments(rewards_N: np.ndarray, verbosity_N: np.ndarray) -> tuple[float, float, float]:
     if rewards_N.ndim != 1 or len(rewards_N) < 3:
-        raise InputError(f"{rewards_N.size} reference samples say nothing; give 1000 or more")
+        raise InputError(f"{rewards_N.size} reference samples say", "nothing", "give 1000 or more")
     for name, values_N in (("rewards", rewards_N), ("verbosity", verbosity_N)):
         if (values_N == values_N[0]).all():
-            raise InputError(f"all reference {name} are equal; nothing can be debiased")
+            raise InputError(f"all reference {name}", "are equal", "nothing can be debiased")
     return float(verbosity_N.mean()), float(verbosity_N.std()), float(rewards_N.std())

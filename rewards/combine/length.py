@@ -40,7 +40,9 @@ def response_length(completion: Completion, per: Unit) -> int:
         return len(completion.text)
     if completion.text and not completion.token_ids:
         raise InputError(
-            'per: "token" needs the responses\' token ids, and they have none; use "word" or "char"'
+            "per",
+            '"token" needs the responses\' token ids, and they have none',
+            'use "word" or "char"',
         )
     return len(completion.token_ids)
 
@@ -67,7 +69,7 @@ def build_length_penalty(settings: Any, where: str) -> LengthPenalty | None:
         return None
     given = check_keys(settings, where, ("per", "weight", "above"))
     if "weight" not in given:
-        raise InputError(f"{where}: weight is missing; set it to the reward that one {{per}} costs")
+        raise InputError(where, "weight is missing", "set it to the reward that one {per} costs")
     return LengthPenalty(
         weight=finite_number(given["weight"], f"{where}.weight", above=0),
         above=finite_number(given.get("above", 0.0), f"{where}.above", at_least=0),

@@ -51,11 +51,12 @@ class Member:
         score: Callable[..., Any] | None = getattr(self.reward, "score", None)
         with self._named():
             if score is None:
-                raise InputError("scores groups only, not conversations; use score_groups")
+                raise InputError("conversations", "it scores groups only", "use score_groups")
             if self.normaliser.within_group:
                 raise InputError(
-                    f'normalise "{self.normaliser.name}" needs the other samples of a prompt, '
-                    "which conversations lack; use constants {mean, std}, or score_groups"
+                    f'normalise "{self.normaliser.name}"',
+                    "needs the other samples of a prompt, which conversations lack",
+                    "use constants {mean, std}, or score_groups",
                 )
             scores = score(conversations).tolist()
             if len(scores) != len(conversations):
@@ -92,7 +93,7 @@ class Member:
         try:
             yield
         except InputError as error:
-            raise InputError(f"member {self.name!r}: {error}") from error
+            raise InputError(f"member {self.name!r}", error) from error
         except RewardError as error:
             raise RewardError(f"member {self.name!r}: {error}") from error
 

@@ -64,14 +64,16 @@ def build_normaliser(spec: str | Mapping[str, Any] | Normaliser | None, where: s
         if name not in _NAMED:
             known = ", ".join(_NAMED)
             raise InputError(
-                f"{where}: {name!r} is unknown; use one of {known}, {{mean, std}} or {{from: file}}"
+                where,
+                f"{name!r} is unknown",
+                f"use one of {known}, {{mean, std}} or {{from: file}}",
             )
         return Normaliser(name, _NAMED[name], within_group=name in ("group", "rank"))
     given = check_keys(name, where, ("mean", "std", "from", "column"))
     if "from" in given and set(given) <= {"from", "column"}:
         return _fitted(given["from"], given.get("column"), where)
     if set(given) != {"mean", "std"}:
-        raise InputError(f"{where}: give mean and std, or from (and column)")
+        raise InputError(where, "lacks mean and std", "give both, or from (and column)")
     return _standard(
         finite_number(given["mean"], f"{where}.mean"),
         finite_number(given["std"], f"{where}.std", above=0),
@@ -80,16 +82,20 @@ def build_normaliser(spec: str | Mapping[str, Any] | Normaliser | None, where: s
 
 def _fitted(path: Any, column: Any, where: str) -> Normaliser:
     if column is not None and not (isinstance(column, str) and column):
-        raise InputError(f"{where}.column: {column!r} is no name; give that of raft score --as")
+        raise InputError(
+            f"{where}.column",
+            f"{column!r} is no name",
+            "give that of raft score --as",
+        )
     scores = [score for score in read_scores(path, where, column) if score is not None]
     if len(scores) < 2:
-        raise InputError(f"{where}: {path}: holds {len(scores)} scores; 2 are needed, many better")
+        raise InputError(where, f"{path}: holds {len(scores)} scores", "2 are needed, many better")
     try:
         mean, std = math.fsum(scores) / len(scores), population_std(scores)
     except OverflowError:
-        raise InputError(f"{where}: {path}: scores too large to have a mean and std") from None
+        raise InputError(where, f"{path}: scores too large to have a mean and std") from None
     if std == 0:
-        raise InputError(f"{where}: {path}: all {len(scores)} scores are equal; no scale in them")
+        raise InputError(where, f"{path}: all {len(scores)} scores are equal", "no scale in them")
     named = {"column": column} if column else {}
     return _standard(mean, std, {"from": str(path), **named, "scores": len(scores)})
 

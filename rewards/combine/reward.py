@@ -178,8 +178,9 @@ class CombinedReward:
         if isinstance(conversation, str) or not conversation:
             if by_length or self.length_penalty is not None:
                 raise InputError(
-                    "a reward that depends on length needs conversations whose last message is "
-                    "the response; a plain text hides where it begins"
+                    "a reward that depends on length",
+                    "needs conversations whose last message is the response",
+                    "a plain text hides where it begins",
                 )
             return Completion("", (), "stop")
         return Completion(conversation[-1]["content"], (), "stop")
@@ -195,16 +196,16 @@ def _members(
     names: Sequence[str] | None,
 ) -> list[Member]:
     if not rewards:
-        raise InputError("members: none given; a combination needs at least one reward")
+        raise InputError("members", "none given", "a combination needs at least one reward")
     weights = [1.0] * len(rewards) if weights is None else weights
     normalise = [None] * len(rewards) if normalise is None else normalise
     names = _own_names(rewards) if names is None else names
     for what, given in (("weights", weights), ("normalise", normalise), ("names", names)):
         if len(given) != len(rewards):
-            raise InputError(f"{what}: {len(given)} for {len(rewards)} members; give one each")
+            raise InputError(what, f"{len(given)} for {len(rewards)} members", "give one each")
     for name, count in Counter(names).items():
         if count > 1:
-            raise InputError(f"members: {count} are called {name!r}; give each its own name")
+            raise InputError("members", f"{count} are called {name!r}", "give each its own name")
     parts = zip(rewards, weights, normalise, names, strict=True)
     return [_member(*part, f"members[{index}]") for index, part in enumerate(parts)]
 
@@ -214,7 +215,11 @@ def _member(
 ) -> Member:
     weight = finite_number(weight, f"{where}.weight")
     if weight == 0:
-        raise InputError(f"{where}.weight: 0 pays for scores that count for nothing; leave it out")
+        raise InputError(
+            f"{where}.weight",
+            "0 pays for scores that count for nothing",
+            "leave it out",
+        )
     return Member(reward, name, weight, build_normaliser(normalise, f"{where}.normalise"))
 
 
@@ -231,13 +236,14 @@ def _measure(members: Sequence[Member], debias: Debias | None) -> Member | None:
     found = next((member for member in members if member.name == debias.member), None)
     if found is None:
         known = ", ".join(repr(member.name) for member in members)
-        raise InputError(f"debias.member: {debias.member!r} is no member; there are {known}")
+        raise InputError("debias.member", f"{debias.member!r} is no member", f"there are {known}")
     if len(members) == 1:
-        raise InputError("debias.member: it is the only member; nothing is left to be debiased")
+        raise InputError("debias.member", "it is the only member", "nothing is left to be debiased")
     if found.weight != 1 or found.normaliser.name != "none":
         raise InputError(
-            f"debias.member: {found.name!r} measures verbosity and is no term; "
-            "give it neither weight nor normalise"
+            "debias.member",
+            f"{found.name!r} measures verbosity and is no term",
+            "give it neither weight nor normalise",
         )
     return found
 
@@ -245,8 +251,8 @@ def _measure(members: Sequence[Member], debias: Debias | None) -> Member | None:
 def _std_weight(std_weight: float | None, reduce: Reduction, terms: int) -> float:
     if reduce != "mean_minus_std":
         if std_weight is not None:
-            raise InputError(f'std_weight: reduce "{reduce}" has no use for it; leave it out')
+            raise InputError("std_weight", f'reduce "{reduce}" has no use for it', "leave it out")
         return 0.0
     if terms < 2:
-        raise InputError("reduce: mean_minus_std needs two members or more; one has no spread")
+        raise InputError("reduce", "mean_minus_std needs two members or more", "one has no spread")
     return finite_number(1.0 if std_weight is None else std_weight, "std_weight", at_least=0)

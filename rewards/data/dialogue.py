@@ -107,12 +107,14 @@ def _list(record: Record, value: Any, name: str) -> list[Any]:
 
 def _message(record: Record, value: Any, name: str) -> Message:
     if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys():
-        raise InputError(f'{record.where}: {name!r} is not {{"role": …, "content": …}}; write both')
+        raise InputError(record.where, f'{name!r} is not {{"role": …, "content": …}}', "write both")
     role = value["role"]
     if role not in ROLES:
         shown = repr(role) if isinstance(role, str) else kind(role)
         raise InputError(
-            f"{record.where}: {name!r} has role {shown}; use one of {', '.join(ROLES)}"
+            record.where,
+            f"{name!r} has role {shown}",
+            f"use one of {', '.join(ROLES)}",
         )
     return Message(role=role, content=record.as_text(value["content"], f"{name}.content"))
 
@@ -124,8 +126,9 @@ def _parse_hh(record: Record, text: str, name: str) -> list[Message]:
     before, *parts = _HH_TURN.split(text)
     if before.strip() or not parts:
         raise InputError(
-            f"{record.where}: {name!r} does not begin with a Human: or Assistant: turn; mend the "
-            "row or name the right format"
+            record.where,
+            f"{name!r} does not begin with a Human: or Assistant: turn",
+            "fix the row or name the right format",
         )
     turns = zip(parts[::2], parts[1::2], strict=True)
     return [Message(role=_HH_ROLES[who], content=said.strip()) for who, said in turns]

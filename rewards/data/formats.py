@@ -159,7 +159,11 @@ FORMATS: dict[str, Format] = {
 def find_format(name: str) -> Format:
     """Raises InputError for an unknown name."""
     if name not in FORMATS:
-        raise InputError(f"format: {name!r} is not known; use auto or one of {', '.join(FORMATS)}")
+        raise InputError(
+            "format",
+            f"{name!r} is not known",
+            f"use auto or one of {', '.join(FORMATS)}",
+        )
     return FORMATS[name]
 
 
@@ -178,6 +182,7 @@ def recognise(columns: _Columns, where: str, use: str = "pairs") -> tuple[str, s
     known = [n for n, f in FORMATS.items() if (f.rated if use == "rated" else n != "rated")]
     write = "prompt, chosen and rejected" if use == "pairs" else "prompt, response and labels"
     raise InputError(
-        f"{where}: no format of {use} has the columns {held}; name one of {', '.join(known)} as "
-        f"format, or write {write}"
+        where,
+        f"no format of {use} has the columns {held}",
+        f"name one of {', '.join(known)} as format, or write {write}",
     )

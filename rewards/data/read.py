@@ -214,7 +214,9 @@ class _Reader(Generic[_Made]):
                     report.limited = True
                     break
         if not kept:
-            raise InputError(f"{report.nothing_left()}; mend the rows or name another source")
+            raise InputError(
+                report.name, report.nothing_left(), "fix the rows or name another source"
+            )
         return kept
 
     def _drawn(
@@ -250,7 +252,9 @@ class _Reader(Generic[_Made]):
     def _refuse(self, refusal: Refusal, where: str, report: SourceReport) -> None:
         if self._strict and refusal.reason not in _EXPECTED:
             raise InputError(
-                f"{where}: {refusal.reason}; mend or delete the row, or read without strict"
+                where,
+                refusal.reason,
+                "fix or delete the row, or read without strict",
             )
         report.drop(refusal.reason, where)
 
@@ -290,37 +294,33 @@ def _records(source: PairSource, report: SourceReport, use: Use) -> Iterator[Rec
     """Every row that `where` lets pass. Sets the report's format at the first of them."""
     if source.format != "auto":
         _check_use(source.format, use, source.path)
-    try:
-        found = find_source(source.path)
-        for row in read_rows(found, split=source.split):
-            report.rows += 1
-            columns = _columns(row)
-            if not _passes(columns, source.where or {}, row.where):
-                report.left_out["where"] += 1
-                continue
-            if report.format == "auto":
-                report.format, why = recognise(columns, row.where, use)
-                logger.info("%s: read as %s (%s)", source.path, report.format, why)
-            yield _record(row, columns, source, found.stem)
-    except InputError as error:
-        # the reader of files speaks of the key that prompts have in a config
-        text = str(error).replace("the path in prompts.path", "the path")
-        raise InputError(text.replace("prompts.path", "the name")) from error
+    found = find_source(source.path)
+    for row in read_rows(found, split=source.split):
+        report.rows += 1
+        columns = _columns(row)
+        if not _passes(columns, source.where or {}, row.where):
+            report.left_out["where"] += 1
+            continue
+        if report.format == "auto":
+            report.format, why = recognise(columns, row.where, use)
+            logger.info("%s: read as %s (%s)", source.path, report.format, why)
+        yield _record(row, columns, source, found.stem)
 
 
 def _check_use(name: str, use: Use, path: str) -> None:
     format = find_format(name)
     if use == "rated" and format.rated is None:
-        raise InputError(f"{path}: rows of format {name} have no ratings of single responses")
+        raise InputError(path, f"rows of format {name} have no ratings of single responses")
     if use == "pairs" and format.pairs is None and format.pairs_of_many is None:
-        raise InputError(f"{path}: rows of format {name} are single responses and make no pairs")
+        raise InputError(path, f"rows of format {name} are single responses and make no pairs")
 
 
 def _columns(row: Row) -> Mapping[str, Any]:
     if not isinstance(row.value, dict):
         raise InputError(
-            f"{row.where}: holds {json_kind(row.value)} where an object is expected; "
-            'write {"prompt", "chosen", "rejected"}'
+            row.where,
+            f"holds {json_kind(row.value)} where an object is expected",
+            'write {"prompt", "chosen", "rejected"}',
         )
     return row.value
 
@@ -329,8 +329,9 @@ def _passes(columns: Mapping[str, Any], where: Mapping[str, Any], place: str) ->
     for column, wanted in where.items():
         if column not in columns:
             raise InputError(
-                f"{place}: no column {column!r}, which `where` asks for; name one of "
-                f"{', '.join(map(str, columns))}"
+                place,
+                f"no column {column!r}, which `where` asks for",
+                f"name one of {', '.join(map(str, columns))}",
             )
         if columns[column] not in (wanted if isinstance(wanted, list | tuple) else [wanted]):
             return False
@@ -343,7 +344,9 @@ def _record(row: Row, columns: Mapping[str, Any], source: PairSource, stem: str)
         id = f"{stem}-{row.number:06d}"
     elif isinstance(given, bool) or not isinstance(given, str | int) or given == "":
         raise InputError(
-            f"{row.where}: id is {json_kind(given)}; make it a non-empty string, or leave it out"
+            row.where,
+            f"id is {json_kind(given)}",
+            "make it a non-empty string, or leave it out",
         )
     else:
         id = str(given)

@@ -77,8 +77,9 @@ class Record:
         """The column's value. Raises InputError where the row has no such column."""
         if key not in self.columns:
             raise InputError(
-                f"{self.where}: no column {key!r}, which the first rows of the file have; "
-                "mend the row or name the right format"
+                self.where,
+                f"no column {key!r}, which the first rows of the file have",
+                "fix the row or name the right format",
             )
         return self.columns[key]
 
@@ -93,7 +94,9 @@ class Record:
             value.encode()
         except UnicodeEncodeError:
             raise InputError(
-                f"{self.where}: {name!r} holds half of a surrogate pair; mend the text's encoding"
+                self.where,
+                f"{name!r} holds half of a surrogate pair",
+                "fix the text's encoding",
             ) from None
         return value
 
@@ -120,7 +123,7 @@ class Record:
         if isinstance(value, Hashable) and not isinstance(value, bool) and value in known:
             return known[value]
         listed = ", ".join(repr(one) for one in known)
-        raise InputError(f"{self.where}: {key!r} is {_shown(value)}; use one of {listed}")
+        raise InputError(self.where, f"{key!r} is {_shown(value)}", f"use one of {listed}")
 
     def rest(self, *used: str) -> dict[str, Any]:
         """The columns that are neither the id nor `used`."""
@@ -128,8 +131,9 @@ class Record:
 
     def wrong(self, name: str, value: Any, wanted: str) -> InputError:
         return InputError(
-            f"{self.where}: {name!r} is {kind(value)} where {wanted} is expected; "
-            "mend the row or name the right format"
+            self.where,
+            f"{name!r} is {kind(value)} where {wanted} is expected",
+            "fix the row or name the right format",
         )
 
 

@@ -53,7 +53,7 @@ class SourceReport:
         unit = "pair" if self.unit == "pairs" else "rated response"
         places = [place for dropped in self.dropped.values() for place in dropped.places]
         first = f"; the first at {places[0]}" if places else ""
-        return f"{self.name}: no {unit} is left of it ({self.counts()}{first})"
+        return f"no {unit} is left of it ({self.counts()}{first})"
 
     def counts(self) -> str:
         """One line without the source's name."""
@@ -110,5 +110,5 @@ class DataReport:
             elif low == high:
                 yield f"  {name}: {count} labels, all {low:g}: nothing to learn from"
             else:
-                off = "" if low >= 0 and high <= 1 else ", outside 0 to 1: mend the scale"
+                off = "" if low >= 0 and high <= 1 else ", outside 0 to 1: fix the scale"
                 yield f"  {name}: {count} labels from {low:g} to {high:g}{off}"

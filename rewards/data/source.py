@@ -56,18 +56,19 @@ class PairSource:
         for key in ("pairs", "parted", "ties", "duplicates"):
             if getattr(self, key) not in get_args(hints[key]):
                 known = ", ".join(get_args(hints[key]))
-                raise InputError(f"{key}: {getattr(self, key)!r} is not known; use one of {known}")
+                raise InputError(key, f"{getattr(self, key)!r} is not known", f"use one of {known}")
         if not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
             raise InputError(
-                f"fraction: {self.fraction!r} of {self.path} is no number above 0 and up to 1"
+                "fraction",
+                f"{self.fraction!r} of {self.path} is no number above 0 and up to 1",
             )
         for key, value in (("every", self.every), ("limit", self.limit)):
             if key == "limit" and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{key}: {value!r} of {self.path} is no whole number from 1 on")
+                raise InputError(key, f"{value!r} of {self.path} is no whole number from 1 on")
         if self.where is not None and not isinstance(self.where, Mapping):
-            raise InputError(f"where: {self.where!r} is no mapping of columns to values")
+            raise InputError("where", f"{self.where!r} is no mapping of columns to values")
 
     def options(self, seed: int) -> Options:
         return Options(
@@ -86,7 +87,7 @@ Sources = str | Mapping[str, Any] | PairSource | Sequence[str | Mapping[str, Any
 def parse_sources(sources: Sources) -> list[PairSource]:
     several = [sources] if isinstance(sources, str | Mapping | PairSource) else list(sources)
     if not several:
-        raise InputError("no source of pairs is named; give at least one path")
+        raise InputError("sources", "no source of pairs is named", "give at least one path")
     return [_parse(one) for one in several]
 
 
@@ -98,7 +99,11 @@ def _parse(source: str | Mapping[str, Any] | PairSource) -> PairSource:
     known = {field.name for field in fields(PairSource)}
     for key in source:
         if key not in known:
-            raise InputError(f"sources: key {key!r} is not known; use {', '.join(sorted(known))}")
+            raise InputError(
+                "sources",
+                f"key {key!r} is not known",
+                f"use {', '.join(sorted(known))}",
+            )
     if not isinstance(source.get("path"), str):
-        raise InputError("sources: a source without a path; name a file or a dataset")
+        raise InputError("sources", "a source without a path", "name a file or a dataset")
     return PairSource(**source)

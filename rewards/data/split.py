@@ -38,7 +38,9 @@ def split_pairs(pairs: Sequence[Pair], held_out: float, seed: int = 0) -> Split:
         groups[key] = groups.get(key, 0) + 1
     if len(groups) < 2:
         raise InputError(
-            f"all {len(pairs)} pairs have one first turn: none can be held out; add other prompts"
+            f"all {len(pairs)} pairs",
+            "have one first turn: none can be held out",
+            "add other prompts",
         )
     taken: set[str] = set()
     total = 0
@@ -48,7 +50,7 @@ def split_pairs(pairs: Sequence[Pair], held_out: float, seed: int = 0) -> Split:
             taken.add(key)
             total += groups[key]
     if total == len(pairs):
-        raise InputError(f"held_out: {held_out:g} leaves no pair to train on; hold out fewer")
+        raise InputError("held_out", f"{held_out:g} leaves no pair to train on", "hold out fewer")
     train = [pair for pair, key in zip(pairs, keys, strict=True) if key not in taken]
     return Split(train, [pair for pair, key in zip(pairs, keys, strict=True) if key in taken])
 
@@ -70,10 +72,15 @@ def split_last(pairs: Sequence[Pair], held_out: int) -> Split:
 def _wanted(count: int, held_out: float) -> int:
     wanted = max(1, round(held_out * count)) if 0 < held_out < 1 else round(held_out)
     if isinstance(held_out, bool) or held_out <= 0 or (held_out >= 1 and wanted != held_out):
-        raise InputError(f"held_out: {held_out!r} is neither a share below 1 nor a number of pairs")
+        raise InputError(
+            "held_out",
+            f"{held_out!r} is neither a share below 1 nor a number of pairs",
+        )
     if wanted >= count:
         raise InputError(
-            f"held_out: {held_out:g} of {count} pairs leaves none to train on; hold out fewer"
+            "held_out",
+            f"{held_out:g} of {count} pairs leaves none to train on",
+            "hold out fewer",
         )
     return wanted
 

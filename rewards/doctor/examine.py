@@ -57,7 +57,7 @@ def examine(
     try:
         model = _load(family, path, kind, settings)
     except InputError as error:
-        yield wrong("loading", str(error), "mend this first; the other checks need a loaded model")
+        yield wrong("loading", str(error), "fix this first; the other checks need a loaded model")
         return
     if family == "pairwise":
         yield from examine_judge(model, pairs, advance)
@@ -111,7 +111,7 @@ def _load(family: Family, path: str | Path, kind: Family | None, settings: dict[
 
     for name in ("format", "bos"):
         if settings.pop(name, None) is not None:
-            raise InputError(f"{name}: a pairwise judge has its own, leave --{name} out")
+            raise InputError(name, f"a pairwise judge has its own, leave --{name} out")
     return load_judge(path, kind="pairwise", **{"non_finite": "missing", **settings})
 
 
@@ -122,4 +122,4 @@ def _guarded(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
     except Exception as error:  # what a checkpoint does to libraries is what one asks us about
         reason = " ".join(str(error).split())
         kind = "" if isinstance(error, InputError | RewardError) else f"{type(error).__name__}: "
-        yield wrong(what, f"could not be checked: {kind}{reason}", "mend this first")
+        yield wrong(what, f"could not be checked: {kind}{reason}", "fix this first")

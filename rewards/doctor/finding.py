@@ -16,14 +16,14 @@ Level = Literal["ok", "note", "wrong"]
 class Finding:
     """A verdict on one thing.
 
-    `what` names it in a word or two, `detail` is what was seen, `mend` what to do about it,
+    `what` names it in a word or two, `detail` is what was seen, `fix` what to do about it,
     `values` are the numbers in `detail` for scripts.
     """
 
     level: Level
     what: str
     detail: str
-    mend: str = ""
+    fix: str = ""
     values: Mapping[str, float | int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Finding:
             "level": self.level,
             "what": self.what,
             "detail": self.detail,
-            "mend": self.mend,
+            "fix": self.fix,
             "values": {k: v if math.isfinite(v) else None for k, v in self.values.items()},
         }
 
@@ -42,11 +42,11 @@ def ok(what: str, detail: str, **values: float) -> Finding:
     return Finding("ok", what, detail, values=values)
 
 
-def note(what: str, detail: str, mend: str = "", **values: float) -> Finding:
+def note(what: str, detail: str, fix: str = "", **values: float) -> Finding:
     """Worth knowing; scores mean what they should."""
-    return Finding("note", what, detail, mend, values)
+    return Finding("note", what, detail, fix, values)
 
 
-def wrong(what: str, detail: str, mend: str, **values: float) -> Finding:
+def wrong(what: str, detail: str, fix: str, **values: float) -> Finding:
     """Scores do not mean what they should, or there are none."""
-    return Finding("wrong", what, detail, mend, values)
+    return Finding("wrong", what, detail, fix, values)

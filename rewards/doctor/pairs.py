@@ -47,8 +47,8 @@ def obvious_finding(margins_N: np.ndarray) -> Finding:
     known_N = margins_N[np.isfinite(margins_N)]
     wins = int((known_N > 0).sum())
     detail = f"the better answer wins in {wins} of {len(known_N)} built-in obvious pairs"
-    mend = "10 pairs are few: give --data" if len(known_N) and wins <= 0.7 * len(known_N) else ""
-    return note("obvious pairs", detail, mend, wins=wins, pairs=len(known_N))
+    fix = "10 pairs are few: give --data" if len(known_N) and wins <= 0.7 * len(known_N) else ""
+    return note("obvious pairs", detail, fix, wins=wins, pairs=len(known_N))
 
 
 def check_pairs(
@@ -109,8 +109,8 @@ def _accuracy(margins: np.ndarray) -> Finding:
     )
     values = {"accuracy": rate, "low": low, "high": high, "ties": ties, "pairs": len(margins)}
     if wins + losses and wilson95(wins, wins + losses)[1] < 0.5:
-        mend = "are chosen and rejected swapped? else this model is not for these data"
-        return wrong("accuracy", f"{detail}: significantly below one half", mend, **values)
+        fix = "are chosen and rejected swapped? else this model is not for these data"
+        return wrong("accuracy", f"{detail}: significantly below one half", fix, **values)
     if high < 0.5:
         return wrong("accuracy", f"{detail}: mostly ties", "look at the scores above", **values)
     if low <= 0.5:
@@ -166,8 +166,8 @@ def _by_strength(
     what: str, detail: str, rank: float, count: int, values: dict[str, float]
 ) -> Finding:
     if abs(rank) > _STRONG and count >= _ENOUGH:
-        mend = "a policy will learn the length: consider a length penalty or debiasing"
-        return note(what, f"{detail}: strong", mend, **values)
+        fix = "a policy will learn the length: consider a length penalty or debiasing"
+        return note(what, f"{detail}: strong", fix, **values)
     return ok(what, detail, **values)
 
 

@@ -85,8 +85,8 @@ def _bos(subject: ModelUnderTest, ids: Sequence[int]) -> Iterator[Finding]:
     if added > written:
         detail += f", the tokenizer would make it {added} by itself"
     if written > max(1, BOS_COUNT[policy]) and subject.published is None:
-        mend = "use bos double" if written == 2 else "mend the template"
-        yield wrong("BOS", f"{detail}: the template's own form is not what is scored", mend)
+        fix = "use bos double" if written == 2 else "fix the template"
+        yield wrong("BOS", f"{detail}: the template's own form is not what is scored", fix)
     elif front < min(1, max(written, added)):
         yield note("BOS", detail, "use bos single, unless the model was trained without")
     elif front > max(written, added) and subject.published is None:

@@ -31,9 +31,13 @@ SIDES = ("left", "right")
 def check_truncation(side: str, max_length: int | None, front: int) -> None:
     """Raises `InputError` for an unknown side, or a length that leaves no room after the BOS."""
     if side not in SIDES:
-        raise InputError(f"truncation_side={side!r} is unknown: use one of {', '.join(SIDES)}")
+        raise InputError(
+            f"truncation_side={side!r}",
+            "is unknown",
+            f"use one of {', '.join(SIDES)}",
+        )
     if max_length is not None and max_length <= front:
-        raise InputError(f"max_length={max_length} leaves no room for text: use a larger one")
+        raise InputError(f"max_length={max_length}", "leaves no room for text", "use a larger one")
 
 
 def cut(ids: Sequence[int], max_length: int, side: TruncationSide, front: int) -> list[int]:
@@ -89,7 +93,9 @@ class Encoder:
         check_truncation(self.truncation_side, self.max_length, BOS_COUNT[self.bos])
         if self.format == "chat" and not self.tokenizer.chat_template:
             raise InputError(
-                'format="chat", but the tokenizer has no chat template: use "hh" or "plain"'
+                'format="chat", but the tokenizer',
+                "has no chat template",
+                'use "hh" or "plain"',
             )
         if self.format == "chat":
             self._check_template()
@@ -101,8 +107,9 @@ class Encoder:
             probe = [question, Message(role="assistant", content=answer)]
             if answer not in render(probe, self.format, self.tokenizer):
                 raise InputError(
-                    "the chat template does not write the assistant's response: mend the "
-                    'tokenizer\'s template, or use format "hh" or "plain"'
+                    "the chat template",
+                    "does not write the assistant's response",
+                    'fix the tokenizer\'s template, or use format "hh" or "plain"',
                 )
 
     def describe(self) -> dict[str, Any]:
@@ -150,7 +157,7 @@ class Encoder:
         try:
             return render(conversation, self.format, self.tokenizer, self.separator)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+            raise InputError(name, error) from error
 
     def _fitted(self, ids: list[int], conversation: Scorable, name: str) -> tuple[list[int], bool]:
         if not ids:

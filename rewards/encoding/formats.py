@@ -29,7 +29,7 @@ HH_NAMES = {"user": "###Human: ", "assistant": "###Assistant: "}
 def check_format(format: str) -> None:
     """Raises `InputError` for an unknown format."""
     if format not in FORMATS:
-        raise InputError(f"format={format!r} is unknown: use one of {', '.join(FORMATS)}")
+        raise InputError(f"format={format!r}", "is unknown", f"use one of {', '.join(FORMATS)}")
 
 
 def render(conversation: Scorable, format: Format, tokenizer: Any, separator: str = "") -> str:
@@ -41,7 +41,7 @@ def render(conversation: Scorable, format: Format, tokenizer: Any, separator: st
     if isinstance(conversation, str):
         return _render_text(conversation, format)
     if not conversation or conversation[-1]["role"] != "assistant":
-        raise InputError("the last message to score must be the assistant's response")
+        raise InputError("the last message to score", "must be the assistant's response")
     if format == "chat":
         return _render_chat(conversation, tokenizer)
     if format == "hh":
@@ -59,7 +59,7 @@ def _render_text(text: str, format: Format) -> str:
     if isinstance(text, Rendered):
         return text
     if format == "chat":
-        raise InputError('a plain text cannot be scored with format="chat": give messages')
+        raise InputError("a plain text", 'cannot be scored with format="chat"', "give messages")
     return hh_literal(text) if format == "hh" else text
 
 
@@ -76,7 +76,7 @@ def _render_chat(conversation: Turns, tokenizer: Any) -> str:
         )
     except (TemplateError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"the chat template refuses the conversation: {reason}") from error
+        raise InputError("the chat template", f"refuses the conversation: {reason}") from error
 
 
 def _render_hh(conversation: Turns, separator: str) -> str:
@@ -101,7 +101,7 @@ def _is_hh_text(conversation: Turns) -> bool:
 
 def _hh_name(role: str) -> str:
     if role not in HH_NAMES:
-        raise InputError(f'format="hh" has no role {role!r}: it knows user and assistant')
+        raise InputError('format="hh"', f"has no role {role!r}: it knows user and assistant")
     return HH_NAMES[role]
 
 

@@ -106,8 +106,9 @@ class RowParser:
         columns = row.value
         if not isinstance(columns, dict):
             raise InputError(
-                f"{row.where}: holds {json_kind(columns)} where an object is expected; "
-                f"give {_WANTED}"
+                row.where,
+                f"holds {json_kind(columns)} where an object is expected",
+                f"give {_WANTED}",
             )
         if self.form is None:
             self.form = _recognised(columns, row.where)
@@ -121,7 +122,7 @@ def _recognised(columns: dict[str, Any], where: str) -> Form:
     form = recognise(columns)
     if form is None:
         held = ", ".join(map(str, columns)) or "no columns"
-        raise InputError(f"{where}: nothing to evaluate on in {held}; give {_WANTED}")
+        raise InputError(where, f"nothing to evaluate on in {held}", f"give {_WANTED}")
     return form
 
 
@@ -200,21 +201,19 @@ def read_set(
     Raises InputError: no such file, a row that cannot be read, no rows, rows without two responses
     of which one is better.
     """
-    try:
-        source = find_source(name)
-    except InputError as error:  # the reader of files speaks of a config's keys
-        raise InputError(str(error).replace("the path in prompts.path", "the path")) from error
+    source = find_source(name)
     parser, facts = RowParser(source.stem, form, gold), _Facts()
     with Progress("checking", 0) as bar:
         for row in read_rows(source, split=split):
             facts.add(parser.parse(row))
             bar.advance()
     if not facts.ids:
-        raise InputError(f"{name}: holds no rows; name a file with at least one")
+        raise InputError(name, "holds no rows", "name a file with at least one")
     if not facts.better:
         raise InputError(
-            f"{name}: no pair of responses of which one is better, all are equally good; "
-            "nothing can be told apart, give rows that differ"
+            name,
+            "no pair of responses of which one is better, all are equally good",
+            "nothing can be told apart, give rows that differ",
         )
     assert parser.form is not None, "a row was read"
     return facts.as_set(source, split, parser.form, gold)

@@ -72,7 +72,7 @@ def eval_reward(
         RewardError: a reward that scores none of the rows.
     """
     if not scorers:
-        raise InputError("eval-reward: nothing to evaluate; give --reward, --judge or --scores")
+        raise InputError("eval-reward", "nothing to evaluate", "give --reward, --judge or --scores")
     found = read_set(data, form=form, gold=gold, split=split)
     _check(found, scorers)
     all_scored = [
@@ -118,8 +118,9 @@ def _scored(data: EvalSet, scorer: Scorer, label: str) -> Scored:
 def _check(data: EvalSet, scorers: Sequence[Scorer]) -> None:
     if np.isnan(data.length_R).any() and any(one.settings is not None for one in scorers):
         raise InputError(
-            f"{data.source.name}: holds judgements and no responses, which a model could score; "
-            "use --scores, or the file with response_A and response_B"
+            data.source.name,
+            "holds judgements and no responses, which a model could score",
+            "use --scores, or the file with response_A and response_B",
         )
     if data.form in _LABELLED and len(data.row_M) >= _FEWEST_FOR_LABELS:
         first_M = data.better_M < data.worse_M

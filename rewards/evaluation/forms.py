@@ -131,8 +131,9 @@ def _check_columns(columns: dict[str, Any], form: Form, where: str) -> None:
     missing = [key for key in _NEEDED[form] if key not in columns]
     if missing:
         raise InputError(
-            f"{where}: no column {missing[0]!r}, which rows of form {form} need; "
-            "add it, or say the form with --form"
+            where,
+            f"no column {missing[0]!r}, which rows of form {form} need",
+            "add it, or say the form with --form",
         )
 
 
@@ -160,16 +161,20 @@ def _rewardbench2(columns: dict[str, Any], id: str, where: str) -> Parts:
         try:
             rewardbench2.split_tie_id(id)
         except InputError as error:
-            raise InputError(f"{where}: {error}; mend the id") from error
+            raise InputError(where, error, "fix the id") from error
     elif len(right) != 1:
         raise InputError(
-            f"{where}: 'chosen' holds {len(right)} answers, and outside Ties one is right; mend it"
+            where,
+            f"'chosen' holds {len(right)} answers, and outside Ties one is right",
+            "fix it",
         )
     correct, total = columns.get("num_correct"), columns.get("total_completions")
     if correct not in (None, len(right)) or total not in (None, len(right) + len(wrong)):
         raise InputError(
-            f"{where}: num_correct or total_completions does not fit {len(right)} chosen and "
-            f"{len(wrong)} rejected answers; mend the row"
+            where,
+            f"num_correct or total_completions does not fit {len(right)} chosen and "
+            f"{len(wrong)} rejected answers",
+            "fix the row",
         )
     return _right_and_wrong(columns, id, where, right, wrong)
 
@@ -178,8 +183,10 @@ def _rm_bench(columns: dict[str, Any], id: str, where: str) -> Parts:
     right, wrong = _answers(columns, "chosen", where), _answers(columns, "rejected", where)
     if (len(right), len(wrong)) != (3, 3):
         raise InputError(
-            f"{where}: {len(right)} chosen and {len(wrong)} rejected answers, where RM-Bench has "
-            "three styles of each; mend the row"
+            where,
+            f"{len(right)} chosen and {len(wrong)} rejected answers, where RM-Bench has "
+            "three styles of each",
+            "fix the row",
         )
     return _right_and_wrong(columns, id, where, right, wrong)
 
@@ -195,7 +202,7 @@ def _right_and_wrong(
 def _judgebench(columns: dict[str, Any], id: str, where: str) -> Parts:
     label = columns["label"]
     if label not in LABELS:
-        raise InputError(f"{where}: label is {label!r}; write {' or '.join(LABELS)}")
+        raise InputError(where, f"label is {label!r}", f"write {' or '.join(LABELS)}")
     gold = (1.0, 0.0) if label == LABELS[0] else (0.0, 1.0)
     sides = [columns.get("response_A"), columns.get("response_B")]
     if sides == [None, None] and "judgments" in columns:
@@ -209,7 +216,7 @@ def _judgebench(columns: dict[str, Any], id: str, where: str) -> Parts:
 def _llmbar(columns: dict[str, Any], id: str, where: str) -> Parts:
     label = str(columns["label"])
     if label not in ("1", "2"):
-        raise InputError(f"{where}: label is {columns['label']!r}; write 1 or 2")
+        raise InputError(where, f"label is {columns['label']!r}", "write 1 or 2")
     texts = [answer(columns[key], where, key) for key in ("output_1", "output_2")]
     content = check_text(columns["input"], where, "input")
     return (_group(columns, id, content, texts),), ((1.0, 0.0) if label == "1" else (0.0, 1.0))
@@ -237,7 +244,7 @@ def _choices(targets: Any, where: str) -> tuple[list[str], tuple[float, ...]]:
     labels = targets.get("labels") if isinstance(targets, dict) else None
     fits = isinstance(choices, list) and isinstance(labels, list) and len(choices) == len(labels)
     if not fits or sorted(map(str, labels or ())) != ["0", "1"]:
-        raise InputError(f"{where}: 'targets' must hold two choices and labels 1 and 0; mend it")
+        raise InputError(where, "'targets' must hold two choices and labels 1 and 0", "fix it")
     texts = [answer(one, where, f"choices[{k}]") for k, one in enumerate(choices or ())]
     return texts, tuple(float(label) for label in labels or ())
 
@@ -248,12 +255,14 @@ def _listwise(columns: dict[str, Any], id: str, where: str, given: str | None) -
     if name is None:
         wanted = repr(given) if given else f"{', '.join(GOLD_COLUMNS[:-1])} or {GOLD_COLUMNS[-1]}"
         raise InputError(
-            f"{where}: no column {wanted} that says how good the responses are; name it with --gold"
+            where,
+            f"no column {wanted} that says how good the responses are",
+            "name it with --gold",
         )
     values = columns[name]
     numbers = isinstance(values, list) and all(map(_number_or_null, values))
     if not numbers or len(values) != len(texts):
-        raise InputError(f"{where}: {name!r} is not one number per response; mend it")
+        raise InputError(where, f"{name!r} is not one number per response", "fix it")
     sign = -1.0 if name.rsplit("_", 1)[-1] in _RANKS else 1.0
     gold = tuple(math.nan if value is None else sign * value for value in values)
     return (_group(columns, id, prompt_content(columns["prompt"], where), texts),), gold
@@ -267,7 +276,7 @@ def _number_or_null(value: Any) -> bool:
 def _answers(columns: dict[str, Any], key: str, where: str) -> list[str]:
     value = columns[key]
     if not isinstance(value, list) or not value:
-        raise InputError(f"{where}: {key!r} is {json_kind(value)}; make it a list of texts")
+        raise InputError(where, f"{key!r} is {json_kind(value)}", "make it a list of texts")
     return [answer(one, where, f"{key}[{k}]") for k, one in enumerate(value)]
 
 
@@ -275,10 +284,11 @@ def _check_subset(given: Any, known: Sequence[str], benchmark: str, where: str) 
     if given in known:
         return
     close = get_close_matches(str(given), known, n=1)
-    hint = f"did you mean {close[0]}" if close else "mend it"
+    hint = f"did you mean {close[0]}" if close else "fix it"
     raise InputError(
-        f"{where}: subset {given!r} is none of {benchmark}; {hint}, or say the form of the "
-        "rows with --form"
+        where,
+        f"subset {given!r} is none of {benchmark}",
+        f"{hint}, or say the form of the rows with --form",
     )
 
 

@@ -175,12 +175,14 @@ def check_output(out: str | None) -> None:
         return
     path = Path(out).expanduser()
     if path.suffix not in ("", ".md", ".json") and not path.is_dir():
-        raise InputError(f"--out {out}: name a folder, or a file ending in .md or .json")
+        raise InputError(
+            f"--out {out}", "is neither a folder nor a report", "end the name in .md or .json"
+        )
     folder = path if not path.suffix or path.is_dir() else path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}; choose another place") from error
+        raise InputError(f"--out {out}", error.strerror, "choose another place") from error
 
 
 def kept_rows(out: str | None) -> Path | None:
@@ -204,7 +206,7 @@ def write_report(report: dict[str, Any], out: str) -> list[Path]:
                 write_whole(path, as_markdown(report))
             write_json(beside, report)
     except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}; choose another place") from error
+        raise InputError(f"--out {out}", error.strerror, "choose another place") from error
     return [path, beside] if path.suffix == ".md" else [beside]
 
 

@@ -97,12 +97,14 @@ def rewardbench(
     """
     if weights not in get_args(Weights):
         raise InputError(
-            f"weights={weights!r} is unknown: use one of {', '.join(get_args(Weights))}"
+            f"weights={weights!r}",
+            "is unknown",
+            f"use one of {', '.join(get_args(Weights))}",
         )
     names = {*SUBSETS, *PRIOR_SETS, *UNSCORED}
     unknown = [name for name in accuracies_by_subset if name not in names]
     if unknown:
-        raise InputError(f"{unknown[0]!r} is no subset of RewardBench")
+        raise InputError(f"{unknown[0]!r}", "is no subset of RewardBench")
     known = {name: value for name, value in accuracies_by_subset.items() if not math.isnan(value)}
     sections = {
         section: _section({**counts, **_changed(counts, weights)}, known)

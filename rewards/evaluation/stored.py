@@ -74,12 +74,15 @@ def _stored(row: EvalRow, name: str | None, data: EvalSet) -> list[float]:
     found = _columns(row.columns, name)
     if found is None:
         raise InputError(
-            f"{row.where}: no stored scores under {_tried(name)}; {_others(row.columns)}"
+            row.where,
+            f"no stored scores under {_tried(name)}",
+            f"{_others(row.columns)}",
         )
     if data.form == "listwise" and found == (gold_column(row.columns, data.gold),):
         raise InputError(
-            f"{row.where}: {found[0]!r} would be compared with itself; name the known order with "
-            "--gold, or other scores with --scores NAME"
+            row.where,
+            f"{found[0]!r} would be compared with itself",
+            "name the known order with --gold, or other scores with --scores NAME",
         )
     if len(found) == 1:
         return _numbers(row.columns[found[0]], len(row.gold), row.where, found[0])
@@ -132,7 +135,7 @@ def _numbers(value: Any, count: int, where: str, name: str) -> list[float]:
     fits = isinstance(value, list) and len(value) == count
     if not fits or not all(one is None or _is_number(one) for one in value):
         many = "is not a number" if count == 1 else f"does not hold {count} numbers"
-        raise InputError(f"{where}: {name!r} {many}, or null for a missing one; mend it")
+        raise InputError(where, f"{name!r} {many}, or null for a missing one", "fix it")
     return [np.nan if one is None else float(one) for one in value]
 
 
@@ -144,7 +147,7 @@ def _judged(row: EvalRow) -> tuple[float, bool]:
     """(margin of the better response, whether it comes from scores) of decisions in both orders."""
     judgments = row.columns.get(_JUDGMENTS)
     if not isinstance(judgments, list) or not judgments:
-        raise InputError(f"{row.where}: no {_JUDGMENTS!r} to read decisions from; mend the row")
+        raise InputError(row.where, f"no {_JUDGMENTS!r} to read decisions from", "fix the row")
     better = 0 if row.gold[0] > row.gold[1] else 1
     decisions = [one.get("decision") if isinstance(one, dict) else None for one in judgments]
     won = vote(decisions, LABELS[better])

@@ -27,7 +27,7 @@ def length(
     Raises `InputError` for an unknown unit, or for tokens where no ids are known.
     """
     if unit not in UNITS:
-        raise InputError(f"length: unit={unit!r} is unknown: use one of {', '.join(UNITS)}")
+        raise InputError("length", f"unit={unit!r} is unknown", f"use one of {', '.join(UNITS)}")
     sizes = _sizes(completions, completion_ids, unit)
     if target is None:
         return [scale * size for size in sizes]
@@ -39,7 +39,11 @@ def _sizes(
 ) -> list[int]:
     if unit == "tokens":
         if completion_ids is None:
-            raise InputError('length: unit="tokens" needs completion_ids; use "words" or "chars"')
+            raise InputError(
+                "length",
+                'unit="tokens" needs completion_ids',
+                'use "words" or "chars"',
+            )
         return [len(ids) for ids in completion_ids]
     texts = completion_texts(completions)
     return [len(text.split()) if unit == "words" else len(text) for text in texts]

@@ -68,7 +68,10 @@ def numeric_match(
     Raises `InputError` when no row has the column, or a reference holds no number.
     """
     if not 0 <= tolerance < math.inf:
-        raise InputError(f"numeric_match: tolerance={tolerance!r} must be 0 or more, and finite")
+        raise InputError(
+            "numeric_match",
+            f"tolerance={tolerance!r} must be 0 or more, and finite",
+        )
     references = reference_column(columns, column, len(completions))
     return [
         _score(text, reference, column, _exact(str(tolerance)))
@@ -98,13 +101,16 @@ def read_number(text: str) -> Fraction | None:
 def reference_number(reference: Any, column: str) -> Fraction:
     """The right answer that `column` holds: a number, or a text with one. Raises InputError."""
     if isinstance(reference, bool) or not isinstance(reference, int | float | str | Decimal):
-        raise InputError(f"numeric_match: column {column!r} holds {reference!r}: not a number")
+        raise InputError("numeric_match", f"column {column!r} holds {reference!r}: not a number")
     if isinstance(reference, str):
         number = read_number(reference)
     else:
         number = _exact(str(reference)) if Decimal(str(reference)).is_finite() else None
     if number is None:
-        raise InputError(f"numeric_match: column {column!r} holds {reference!r}: no number in it")
+        raise InputError(
+            "numeric_match",
+            f"column {column!r} holds {reference!r}: no number in it",
+        )
     return number
 
 

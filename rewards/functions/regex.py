@@ -30,7 +30,7 @@ def regex(
     is missing or does not compile, or for an unknown mode.
     """
     if mode not in MODES:
-        raise InputError(f"regex: mode={mode!r} is unknown: use one of {', '.join(MODES)}")
+        raise InputError("regex", f"mode={mode!r} is unknown", f"use one of {', '.join(MODES)}")
     compiled = _compile(pattern, _flags(ignore_case, multiline, dotall))
     return [_score(compiled, mode, text) for text in completion_texts(completions)]
 
@@ -46,11 +46,11 @@ def _flags(ignore_case: bool, multiline: bool, dotall: bool) -> int:
 @lru_cache(maxsize=64)
 def _compile(pattern: str | None, flags: int) -> re.Pattern[str]:
     if not isinstance(pattern, str):
-        raise InputError("regex: the setting 'pattern' is missing: give a regular expression")
+        raise InputError("regex", "the setting 'pattern' is missing", "give a regular expression")
     try:
         return re.compile(pattern, flags)
     except re.error as error:
-        raise InputError(f"regex: pattern {pattern!r} does not compile: {error}") from error
+        raise InputError("regex", f"pattern {pattern!r} does not compile: {error}") from error
 
 
 def _score(pattern: re.Pattern[str], mode: str, text: str) -> float:

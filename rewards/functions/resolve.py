@@ -30,13 +30,16 @@ def resolve_function(name: str) -> RewardFunction:
         return BUILTINS[name]
     home, colon, attribute = name.rpartition(":")
     if not colon or not home or not attribute:
-        raise InputError(f"no reward function {name!r}: {_choices()}")
+        raise InputError(f"function {name!r}", "no such reward function", _choices())
     module = _load_file(Path(home)) if home.endswith(".py") else _load_module(home)
     function = getattr(module, attribute, None)
     if function is None:
-        raise InputError(f"no {attribute!r} in {home} to use as reward function: {_choices()}")
+        raise InputError(home, f"has no reward function {attribute!r}", _choices())
     if not callable(function):
-        raise InputError(f"{attribute!r} in {home} is a {type(function).__name__}, not a function")
+        raise InputError(
+            f"{attribute!r} in {home}",
+            f"is a {type(function).__name__}, not a function",
+        )
     return function
 
 
@@ -55,12 +58,12 @@ def build_function(
     unknown = sorted(set(arguments) - settings)
     if unknown:
         known = ", ".join(sorted(settings))
-        raise InputError(f"{name}: no setting {unknown[0]!r}: it has {known}")
+        raise InputError(name, f"no setting {unknown[0]!r}: it has {known}")
     built = partial(function, **arguments)
     try:
         built([], [], completion_ids=[])
     except TypeError as error:
-        raise InputError(f"{name}: a setting has the wrong type: {error}") from error
+        raise InputError(name, f"a setting has the wrong type: {error}") from error
     return built
 
 
@@ -76,23 +79,23 @@ def _load_module(home: str) -> ModuleType:
         missing = error.name or home
         if home == missing or home.startswith(f"{missing}."):
             raise InputError(
-                f"no module {missing!r} for a reward function: {_choices()}"
+                f"module {missing!r}", "no such module for a reward function", _choices()
             ) from error
-        raise InputError(f"importing {home} failed: {error}") from error
+        raise InputError(f"importing {home} failed", error) from error
     except Exception as error:  # whatever the user's module raises while it is imported
-        raise InputError(f"importing {home} failed: {_line(error)}") from error
+        raise InputError(f"importing {home} failed", f"{_line(error)}") from error
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise InputError(f"no file {path} for a reward function: {_choices()}")
+        raise InputError(path, "no such file for a reward function", _choices())
     resolved = path.resolve()
     # one module per file: two files of the same name do not shadow each other
     digest = hashlib.sha256(str(resolved).encode()).hexdigest()[:12]
     module_name = f"reward_function_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(module_name, resolved)
     if spec is None or spec.loader is None:
-        raise InputError(f"{path} cannot be imported as a Python file")
+        raise InputError(path, "cannot be imported as a Python file")
     module = importlib.util.module_from_spec(spec)
     # dataclasses and pickle look a class's module up by name
     sys.modules[module_name] = module
@@ -100,7 +103,7 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file raises while it is imported
         del sys.modules[module_name]
-        raise InputError(f"importing {path} failed: {_line(error)}") from error
+        raise InputError(f"importing {path} failed", f"{_line(error)}") from error
     return module
 
 

@@ -69,7 +69,7 @@ class FunctionReward:
             result = self._call(**keywords)
             return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
         except InputError as error:
-            raise InputError(f"reward function {self.name!r}: {error}") from error
+            raise InputError(f"reward function {self.name!r}", error) from error
         except Exception as error:  # user code: anything may come out; it goes on as one error
             reason = " ".join(str(error).split())
             raise RewardError(
@@ -93,8 +93,10 @@ class FunctionReward:
         reserved = [name for name in RESERVED if name in names]
         if reserved:
             raise InputError(
-                f"reward function {self.name!r}: the prompts have a column {reserved[0]!r}, "
-                "a name reserved for the function's own arguments: rename the column"
+                f"reward function {self.name!r}",
+                f"the prompts have a column {reserved[0]!r}, a name reserved for the "
+                "function's own arguments",
+                "rename the column",
             )
         return {
             name: [prompt.fields.get(name) for prompt, _ in samples]

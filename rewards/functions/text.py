@@ -33,4 +33,4 @@ def reference_column(columns: Mapping[str, Any], name: str, count: int) -> Seque
     if count == 0:
         return []
     known = ", ".join(sorted(columns)) or "none"
-    raise InputError(f"no prompt has a column {name!r} to compare with (columns: {known})")
+    raise InputError(f"column {name!r}", f"no prompt has it to compare with (columns: {known})")

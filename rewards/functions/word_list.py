@@ -41,7 +41,7 @@ def _words(text: str) -> list[str]:
 
 def _lexicon(lexicon: str | Path | Mapping[str, Sequence[str]] | None) -> Lexicon:
     if lexicon is None:
-        raise InputError("word_list: the setting 'lexicon' is missing: give a JSON file")
+        raise InputError("word_list", "the setting 'lexicon' is missing", "give a JSON file")
     if isinstance(lexicon, Mapping):
         return _checked(lexicon, "the given mapping")
     return _read(Path(lexicon))
@@ -50,25 +50,28 @@ def _lexicon(lexicon: str | Path | Mapping[str, Sequence[str]] | None) -> Lexico
 @lru_cache(maxsize=16)
 def _read(path: Path) -> Lexicon:
     if not path.is_file():
-        raise InputError(f"word_list: no lexicon at {path}: give a JSON file")
+        raise InputError("word_list", f"no lexicon at {path}", "give a JSON file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"word_list: {path} is not JSON: {error}") from error
+        raise InputError("word_list", f"{path} is not JSON: {error}") from error
     return _checked(content, str(path))
 
 
 def _checked(content: Any, source: str) -> Lexicon:
     if not isinstance(content, Mapping) or set(content) != {"positive", "negative"}:
-        raise InputError(f'word_list: {source} must hold exactly "positive" and "negative"')
+        raise InputError("word_list", f'{source} must hold exactly "positive" and "negative"')
     positive, negative = (_word_set(content[key], key, source) for key in ("positive", "negative"))
     both = sorted(positive & negative)
     if both:
-        raise InputError(f"word_list: {source} has {both[0]!r} as positive and as negative word")
+        raise InputError(
+            "word_list",
+            f"{source} has {both[0]!r} as positive and as negative word",
+        )
     return positive, negative
 
 
 def _word_set(words: Any, key: str, source: str) -> frozenset[str]:
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
-        raise InputError(f"word_list: {key!r} in {source} must be a list of words")
+        raise InputError("word_list", f"{key!r} in {source} must be a list of words")
     return frozenset(word.lower() for word in words)

@@ -46,7 +46,7 @@ def run_in_batches(
     row that does not fit raises its error.
     """
     if budget < 1:
-        raise InputError(f"batch_tokens={budget} must be 1 or more")
+        raise InputError(f"batch_tokens={budget}", "must be 1 or more")
     done = 0
     while done < len(order):
         count = fitting(done, budget)

@@ -165,7 +165,8 @@ class _VLLMEngine:
                 room = "gpu_memory" if self._on_gpu else "VLLM_CPU_KVCACHE_SPACE (GiB)"
                 advice = f"use a smaller max_length, a larger {room}, or {advice}"
             raise InputError(
-                f"{folder}: vLLM cannot serve it as a {self._as} ({_reason(error)}): {advice}"
+                folder,
+                f"vLLM cannot serve it as a {self._as} ({_reason(error)}): {advice}",
             ) from error
 
 
@@ -305,11 +306,14 @@ def _import_vllm() -> Any:
     """The module, its settings made first: it reads some of them when it is imported."""
     if importlib.util.find_spec("vllm") is None:
         advice = "pip install raft-rlhf[cpu] or raft-rlhf[gpu], or use engine: transformers"
-        raise InputError(f"engine: vllm, but vLLM is not installed: {advice}")
+        raise InputError("engine", f"vllm, but vLLM is not installed: {advice}")
     for key, value in (_ENVIRONMENT if _on_gpu() else _ENVIRONMENT | _CPU_ENVIRONMENT).items():
         os.environ.setdefault(key, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
-        raise InputError("unset VLLM_ENABLE_V1_MULTIPROCESSING: reward engines run in this process")
+        raise InputError(
+            "unset VLLM_ENABLE_V1_MULTIPROCESSING",
+            "reward engines run in this process",
+        )
     import vllm
 
     return vllm
@@ -319,7 +323,8 @@ def _checked_labels(label_ids: tuple[int, int], vocabulary: int) -> tuple[int, i
     first, second = map(int, label_ids)
     if first == second or not (0 <= first < vocabulary and 0 <= second < vocabulary):
         raise InputError(
-            f"label_ids={label_ids} must be two different tokens of the {vocabulary} there are"
+            f"label_ids={label_ids}",
+            f"must be two different tokens of the {vocabulary} there are",
         )
     return first, second
 

@@ -131,7 +131,7 @@ def verdicts_of(
 def check_temperature(temperature: float) -> None:
     """Raises `InputError` for anything but a finite number above 0."""
     if not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"temperature={temperature} must be a number above 0")
+        raise InputError(f"temperature={temperature}", "must be a number above 0")
 
 
 def prompt_key(prompt: Sequence[Message] | str) -> Hashable:

@@ -97,8 +97,9 @@ def load_judge(
 def _refuse_reward(family: Family | None, name: str) -> None:
     if family not in (None, "pairwise"):
         raise InputError(
-            f"{name} is {FAMILIES[family]}: it scores and does not compare; use load_reward, "
-            "or reward.kind: model"
+            name,
+            f"is {FAMILIES[family]}: it scores and does not compare",
+            "use load_reward, or reward.kind: model",
         )
 
 
@@ -193,7 +194,7 @@ def load_pairwise(
     if settings.engine == "vllm":
         engine = _vllm_engine(folder, config, prompt, settings, gpu_memory)
     elif gpu_memory is not None:
-        raise InputError(f"gpu_memory={gpu_memory} is for engine: vllm alone: leave it out")
+        raise InputError(f"gpu_memory={gpu_memory}", "is for engine: vllm alone", "leave it out")
     else:
         engine = _transformers_engine(folder, config, prompt, settings, name)
     judge = PairwiseJudge(
@@ -249,7 +250,10 @@ def _label_head(model: Any, label_ids: tuple[int, int], config: Any) -> LabelHea
     """
     output, labels = model.get_output_embeddings(), list(label_ids)
     if output is None or model.base_model is model:
-        raise InputError(f"{type(model).__name__} has no output embedding to read: not supported")
+        raise InputError(
+            f"{type(model).__name__}",
+            "has no output embedding to read: not supported",
+        )
     bias = getattr(output, "bias", None)
     bias_2 = None if bias is None else bias[labels]
     states_TH, expected_T2 = _try_out(model, labels)
@@ -262,8 +266,9 @@ def _label_head(model: Any, label_ids: tuple[int, int], config: Any) -> LabelHea
     error, _, head = min(found)
     if not error <= _TOLERANCE.get(output.weight.dtype, 1e-4):
         raise InputError(
-            f"{type(model).__name__} does something to its logits that is not known here (they are "
-            f"{error:.1e} away from its output embedding's): not supported"
+            f"{type(model).__name__}",
+            f"does something to its logits that is not known here (they are {error:.1e} away "
+            "from its output embedding's): not supported",
         )
     return head
 

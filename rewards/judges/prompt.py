@@ -44,8 +44,10 @@ def plain_context(prompt: Sequence[Message] | str) -> str:
     if not takes_turns(turns):
         roles = [turn["role"] for turn in turns]
         raise InputError(
-            f"a pairwise judge reads user and assistant in turn, the user first and last, and not "
-            f"{', '.join(roles) or 'an empty conversation'}: leave other turns out"
+            "a pairwise judge",
+            "reads user and assistant in turn, the user first and last, and not "
+            f"{', '.join(roles) or 'an empty conversation'}",
+            "leave other turns out",
         )
     # the second newline before the first turn alone: the card's template is read by jinja with
     # trim_blocks, which eats the first newline after each of its tags
@@ -88,11 +90,12 @@ class PairPrompt:
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 1:
-            raise InputError(f"max_length={self.max_length} must be 1 or more")
+            raise InputError(f"max_length={self.max_length}", "must be 1 or more")
         if not self.tokenizer.chat_template:
             raise InputError(
-                "the judge's tokenizer has no chat template, and a pairwise judge needs its own: "
-                "put chat_template.jinja, or chat_template in tokenizer_config.json, in its folder"
+                "the judge's tokenizer",
+                "has no chat template, and a pairwise judge needs its own",
+                "put chat_template.jinja, or chat_template in tokenizer_config.json, in its folder",
             )
         self.label_ids = self._labels()
         self._asks = self._asks_for_header()
@@ -131,8 +134,9 @@ class PairPrompt:
         text = self._render(pair_text(context, first, second))
         if not text.endswith(self._ending):
             raise InputError(
-                f"the chat template ends with {text[-len(self._ending) :]!r} where it should open "
-                f"the assistant's turn with {self._ending!r}"
+                "the chat template",
+                f"ends with {text[-len(self._ending) :]!r} where it should open the "
+                f"assistant's turn with {self._ending!r}",
             )
         return text
 
@@ -153,7 +157,9 @@ class PairPrompt:
             )
         except TemplateError as error:
             reason = " ".join(str(error).split())
-            raise InputError(f"the judge's chat template refuses a user turn: {reason}") from error
+            raise InputError(
+                "the judge's chat template", f"refuses a user turn: {reason}"
+            ) from error
         bos = self.tokenizer.bos_token
         return text.replace(bos, "") if bos else text
 
@@ -173,8 +179,9 @@ class PairPrompt:
             # there already, and a second time when asked for
             return not plain.endswith(asked.removeprefix(plain))
         raise InputError(
-            "the judge's chat template does not open the assistant's turn with "
-            f"add_generation_prompt=True: it ends with {asked[-40:]!r}"
+            "the judge's chat template",
+            "does not open the assistant's turn with add_generation_prompt=True: it ends "
+            f"with {asked[-40:]!r}",
         )
 
     def _labels(self) -> tuple[int, int]:
@@ -182,10 +189,11 @@ class PairPrompt:
         for label, ids in zip(LABELS, rows, strict=True):
             if len(ids) != 1 or not 0 <= ids[0] < self.vocabulary:
                 raise InputError(
-                    f"the label {label!r} must be one token of the judge's vocabulary, and is {ids}"
+                    f"the label {label!r}",
+                    f"must be one token of the judge's vocabulary, and is {ids}",
                 )
         if rows[0] == rows[1]:
-            raise InputError(f"the labels A and B are the same token, {rows[0][0]}")
+            raise InputError("the labels A and B", f"are the same token, {rows[0][0]}")
         return rows[0][0], rows[1][0]
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -266,7 +274,7 @@ def _named(name: str, make: Any, *arguments: Any) -> str:
     try:
         return make(*arguments)
     except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+        raise InputError(name, error) from error
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:

@@ -116,7 +116,8 @@ class JudgeReward:
         alone = next((group for group in groups if len(group.completions) == 1), None)
         if alone is not None:
             raise InputError(
-                f"prompt {alone.prompt.id!r} has one response: a judge compares two or more"
+                f"prompt {alone.prompt.id!r}",
+                "has one response: a judge compares two or more",
             )
         fields = [Entrants.of(group) for group in groups]
         played = [field for field in fields if field.texts]
@@ -182,11 +183,12 @@ def _duels(group: Group) -> list[Named]:
         return []
     texts = [one.text for one in group.completions]
     if isinstance(references, str) or not isinstance(references, Sequence):
-        raise InputError(f"prompt {prompt.id!r}: {REFERENCE_FIELD} must be a list of texts")
+        raise InputError(f"prompt {prompt.id!r}", f"{REFERENCE_FIELD} must be a list of texts")
     if len(references) != len(texts) or not all(isinstance(one, str) for one in references):
         raise InputError(
-            f"prompt {prompt.id!r}: {REFERENCE_FIELD} must be {len(texts)} texts, one for each "
-            f"response, and has {len(references)} entries"
+            f"prompt {prompt.id!r}",
+            f"{REFERENCE_FIELD} must be {len(texts)} texts, one for each response, and has "
+            f"{len(references)} entries",
         )
     turns = _turns(prompt)
     return [

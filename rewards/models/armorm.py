@@ -54,9 +54,9 @@ def gated_tokenizer(tokenizer: Any, gate: Gate, format: str | None, name: str) -
     `gate` is not found or that does not render responses as Llama 3's does.
     """
     if format not in (None, "chat"):
-        raise InputError(f'{name}: ArmoRM needs format="chat" to find its gate, not {format!r}')
+        raise InputError(name, f'ArmoRM needs format="chat" to find its gate, not {format!r}')
     if not tokenizer.chat_template:
-        raise InputError(f"{name}: its tokenizer has no chat template: copy Llama 3's to it")
+        raise InputError(name, "its tokenizer has no chat template", "copy Llama 3's to it")
     text = render(_PROBE, "chat", tokenizer)
     if text.endswith(EOT + HEADER):
         log.warning("%s: its chat template always adds an assistant header: left out", name)
@@ -65,9 +65,9 @@ def gated_tokenizer(tokenizer: Any, gate: Gate, format: str | None, name: str) -
     try:
         gate.find(ids, "a conversation")
     except RewardError as error:
-        raise InputError(f"{name}: its chat template does not suit ArmoRM: {error}") from error
+        raise InputError(name, f"its chat template does not suit ArmoRM: {error}") from error
     if not text.endswith(f"{EOT}{HEADER}{_PROBE[-1]['content']}{EOT}"):
-        raise InputError(f"{name}: its chat template does not render responses as Llama 3's does")
+        raise InputError(name, "its chat template does not render responses as Llama 3's does")
     return tokenizer
 
 
@@ -153,7 +153,7 @@ def _layers(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> list[str
     found = len({match[1] for match in map(_NUMBERED.match, shapes) if match})
     hidden = config.get("gating_n_hidden", max(0, found - 1))
     if not isinstance(hidden, int) or hidden < 0:
-        raise InputError(f"{folder}: gating_n_hidden={hidden!r} in config.json must be 0 or more")
+        raise InputError(folder, f"gating_n_hidden={hidden!r} in config.json must be 0 or more")
     return [f"gating.layers.{number}" for number in range(hidden + 1)]
 
 
@@ -175,15 +175,16 @@ def _check_shapes(
     for name, shape in wanted.items():
         if shapes[name] != shape:
             raise InputError(
-                f"{folder}: {name} is {list(shapes[name])}, expected {list(shape)}: "
-                "tensors and config.json do not belong together"
+                folder,
+                f"{name} is {list(shapes[name])}, expected {list(shape)}: tensors and "
+                "config.json do not belong together",
             )
 
 
 def _temperature(folder: Path, config: Mapping[str, Any]) -> float:
     value = config.get("gating_temperature", _TEMPERATURE)
     if not isinstance(value, (int, float)) or not value > 0:
-        raise InputError(f"{folder}: gating_temperature={value!r} in config.json must be above 0")
+        raise InputError(folder, f"gating_temperature={value!r} in config.json must be above 0")
     return float(value)
 
 
@@ -195,8 +196,9 @@ def _attributes(folder: Path, count: int) -> Sequence[str] | None:
     named = isinstance(found, list) and all(isinstance(name, str) and name for name in found)
     if not named or len({*found}) != len(found) or len(found) != count:
         raise InputError(
-            f"{folder}: {ATTRIBUTES} in config.json must be {count} different names, one for each "
-            "reward: correct it or leave it out"
+            folder,
+            f"{ATTRIBUTES} in config.json must be {count} different names, one for each reward",
+            "correct it or leave it out",
         )
     return found
 

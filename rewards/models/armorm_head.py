@@ -78,12 +78,15 @@ def gate_of(tokenizer: Any, name: str, max_length: int | None = None) -> Gate:
     for token in (EOT, "<|start_header_id|>", "<|end_header_id|>"):
         if token not in known or known[token] not in ids:
             raise InputError(
-                f"{name}: its tokenizer has no token {token}: ArmoRM reads Llama 3's chat format"
+                name,
+                f"its tokenizer has no token {token}: ArmoRM reads Llama 3's chat format",
             )
     if known[EOT] == _LLAMA3_EOT and ids != _LLAMA3_GATE:
         raise InputError(
-            f"{name}: its tokenizer turns the assistant header into {list(ids)}, where Llama 3 has "
-            f"{list(_LLAMA3_GATE)}: use the tokenizer files that belong to the model"
+            name,
+            f"its tokenizer turns the assistant header into {list(ids)}, where Llama 3 has "
+            f"{list(_LLAMA3_GATE)}",
+            "use the tokenizer files that belong to the model",
         )
     return Gate(ids, max_length)
 

@@ -101,10 +101,11 @@ def _check_head(folder: Path) -> None:
         files = ", ".join(file.name for file in weight_files(folder)[:3])
         encoder = any(name.startswith("classifier.") for name in shapes)
         reason = ": heads named classifier (encoders) are not supported yet" if encoder else ""
-        raise InputError(f"{folder} has no {HEAD} in {files}{reason or ': it has no reward head'}")
+        raise InputError(folder, f"has no {HEAD} in {files}{reason or ': it has no reward head'}")
     if len(shape) != 2 or shape[0] != 1:
         raise InputError(
-            f"{folder}: {HEAD} is {list(shape)}: a reward model has one output, [1, hidden size]"
+            folder,
+            f"{HEAD} is {list(shape)}: a reward model has one output, [1, hidden size]",
         )
 
 
@@ -113,7 +114,7 @@ def _classifier_config(folder: Path) -> Any:
 
     config = load_config(folder)
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
-        raise InputError(f"{folder}: no sequence classifier is known for {config.model_type!r}")
+        raise InputError(folder, f"no sequence classifier is known for {config.model_type!r}")
     config.num_labels = 1  # as the head says; old configs leave it out and mean two
     return config
 
@@ -161,5 +162,8 @@ def _load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.dev
     model, unexpected = load_weights(AutoModelForSequenceClassification, folder, config, dtype)
     check_left_out(folder, model, unexpected, heads=())
     if not isinstance(getattr(model, "score", None), nn.Linear):
-        raise InputError(f"{type(model).__name__} has no linear head named score: not supported")
+        raise InputError(
+            f"{type(model).__name__}",
+            "has no linear head named score: not supported",
+        )
     return model.to(device)

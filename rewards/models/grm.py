@@ -133,7 +133,7 @@ def _layers(folder: Path, shapes: Shapes) -> Layers:
     A linear head is `v_head.summary`, an MLP a `Sequential` of Linear, ReLU, Linear, …, Linear.
     """
     if not shapes:
-        raise InputError(f"{folder} has no v_head tensor: the value head was not saved with it")
+        raise InputError(folder, "has no v_head tensor: the value head was not saved with it")
     numbers = {match[1] for match in map(_NUMBERED.match, shapes) if match}
     names = [f"v_head.summary.{2 * number}" for number in range(len(numbers))]
     names = names or ["v_head.summary"]
@@ -142,7 +142,7 @@ def _layers(folder: Path, shapes: Shapes) -> Layers:
     for name in names:
         weight, bias = shapes[f"{name}.weight"], shapes[f"{name}.bias"]
         if len(weight) != 2 or bias != weight[:1]:
-            raise InputError(f"{folder}: {name} is no linear layer ({list(weight)}, {list(bias)})")
+            raise InputError(folder, f"{name} is no linear layer ({list(weight)}, {list(bias)})")
     return [(name, shapes[f"{name}.weight"]) for name in names]
 
 
@@ -151,14 +151,16 @@ def _check_shapes(folder: Path, layers: Layers, size: int) -> None:
     for name, (outputs, inputs) in layers:
         if inputs != size:
             raise InputError(
-                f"{folder}: {name}.weight takes {inputs} numbers and gets {size}: "
-                "tensors and config.json do not belong together"
+                folder,
+                f"{name}.weight takes {inputs} numbers and gets {size}: tensors and "
+                "config.json do not belong together",
             )
         size = outputs
     if size != 1:
         raise InputError(
-            f"{folder}: {layers[-1][0]}, the last layer of its value head, has {size} outputs "
-            "where a reward model has one: a layer is missing, or it gives several rewards"
+            folder,
+            f"{layers[-1][0]}, the last layer of its value head, has {size} outputs where a "
+            "reward model has one: a layer is missing, or it gives several rewards",
         )
 
 
@@ -170,9 +172,10 @@ def _check_config(folder: Path, layers: Layers) -> None:
     # GRM's code takes whatever is not "linear" for an MLP
     if told is not None and (told == "linear") != (found == "linear"):
         raise InputError(
-            f"{folder}: config.json says vhead_layer_type={told!r}, but its v_head tensors "
-            f"are {found}: correct config.json"
+            folder,
+            f"config.json says vhead_layer_type={told!r}, but its v_head tensors are {found}",
+            "correct config.json",
         )
     outputs = config.get("vhead_num_output")
     if outputs not in (None, 1):
-        raise InputError(f"{folder} gives {outputs} rewards (vhead_num_output): only one is known")
+        raise InputError(folder, f"gives {outputs} rewards (vhead_num_output): only one is known")

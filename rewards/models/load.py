@@ -111,8 +111,9 @@ def _load(family: Family, folder: Path, settings: ModelSettings, name: str) -> M
 def _refuse_judge(family: Family | None, name: str) -> None:
     if family == "pairwise":
         raise InputError(
-            f"{name} is {FAMILIES['pairwise']}: it compares and does not score; "
-            "use load_judge, or reward.kind: pairwise"
+            name,
+            f"is {FAMILIES['pairwise']}: it compares and does not score",
+            "use load_judge, or reward.kind: pairwise",
         )
 
 

@@ -29,7 +29,8 @@ def check_engine(settings: ModelSettings, head: str, name: str) -> None:
     """Raises `InputError` for an engine that cannot run a `head` of our own."""
     if settings.engine == "vllm":
         raise InputError(
-            f"{name}: vLLM cannot serve a {head} head: use engine: transformers (or auto)"
+            name,
+            f"vLLM cannot serve a {head} head: use engine: transformers (or auto)",
         )
 
 

@@ -53,15 +53,15 @@ def read_token(token: str | None = None, token_env: str | None = None) -> str | 
     Raises `InputError` when both are given, the variable is not set, or no header can hold it.
     """
     if token is not None and token_env is not None:
-        raise InputError("token and token_env are both given: keep one of them")
+        raise InputError("token and token_env", "are both given", "keep one of them")
     source = "token" if token_env is None else f"token_env={token_env}"
     found = token if token_env is None else os.environ.get(token_env, "")
     if found is None:
         return None
     if not found:
-        raise InputError(f"{source} is empty or not set: export the server's token in it")
+        raise InputError(source, "is empty or not set", "export the server's token in it")
     if _TOKEN.fullmatch(found) is None:
-        raise InputError(f"{source} has spaces or characters that no HTTP header can hold")
+        raise InputError(source, "has spaces or characters that no HTTP header can hold")
     return found
 
 
@@ -75,17 +75,25 @@ def is_loopback(host: str) -> bool:
 
 def _split(url: str) -> SplitResult:
     if not isinstance(url, str) or not url.isprintable() or " " in url:
-        raise InputError("reward url: give one like http://127.0.0.1:8100, without spaces")
+        raise InputError(
+            "reward url", "is no address", "give one like http://127.0.0.1:8100, without spaces"
+        )
     try:
         parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname
         _ = parts.port  # raises for a port that is no number
     except ValueError as error:
-        raise InputError(f"reward url: {error}: give one like http://127.0.0.1:8100") from error
+        raise InputError("reward url", error, "give one like http://127.0.0.1:8100") from error
     if "@" in parts.netloc:
-        raise InputError("reward url: it has a user or password: use token_env for the secret")
+        raise InputError("reward url", "it has a user or password", "use token_env for the secret")
     if not known:
-        raise InputError(f"reward url {url!r}: give one like http://127.0.0.1:8100")
+        raise InputError(
+            f"reward url {url!r}", "is no address", "give one like http://127.0.0.1:8100"
+        )
     if parts.query or parts.fragment:
-        raise InputError(f"reward url {url.split('?')[0]!r}: leave out what follows ? or #")
+        raise InputError(
+            f"reward url {url.split('?')[0]!r}",
+            "has a query or a fragment",
+            "leave out what follows ? or #",
+        )
     return parts

@@ -205,7 +205,11 @@ class RemoteReward:
         protocol: str, columns: object, label_column: object, assume_raw: bool
     ) -> None:
         if protocol not in PROTOCOLS:
-            raise InputError(f"protocol={protocol!r} is unknown: use one of {', '.join(PROTOCOLS)}")
+            raise InputError(
+                f"protocol={protocol!r}",
+                "is unknown",
+                f"use one of {', '.join(PROTOCOLS)}",
+            )
         if protocol != "raft":
             _check_unset(protocol, columns=columns)
         if protocol != "openrlhf":
@@ -225,7 +229,7 @@ def _protocol(name: ProtocolName, texts: Texts | None, model: str | None) -> Sco
 def _check_unset(protocol: str, **settings: object) -> None:
     for name, value in settings.items():
         if value is not None:
-            raise InputError(f"protocol={protocol!r} has no use for {name}: remove it")
+            raise InputError(f"protocol={protocol!r}", f"has no use for {name}", "remove it")
 
 
 def _float32(value: float | None) -> float | None:

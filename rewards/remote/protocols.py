@@ -98,7 +98,7 @@ def check_positive(**settings: float) -> None:
     """Raises `InputError` for a setting that is no number above zero."""
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < float("inf"):
-            raise InputError(f"{name}={value!r}: give a number above 0")
+            raise InputError(f"{name}={value!r}", "must be a number above 0")
 
 
 def _number(value: Any, key: str) -> float | None:

@@ -62,7 +62,8 @@ class Service:
             self.routes["/compare"] = self.compare
         if not self.routes:
             raise InputError(
-                f"{type(served).__name__} cannot be served: it is neither a reward nor a judge"
+                f"{type(served).__name__}",
+                "cannot be served: it is neither a reward nor a judge",
             )
 
     def health(self) -> dict[str, Any]:
@@ -315,7 +316,9 @@ def serve(
     secret = read_token(token, token_env)
     if secret is None and not is_loopback(host):
         raise InputError(
-            f"host={host} can be reached by others: set a token (token_env), or use {HOST}"
+            f"host={host}",
+            "can be reached by others",
+            f"set a token (token_env), or use {HOST}",
         )
     app = build_app(served, token=secret, name=name, max_batch=max_batch, max_bytes=max_bytes)
     config = uvicorn.Config(
@@ -346,6 +349,6 @@ def _bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         found.close()
         raise InputError(
-            f"cannot listen on {host}:{port} ({error}): choose another port"
+            f"{host}:{port}", f"cannot be listened on ({error})", "choose another port"
         ) from error
     return found

@@ -100,7 +100,7 @@ class Texts:
         try:
             text = render(conversation, self.format, self.tokenizer, self.separator)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+            raise InputError(name, error) from error
         return text if self.bos is None else self._with_bos(text, self.bos)
 
     def _with_bos(self, text: str, bos: Bos) -> str:
@@ -125,7 +125,7 @@ def _load(name: str) -> Any:
         return AutoTokenizer.from_pretrained(description_folder(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"tokenizer={name!r} cannot be loaded: {reason}") from error
+        raise InputError(f"tokenizer={name!r}", f"cannot be loaded: {reason}") from error
 
 
 def _format(format: Format | None, tokenizer: Any) -> Format:
@@ -133,16 +133,20 @@ def _format(format: Format | None, tokenizer: Any) -> Format:
         return "chat"
     if format is None:
         raise InputError(
-            'this protocol sends text: give tokenizer=… of the reward model (format="chat"), '
-            'or format="hh" or "plain"'
+            "this protocol",
+            "sends text",
+            'give tokenizer=… of the reward model (format="chat"), or format="hh" or "plain"',
         )
     check_format(format)
     if format == "chat" and tokenizer is None:
-        raise InputError('format="chat" needs tokenizer=…, the folder or hub name of the model')
+        raise InputError(
+            'format="chat"',
+            "needs tokenizer=…, the folder or hub name of the model",
+        )
     return format
 
 
 def _check_needless(**settings: object) -> None:
     for name, value in settings.items():
         if value is not None:
-            raise InputError(f"{name}={value!r} needs tokenizer=…: only it knows the tokens")
+            raise InputError(f"{name}={value!r}", "needs tokenizer=…: only it knows the tokens")

@@ -4,7 +4,7 @@ Knows HTTP, and nothing of what the JSON means.
 
 How long to wait before another try. Knows nothing of HTTP clients.
 
-One line about an HTTP status that is no success: what the server said, and how to mend it.
+One line about an HTTP status that is no success: what the server said, and how to fix it.
 """
 
 from __future__ import annotations
@@ -174,9 +174,9 @@ class Transport:
     ) -> None:
         check_positive(timeout=timeout, concurrency=concurrency, backoff=backoff)
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
-            raise InputError(f"retries={retries!r}: give a whole number, 0 or more")
+            raise InputError(f"retries={retries!r}", "must be a whole number, 0 or more")
         if not isinstance(concurrency, int):
-            raise InputError(f"concurrency={concurrency!r}: give a whole number")
+            raise InputError(f"concurrency={concurrency!r}", "must be a whole number")
         self.address = address
         self.timeout = timeout
         self.concurrency = concurrency
@@ -303,8 +303,9 @@ def _dumps(body: dict[str, Any], items: Sequence[Item]) -> bytes:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{name_all(items)}: cannot be sent as JSON ({_line(error)}): "
-            "mend the text, or leave columns out"
+            f"{name_all(items)}",
+            f"cannot be sent as JSON ({_line(error)})",
+            "fix the text, or leave columns out",
         ) from error
 
 

@@ -105,7 +105,9 @@ def refuse_columns(row: ScoreRow, columns: Sequence[str], replace: bool, other: 
     taken = next((column for column in columns if column in row.columns), None)
     if taken is not None and not replace:
         raise InputError(
-            f"{row.where}: has a column {taken!r} already; use {other}--replace to overwrite it"
+            row.where,
+            f"has a column {taken!r} already",
+            f"use {other}--replace to overwrite it",
         )
 
 
@@ -177,9 +179,10 @@ def _chunks(rows: Iterator[ScoreRow], batch_rows: int | None) -> Iterator[list[S
 def _run(work: Work, chunk: list[ScoreRow]) -> list[dict[str, Any]]:
     try:
         return work.run(chunk)
-    except (InputError, RewardError) as error:
-        kind = RewardError if isinstance(error, RewardError) else InputError
-        raise kind(f"{_place(chunk, str(error))}: {error}") from error
+    except InputError as error:
+        raise InputError(_place(chunk, str(error)), error) from error
+    except RewardError as error:
+        raise RewardError(f"{_place(chunk, str(error))}: {error}") from error
 
 
 def _place(chunk: list[ScoreRow], message: str) -> str:
@@ -196,8 +199,9 @@ def _check_same(work: Work, chunk: list[ScoreRow], finished: list[dict[str, Any]
         added = set(work.columns(row))
         if not added <= one.keys() or _others(row.columns, added) != _others(one, added):
             raise InputError(
-                f"{row.where}: is another row than when the interrupted command worked on it; "
-                "restore the file, or use --restart to begin anew"
+                row.where,
+                "is another row than when the interrupted command worked on it",
+                "restore the file, or use --restart to begin anew",
             )
 
 

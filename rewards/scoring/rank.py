@@ -110,7 +110,9 @@ class _Ranking:
         replace: bool,
     ) -> None:
         if (judge is None) == (reward is None):
-            raise InputError("rank: name a judge or a reward, one of the two")
+            raise InputError(
+                "rank", "needs a judge or a reward, one of the two", "give --judge or --reward"
+            )
         if judge is not None:
             check_judge(**judge)
         self._settings = (judge, reward)
@@ -127,7 +129,7 @@ class _Ranking:
         columns = COLUMNS if self.method == BY_SCORE else (*COLUMNS, COMPARISONS)
         refuse_columns(row, columns, self._replace, "")
         if not row.groups:
-            raise InputError(f"{row.where}: 'responses' is empty; there is nothing to rank")
+            raise InputError(row.where, "'responses' is empty", "there is nothing to rank")
         if self.method != BY_SCORE:
             self._check_cost(row)
         return columns
@@ -219,7 +221,7 @@ class _Ranking:
         try:
             cost(self.method, entrants, budget=chosen.budget, **chosen.settings())
         except InputError as error:
-            raise InputError(f"{row.where}: {error}") from error
+            raise InputError(row.where, error) from error
 
 
 class Entrants:
@@ -293,6 +295,7 @@ def _check_tournament(method: str, chosen: Tournament) -> None:
         return
     if chosen.settings() or chosen.budget is not None or chosen.tie:
         raise InputError(
-            "rank: a reward ranks by its scores, without a tournament; name a --method to hold "
-            "one, or leave its settings out"
+            "rank",
+            "a reward ranks by its scores, without a tournament",
+            "name a --method to hold one, or leave its settings out",
         )

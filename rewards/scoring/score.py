@@ -150,5 +150,7 @@ def _check_tokens(row: ScoreRow) -> None:
     for group in row.groups:
         if any(one.text and not one.token_ids for one in group.completions):
             raise InputError(
-                f"{row.where}: has no token_ids, which unit: tokens counts; use words or chars"
+                row.where,
+                "has no token_ids, which unit: tokens counts",
+                "use words or chars",
             )

@@ -58,17 +58,25 @@ def cost(method: str, n: int, *, budget: int | None = None, **settings: Any) -> 
 def check_settings(method: str, settings: Settings) -> None:
     """Raises `InputError` for unknown methods, unknown settings and unusable values."""
     if method not in METHODS:
-        raise InputError(f"method={method!r} is unknown: use one of {', '.join(sorted(METHODS))}")
+        raise InputError(
+            f"method={method!r}",
+            "is unknown",
+            f"use one of {', '.join(sorted(METHODS))}",
+        )
     choices, counts = METHODS[method].choices or {}, METHODS[method].counts
     for name, value in settings.items():
         if name not in choices and name not in counts:
             known = ", ".join([*choices, *counts]) or "none"
-            raise InputError(f"{method} has no setting {name!r}: it has {known}")
+            raise InputError(method, f"has no setting {name!r}: it has {known}")
         if name in choices and value not in choices[name]:
             allowed = ", ".join(choices[name])
-            raise InputError(f"{name}={value!r} is unknown to {method}: use one of {allowed}")
+            raise InputError(
+                f"{name}={value!r}",
+                f"is unknown to {method}",
+                f"use one of {allowed}",
+            )
         if name in counts and value is not None and not (_is_whole(value) and value >= 1):
-            raise InputError(f"{name}={value!r} of {method} must be a whole number, 1 or more")
+            raise InputError(f"{name}={value!r} of {method}", "must be a whole number, 1 or more")
 
 
 def within_budget(method: str, n: int, budget: int | None, settings: Settings) -> Settings:
@@ -82,9 +90,9 @@ def within_budget(method: str, n: int, budget: int | None, settings: Settings) -
     Raises `InputError` where the method does not fit, naming its cost and those that do.
     """
     if not _is_whole(n) or n < 1:
-        raise InputError(f"a tournament needs 1 response or more, and has {n}")
+        raise InputError("a tournament", f"needs 1 response or more, and has {n}")
     if budget is not None and (not _is_whole(budget) or budget < 0):
-        raise InputError(f"budget={budget!r} must be a whole number of comparisons, 0 or more")
+        raise InputError(f"budget={budget!r}", "must be a whole number of comparisons, 0 or more")
     needed = METHODS[method].cost(n, settings)
     if budget is None or needed <= budget:
         return settings
@@ -92,8 +100,8 @@ def within_budget(method: str, n: int, budget: int | None, settings: Settings) -
     if smaller is not None:
         return smaller
     raise InputError(
-        f"{method} of {n} responses costs {needed} comparisons and budget={budget} allows no such: "
-        f"{_what_fits(n, budget)}"
+        f"{method} of {n} responses",
+        f"costs {needed} comparisons and budget={budget} allows no such: {_what_fits(n, budget)}",
     )
 
 

@@ -55,10 +55,10 @@ def play(
     """
     check_settings(method, settings)
     if not 0 <= tie < 0.5:
-        raise InputError(f"tie={tie} must lie in [0, 0.5): at 0.5 no response ever wins")
+        raise InputError(f"tie={tie}", "must lie in [0, 0.5): at 0.5 no response ever wins")
     names = range(len(sizes)) if keys is None else keys
     if len(names) != len(sizes):
-        raise InputError(f"{len(sizes)} prompts need as many keys, and have {len(names)}")
+        raise InputError(f"{len(sizes)} prompts", f"need as many keys, and have {len(names)}")
     tournaments = []
     for n, name in zip(sizes, names, strict=True):
         fitting = within_budget(method, n, budget, settings)

@@ -53,25 +53,29 @@ def label_matrix(
     )
     unknown = [name for name in seen if name not in names]
     if unknown:
-        raise InputError(f"rows are rated for {unknown[0]!r}, which is none of {', '.join(names)}")
+        raise InputError(
+            "rows",
+            f"are rated for {unknown[0]!r}, which is none of {', '.join(names)}",
+        )
     if len(set(names)) < len(names):
-        raise InputError(f"attributes has a name twice: {', '.join(names)}")
+        raise InputError("attributes", f"has a name twice: {', '.join(names)}")
     missing = [name for name in names if name not in seen]
     if missing and not leave_out_unlabelled:
         raise InputError(
-            f"no row is rated for the attribute {missing[0]!r} ({len(missing)} in all): "
-            "rate it, or set leave_out_unlabelled"
+            f"attribute {missing[0]!r}",
+            f"no row is rated for it ({len(missing)} such in all)",
+            "rate it, or set leave_out_unlabelled",
         )
     names = tuple(name for name in names if name in seen)
     if not names:
-        raise InputError("no row has a label: there is nothing to regress on")
+        raise InputError("rows", "none has a label, so there is nothing to regress on")
     place = {name: index for index, name in enumerate(names)}
     labels_NK = np.full((len(rated), len(names)), np.nan, dtype=np.float32)
     for row, one in enumerate(rated):
         for name, value in one.labels.items():
             labels_NK[row, place[name]] = value
             if not np.isfinite(value):
-                raise InputError(f"rated row {row}: {name} is {value}, no finite number")
+                raise InputError(f"rated row {row}", f"{name} is {value}, no finite number")
     if np.nanmin(labels_NK) < 0 or np.nanmax(labels_NK) > 1:
         log.warning("labels are outside [0, 1]: penalties on verbosity presume a common scale")
     return names, labels_NK
@@ -93,8 +97,9 @@ def varying_labels(
     ]
     if equal and not (leave_out and len(equal) < len(names)):
         raise InputError(
-            f"there is nothing to learn from of the attribute {about[0]}, {len(equal)} in all: "
-            "rate it by more than one value, or set leave_out_unlabelled"
+            "there",
+            f"is nothing to learn from of the attribute {about[0]}, {len(equal)} in all",
+            "rate it by more than one value, or set leave_out_unlabelled",
         )
     if equal:
         log.warning("left out, for all their labels are equal: %s", ", ".join(about))
@@ -279,8 +284,9 @@ def _check_some_fit(
     for what, lost_N in {"rated responses": _lost(rated_N1H), **lost}.items():
         if lost_N.all():
             raise InputError(
-                f"no {what} are left of {lost_N.size}: {lost_N.size} longer than {longest} tokens; "
-                "use a larger max_length, or a model that takes more"
+                f"no {what}",
+                f"are left of {lost_N.size}: {lost_N.size} longer than {longest} tokens",
+                "use a larger max_length, or a model that takes more",
             )
 
 
@@ -307,11 +313,12 @@ def _by_attribute(heads: ArmoRMHeads, fits: Sequence[RidgeFit]) -> dict[str, dic
 def _check(names: Sequence[str], verbosity: str | None, pairs: Sequence[Pair]) -> None:
     if verbosity is not None and verbosity not in names:
         raise InputError(
-            f"verbosity={verbosity!r} is none of the attributes {', '.join(names)}: name the one "
-            "that rates length, or none (null) to leave penalties out"
+            f"verbosity={verbosity!r}",
+            f"is none of the attributes {', '.join(names)}",
+            "name the one that rates length, or none (null) to leave penalties out",
         )
     if not pairs:
-        raise InputError("no preference pairs: the gate is trained on them")
+        raise InputError("data", "has no preference pairs, which the gate is trained on")
 
 
 def _reporter(on_metrics: OnMetrics | None, steps: int) -> Callable[[int, float], None]:

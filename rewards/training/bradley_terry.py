@@ -118,7 +118,11 @@ def counts(train: Encoded, test: Encoded) -> dict[str, Any]:
 
 def _check_margins(loss: LossSettings, train: Encoded) -> None:
     if loss.margin and not any(example.margin for example in train.examples):
-        raise InputError("loss.margin: no pair has a margin: set it to 0, or give the pairs one")
+        raise InputError(
+            "loss.margin",
+            "no pair has a margin",
+            "set it to 0, or give the pairs one",
+        )
 
 
 _DONE = "sft.json"

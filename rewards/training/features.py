@@ -78,9 +78,9 @@ def extract(
     finite number.
     """
     if distributed.count() > 1:
-        raise InputError("states are extracted by one process: start this without torchrun")
+        raise InputError("states", "are extracted by one process", "start this without torchrun")
     if chunk_rows < 1 or states < 1:
-        raise InputError(f"chunk_rows={chunk_rows} and states={states} must be 1 or more")
+        raise InputError(f"chunk_rows={chunk_rows} and states={states}", "must be 1 or more")
     shape = (states, state_size(backbone.model.config))
     made_by = {
         "format": _FORMAT, "model": fingerprint(backbone.model), "layout": backbone.layout,
@@ -207,7 +207,7 @@ class _Store:
         if next(self._chunks, None) is not None:
             raise self._refusal("from more conversations")
         if not self._rows:
-            raise InputError(f"{self.file}: there are no conversations to extract features of")
+            raise InputError(self.file, "there are no conversations to extract features of")
         if self._data is not None:
             self._data.seek(0)
             self._data.write(self._header(self._rows))
@@ -228,7 +228,7 @@ class _Store:
             lines.pop()  # torn by a kill
         if not lines:
             if self.file.exists():
-                raise InputError(f"{self.file} is there without {self._log_path.name}: delete it")
+                raise InputError(self.file, f"is there without {self._log_path.name}", "delete it")
             return [], 0
         found = [json.loads(line) for line in lines]
         different = [key for key, value in self._made_by.items() if found[0].get(key) != value]
@@ -246,7 +246,7 @@ class _Store:
             data.write(start)
         elif os.fstat(data.fileno()).st_size < end:
             data.close()
-            raise InputError(f"{self._partial} is shorter than its log says: delete both")
+            raise InputError(self._partial, "is shorter than its log says", "delete both")
         data.truncate(end)
         data.seek(end)
         return data
@@ -265,8 +265,9 @@ class _Store:
 
     def _refusal(self, how: str) -> InputError:
         return InputError(
-            f"{self.file} was made {how}: delete it and {self._log_path.name}, or use another "
-            "folder"
+            self.file,
+            f"was made {how}",
+            f"delete it and {self._log_path.name}, or use another folder",
         )
 
 
@@ -294,8 +295,8 @@ def _cast(states_NQH: np.ndarray, dtype: np.dtype, names: Sequence[str]) -> np.n
     finite_N = np.isfinite(cast_NQH).all(axis=(1, 2))
     if not finite_N.all():
         where = names[int(np.argmin(finite_N))]
-        mend = "its weights may be damaged"
+        fix = "its weights may be damaged"
         if dtype == np.float16 and np.isfinite(states_NQH).all():
-            mend = "float16 cannot hold it; keep features as float32"
-        raise RewardError(f"{where} has a hidden state that is no finite number: {mend}")
+            fix = "float16 cannot hold it; keep features as float32"
+        raise RewardError(f"{where} has a hidden state that is no finite number: {fix}")
     return cast_NQH

@@ -39,11 +39,11 @@ class GatingSettings:
     def __post_init__(self) -> None:
         for name in ("hidden_dim", "steps", "batch_size", "temperature", "learning_rate"):
             if not getattr(self, name) > 0:
-                raise InputError(f"gating {name}={getattr(self, name)} must be above 0")
+                raise InputError(f"gating {name}={getattr(self, name)}", "must be above 0")
         if self.n_hidden < 0 or not 0 <= self.dropout < 1:
             raise InputError(
-                f"gating n_hidden={self.n_hidden} must be 0 or more, and dropout={self.dropout} "
-                "at least 0 and below 1"
+                f"gating n_hidden={self.n_hidden}",
+                f"must be 0 or more, and dropout={self.dropout} at least 0 and below 1",
             )
 
 
@@ -96,7 +96,7 @@ def fit_gating(
     """
     usable = np.flatnonzero(~np.isnan(differences_PK).any(axis=1))
     if not len(usable):
-        raise InputError(f"{len(prompts_PH)} pairs to train a gate on, and none can be used")
+        raise InputError(f"{len(prompts_PH)} pairs to train a gate on, and none", "can be used")
     draw = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[] if device == "cpu" else None):
         torch.manual_seed(seed)  # first weights and dropout
@@ -115,7 +115,7 @@ def fit_gating(
             if report is not None:
                 report(step + 1, float(loss.detach()))
     if not all(torch.isfinite(p).all() for p in gate.parameters()):
-        raise InputError("the gate's training diverged: lower its learning_rate")
+        raise InputError("gating.learning_rate", "the gate's training diverged", "lower it")
     return gate.eval()
 
 

@@ -76,7 +76,10 @@ def train_grm(
     training, settings = training or PUBLISHED_FULL, settings or GRMSettings()
     folder = Path(folder)
     if reading.truncation_side != "right":
-        raise InputError("truncation_side must be right for GRM: its loss begins after the prompt")
+        raise InputError(
+            "truncation_side",
+            "must be right for GRM: its loss begins after the prompt",
+        )
     model, tokenizer = _with_head(base, training, settings)
     attention = base_of(model).config._attn_implementation
     encoder = _encoder(tokenizer, base_of(model), reading, str(base))
@@ -157,19 +160,20 @@ def _check_logits(model: Any, name: str) -> None:
     apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not apart < (1e-4 if model.dtype == torch.float32 else 0.1):
         raise InputError(
-            f"{name}: {type(model).__name__} does more to its logits than is known here: "
-            "train with alpha=0, or on another base"
+            name,
+            f"{type(model).__name__} does more to its logits than is known here",
+            "train with alpha=0, or on another base",
         )
 
 
 def _encoder(tokenizer: Any, model: Any, reading: ReadingSettings, name: str) -> Encoder:
     """As `load_grm` will read the model."""
     if reading.format not in (None, "chat"):
-        raise InputError(f'{name}: GRM needs format="chat" to tell prompts from responses')
+        raise InputError(name, 'GRM needs format="chat" to tell prompts from responses')
     if reading.chat_template is not None:
         tokenizer.chat_template = reading.chat_template
     if not tokenizer.chat_template:
-        raise InputError(f"{name}: its tokenizer has no chat template: give one (chat_template)")
+        raise InputError(name, "its tokenizer has no chat template", "give one (chat_template)")
     bos = reading.bos or grm_bos(tokenizer, "chat", name)
     return reading_encoder(tokenizer, model, replace(reading, format="chat", bos=bos), name)
 

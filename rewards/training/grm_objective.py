@@ -115,16 +115,20 @@ class GRMSettings:
     def __post_init__(self) -> None:
         if self.regulariser not in REGULARISERS:
             raise InputError(
-                f"regulariser={self.regulariser!r} is unknown: use one of {', '.join(REGULARISERS)}"
+                f"regulariser={self.regulariser!r}",
+                "is unknown",
+                f"use one of {', '.join(REGULARISERS)}",
             )
         if not 0 <= self.alpha < 1 or not self.beta > 0:
             raise InputError(
-                f"alpha={self.alpha} must be at least 0 and below 1, beta={self.beta} above 0"
+                f"alpha={self.alpha}",
+                f"must be at least 0 and below 1, beta={self.beta} above 0",
             )
         if self.head_layers < 0 or self.head_neurons < 1 or not 0 <= self.head_dropout < 1:
             raise InputError(
-                f"head_layers={self.head_layers} must be 0 or more, head_neurons="
-                f"{self.head_neurons} 1 or more, head_dropout={self.head_dropout} in [0, 1)"
+                f"head_layers={self.head_layers}",
+                f"must be 0 or more, head_neurons={self.head_neurons} 1 or more, "
+                f"head_dropout={self.head_dropout} in [0, 1)",
             )
 
 

@@ -100,14 +100,17 @@ def _from_files(folder: Path, config: Any, kind: Kind, dtype: torch.dtype) -> An
     name = "SequenceClassification" if kind == "classifier" else "CausalLM"
     auto: Any = getattr(transformers, f"AutoModelFor{name}")
     if type(config) not in auto._model_mapping:
-        raise InputError(f"{folder}: no model for {name} is known for {config.model_type!r}")
+        raise InputError(folder, f"no model for {name} is known for {config.model_type!r}")
     if kind == "classifier":
         config.num_labels = 1
     # a new head may be drawn at random, and nothing else
     model, unexpected = load_weights(auto, folder, config, dtype, new=(f"{HEAD}.",))
     check_left_out(folder, model, unexpected, heads=())
     if kind == "classifier" and not isinstance(getattr(model, HEAD, None), nn.Linear):
-        raise InputError(f"{type(model).__name__} has no linear head named score: not supported")
+        raise InputError(
+            f"{type(model).__name__}",
+            "has no linear head named score: not supported",
+        )
     return model
 
 

@@ -186,8 +186,9 @@ def closing_token(prompt: PairPrompt) -> int:
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     if not ids or ids[0] not in tokenizer.all_special_ids + list(_added_special(tokenizer)):
         raise InputError(
-            f"the chat template closes an answer with {after[:20]!r} and no special token: a judge "
-            "cannot learn to end its turn; give another chat_template"
+            f"the chat template closes an answer with {after[:20]!r} and",
+            "no special token: a judge cannot learn to end its turn",
+            "give another chat_template",
         )
     return ids[0]
 

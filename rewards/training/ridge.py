@@ -69,8 +69,10 @@ def fit_attributes(
     for name, count in zip(attributes, labelled_NK.sum(axis=0), strict=True):
         if count < _FEWEST:
             raise InputError(
-                f"attribute {name!r} has {count} labels, and needs {_FEWEST} or more (a row that "
-                "was too long does not count): rate it, or leave it out"
+                f"attribute {name!r}",
+                f"has {count} labels, and needs {_FEWEST} or more (a row that was too long "
+                "does not count)",
+                "rate it, or leave it out",
             )
     fits: dict[int, RidgeFit] = {}
     # attributes of one data set are labelled on the same rows and share the costly part
@@ -176,12 +178,13 @@ def _checked(
     if features_NH.ndim != 2 or labels_NK.shape != (len(features_NH), len(attributes)):
         raise InputError(
             f"features {features_NH.shape}, labels {labels_NK.shape} and {len(attributes)} "
-            "attributes do not fit: they are (N, H), (N, K) and K"
+            "attributes",
+            "do not fit: they are (N, H), (N, K) and K",
         )
     if np.isinf(labels_NK).any():
-        raise InputError("labels must be finite numbers, or NaN where there is none")
+        raise InputError("labels", "must be finite numbers, or NaN where there is none")
     if not alphas or min(alphas) <= 0:
-        raise InputError(f"alphas={list(alphas)} must be one or more numbers above 0")
+        raise InputError(f"alphas={list(alphas)}", "must be one or more numbers above 0")
     if not 0 < validation_share < 1:
-        raise InputError(f"validation_share={validation_share} must be between 0 and 1")
+        raise InputError(f"validation_share={validation_share}", "must be between 0 and 1")
     return labels_NK

@@ -42,7 +42,7 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 0.5:
-            raise InputError(f"label_smoothing={self.label_smoothing} must be in [0, 0.5)")
+            raise InputError(f"label_smoothing={self.label_smoothing}", "must be in [0, 0.5)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

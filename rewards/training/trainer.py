@@ -131,8 +131,9 @@ class StepTrainer(Trainer):
             return super().create_optimizer(model)
         except ImportError as error:
             raise InputError(
-                f"train.optimizer: {self._optimizer} is not to be had here "
-                f"({' '.join(str(error).split())}): install it, or use adamw_torch"
+                "train.optimizer",
+                f"{self._optimizer} is not to be had here ({' '.join(str(error).split())})",
+                "install it, or use adamw_torch",
             ) from error
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
@@ -192,8 +193,9 @@ class StepTrainer(Trainer):
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
                 raise InputError(
-                    f"train.learning_rate: training diverged at step {self.state.global_step} "
-                    f"(loss {logs['loss']}): lower it"
+                    "train.learning_rate",
+                    f"training diverged at step {self.state.global_step} (loss {logs['loss']})",
+                    "lower it",
                 )
             rate = self._tokens / max(self._seconds, 1e-9)
             self._tokens, self._seconds = 0, 0.0
@@ -222,9 +224,9 @@ class StepTrainer(Trainer):
         before = len(micro_batches(examples, self.budget, self.layout))
         if before == len(examples):
             raise InputError(
-                "train.micro_tokens: out of memory on a single pair of "
-                f"{max(e.longest for e in examples)} tokens: use a smaller max_length, lora, "
-                "gradient_checkpointing or another dtype"
+                "train.micro_tokens",
+                f"out of memory on a single pair of {max(e.longest for e in examples)} tokens",
+                "use a smaller max_length, lora, gradient_checkpointing or another dtype",
             ) from error
         while len(micro_batches(examples, self.budget, self.layout)) == before:
             self.budget //= 2
@@ -253,8 +255,9 @@ def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> Training
     names = [name.value for name in OptimizerNames]
     if settings.optimizer not in names:
         raise InputError(
-            f"train.optimizer: {settings.optimizer!r} is not known: use adamw_torch, or another of "
-            "transformers' names for `optim`"
+            "train.optimizer",
+            f"{settings.optimizer!r} is not known",
+            "use adamw_torch, or another of transformers' names for `optim`",
         )
     on_gpu = torch.cuda.is_available()
     often = max(50, -(-steps // 10))

@@ -48,7 +48,9 @@ def row_id(columns: dict[str, Any], row: Row, stem: str) -> str:
         return f"{stem}-{row.number:06d}"
     if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
         raise InputError(
-            f"{row.where}: id is {json_kind(given)}; make it a non-empty string, or leave it out"
+            row.where,
+            f"id is {json_kind(given)}",
+            "make it a non-empty string, or leave it out",
         )
     return str(given)
 
@@ -63,7 +65,7 @@ def prompt_content(value: Any, where: str) -> Content:
 def answer(value: Any, where: str, key: str) -> str:
     """A response's text; the empty one is one too. Raises InputError."""
     if not isinstance(value, str):
-        raise InputError(f"{where}: {key} is {json_kind(value)}; a response is a text")
+        raise InputError(where, f"{key} is {json_kind(value)}", "a response is a text")
     if value:  # for half of a surrogate pair, which no tokenizer can read
         check_text("." + value, where, key)
     return value
@@ -74,8 +76,9 @@ def answered(messages: list[Message], where: str, key: str) -> tuple[tuple[Messa
     *before, last = messages
     if last["role"] != "assistant":
         raise InputError(
-            f"{where}: {key!r} ends with a message of the {last['role']}; a conversation to score "
-            "ends with the assistant's"
+            where,
+            f"{key!r} ends with a message of the {last['role']}",
+            "a conversation to score ends with the assistant's",
         )
     return tuple(before), last["content"]
 

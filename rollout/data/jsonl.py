@@ -52,6 +52,7 @@ def _plain(value: Any, name: str, where: str) -> Any:
     if value is None or isinstance(value, str | int):
         return value
     raise InputError(
-        f"{where}: column {name!r} holds {type(value).__name__}, which JSON has no form for; "
-        "leave the column out"
+        where,
+        f"column {name!r} holds {type(value).__name__}, which JSON has no form for",
+        "leave the column out",
     )

@@ -25,10 +25,12 @@ def check_text(value: Any, where: str, key: str) -> str:
     """`value`, where it is text that is not blank. Raises InputError."""
     if not isinstance(value, str):
         raise InputError(
-            f"{where}: {key!r} is {json_kind(value)}; make it a string or a list of messages"
+            where,
+            f"{key!r} is {json_kind(value)}",
+            "make it a string or a list of messages",
         )
     if not value.strip():
-        raise InputError(f"{where}: {key!r} is empty; write a prompt or delete the row")
+        raise InputError(where, f"{key!r} is empty", "write a prompt or delete the row")
     return _encodable(value, where, key)
 
 
@@ -38,15 +40,15 @@ def check_messages(value: list[Any], where: str, key: str) -> list[Message]:
     for number, message in enumerate(value, start=1):
         at = f"{where}: {key!r} message {number}"
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise InputError(f'{at} is not {{"role": …, "content": …}}; write both')
+            raise InputError(at, 'is not {"role": …, "content": …}', "write both")
         role, content = message["role"], message["content"]
         if role not in ROLES:
-            raise InputError(f"{at} has role {role!r}; use one of {', '.join(ROLES)}")
+            raise InputError(at, f"has role {role!r}", f"use one of {', '.join(ROLES)}")
         if not isinstance(content, str):
-            raise InputError(f"{at} has {json_kind(content)} as content; make it a string")
+            raise InputError(at, f"has {json_kind(content)} as content", "make it a string")
         messages.append(Message(role=role, content=_encodable(content, where, key)))
     if not any(message["content"].strip() for message in messages):
-        raise InputError(f"{where}: {key!r} is empty; write a message or delete the row")
+        raise InputError(where, f"{key!r} is empty", "write a message or delete the row")
     return messages
 
 
@@ -54,8 +56,9 @@ def ending_with_user(messages: list[Message], where: str) -> tuple[Message, ...]
     """`messages` as a prompt. Raises InputError where the last one is not the user's."""
     if messages[-1]["role"] != "user":
         raise InputError(
-            f"{where}: the last message comes from the {messages[-1]['role']}; "
-            "end the prompt with a user message"
+            where,
+            f"the last message comes from the {messages[-1]['role']}",
+            "end the prompt with a user message",
         )
     return tuple(messages)
 
@@ -68,8 +71,9 @@ def parse_hh(text: str, where: str, key: str) -> list[Message]:
     before, *parts = _HH_TURN.split(text)
     if before.strip() or not parts:
         raise InputError(
-            f"{where}: {key!r} does not begin with a Human: or Assistant: turn; "
-            "set prompts.format: text"
+            where,
+            f"{key!r} does not begin with a Human: or Assistant: turn",
+            "set prompts.format: text",
         )
     turns = zip(parts[::2], parts[1::2], strict=True)
     return check_messages(
@@ -99,8 +103,9 @@ def shared_prompt(chosen: Any, rejected: Any, where: str) -> tuple[Message, ...]
         shared.pop()
     if not any(message["content"].strip() for message in shared):
         raise InputError(
-            f"{where}: 'chosen' and 'rejected' share no user turn before their last answers; "
-            "delete the row, or name a prompt column in prompts.column"
+            where,
+            "'chosen' and 'rejected' share no user turn before their last answers",
+            "delete the row, or name a prompt column in prompts.column",
         )
     return tuple(shared)
 
@@ -133,6 +138,8 @@ def _encodable(text: str, where: str, key: str) -> str:
         text.encode()
     except UnicodeEncodeError:  # a lone surrogate is legal JSON, and no tokenizer can read it
         raise InputError(
-            f"{where}: {key!r} holds half of a surrogate pair; mend the text's encoding"
+            where,
+            f"{key!r} holds half of a surrogate pair",
+            "fix the text's encoding",
         ) from None
     return text

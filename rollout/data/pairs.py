@@ -61,7 +61,7 @@ def _side(value: Any, prompt: Content | None, where: str, key: str) -> tuple[Con
         return _message_side(check_messages(value, where, key), prompt, where, key)
     if prompt is None or (not isinstance(prompt, str) and _is_hh(value)):
         if not _is_hh(value):
-            raise InputError(f"{where}: {key!r} is {_kind(value)} and no dialogue; {_NO_PROMPT}")
+            raise InputError(where, f"{key!r} is {_kind(value)} and no dialogue", _NO_PROMPT)
         return _message_side(parse_hh(value, where, key), prompt, where, key)
     return prompt, answer(value, where, repr(key))
 
@@ -78,8 +78,9 @@ def _message_side(
     begins = before[1:] if before[0]["role"] == "system" != asked[0]["role"] else before
     if begins[: len(asked)] != asked:
         raise InputError(
-            f"{where}: {key!r} is a dialogue that does not begin with the row's prompt; make it "
-            "the answer alone, or leave the prompt out"
+            where,
+            f"{key!r} is a dialogue that does not begin with the row's prompt",
+            "make it the answer alone, or leave the prompt out",
         )
     return before, text
 

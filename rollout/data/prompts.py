@@ -68,7 +68,7 @@ def read_prompts(
     _check_arguments(format, first_words, limit)
     source = find_source(path)
     if source.kind == "text" and column is not None:
-        raise InputError(f"{source.name}: plain text has no columns; leave prompts.column out")
+        raise InputError(source.name, "plain text has no columns", "leave prompts.column out")
     skipped: list[str] = []
     rows = read_rows(source, split=split, separator=separator)
     if source.kind == "text":
@@ -81,17 +81,21 @@ def read_prompts(
         )
     if not prompts:
         reason = f" (all {len(skipped)} are shorter than first_words)" if skipped else ""
-        raise InputError(f"{source.name}: holds no prompts{reason}; name a file with at least one")
+        raise InputError(source.name, f"holds no prompts{reason}", "name a file with at least one")
     return prompts
 
 
 def _check_arguments(format: str, first_words: int | None, limit: int | None) -> None:
     if format not in get_args(Format):
         known = ", ".join(get_args(Format))
-        raise InputError(f"prompts.format: {format!r} is not known; use one of {known}")
+        raise InputError("prompts.format", f"{format!r} is not known", f"use one of {known}")
     for key, value in (("first_words", first_words), ("limit", limit)):
         if value is not None and value < 1:
-            raise InputError(f"prompts.{key}: {value} is too small; use 1 or more, or leave it out")
+            raise InputError(
+                f"prompts.{key}",
+                f"{value} is too small",
+                "use 1 or more, or leave it out",
+            )
 
 
 def _long_enough(rows: Iterable[Row], words: int | None, skipped: list[str]) -> Iterator[Row]:
@@ -115,8 +119,9 @@ def _with_unique_ids(rows_and_prompts: Iterable[tuple[Row, Prompt]]) -> list[Pro
     for row, prompt in rows_and_prompts:
         if prompt.id in first_seen:
             raise InputError(
-                f"{row.where}: id {prompt.id!r} stands at {first_seen[prompt.id]} already; "
-                "give each row its own id, or none"
+                row.where,
+                f"id {prompt.id!r} stands at {first_seen[prompt.id]} already",
+                "give each row its own id, or none",
             )
         first_seen[prompt.id] = row.where
         prompts.append(prompt)
@@ -143,8 +148,9 @@ def _prompt(
 def _columns(row: Row) -> dict[str, Any]:
     if not isinstance(row.value, dict):
         raise InputError(
-            f"{row.where}: holds {json_kind(row.value)} where an object is expected; "
-            'write {"prompt": "…"}'
+            row.where,
+            f"holds {json_kind(row.value)} where an object is expected",
+            'write {"prompt": "…"}',
         )
     return row.value
 
@@ -155,7 +161,9 @@ def _id(row: Row, columns: dict[str, Any], stem: str) -> str:
         return f"{stem}-{row.number:06d}"
     if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
         raise InputError(
-            f"{row.where}: id is {json_kind(given)}; make it a non-empty string, or leave it out"
+            row.where,
+            f"id is {json_kind(given)}",
+            "make it a non-empty string, or leave it out",
         )
     return str(given)
 
@@ -163,15 +171,17 @@ def _id(row: Row, columns: dict[str, Any], stem: str) -> str:
 def _content(row: Row, columns: dict[str, Any], key: str, format: str) -> str | tuple[Message, ...]:
     if key not in columns:
         raise InputError(
-            f"{row.where}: no column {key!r}; name one of {', '.join(columns) or '(none)'} "
-            "in prompts.column"
+            row.where,
+            f"no column {key!r}",
+            f"name one of {', '.join(columns) or '(none)'} in prompts.column",
         )
     value = columns[key]
     if isinstance(value, list):
         if format in ("text", "hh"):
             raise InputError(
-                f"{row.where}: {key!r} holds messages where prompts.format: {format} reads text; "
-                "set it to messages"
+                row.where,
+                f"{key!r} holds messages where prompts.format: {format} reads text",
+                "set it to messages",
             )
         return ending_with_user(check_messages(value, row.where, key), row.where)
     text = check_text(value, row.where, key)
@@ -185,7 +195,8 @@ def _content(row: Row, columns: dict[str, Any], key: str, format: str) -> str | 
 def _shortened(row: Row, content: str | tuple[Message, ...], words: int) -> str:
     if not isinstance(content, str):
         raise InputError(
-            f"{row.where}: first_words cuts text and this prompt is messages; "
-            "leave prompts.first_words out"
+            row.where,
+            "first_words cuts text and this prompt is messages",
+            "leave prompts.first_words out",
         )
     return _opening(content, words) or content

@@ -65,11 +65,11 @@ def find_source(path: str | Path) -> Source:
     name = str(path)
     file = Path(name).expanduser()
     if file.is_dir():
-        raise InputError(f"{name}: is a folder; name one file ({_READABLE})")
+        raise InputError(name, "is a folder", f"name one file ({_READABLE})")
     if file.exists():
         return Source(name, _kind_of_file(file, name), _stem(file))
     if isinstance(path, Path) or _looks_like_file(name):
-        raise InputError(f"{name}: no such file; check the path in prompts.path")
+        raise InputError(name, "no such file", "check the path")
     return Source(name, "dataset", name.rsplit("/", 1)[-1].replace(":", "-"))
 
 
@@ -87,10 +87,12 @@ def read_rows(
     """
     if separator is not None and source.kind != "text":
         raise InputError(
-            f"{source.name}: a separator splits plain text only; leave prompts.separator out"
+            source.name,
+            "a separator splits plain text only",
+            "leave prompts.separator out",
         )
     if separator == "":
-        raise InputError(f"{source.name}: the separator is empty; give it a text or leave it out")
+        raise InputError(source.name, "the separator is empty", "give it a text or leave it out")
     if source.kind == "dataset":
         return _dataset_rows(source, split)
     if source.kind == "parquet":
@@ -108,10 +110,12 @@ def parse_json(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{where}: not valid JSON ({error.msg} at column {error.colno}); mend or delete it"
+            where,
+            f"not valid JSON ({error.msg} at column {error.colno})",
+            "fix or delete it",
         ) from None
     except (RecursionError, ValueError) as error:
-        raise InputError(f"{where}: not readable JSON ({error}); mend or delete it") from None
+        raise InputError(where, f"not readable JSON ({error})", "fix or delete it") from None
 
 
 def _kind_of_file(file: Path, name: str) -> Kind:
@@ -120,7 +124,7 @@ def _kind_of_file(file: Path, name: str) -> Kind:
     suffix = suffixes[-2] if zipped and len(suffixes) > 1 else (suffixes or [""])[-1]
     kind = _KIND_OF_SUFFIX.get(suffix)
     if kind is None or (zipped and kind == "parquet"):
-        raise InputError(f"{name}: cannot tell the file's form from its suffix; use {_READABLE}")
+        raise InputError(name, "cannot tell the file's form from its suffix", f"use {_READABLE}")
     return kind
 
 
@@ -150,15 +154,19 @@ def _lines(source: Source) -> Iterator[tuple[str, str]]:
                 yield f"{source.name}:{line_number}", text
     except UnicodeDecodeError:
         raise InputError(
-            f"{source.name}:{line_number}: not UTF-8; save the file as UTF-8"
+            f"{source.name}:{line_number}", "not UTF-8", "save the file as UTF-8"
         ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(
-            f"{source.name}:{line_number + 1}: broken gzip data ({error}); compress the file again"
+            f"{source.name}:{line_number + 1}",
+            f"broken gzip data ({error})",
+            "compress the file again",
         ) from None
     except OSError as error:
         raise InputError(
-            f"{source.name}: cannot be read ({error.strerror or error}); check the file"
+            source.name,
+            f"cannot be read ({error.strerror or error})",
+            "check the file",
         ) from None
 
 
@@ -180,13 +188,15 @@ def _json_rows(source: Source) -> Iterator[Row]:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{source.name}:{error.lineno}: not valid JSON ({error.msg}); mend it, or name a file "
-            "of one object per line .jsonl"
+            f"{source.name}:{error.lineno}",
+            f"not valid JSON ({error.msg})",
+            "fix it, or name a file of one object per line .jsonl",
         ) from None
     if not isinstance(rows, list):
         raise InputError(
-            f"{source.name}:1: holds {type(rows).__name__} where a list of rows is expected; "
-            "wrap it in [ ]"
+            f"{source.name}:1",
+            f"holds {type(rows).__name__} where a list of rows is expected",
+            "wrap it in [ ]",
         )
     for number, value in enumerate(rows, start=1):
         yield Row(number, f"{source.name}: row {number}", value)
@@ -226,7 +236,9 @@ def _parquet_rows(source: Source) -> Iterator[Row]:
                     yield Row(number, f"{source.name}: row {number}", value)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{source.name}: not readable as Parquet ({_first_line(error)}); write the file again"
+            source.name,
+            f"not readable as Parquet ({_first_line(error)})",
+            "write the file again",
         ) from None
 
 
@@ -238,8 +250,10 @@ def _dataset_rows(source: Source, split: str) -> Iterator[Row]:
         rows = load_dataset(*([name, config] if config else [name]), split=split)
     except Exception as error:  # the hub, the network, the cache and the split each fail their way
         raise InputError(
-            f"{source.name}: neither a file nor a dataset that can be loaded, split {split!r} "
-            f"({type(error).__name__}: {_first_line(error)}); check prompts.path, or name a file"
+            source.name,
+            f"neither a file nor a dataset that can be loaded, split {split!r} "
+            f"({type(error).__name__}: {_first_line(error)})",
+            "check the name, or name a file",
         ) from error
     for number, value in enumerate(rows, start=1):
         yield Row(number, f"{source.name}: row {number}", value)
@@ -273,8 +287,9 @@ class RowIds:
         for id, where in ids_and_places:
             if id in places:
                 raise InputError(
-                    f"{where}: id {id!r} stands at {places[id]} already; "
-                    "give each row its own id, or none"
+                    where,
+                    f"id {id!r} stands at {places[id]} already",
+                    "give each row its own id, or none",
                 )
             if _digest(id) in twice:
                 places[id] = where

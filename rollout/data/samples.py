@@ -20,10 +20,10 @@ def sample_row(row: Any, where: str, number: int) -> dict[str, Any]:
     Raises InputError that begins with `where`.
     """
     if not isinstance(row, dict):
-        raise InputError(f"{where}: holds {json_kind(row)} where an object is expected")
+        raise InputError(where, f"holds {json_kind(row)} where an object is expected")
     responses = row.get("responses")
     if not isinstance(responses, list) or not responses:
-        raise InputError(f"{where}: no list of 'responses'; give each row K texts")
+        raise InputError(where, "no list of 'responses'", "give each row K texts")
     for k, text in enumerate(responses):
         if not isinstance(text, str):  # the full check costs more than the replay
             answer(text, where, f"responses[{k}]")
@@ -31,7 +31,7 @@ def sample_row(row: Any, where: str, number: int) -> dict[str, Any]:
         check_scores(row[name], len(responses), f"{where}: {name!r}")
     for name in _BESIDE:
         if row.get(name) is not None and not _is_list(row[name], len(responses)):
-            raise InputError(f"{where}: {name!r} does not fit {len(responses)} responses")
+            raise InputError(where, f"{name!r} does not fit {len(responses)} responses")
     reasons = row.get("finish_reasons") or [None] * len(responses)
     identity = number if row.get("id") is None else row["id"]
     sound = {**row, "id": str(identity), "finish_reasons": reasons}
@@ -52,11 +52,11 @@ def is_score_column(name: str) -> bool:
 def check_scores(scores: Any, count: int, where: str) -> None:
     """Raises InputError, for other than a number or null for each of `count` responses."""
     if not _is_list(scores, count):
-        raise InputError(f"{where} does not hold one score for each of {count} responses")
+        raise InputError(where, f"does not hold one score for each of {count} responses")
     for k, score in enumerate(scores):
         # NaN and infinity, which some programs write, are missing scores
         if score is not None and not isinstance(score, float) and not is_finite_number(score):
-            raise InputError(f"{where}: score {k} is {json_kind(score)}; write a number or null")
+            raise InputError(where, f"score {k} is {json_kind(score)}", "write a number or null")
 
 
 def _comparisons(found: Any, count: int, where: str) -> list[list[Any]]:
@@ -66,8 +66,9 @@ def _comparisons(found: Any, count: int, where: str) -> list[list[Any]]:
         known = sound and (one[2] is None or (is_finite_number(one[2]) and 0 <= one[2] <= 1))
         if not known or one[0] == one[1]:
             raise InputError(
-                f"{where}: {COMPARISONS!r} must be [[i, j, P(i is better than j)], …] of its "
-                f"{count} responses, P from 0 to 1 or null"
+                where,
+                f"{COMPARISONS!r} must be [[i, j, P(i is better than j)], …] of its {count} "
+                "responses, P from 0 to 1 or null",
             )
     return [[int(i), int(j), probability] for i, j, probability in found]
 

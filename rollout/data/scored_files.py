@@ -48,8 +48,9 @@ def read_scored(path: Any, where: str) -> list[tuple[Completion, float | None]]:
         completions, scores = _completions(row), _scores(row)
         if len(completions) != len(scores):
             raise InputError(
-                f"{row.where}: {len(scores)} scores for {len(completions)} responses; "
-                "give one per response"
+                row.where,
+                f"{len(scores)} scores for {len(completions)} responses",
+                "give one per response",
             )
         pairs.extend(zip(completions, scores, strict=True))
     return pairs
@@ -58,7 +59,7 @@ def read_scored(path: Any, where: str) -> list[tuple[Completion, float | None]]:
 def _rows(path: Any, where: str) -> Iterator[_Row]:
     file = Path(str(path)).expanduser()
     if not file.is_file():
-        raise InputError(f"{where}: {path}: no such file; give JSONL with scores")
+        raise InputError(where, f"{path}: no such file", "give JSONL with scores")
     opener = gzip.open if file.suffix.lower() == ".gz" else open
     try:
         with opener(file, "rt", encoding="utf-8") as lines:
@@ -66,16 +67,16 @@ def _rows(path: Any, where: str) -> Iterator[_Row]:
                 if line.strip():
                     yield _row(line, f"{where}: {path}:{number}")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{where}: {path}: cannot be read ({error}); give JSONL") from error
+        raise InputError(where, f"{path}: cannot be read ({error})", "give JSONL") from error
 
 
 def _row(line: str, where: str) -> _Row:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        raise InputError(f"{where}: not valid JSON; mend or delete the line") from None
+        raise InputError(where, "not valid JSON", "fix or delete the line") from None
     if not isinstance(value, dict):
-        raise InputError(f"{where}: no JSON object; each line is one, with {_score_keys()}")
+        raise InputError(where, "no JSON object", f"each line is one, with {_score_keys()}")
     return _Row(where, value)
 
 
@@ -95,7 +96,7 @@ def _scores(row: _Row, name: str | None = None) -> list[float | None]:
     elif all(column in row.value for column in pair):
         found = [row.value[column] for column in pair]
     else:
-        raise InputError(f"{row.where}: has no {_score_keys(prefix)}; {_hint(row, name)}")
+        raise InputError(row.where, f"has no {_score_keys(prefix)}", f"{_hint(row, name)}")
     return [_score(value, row.where) for value in found]
 
 
@@ -112,7 +113,7 @@ def _score(value: Any, where: str) -> float | None:
     if value is None:
         return None
     if not is_finite_number(value):
-        raise InputError(f"{where}: {value!r} is no score; use finite numbers and null")
+        raise InputError(where, f"{value!r} is no score", "use finite numbers and null")
     return float(value)
 
 
@@ -128,9 +129,7 @@ def _completions(row: _Row) -> list[Completion]:
         texts = [_side(row, "chosen"), _side(row, "rejected")]
         ids = [(), ()]
     if not isinstance(texts, list) or not isinstance(ids, list) or len(texts) != len(ids):
-        raise InputError(
-            f"{row.where}: needs responses beside the scores, and one list of ids each"
-        )
+        raise InputError(row.where, "needs responses beside the scores, and one list of ids each")
     return [
         Completion(_text(text, row.where), tuple(one), "stop")
         for text, one in zip(texts, ids, strict=True)
@@ -141,7 +140,7 @@ def _side(row: _Row, side: str) -> Any:
     text = row.value.get(side)
     if isinstance(text, str) and "prompt" not in row.value:
         # a whole dialogue: its length would be the prompt's as well
-        raise InputError(f'{row.where}: "{side}" without "prompt" hides where the response begins')
+        raise InputError(row.where, f'"{side}" without "prompt" hides where the response begins')
     return text
 
 
@@ -150,5 +149,5 @@ def _text(response: Any, where: str) -> str:
     if isinstance(response, list) and response and isinstance(response[-1], dict):
         response = response[-1].get("content")
     if not isinstance(response, str):
-        raise InputError(f"{where}: has scores without the response's text; score with texts kept")
+        raise InputError(where, "has scores without the response's text", "score with texts kept")
     return response

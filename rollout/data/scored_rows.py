@@ -14,7 +14,6 @@ Rows to score out of a file or a dataset, and a first reading that finds every b
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -114,12 +113,14 @@ def parse_row(row: Row, stem: str, form: Form | None = None) -> ScoreRow:
     columns = row.value
     if not isinstance(columns, dict):
         raise InputError(
-            f"{row.where}: holds {json_kind(columns)} where an object is expected; write {_WANTED}"
+            row.where,
+            f"holds {json_kind(columns)} where an object is expected",
+            f"write {_WANTED}",
         )
     found: Form = _form(columns, row.where) if form is None else form
     missing = [key for key in FORMS[found] if key not in columns]
     if missing:
-        raise InputError(f"{row.where}: no column {missing[0]!r}, which rows of form {found} need")
+        raise InputError(row.where, f"no column {missing[0]!r}, which rows of form {found} need")
     id = row_id(columns, row, stem)
     groups = _groups(columns, found, id, row.where)
     return ScoreRow(row.where, id, columns, found, groups)
@@ -131,9 +132,11 @@ def _form(columns: dict[str, Any], where: str) -> Form:
         return fitting[0]
     if not fitting:
         held = ", ".join(columns) or "no columns"
-        raise InputError(f"{where}: nothing to score in {held}; write {_WANTED}")
+        raise InputError(where, f"nothing to score in {held}", f"write {_WANTED}")
     raise InputError(
-        f"{where}: can be read as {' and as '.join(fitting)}; say which with --form {fitting[0]}"
+        where,
+        f"can be read as {' and as '.join(fitting)}",
+        f"say which with --form {fitting[0]}",
     )
 
 
@@ -155,14 +158,14 @@ def _groups(columns: dict[str, Any], form: Form, id: str, where: str) -> tuple[G
 
 def _whole(value: Any, where: str) -> Any:
     if not isinstance(value, list):
-        raise InputError(f"{where}: 'messages' is {json_kind(value)}; make it a list of messages")
+        raise InputError(where, f"'messages' is {json_kind(value)}", "make it a list of messages")
     return answered(check_messages(value, where, "messages"), where, "messages")
 
 
 def _completions(columns: dict[str, Any], where: str) -> tuple[Any, ...]:
     responses = columns["responses"]
     if not isinstance(responses, list):
-        raise InputError(f"{where}: 'responses' is {json_kind(responses)}; make it a list of texts")
+        raise InputError(where, f"'responses' is {json_kind(responses)}", "make it a list of texts")
     texts = [answer(text, where, f"responses[{k}]") for k, text in enumerate(responses)]
     return tuple(
         completion(text, ids, end)
@@ -182,7 +185,9 @@ def _beside(columns: dict[str, Any], key: str, count: int, where: str) -> list[A
         return [None] * count
     if not isinstance(values, list) or len(values) != count:
         raise InputError(
-            f"{where}: {key!r} does not fit {count} responses; mend it or leave it out"
+            where,
+            f"{key!r} does not fit {count} responses",
+            "fix it or leave it out",
         )
     return cast(list[Any], values)
 
@@ -204,18 +209,16 @@ class RowReader:
     """
 
     def __init__(self, name: str, *, split: str = "train", form: Form | None = None) -> None:
-        with _without_config_keys():
-            self.source = find_source(name)
+        self.source = find_source(name)
         self.stem = self.source.stem
         self._split = split
         self._form: Form | None = form
 
     def rows(self) -> Iterator[ScoreRow]:
         """Every row, one at a time. Raises InputError that begins with a row's place."""
-        with _without_config_keys():
-            for row in read_rows(self.source, split=self._split):
-                found = parse_row(row, self.stem, self._form)
-                yield replace(found, columns=json_columns(found.columns, found.where))
+        for row in read_rows(self.source, split=self._split):
+            found = parse_row(row, self.stem, self._form)
+            yield replace(found, columns=json_columns(found.columns, found.where))
 
     def check(self, check: Callable[[ScoreRow], Any]) -> Checked:
         """Read every row, and call `check` with it.
@@ -232,16 +235,6 @@ class RowReader:
                 rows, conversations = rows + 1, conversations + row.conversations
                 bar.advance()
         if not rows:
-            raise InputError(f"{self.source.name}: holds no rows; name a file with at least one")
+            raise InputError(self.source.name, "holds no rows", "name a file with at least one")
         ids.check((row.id, row.where) for row in self.rows())
         return Checked(rows, conversations, digest.hexdigest())
-
-
-@contextlib.contextmanager
-def _without_config_keys() -> Iterator[None]:
-    """The reader of files speaks of a config's keys; a command line has none of these."""
-    try:
-        yield
-    except InputError as error:
-        text = str(error).replace("the path in prompts.path", "the path")
-        raise InputError(text.replace("prompts.path", "the name")) from error

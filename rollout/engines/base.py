@@ -73,19 +73,23 @@ def choose_engine(model: str, engine: str = "auto", *, on_gpu: bool | None = Non
     """
     if engine not in ENGINES:
         raise InputError(
-            f"policy.engine: unknown engine {engine!r}; use one of {', '.join(ENGINES)}"
+            "policy.engine",
+            f"unknown engine {engine!r}",
+            f"use one of {', '.join(ENGINES)}",
         )
     if (Path(model) / TOY_FILE).exists():
         return EngineChoice("toy", f"{model} holds a {TOY_FILE}")
     if engine == "toy":
-        raise InputError(f"policy.engine: toy needs a {TOY_FILE} in {model}; there is none")
+        raise InputError("policy.engine", f"toy needs a {TOY_FILE} in {model}", "there is none")
     if engine == "transformers":
         return EngineChoice("transformers", "asked for by name")
     obstacle = _vllm_obstacle(model, on_gpu)
     if engine == "vllm":
         if obstacle:
             raise InputError(
-                f"policy.engine: vllm cannot serve {model}: {obstacle}; use engine: auto"
+                "policy.engine",
+                f"vllm cannot serve {model}: {obstacle}",
+                "use engine: auto",
             )
         return EngineChoice("vllm", "asked for by name")
     if obstacle:
@@ -132,7 +136,7 @@ def _config(model: str) -> Any:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"policy.model: cannot read the configuration of {model} ({reason})"
+            "policy.model", f"cannot read the configuration of {model} ({reason})"
         ) from error
 
 
@@ -197,4 +201,4 @@ def context_length(model: str) -> int:
     for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
         if (length := getattr(config, key, None)) is not None:
             return int(length)
-    raise InputError(f"policy.max_model_len: {model} does not say its context length; set it")
+    raise InputError("policy.max_model_len", f"{model} does not say its context length", "set it")

@@ -198,7 +198,7 @@ class VLLMEngine:
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
         except (ValueError, VLLMValidationError) as error:
-            raise InputError(f"sampling: vLLM refuses it: {error}") from error
+            raise InputError("sampling", f"vLLM refuses it: {error}") from error
 
     def _completions(self, prompt: Prompt, output: Any, seed: int | None) -> tuple[Completion, ...]:
         drawn = sorted(output.outputs, key=lambda completion: completion.index)
@@ -239,7 +239,7 @@ def _memory_is_the_users() -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())
         raise InputError(
-            f"policy.max_model_len: too long for the memory there is ({reason})"
+            "policy.max_model_len", f"too long for the memory there is ({reason})"
         ) from error
 
 

@@ -86,8 +86,9 @@ class AppendLog:
             for number, line in enumerate(file, 1):
                 if torn is not None:
                     raise InputError(
-                        f"{self.path}:{torn}: damaged row in the middle of the file; delete that "
-                        "line to draw it again"
+                        f"{self.path}:{torn}",
+                        "damaged row in the middle of the file",
+                        "delete that line to draw it again",
                     )
                 row = _whole_row(line)
                 if row is None:

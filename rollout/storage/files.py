@@ -40,8 +40,9 @@ def disk_full_as_input_error(path: Path) -> Iterator[None]:
         if getattr(error, "errno", None) not in _NO_ROOM and not _NO_ROOM_TEXT.search(str(error)):
             raise
         raise InputError(
-            f"{path}: no space left on the disk; free some and run the same command again, "
-            "what is finished is kept"
+            path,
+            "no space left on the disk",
+            "free some and run the same command again, what is finished is kept",
         ) from error
 
 
@@ -94,7 +95,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise InputError(
-                    f"{path}:{number}: damaged row ({error.msg}); mend it, or delete the file"
+                    f"{path}:{number}",
+                    f"damaged row ({error.msg})",
+                    "fix it, or delete the file",
                 ) from error
 
 
@@ -112,7 +115,7 @@ def make_out_folder(out: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}; name a folder") from error
+        raise InputError(f"--out {out}", error.strerror, "name a folder") from error
     return folder
 
 
@@ -124,5 +127,5 @@ def write_report_files(folder: Path, stem: str, markdown: str, value: Any) -> li
             write_whole(text, markdown)
             write_json(data, value)
     except OSError as error:
-        raise InputError(f"--out {folder}: {error.strerror}; choose another place") from error
+        raise InputError(f"--out {folder}", error.strerror, "choose another place") from error
     return [text, data]

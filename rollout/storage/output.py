@@ -48,24 +48,24 @@ __all__ = [
 def lock_output(lock: IO[Any], output: Path) -> None:
     """Hold `lock` until it is closed. Raises InputError where another process holds it, or held it
     when this one opened the file: that is no longer under its name then."""
-    taken = f"{output}: another command is writing it; wait for it, or choose another --out"
+    taken = InputError(
+        output, "another command is writing it", "wait for it, or choose another --out"
+    )
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
-        raise InputError(taken) from error
+        raise taken from error
     path = Path(lock.name)
     if not (path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno()))):
         lock.close()
-        raise InputError(taken)
+        raise taken
 
 
 def refuse_input(output: Path, source: Path) -> None:
     """Raises InputError where an output is the file that it is made of."""
     if output.exists() and source.exists() and output.samefile(source):
-        raise InputError(
-            f"{source}: would be overwritten by what is made of it; name another --out"
-        )
+        raise InputError(source, "would be overwritten by what is made of it", "name another --out")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -233,7 +233,9 @@ class JobFile:
             return
         how = f"made otherwise ({', '.join(changed)})" if changed else "and nothing tells how made"
         raise InputError(
-            f"{self.path}: {what}, {how}; use --restart to make it anew, or another --out"
+            self.path,
+            f"{what}, {how}",
+            "use --restart to make it anew, or another --out",
         )
 
     def _claim(self) -> None:
@@ -255,7 +257,9 @@ class JobFile:
             file = open(self._partial, "a+b", buffering=0)  # noqa: SIM115 - held until the end
         except OSError as error:
             raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another --out"
+                self.path,
+                f"cannot be written ({error.strerror})",
+                "choose another --out",
             ) from error
         lock_output(file, self.path)
         return file
@@ -272,13 +276,17 @@ def output_path(given: str | None, source: str, stem: str, ending: str) -> Path 
     beside = file.parent if file.is_file() else Path()
     path = Path(given).expanduser() if given else beside / f"{stem}.{ending}.jsonl"
     if path.is_dir():
-        raise InputError(f"--out {path}: is a folder; name a file in it")
+        raise InputError(f"--out {path}", "is a folder", "name a file in it")
     if path.exists() and not path.is_file():  # a device or a pipe: a file would take its place
-        raise InputError(f"--out {path}: is no file; write to stdout with --out -, and redirect it")
+        raise InputError(
+            f"--out {path}",
+            "is no file",
+            "write to stdout with --out -, and redirect it",
+        )
     if path.exists() and file.exists() and path.samefile(file):
-        raise InputError(f"--out {path}: is the file that is read; name another")
+        raise InputError(f"--out {path}", "is the file that is read", "name another")
     if path.suffix in (".gz", ".parquet", ".json"):
-        raise InputError(f"--out {path}: rows are written as JSONL; name it .jsonl")
+        raise InputError(f"--out {path}", "rows are written as JSONL", "name it .jsonl")
     return path
 
 
@@ -371,15 +379,17 @@ class OutputLock:
             )
             if foreign:
                 raise InputError(
-                    f"{file}: is there already, and nothing tells how it was made; use --restart "
-                    "to make it anew, or another --out"
+                    file,
+                    "is there already, and nothing tells how it was made",
+                    "use --restart to make it anew, or another --out",
                 )
         changed = differences(stored.get("settings") or {}, self._settings)
         if changed and (there or begun) and not redo:
             what = "is there already" if there else "was begun by an interrupted command"
             raise InputError(
-                f"{self._files[0]}: {what}, under other settings ({', '.join(changed)}); restore "
-                "them, use --restart to make it anew, or another --out"
+                f"{self._files[0]}",
+                f"{what}, under other settings ({', '.join(changed)})",
+                "restore them, use --restart to make it anew, or another --out",
             )
 
     def _delete(self) -> None:
@@ -397,7 +407,9 @@ class OutputLock:
                 lock = open(self._lock_path, "a")  # noqa: SIM115 - held until the end
         except OSError as error:
             raise InputError(
-                f"{self._files[0]}: cannot be written ({error.strerror}); choose another --out"
+                f"{self._files[0]}",
+                f"cannot be written ({error.strerror})",
+                "choose another --out",
             ) from error
         lock_output(lock, self._files[0])
         return lock

@@ -106,8 +106,10 @@ class RolloutStore:
             stray = next((key for key in log.ids() if key not in known), None)
             if stray is not None:
                 raise InputError(
-                    f"{path}: row {stray!r} belongs to no prompt drawn here; delete "
-                    f"{self._samples_path.name} and {self._scores_path.name} to draw them again"
+                    path,
+                    f"row {stray!r} belongs to no prompt drawn here",
+                    f"delete {self._samples_path.name} and {self._scores_path.name} to draw "
+                    "them again",
                 )
 
 

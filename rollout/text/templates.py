@@ -65,7 +65,11 @@ def encode_prompts(
     encoded = []
     for prompt, row in zip(prompts, ids, strict=True):
         if not row:
-            raise InputError(f"prompt {prompt.id!r}: encodes to no tokens; write a prompt there")
+            raise InputError(
+                f"prompt {prompt.id!r}",
+                "encodes to no tokens",
+                "write a prompt there",
+            )
         encoded.append(replace(prompt, token_ids=_with_one_bos(row, added)))
     kept = _short_enough(encoded, max_prompt_tokens)
     for prompt in kept:
@@ -77,15 +81,18 @@ def _template_of(prompt: Prompt, tokenizer: Any, template: str) -> str:
     known = get_args(Template)
     if template not in known:
         raise InputError(
-            f"policy.template: {template!r} is not known; use one of {', '.join(known)}"
+            "policy.template",
+            f"{template!r} is not known",
+            f"use one of {', '.join(known)}",
         )
     if template == "auto" and isinstance(prompt.content, str):
         return "plain"
     if template in ("auto", "chat"):
         if not tokenizer.chat_template:
             raise InputError(
-                f"prompt {prompt.id!r}: the tokenizer has no chat template; "
-                "set policy.template to hh or hh_hash (plain takes text prompts only)"
+                f"prompt {prompt.id!r}",
+                "the tokenizer has no chat template",
+                "set policy.template to hh or hh_hash (plain takes text prompts only)",
             )
         return "chat"
     return template
@@ -95,8 +102,9 @@ def _plain(prompt: Prompt) -> str:
     if isinstance(prompt.content, str):
         return prompt.content
     raise InputError(
-        f"prompt {prompt.id!r}: is messages, and the plain template takes text; "
-        "set policy.template to chat, hh or hh_hash"
+        f"prompt {prompt.id!r}",
+        "is messages, and the plain template takes text",
+        "set policy.template to chat, hh or hh_hash",
     )
 
 
@@ -116,8 +124,9 @@ def _chat(prompt: Prompt, messages: list[Message], tokenizer: Any) -> str:
     except TemplateError as error:  # many templates refuse a system turn, or two user turns running
         reason = " ".join(str(error).split())
         raise InputError(
-            f"prompt {prompt.id!r}: the tokenizer's chat template refuses it ({reason}); "
-            "mend its messages or set policy.template to hh or hh_hash"
+            f"prompt {prompt.id!r}",
+            f"the tokenizer's chat template refuses it ({reason})",
+            "fix its messages or set policy.template to hh or hh_hash",
         ) from None
 
 
@@ -126,8 +135,9 @@ def _dialogue(prompt: Prompt, messages: list[Message], mark: str, template: str)
     for message in messages:
         if message["role"] not in _SPEAKERS:
             raise InputError(
-                f"prompt {prompt.id!r}: the {template} template has no {message['role']} turn; "
-                "delete that message or set policy.template: chat"
+                f"prompt {prompt.id!r}",
+                f"the {template} template has no {message['role']} turn",
+                "delete that message or set policy.template: chat",
             )
         turns.append(f"{mark}{_SPEAKERS[message['role']]}: {message['content']}")
     return "".join(turns) + f"{mark}Assistant:"
@@ -172,8 +182,9 @@ def _short_enough(prompts: list[Prompt], max_prompt_tokens: int | None) -> list[
     if prompts and not kept:
         shortest = min(len(prompt.token_ids) for prompt in prompts)
         raise InputError(
-            f"prompts.max_tokens: {max_prompt_tokens} drops every prompt; "
-            f"the shortest has {shortest} tokens, so raise it to that at least"
+            "prompts.max_tokens",
+            f"{max_prompt_tokens} drops every prompt",
+            f"the shortest has {shortest} tokens, so raise it to that at least",
         )
     return kept
 
@@ -183,6 +194,8 @@ def _check_room(prompt: Prompt, max_model_len: int, max_new_tokens: int) -> None
     if length > room:
         drop = f"set prompts.max_tokens to {room} or " if room > 0 else ""
         raise InputError(
-            f"prompt {prompt.id!r}: {length} tokens and {max_new_tokens} new ones do not fit in "
-            f"the model's {max_model_len}; {drop}lower sampling.max_new_tokens"
+            f"prompt {prompt.id!r}",
+            f"{length} tokens and {max_new_tokens} new ones do not fit in the model's "
+            f"{max_model_len}",
+            f"{drop}lower sampling.max_new_tokens",
         )

@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "trl", "vllm", "datasets", "peft")
 class Part:
     def __init__(self, refuse: bool = False) -> None:
         if refuse:
-            raise InputError("policy.model: not this one")
+            raise InputError("policy.model", "not this one")
 
     def environment(self, *names: str) -> list[str | None]:
         return [os.environ.get(name) for name in names]

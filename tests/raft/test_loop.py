@@ -400,7 +400,7 @@ def test_training_that_diverges_keeps_the_last_policy(
 
     def diverging(self: ToyTrainer, rows: str, out: str, seed: int) -> Any:
         write_toy(out, toy_runs.WORDS, [0.0])
-        raise InputError("train.learning_rate: training diverged; lower it")
+        raise InputError("train.learning_rate", "training diverged", "lower it")
 
     monkeypatch.setattr(ToyTrainer, "train", diverging)
     with pytest.raises(InputError, match="diverged"):

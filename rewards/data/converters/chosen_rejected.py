@@ -178,8 +178,9 @@ def _own_margin(record: Record) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(
-            f"{record.where}: 'margin' is {repr(value)[:40]}, no finite number; mend it, or make "
-            "it null"
+            record.where,
+            f"'margin' is {repr(value)[:40]}, no finite number",
+            "fix it, or make it null",
         )
     return float(value)
 

@@ -137,7 +137,9 @@ def ranked_row_pairs(record: Record, options: Options) -> list[Outcome]:
     texts = record.as_list(record.get("responses"), "responses")
     if len(values) != len(texts):
         raise InputError(
-            f"{record.where}: {len(values)} {key} beside {len(texts)} responses; mend the row"
+            record.where,
+            f"{len(values)} {key} beside {len(texts)} responses",
+            "fix the row",
         )
     answers = []
     for text, value in zip(texts, values, strict=True):
@@ -182,7 +184,7 @@ def ultrafeedback_pairs(record: Record, options: Options) -> list[Outcome]:
     """
     by = options.by or "overall_score"
     if by not in _RANKS_BY:
-        raise InputError(f"by: {by!r} is no rating of UltraFeedback: {', '.join(_RANKS_BY)}")
+        raise InputError("by", f"{by!r} is no rating of UltraFeedback: {', '.join(_RANKS_BY)}")
     answers = [
         Answer(_response(record, completion), _ultrafeedback_value(record, completion, by), labels)
         for completion, labels in _completions(record)
@@ -248,7 +250,8 @@ def helpsteer_pairs(records: Sequence[Record], options: Options) -> list[Outcome
     aspects = (options.by or "helpfulness").split("+")
     if unknown := [aspect for aspect in aspects if aspect not in HELPSTEER_ASPECTS]:
         raise InputError(
-            f"by: {unknown[0]!r} is no rating of HelpSteer: {', '.join(HELPSTEER_ASPECTS)}"
+            "by",
+            f"{unknown[0]!r} is no rating of HelpSteer: {', '.join(HELPSTEER_ASPECTS)}",
         )
     answers = [
         Answer(

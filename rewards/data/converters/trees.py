@@ -53,13 +53,14 @@ def flat_oasst_pairs(records: Sequence[Record], options: Options) -> list[Outcom
             nodes[parent]["replies"].append(node)
         else:
             raise InputError(
-                f"{record.where}: parent_id {parent!r} stands in no earlier row of its tree; "
-                "keep the rows of a tree together, parents first"
+                record.where,
+                f"parent_id {parent!r} stands in no earlier row of its tree",
+                "keep the rows of a tree together, parents first",
             )
         nodes[record.text("message_id")] = node
     first = records[0]
     if root is None:
-        raise InputError(f"{first.where}: a tree without a first message; keep its rows together")
+        raise InputError(first.where, "a tree without a first message", "keep its rows together")
     tree = Record(same_tree(first), first.where, first.source, {"prompt": root})
     return oasst_pairs(tree, options)
 
@@ -87,7 +88,11 @@ def _sets(
 def _message(record: Record, node: _Node) -> Message:
     role = node.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        raise InputError(f"{record.where}: role {role!r} in a tree; use one of {', '.join(_ROLES)}")
+        raise InputError(
+            record.where,
+            f"role {role!r} in a tree",
+            f"use one of {', '.join(_ROLES)}",
+        )
     return Message(role=_ROLES[role], content=record.as_text(node.get("text"), "text"))
 
 

@@ -150,7 +150,7 @@ WORKERS: dict[str, Any] = {"rollout_workers": 2, "reward_workers": 1, "trainer_w
 def test_a_seat_for_the_worker(gpus: int, settings: dict[str, Any], beside: tuple[str]) -> None:
     placement = place(gpus=gpus, cores=8, **{**WORKERS, **settings})
     seat = place_monitor(placement, gpus, 8)
-    assert seat.beside == beside
+    assert seat.colocated_with == beside
     assert (seat.resources.gpus > 0) is (gpus > 0)
     # no GPU is given out twice, and none more than there are
     shared: dict[int, float] = defaultdict(float)

@@ -290,8 +290,8 @@ def test_a_members_failure_is_the_wholes(result, says):
 
 
 def test_a_members_wrong_input_stays_the_users():
-    with pytest.raises(InputError, match="'judge': no column answer"):
-        CombinedReward([Failing(InputError("no column answer"))]).score_groups([])
+    with pytest.raises(InputError, match="'judge': row: no column answer"):
+        CombinedReward([Failing(InputError("row", "no column answer"))]).score_groups([])
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Toy:
         if text == "bug":
             raise ZeroDivisionError("oops")
         if text == "input":
-            raise InputError("it does not fit the format")
+            raise InputError("text", "it does not fit the format")
         return {"nan": np.nan, "inf": np.inf}.get(text, len(text) / 3)
 
 

@@ -94,11 +94,13 @@ def _metrics(pool: Questions, weighted: str | None, draws: int, seed: int) -> di
                 f"{pool.scores!r} has negative scores, by which more votes would count less",
                 "use --weighted sigmoid",
             )
+        from scipy.special import expit
+
         squash = weighted == "sigmoid"
 
         def by_weight(p: int, question: Question, k: int) -> float:
             weight_N = _score_N(question)
-            weight_N = _sigmoid(weight_N) if squash else weight_N
+            weight_N = expit(weight_N) if squash else weight_N
             drawn = derive_seed(seed, "majority", p)
             return weighted_majority_at_k(
                 question.label_N, weight_N, k, right=RIGHT, draws=draws, seed=drawn
@@ -170,10 +172,6 @@ def _score_N(question: Question) -> np.ndarray:
 
 def _negative(question: Question) -> bool:
     return bool((_score_N(question) < 0).any())
-
-
-def _sigmoid(score_N: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * score_N))
 
 
 def _known(value: float) -> float | None:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rewards.combine.checks import check_keys, finite_number
 from rewards.combine.length import Unit, response_length, unit
-from rewards.combine.spearman import average_ranks, pearson
+from rewards.evaluation.stats import spearman
 from rollout.data.scored_files import read_scored, read_scores
 from rollout.types import InputError
 
@@ -75,10 +75,9 @@ def find_penalty(
     correlation that is undefined, of a constant, meets no threshold, as published.
     """
     rewards_N, verbosity_N = _checked(rewards_N, verbosity_N)
-    ranks_N = average_ranks(verbosity_N)
 
     def correlation(penalty: float) -> float:
-        return pearson(average_ranks(rewards_N - penalty * verbosity_N), ranks_N)
+        return spearman(rewards_N - penalty * verbosity_N, verbosity_N)
 
     before = correlation(0.0)
     for penalty in sorted(grid):

@@ -15,6 +15,8 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from rewards.combine.checks import check_keys, finite_number
 from rewards.combine.reduce import population_std
 from rollout.data.scored_files import read_scores
@@ -132,8 +134,9 @@ def _ranks(scores_K: Sequence[float]) -> list[float]:
 
 
 def _sigmoids(scores_K: Sequence[float]) -> list[float]:
-    # the exponent is never positive: nothing overflows
-    return [1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x)) for x in scores_K]
+    from scipy.special import expit
+
+    return expit(np.asarray(scores_K, dtype=np.float64)).tolist()
 
 
 _NAMED: dict[str, Callable[[Sequence[float]], list[float]]] = {

@@ -25,10 +25,10 @@ from rewards.checkpoints.checkpoint import (
 from rewards.checkpoints.families import FAMILIES, Family, recognise
 from rewards.checkpoints.published import find_published
 from rewards.checkpoints.record import RECORD, recorded_kind
-from rewards.combine.spearman import spearman
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import SAMPLES
+from rewards.evaluation.stats import spearman
 from rollout.types import InputError
 
 __all__ = [

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewards.combine.spearman import pearson, spearman
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import OBVIOUS, talk
+from rewards.evaluation.stats import pearson, spearman, wilson95
 from rollout.types import Message
 
-__all__ = ["Pair", "check_obvious", "check_pairs", "judged_findings", "obvious_pairs", "wilson95"]
+__all__ = ["Pair", "check_obvious", "check_pairs", "judged_findings", "obvious_pairs"]
 
 _CHUNK = 64
 _SIDES = ("chosen", "rejected")
@@ -90,25 +90,18 @@ def judged_findings(margins_N: np.ndarray, longer_N: np.ndarray) -> Iterator[Fin
     yield _margin_length(margins_N[known_N], longer_N[known_N])
 
 
-def wilson95(hits: int, of: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): of use at the ends, where the normal one is not."""
-    z, rate = 1.959963984540054, hits / of
-    centre = (rate + z * z / (2 * of)) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * math.sqrt(rate * (1 - rate) / of + z * z / (4 * of * of))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def _accuracy(margins: np.ndarray) -> Finding:
     wins, losses = int((margins > 0).sum()), int((margins < 0).sum())
     ties = len(margins) - wins - losses
-    low, high = wilson95(wins, len(margins))
+    interval = wilson95(wins, len(margins))
+    low, high = interval.low, interval.high
     rate = wins / len(margins)
     detail = (
         f"{rate:.1%} of {len(margins)} pairs, 95 % interval {low:.1%} to {high:.1%}; "
         f"{ties} tie{'' if ties == 1 else 's'}, counted as lost"
     )
     values = {"accuracy": rate, "low": low, "high": high, "ties": ties, "pairs": len(margins)}
-    if wins + losses and wilson95(wins, wins + losses)[1] < 0.5:
+    if wins + losses and wilson95(wins, wins + losses).high < 0.5:
         fix = "are chosen and rejected swapped? else this model is not for these data"
         return wrong("accuracy", f"{detail}: significantly below one half", fix, **values)
     if high < 0.5:

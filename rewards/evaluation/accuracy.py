@@ -13,9 +13,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rewards.combine.spearman import pearson, spearman
-from rewards.doctor.pairs import wilson95
-from rewards.evaluation.stats import RESAMPLES, Interval, interval95, resampled_ratios
+from rewards.evaluation.stats import (
+    RESAMPLES,
+    Interval,
+    interval95,
+    pearson,
+    resampled_ratios,
+    spearman,
+    wilson95,
+)
 
 __all__ = [
     "Accuracy",
@@ -136,7 +142,7 @@ def _interval(
     if clusters == 0:
         return Interval(math.nan, math.nan)
     if won_M.all() or not won_M.any():
-        return Interval(*wilson95(clusters if won_M.all() else 0, clusters))
+        return wilson95(clusters if won_M.all() else 0, clusters)
     ones_M1 = np.ones((len(won_M), 1))
     draws_B1 = resampled_ratios(won_M[:, None], ones_M1, cluster_M, resamples=resamples, seed=seed)
     return interval95(draws_B1[:, 0], clusters)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-from rewards.combine.spearman import average_ranks
+from scipy.optimize import brentq
+from scipy.special import expit
+from scipy.stats import rankdata
 
 __all__ = ["Bin", "Calibration", "calibration"]
 
@@ -57,7 +58,7 @@ def calibration(margins_M: ArrayLike, bins: int = BINS) -> Calibration:
     return Calibration(
         pairs=len(margins_M),
         log_loss=float(np.logaddexp(0, -margins_M).mean()),
-        brier=float((_sigmoid(-margins_M) ** 2).mean()),
+        brier=float((expit(-margins_M) ** 2).mean()),
         ece=sum(gaps) / len(margins_M),
         temperature=_temperature(margins_M),
         bins=made,
@@ -67,9 +68,9 @@ def calibration(margins_M: ArrayLike, bins: int = BINS) -> Calibration:
 def _bins(margins_M: np.ndarray, bins: int) -> tuple[Bin, ...]:
     right_M = (margins_M > 0) + 0.5 * (margins_M == 0)
     # equal confidences share one rank and so one bin: which row came first must not matter
-    rank_M = average_ranks(np.abs(margins_M))
+    rank_M = rankdata(np.abs(margins_M))
     bin_M = np.minimum((bins * (rank_M - 0.5) / len(margins_M)).astype(np.int64), bins - 1)
-    confidence_M = _sigmoid(np.abs(margins_M))
+    confidence_M = expit(np.abs(margins_M))
     return tuple(
         Bin(int(in_M.sum()), float(confidence_M[in_M].mean()), float(right_M[in_M].mean()))
         for in_M in (bin_M == number for number in np.unique(bin_M))
@@ -77,22 +78,17 @@ def _bins(margins_M: np.ndarray, bins: int) -> tuple[Bin, ...]:
 
 
 def _temperature(margins_M: np.ndarray) -> float | None:
-    """The log-loss is convex in 1/T: where its slope is 0, by bisection."""
+    """The log-loss is convex in 1/T: find where its slope is 0."""
     if not (margins_M < 0).any() or margins_M.mean() <= 0:
         return None  # ever surer is ever better, or never sure is best
-    scaled_M = margins_M / np.abs(margins_M).max()
+    largest = float(np.abs(margins_M).max())
+    scaled_M = margins_M / largest
 
-    def rising(sharpness: float) -> bool:
-        return float((scaled_M * _sigmoid(-sharpness * scaled_M)).sum()) < 0
+    def gain(sharpness: float) -> float:
+        """Minus the slope of the log-loss in 1/T."""
+        return float((scaled_M * expit(-sharpness * scaled_M)).sum())
 
-    low, high = 0.0, 1.0
-    while not rising(high):
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if rising(middle) else (middle, high)
-    return float(np.abs(margins_M).max()) / high
-
-
-def _sigmoid(x_M: np.ndarray) -> np.ndarray:
-    return 0.5 + 0.5 * np.tanh(x_M / 2)
+    high = 1.0
+    while gain(high) >= 0:
+        high *= 2
+    return largest / float(brentq(gain, 0.0, high, xtol=1e-15 * high))

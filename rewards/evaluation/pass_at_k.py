@@ -123,13 +123,9 @@ def _with_another(chance_TS: Floats, votes_S: Floats, m: int) -> Floats:
 @lru_cache(maxsize=1 << 12)
 def _binomial(count: int, p: float, most: int) -> Floats:
     """Chances of 0 … min(count, most) of `count`, each with chance p."""
-    s_S = range(min(count, most) + 1)
-    if p >= 1.0:
-        return np.array([float(s == count) for s in s_S])
-    log, rest = math.log(p), math.log1p(-p)
-    logs = (math.lgamma(count + 1) - math.lgamma(s + 1) - math.lgamma(count - s + 1) + s * log
-            + (count - s) * rest for s in s_S)  # fmt: skip
-    return np.array([math.exp(one) for one in logs])
+    from scipy.stats import binom
+
+    return np.asarray(binom.pmf(np.arange(min(count, most) + 1), count, p))
 
 
 def _check(total: int, right: int, k: int) -> None:

@@ -104,7 +104,9 @@ def rewardbench(
     names = {*SUBSETS, *PRIOR_SETS, *UNSCORED}
     unknown = [name for name in accuracies_by_subset if name not in names]
     if unknown:
-        raise InputError(f"{unknown[0]!r}", "is no subset of RewardBench")
+        raise InputError(
+            "RewardBench", f"{unknown[0]!r} is no subset", "fix the name, or score as another form"
+        )
     known = {name: value for name, value in accuracies_by_subset.items() if not math.isnan(value)}
     sections = {
         section: _section({**counts, **_changed(counts, weights)}, known)

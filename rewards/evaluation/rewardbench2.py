@@ -98,7 +98,7 @@ def ties_score(rows: Sequence[TiedRow]) -> Ties:
         kind, key = split_tie_id(row.id)
         scores_K = np.asarray(row.scores, dtype=np.float64)
         if not 0 < row.correct < len(scores_K):
-            raise InputError(f"row {row.id!r}", "Ties needs right and wrong answers")
+            raise InputError(f"row {row.id!r}", "needs right and wrong responses", "fix the row")
         if not np.isfinite(scores_K).all():
             missing += 1
             continue
@@ -113,7 +113,7 @@ def split_tie_id(id: str) -> tuple[str, str]:
     """("ref" or "tied", the number that matches the two). Raises `InputError`."""
     kind, colon, key = id.partition(":")
     if kind not in ("ref", "tied") or not colon or not key:
-        raise InputError(f"id {id!r}", "rows of Ties have ids like 'ref:7' and 'tied:7'")
+        raise InputError(f"id {id!r}", "is none of Ties", "write ids like 'ref:7' and 'tied:7'")
     return kind, key
 
 
@@ -124,7 +124,7 @@ def rewardbench2(scores: Mapping[str, float]) -> tuple[float, tuple[str, ...]]:
     """
     unknown = [name for name in scores if name not in SUBSETS]
     if unknown:
-        raise InputError(f"{unknown[0]!r}", "is no subset of RewardBench 2")
+        raise InputError("RewardBench 2", f"{unknown[0]!r} is no subset", "fix the name")
     known = [scores[name] for name in SUBSETS if not math.isnan(scores.get(name, math.nan))]
     missing = tuple(name for name in SUBSETS if math.isnan(scores.get(name, math.nan)))
     return (sum(known) / len(known) if known else math.nan), missing

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
+from scipy.special import logit
 
 from rewards.build import build_judge, build_reward
 from rewards.evaluation.dataset import EvalRow, EvalSet
@@ -109,7 +110,7 @@ def by_judge(data: EvalSet, settings: dict[str, Any], label: str) -> Scored:
     return Scored(
         label,
         without_secrets(settings),
-        np.log(probability_M) - np.log1p(-probability_M),
+        logit(probability_M),
         position_bias_M=np.array(bias) if bias else None,
         failed=walk.failed,
         reasons=tuple(walk.reasons),

@@ -139,8 +139,6 @@ def kendall_tau(scores_K: ArrayLike, gold_K: ArrayLike) -> float:
     scores_K, gold_K = np.asarray(scores_K, np.float64), np.asarray(gold_K, np.float64)
     if not np.isfinite(scores_K).all():
         return math.nan
-    first_M, second_M = np.triu_indices(len(scores_K), 1)
-    score_M = np.sign(scores_K[first_M] - scores_K[second_M])
-    gold_M = np.sign(gold_K[first_M] - gold_K[second_M])
-    size = math.sqrt(float(np.abs(score_M).sum()) * float(np.abs(gold_M).sum()))
-    return float((score_M * gold_M).sum()) / size if size else math.nan
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(scores_K, gold_K).statistic)

@@ -1,10 +1,11 @@
-"""Intervals by resampling whole prompts: the pairs of one prompt are not independent.
+"""Statistics of evaluations: intervals by resampling prompts, means, win rates, correlations.
 
-Means with 95 % confidence intervals, win rates and diversity: pure functions.
+The pairs of one prompt are not independent, so whole prompts are resampled. Pure functions; scipy
+is imported where it is used, because `raft run` imports this file and may need none of it.
 
-Axes in names: P prompts, K samples of one prompt. A value that is NaN or infinite stands for a
-reward that is missing: it is left out here, and counted where it arose. What cannot be known (the
-mean of nothing, the spread of one value) is NaN.
+Axes in names: P prompts, K samples of one prompt, M pairs, N values. A value that is NaN or
+infinite stands for a missing reward: it is skipped here, and counted where it arose. What cannot be
+known (the mean of nothing, the spread of one value) is NaN.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,14 +20,22 @@ from numpy.typing import ArrayLike
 __all__ = [
     "RESAMPLES",
     "Difference",
+    "DistinctN",
     "Interval",
+    "best_of_k_mean",
+    "clustered_mean_ci95",
+    "distinct_n",
     "interval95",
+    "mean_ci95",
     "paired",
+    "pearson",
     "resampled_ratios",
+    "spearman",
+    "wilson95",
+    "win_rate",
 ]
 
 RESAMPLES = 2000
-_NORMAL = NormalDist()
 _AT_A_TIME = 4_000_000  # draws in memory
 
 
@@ -95,7 +102,9 @@ def interval95(draws_B: np.ndarray, clusters: int) -> Interval:
     draws_B = draws_B[np.isfinite(draws_B)]
     if clusters < 2 or not len(draws_B):
         return Interval(math.nan, math.nan)
-    tail = _NORMAL.cdf(-math.sqrt(clusters / (clusters - 1)) * _student(clusters - 1))
+    from scipy.special import ndtr
+
+    tail = ndtr(-math.sqrt(clusters / (clusters - 1)) * _t975(clusters - 1))
     low, high = np.quantile(draws_B, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
@@ -130,13 +139,11 @@ def _sums(values_MS: ArrayLike, at_M: np.ndarray, count: int) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def _student(degrees: int) -> float:
-    """The 0.975 quantile of Student's t to 2 % from 4 degrees on (Abramowitz & Stegun 26.7.5)."""
-    z = _NORMAL.inv_cdf(0.975)
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+def _t975(degrees: int) -> float:
+    """The 0.975 quantile of Student's t distribution."""
+    from scipy.special import stdtrit
 
-
-_EXACT_UP_TO = 200
+    return float(stdtrit(degrees, 0.975))
 
 
 def mean_ci95(values: ArrayLike) -> tuple[float, float]:
@@ -149,7 +156,7 @@ def mean_ci95(values: ArrayLike) -> tuple[float, float]:
     if len(finite) == 1:
         return mean, math.nan
     standard_error = float(finite.std(ddof=1)) / math.sqrt(len(finite))
-    return mean, t_quantile(0.975, len(finite) - 1) * standard_error
+    return mean, _t975(len(finite) - 1) * standard_error
 
 
 def clustered_mean_ci95(scores_PK: ArrayLike) -> tuple[float, float]:
@@ -217,59 +224,39 @@ def win_rate(scores_a_P: ArrayLike, scores_b_P: ArrayLike) -> tuple[float, float
     if len(a_P) == 0:
         return math.nan, math.nan
     rate = float(np.mean((a_P > b_P) + 0.5 * (a_P == b_P)))
-    low, high = _wilson95(rate, len(a_P))
-    return rate, max(rate - low, high - rate)
+    interval = wilson95(rate * len(a_P), len(a_P))
+    return rate, max(rate - interval.low, interval.high - rate)
 
 
-@lru_cache(maxsize=1024)
-def t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t with whole `degrees` of freedom, for probability in [0.5, 1).
+def wilson95(wins: float, trials: int) -> Interval:
+    """95 % interval of the share wins / trials (Wilson 1927), which stays in [0, 1].
 
-    Exact (Abramowitz & Stegun 26.7.3-4, inverted by bisection) up to 200 degrees of freedom, from
-    there the Cornish-Fisher expansion (26.7.5), which is then good to eleven digits.
+    Unlike the normal interval it has a width where all trials have the same outcome. `wins` need
+    not be whole: a tie may count half.
     """
-    if not 0.5 <= probability < 1 or degrees < 1:
-        raise ValueError(f"needs 0.5 <= p < 1 and degrees >= 1, not {probability}, {degrees}")
-    if degrees > _EXACT_UP_TO:
-        return _t_expansion(probability, degrees)
-    low, high = 0.0, math.pi / 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        if _t_central_probability(middle, degrees) < 2 * probability - 1:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan(low)
+    from scipy.special import ndtri
 
-
-def _t_central_probability(angle: float, degrees: int) -> float:
-    """P(|T| <= t) where t = sqrt(degrees) tan(angle): a finite sum for whole degrees."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for i in range(1 + odd, degrees, 2):
-        total += term
-        term *= i / (i + 1) * cosine * cosine
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-def _t_expansion(probability: float, degrees: int) -> float:
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    z, rate = float(ndtri(0.975)), wins / trials
+    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = (
+        z
+        / (1 + z * z / trials)
+        * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     )
-    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
-def _wilson95(rate: float, n: int) -> tuple[float, float]:
-    z = NormalDist().inv_cdf(0.975)
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return centre - half, centre + half
+def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
+    """Rank correlation in [−1, 1], equal values sharing a rank; NaN when either does not vary."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(x_N), rankdata(y_N))
+
+
+def pearson(x_N: ArrayLike, y_N: ArrayLike) -> float:
+    """Correlation in [−1, 1]; NaN when either does not vary."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.corrcoef(x_N, y_N)[0, 1])
 
 
 def _rows(scores_PK: ArrayLike) -> np.ndarray:

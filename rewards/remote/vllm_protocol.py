@@ -119,4 +119,6 @@ def _index(row: Any) -> int:
 
 
 def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-max(min(value, 500.0), -500.0)))
+    from scipy.special import expit
+
+    return float(expit(value))

@@ -52,8 +52,10 @@ def bradley_terry(
 
 
 def _newton_step(theta_N: Floats, i_M, j_M, p_M: Floats, precision: float) -> Floats:
+    from scipy.special import expit
+
     n = len(theta_N)
-    win_M = _sigmoid(theta_N[i_M] - theta_N[j_M])
+    win_M = expit(theta_N[i_M] - theta_N[j_M])
     slope_N = np.bincount(i_M, p_M - win_M, n) - np.bincount(j_M, p_M - win_M, n)
     weight_M = win_M * (1 - win_M)
     cross_NN = np.bincount(i_M * n + j_M, weight_M, n * n).reshape(n, n)
@@ -67,7 +69,3 @@ def _objective(theta_N: Floats, i_M, j_M, p_M: Floats, precision: float) -> floa
     gap_M = theta_N[i_M] - theta_N[j_M]
     loss_M = p_M * np.logaddexp(0, -gap_M) + (1 - p_M) * np.logaddexp(0, gap_M)
     return float(-loss_M.sum() - precision / 2 * (theta_N**2).sum())
-
-
-def _sigmoid(x_M: Floats) -> Floats:
-    return 0.5 + 0.5 * np.tanh(x_M / 2)

@@ -153,8 +153,9 @@ def read_answers(verdict: Verdict, count: int, tie: float, where: Callable[[int]
 
 def logit(probability_M: Floats) -> Floats:
     """Log-odds of probabilities, which count as no closer to 0 or 1 than 1e-6: at most ±13.8."""
-    odds_M = np.clip(probability_M, _LEAST, 1 - _LEAST)
-    return np.log(odds_M) - np.log1p(-odds_M)
+    from scipy.special import logit as log_odds
+
+    return log_odds(np.clip(probability_M, _LEAST, 1 - _LEAST))
 
 
 def _numbers(

@@ -23,7 +23,7 @@ from raft.runs.doctor import examine_environment, read_pairs
 from rewards import RewardError, load_reward
 from rewards.doctor import Finding
 from rewards.doctor.examine import examine, examine_judge, examine_reward
-from rewards.doctor.pairs import Pair, judged_findings, wilson95
+from rewards.doctor.pairs import Pair, judged_findings
 from rewards.doctor.samples import OBVIOUS, SAMPLES, talk
 from rewards.doctor.template import trailing_header
 from rewards.tournament.verdicts import Verdicts
@@ -463,14 +463,6 @@ def test_pairs_of_more_than_one_chunk_keep_their_order(healthy: Path) -> None:
     )
     assert finding.values["mean"] == pytest.approx(float((chosen - rejected).mean()), abs=1e-5)
     assert sum(done) == 70
-
-
-@pytest.mark.parametrize(("hits", "of"), [(0, 10), (5, 10), (10, 10), (124, 200)])
-def test_the_interval_solves_wilsons_equation(hits: int, of: int) -> None:
-    z = 1.959963984540054
-    for edge in wilson95(hits, of):
-        # the shares p at which the observed one is z standard errors of p away
-        assert (hits / of - edge) ** 2 == pytest.approx(z * z * edge * (1 - edge) / of, abs=1e-12)
 
 
 def test_pairs_of_every_form_are_read(tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.doctor.pairs import wilson95
 from rewards.evaluation.accuracy import accuracy, accuracy_by, length_bias
 from rewards.evaluation.calibration import calibration
 from rewards.evaluation.small_benchmarks import best_of_n_hit, kendall_tau
-from rewards.evaluation.stats import Interval, interval95, paired, resampled_ratios
+from rewards.evaluation.stats import interval95, paired, resampled_ratios, wilson95
 
 MARGINS = st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 2.0, math.nan]), max_size=30)
 
@@ -115,8 +114,8 @@ def test_resampling_pairs_as_if_independent_would_be_too_narrow() -> None:
 
 def test_where_all_pairs_agree_the_interval_is_wilsons_of_the_prompts() -> None:
     found = accuracy(np.ones(60), np.arange(60) // 3).interval
-    assert found == Interval(*wilson95(20, 20))
-    assert accuracy(-np.ones(60), np.arange(60)).interval == Interval(*wilson95(0, 60))
+    assert found == wilson95(20, 20)
+    assert accuracy(-np.ones(60), np.arange(60)).interval == wilson95(0, 60)
 
 
 def test_few_prompts_take_the_tails_further_out() -> None:

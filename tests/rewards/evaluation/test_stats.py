@@ -14,7 +14,9 @@ from rewards.evaluation.stats import (
     clustered_mean_ci95,
     distinct_n,
     mean_ci95,
-    t_quantile,
+    pearson,
+    spearman,
+    wilson95,
     win_rate,
 )
 
@@ -22,35 +24,31 @@ NAN, INF = math.nan, math.inf
 values = st.lists(st.floats(-100, 100), min_size=2, max_size=20)
 
 
-@pytest.mark.parametrize("degrees, t", [
-    (1, 12.7062047362), (2, 4.30265272975), (3, 3.18244630528), (4, 2.7764451052),
-    (5, 2.57058183564), (10, 2.22813885199), (29, 2.04522964213), (30, 2.04227245630),
-    (100, 1.98397151852), (1000, 1.96233908083),
-])  # fmt: skip
-def test_t_quantiles_of_the_95_interval(degrees, t):
-    assert t_quantile(0.975, degrees) == pytest.approx(t, abs=1e-9)
+@pytest.mark.parametrize(
+    "degrees, t", [(1, 12.7062047362), (3, 3.18244630528), (1000, 1.96233908083)]
+)
+def test_the_half_width_is_students_times_the_standard_error(degrees, t):
+    xs = np.arange(degrees + 1.0)
+    expected = t * xs.std(ddof=1) / math.sqrt(len(xs))
+    assert mean_ci95(xs)[1] == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("p, degrees, t", [
-    (0.95, 1, 6.3138), (0.95, 7, 1.8946), (0.99, 12, 2.6810), (0.995, 2, 9.9248),
-    (0.9995, 5, 6.8688), (0.5, 3, 0.0),
-])  # fmt: skip
-def test_other_tabulated_t_quantiles(p, degrees, t):
-    assert t_quantile(p, degrees) == pytest.approx(t, abs=6e-5)
+@pytest.mark.parametrize(("wins", "trials"), [(0, 10), (4.5, 10), (10, 10), (124, 200)])
+def test_wilsons_interval_solves_its_equation(wins, trials):
+    z, found = 1.959963984540054, wilson95(wins, trials)
+    for edge in (found.low, found.high):
+        # the shares p at which the observed one is z standard errors of p away
+        off = wins / trials - edge
+        assert off**2 == pytest.approx(z * z * edge * (1 - edge) / trials, abs=1e-12)
 
 
-def test_exact_and_expanded_quantiles_meet():
-    around = [t_quantile(0.975, degrees) for degrees in range(190, 211)]
-    steps = np.diff(around)
-    assert (steps < 0).all()
-    assert (np.diff(steps) > 0).all()  # no kink where one method takes over from the other
-    assert t_quantile(0.975, 10**9) == pytest.approx(1.959963985, abs=1e-8)
-
-
-@pytest.mark.parametrize("p, degrees", [(0.4, 3), (1.0, 3), (0.9, 0)])
-def test_t_quantile_out_of_range(p, degrees):
-    with pytest.raises(ValueError, match="degrees"):
-        t_quantile(p, degrees)
+def test_spearman_by_hand():
+    assert spearman([1, 2, 3], [10, 20, 90]) == pytest.approx(1)
+    assert spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    # ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / sqrt(4.5 · 5)
+    assert spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(math.sqrt(0.9))
+    assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
+    assert math.isnan(pearson([1, 1, 1], [1, 2, 3]))
 
 
 def test_mean_ci95_by_hand():

@@ -15,9 +15,9 @@ import torch
 from rewards import load_reward
 from rewards.checkpoints.families import recognise
 from rewards.combine.debias import penalty_matrix
-from rewards.combine.spearman import spearman
 from rewards.data.pair import Pair
 from rewards.data.rated import Rated
+from rewards.evaluation.stats import spearman
 from rewards.models.armorm_head import ARMORM_ATTRIBUTES
 from rewards.training.armorm import label_matrix, train_armorm, varying_labels
 from rewards.training.armorm_features import ArmoRMSettings

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-import raft.loop
-import raft.updates.toy
+from raft.updates import toy
 from raft.updates.toy import ToyTrainer
 from rollout.storage.append_log import AppendLog
 
@@ -47,7 +46,7 @@ def crashing_calls(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> 
         (shutil, "rmtree"),
         (AppendLog, "append"),
         (ToyTrainer, "train"),
-        (raft.toy_trainer, "write_toy"),  # the weights are there, their metrics are not
+        (toy, "write_toy"),  # the weights are there, their metrics are not
     ):
         wrap(holder, name)
     return lambda: count

@@ -11,6 +11,7 @@ import tiny_judges
 import tiny_rewards as tiny
 import torch
 from safetensors.torch import load_file, save_file
+from wording import says
 
 from rewards import load_judge, load_reward
 from rewards.encoding.formats import Rendered
@@ -63,7 +64,7 @@ def test_layers_and_weights_that_would_be_left_out_are_refused(tmp_path, kind):
     assert "has no place" in refusal(fewer)
     lora = fresh("lora")
     add_tensor(lora, "model.layers.0.self_attn.q_proj.lora_A.default.weight", 4, 64)
-    assert "merge them" in refusal(lora)
+    assert says(refusal(lora), "merge them")
     bias = fresh("bias")
     add_tensor(bias, "model.layers.0.self_attn.q_proj.bias", 64)
     assert "q_proj.bias" in refusal(bias)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
+from wording import says
 
 import raft.best_of_n.judged
 from raft.cli.main import main
@@ -174,7 +175,7 @@ def test_judged_rows_are_not_written_over_themselves(
     before = (home / "pool.judged.jsonl").read_bytes()
     command = ["bon", "pool.judged.jsonl", "--judge", "judge.yaml", "--restart"]
     assert main(command) == 2
-    assert "name another --out" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, "pool.judged.jsonl overwritten --out")
     assert (home / "pool.judged.jsonl").read_bytes() == before
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import toy_runs
+from wording import says
 
 from raft import __version__
 from raft.cli.main import main, parser
@@ -133,9 +134,8 @@ def test_a_full_disk_behind_stdout_is_the_users(tmp_path: Path, rest: str) -> No
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == (
-        "raft: standard output: no space left; free some and run the command again\n"
-    )
+    assert done.stderr.count("\n") == 1
+    assert says(done.stderr, "raft: standard output: no space left")
 
 
 def test_a_device_is_no_output_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import toy_runs
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from wording import says
 
 from raft.cli.main import main
 from raft.config.load import apply_override, describe_keys, known_keys, load_config, make_config
@@ -167,7 +168,7 @@ def test_every_complaint_is_said_at_once(tmp_path: Path) -> None:
 def test_contradictions_are_refused_before_anything_starts(
     tmp_path: Path, sections: dict[str, Any], expected: str
 ) -> None:
-    assert expected in refused(tmp_path, **sections)
+    assert says(refused(tmp_path, **sections), expected)
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_a_number_in_any_notation_is_that_number(value: float) -> None:
 def test_a_wrong_override_is_one_line(tmp_path: Path, override: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         overridden(tmp_path, override)
-    assert expected in str(caught.value) and "\n" not in str(caught.value)
+    assert says(caught.value, expected) and "\n" not in str(caught.value)
 
 
 def test_an_empty_section_may_be_filled_by_an_override(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from wording import words
 
 from raft.assemble import check_model
 from rewards.checkpoints.hub import description_folder, local_folder
@@ -69,21 +70,21 @@ RESPONSE: Any = httpx.Response(404, request=httpx.Request("GET", "http://127.0.0
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "reason"),
     [
         (LocalEntryNotFoundError("offline"), "not in the cache, and the hub cannot be reached"),
-        (RepositoryNotFoundError("404", response=RESPONSE), "no such model: check the name"),
+        (RepositoryNotFoundError("404", response=RESPONSE), "no such model"),
         (GatedRepoError("403", response=RESPONSE), "accept its terms"),
-        (OSError("odd"), "OSError.*check the name and the network"),
+        (OSError("odd"), "OSError network"),
     ],
 )
-def test_a_name_that_cannot_be_had_is_asked_for_once(failing, error, says):
+def test_a_name_that_cannot_be_had_is_asked_for_once(failing, error, reason):
     asked = failing(error)
-    with pytest.raises(InputError, match=rf"^reward.model: owner/nmae is neither.*{says}"):
+    with pytest.raises(InputError, match=words(f"reward.model: owner/nmae {reason}")):
         check_model("owner/nmae", "reward.model")
-    with pytest.raises(InputError, match=rf"^owner/nmae is neither.*{says}"):
+    with pytest.raises(InputError, match=words(f"owner/nmae {reason}")):
         local_folder("owner/nmae")
-    with pytest.raises(InputError, match=rf"^tokenizer='owner/nmae' cannot be.*{says}"):
+    with pytest.raises(InputError, match=words(f"tokenizer='owner/nmae' {reason}")):
         Texts("owner/nmae", format="chat")
     assert asked == ["owner/nmae"] * 3
 
@@ -92,5 +93,5 @@ def test_what_is_no_hub_name():
     for name in ("a b", "x//y"):
         with pytest.raises(InputError, match="HFValidationError"):
             description_folder(name)
-    with pytest.raises(InputError, match="give a local model folder or a hub name"):
+    with pytest.raises(InputError, match=words("a b model folder hub name")):
         local_folder("a b")

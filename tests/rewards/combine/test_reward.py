@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wording import words
 
 from rewards.combine.debias import Debias
 from rewards.combine.length import LengthPenalty, response_length
@@ -230,12 +231,12 @@ def test_conversations_score_as_groups_do():
 @pytest.mark.parametrize("normalise", ["group", "rank"])
 def test_conversations_have_no_group(normalise):
     reward = CombinedReward([Listed({"x": 1.0})], normalise=[normalise])
-    with pytest.raises(InputError, match=rf'"{normalise}" needs the other samples'):
+    with pytest.raises(InputError, match=words(f"normalise {normalise} needs the other samples")):
         reward.score([talk("x")])
 
 
 def test_conversations_need_members_that_read_them():
-    with pytest.raises(InputError, match="member 'GroupsOnly': scores groups only"):
+    with pytest.raises(InputError, match=words("member 'GroupsOnly' groups only")):
         CombinedReward([GroupsOnly()]).score([talk("x")])
 
 
@@ -248,7 +249,7 @@ def test_plain_texts_have_no_length_of_a_response():
             return np.array([len(text) for text in texts], np.float32)
 
     assert CombinedReward([Sizes()]).score(["abc"]).tolist() == [3]
-    with pytest.raises(InputError, match="a plain text hides"):
+    with pytest.raises(InputError, match=words("length plain text")):
         CombinedReward([Sizes()], length_penalty=LengthPenalty(1.0)).score(["abc"])
     with pytest.raises(InputError, match="token ids"):
         CombinedReward([Sizes()], length_penalty=LengthPenalty(1.0, per="token")).score([talk("x")])
@@ -270,7 +271,7 @@ class Failing:
 
 
 @pytest.mark.parametrize(
-    ("result", "says"),
+    ("result", "expected"),
     [
         (RewardError("out of memory"), "'judge': out of memory"),
         ([[1.0]], "returned 1 scores in 1 groups for 3 samples in 2"),
@@ -280,9 +281,9 @@ class Failing:
         ([["1", 2.0], [1.0]], "returned '1' for prompt 'a'"),
     ],
 )
-def test_a_members_failure_is_the_wholes(result, says):
+def test_a_members_failure_is_the_wholes(result, expected):
     listed = Listed({"a": [1.0, 2.0], "b": [1.0]})
-    with pytest.raises(RewardError, match=says) as caught:
+    with pytest.raises(RewardError, match=words(expected)) as caught:
         CombinedReward([listed, Failing(result)]).score_groups([group("a", 2), group("b", 1)])
     assert "judge" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -314,7 +315,7 @@ def test_what_no_float32_holds_is_a_failure():
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "expected"),
     [
         ({"weights": [0, 1]}, r"members\[0\].weight: 0 pays for scores"),
         ({"weights": [1, math.nan]}, r"members\[1\].weight: nan is no finite number"),
@@ -324,10 +325,10 @@ def test_what_no_float32_holds_is_a_failure():
         ({"weights": [1]}, "weights: 1 for 2 members"),
         ({"normalise": ["none"]}, "normalise: 1 for 2 members"),
         ({"names": ["a", "a"]}, "2 are called 'a'"),
-        ({"reduce": "max"}, "reduce: 'max' is unknown; use one of sum, mean, min, mean_minus_std"),
+        ({"reduce": "max"}, "reduce: 'max' sum, mean, min, mean_minus_std"),
         ({"reduce": "mean", "std_weight": 1}, 'std_weight: reduce "mean" has no use for it'),
         ({"reduce": "mean_minus_std", "std_weight": -1}, "std_weight: -1 must be 0 or more"),
-        ({"debias": Debias(1, 0, 1, 1, member="v")}, "'v' is no member; there are 'a', 'b'"),
+        ({"debias": Debias(1, 0, 1, 1, member="v")}, "member 'v' 'a' 'b'"),
         (
             {"debias": Debias(1, 0, 1, 1, member="a"), "weights": [2, 1]},
             "'a' measures verbosity and is no term",
@@ -338,8 +339,8 @@ def test_what_no_float32_holds_is_a_failure():
         ),
     ],
 )
-def test_settings_that_contradict_are_refused(settings, says):
-    with pytest.raises(InputError, match=says) as caught:
+def test_settings_that_contradict_are_refused(settings, expected):
+    with pytest.raises(InputError, match=words(expected)) as caught:
         CombinedReward([Listed({}, "a"), Listed({}, "b")], **settings)
     assert "\n" not in str(caught.value)
 
@@ -347,7 +348,7 @@ def test_settings_that_contradict_are_refused(settings, says):
 def test_too_few_members_are_refused():
     with pytest.raises(InputError, match="none given"):
         CombinedReward([])
-    with pytest.raises(InputError, match="one has no spread"):
+    with pytest.raises(InputError, match=words("mean_minus_std two members")):
         CombinedReward([Listed({})], reduce="mean_minus_std")
     with pytest.raises(InputError, match="only member"):
         CombinedReward([Listed({}, "v")], debias=Debias(1, 0, 1, 1, member="v"))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wording import says
 
 from rewards.data.dialogue import messages, prompt_words, same_prompt_key
 from rewards.data.formats import FORMATS, find_format, recognise
@@ -210,9 +211,7 @@ def test_a_margin_beside_named_sides(columns):
     assert one(columns | {"margin": None}).margin is None
     assert reasons(columns | {"margin": -0.5}) == ["margin contradicts the sides"]
     for wrong in (float("nan"), float("inf"), "large", True, [1]):
-        assert refused(columns | {"margin": wrong}).endswith(
-            f"'margin' is {wrong!r}, no finite number; mend it, or make it null"
-        )
+        assert says(refused(columns | {"margin": wrong}), f"'margin' is {wrong!r}")
 
 
 def test_a_margin_stands_before_the_difference_of_scores():
@@ -328,7 +327,7 @@ def test_chatbot_arena():
 def test_judged_pairs():
     llmbar = {"input": "Q", "output_1": "a", "output_2": "b", "label": 2}
     assert said(one(llmbar)) == (["Q"], "b", "a")
-    assert "use one of 1, 2" in refused(llmbar | {"label": 0})
+    assert says(refused(llmbar | {"label": 0}), "'label' is 0 1, 2")
     judge = {"pair_id": "p", "question": "Q", "response_A": "a", "response_B": "b", "label": "A>B"}
     assert said(one(judge)) == (["Q"], "a", "b")
     people = {"prompt": "Q", "completion_a": "a", "completion_b": "b", "preference": "b-is-better"}
@@ -589,7 +588,7 @@ def test_flat_oasst_rows_are_the_same_tree():
     [
         ({"prompt": "Q", "chosen": "a", "rejected": "\ud800"}, "surrogate"),
         ({"chosen": turns("Q", "a"), "rejected": [{"role": "human", "content": "b"}]}, "'human'"),
-        ({"chosen": turns("Q", "a"), "rejected": [{"role": A}]}, "write both"),
+        ({"chosen": turns("Q", "a"), "rejected": [{"role": A}]}, "rejected[0] role content"),
         ({"chosen": turns("Q", "a"), "rejected": [{"role": A, "content": None}]}, "null"),
         (unified(1, 0) | {"conv_A": "text"}, "Human:"),
         (unified(1, 0) | {"conv_A_rating": "high"}, "a number is expected"),
@@ -600,7 +599,7 @@ def test_flat_oasst_rows_are_the_same_tree():
     ],
 )
 def test_rows_of_a_wrong_type_name_their_place(row, word):
-    assert word in refused(row)
+    assert says(refused(row), word)
 
 
 def test_a_later_row_without_the_column():

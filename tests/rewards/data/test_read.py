@@ -258,7 +258,7 @@ def test_files_of_which_nothing_can_be_made(tmp_path, rows, words):
     [
         ([], "no source"),
         ({}, "without a path"),
-        ({"path": "x.jsonl"}, "x.jsonl: no such file; check the path"),
+        ({"path": "x.jsonl"}, "x.jsonl: no such file"),
         ({"path": "x.jsonl", "formt": "hh"}, "key 'formt' is not known"),
         ({"path": "x.jsonl", "format": "csv"}, "format: 'csv' is not known"),
         ({"path": "x.jsonl", "fraction": 0}, "fraction: 0"),

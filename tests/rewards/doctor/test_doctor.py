@@ -125,7 +125,7 @@ def test_a_healthy_model_passes_with_every_line(
         "padding", "obvious pairs", "accuracy", "margin", "length", "length score", "truncated",
     }  # fmt: skip
     assert not [finding for finding in findings if finding["level"] == "wrong"]
-    assert all(finding["mend"] == "" for finding in findings if finding["level"] == "ok")
+    assert all(finding["fix"] == "" for finding in findings if finding["level"] == "ok")
     values = {finding["what"]: finding["values"] for finding in findings}
     assert values["accuracy"]["pairs"] == 20
     assert values["batch"]["max_difference"] < 1e-4
@@ -436,14 +436,14 @@ def test_swapped_pairs_are_found_and_length_is_named(
     assert found["length"][0].level == found["length score"][0].level == "note"
     assert found["length"][0].values["longer_wins"] == 1
     found = by_name(examine_reward(reward, healthy, length_pairs(40, swapped=True)))
-    assert found["accuracy"][0].level == "wrong" and "swapped" in found["accuracy"][0].mend
+    assert found["accuracy"][0].level == "wrong" and "swapped" in found["accuracy"][0].fix
 
 
 def test_ties_count_as_lost_and_are_told(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reward = biased(load_reward(healthy), monkeypatch, lambda tokens: 1.0)
     found = by_name(examine_reward(reward, healthy, length_pairs(30)))
     assert found["accuracy"][0].level == "wrong" and "30 ties" in found["accuracy"][0].detail
-    assert "swapped" not in found["accuracy"][0].mend
+    assert "swapped" not in found["accuracy"][0].fix
     assert "does not vary" in found["length score"][0].detail
 
 
@@ -594,7 +594,7 @@ def test_a_data_folder_that_is_not_there_is_wrong(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--reward", "./nowhere"], "no folder ./nowhere"),
+        (["--reward", "./nowhere"], "./nowhere: no such folder"),
         (["--data", "x.jsonl"], "--reward"),
         (["--reward", "{model}", "--data", "./none.jsonl"], "no such file"),
         (["--reward", "{model}", "--data", "{model}/config.json"], "config.json"),

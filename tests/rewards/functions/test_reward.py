@@ -161,7 +161,7 @@ def test_what_is_not_found_is_named_with_what_there_is(tmp_path):
     broken.write_text("import nowhere_to_be_found\n")
     cases = {
         "lenght": "'lenght'",
-        f"{tmp_path}/none.py:f": "no file",
+        f"{tmp_path}/none.py:f": "none.py.*no such file",
         f"{path}:absent": "no 'absent'",
         f"{path}:value": "not a function",
         f"{broken}:f": "nowhere_to_be_found",
@@ -203,7 +203,7 @@ def test_build_reward(tmp_path):
         ({"kind": "model"}, "needs model"),
         ({"kind": "function", "function": "length", "model": "x"}, "no use for model"),
         ({"kind": "model", "model": "x", "function": "length"}, "no use for function"),
-        ({"kind": "model", "model": str(tmp_path / "none")}, "no folder"),
+        ({"kind": "model", "model": str(tmp_path / "none")}, "none: no such folder"),
     ]
     for settings, message in cases:
         with pytest.raises(InputError, match=message):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny_judges as tiny
 import tiny_rewards
+from wording import words
 
 from rewards import build_reward, load_judge, load_reward
 from rollout.types import InputError
@@ -30,29 +31,29 @@ def test_published_judges_are_known_by_name(tmp_path):
     described = judge.describe()
     assert described["kind"] == "pairwise" and described["bos"] == "none"
     assert described["max_length"] == 2048  # the model's positions
-    with pytest.raises(InputError, match="use load_judge"):
+    with pytest.raises(InputError, match=words("use load_judge")):
         load_reward(folder)
 
 
 @pytest.mark.parametrize("kind", [None, "pairwise"])
 def test_reward_models_are_sent_to_load_reward(tmp_path, kind):
     classifier = tiny_rewards.checkpoint(tmp_path / "classifier", "llama")
-    with pytest.raises(InputError, match=r"Bradley–Terry.*use load_reward"):
+    with pytest.raises(InputError, match=words("Bradley–Terry use load_reward")):
         load_judge(classifier, kind=kind)
     grm = tiny.checkpoint(tmp_path / "grm")
     _add_tensor(grm, "v_head.summary.weight")
-    with pytest.raises(InputError, match=r"is GRM: .*use load_reward"):
+    with pytest.raises(InputError, match=words("is GRM: use load_reward")):
         load_judge(grm, kind=kind)
     armorm = tiny.checkpoint(tmp_path / "armorm")
     config = json.loads((armorm / "config.json").read_text())
     config["architectures"] = ["LlamaForRewardModelWithGating"]
     (armorm / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"is ArmoRM: .*use load_reward"):
+    with pytest.raises(InputError, match=words("is ArmoRM: use load_reward")):
         load_judge(armorm, kind=kind)
 
 
 def test_kinds_that_score_are_refused(folder):
-    with pytest.raises(InputError, match="use load_reward"):
+    with pytest.raises(InputError, match=words("use load_reward")):
         load_judge(folder, kind="classifier")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="kind='judge' is unknown"):
         load_judge(folder, kind="judge")  # type: ignore[arg-type]
@@ -76,7 +77,7 @@ def test_other_settings_that_are_wrong(folder):
         with pytest.raises(InputError, match=f"{name}={value!r}") as caught:
             load_judge(folder, kind="pairwise", **{name: value})
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match=words("no such folder")):
         load_judge(folder / "nowhere", kind="pairwise")
 
 
@@ -141,7 +142,7 @@ def test_build_reward_knows_pairwise(folder):
     with pytest.raises(InputError, match="needs model"):
         build_reward("pairwise")
     # before anything is loaded
-    with pytest.raises(InputError, match="method='lottery' is unknown"):
+    with pytest.raises(InputError, match=words("method='lottery' unknown")):
         build_reward("pairwise", model="no such folder", tournament="lottery")
 
 

@@ -8,6 +8,7 @@ import jinja2
 import pytest
 import tiny_judges as tiny
 import tiny_rewards
+from wording import words
 
 from rewards.judges.prompt import PairPrompt, pair_text, plain_context
 from rewards.types import RewardError
@@ -88,9 +89,9 @@ def test_templates_that_do_not_ask_for_an_answer_are_refused(template, reason):
 
 
 def test_labels_must_be_one_token_each():
-    with pytest.raises(InputError, match="'B' must be one token"):
+    with pytest.raises(InputError, match=words("'B' must be one token")):
         PairPrompt(tiny.tokenizer(without="B"), 261)
-    with pytest.raises(InputError, match="'A' must be one token of the judge's vocabulary"):
+    with pytest.raises(InputError, match=words("'A' must be one token")):
         PairPrompt(tiny.tokenizer(), 5)
     made = prompt()
     assert [made.tokenizer.decode([label]) for label in made.label_ids] == ["A", "B"]

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import tiny_judges as tiny
+from wording import words
 
 from rewards import JudgeReward, RewardError, build_reward, load_judge
 from rewards.combine.reward import CombinedReward
@@ -105,7 +106,7 @@ def test_equal_responses_are_one_entrant_with_one_score():
 
 
 def test_one_response_has_nothing_to_be_compared_with():
-    with pytest.raises(InputError, match="'q' has one response"):
+    with pytest.raises(InputError, match=words("'q' has one response")):
         JudgeReward(Planted()).score_groups([tiny.group("q", ["7"])])
 
 

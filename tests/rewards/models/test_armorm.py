@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_rewards as tiny
 import torch
+from wording import says
 
 from rewards import RewardError, load_reward
 from rewards.checkpoints.loading import load_config
@@ -313,7 +314,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path, name, shape, message):
     folder = tiny.armorm(tmp_path)
     tiny.save_tensors(folder, {**tiny.tensors_of(folder), name: torch.zeros(shape)})
     found = refusal(folder)
-    assert name in found and message in found
+    assert name in found and says(found, message)
 
 
 @pytest.mark.parametrize(

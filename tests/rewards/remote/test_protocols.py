@@ -10,6 +10,7 @@ import pytest
 import tiny_rewards as tiny
 from remote_servers import Reply, stub
 from tiny_rewards import chat
+from wording import says
 
 from rewards import RewardError
 from rewards.encoding.bos import Bos
@@ -226,7 +227,7 @@ def test_settings_of_text_protocols_are_checked_when_built(settings, said):
     one: dict[str, Any] = {"protocol": "vllm-classify", **settings}
     with pytest.raises(InputError) as caught:
         RemoteReward("http://127.0.0.1:1", **one)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert says(caught.value, said) and "\n" not in str(caught.value)
 
 
 @pytest.mark.vllm

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from remote_servers import served
 from tiny_rewards import chat
+from wording import words
 
 from rewards import RewardError
 from rewards.functions.reward import FunctionReward
@@ -223,7 +224,7 @@ def test_the_token_guards_all_but_health():
 def test_what_cannot_be_served_is_said_at_once():
     with pytest.raises(InputError, match="neither a reward nor a judge"):
         build_app(object())
-    with pytest.raises(InputError, match="can be reached by others: set a token"):
+    with pytest.raises(InputError, match=words("0.0.0.0 reached by others token")):
         serve(Toy(), host="0.0.0.0")
     with served(build_app(Toy())) as url, pytest.raises(InputError, match="cannot listen on"):
         serve(Toy(), port=int(url.rsplit(":", 1)[1]))
@@ -233,7 +234,7 @@ def test_what_cannot_be_served_is_said_at_once():
 
 SERVING = """
 import logging
-from rewards.function_reward import FunctionReward
+from rewards.functions.reward import FunctionReward
 from rewards.remote import serve
 logging.basicConfig(level=logging.INFO)
 try:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import toy_runs
 from score_files import hidden, refused, reward_file, score, write
+from wording import says
 
 from raft.cli.main import main
 from rollout.data.messages import parse_hh
@@ -224,22 +225,22 @@ def test_rewards_out_of_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 BAD_ROWS: list[tuple[Any, str]] = [
     ([1], "holds a list where an object is expected"),
-    ({"text": "a"}, "nothing to score in text; write"),
+    ({"text": "a"}, "nothing to score in text"),
     ({}, "nothing to score in no columns"),
     ({"prompt": "", "response": "a"}, "'prompt' is empty"),
     ({"prompt": 3, "response": "a"}, "'prompt' is a number"),
     ({"prompt": [*ASKED, ANSWER], "response": "a"}, "the last message comes from the assistant"),
-    ({"prompt": "q", "response": None}, "response is null; a response is a text"),
-    ({"prompt": "q", "responses": "a"}, "'responses' is a string; make it a list"),
+    ({"prompt": "q", "response": None}, "response is null"),
+    ({"prompt": "q", "responses": "a"}, "'responses' is a string"),
     ({"prompt": "q", "responses": ["a", 2]}, "responses[1] is a number"),
     ({"prompt": "q", "responses": ["a", "\ud800"]}, "half of a surrogate pair"),
     ({"prompt": "q", "responses": ["a"], "token_ids": []}, "'token_ids' does not fit 1 responses"),
     ({"prompt": "q", "responses": ["a"], "messages": [ANSWER]}, "can be read as responses and as"),
-    ({"messages": "a"}, "'messages' is a string; make it a list"),
+    ({"messages": "a"}, "'messages' is a string"),
     ({"messages": ASKED}, "'messages' ends with a message of the user"),
     ({"messages": [{"role": "tool", "content": ""}]}, "message 1 has role 'tool'"),
     ({"messages": []}, "'messages' is empty"),
-    ({"chosen": "good", "rejected": "bad"}, "'chosen' is a text and no dialogue; give the row"),
+    ({"chosen": "good", "rejected": "bad"}, "'chosen' is a text prompt"),
     ({"chosen": None, "rejected": "bad"}, "'chosen' is null and no dialogue"),
     ({"prompt": "q", "chosen": "a", "rejected": 1}, "'rejected' is a number"),
     ({"prompt": "else", "chosen": [*ASKED, ANSWER], "rejected": [ANSWER]}, "does not begin with"),
@@ -256,7 +257,7 @@ def test_bad_row(
     good = {"prompt": "q", "response": "fine"}
     file = write(tmp_path / "rows.jsonl", [good, good, row, good])
     message = refused(capsys, "--reward", reward_file(tmp_path), file, "--batch-rows", "1")
-    assert message.startswith(f"{file}:3: ") and expected in message
+    assert message.startswith(f"{file}:3: ") and says(message, expected)
     assert not list(tmp_path.glob("*.log")) and hidden(tmp_path) == []
 
 
@@ -269,11 +270,11 @@ def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert refused(capsys, *reward, file).startswith(f"{file}:3: id 'a' stands at {file}:1 already")
     write(file, [])
     assert refused(capsys, *reward, file).startswith(f"{file}: holds no rows")
-    assert refused(capsys, *reward, tmp_path / "no.jsonl").endswith("no such file; check the path")
+    assert says(refused(capsys, *reward, tmp_path / "no.jsonl"), "no.jsonl no such file")
     write(file, [{"prompt": "q", "response": "r"}])
     assert "is the file that is read" in refused(capsys, *reward, file, "--out", file)
     assert "is a folder" in refused(capsys, *reward, file, "--out", tmp_path)
-    assert "name it .jsonl" in refused(capsys, *reward, file, "--out", tmp_path / "a.parquet")
+    assert says(refused(capsys, *reward, file, "--out", tmp_path / "a.parquet"), "a.parquet .jsonl")
     away = tmp_path / "away" / "out.jsonl"
     assert "No such file or directory" in refused(capsys, *reward, file, "--out", away)
     assert hidden(tmp_path) == []
@@ -282,13 +283,13 @@ def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("reward", "expected"),
     [
-        ("function:lenght", "no reward function 'lenght'"),
+        ("function:lenght", "'lenght' no such reward function"),
         ("nowhere.yaml", "--reward nowhere.yaml: no such file"),
         ("./nowhere", "--reward: no such folder ./nowhere"),
         ("{kind: model}", 'needs model'),
         ("{kind: magic}", "kind: Input should be"),
         ("{function: length}", "says no kind"),
-        ("{kind: function, function: length, formt: hh}", "unknown key; did you mean format?"),
+        ("{kind: function, function: length, formt: hh}", "formt unknown key did you mean format"),
         ("{kind: function, function: length, format: hh}", "has no use for format"),
         ("{kind", "not valid YAML"),
         ("{}", "holds no settings"),
@@ -298,7 +299,7 @@ def test_bad_reward(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], reward: str, expected: str
 ) -> None:
     file = write(tmp_path / "rows.jsonl", [{"prompt": "q", "response": "r"}])
-    assert expected in refused(capsys, "--reward", reward, file)
+    assert says(refused(capsys, "--reward", reward, file), expected)
     assert hidden(tmp_path) == []
 
 

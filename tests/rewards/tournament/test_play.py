@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from wording import words
 
 from rewards.tournament import METHODS, Match, play, round_robin
 from rewards.tournament.verdicts import Verdicts
@@ -166,5 +167,5 @@ def test_what_is_no_number_is_an_error(wrong):
 
 
 def test_keys_must_match_the_prompts():
-    with pytest.raises(InputError, match="2 prompts need as many keys, and have 1"):
+    with pytest.raises(InputError, match=words("2 prompts keys 1")):
         play("knockout", [2, 2], Judge("ab"), keys=["a"])

@@ -28,6 +28,9 @@ __all__ = [
     "measure",
 ]
 
+# questions with an unreadable answer that a report names
+_MOST_NAMED = 3
+
 Metric = Callable[[int, Question, int], float]
 
 
@@ -158,6 +161,8 @@ def _facts(pool: Questions) -> dict[str, Any]:
         "scores": pool.scores,
         "questions": len(pool.questions),
         "unanswered": pool.unanswered,
+        "unreadable": len(pool.unreadable),
+        "unreadable_first": pool.unreadable[:_MOST_NAMED],
         "responses": len(label_M),
         "right": int((label_M == RIGHT).sum()),
         "without_number": int((label_M == SILENT).sum()),
@@ -201,6 +206,11 @@ def _facts_line(report: Mapping[str, Any]) -> str:
     )
     if report["unanswered"]:
         found += f" {report['unanswered']:,} questions without an answer are left out."
+    if report["unreadable"]:
+        named = "; ".join(report["unreadable_first"])
+        found += (
+            f" {report['unreadable']:,} questions whose answer is no number are left out ({named})."
+        )
     if report["without_score"]:
         found += f" {report['without_score']:,} responses have no score."
     return found

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from raft.replay.source import find_samples
 from rewards.combine.checks import finite_number
 from rewards.evaluation.pass_at_k import SILENT
-from rewards.functions.numeric_match import read_number, reference_number
+from rewards.functions.numeric_match import read_number, read_reference
 from rollout.data.fields import row_id
 from rollout.data.rows import find_source, read_rows
 from rollout.data.samples import check_scores
@@ -36,13 +36,17 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """All questions of a pool that have an answer; `unanswered` counts the others."""
+    r"""All questions of a pool that have an answer; `unanswered` counts the others.
+
+    `unreadable` are the places and answers of those whose answer is no number, such as `7\pi`.
+    """
 
     name: str
     column: str
     scores: str | None
     questions: list[Question]
     unanswered: int
+    unreadable: list[str]
 
     @property
     def most(self) -> int:
@@ -76,6 +80,7 @@ def read_questions(
     found: list[Question] = []
     seen: set[str] = set()
     unanswered = 0
+    unreadable: list[str] = []
     for row in source.read(source.parts[0]):
         where = f"{pool}: row {row['id']!r}"
         if row["id"] in seen:
@@ -85,12 +90,16 @@ def read_questions(
         if reference is None:
             unanswered += 1
             continue
-        found.append(
-            Question(_labels(row, reference, column, slack, where), _scores(row, scores, where))
-        )
+        right = read_reference(reference)
+        if right is None:
+            unreadable.append(f"{where}: {reference!r}")
+            continue
+        found.append(Question(_labels(row, right, slack), _scores(row, scores, where)))
     if not found:
-        raise InputError(pool, f"no row has an answer in {column!r}", "name its column by --answer")
-    return Questions(source.name, column, scores, found, unanswered)
+        what = f"no row has an answer in {column!r}"
+        what += f" that is a number (the first: {unreadable[0]})" if unreadable else ""
+        raise InputError(pool, what, "name its column by --answer")
+    return Questions(source.name, column, scores, found, unanswered, unreadable)
 
 
 def _answers(file: str, column: str) -> dict[str, Any]:
@@ -124,13 +133,7 @@ def _reference(
     return known[row["id"]]
 
 
-def _labels(
-    row: Mapping[str, Any], reference: Any, column: str, slack: Fraction, where: str
-) -> NDArray[np.int64]:
-    try:
-        right = reference_number(reference, column)
-    except InputError as error:
-        raise InputError(where, error) from error
+def _labels(row: Mapping[str, Any], right: Fraction, slack: Fraction) -> NDArray[np.int64]:
     labels: dict[Fraction, int] = {}
     found = []
     for text in row["responses"]:

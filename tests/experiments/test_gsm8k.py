@@ -146,7 +146,7 @@ def test_real_solutions_are_read_as_a_pool(raft_data, tmp_path, capsys):
     ("rows", "arguments", "says"),
     [
         ([{"responses": ["1"]}], [], "no column 'answer'"),
-        ([{"responses": ["1"], "answer": "none"}], [], "no number in it"),
+        ([{"responses": ["1"], "answer": "none"}], [], "in 'answer' that is a number"),
         ([{"responses": ["1"], "answer": None}], [], "no row has an answer in 'answer'"),
         ([{"responses": [], "answer": 1}], [], "pool.jsonl:1: no list of 'responses'"),
         ([{"responses": ["1"], "answer": 1}], ["--scores"], "no scores in 'scores'"),

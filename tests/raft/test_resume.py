@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import toy_runs
 from crashes import Crash, crashing_calls
+from wording import says
 
 import raft.loop
 import raft.updates.toy
@@ -260,7 +261,7 @@ def test_interrupting_says_one_line_and_loses_nothing(tmp_path: Path, address: s
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert stderr == "raft: interrupted; the same command goes on from here\n"
+    assert says(stderr, "raft: interrupted") and stderr.count("\n") == 1
     wait_for(lambda: not relatives(mark))
     assert toy_runs.raft("run", "--quiet", file).returncode == 0
     assert_same(tmp_path / "run", straight)

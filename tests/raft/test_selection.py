@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
+from wording import words
 
 from raft.config.run import SelectConfig
 from raft.selection import (
@@ -148,27 +149,27 @@ def test_no_prompts_select_nothing():
     assert mask_unselectable(empty, [], reject_pattern="#", unique=True)[0].shape == (0, 4)
 
 
-@pytest.mark.parametrize("strategy, k, arguments, says", [
-    ("best", 8, {}, r"select.strategy: 'best' is not known; use one of best_of_k, top_m"),
-    ("best_of_k", 8, {"m": 2}, r"select.m: best_of_k takes no arguments; leave m out"),
-    ("top_m", 8, {}, r"select.m: top_m needs it"),
-    ("top_m", 4, {"m": 5}, r"select.m: 5 is more than the 4 samples.*sampling.k to 5 or more"),
-    ("top_m", 4, {"m": 0}, r"select.m: 0 is no count"),
-    ("top_m", 4, {"m": 1.5}, r"select.m: 1.5 is no count"),
-    ("top_m", 4, {"m": True}, r"select.m: True is not a finite number"),
-    ("global_top_fraction", 8, {"fraction": 0}, r"select.fraction: 0 is outside \(0, 1\]"),
-    ("global_top_fraction", 8, {"fraction": 1.1}, r"select.fraction: 1.1 is outside"),
-    ("global_top_fraction", 8, {"fraction": "a"}, r"select.fraction: 'a' is not a finite number"),
-    ("threshold", 8, {"minimum": NAN}, r"select.minimum: nan is not a finite number"),
-    ("threshold", 8, {"minimum": 0, "per_prompt": 9}, r"select.per_prompt: 9 is more than the 8"),
-    ("threshold", 8, {"m": 1, "minimum": 0}, r"threshold takes minimum and per_prompt; leave m"),
-    ("best_and_worst", 1, {}, r"sampling.k: 1 is too small for best_and_worst"),
+@pytest.mark.parametrize("strategy, k, arguments, expected", [
+    ("best", 8, {}, "select.strategy: 'best' best_of_k, top_m"),
+    ("best_of_k", 8, {"m": 2}, "select.m: best_of_k takes no arguments"),
+    ("top_m", 8, {}, "select.m: top_m needs it"),
+    ("top_m", 4, {"m": 5}, "select.m: 5 4 samples sampling.k 5"),
+    ("top_m", 4, {"m": 0}, "select.m: 0 is no count"),
+    ("top_m", 4, {"m": 1.5}, "select.m: 1.5 is no count"),
+    ("top_m", 4, {"m": True}, "select.m: True is not a finite number"),
+    ("global_top_fraction", 8, {"fraction": 0}, "select.fraction: 0"),
+    ("global_top_fraction", 8, {"fraction": 1.1}, "select.fraction: 1.1"),
+    ("global_top_fraction", 8, {"fraction": "a"}, "select.fraction: 'a' is not a finite number"),
+    ("threshold", 8, {"minimum": NAN}, "select.minimum: nan is not a finite number"),
+    ("threshold", 8, {"minimum": 0, "per_prompt": 9}, "select.per_prompt: 9 is more than the 8"),
+    ("threshold", 8, {"m": 1, "minimum": 0}, "select.m threshold minimum per_prompt"),
+    ("best_and_worst", 1, {}, "sampling.k: 1 is too small for best_and_worst"),
 ])  # fmt: skip
-def test_a_selection_that_cannot_work_is_refused(strategy, k, arguments, says):
-    with pytest.raises(InputError, match=says) as caught:
+def test_a_selection_that_cannot_work_is_refused(strategy, k, arguments, expected):
+    with pytest.raises(InputError, match=words(expected)) as caught:
         check_strategy(strategy, k, **arguments)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=words(expected)):
         select(strategy, np.zeros((2, k)), **arguments)
 
 
@@ -301,15 +302,15 @@ def test_the_config_hands_over_every_filter_and_nothing_else():
     )
 
 
-@pytest.mark.parametrize("settings, says", [
+@pytest.mark.parametrize("settings, expected", [
     ({"min_score": NAN}, "finite number"),
     ({"min_spread": 0}, "greater than 0"),
     ({"min_spread": INF}, "finite number"),
     ({"max_chars": 0}, "greater than or equal to 1"),
     ({"max_chars": 3, "min_chars": 4}, "max_chars 3 is less than min_chars 4"),
 ])  # fmt: skip
-def test_filters_that_cannot_work_are_refused_with_the_config(settings, says):
-    with pytest.raises(ValidationError, match=says):
+def test_filters_that_cannot_work_are_refused_with_the_config(settings, expected):
+    with pytest.raises(ValidationError, match=words(expected)):
         SelectConfig(**settings)
 
 
@@ -341,7 +342,7 @@ def test_texts_and_flags_must_match_the_scores():
 
 
 def test_a_broken_pattern_is_the_users_error():
-    with pytest.raises(InputError, match=r"select.reject_pattern: '\(' is no regular expression"):
+    with pytest.raises(InputError, match=words("select.reject_pattern: '('")):
         compile_reject_pattern("(")
-    with pytest.raises(InputError, match=r"select.reject_pattern"):
+    with pytest.raises(InputError, match=words("select.reject_pattern")):
         mask_unselectable([[1]], [["a"]], reject_pattern="(")

@@ -11,7 +11,7 @@ import toy_runs
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from wording import says
+from wording import says, words
 
 from raft.cli.main import main
 from raft.config.load import apply_override, describe_keys, known_keys, load_config, make_config
@@ -103,7 +103,7 @@ def test_validate_complains_of_a_training_as_train_reward_does(
         said.append(capsys.readouterr().err)
     assert said[0] == said[1] and said[0].count("\n") == 1
     assert "train.epochs: Input should be greater than 0 (got 0)" in said[0]
-    assert "lambda: unknown key; see `raft train-reward --keys`" in said[0]
+    assert says(said[0], "lambda: unknown key `raft train-reward --keys`")
 
 
 def test_there_are_configs() -> None:
@@ -128,19 +128,19 @@ def test_a_typo_is_refused_with_the_key_that_was_meant(
     tmp_path: Path, section: str, key: str, meant: str
 ) -> None:
     message = refused(tmp_path, **{section: {key: 1}})
-    assert message == f"{section}.{key}: unknown key; did you mean {meant}?"
+    assert says(message, f"{section}.{key}: unknown key did you mean {meant}")
 
 
 def test_every_complaint_is_said_at_once(tmp_path: Path) -> None:
     message = refused(tmp_path, sampling={"k": 0}, train={"epochs": -1}, iterationz=3)
     assert "sampling.k: " in message and "train.epochs: " in message
-    assert "iterationz: unknown key; did you mean iterations?" in message
+    assert says(message, "iterationz: unknown key did you mean iterations")
 
 
 @pytest.mark.parametrize(
     ("sections", "expected"),
     [
-        ({"sampling": {"k": 2}, "select": {"strategy": "top_m", "m": 3}}, "select.m: 3 is more"),
+        ({"sampling": {"k": 2}, "select": {"strategy": "top_m", "m": 3}}, "select.m: 3"),
         ({"sampling": {"k": 1}, "select": {"strategy": "best_and_worst"}}, "sampling.k: 1 is too"),
         ({"select": {"strategy": "top_m"}}, "select.m: top_m needs it"),
         ({"select": {"strategy": "best_of_n"}}, "select.strategy: 'best_of_n' is not known"),
@@ -149,10 +149,10 @@ def test_every_complaint_is_said_at_once(tmp_path: Path) -> None:
         ({"sampling": {"temperature": 0}}, "sampling: temperature 0 draws the same response k=4"),
         ({"sampling": {"temperature": 0, "k": 1}}, "eval.k: 2 at temperature 0 are all the same"),
         ({"eval": {"temperature": 0}}, "eval.k: 2 at temperature 0 are all the same"),
-        ({"sampling": {"min_new_tokens": 50}}, "sampling: min_new_tokens 50 is more than max"),
-        ({"reward": {"kind": "model"}}, 'reward: reward kind "model" needs model'),
-        ({"reward": {"function": None}}, 'reward: reward kind "function" needs function'),
-        ({"gold": {"kind": "model"}}, 'gold: reward kind "model" needs model'),
+        ({"sampling": {"min_new_tokens": 50}}, "sampling: min_new_tokens 50 max_new_tokens 12"),
+        ({"reward": {"kind": "model"}}, "reward kind model needs model"),
+        ({"reward": {"function": None}}, "reward kind function needs function"),
+        ({"gold": {"kind": "model"}}, "gold kind model needs model"),
         ({"eval": {"prompts": 0}}, "eval.prompts"),
         ({"policy": {"engine": "vlm"}}, "policy.engine: "),
         ({"seed": -1}, "seed: "),
@@ -174,7 +174,7 @@ def test_contradictions_are_refused_before_anything_starts(
 def test_missing_keys_are_named(tmp_path: Path) -> None:
     settings = toy_runs.settings(tmp_path)
     del settings["policy"], settings["prompts"]["path"]
-    with pytest.raises(InputError, match=r"^config: policy: missing; prompts\.path: missing$"):
+    with pytest.raises(InputError, match=words("policy: missing prompts.path: missing")):
         make_config(settings)
 
 
@@ -216,7 +216,7 @@ def test_a_number_in_any_notation_is_that_number(value: float) -> None:
         ("=3", "write key=value"),
         ("sampling.k=[", "the value is no YAML"),
         ("seed.x=1", "seed is no section"),
-        ("sampling.kk=2", "sampling.kk: unknown key; did you mean sampling.k?"),
+        ("sampling.kk=2", "sampling.kk: unknown key did you mean sampling.k"),
         ("sampling..k=2", "unknown key"),
         ("sampling.k=two", "sampling.k: "),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
+from wording import says
 
 from raft.monitor.guards import Rules, alarms, best_iteration, gold_agrees, idle_rules
 from raft.monitor.worker import LogProbPool, LogProbWorker
@@ -222,10 +223,10 @@ def test_too_many_deaths_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("sections", "says"),
+    ("sections", "expected"),
     [
-        ({"monitor": {"stop_on": ["kl_budget"]}}, "stop_on: kl_budget is off; give monitor.kl"),
-        ({"monitor": {"stop_on": ["max_perplexity_growth"]}}, "needs monitor.reference_text"),
+        ({"monitor": {"stop_on": ["kl_budget"]}}, "stop_on: kl_budget monitor.kl_budget"),
+        ({"monitor": {"stop_on": ["max_perplexity_growth"]}}, "monitor.reference_text"),
         (
             {"monitor": {"kl_budget": 5.0}, "eval": {"temperature": 0, "k": 1}},
             "monitor.kl_budget: KL is measured on samples",
@@ -235,14 +236,19 @@ def test_too_many_deaths_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "monitor.kl_budget: policies are measured on one GPU",
         ),
         ({"monitor": {"stop_on": ["kl_bugdet"]}}, "monitor.stop_on.0: Input should be"),
-        ({"monitor": {"kl_budgets": 5}}, "unknown key; did you mean monitor.kl_budget?"),
+        (
+            {"monitor": {"kl_budgets": 5}},
+            "kl_budgets unknown did you mean monitor.kl_budget",
+        ),
         ({"monitor": {"max_length_growth": 0.5}}, "greater than 1"),
     ],
 )
-def test_contradictions_are_refused(tmp_path: Path, sections: dict[str, Any], says: str) -> None:
+def test_contradictions_are_refused(
+    tmp_path: Path, sections: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(InputError) as caught:
         toy_runs.config(tmp_path, **sections)
-    assert says in str(caught.value) and "\n" not in str(caught.value)
+    assert says(caught.value, expected) and "\n" not in str(caught.value)
 
 
 def test_nothing_stops_a_run_unasked(tmp_path: Path) -> None:

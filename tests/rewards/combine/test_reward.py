@@ -317,11 +317,11 @@ def test_what_no_float32_holds_is_a_failure():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"weights": [0, 1]}, r"members\[0\].weight: 0 pays for scores"),
-        ({"weights": [1, math.nan]}, r"members\[1\].weight: nan is no finite number"),
-        ({"weights": [1, True]}, r"members\[1\].weight: True is no finite number"),
-        ({"weights": [1, "2"]}, r"members\[1\].weight: '2' is no finite number"),
-        ({"weights": [1, 10**400]}, r"members\[1\].weight: 1000"),
+        ({"weights": [0, 1]}, "members[0].weight: 0 pays for scores"),
+        ({"weights": [1, math.nan]}, "members[1].weight: nan is no finite number"),
+        ({"weights": [1, True]}, "members[1].weight: True is no finite number"),
+        ({"weights": [1, "2"]}, "members[1].weight: '2' is no finite number"),
+        ({"weights": [1, 10**400]}, "members[1].weight"),
         ({"weights": [1]}, "weights: 1 for 2 members"),
         ({"normalise": ["none"]}, "normalise: 1 for 2 members"),
         ({"names": ["a", "a"]}, "2 are called 'a'"),

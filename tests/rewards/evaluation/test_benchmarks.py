@@ -121,7 +121,7 @@ def test_missing_subsets_are_named_and_masked() -> None:
     assert math.isnan(rewardbench({}).overall)
     with pytest.raises(InputError, match=words("'chat' is no subset")):
         rewardbench({"chat": 1.0})
-    with pytest.raises(InputError, match="weights='old' is unknown"):
+    with pytest.raises(InputError, match=words("weights='old' is unknown")):
         rewardbench({}, "old")  # type: ignore[arg-type]
 
 

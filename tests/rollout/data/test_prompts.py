@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wording import says
 
 from rollout.data.messages import ROLES
 from rollout.data.prompts import read_prompts
@@ -213,21 +214,21 @@ def test_hh_text_comes_back_as_it_was(tmp_path_factory, exchanges, last):
 
 BAD_ROWS = {
     "not an object": ("5", r"holds a number where an object is expected"),
-    "broken": ("{broken", r"not valid JSON .* column 2"),
+    "broken": ("{broken", "not valid JSON column 2"),
     "empty": ({"prompt": " "}, r"'prompt' is empty"),
     "number": ({"prompt": 3}, r"'prompt' is a number"),
     "null": ({"prompt": None}, r"'prompt' is null"),
-    "no column": ({"question": "Q", "x": 1}, r"no column 'prompt'; name one of question, x"),
+    "no column": ({"question": "Q", "x": 1}, "no column 'prompt' question, x"),
     "no messages": ({"prompt": []}, r"'prompt' is empty"),
     "empty messages": ({"prompt": [{**USER, "content": ""}]}, r"'prompt' is empty"),
     "no message": ({"prompt": ["hi"]}, r"'prompt' message 1 is not"),
     "no content": ({"prompt": [{"role": "user"}]}, r"'prompt' message 1 is not"),
-    "bad role": ({"prompt": [{**USER, "role": "human"}]}, r"role 'human'; use one of system, user"),
+    "bad role": ({"prompt": [{**USER, "role": "human"}]}, "role 'human' system, user"),
     "bad content": ({"prompt": [{**USER, "content": 1}]}, r"message 1 has a number as content"),
     "assistant last": ({"prompt": [USER, {**USER, "role": "assistant"}]}, r"from the assistant"),
     "bad id": ({"prompt": "A", "id": [1]}, r"id is a list"),
     "empty id": ({"prompt": "A", "id": ""}, r"id is an empty string"),
-    "same id": ({"prompt": "A", "id": "p-000001"}, r"'p-000001' stands at .*p\.jsonl:1 already"),
+    "same id": ({"prompt": "A", "id": "p-000001"}, "'p-000001' p.jsonl:1"),
     "surrogate": ('{"prompt": "\\ud83d"}', r"half of a surrogate pair"),
     "no hh": ({"chosen": "a", "rejected": "b"}, r"'chosen' does not begin with a Human:"),
     "no shared": (
@@ -237,42 +238,40 @@ BAD_ROWS = {
 }
 
 
-@pytest.mark.parametrize("row, says", BAD_ROWS.values(), ids=BAD_ROWS)
+@pytest.mark.parametrize("row, expected", BAD_ROWS.values(), ids=BAD_ROWS)
 @pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz"])
-def test_a_bad_row_is_named_by_its_line(tmp_path, name, row, says):
+def test_a_bad_row_is_named_by_its_line(tmp_path, name, row, expected):
     path = write(tmp_path / name, {"prompt": "fine"}, "", row)
-    says = says.replace(r"p\.jsonl", re.escape(name))
-    assert re.search(rf"{re.escape(name)}:3: .*{says}", refused(path))
+    assert says(refused(path), f"{name}:3 {expected.replace('p.jsonl', name)}")
 
 
 @pytest.mark.parametrize(
-    "arguments, row, says",
+    "arguments, row, expected",
     [
-        ({"column": "q"}, {"prompt": "A"}, "no column 'q'; name one of prompt"),
-        ({"format": "hh"}, {"prompt": "A"}, "set prompts.format: text"),
+        ({"column": "q"}, {"prompt": "A"}, "no column 'q' prompt"),
+        ({"format": "hh"}, {"prompt": "A"}, "prompts.format: text"),
         ({"format": "hh"}, {"prompt": HH + " Done."}, "last message comes from the assistant"),
         ({"format": "text"}, {"prompt": [USER]}, "prompts.format: text reads text"),
         ({"format": "text"}, {"chosen": HH, "rejected": HH}, "no column 'prompt'"),
-        ({"first_words": 2}, {"prompt": [USER]}, "leave prompts.first_words out"),
+        ({"first_words": 2}, {"prompt": [USER]}, "prompts.first_words"),
     ],
 )
-def test_a_row_that_does_not_suit_the_arguments(tmp_path, arguments, row, says):
+def test_a_row_that_does_not_suit_the_arguments(tmp_path, arguments, row, expected):
     message = refused(write(tmp_path / "p.jsonl", row), **arguments)
-    assert "p.jsonl:1: " in message
-    assert says in message
+    assert says(message, f"p.jsonl:1 {expected}")
 
 
 @pytest.mark.parametrize(
-    "arguments, says",
+    "arguments, expected",
     [
-        ({"format": "xml"}, "prompts.format: 'xml' is not known; use one of auto, text"),
+        ({"format": "xml"}, "prompts.format: 'xml' auto, text"),
         ({"limit": 0}, "prompts.limit: 0 is too small"),
         ({"first_words": 0}, "prompts.first_words: 0 is too small"),
         ({"separator": "x"}, "a separator splits plain text only"),
     ],
 )
-def test_arguments_out_of_range(tmp_path, arguments, says):
-    assert says in refused(write(tmp_path / "p.jsonl", {"prompt": "A"}), **arguments)
+def test_arguments_out_of_range(tmp_path, arguments, expected):
+    assert says(refused(write(tmp_path / "p.jsonl", {"prompt": "A"}), **arguments), expected)
 
 
 def test_text_has_no_columns_and_no_empty_separator(tmp_path):
@@ -285,12 +284,12 @@ def test_text_has_no_columns_and_no_empty_separator(tmp_path):
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "t.txt", "t.txt.gz"])
 def test_an_empty_file_holds_no_prompts(tmp_path, name):
     path = write(tmp_path / name, *(["[]"] if name == "p.json" else [" ", ""]))
-    assert re.search(r"holds no prompts; name a file", refused(path))
+    assert says(refused(path), "holds no prompts")
 
 
 def test_all_texts_too_short(tmp_path):
     message = refused(write(tmp_path / "t.txt", "a", "b"), first_words=2)
-    assert "holds no prompts (all 2 are shorter than first_words)" in message
+    assert says(message, "holds no prompts 2 first_words")
 
 
 @pytest.mark.parametrize("name", ["no.jsonl", "./no", "a/b/c", "no.csv"])
@@ -301,7 +300,7 @@ def test_a_missing_file(tmp_path, monkeypatch, name):
 
 def test_folders_and_other_suffixes(tmp_path):
     assert "is a folder" in refused(tmp_path)
-    assert "from its suffix; use .jsonl" in refused(write(tmp_path / "p.csv", "a"))
+    assert says(refused(write(tmp_path / "p.csv", "a")), "suffix .jsonl")
     assert "from its suffix" in refused(write(tmp_path / "p.gz", "a"))
 
 

@@ -1,4 +1,4 @@
-"""Who meets whom among players of like standing, old opponents last."""
+"""Who meets whom among players of like standing, without a rematch where there is such a round."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 
 from rewards.tournament.types import Pair
 
-__all__ = ["key_of", "pair_up"]
+__all__ = ["key_of", "pair_up", "rematches"]
 
 
 def key_of(first: int, second: int) -> Pair:
@@ -14,19 +14,20 @@ def key_of(first: int, second: int) -> Pair:
     return (first, second) if first < second else (second, first)
 
 
-def pair_up(players: Sequence[int], met: Set[Pair]) -> list[Pair]:
-    """Pairs of an even number of players, each with the nearest that it has not yet met.
+def rematches(pairs: Sequence[Pair], met: Set[Pair]) -> int:
+    """How many of the pairs have met; `met` holds pairs by `key_of`."""
+    return sum(key_of(*pair) in met for pair in pairs)
 
-    `met` holds pairs by `key_of`. Where the last ones left have all met, they exchange opponents
-    with other pairs. As long as each has met fewer than half of the players this always succeeds:
-    two old opponents have fewer than n − 2 acquaintances between them, so that of the n/2 − 1 other
-    pairs one is not barred to them. Past that a pair may have to meet again.
+
+def pair_up(players: Sequence[int], met: Set[Pair]) -> list[Pair]:
+    """Pairs of an even number of players in the order of their standing, each with the nearest.
+
+    `met` holds pairs by `key_of`. Every player gets the nearest that it has not yet met. Where that
+    leaves old opponents for the last ones, the whole round is searched instead: as few rematches as
+    there can be, none if possible, and then the nearest standings.
     """
     pairs = _nearest(players, met)
-    for at in range(len(pairs)):
-        if key_of(*pairs[at]) in met:
-            _exchange(pairs, at, met)
-    return pairs
+    return _fewest_rematches(players, met) if rematches(pairs, met) else pairs
 
 
 def _nearest(players: Sequence[int], met: Set[Pair]) -> list[Pair]:
@@ -38,14 +39,18 @@ def _nearest(players: Sequence[int], met: Set[Pair]) -> list[Pair]:
     return pairs
 
 
-def _exchange(pairs: list[Pair], at: int, met: Set[Pair]) -> None:
-    """Mend pair `at` with the nearest pair that can take part, if there is one."""
-    a, b = pairs[at]
-    for other in sorted(range(len(pairs)), key=lambda index: abs(index - at)):
-        if other == at:
-            continue
-        c, d = pairs[other]
-        for one, two in (((a, c), (b, d)), ((a, d), (b, c))):
-            if key_of(*one) not in met and key_of(*two) not in met:
-                pairs[at], pairs[other] = two, one
-                return
+def _fewest_rematches(players: Sequence[int], met: Set[Pair]) -> list[Pair]:
+    """A minimum-weight perfect matching (Edmonds 1965), by networkx."""
+    import networkx as nx
+
+    count = len(players)
+    # one rematch weighs more than all distances of a round together
+    rematch = count**3
+    graph = nx.Graph()
+    graph.add_weighted_edges_from(
+        (a, b, (b - a) ** 2 + rematch * (key_of(players[a], players[b]) in met))
+        for a in range(count)
+        for b in range(a + 1, count)
+    )
+    pairs = sorted(tuple(sorted(pair)) for pair in nx.min_weight_matching(graph))
+    return [(players[a], players[b]) for a, b in pairs]

@@ -8,7 +8,7 @@ import numpy as np
 
 from rewards.tournament.brackets import shuffled
 from rewards.tournament.bradley_terry import bradley_terry
-from rewards.tournament.pairing import key_of, pair_up
+from rewards.tournament.pairing import key_of, pair_up, rematches
 from rewards.tournament.types import Pair, Schedule, by_score
 
 __all__ = ["SWISS_SCORES", "least_rounds", "rounds_played", "swiss_schedule"]
@@ -46,8 +46,7 @@ def swiss_schedule(
     total = rounds_played(n, rounds)
     for _ in range(total):
         standing.sort(key=lambda index: -points[index])
-        playing = _all_but_the_resting(standing, rested, points)
-        drawn = pair_up(playing, met)
+        drawn = _draw_round(standing, met, rested, points)
         results = yield drawn
         for (first, second), share in zip(drawn, results.points_M, strict=True):
             points[first] += share
@@ -64,13 +63,23 @@ def swiss_schedule(
     return by_score(_with_buchholz(points, opponents, total), top=n, bottom=n)
 
 
-def _all_but_the_resting(standing: list[int], rested: set[int], points: list[float]) -> list[int]:
+def _draw_round(
+    standing: list[int], met: set[Pair], rested: set[int], points: list[float]
+) -> list[Pair]:
+    """The pairs of one round. Who sits out gets a point: the lowest that has not yet done so, or
+    the next above it where only that spares a rematch."""
     if len(standing) % 2 == 0:
-        return standing
-    idle = next(index for index in reversed(standing) if index not in rested)
+        return pair_up(standing, met)
+    rounds = []
+    for idle in (index for index in reversed(standing) if index not in rested):
+        drawn = pair_up([index for index in standing if index != idle], met)
+        rounds.append((rematches(drawn, met), idle, drawn))
+        if rounds[-1][0] == 0:
+            break
+    _, idle, drawn = min(rounds, key=lambda found: found[0])
     rested.add(idle)
     points[idle] += 1
-    return [index for index in standing if index != idle]
+    return drawn
 
 
 def _with_buchholz(points: list[float], opponents: list[list[int]], rounds: int) -> list[float]:

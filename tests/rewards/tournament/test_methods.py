@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
@@ -157,6 +158,38 @@ def test_swiss_plays_its_rounds_and_avoids_rematches():
             # nobody sits out twice
             games = Counter(index for pair in standing.played.pairs for index in pair)
             assert all(games[index] >= standing.rounds - n % 2 for index in range(n))
+
+
+def matchings(players: frozenset[int]) -> Iterator[frozenset[frozenset[int]]]:
+    """Every way to pair an even number of players."""
+    if not players:
+        yield frozenset()
+        return
+    first, *others = sorted(players)
+    for other in others:
+        for rest in matchings(players - {first, other}):
+            yield rest | {frozenset((first, other))}
+
+
+@pytest.mark.parametrize(("n", "rounds"), [(6, 5), (7, 6), (8, 6), (8, 7)])
+def test_swiss_repeats_a_pair_only_where_every_round_would(n, rounds):
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        played: list[frozenset[frozenset[int]]] = []
+
+        def compare(pairs, rng=rng, played=played):
+            played.append(frozenset(map(frozenset, pairs)))
+            return rng.uniform(size=len(pairs))
+
+        swiss(n, compare, rounds=rounds, seed=seed)
+        everybody = frozenset(range(n))
+        met, rested = frozenset[frozenset[int]](), frozenset[int]()
+        for drawn in played:
+            benches = [everybody] if n % 2 == 0 else [everybody - {i} for i in everybody - rested]
+            if drawn & met:
+                assert all(found & met for bench in benches for found in matchings(bench))
+            rested |= everybody - frozenset().union(*drawn)
+            met |= drawn
 
 
 def test_swiss_scores_follow_points_then_opponents():

@@ -33,7 +33,7 @@ install: .venv/.installed
 	touch $@
 
 demo: install
-	$(BIN)/raft demo --out demo
+	$(BIN)/raft demo --out-dir demo
 
 test: lint browser
 	$(BIN)/python -m pytest

@@ -66,7 +66,7 @@ def rows(prompts: int, samples: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 def measure(pool: Path, folder: Path, repeats: int, more: Sequence[str]) -> dict[str, Any]:
     """Seconds of the command, tables and pictures written, start-up included."""
-    line = [sys.executable, "-m", "raft.cli", "replay", str(pool), "--out", str(folder / "out")]
+    line = [sys.executable, "-m", "raft.cli", "replay", str(pool), "--out-dir", str(folder / "out")]
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()

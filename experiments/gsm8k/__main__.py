@@ -43,7 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for reward in REWARDS:
         out = str(folder / reward)
         raft(
-            ["eval-pool", str(pool), "--k", "1,2,3,4", "--scores", f"{reward}_scores", "--out", out]
+            [
+                "eval-pool",
+                str(pool),
+                "--k",
+                "1,2,3,4",
+                "--score-column",
+                f"{reward}_scores",
+                "--out-dir",
+                out,
+            ]
         )
 
 

@@ -76,7 +76,7 @@ def make_pairs(paths: Paths, size: Size, commands: Commands) -> None:
     for name in ("train", "test"):
         commands.raft(
             f"sample_{name}", "sample", paths.prompts / f"{name}.jsonl", "--policy", policy(),
-            "--k", str(size.samples), "--max-new-tokens", "64",
+            "-n", str(size.samples), "--max-new-tokens", "64",
             "--out", paths.root / f"{name}.samples.jsonl",
         )  # fmt: skip
     for noise, flipped in FLIPPED.items():
@@ -112,12 +112,12 @@ def draw_pool(paths: Paths, size: Size, commands: Commands) -> None:
     samples = paths.root / "pool.samples.jsonl"
     commands.raft(
         "pool", "sample", paths.prompts / "held_out.jsonl", "--policy", policy(),
-        "--k", str(size.n), "--max-new-tokens", "64", "--seed", "1", "--out", samples,
+        "-n", str(size.n), "--max-new-tokens", "64", "--seed", "1", "--out", samples,
     )  # fmt: skip
 
     def score(column: str, reward: str | Path) -> None:
         commands.raft(
-            f"pool_{column}", "score", samples, "--reward", reward, "--as", column,
+            f"pool_{column}", "score", samples, "--reward", reward, "--output-column", column,
             "--out", paths.pool(column), environment=_ONE_THREAD,
         )  # fmt: skip
 

@@ -78,7 +78,7 @@ def _make_pairs(folder: Path, size: Size, commands: Commands) -> None:
         samples = folder / f"{name}.samples.jsonl"
         commands.raft(
             f"sample_{name}", "sample", prompts / f"{name}.jsonl",
-            "--policy", data("models/stories260k"), "--k", str(size.samples),
+            "--policy", data("models/stories260k"), "-n", str(size.samples),
             "--max-new-tokens", "64", "--out", samples,
         )  # fmt: skip
         write_pairs(samples, folder / f"{name}.pairs.jsonl", flipped=0.0)

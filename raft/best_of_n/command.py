@@ -20,7 +20,7 @@ from rollout.data.jsonl import encode_rows
 from rollout.data.rows import RowIds
 from rollout.data.scored_rows import RowReader
 from rollout.errors import InputError
-from rollout.storage.files import whole_file, write_json
+from rollout.storage.files import make_out_folder, whole_file, write_json
 from rollout.storage.output import OutputLock, identity, refuse_input
 
 __all__ = [
@@ -61,16 +61,18 @@ class Outputs:
         self.all = (self.curve, self.best, self.picture)
 
 
-def outputs(given: str | None, pool: str) -> Outputs:
-    """By `--out STEM`, with or without a folder; by default under the name of the pool, a file or
-    dataset, and beside it or here.
+def outputs(given: str | None, pool: str, folder: str | None = None) -> Outputs:
+    """Where the files go: named after the pool (a file or dataset) and beside it, or in `folder`.
+
+    `given` is a path without an ending, for other names.
 
     Raises InputError for a name that is a folder, and a pool that is not there.
     """
     if given is None:
         file, stem = Path(pool).expanduser(), RowReader(pool).stem
-        folder = file.parent if file.is_file() else Path()
-        return Outputs(folder, stem.removesuffix(".pool").removesuffix(".judged"))
+        beside = file.parent if file.is_file() else Path()
+        place = beside if folder is None else make_out_folder(folder)
+        return Outputs(place, stem.removesuffix(".pool").removesuffix(".judged"))
     path = Path(given).expanduser()
     if path.is_dir() or given.endswith("/"):
         raise InputError(f"--out {given}", "is a folder", f"name files in it, {path / 'bon'} say")

@@ -4,13 +4,14 @@ where there is a reward."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft.assemble import start_drawing, train_sampling
+from raft.assemble import check_model, start_drawing, train_sampling
 from raft.collect import collect
+from raft.config.load import apply_override, make_config
 from raft.config.run import RunConfig
 from raft.runs.prompts import digest, load_all_prompts
 from rollout.data.fields import RANKING
@@ -23,7 +24,7 @@ from rollout.storage.output import OutputLock, output_path
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt
 
-__all__ = ["draw_pool", "pool_path"]
+__all__ = ["draw_pool", "drawing_config", "pool_path"]
 
 log = logging.getLogger("raft")
 
@@ -158,3 +159,40 @@ def _kept(prompts: Sequence[Prompt]) -> list[str]:
     if _ANSWERS.intersection(names):
         dropped |= {name for name in names if name in _OF_ANSWERS or name.endswith(_SCORES)}
     return [name for name in names if name not in dropped]
+
+
+# sections of a run's config that drawing uses
+_SECTIONS = ("seed", "policy", "prompts", "sampling", "cluster")
+
+
+def drawing_config(
+    command: str, options: Mapping[str, Any], assignments: Sequence[str] = ()
+) -> RunConfig:
+    """The config of a run without iterations: only its drawing is used, its reward is never built.
+
+    Args:
+        command: names the command in messages.
+        options: dotted keys (`policy.model`) and their values; None counts as not given.
+        assignments: `key.sub=value`; they override the options.
+
+    Raises:
+        InputError: a key that drawing has no use for, a value out of range, a missing folder.
+    """
+    data: dict[str, Any] = {}
+    for key, value in options.items():
+        if value is not None:
+            section, _, name = key.rpartition(".")
+            (data.setdefault(section, {}) if section else data)[name] = value
+    for assignment in assignments:
+        section = assignment.partition("=")[0].partition(".")[0]
+        if section not in _SECTIONS:
+            raise InputError(
+                f"--set {assignment}",
+                f"{command} has no such key",
+                f"use {', '.join(_SECTIONS)}, as in `raft validate --keys`",
+            )
+        apply_override(data, assignment)
+    unused = {"run_dir": ".", "iterations": 0, "reward": {"kind": "function", "function": "length"}}
+    config = make_config({**data, **unused}, where=f"raft {command}")
+    check_model(config.policy.model, "--policy")
+    return config

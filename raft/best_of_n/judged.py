@@ -101,7 +101,7 @@ class _Judging:
                 row.where,
                 f"has {count} responses where {wanted} are needed: one is set aside for the "
                 "others to be compared with",
-                "draw more, or lower --n",
+                "draw more, or lower --num-responses",
             )
         # what is added, and the lists that are cut to those who compete
         cut = _per_response(row) & row.columns.keys()

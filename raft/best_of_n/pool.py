@@ -87,7 +87,7 @@ def read_pool(
             keep(_best_row(row, best, columns, n))
     if n is not None and n > pool.largest:
         raise InputError(
-            f"--n {n}",
+            f"--num-responses {n}",
             f"the most responses that a prompt has are {pool.largest}",
             "lower it, or draw more",
         )
@@ -103,7 +103,7 @@ def _column(row: dict[str, Any], name: str, count: int, where: str) -> Floats:
         raise InputError(
             where,
             f"no column {name!r} (there: {held})",
-            "`raft score --reward M` adds scores, --by and --gold-by name others",
+            "`raft score --reward M` adds scores, --score-column and --gold-column name others",
         )
     if not isinstance(values, list) or len(values) != count:
         raise InputError(where, f"{name!r} does not fit {count} responses", "score the file again")

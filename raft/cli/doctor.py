@@ -1,25 +1,28 @@
-"""The subcommand `raft doctor`: its arguments, its print-out, its exit code."""
+"""The command doctor: findings as they are made, one line each, and an exit code."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TextIO
 
+from raft.cli.options import (
+    AddCommand,
+    add_json,
+    add_model_options,
+    print_result,
+)
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
     from rewards.doctor.finding import Finding
 
-__all__ = ["add_doctor", "doctor", "print_findings"]
-
-Command = Callable[[str, str, Any], argparse.ArgumentParser]
+__all__ = ["add_doctor", "print_findings"]
 
 # an encoding that lacks the signs gets the words
 _SIGNS = {"ok": "✓", "note": "•", "wrong": "✗"}
@@ -33,41 +36,30 @@ examples:
   raft doctor --reward models/my-rm                     what the model reads and how it scores
   raft doctor --reward models/my-rm --data pairs.jsonl  and how often it is right
 
-signs: ✓ fine, • worth knowing, ✗ wrong (with what to do about it)
+signs: ✓ fine, • worth knowing, ✗ wrong; what to do about it stands beside it
 exit codes: 0 nothing wrong, 1 something wrong, 2 your input is wrong
 """
 
 
-def add_doctor(command: Command) -> None:
-    """Add the subcommand; `command(name, text, run)` makes its parser."""
-    made = command("doctor", "check the environment, and a reward model", doctor)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _EPILOG
-    made.add_argument("--reward", metavar="M", help="folder or hub name of a reward model or judge")
-    made.add_argument("--data", metavar="FILE", help="preference pairs to measure it on")
-    made.add_argument("--json", action="store_true", help="print the findings as JSON")
-    made.add_argument(
-        "--family",
-        "--kind",
-        dest="kind",
-        choices=("classifier", "armorm", "grm", "pairwise"),
-        help="where the files do not tell",
-    )
-    made.add_argument("--format", choices=("chat", "hh", "plain"), help="how it reads turns")
-    made.add_argument("--bos", choices=("single", "double", "none"), help="number of BOS tokens")
-    made.add_argument("--max-length", type=int, metavar="T", help="tokens of a conversation")
-    made.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the model")
-    made.add_argument("--device", help="auto, cpu or cuda:N")
+def add_doctor(command: AddCommand) -> None:
+    """Add `raft doctor`."""
+    made = command("doctor", _doctor, "check the environment, and a reward model or judge", _EPILOG)
+    made.add_argument("--reward", metavar="MODEL", help="folder or hub name of a model to check")
+    made.add_argument("--data", metavar="FILE", help="preference pairs to measure the model on")
+    add_json(made, "the findings")
+    add_model_options(made, without=("engine", "set"), judges=True)
 
 
-def doctor(options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     """0 when nothing is wrong, else 1. Raises InputError."""
     if options.data is not None and options.reward is None:
-        raise InputError("doctor", "--data is scored by a reward model", "name one with --reward")
+        raise InputError("--data", "no model is given to measure on it", "name one with --reward")
     sections = _sections(options)
     if options.json:
         findings = [finding for _, section in sections for finding in section]
-        print(json.dumps([one.as_json() for one in findings], indent=2, ensure_ascii=False))
+        wrong = sum(finding.level == "wrong" for finding in findings)
+        result = {"wrong": wrong, "findings": [one.as_json() for one in findings]}
+        print_result(options, result, "")
     else:
         findings = list(print_findings(sections, sys.stdout))
     return 1 if any(finding.level == "wrong" for finding in findings) else 0
@@ -87,11 +79,11 @@ def _model(options: argparse.Namespace) -> tuple[str, Iterable[Finding]]:
     findings = examine_reward_model(
         options.reward,
         options.data,
-        kind=options.kind,
+        kind=options.family,
         format=options.format,
         bos=options.bos,
         max_length=options.max_length,
-        dtype=options.dtype,
+        dtype=None if options.dtype == "auto" else options.dtype,
         device=options.device,
     )
     return f"reward model {options.reward}", findings

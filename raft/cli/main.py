@@ -7,70 +7,82 @@ import contextlib
 import errno
 import logging
 import os
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 
 from raft import __version__
 from raft.cli.doctor import add_doctor
+from raft.cli.options import Parser, log_old_names
+from raft.cli.replay import add_eval_pool, add_replay
 from raft.cli.reward_models import add_eval_reward, add_train_reward
-from raft.cli.rewards import add_reward_commands, add_serve
-from raft.cli.runs import add_curves, add_replay, add_report
-from raft.cli.sampling import add_sampling
+from raft.cli.rewards import add_rank, add_score, add_serve_reward
+from raft.cli.runs import add_curves, add_demo, add_report, add_run, add_validate
+from raft.cli.sampling import add_bon, add_sample
 from rewards.types import RewardError
 from rollout.engines.environment import quiet_libraries, spin_briefly
 from rollout.errors import InputError
 
 _DEBUG = "RAFT_DEBUG"
+_COMMANDS = (
+    add_demo, add_run, add_validate, add_curves, add_report, add_replay, add_eval_pool, add_sample,
+    add_bon, add_score, add_rank, add_train_reward, add_eval_reward, add_doctor, add_serve_reward,
+)  # fmt: skip
 _EPILOG = """\
 first steps:
-  raft demo                                 the whole story, offline, on a CPU
+  raft demo                                 the whole story, offline on a CPU
   raft run configs/stories_cpu.yaml         RAFT iterations; the same command resumes
   raft run configs/hh_gpt_neo_2.7b.yaml sampling.k=16 run_dir=runs/k16
   raft score --reward MODEL FILE.jsonl      scores for a file of responses
+  raft COMMAND --help                       options and examples of a command
 
-exit codes: 0 done, 1 a fault of ours, 2 your input is wrong, 130 interrupted
+exit codes: 0 done, 1 a fault of raft, 2 wrong input, 130 interrupted
 RAFT_DEBUG=1 shows the traceback of any failure
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
-    options = _parse(arguments)
+    """Run one command and return its exit code. Every error ends here."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = argparse.Namespace()
+    try:
+        options = _parse(arguments)
+        _set_up(quiet=options.quiet)
+        log_old_names(options)
+        with _disk_full_behind_stdout():
+            return options.command(options) or 0
+    except BrokenPipeError:  # the reader of stdout went away: nobody to tell
+        _discard_stdout()
+        return 1
+    except KeyboardInterrupt:
+        _complain(getattr(options, "interrupted", "interrupted"))
+        return 130
+    except Exception as error:
+        if os.environ.get(_DEBUG):
+            raise
+        # a reward function is the user's own code; the same command resumes once it is fixed
+        if isinstance(error, InputError | RewardError):
+            _complain(str(error))
+            return 2
+        _complain(f"{type(error).__name__}: {error} ({_traceback_place(error, arguments)})")
+        return 1
+
+
+def _set_up(*, quiet: bool) -> None:
     quiet_libraries()
     spin_briefly()
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
     for name in ("raft", "rollout", "rewards"):
-        logging.getLogger(name).setLevel(logging.WARNING if options.quiet else logging.INFO)
-    try:
-        with _full_disk_behind_stdout():
-            return options.command(options) or 0
-    except (InputError, RewardError) as error:
-        if os.environ.get(_DEBUG):
-            raise
-        # a reward function is the user's own code, and a run goes on where its failure left it
-        _complain(str(error))
-        return 2
-    except BrokenPipeError:
-        # the reader of our output went away; nothing is left to say
-        _discard_stdout()
-        return 1
-    except KeyboardInterrupt:
-        _complain(
-            getattr(options, "interrupted", "interrupted; the same command goes on from here")
-        )
-        return 130
-    except Exception as error:  # whatever it is, a user gets one line and a way to see the rest
-        if os.environ.get(_DEBUG):
-            raise
-        _complain(f"{type(error).__name__}: {error} (set {_DEBUG}=1 to see where it came from)")
-        return 1
+        logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 @contextlib.contextmanager
-def _full_disk_behind_stdout() -> Iterator[None]:
-    """What is printed is part of the work: where it cannot be written, the user is told."""
+def _disk_full_behind_stdout() -> Iterator[None]:
+    """Printed results count as output: where they cannot be written, the user is told."""
     try:
         yield
         sys.stdout.flush()
@@ -83,16 +95,29 @@ def _full_disk_behind_stdout() -> Iterator[None]:
 
 
 def _discard_stdout() -> None:
-    """What is still buffered would fail once more when Python ends."""
+    """Point stdout elsewhere: what is still buffered would fail once more when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _traceback_place(error: Exception, arguments: Sequence[str]) -> str:
+    """Write the traceback to a file of its own and say where it is."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="raft-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
+        ) as file:
+            file.write(f"raft {__version__}: raft {shlex.join(arguments)}\n\n")
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        return f"set {_DEBUG}=1 to see the traceback"
+    return f"traceback: {file.name}; {_DEBUG}=1 shows it here"
 
 
 def _complain(message: str) -> None:
     print("raft:", " ".join(message.split()), file=sys.stderr)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """As `parse_args`, but overrides may stand after an option too: `run x.yaml --quiet a=b`."""
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """As `parse_args`, but overrides may follow an option too: `run x.yaml --quiet a=b`."""
     line = parser()
     options, rest = line.parse_known_args(arguments)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(options, "overrides")):
@@ -102,79 +127,35 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line, without running anything."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="raft",
         description="Align a language model with a reward model: RAFT, best-of-n, reward curves.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"raft {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--quiet", action="store_true", help="warnings only")
+    common = Parser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="log warnings only")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, text: str, run: object) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text, parents=[common])
-        made.set_defaults(command=run)
+    def command(
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        text: str,
+        examples: str,
+        *,
+        interrupted: str | None = None,
+    ) -> Parser:
+        made = commands.add_parser(
+            name, help=text, description=f"{text[:1].upper()}{text[1:]}.", epilog=examples,
+            parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        interrupted = interrupted or "interrupted; the same command goes on from here"
+        made.set_defaults(command=run, interrupted=interrupted)
         return made
 
-    demo = command("demo", "policy, reward model and RAFT from nothing, offline on a CPU", _demo)
-    demo.add_argument("--out", default="demo", help="folder it fills (default: demo)")
-    demo.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
-
-    run = command("run", "RAFT iterations; resumes when the run folder exists", _run)
-    run.add_argument("config", help="YAML file; configs/ has examples")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="for example sampling.k=16")
-
-    add_curves(command)
-    add_report(command)
-    add_replay(command)
-    add_sampling(command)
-    add_reward_commands(command)
-    add_train_reward(command)
-    add_eval_reward(command)
-    add_doctor(command)
-    add_serve(command)
-
-    validate = command("validate", "check a config without running it", _validate)
-    validate.add_argument("config", nargs="?", help="YAML file")
-    validate.add_argument("overrides", nargs="*", metavar="key=value")
-    validate.add_argument("--keys", action="store_true", help="list every key with its default")
+    for add in _COMMANDS:
+        add(command)
     return parser
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from raft.demo.demo import run_demo
-
-    run_demo(options.out, options.seed)
-    return 0
-
-
-def _run(options: argparse.Namespace) -> int:
-    from raft.config.load import load_config
-    from raft.loop import run
-
-    folder = run(load_config(options.config, options.overrides))
-    print(f"curves: {folder / 'curves.png'}")
-    return 0
-
-
-def _validate(options: argparse.Namespace) -> int:
-    from raft.config.load import describe_keys, is_training, make_config, read_mapping
-    from raft.config.train_reward import make_train_config
-
-    if options.keys:
-        print("\n".join(describe_keys()))
-        return 0
-    if options.config is None:
-        raise InputError("validate", "no config file given", "name one, or give --keys")
-    data = read_mapping(options.config, options.overrides, examples="configs/")
-    if is_training(data):
-        recipe = make_train_config(data, options.config).recipe
-        print(f"{options.config}: valid, for raft train-reward (recipe {recipe})")
-    else:
-        make_config(data, options.config)
-        print(f"{options.config}: valid, for raft run")
-    return 0

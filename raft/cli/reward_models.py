@@ -1,33 +1,34 @@
-"""The subcommand `raft train-reward`: its arguments, and what it prints.
-
-The subcommand `raft eval-reward`: its arguments, and what it hands on.
-"""
+"""The commands about reward models themselves: train-reward, eval-reward."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
-from pathlib import Path
+import logging
 from typing import TYPE_CHECKING, Any
 
-from raft.cli.rewards import add_model_arguments, model_settings
-from rewards.evaluation.forms import FORMS
+from raft.cli.options import (
+    JUDGE,
+    MODEL,
+    AddCommand,
+    add_json,
+    add_model_options,
+    add_old_name,
+    add_seed,
+    base_name,
+    count,
+    model_settings,
+    print_result,
+)
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
     from rewards.evaluation.evaluate import Scorer
 
-__all__ = [
-    "add_eval_reward",
-    "add_train_reward",
-    "eval_reward",
-    "train_reward",
-]
+__all__ = ["add_eval_reward", "add_train_reward"]
 
-Command = Callable[[str, str, Any], argparse.ArgumentParser]
+log = logging.getLogger("raft")
 
-_TRAIN_EXAMPLES = """\
+_TRAIN = """\
 examples:
   raft train-reward configs/reward/stories_pairs_cpu.yaml
   raft train-reward configs/reward/bradley_terry_llama3.yaml train.lora.r=16 run_dir=runs/lora
@@ -36,146 +37,161 @@ examples:
 
 The same command goes on after a kill. In run_dir: model/, the card in README.md, metrics.jsonl.
 """
-
-
-def add_train_reward(command: Command) -> None:
-    """Add the subcommand; `command(name, text, run)` makes its parser."""
-    made = command("train-reward", "train a reward model on preference pairs", train_reward)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _TRAIN_EXAMPLES
-    made.add_argument("config", nargs="?", help="YAML file; configs/reward/ has examples")
-    made.add_argument("overrides", nargs="*", metavar="key=value", help="for example seed=1")
-    made.add_argument("--check", action="store_true", help="check the config and train nothing")
-    made.add_argument("--keys", action="store_true", help="list every key with its default")
-    made.add_argument("--json", action="store_true", help="print the metrics as JSON")
-
-
-def train_reward(options: argparse.Namespace) -> int:
-    """0 when the model is there. Raises InputError."""
-    from raft.config.load import describe_keys
-    from raft.config.train_reward import TrainRewardConfig, load_train_config
-
-    if options.keys:
-        print("\n".join(describe_keys(TrainRewardConfig)))
-        return 0
-    if options.config is None:
-        raise InputError("train-reward", "no config file given", "name one, or give --keys")
-    config = load_train_config(options.config, options.overrides)
-    if options.check:
-        print(f"{options.config}: valid")
-        return 0
-    from raft.reward_training.run import train_reward as train
-
-    folder, metrics = train(config)
-    from rewards.training.distributed import is_first
-
-    if not is_first():  # of several processes one speaks
-        return 0
-    print(_as_json(folder, metrics) if options.json else _as_text(folder, metrics))
-    return 0
-
-
-def _as_json(folder: Path, metrics: dict[str, Any]) -> str:
-    return json.dumps({"run_dir": str(folder), "model": str(folder / "model"), **metrics})
-
-
-def _as_text(folder: Path, metrics: dict[str, Any]) -> str:
-    from rewards.training.card import accuracy_in_words
-
-    accuracy = f"accuracy: {accuracy_in_words(metrics)}"
-    return "\n".join([f"model: {folder / 'model'}", accuracy, f"card: {folder / 'README.md'}"])
-
-
-_M = "model folder, hub name, function:NAME, or YAML file; may be repeated, to compare"
-_EVAL_EXAMPLES = """\
+_EVAL = """\
 examples:
   raft eval-reward --data pairs.jsonl --reward models/my-rm
   raft eval-reward --data reward-bench.parquet --reward models/a --reward models/b --out report.md
-  raft eval-reward --data pairs.scored.jsonl --scores        scores of raft score, no model
-  raft eval-reward --data pairs.scored.jsonl --scores gold   gold_chosen_score, gold_rejected_score
+  raft eval-reward --data pairs.scored.jsonl --score-column scores    scores of raft score, no model
+  raft eval-reward --data pairs.scored.jsonl --score-column gold      gold_chosen_score, ...
 
 rows: preference pairs as raft score takes them, RewardBench, RewardBench 2, RM-Bench, JudgeBench,
 LLMBar and HHH as they are published, and {"prompt","responses","ranks"}
 """
-# what has no use for it decides by itself what happens to a number that is not finite
+FORMS = (
+    "pairs", "rewardbench", "rewardbench2", "rm-bench", "judgebench", "llmbar", "hhh", "listwise"
+)  # fmt: skip
+_FEWEST_RESAMPLES = 100
+# what takes no setting for scores that are not finite
 _NO_POLICY = ("combine",)
 
 
-def add_eval_reward(command: Command) -> None:
-    """Add the subcommand; `command(name, text, run)` makes its parser."""
-    made = command("eval-reward", "measure rewards on preferences and benchmarks", eval_reward)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _EVAL_EXAMPLES
-    made.add_argument("--data", required=True, metavar="FILE", help="rows, or a dataset's name")
-    made.add_argument("--split", default="train", help="of a dataset (default: train)")
-    made.add_argument("--form", choices=FORMS, help="of the rows, where columns do not tell")
-    made.add_argument(
-        "--gold", metavar="COLUMN", help="known order of responses (default: ranks, gold_scores …)"
-    )
-    made.add_argument("--reward", action="append", default=[], metavar="M", help=_M)
-    made.add_argument("--judge", action="append", default=[], metavar="J", help="pairwise model")
-    made.add_argument(
-        "--scores",
-        action="append",
-        nargs="?",
-        const="",
-        default=[],
-        metavar="NAME",
-        help="scores in the rows: chosen_score, scores …, or NAME_chosen_score, NAME_scores …",
+def add_train_reward(command: AddCommand) -> None:
+    """Add `raft train-reward`."""
+    made = command(
+        "train-reward", _train_reward, "train a reward model on preference pairs", _TRAIN
     )
     made.add_argument(
-        "--out",
-        metavar="DIR|FILE.md",
-        help="report as Markdown and JSON; in a folder the "
-        "rows with their scores too, for --scores (default: Markdown on stdout)",
+        "config", nargs="?", metavar="CONFIG", help="YAML file; configs/reward/ has examples"
     )
-    made.add_argument("--json", action="store_true", help="JSON on stdout")
     made.add_argument(
-        "--bootstrap", type=int, metavar="B", help="resamples of intervals (default: 2000)"
+        "overrides", nargs="*", metavar="key=value", help="config key to override: seed=1"
     )
-    made.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
-    add_model_arguments(made)
+    made.add_argument("--check", action="store_true", help="check the config and train nothing")
+    made.add_argument("--keys", action="store_true", help="list every key with its default")
+    add_json(made, "the metrics")
 
 
-def eval_reward(options: argparse.Namespace) -> int:
-    """0 when done. Raises InputError and RewardError."""
-    if not (options.reward or options.judge or options.scores):
-        raise InputError("eval-reward", "nothing to evaluate", "give --reward, --judge or --scores")
-    if options.bootstrap is not None and options.bootstrap < 100:
+def _train_reward(options: argparse.Namespace) -> int:
+    from raft.config.load import describe_keys
+    from raft.config.train_reward import TrainRewardConfig, load_train_config
+
+    if options.keys:
+        lines = describe_keys(TrainRewardConfig)
+        print_result(options, {"keys": lines}, "\n".join(lines))
+        return 0
+    if options.config is None:
+        raise InputError("train-reward", "no config file is given", "name one, or give --keys")
+    config = load_train_config(options.config, options.overrides)
+    if options.check:
+        result = {"config": options.config, "valid": True, "command": "raft train-reward"}
+        print_result(options, result, f"{options.config}: valid")
+        return 0
+    from raft.reward_training.run import train_reward
+    from rewards.training.card import accuracy_in_words
+    from rewards.training.distributed import is_first
+
+    folder, metrics = train_reward(config)
+    if is_first():  # of several processes only one prints
+        result = {"run_dir": str(folder), "model": str(folder / "model"), **metrics}
+        lines = [f"model: {folder / 'model'}", f"accuracy: {accuracy_in_words(metrics)}"]
+        print_result(options, result, "\n".join([*lines, f"card: {folder / 'README.md'}"]))
+    return 0
+
+
+def add_eval_reward(command: AddCommand) -> None:
+    """Add `raft eval-reward`."""
+    made = command(
+        "eval-reward", _eval_reward, "measure rewards on preference pairs and benchmarks", _EVAL
+    )
+    made.add_argument(
+        "--data", required=True, metavar="FILE", help="rows, or the name of a dataset"
+    )
+    made.add_argument(
+        "--split", default="train", metavar="NAME", help="split of a dataset (default: train)"
+    )
+    made.add_argument(
+        "--form", choices=FORMS, help="how to read the rows, where their columns do not tell"
+    )
+    column = made.add_argument(
+        "--gold-column", metavar="NAME",
+        help="column with the known order of responses (default: ranks, gold_scores ...)",
+    )  # fmt: skip
+    add_old_name(made, "--gold", column)
+    made.add_argument(
+        "--reward", action="append", default=[], metavar="MODEL",
+        help=f"{MODEL}; may be repeated, to compare",
+    )  # fmt: skip
+    made.add_argument(
+        "--judge", action="append", default=[], metavar="MODEL", help=f"{JUDGE}; may be repeated"
+    )
+    column = made.add_argument(
+        "--score-column", action="append", default=[], metavar="NAME",
+        help="evaluate stored scores: NAME_scores, NAME_chosen_score ... of the rows, or with "
+        "scores the plain scores, chosen_score ...; may be repeated",
+    )  # fmt: skip
+    add_old_name(made, "--scores", column, nargs="?", const="scores")
+    out = made.add_mutually_exclusive_group()
+    out.add_argument(
+        "--out", metavar="FILE",
+        help="write the report to FILE.md and FILE.json (default: Markdown on stdout)",
+    )  # fmt: skip
+    out.add_argument(
+        "--out-dir", metavar="DIR",
+        help="write report.md, report.json and scored.jsonl, the rows with their scores",
+    )  # fmt: skip
+    made.add_argument(
+        "--bootstrap", type=count, metavar="N",
+        help="number of bootstrap resamples of an interval (default: 2000)",
+    )  # fmt: skip
+    add_seed(made, "the resamples")
+    add_json(made, "the report")
+    add_model_options(made)
+
+
+def _eval_reward(options: argparse.Namespace) -> int:
+    scorers = _scorers(options)
+    if not scorers:
+        raise InputError(
+            "eval-reward", "there is nothing to evaluate",
+            "give --reward, --judge or --score-column",
+        )  # fmt: skip
+    if options.bootstrap is not None and options.bootstrap < _FEWEST_RESAMPLES:
         raise InputError(
             f"--bootstrap {options.bootstrap}",
-            "intervals need 100 resamples or more",
+            f"an interval needs {_FEWEST_RESAMPLES} resamples or more",
         )
-    from rewards.evaluation.evaluate import eval_reward as run
-    from rewards.evaluation.report import (
-        as_json,
-        as_markdown,
-        check_output,
-        kept_rows,
-        write_report,
-    )
+    from rewards.evaluation.evaluate import eval_reward
+    from rewards.evaluation.report import as_markdown, check_output, kept_rows, write_report
 
-    check_output(options.out)
+    out = _output(options)
+    check_output(out)
     draws = {} if options.bootstrap is None else {"resamples": options.bootstrap}
-    report = run(
+    report = eval_reward(
         options.data,
-        _scorers(options),
+        scorers,
         form=options.form,
-        gold=options.gold,
+        gold=options.gold_column,
         split=options.split,
         seed=options.seed,
-        keep=kept_rows(options.out),
+        keep=kept_rows(out),
         **draws,
     )
-    if options.out is not None:
-        written = write_report(report, options.out)
-        if not options.json:
-            print(*(f"report: {path}" for path in written), sep="\n")
-    if options.json:
-        print(as_json(report))
-    elif options.out is None:
-        print(as_markdown(report), end="")
+    if out is None:
+        text = as_markdown(report)
+    else:
+        text = "\n".join(f"report: {path}" for path in write_report(report, out))
+    print_result(options, report, text)
     return 0
+
+
+def _output(options: argparse.Namespace) -> str | None:
+    from rollout.storage.files import make_out_folder
+
+    if options.out_dir is not None:
+        return str(make_out_folder(options.out_dir))
+    if options.out is not None and not options.out.endswith((".md", ".json")):
+        log.warning("--out with a folder is now called --out-dir")
+    return options.out
 
 
 def _scorers(options: argparse.Namespace) -> list[Scorer]:
@@ -191,7 +207,7 @@ def _scorers(options: argparse.Namespace) -> list[Scorer]:
         spec = read_spec(name, settings, assignments, sections=sections, kind="pairwise")
         judge, _ = split_tournament(spec)
         found.append(Scorer(name, _with_policy(judge), judge=True))
-    return [*found, *(Scorer(name or None) for name in options.scores)]
+    return [*found, *(Scorer(base_name(name)) for name in options.score_column)]
 
 
 def _with_policy(spec: dict[str, Any]) -> dict[str, Any]:

@@ -1,108 +1,82 @@
-"""The commands `raft score` and `raft rank`: their arguments, and what they hand on.
-
-The command `raft serve-reward`: a reward or judge for other programs, over HTTP.
-"""
+"""The commands that use a reward: score, rank, serve-reward."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
+from raft.cli.options import (
+    JUDGE,
+    MODEL,
+    SCORINGS,
+    AddCommand,
+    Parser,
+    add_json,
+    add_model_options,
+    add_old_name,
+    add_restart,
+    add_seed,
+    add_tournament_options,
+    base_name,
+    model_settings,
+    positive,
+    print_result,
+)
 from rollout.errors import InputError
 
-__all__ = [
-    "add_model_arguments",
-    "add_reward_commands",
-    "add_serve",
-    "model_settings",
-]
+__all__ = ["add_rank", "add_score", "add_serve_reward"]
 
-_M = "model folder, hub name, function:NAME, or YAML file with a reward: section"
-Command = Callable[[str, str, Any], argparse.ArgumentParser]
+_SCORE = """\
+examples:
+  raft score responses.jsonl --reward models/my-rm                     writes responses.scored.jsonl
+  raft score responses.jsonl --reward function:length --out -          rows to stdout
+  raft score responses.scored.jsonl --reward models/gold --output-column gold --out both.jsonl
+  raft score pairs.jsonl --reward combined.yaml                        a reward: section
+
+rows: {"prompt", "responses": [...]} gets "scores"; {"prompt", "response"} and {"messages"} get
+"score"; {"prompt", "chosen", "rejected"} gets "chosen_score" and "rejected_score"
+"""
+_RANK = """\
+examples:
+  raft rank responses.jsonl --judge models/judge                       a full round robin
+  raft rank responses.jsonl --judge models/judge --method knockout     n - 1 comparisons
+  raft rank responses.jsonl --reward function:length                   by score
+
+rows: {"prompt", "responses": [...]}
+"""
+_SERVE = """\
+examples:
+  raft serve-reward --reward models/my-rm --port 8100
+  raft serve-reward --judge models/judge --host 0.0.0.0 --token-env RAFT_TOKEN
+
+rewards/README.md has the requests and answers; reward: {kind: remote, url: ...} uses the server.
+"""
+_PORT = 8100
 
 
-def add_reward_commands(command: Command) -> None:
-    """Add both; `command(name, help, run)` makes a parser."""
-    score = command("score", "score the responses in a file; goes on where it was stopped", _score)
-    score.add_argument("file", metavar="FILE", help="JSONL (.gz too), Parquet, or a dataset's name")
-    score.add_argument("--reward", required=True, metavar="M", help=_M)
-    _add_file_arguments(score, "scored")
-    add_model_arguments(score)
-    score.add_argument("--missing", action="store_true", help="scores that are not finite are null")
-    score.add_argument(
-        "--form",
-        choices=("responses", "response", "messages", "pair"),
-        help="how to read rows that can be read in several ways",
+def add_score(command: AddCommand) -> None:
+    """Add `raft score`."""
+    made = command(
+        "score", _score, "score the responses in a file; resumes where it stopped", _SCORE
     )
-    score.add_argument("--as", dest="name", metavar="NAME", help="add NAME_scores, not scores")
-
-    rank = command("rank", "rank each prompt's responses by a judge or a reward", _rank)
-    rank.add_argument("file", metavar="FILE", help="rows of prompt and responses, as score's")
-    by = rank.add_mutually_exclusive_group(required=True)
-    by.add_argument("--judge", metavar="M", help="pairwise model: folder, hub name, or YAML file")
-    by.add_argument("--reward", metavar="M", help=f"{_M}; ranks by score, unless with --method")
-    _add_tournament_arguments(rank)
-    _add_file_arguments(rank, "ranked")
-    add_model_arguments(rank)
-
-
-def _add_tournament_arguments(parser: argparse.ArgumentParser) -> None:
-    settings = parser.add_argument_group("tournament")
-    settings.add_argument(
-        "--method",
-        help="round_robin (default; ranks everyone), knockout, sequential, pivot, best_and_worst, "
-        "double_elimination or swiss",
-    )
-    settings.add_argument(
-        "--score",
-        help="round_robin: copeland (default), mean_probability, mean_logit or bradley_terry; "
-        "swiss: points (default) or bradley_terry",
-    )
-    settings.add_argument("--rounds", type=_positive, metavar="N", help="of swiss")
-    settings.add_argument("--budget", type=_count, metavar="N", help="most comparisons per prompt")
-    settings.add_argument(
-        "--tie", type=float, metavar="D", help="P within D of 1/2 is a tie (default: 0)"
-    )
-    settings.add_argument("--seed", type=int, help="of the draws (default: 0)")
-
-
-def _add_file_arguments(parser: argparse.ArgumentParser, ending: str) -> None:
-    parser.add_argument("--out", help=f"JSONL file, - for stdout (default: FILE.{ending}.jsonl)")
-    parser.add_argument("--split", default="train", help="of a dataset (default: train)")
-    parser.add_argument(
-        "--batch-rows",
-        type=_positive,
-        metavar="N",
-        help="rows worked on at a time (default: up to 512 conversations)",
-    )
-    parser.add_argument("--replace", action="store_true", help="overwrite columns of that name")
-    parser.add_argument(
-        "--restart", action="store_true", help="begin anew, and replace a finished file"
-    )
-    parser.add_argument("--json", action="store_true", help="summary as JSON on stdout")
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    settings = parser.add_argument_group("how a model is read (default: as it was published)")
-    settings.add_argument("--family", help="classifier, armorm or grm")
-    settings.add_argument("--format", help="chat, hh or plain")
-    settings.add_argument("--bos", help="BOS tokens: single, double or none")
-    settings.add_argument(
-        "--max-length", type=_positive, metavar="N", help="tokens; longer conversations are cut"
-    )
-    settings.add_argument("--dtype", help="float32, bfloat16 or float16")
-    settings.add_argument("--engine", help="what runs the model (default: auto)")
-    settings.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU if any)")
-    settings.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="any other setting of the reward, arguments.unit=chars say; may be repeated",
-    )
+    made.add_argument("file", metavar="FILE", help="JSONL (.gz too), Parquet, or a dataset's name")
+    made.add_argument("--reward", required=True, metavar="MODEL", help=MODEL)
+    _add_file_options(made, "scored")
+    column = made.add_argument(
+        "--output-column", type=base_name, metavar="NAME",
+        help="write NAME_scores (NAME_score, NAME_chosen_score, ...) instead of scores",
+    )  # fmt: skip
+    add_old_name(made, "--as", column)
+    made.add_argument(
+        "--missing", action="store_true",
+        help="write null for a score that is not finite, instead of stopping",
+    )  # fmt: skip
+    made.add_argument(
+        "--form", choices=("responses", "response", "messages", "pair"),
+        help="how to read rows whose columns fit several forms",
+    )  # fmt: skip
+    add_model_options(made)
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -110,17 +84,39 @@ def _score(options: argparse.Namespace) -> int:
     from rewards.scoring.score import score_file
 
     _check_output(options)
-    settings = model_settings(options)
-    settings["non_finite"] = "missing" if options.missing else None
+    settings = model_settings(options) | {"non_finite": "missing" if options.missing else None}
     summary = score_file(
         options.file,
         read_spec(options.reward, settings, options.assignments),
         form=options.form,
-        name=options.name,
+        name=options.output_column,
         **_file_settings(options),
     )
-    _say(summary, "scores", options)
+    _print_summary(options, summary, "scores")
     return 0
+
+
+def add_rank(command: AddCommand) -> None:
+    """Add `raft rank`."""
+    made = command(
+        "rank", _rank, "rank the responses to each prompt, by a judge or a reward", _RANK
+    )
+    made.add_argument("file", metavar="FILE", help="JSONL (.gz too), Parquet, or a dataset's name")
+    by = made.add_mutually_exclusive_group(required=True)
+    by.add_argument("--judge", metavar="MODEL", help=JUDGE)
+    by.add_argument(
+        "--reward", metavar="MODEL", help=f"{MODEL}; ranks by score where no --method is given"
+    )
+    group = add_tournament_options(made, "default: round_robin, which ranks all responses")
+    group.add_argument(
+        "--score", choices=SCORINGS,
+        help="how comparisons become an order: of round_robin copeland (default), "
+        "mean_probability, mean_logit or bradley_terry; of swiss points (default) or bradley_terry",
+    )  # fmt: skip
+    group.add_argument("--rounds", type=positive, metavar="N", help="number of Swiss rounds")
+    add_seed(group, "the draws of a tournament", default=None)
+    _add_file_options(made, "ranked")
+    add_model_options(made)
 
 
 def _rank(options: argparse.Namespace) -> int:
@@ -128,27 +124,46 @@ def _rank(options: argparse.Namespace) -> int:
     from rewards.scoring.rank import Tournament, rank_file
 
     _check_output(options)
-    settings, assignments, chosen = model_settings(options), options.assignments, {}
+    settings, assignments, tournament = model_settings(options), options.assignments, {}
     judge = reward = None
     if options.judge is not None:
         spec = read_spec(
             options.judge, settings, assignments, sections=("judge", "reward"), kind="pairwise"
         )
-        judge, chosen = split_tournament(spec)
+        judge, tournament = split_tournament(spec)
     else:
         reward = read_spec(options.reward, settings, assignments)
     for name in ("method", "score", "rounds", "budget", "tie", "seed"):
         if getattr(options, name) is not None:
-            chosen[name] = getattr(options, name)
+            tournament[name] = getattr(options, name)
     summary = rank_file(
         options.file,
         judge=judge,
         reward=reward,
-        tournament=Tournament(**chosen),
+        tournament=Tournament(**tournament),
         **_file_settings(options),
     )
-    _say(summary, "ranked", options)
+    _print_summary(options, summary, "ranked")
     return 0
+
+
+def _add_file_options(parser: Parser, ending: str) -> None:
+    parser.add_argument(
+        "--out", metavar="FILE",
+        help=f"JSONL file, - for stdout (default: STEM.{ending}.jsonl beside FILE)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", default="train", metavar="NAME", help="split of a dataset (default: train)"
+    )
+    parser.add_argument(
+        "--batch-rows", type=positive, metavar="N",
+        help="rows to work on at a time (default: as many as hold 512 conversations)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--replace", action="store_true", help="overwrite columns of that name in the rows"
+    )
+    add_restart(parser)
+    add_json(parser, "a summary")
 
 
 def _check_output(options: argparse.Namespace) -> None:
@@ -156,70 +171,54 @@ def _check_output(options: argparse.Namespace) -> None:
         raise InputError("--json", "the rows go to stdout already", "name a file with --out")
 
 
-def model_settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("family", "format", "bos", "max_length", "dtype", "engine", "device")
-    return {name: getattr(options, name) for name in names}
-
-
 def _file_settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("out", "split", "batch_rows", "replace", "restart")
-    return {name: getattr(options, name) for name in names}
+    return {
+        name: getattr(options, name)
+        for name in ("out", "split", "batch_rows", "replace", "restart")
+    }
 
 
-def _say(summary: dict[str, Any], what: str, options: argparse.Namespace) -> None:
-    if options.json:
-        print(json.dumps(summary))
-    elif options.out != "-":
-        print(f"{what}: {summary['out']}")
+def _print_summary(options: argparse.Namespace, summary: Mapping[str, object], what: str) -> None:
+    print_result(options, summary, "" if options.out == "-" else f"{what}: {summary['out']}")
 
 
-def _positive(text: str) -> int:
-    if _count(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text} is no whole number")
-    return int(text)
-
-
-_PORT = 8100
-
-
-def add_serve(command: Command) -> None:
-    """Add the subcommand; `command(name, help, run)` makes its parser."""
-    made = command("serve-reward", "serve a reward model or a judge over HTTP", _serve)
+def add_serve_reward(command: AddCommand) -> None:
+    """Add `raft serve-reward`."""
+    made = command(
+        "serve-reward", _serve_reward, "serve a reward model or a judge over HTTP", _SERVE,
+        interrupted="stopped serving",
+    )  # fmt: skip
     served = made.add_mutually_exclusive_group(required=True)
-    served.add_argument("--reward", metavar="M", help="as `raft score --reward` takes it")
-    served.add_argument("--judge", metavar="M", help="as `raft rank --judge` takes it")
-    made.set_defaults(interrupted="stopped serving")
-    made.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
-    made.add_argument("--port", type=int, default=_PORT, help=f"0: any (default: {_PORT})")
+    served.add_argument("--reward", metavar="MODEL", help=MODEL)
+    served.add_argument("--judge", metavar="MODEL", help=JUDGE)
     made.add_argument(
-        "--token-env",
-        metavar="NAME",
-        help="environment variable with the bearer token that clients must send; needed for "
-        "other hosts",
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine alone)"
     )
-    add_model_arguments(made)
+    made.add_argument(
+        "--port", type=int, default=_PORT, help=f"port, 0 for any free one (default: {_PORT})"
+    )
+    made.add_argument(
+        "--token-env", metavar="NAME",
+        help="environment variable with the bearer token that clients must send; required for "
+        "other hosts",
+    )  # fmt: skip
+    add_model_options(made)
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve_reward(options: argparse.Namespace) -> int:
     from raft.config.reward_option import read_spec, split_tournament
     from rewards.build import build_judge, build_reward
     from rewards.remote.server import serve
 
     settings, assignments = model_settings(options), options.assignments
-    where = {"host": options.host, "port": options.port, "token_env": options.token_env}
+    place = {"host": options.host, "port": options.port, "token_env": options.token_env}
     if options.reward is not None:
         reward = read_spec(options.reward, settings, assignments)
-        serve(build_reward(**reward), **where)
+        serve(build_reward(**reward), **place)
         return 0
     spec = read_spec(
         options.judge, settings, assignments, sections=("judge", "reward"), kind="pairwise"
     )
     judge, _ = split_tournament(spec)
-    serve(build_judge(**judge), **where)
+    serve(build_judge(**judge), **place)
     return 0

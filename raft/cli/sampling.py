@@ -1,146 +1,192 @@
-"""The commands `raft sample` and `raft bon`: their arguments, and what they hand on.
-
-From a command line to the config of a drawing: `raft sample` and `raft bon` read no YAML.
-"""
+"""The commands that draw from a policy: sample, bon."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.assemble import check_model
-from raft.config.load import apply_override, make_config
-from raft.config.run import RunConfig
+from raft.cli.options import (
+    DTYPES,
+    JUDGE,
+    MODEL,
+    TEMPLATES,
+    AddCommand,
+    Parser,
+    add_json,
+    add_model_options,
+    add_old_name,
+    add_restart,
+    add_seed,
+    add_set,
+    add_tournament_options,
+    model_settings,
+    positive,
+    print_result,
+)
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
     from raft.best_of_n.command import Outputs
     from raft.best_of_n.judged import Selection
+    from raft.config.run import RunConfig
 
-__all__ = [
-    "add_sampling",
-    "bon",
-    "drawing_config",
-    "sample",
-]
+__all__ = ["add_bon", "add_sample"]
 
-Command = Callable[[str, str, Any], argparse.ArgumentParser]
+log = logging.getLogger("raft")
 
 _PROMPTS = "prompts: JSONL (.gz too), Parquet, plain text, or a dataset's name"
-_M = "model folder, hub name, function:NAME, or YAML file with a reward: section"
+_POLICY_ENGINES = ("auto", "vllm", "transformers", "toy")
+_DEFAULT_N = 64
 _SAMPLE = """\
 examples:
-  raft sample prompts.jsonl --policy models/mine --k 8
-  raft sample corpus.txt --policy models/mine --k 4 --set prompts.first_words=8
+  raft sample prompts.jsonl --policy models/mine -n 8
+  raft sample corpus.txt --policy models/mine -n 4 --set prompts.first_words=8
+
+writes one row per prompt, {"id", "prompt", "responses": [...], ...}, in the order of the prompts
 """
 _BON = """\
 examples:
-  raft bon prompts.jsonl --policy models/mine --reward models/rm --gold models/gold --n 64
-  raft bon prompts.jsonl --policy models/mine --judge models/judge --n 16
-  raft bon prompts.pool.jsonl --n 32                     a stored pool: no model is needed
-  raft bon scored.jsonl --by grm_scores --gold-by gold_scores --out curves/grm
+  raft bon prompts.jsonl --policy models/mine --reward models/rm --gold models/gold -n 64
+  raft bon prompts.jsonl --policy models/mine --judge models/judge -n 16
+  raft bon prompts.pool.jsonl -n 32                      a stored pool: no model is needed
+  raft bon scored.jsonl --score-column grm_scores --gold-column gold_scores --out-dir curves
 
-writes STEM.pool.jsonl (all responses with their scores), STEM.best.jsonl (the best of each),
-STEM.bon.json (the curve for every n, with intervals) and STEM.bon.png
+writes STEM.pool.jsonl (all responses with their scores), STEM.best.jsonl (the best of each prompt),
+STEM.bon.json (the curve for every n, with intervals) and STEM.bon.png; STEM is that of FILE
 """
-_DEFAULT_N = 64
-# of a YAML file: where each option finds its settings
+# options that are about the policy here, and not about a reward
+_OF_POLICY = ("dtype", "engine", "set")
+# option -> the section of a YAML file that its settings are read from, the first that is there
 _REWARD_SECTIONS = {"reward": ("reward",), "gold": ("gold", "reward", "judge")}
+# option -> the key of a run's config that it sets
+_DRAWING = {
+    "temperature": "sampling.temperature",
+    "top_p": "sampling.top_p",
+    "top_k": "sampling.top_k",
+    "max_new_tokens": "sampling.max_new_tokens",
+    "engine": "policy.engine",
+    "dtype": "policy.dtype",
+    "template": "policy.template",
+    "max_prompts": "prompts.limit",
+}
 
 
-def add_sampling(command: Command) -> None:
-    """Add both; `command(name, text, run)` makes a parser."""
-    made = command("sample", "draw K responses to each prompt of a file", sample)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _SAMPLE
+def add_sample(command: AddCommand) -> None:
+    """Add `raft sample`."""
+    made = command("sample", _sample, "draw K responses to each prompt of a file", _SAMPLE)
     made.add_argument("file", metavar="PROMPTS", help=_PROMPTS)
-    made.add_argument("--policy", required=True, metavar="M", help="model folder or hub name")
-    made.add_argument("--k", type=int, metavar="K", help="responses per prompt (default: 8)")
-    made.add_argument("--out", help="JSONL file (default: STEM.sampled.jsonl)")
-    _add_sampling(made)
-
-    made = command("bon", "best-of-n: the best responses, and what every n is worth", bon)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.epilog = _BON
-    made.add_argument("file", metavar="FILE", help=f"{_PROMPTS}; without --policy, a scored pool")
-    made.add_argument("--policy", metavar="M", help="model folder or hub name that draws")
-    made.add_argument("--n", type=int, help=f"responses that compete (default: {_DEFAULT_N}, all)")
-    made.add_argument("--out", metavar="STEM", help="of the files (default: of FILE, beside it)")
-    by = made.add_mutually_exclusive_group()
-    by.add_argument("--reward", metavar="R", help=f"selects: {_M}")
-    by.add_argument("--judge", metavar="J", help="selects by tournament: pairwise model or YAML")
-    by.add_argument("--by", metavar="COLUMN", help="selects, of a stored pool (default: scores)")
-    gold = made.add_mutually_exclusive_group()
-    gold.add_argument("--gold", metavar="G", help="measured beside it, as --reward; or a judge")
-    gold.add_argument("--gold-by", metavar="COLUMN", help="of a stored pool (default: gold_scores)")
-    _add_tournament(made)
-    _add_sampling(made)
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    settings = parser.add_argument_group("drawing")
-    settings.add_argument("--temperature", type=float, metavar="T", help="(default: 1)")
-    settings.add_argument("--top-p", type=float, metavar="P", help="(default: 1)")
-    settings.add_argument("--top-k", type=int, metavar="K", help="(default: 0, all tokens)")
-    settings.add_argument("--max-new-tokens", type=int, metavar="N", help="(default: 128)")
-    settings.add_argument("--seed", type=int, help="of all that is drawn (default: 0)")
-    settings.add_argument("--engine", help="vllm or transformers (default: vLLM where it can)")
-    settings.add_argument("--dtype", help="of the policy: float32, bfloat16 or float16")
-    settings.add_argument("--template", help="auto, chat, plain, hh or hh_hash")
-    settings.add_argument("--limit", type=int, metavar="N", help="take the first N prompts only")
-    settings.add_argument("--inline", action="store_true", help="in this process, without Ray")
-    settings.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="any other key of a run's config under policy, prompts, sampling or cluster, such as "
-        "cluster.rollout_workers=2; may be repeated",
+    made.add_argument("--policy", required=True, metavar="MODEL", help="model folder or hub name")
+    number = made.add_argument(
+        "-n",
+        "--num-responses",
+        type=positive,
+        metavar="K",
+        help="responses to a prompt (default: 8)",
     )
-    parser.add_argument(
-        "--restart", action="store_true", help="begin anew, and replace files that are there"
+    add_old_name(made, "--k", number)
+    made.add_argument(
+        "--out", metavar="FILE", help="JSONL file (default: STEM.sampled.jsonl beside PROMPTS)"
     )
-    parser.add_argument("--json", action="store_true", help="summary as JSON on stdout")
+    _add_drawing(made)
+    add_restart(made)
+    add_json(made, "a summary")
 
 
-def _add_tournament(parser: argparse.ArgumentParser) -> None:
-    settings = parser.add_argument_group("tournament")
-    settings.add_argument(
-        "--method",
-        help="as raft rank's (default: knockout, n - 1 comparisons; round_robin has a curve for "
-        "every n, other methods know the win rate of the best of all)",
-    )
-    settings.add_argument("--tie", type=float, metavar="D", help="P within D of 1/2 is a tie")
-    settings.add_argument("--budget", type=int, metavar="N", help="most comparisons per prompt")
-
-
-def sample(options: argparse.Namespace) -> int:
-    """0 when the file is there. Raises InputError."""
+def _sample(options: argparse.Namespace) -> int:
     from raft.best_of_n.draw import draw_pool, pool_path
 
     path = pool_path(options.out, options.file, "sampled")
-    summary = draw_pool(_config("sample", options, options.k), path, restart=options.restart)
-    print(json.dumps(summary) if options.json else f"responses: {summary['out']}")
+    config = _config("sample", options, options.num_responses)
+    summary = draw_pool(config, path, restart=options.restart)
+    print_result(options, summary, f"responses: {summary['out']}")
     return 0
 
 
-def bon(options: argparse.Namespace) -> int:
-    """0 when the curve is there. Raises InputError and RewardError."""
+def add_bon(command: AddCommand) -> None:
+    """Add `raft bon`."""
+    made = command("bon", _bon, "select the best of n responses, and measure every n", _BON)
+    made.add_argument("file", metavar="FILE", help=f"{_PROMPTS}; without --policy, a scored pool")
+    made.add_argument("--policy", metavar="MODEL", help="model folder or hub name to draw from")
+    number = made.add_argument(
+        "-n", "--num-responses", type=positive, metavar="N",
+        help=f"responses to select from (default: {_DEFAULT_N}; of a stored pool, all)",
+    )  # fmt: skip
+    add_old_name(made, "--n", number)
+    out = made.add_mutually_exclusive_group()
+    out.add_argument("--out-dir", metavar="DIR", help="folder of the files (default: that of FILE)")
+    # the old way named the files as well as the folder
+    out.add_argument("--out", metavar="STEM", help=argparse.SUPPRESS)
+    by = made.add_mutually_exclusive_group()
+    by.add_argument("--reward", metavar="MODEL", help=f"select by this reward: {MODEL}")
+    by.add_argument("--judge", metavar="MODEL", help=f"select by a tournament of this {JUDGE}")
+    column = by.add_argument(
+        "--score-column", metavar="NAME", help="select by this column of a pool (default: scores)"
+    )
+    add_old_name(by, "--by", column)
+    gold = made.add_mutually_exclusive_group()
+    gold.add_argument(
+        "--gold", metavar="MODEL", help="measure what is selected by this reward or judge too"
+    )
+    column = gold.add_argument(
+        "--gold-column", metavar="NAME",
+        help="measure by this column of a pool too (default: gold_scores where there is one)",
+    )  # fmt: skip
+    add_old_name(gold, "--gold-by", column)
+    add_tournament_options(
+        made, "default: knockout. round_robin gives a curve for every n, other methods the win "
+        "rate of the best of all"
+    )  # fmt: skip
+    _add_drawing(made)
+    add_model_options(made, without=_OF_POLICY)
+    add_restart(made)
+    add_json(made, "the curve")
+
+
+def _add_drawing(parser: Parser) -> None:
+    group = parser.add_argument_group("how the policy draws")
+    group.add_argument("--temperature", type=float, metavar="T", help="temperature (default: 1)")
+    group.add_argument(
+        "--top-p", type=float, metavar="P",
+        help="draw from the most likely tokens of this total probability (default: 1)",
+    )  # fmt: skip
+    group.add_argument(
+        "--top-k", type=int, metavar="K", help="draw from the K most likely tokens (default: all)"
+    )
+    group.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="most tokens of a response (default: 128)"
+    )
+    add_seed(group, "everything that is drawn", default=None)
+    group.add_argument(
+        "--engine",
+        choices=_POLICY_ENGINES,
+        help="what runs the policy (default: vllm where it can)",
+    )
+    group.add_argument("--dtype", choices=DTYPES, help="precision of the policy's weights")
+    group.add_argument("--template", choices=TEMPLATES, help="how a prompt becomes text")
+    limit = group.add_argument(
+        "--max-prompts", type=positive, metavar="N", help="take the first N prompts only"
+    )
+    add_old_name(group, "--limit", limit)
+    group.add_argument("--inline", action="store_true", help="draw in this process, without Ray")
+    add_set(
+        group, "any other key of a run's config under policy, prompts, sampling or cluster, for "
+        "example cluster.rollout_workers=2"
+    )  # fmt: skip
+
+
+def _bon(options: argparse.Namespace) -> int:
     from raft.best_of_n.command import Judged, as_table, best_of_n, outputs
 
-    if options.n is not None and options.n < 1:
-        raise InputError(f"--n {options.n}", "at least one response must compete")
-    if (options.seed or 0) < 0:
-        raise InputError(f"--seed {options.seed}", "must be 0 or more")
-    out = outputs(options.out, options.file)
+    if options.out is not None:
+        log.warning("--out STEM is replaced by --out-dir DIR and works for one more release")
+    out = outputs(options.out, options.file, folder=options.out_dir)
     selection, rewards = _rewards(options)
     pool = _drawn(options, out, selection, rewards)
-    judged, by, gold = Judged(), options.by or "scores", options.gold_by
-    n = options.n
+    judged, by, gold = Judged(), options.score_column or "scores", options.gold_column
+    n = options.num_responses
     if selection is not None:
         from raft.best_of_n.judged import WINS, judge_pool
 
@@ -153,12 +199,8 @@ def bon(options: argparse.Namespace) -> int:
         pool, out, by=by, gold=gold, n=n, judged=judged, seed=options.seed or 0,
         restart=options.restart,
     )  # fmt: skip
-    if options.json:
-        print(json.dumps(found))
-        return 0
-    print(as_table(found))
-    for what, path in found["out"].items():
-        print(f"{what}: {path}")
+    files = "".join(f"\n{what}: {path}" for what, path in found["out"].items())
+    print_result(options, found, as_table(found) + files)
     return 0
 
 
@@ -170,42 +212,46 @@ def _drawn(
 ) -> Path:
     """The pool: drawn now or before, or the file that is named."""
     if options.policy is None:
-        if given := _of_drawing(options):
-            raise InputError(
-                f"{', '.join(given)}",
-                f"without --policy nothing is drawn, and {options.file} is taken as it is",
-                "leave them out",
-            )
-        for name in ("reward", "gold"):
-            if getattr(options, name) is not None and name in rewards:
-                raise InputError(
-                    f"--{name}",
-                    f"without --policy, {options.file} is a pool that has its scores",
-                    f"add others by `raft score --reward {getattr(options, name)} --as "
-                    "NAME`, and name their column with --by or --gold-by",
-                )
+        _check_stored(options, rewards)
         return Path(options.file).expanduser()
-    if options.by is not None or options.gold_by is not None:
-        raise InputError("--by, --gold-by", "name columns of a stored pool", "leave --policy out")
+    if options.score_column is not None or options.gold_column is not None:
+        raise InputError(
+            "--score-column, --gold-column",
+            "name columns of a stored pool, but --policy draws a new one",
+            "leave --policy out",
+        )
     if not rewards and selection is None:
-        raise InputError("bon", "nothing selects", "give --reward or --judge")
+        raise InputError("bon", "nothing selects among the responses", "give --reward or --judge")
     from raft.best_of_n.draw import draw_pool, pool_path
 
-    options.n = options.n or _DEFAULT_N
+    options.num_responses = options.num_responses or _DEFAULT_N
     # one more, with which the others are compared, takes no part in the selection
-    k = options.n + (selection is not None)
+    k = options.num_responses + (selection is not None)
     path = pool_path(str(out.pool), options.file, "pool")
     draw_pool(_config("bon", options, k), path, rewards=rewards, restart=options.restart)
     return path
 
 
-def _of_drawing(options: argparse.Namespace) -> list[str]:
-    """The options given that say how a policy draws."""
-    names = (
-        "temperature", "top_p", "top_k", "max_new_tokens", "engine", "dtype", "template", "limit",
-    )  # fmt: skip
-    given = [f"--{name}".replace("_", "-") for name in names if getattr(options, name) is not None]
-    return given + ["--inline"] * options.inline + ["--set"] * bool(options.assignments)
+def _check_stored(options: argparse.Namespace, rewards: Container[str]) -> None:
+    """Raise InputError for options that a stored pool has no use for."""
+    given = [name for name in _DRAWING if getattr(options, name) is not None]
+    if options.inline or options.assignments or given:
+        flags = [f"--{name}".replace("_", "-") for name in given]
+        flags += ["--inline"] * options.inline + ["--set"] * bool(options.assignments)
+        raise InputError(
+            ", ".join(flags),
+            f"without --policy nothing is drawn, and {options.file} is taken as it is",
+            "give --policy, or remove the options",
+        )
+    for name in ("reward", "gold"):
+        model = getattr(options, name)
+        if model is not None and name in rewards:
+            raise InputError(
+                f"--{name}",
+                f"without --policy, {options.file} is a pool that already has its scores",
+                f"add others by `raft score --reward {model} --output-column NAME`, then name "
+                "them with --score-column NAME_scores or --gold-column NAME_scores",
+            )
 
 
 def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, dict[str, Any]]]:
@@ -214,19 +260,20 @@ def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, d
     from raft.config.reward_option import read_spec, split_tournament
     from rewards.scoring.rank import Tournament
 
-    chosen = {name: getattr(options, name) for name in ("method", "tie", "budget", "seed")}
-    given = {name: value for name, value in chosen.items() if value is not None}
+    wanted = {name: getattr(options, name) for name in ("method", "tie", "budget", "seed")}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    settings = model_settings(options, without=_OF_POLICY)
     rewards: dict[str, dict[str, Any]] = {}
     found: Selection | None = None
     if options.judge is not None:
-        spec = read_spec(options.judge, {}, sections=("judge", "reward"), kind="pairwise")
+        spec = read_spec(options.judge, settings, sections=("judge", "reward"), kind="pairwise")
         judge, tournament = split_tournament(spec)
         found = Selection(judge, Tournament(**{**tournament, **given}))
     for name in ("reward", "gold"):
         named = getattr(options, name)
         if named is None:
             continue
-        spec = read_spec(named, {}, sections=_REWARD_SECTIONS[name])
+        spec = read_spec(named, settings, sections=_REWARD_SECTIONS[name])
         if spec["kind"] != "pairwise":
             _check_no_judge(spec, f"--{name} {named}")
             rewards[name] = spec
@@ -234,23 +281,22 @@ def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, d
         judge, tournament = split_tournament(spec)
         if found is not None:
             raise InputError(
-                "--gold",
-                "one judge is enough: the win rate is by the one that selects",
-            )
+                "--gold", "a second judge is not used: the win rate is by the one that selects",
+                "leave it out",
+            )  # fmt: skip
         plays = Tournament(**{**tournament, **given}) if name == "reward" else None
         found = Selection(judge, plays)
-    if found is not None and found.tournament is not None and rewards:
+    plays = found is not None and found.tournament is not None
+    if plays and rewards:
         raise InputError(
             "--gold",
-            "a judge selects, and the win rate is measured",
-            "for another measure, add its scores to STEM.judged.jsonl by `raft score`, then "
-            "`raft bon` that file with --gold-by",
+            "a judge selects, and its win rate is measured",
+            "for another measure, add its scores to STEM.judged.jsonl by `raft score`, then give "
+            "that file to `raft bon` with --gold-column",
         )
-    if (found is None or found.tournament is None) and (options.method or options.budget):
+    if not plays and (options.method or options.budget):
         raise InputError(
-            "--method, --budget",
-            "are of a tournament",
-            "give --judge, or leave them out",
+            "--method, --budget", "no tournament is played", "give --judge, or leave them out"
         )
     return found, rewards
 
@@ -266,58 +312,15 @@ def _check_no_judge(spec: dict[str, Any], where: str) -> None:
         _check_no_judge(member, where)
 
 
-def _config(command: str, options: argparse.Namespace, k: int | None) -> Any:
+def _config(command: str, options: argparse.Namespace, k: int | None) -> RunConfig:
+    from raft.best_of_n.draw import drawing_config
 
-    given = {
+    given = {key: getattr(options, name) for name, key in _DRAWING.items()}
+    given |= {
         "seed": options.seed,
         "policy.model": options.policy,
-        "policy.engine": options.engine,
-        "policy.dtype": options.dtype,
-        "policy.template": options.template,
         "prompts.path": options.file,
-        "prompts.limit": options.limit,
         "sampling.k": k,
-        "sampling.temperature": options.temperature,
-        "sampling.top_p": options.top_p,
-        "sampling.top_k": options.top_k,
-        "sampling.max_new_tokens": options.max_new_tokens,
         "cluster.address": "inline" if options.inline else None,
     }
     return drawing_config(command, given, options.assignments)
-
-
-# what a drawing has of a run's config
-_SECTIONS = ("seed", "policy", "prompts", "sampling", "cluster")
-
-
-def drawing_config(
-    command: str, options: Mapping[str, Any], assignments: Sequence[str] = ()
-) -> RunConfig:
-    """A run without iterations, of which only drawing is asked: its reward is never built.
-
-    Args:
-        command: names the command in messages.
-        options: dotted keys (`policy.model`) and their values, None where not given.
-        assignments: `key.sub=value`, over the options.
-
-    Raises:
-        InputError: a key that a drawing has no use for, a value out of range, a missing folder.
-    """
-    data: dict[str, Any] = {}
-    for key, value in options.items():
-        if value is not None:
-            section, _, name = key.rpartition(".")
-            (data.setdefault(section, {}) if section else data)[name] = value
-    for assignment in assignments:
-        section = assignment.partition("=")[0].partition(".")[0]
-        if section not in _SECTIONS:
-            raise InputError(
-                f"--set {assignment}",
-                f"{command} has no such key",
-                f"use {', '.join(_SECTIONS)}, as in `raft validate --keys`",
-            )
-        apply_override(data, assignment)
-    unused = {"run_dir": ".", "iterations": 0, "reward": {"kind": "function", "function": "length"}}
-    config = make_config({**data, **unused}, where=f"raft {command}")
-    check_model(config.policy.model, "--policy")
-    return config

@@ -93,7 +93,7 @@ _WIDEST = 40.0
 
 def draw_curves(
     run_dirs: Sequence[str | Path],
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     panels: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
@@ -113,7 +113,8 @@ def draw_curves(
         run_dirs: run folders, each named after its folder; LABEL=RUN names it otherwise, and
             LABEL=RUN,RUN,… draws several seeds as one line, their mean, with Student's 95 %
             interval over the runs in place of the runs' own over prompts.
-        out: a `.png`, `.svg` or `.pdf` file; without a suffix, a PNG and an SVG are written.
+        out: a `.png`, `.svg` or `.pdf` file; without a suffix, a PNG and an SVG are written. By
+            default `curves.png` in the folder of a single run, or in the current folder.
         panels: names in `raft.curves.panels.PANELS`; by default reward, gold and KL where a run has
             them, the win rate for a judge, and against a KL proxy and gold in one panel.
         metrics: a panel for each of these keys, besides `panels`, or instead of the default.
@@ -130,7 +131,7 @@ def draw_curves(
     """
     import matplotlib
 
-    files = picture_files(out)
+    files = [] if out is None else picture_files(out)
     if data is not None:
         check_data_file(Path(data))
     look = STYLES[style]
@@ -140,6 +141,7 @@ def draw_curves(
             f"must be from {look.narrowest:g} to {_WIDEST:g} inches for style {style}",
         )
     settings = read_settings(run_dirs, labels)
+    files = files or picture_files(_default_folder(run_dirs, settings) / "curves.png")
     chosen = choose_panels(known_keys(settings), panels, metrics, x)
     drawn = _with_points(settings, chosen, x)
     with matplotlib.rc_context(look.rc), _glyphs_said_once():
@@ -149,6 +151,12 @@ def draw_curves(
     if data is not None:
         write_data(Path(data), x, drawn)
     return files
+
+
+def _default_folder(run_dirs: Sequence[str | Path], settings: Sequence[Setting]) -> Path:
+    """The run's own where one is given; `settings` hold its path without a label."""
+    paths = settings[0].paths
+    return paths[0] if len(run_dirs) == len(paths) == 1 else Path()
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def read_questions(
     if not found:
         what = f"no row has an answer in {column!r}"
         what += f" that is a number (the first: {unreadable[0]})" if unreadable else ""
-        raise InputError(pool, what, "name its column by --answer")
+        raise InputError(pool, what, "name its column by --answer-column")
     return Questions(source.name, column, scores, found, unanswered, unreadable)
 
 
@@ -107,7 +107,7 @@ def _answers(file: str, column: str) -> dict[str, Any]:
     found = {}
     for row in read_rows(source):
         if not isinstance(row.value, dict) or column not in row.value:
-            raise InputError(row.where, f"has no column {column!r}", "name it by --answer")
+            raise InputError(row.where, f"has no column {column!r}", "name it by --answer-column")
         found[row_id(row.value, row, source.stem)] = row.value[column]
     return found
 
@@ -122,7 +122,7 @@ def _reference(
         raise InputError(
             where,
             f"no column {column!r} with the right answer (columns: {held})",
-            "name it by --answer, or the file of prompts that has it by --questions",
+            "name it by --answer-column, or the file of prompts that has it by --questions",
         )
     if row["id"] not in known:
         raise InputError(

@@ -26,7 +26,9 @@ _LARGE = 200 << 20
 _SUFFIXES = (".html", ".htm")
 
 
-def write_report(run_dir: str | Path, out: str | Path, *, prompts: int | None = None) -> Path:
+def write_report(
+    run_dir: str | Path, out: str | Path | None = None, *, prompts: int | None = None
+) -> Path:
     """Write the report on a run, finished or not, and return its path.
 
     Rows stream through: memory holds a block of them, and the scores of the first and the last
@@ -34,16 +36,18 @@ def write_report(run_dir: str | Path, out: str | Path, *, prompts: int | None = 
 
     Args:
         run_dir: a run folder; parts of it may be missing or damaged.
-        out: an `.html` file; it appears whole or not at all.
+        out: an `.html` file, by default `report.html` in the run folder; it appears whole or not
+            at all.
         prompts: at most so many of each file's prompts get in; all by default.
 
     Raises:
         InputError: no such folder, nothing of a run in it, or `out` cannot be written.
     """
-    run, out = Path(run_dir), Path(out)
+    run = Path(run_dir)
+    out = run / "report.html" if out is None else Path(out)
     _check(run, out)
     if prompts is not None and prompts < 1:
-        raise InputError(f"--prompts {prompts}", "must be 1 or more")
+        raise InputError(f"--max-prompts {prompts}", "must be 1 or more")
     notices = Notices()
     config = summary.read_config(run, notices.add)
     metrics = problems.read_sound_metrics(run, notices.add)
@@ -201,5 +205,5 @@ def _say(out: Path, stages: list[dict[str, Any]]) -> None:
     )
     if size > _LARGE:
         log.warning(
-            "%s is large (%.0f MB); --prompts N takes N prompts of each file", out, size / 1e6
+            "%s is large (%.0f MB); --max-prompts N takes N prompts of each file", out, size / 1e6
         )

@@ -54,7 +54,7 @@ def build_normaliser(spec: str | Mapping[str, Any] | Normaliser | None, where: s
         spec: "none" (or None); "group", the z-score among the prompt's samples; "rank", their
             ranks in [0, 1]; "sigmoid", 1 / (1 + e^−x); {"mean", "std"}, (x − mean) / std; or
             {"from": file}, mean and population std of the scores in a file (`read_scores`), with
-            {"column": NAME} those of `raft score --as NAME`.
+            {"column": NAME} those of `raft score --output-column NAME`.
         where: what an error message begins with.
 
     Raises `InputError` for anything else, and for a file of fewer than two different scores.
@@ -87,7 +87,7 @@ def _fitted(path: Any, column: Any, where: str) -> Normaliser:
         raise InputError(
             f"{where}.column",
             f"{column!r} is no name",
-            "give that of raft score --as",
+            "give that of raft score --output-column",
         )
     scores = [score for score in read_scores(path, where, column) if score is not None]
     if len(scores) < 2:

@@ -72,7 +72,9 @@ def eval_reward(
         RewardError: a reward that scores none of the rows.
     """
     if not scorers:
-        raise InputError("eval-reward", "nothing to evaluate", "give --reward, --judge or --scores")
+        raise InputError(
+            "eval-reward", "nothing to evaluate", "give --reward, --judge or --score-column"
+        )
     found = read_set(data, form=form, gold=gold, split=split)
     _check(found, scorers)
     all_scored = [
@@ -120,7 +122,7 @@ def _check(data: EvalSet, scorers: Sequence[Scorer]) -> None:
         raise InputError(
             data.source.name,
             "holds judgements and no responses, which a model could score",
-            "use --scores, or the file with response_A and response_B",
+            "use --score-column, or the file with response_A and response_B",
         )
     if data.form in _LABELLED and len(data.row_M) >= _FEWEST_FOR_LABELS:
         first_M = data.better_M < data.worse_M

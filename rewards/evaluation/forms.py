@@ -257,7 +257,7 @@ def _listwise(columns: dict[str, Any], id: str, where: str, given: str | None) -
         raise InputError(
             where,
             f"no column {wanted} that says how good the responses are",
-            "name it with --gold",
+            "name it with --gold-column",
         )
     values = columns[name]
     numbers = isinstance(values, list) and all(map(_number_or_null, values))

@@ -82,7 +82,7 @@ def _stored(row: EvalRow, name: str | None, data: EvalSet) -> list[float]:
         raise InputError(
             row.where,
             f"{found[0]!r} would be compared with itself",
-            "name the known order with --gold, or other scores with --scores NAME",
+            "name the known order with --gold-column, or other scores with --score-column NAME",
         )
     if len(found) == 1:
         return _numbers(row.columns[found[0]], len(row.gold), row.where, found[0])
@@ -127,7 +127,7 @@ def _others(columns: dict[str, Any]) -> str:
     ends = ("_scores", "_score")
     near = [key for key in columns if key.endswith(ends) or key in ("scores", "score")]
     if near:
-        return f"it has {', '.join(near)}: name what stands before with --scores NAME"
+        return f"it has {', '.join(near)}: name what stands before with --score-column NAME"
     return "add them with raft score, or name a model with --reward"
 
 

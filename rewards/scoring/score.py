@@ -109,7 +109,7 @@ class _Scoring:
 
     def columns(self, row: ScoreRow) -> Sequence[str]:
         columns = score_columns(row.form, self._name)
-        refuse_columns(row, columns, self._replace, "--as NAME to add others, or ")
+        refuse_columns(row, columns, self._replace, "--output-column NAME to add others, or ")
         if self._counts_tokens:
             _check_tokens(row)
         return columns

@@ -2,7 +2,7 @@
 
 A row holds {"responses", "scores"} of K samples, {"response" or "messages", "score"} of one, or
 {"chosen", "rejected", "chosen_score", "rejected_score"} of a pair; "token_ids" where known. After
-`raft score --as NAME` the scores stand in "NAME_scores" and so on.
+`raft score --output-column NAME` the scores stand in "NAME_scores" and so on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def read_scores(path: Any, where: str, name: str | None = None) -> list[float | 
     """Every score of the file, in order, None where it is missing.
 
     Args:
-        name: of the columns, as `raft score --as` got it.
+        name: of the columns, as `raft score --output-column` got it.
 
     Raises `InputError`, beginning with `where`, for a file or row that cannot be read.
     """
@@ -105,7 +105,7 @@ def _hint(row: _Row, name: str | None) -> str:
     names = sorted({match[1] for match in found if match} - {"chosen", "rejected"})
     if not names:
         return "score the file with raft score"
-    there = f"it was scored --as {', --as '.join(names)}"
+    there = f"it was scored with --output-column {' and '.join(names)}"
     return there if name else f"{there}: score it again without"
 
 

@@ -115,7 +115,7 @@ def make_out_folder(out: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {out}", error.strerror, "name a folder") from error
+        raise InputError(f"--out-dir {out}", error.strerror, "name a folder") from error
     return folder
 
 
@@ -127,5 +127,5 @@ def write_report_files(folder: Path, stem: str, markdown: str, value: Any) -> li
             write_whole(text, markdown)
             write_json(data, value)
     except OSError as error:
-        raise InputError(f"--out {folder}", error.strerror, "choose another place") from error
+        raise InputError(f"--out-dir {folder}", error.strerror, "choose another place") from error
     return [text, data]

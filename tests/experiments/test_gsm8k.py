@@ -88,7 +88,7 @@ def report(capsys, *arguments: str):
 
 
 def test_a_pool_by_hand(tmp_path, capsys):
-    found = report(capsys, pool(tmp_path), "--k", "1,2,3", "--scores", "--weighted")
+    found = report(capsys, pool(tmp_path), "--k", "1,2,3", "--score-column", "scores", "--weighted")
     assert (found["questions"], found["unanswered"], found["responses"]) == (2, 1, 7)
     assert (found["right"], found["without_number"], found["without_score"]) == (3, 1, 1)
     one, two, three = found["results"]
@@ -121,7 +121,7 @@ def test_rows_whose_id_is_null_are_questions_of_their_own(tmp_path, capsys):
 def test_files_and_intervals(tmp_path, capsys):
     rows = [{"responses": ["1", "2"], "answer": number % 3} for number in range(60)]
     out = tmp_path / "out"
-    assert main(["eval-pool", write(tmp_path / "many.jsonl", *rows), "--out", str(out)]) == 0
+    assert main(["eval-pool", write(tmp_path / "many.jsonl", *rows), "--out-dir", str(out)]) == 0
     text = capsys.readouterr().out
     assert text.startswith((out / "pool.md").read_text().rstrip("\n"))
     (one, _) = json.loads((out / "pool.json").read_text())["results"]
@@ -134,7 +134,7 @@ def test_files_and_intervals(tmp_path, capsys):
 def test_real_solutions_are_read_as_a_pool(raft_data, tmp_path, capsys):
     rows = list(experiment.read_solutions())[:200]
     file = write(tmp_path / "real.jsonl", *map(experiment.pool_row, rows))
-    found = report(capsys, file, "--scores", "shorter_scores", "--weighted", "sigmoid")
+    found = report(capsys, file, "--score-column", "shorter_scores", "--weighted", "sigmoid")
     labels = [row[model]["is_correct"] for row in rows for model in experiment.MODELS]
     assert found["right"] == sum(labels)
     four = found["results"][-1]
@@ -149,24 +149,28 @@ def test_real_solutions_are_read_as_a_pool(raft_data, tmp_path, capsys):
         ([{"responses": ["1"], "answer": "none"}], [], "in 'answer' that is a number"),
         ([{"responses": ["1"], "answer": None}], [], "no row has an answer in 'answer'"),
         ([{"responses": [], "answer": 1}], [], "pool.jsonl:1: no list of 'responses'"),
-        ([{"responses": ["1"], "answer": 1}], ["--scores"], "no scores in 'scores'"),
+        (
+            [{"responses": ["1"], "answer": 1}],
+            ["--score-column", "scores"],
+            "no scores in 'scores'",
+        ),
         ([{"responses": ["1"], "answer": 1}], ["--k", "2"], "more than 1 responses"),
         ([{"responses": ["1"], "answer": 1}], ["--weighted"], "needs scores"),
         ([{"responses": ["1"], "answer": 1}], ["--tolerance", "-1"], "--tolerance"),
         (
             [{"responses": ["1"], "answer": 1, "myscores": ["x"]}],
-            ["--scores", "myscores"],
+            ["--score-column", "myscores"],
             "score 0 is a string",
         ),
         (
             [{"responses": ["1"], "answer": 1, "myscores": [1, 2]}],
-            ["--scores", "myscores"],
+            ["--score-column", "myscores"],
             "one score for each of 1 responses",
         ),
         ([{"id": 1, "responses": ["1"], "answer": 1}] * 2, [], "'1' stands twice"),
         (
             [{"responses": ["1"], "scores": [-1], "answer": 1}],
-            ["--scores", "--weighted"],
+            ["--score-column", "scores", "--weighted"],
             "use --weighted sigmoid",
         ),
     ],

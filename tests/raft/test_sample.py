@@ -17,7 +17,7 @@ from rollout.seeds import derive_seed
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt, Sampling
 
-COMMON = ("--policy", "policy", "--k", "3", "--max-new-tokens", "9", "--inline", "--quiet")
+COMMON = ("--policy", "policy", "-n", "3", "--max-new-tokens", "9", "--inline", "--quiet")
 
 
 @pytest.fixture(autouse=True)
@@ -188,7 +188,7 @@ def test_prompts_of_other_forms_and_columns_that_would_mislead(home: Path) -> No
     [
         (("missing.jsonl",), "missing.jsonl: no such file"),
         (("prompts.jsonl", "--policy", "./nowhere"), "--policy: no such folder ./nowhere"),
-        (("prompts.jsonl", "--k", "0"), "raft sample: sampling.k:"),
+        (("prompts.jsonl", "-n", "0"), "raft sample: sampling.k:"),
         (("prompts.jsonl", "--temperature", "0"), "set k: 1"),
         (("prompts.jsonl", "--set", "train.epochs=2"), "sample has no such key"),
         (("prompts.jsonl", "--set", "sampling.top_q=1"), "did you mean sampling.top_p"),
@@ -219,7 +219,7 @@ def test_by_default_on_ray_with_vllm(home: Path, raft_data: Path) -> None:
     if not model.is_dir():
         pytest.skip(f"no {model}")
     write(home / "openings.jsonl", [{"prompt": "Once upon a time"}, {"prompt": "Tom had a"}])
-    command = ["sample", "openings.jsonl", "--policy", str(model), "--k", "5", "--quiet"]
+    command = ["sample", "openings.jsonl", "--policy", str(model), "-n", "5", "--quiet"]
     assert main([*command, "--max-new-tokens", "12", "--dtype", "float32"]) == 0
     rows = toy_runs.rows(home / "openings.sampled.jsonl")
     assert [row["prompt"] for row in rows] == ["Once upon a time", "Tom had a"]

@@ -51,7 +51,7 @@ def bon(*arguments: str | Path) -> int:
 
 def drawn(*arguments: str) -> int:
     rewards = ("--reward", "function:rm.py:score", "--gold", "function:rm.py:gold")
-    return bon("prompts.jsonl", *DRAW, *rewards, "--n", "8", *arguments)
+    return bon("prompts.jsonl", *DRAW, *rewards, "-n", "8", *arguments)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -162,9 +162,9 @@ def test_another_n_is_a_question_to_the_pool(
     assert drawn() == 0
     whole = curve(home / "prompts.bon.json")["curve"]
     capsys.readouterr()
-    command = ("prompts.jsonl", *DRAW, "--reward", "function:rm.py:score", "--n", "4")
+    command = ("prompts.jsonl", *DRAW, "--reward", "function:rm.py:score", "-n", "4")
     assert "sampling.k 8 → 4" in refused(capsys, *command)
-    assert bon("prompts.pool.jsonl", "--n", "4", "--quiet") == 0
+    assert bon("prompts.pool.jsonl", "-n", "4", "--quiet") == 0
     # every n is estimated from all eight
     part = curve(home / "prompts.bon.json")["curve"]
     assert [row["proxy"]["mean"] for row in part] == [row["proxy"]["mean"] for row in whole[:4]]
@@ -182,7 +182,7 @@ def test_a_stored_pool_needs_no_model_and_may_be_uneven(
         {"prompt": "d", "responses": [], "rm_scores": []},
     ]
     write(home / "scored.jsonl", rows)
-    assert bon("scored.jsonl", "--by", "rm_scores", "--json", "--quiet") == 0
+    assert bon("scored.jsonl", "--score-column", "rm_scores", "--json", "--quiet") == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["proxy"]["mean"] for row in found["curve"]] == [pytest.approx(3.25), 4.0, None]
     assert [row["proxy"]["prompts"] for row in found["curve"]] == [2, 2, 0]
@@ -198,19 +198,27 @@ def test_a_stored_pool_needs_no_model_and_may_be_uneven(
 @pytest.mark.parametrize(
     ("row", "arguments", "message"),
     [
-        ({"scores": [1.0, 2.0]}, ("--n", "3"), "--n 3: the most responses that a prompt has are 2"),
+        (
+            {"scores": [1.0, 2.0]},
+            ("-n", "3"),
+            "the most responses that a prompt has are 2",
+        ),
         ({}, (), "pool.jsonl:1: no column 'scores' (there: no scores)"),
         ({"gold_scores": [1, 2]}, (), "(there: gold_scores)"),
         ({"scores": [1.0]}, (), "pool.jsonl:1: 'scores' does not fit 2 responses"),
         ({"scores": [1.0, "2"]}, (), "holds '2'"),
         ({"scores": [None, None]}, (), "not a single score is a number"),
-        ({"scores": [1.0, 2.0]}, ("--gold-by", "gold_scores"), "no column 'gold_scores'"),
+        ({"scores": [1.0, 2.0]}, ("--gold-column", "gold_scores"), "no column 'gold_scores'"),
         ({"scores": [1.0, 2.0]}, ("--reward", "function:length"), "raft score --reward function"),
-        ({"scores": [1.0, 2.0]}, ("--n", "0"), "at least one response"),
+        ({"scores": [1.0, 2.0]}, ("-n", "0"), "at least one response"),
         ({"scores": [1.0, 2.0]}, ("--method", "knockout"), "are of a tournament"),
         ({"scores": [1.0, 2.0]}, ("--out", "policy"), "is a folder"),
         ({"scores": [1.0, 2.0]}, ("--seed", "-1"), "--seed -1: must be 0 or more"),
-        ({"scores": [1.0, 2.0]}, ("--limit", "1", "--top-p", "0.5"), "--top-p, --limit: without"),
+        (
+            {"scores": [1.0, 2.0]},
+            ("--max-prompts", "1", "--top-p", "0.5"),
+            "--top-p, --max-prompts: without",
+        ),
     ],
 )
 def test_wrong_pools_are_refused_in_one_line(
@@ -238,12 +246,12 @@ def test_wrong_commands_are_refused_in_one_line(
     (home / "own.best.jsonl").write_text(json.dumps({**one, "id": "b"}) + "\n")
     assert "would be overwritten" in refused(capsys, "own.best.jsonl", "--out", "own")
     assert "nothing selects" in refused(capsys, "prompts.jsonl", *DRAW)
-    assert says(refused(capsys, "prompts.jsonl", *DRAW, "--by", "scores"), "leave --policy")
+    assert says(refused(capsys, "prompts.jsonl", *DRAW, "--score-column", "a"), "leave --policy")
     command = ("prompts.jsonl", *DRAW, "--reward")
     assert says(refused(capsys, *command, "mixed.yaml"), "the judge alone")
     assert "--reward nowhere.yaml: no such file" in refused(capsys, *command, "nowhere.yaml")
     (home / "prompts.best.jsonl").write_text("precious\n")
-    message = refused(capsys, *command, "function:length", "--n", "2")
+    message = refused(capsys, *command, "function:length", "-n", "2")
     assert "prompts.best.jsonl: is there already, and nothing tells how it was made" in message
     assert (home / "prompts.best.jsonl").read_text() == "precious\n"
 
@@ -306,7 +314,7 @@ def test_columns_of_any_name_and_any_text(home: Path) -> None:
     row = {"prompt": "q", "responses": ["a", "b"], "quality": [1, 2], "truth": [5, 4]}
     row["note"] = "half of a pair: \ud83d"
     write(home / "any.jsonl", [row])
-    assert bon("any.jsonl", "--by", "quality", "--gold-by", "truth") == 0
+    assert bon("any.jsonl", "--score-column", "quality", "--gold-column", "truth") == 0
     [best] = toy_runs.rows(home / "any.best.jsonl")
     assert (best["response"], best["score"], best["quality"], best["truth"]) == ("b", 2, 2, 4)
     assert best["note"] == row["note"]
@@ -328,10 +336,10 @@ def test_nothing_told_of_old_responses_stands_beside_new_ones(home: Path) -> Non
     prompts = toy_runs.rows(home / "prompts.jsonl")
     write(home / "scored.jsonl", [{**row, **own, **old} for row in prompts])
     write(home / "asked.jsonl", [{**row, **own} for row in prompts])
-    assert main(["sample", "scored.jsonl", *DRAW, "--k", "2", "--out", "s.jsonl"]) == 0
+    assert main(["sample", "scored.jsonl", *DRAW, "-n", "2", "--out", "s.jsonl"]) == 0
     [first, *_] = toy_runs.rows(home / "s.jsonl")
     assert first["source"] == "mine" and first["responses"] != ["a", "b"]
     assert not {*old, "scores"} - {"responses"} & first.keys()
     # of a prompt without answers, every column is its own
-    assert main(["sample", "asked.jsonl", *DRAW, "--k", "2", "--out", "p.jsonl"]) == 0
+    assert main(["sample", "asked.jsonl", *DRAW, "-n", "2", "--out", "p.jsonl"]) == 0
     assert toy_runs.rows(home / "p.jsonl")[0]["credit_score"] == 7

@@ -99,7 +99,7 @@ def test_win_rate_is_that_of_the_best_against_an_independent_sample(
 
 def test_rows_are_cut_to_those_who_compete(home: Path, by_length: None) -> None:
     lengths = write_pool(home / "pool.jsonl", 5, 6, source="s")
-    bon("pool.jsonl", "--judge", "judge.yaml", "--n", "3")
+    bon("pool.jsonl", "--judge", "judge.yaml", "-n", "3")
     rows = toy_runs.rows(home / "pool.judged.jsonl")
     for row, of in zip(rows, lengths, strict=True):
         assert [len(text) for text in row["responses"]] == of[:3]
@@ -182,7 +182,7 @@ def test_judged_rows_are_not_written_over_themselves(
 def test_comparisons_are_of_those_who_compete(home: Path, by_length: None) -> None:
     of_all = {"comparisons": [[0, 4, 0.5]], "ranking": [4, 3, 2, 1, 0], "best": 4}
     lengths = write_pool(home / "pool.jsonl", 5, 5, **of_all)
-    bon("pool.jsonl", "--judge", "judge.yaml", "--n", "3", "--method", "round_robin")
+    bon("pool.jsonl", "--judge", "judge.yaml", "-n", "3", "--method", "round_robin")
     for row, of in zip(toy_runs.rows(home / "pool.judged.jsonl"), lengths, strict=True):
         assert {(i, j) for i, j, _ in row["comparisons"]} == {(0, 1), (0, 2), (1, 2)}
         assert all(chance == float(of[i] > of[j]) for i, j, chance in row["comparisons"])
@@ -193,7 +193,7 @@ def test_comparisons_are_of_those_who_compete(home: Path, by_length: None) -> No
 def test_drawing_sets_one_more_aside(home: Path, by_length: None) -> None:
     toy_runs.settings(home)
     toy_runs.write_prompts(home / "pool.jsonl", 5)
-    draw = ("--policy", "policy", "--max-new-tokens", "9", "--inline", "--n", "4")
+    draw = ("--policy", "policy", "--max-new-tokens", "9", "--inline", "-n", "4")
     found = bon("pool.jsonl", *draw, "--judge", "judge.yaml")
     assert [len(row["responses"]) for row in toy_runs.rows(home / "pool.pool.jsonl")] == [5] * 5
     assert [len(row["responses"]) for row in toy_runs.rows(home / "pool.judged.jsonl")] == [4] * 5
@@ -205,7 +205,7 @@ def test_too_few_responses_and_two_measures(
 ) -> None:
     write_pool(home / "pool.jsonl", 2, 4)
     for arguments, message in (
-        (("--n", "4"), "pool.jsonl:1: has 4 responses where 5 are needed"),
+        (("-n", "4"), "pool.jsonl:1: has 4 responses where 5 are needed"),
         (("--method", "duel"), "duel"),
         (("--gold", "judge.yaml"), "one judge is enough"),
     ):

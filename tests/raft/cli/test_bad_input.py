@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +201,15 @@ def test_a_fault_of_ours_is_one_line_and_code_1(
         raise RuntimeError("engine\nexploded")
 
     monkeypatch.setattr(raft.loop, "collect", fail)
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "logs"))
     file = str(toy_runs.config_file(tmp_path))
     assert main(["run", "--quiet", file]) == 1
     message = capsys.readouterr().err
     assert message.startswith("raft: RuntimeError: engine exploded") and message.count("\n") == 1
     assert "RAFT_DEBUG=1" in message
+    (log,) = (tmp_path / "logs").iterdir()
+    assert str(log) in message and "exploded" in log.read_text() and "loop.py" in log.read_text()
     monkeypatch.setenv("RAFT_DEBUG", "1")
     with pytest.raises(RuntimeError):
         main(["run", "--quiet", file])

@@ -52,6 +52,7 @@ def test_every_command_and_argument_has_help(name: str, capsys: pytest.CaptureFi
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert COMMANDS[name].description and "usage: raft" in text
+    assert f"examples:\n  raft {name}" in text
     for action in COMMANDS[name]._actions:
         said = action.help or action.metavar
         assert said, f"{name}: {action.dest} has no help"
@@ -68,10 +69,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_command_line_is_code_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
-    assert "error:" in capsys.readouterr().err
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("raft: ") and error.count("\n") == 1 and "--help" in error
 
 
 def test_a_run_says_where_its_curves_are(
@@ -111,8 +111,27 @@ def test_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "drawn.svg"
     assert main(["curves", str(tmp_path / "run"), "--out", str(out)]) == 0
     assert out.stat().st_size > 0
+    capsys.readouterr()
     assert main(["curves", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_pictures_and_pages_go_into_the_run_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["run", "--quiet", str(toy_runs.config_file(tmp_path, iterations=1))]) == 0
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run, picture = tmp_path / "run", tmp_path / "run/curves.png"
+    picture.unlink()
+    capsys.readouterr()
+    assert main(["curves", f"toy={run}"]) == 0
+    assert picture.exists() and capsys.readouterr().out == f"{picture}\n"
+    assert main(["report", "--quiet", str(run)]) == 0
+    assert (run / "report.html").exists()
+    # of several runs a picture belongs to none
+    assert main(["curves", str(run), f"again={run}"]) == 0
+    assert [path.name for path in Path().iterdir()] == ["curves.png"]
 
 
 def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:

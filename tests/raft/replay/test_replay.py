@@ -547,7 +547,7 @@ def test_a_selection_with_a_damaged_row_is_named(run, capsys):
 
 def test_files_are_written_and_pictures_drawn(run, tmp_path, capsys):
     out = tmp_path / "new" / "out"
-    line = ["replay", str(run), "--strategy", "best_of_k,top_m:m=2", "--out", str(out)]
+    line = ["replay", str(run), "--strategy", "best_of_k,top_m:m=2", "--out-dir", str(out)]
     assert main(line) == 0
     names = sorted(path.name for path in out.iterdir())
     assert names == ["replay.json", "replay.md", "replay.png", "replay.svg"]

@@ -154,7 +154,7 @@ def test_a_judge_within_a_combination_is_found(
     assert sorted(golds(report)) == [1, N] and "swiss" in about_points(report)[0]
     # the table and the picture have what there is
     out = tmp_path / "out"
-    assert main(["replay", "--quiet", str(run), "--out", str(out)]) == 0
+    assert main(["replay", "--quiet", str(run), "--out-dir", str(out)]) == 0
     assert "points of swiss" in (out / "replay.md").read_text()
     assert (out / "replay.svg").stat().st_size > 0
 

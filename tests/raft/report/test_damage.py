@@ -153,7 +153,7 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "empty").mkdir()
     assert "nothing of a run" in refused(tmp_path / "empty", capsys=capsys)
     assert ".html" in refused(run, "--out", tmp_path / "report.pdf", capsys=capsys)
-    assert "--prompts" in refused(run, "--prompts", "0", capsys=capsys)
+    assert "--max-prompts" in refused(run, "--max-prompts", "0", capsys=capsys)
     (tmp_path / "page.html").mkdir()
     assert "is a folder" in refused(run, "--out", tmp_path / "page.html", capsys=capsys)
     (tmp_path / "file").write_text("")

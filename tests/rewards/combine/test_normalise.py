@@ -109,9 +109,9 @@ def test_scores_of_a_name_are_read_where_it_is_given(tmp_path):
     assert read_scores(both, "w", "h") == [2.0, 4.0, 6.0]
     for row, end in zip(named, ("scores", "score", "score", "chosen_score"), strict=True):
         one = lines(tmp_path / "one.jsonl", [row])
-        with pytest.raises(InputError, match=r"no .scores.*--as h: score it again"):
+        with pytest.raises(InputError, match=r"no .scores.*--output-column h: score it again"):
             read_scores(one, "w")
-        with pytest.raises(InputError, match=r'no "g_scores".*--as h$'):
+        with pytest.raises(InputError, match=r'no "g_scores".*--output-column h$'):
             read_scores(one, "w", "g")
         assert any(key == f"h_{end}" for key in row)
 

@@ -24,6 +24,7 @@ tiny: Any = importlib.import_module("tiny_rewards")
 judges: Any = importlib.import_module("tiny_judges")
 
 LENGTH = ("--reward", "function:length", "--set", "arguments.unit=chars")
+BY_SCORES = ("--score-column", "scores")
 FEW = ("--bootstrap", "100")
 
 
@@ -65,7 +66,7 @@ def test_judgebenchs_published_accuracy_from_stored_scores(
     capsys: pytest.CaptureFixture[str], raft_data: Path
 ) -> None:
     file = raft_data / "data" / "judgebench" / SCORES
-    found = only(evaluate(capsys, file, "--scores"))
+    found = only(evaluate(capsys, file, "--score-column", "scores"))
     # Tan et al. 2024, Skywork-Reward-Llama-3.1-8B on pairs of GPT-4o; ties lose
     expected = {"Knowledge": 59.09, "Reasoning": 64.29, "Mathematics": 76.79, "Coding": 50.00}
     groups = found["benchmark"]["groups"]
@@ -86,7 +87,7 @@ def test_judgebench_by_a_reward_is_judgebench_by_its_stored_scores(
     stored = [json.loads(line) for line in (data / SCORES).read_text().splitlines()]
     for row, one in zip(rows, stored, strict=True):
         row["rm_scores"] = one["judgments"][0]["scores"]
-    report = evaluate(capsys, write(tmp_path / "jb.jsonl", rows), "--scores", "rm")
+    report = evaluate(capsys, write(tmp_path / "jb.jsonl", rows), "--score-column", "rm")
     assert report["data"]["form"] == "judgebench"
     found = report["models"]["rm"]
     assert found["benchmark"]["overall"] == pytest.approx(62.29, abs=0.005)
@@ -205,7 +206,7 @@ def test_human_ranks_of_lists(
         for messages, responses, ranks in ranked_replies(raft_data)
     ]
     file = write(tmp_path / "oasst.jsonl", rows)
-    found = only(evaluate(capsys, file, "--scores"))
+    found = only(evaluate(capsys, file, "--score-column", "scores"))
     assert found["accuracy"]["accuracy"] == 1 and found["benchmark"]["best_of_n"]["mean"] == 100
     assert found["benchmark"]["kendall_tau"]["mean"] == pytest.approx(1)
     by_length = only(evaluate(capsys, file, *LENGTH))
@@ -274,9 +275,11 @@ def test_a_model_is_scored_as_raft_score_does(
     rows = [pair(f"yes {n}", f"no {n * 7}", f"q{n % 5}") for n in range(20)]
     file = write(tmp_path / "p.jsonl", rows)
     direct = evaluate(capsys, file, "--reward", model, "--device", "cpu")
-    assert main(["score", "--quiet", "--reward", str(model), "--as", "rm", str(file)]) == 0
+    assert (
+        main(["score", "--quiet", "--reward", str(model), "--output-column", "rm", str(file)]) == 0
+    )
     capsys.readouterr()
-    stored = evaluate(capsys, tmp_path / "p.scored.jsonl", "--scores", "rm")
+    stored = evaluate(capsys, tmp_path / "p.scored.jsonl", "--score-column", "rm")
     keys = ("accuracy", "by_turns", "length")
     assert [only(direct)[key] for key in keys] == [only(stored)[key] for key in keys]
     assert only(direct)["calibration"]["ece"] == pytest.approx(only(stored)["calibration"]["ece"])
@@ -314,7 +317,13 @@ def test_several_rewards_side_by_side(capsys: pytest.CaptureFixture[str], tmp_pa
     rows = [pair("longer", "short", f"q{n}", rm_chosen_score=0, rm_rejected_score=n % 2)
             for n in range(30)]  # fmt: skip
     report = evaluate(
-        capsys, write(tmp_path / "p.jsonl", rows), *LENGTH, "--scores", "rm", "--reward", shortest
+        capsys,
+        write(tmp_path / "p.jsonl", rows),
+        *LENGTH,
+        "--score-column",
+        "rm",
+        "--reward",
+        shortest,
     )
     assert list(report["models"]) == ["length #1", "length #2", "rm"]
     found = {(one["a"], one["b"]): one for one in report["comparisons"]}
@@ -356,9 +365,9 @@ def test_a_report_in_a_folder_keeps_the_scores(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, raft_data: Path
 ) -> None:
     out, path = tmp_path / "report", raft_data / "data" / "rm-bench" / "chat.json.gz"
-    report = evaluate(capsys, path, *LENGTH, "--out", out)
+    report = evaluate(capsys, path, *LENGTH, "--out-dir", out)
     assert json.loads((out / "report.json").read_text()) == report
-    again = evaluate(capsys, out / "scored.jsonl", "--scores", "length")
+    again = evaluate(capsys, out / "scored.jsonl", "--score-column", "length")
     assert only(again)["benchmark"] == only(report)["benchmark"]
     assert only(again)["calibration"] == only(report)["calibration"]
 
@@ -401,8 +410,8 @@ BAD: list[tuple[list[Any], tuple[str, ...], str]] = [
     ([{**LISTED, "ranks": [1, 1]}], LENGTH, "no pair of responses of which one is better"),
     ([LISTED], LENGTH, "rows.jsonl:1: no column ranks, gold_scores or scores"),
     ([{**LISTED, "ranks": [1]}], LENGTH, "'ranks' is not one number per response"),
-    ([{**LISTED, "mine": [0, 1]}], (*LENGTH, "--gold", "yours"), "no column 'yours'"),
-    ([{**LISTED, "scores": [0, 1]}], ("--scores",), "'scores' would be compared with itself"),
+    ([{**LISTED, "mine": [0, 1]}], (*LENGTH, "--gold-column", "yours"), "no column 'yours'"),
+    ([{**LISTED, "scores": [0, 1]}], BY_SCORES, "'scores' would be compared with itself"),
     (
         [pair("a", "b", subset="hep-go"), pair("a", "b", subset="hep-gp")],
         LENGTH,
@@ -412,14 +421,14 @@ BAD: list[tuple[list[Any], tuple[str, ...], str]] = [
     ([rewardbench2_row("Ties", [1, 2], 1, "1")], LENGTH, "rows.jsonl:1: id '1': rows of Ties"),
     ([rewardbench2_row("Math", [1, 2, 3], 2, "1")], LENGTH, "outside Ties one is right"),
     ([{**STORED, "label": 3, "input": "", "output_1": "", "output_2": ""}], LENGTH, "label is 3"),
-    ([{"judgments": [], "label": "A"}], ("--scores",), "rows.jsonl:1: label is 'A'"),
+    ([{"judgments": [], "label": "A"}], BY_SCORES, "rows.jsonl:1: label is 'A'"),
     ([{"judgments": [], "label": "A>B"}], LENGTH, "holds judgements and no responses"),
-    ([{"judgments": [], "label": "A>B"}], ("--scores",), "no 'judgments' to read decisions from"),
-    (PAIRS, ("--scores",), "rows.jsonl:1: no stored scores under chosen_score and rejected_score"),
-    ([STORED], ("--scores", "gold"), "gold_rejected_score, gold_scores or gold"),
-    ([{**STORED, "chosen_score": "1"}], ("--scores",), "'chosen_score' is not a number"),
-    (PAIRS, (), "nothing to evaluate --reward --judge --scores"),
-    (PAIRS, (*LENGTH, "--bootstrap", "5"), "intervals need 100 resamples"),
+    ([{"judgments": [], "label": "A>B"}], BY_SCORES, "no 'judgments' to read decisions from"),
+    (PAIRS, BY_SCORES, "rows.jsonl:1: no stored scores under chosen_score and rejected_score"),
+    ([STORED], ("--score-column", "gold"), "gold_rejected_score, gold_scores or gold"),
+    ([{**STORED, "chosen_score": "1"}], BY_SCORES, "'chosen_score' is not a number"),
+    (PAIRS, (), "nothing to evaluate --reward --judge --score-column"),
+    (PAIRS, (*LENGTH, "--bootstrap", "5"), "interval needs 100 resamples"),
     (PAIRS, (*LENGTH, "--out", "report.pdf"), "report.pdf .md .json"),
     (PAIRS, ("--reward", "function:nothing"), "nothing"),
     (PAIRS, ("--reward", "no/such/model"), "no/such/model"),

@@ -197,7 +197,7 @@ def test_columns_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     file = write(tmp_path / "rows.jsonl", [row])
     reward = ("--reward", "function:length", "--set", "arguments.unit=tokens")
     assert refused(capsys, *reward, file).startswith(f"{file}:1: has a column 'scores' already")
-    assert score(*reward, file, "--as", "gold") == 0
+    assert score(*reward, file, "--output-column", "gold") == 0
     (found,) = toy_runs.rows(tmp_path / "rows.scored.jsonl")
     assert found == {**row, "gold_scores": [2.0, 1.0]}
     assert score(*reward, file, "--replace", "--out", tmp_path / "over.jsonl") == 0

@@ -1,0 +1,268 @@
+"""What commands share: option groups, number types, renamed options, and how results are printed.
+
+Nothing heavy is imported here or in the modules that add commands: `raft --help` stays fast. The
+choices of an option are therefore written down again; a test compares them with the types they
+come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Container, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from rollout.errors import InputError
+
+if TYPE_CHECKING:
+    from argparse import _ActionsContainer as OptionGroup
+
+__all__ = [
+    "DTYPES",
+    "JUDGE",
+    "MODEL",
+    "SCORINGS",
+    "TEMPLATES",
+    "AddCommand",
+    "Parser",
+    "add_json",
+    "add_model_options",
+    "add_old_name",
+    "add_out_dir",
+    "add_restart",
+    "add_seed",
+    "add_set",
+    "add_tournament_options",
+    "base_name",
+    "count",
+    "log_old_names",
+    "model_settings",
+    "names",
+    "positive",
+    "print_result",
+]
+
+MODEL = "model folder, hub name, function:NAME, or YAML file with a reward: section"
+JUDGE = "pairwise model: folder, hub name, or YAML file with a judge: section"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+TEMPLATES = ("auto", "chat", "plain", "hh", "hh_hash")
+FAMILIES = ("classifier", "armorm", "grm")
+FORMATS = ("chat", "hh", "plain")
+BOS = ("single", "double", "none")
+REWARD_ENGINES = ("auto", "transformers", "vllm")
+METHODS = (
+    "round_robin", "knockout", "sequential", "pivot", "best_and_worst", "double_elimination",
+    "swiss",
+)  # fmt: skip
+SCORINGS = ("copeland", "mean_probability", "mean_logit", "bradley_terry", "points")
+_MODEL_SETTINGS = ("family", "format", "bos", "max_length", "dtype", "engine", "device")
+
+log = logging.getLogger("raft")
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as any other wrong input: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        where = self.prog.removeprefix("raft ")
+        raise InputError(where, message, f"see `{self.prog} --help`")
+
+
+class AddCommand(Protocol):
+    """Adds a command to the command line and returns its parser."""
+
+    def __call__(
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        text: str,
+        examples: str,
+        *,
+        interrupted: str | None = None,
+    ) -> Parser:
+        """`text` says what the command does; `interrupted` what is left after Ctrl-C."""
+        ...
+
+
+class _OldName(argparse.Action):
+    """An option's former name: it does what the new name does, and is noted for the log."""
+
+    def __init__(
+        self,
+        option_strings: list[str],
+        dest: str,
+        new: argparse.Action,
+        nargs: str | None = None,
+        const: object = None,
+    ) -> None:
+        super().__init__(
+            option_strings,
+            dest,
+            nargs=nargs or new.nargs,
+            const=const if nargs else new.const,
+            type=new.type,  # pyright: ignore[reportArgumentType]
+            choices=new.choices,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
+        self.new = new
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        renamed = (option_string, self.new.option_strings[-1])
+        namespace.old_names = [*getattr(namespace, "old_names", []), renamed]
+        self.new(parser, namespace, values, option_string)
+
+
+def add_old_name(
+    to: OptionGroup,
+    old: str,
+    new: argparse.Action,
+    *,
+    nargs: str | None = None,
+    const: object = None,
+) -> None:
+    """Keep `old` as a hidden name of the option `new` for one release.
+
+    Args:
+        nargs, const: where the value could once be left out.
+    """
+    to.add_argument(old, dest=new.dest, action=_OldName, new=new, nargs=nargs, const=const)
+
+
+def log_old_names(options: argparse.Namespace) -> None:
+    """One line for each old name that was used."""
+    for old, new in dict.fromkeys(getattr(options, "old_names", [])):
+        log.warning("%s is now called %s; the old name works for one more release", old, new)
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if count(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number of 0 or more."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
+    return int(text)
+
+
+def names(text: str) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def base_name(column: str) -> str | None:
+    """The NAME of `NAME_scores`, also given as NAME alone; None of the plain `scores`."""
+    if column in ("score", "scores"):
+        return None
+    return column.removesuffix("_scores").removesuffix("_score")
+
+
+def add_seed(to: OptionGroup, use: str, default: int | None = 0) -> None:
+    """Add `--seed`; `default` None leaves it to the command, which takes 0 then."""
+    to.add_argument(
+        "--seed", type=count, default=default, metavar="N",
+        help=f"random seed of {use} (default: 0)",
+    )  # fmt: skip
+
+
+def add_json(to: OptionGroup, what: str = "the result") -> None:
+    """Add `--json`: with it stdout holds one JSON object and nothing else."""
+    to.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def add_out_dir(to: OptionGroup, files: str) -> None:
+    """Add `--out-dir` of a command that writes nothing by default, and its old name `--out`."""
+    made = to.add_argument("--out-dir", metavar="DIR", help=f"folder to write {files} into")
+    add_old_name(to, "--out", made)
+
+
+def add_restart(to: OptionGroup) -> None:
+    """Add `--restart`."""
+    to.add_argument(
+        "--restart", action="store_true",
+        help="start again and replace what an earlier command wrote",
+    )  # fmt: skip
+
+
+def add_set(to: OptionGroup, what: str) -> None:
+    """Add `--set key=value`."""
+    to.add_argument(
+        "--set", dest="assignments", action="append", default=[], metavar="key=value",
+        help=f"set {what}; may be repeated",
+    )  # fmt: skip
+
+
+def add_model_options(
+    parser: Parser, *, without: Container[str] = (), judges: bool = False
+) -> None:
+    """Add the options that say how a reward model is read.
+
+    Args:
+        without: settings that the command does not have, or needs for something else.
+        judges: the model may be a judge, found by `--family pairwise`.
+    """
+    group = parser.add_argument_group(
+        "how a reward model is read (default: as the model was published)"
+    )
+    family = group.add_argument(
+        "--family",
+        choices=(*FAMILIES, "pairwise") if judges else FAMILIES,
+        help="architecture, where the files do not tell",
+    )
+    if judges:
+        add_old_name(group, "--kind", family)
+    group.add_argument("--format", choices=FORMATS, help="how a conversation becomes text")
+    group.add_argument("--bos", choices=BOS, help="number of BOS tokens")
+    group.add_argument(
+        "--max-length", type=positive, metavar="N",
+        help="most tokens of a conversation; longer ones are cut",
+    )  # fmt: skip
+    if "dtype" not in without:
+        group.add_argument("--dtype", choices=DTYPES, help="precision of the model's weights")
+    if "engine" not in without:
+        group.add_argument(
+            "--engine", choices=REWARD_ENGINES, help="what runs the model (default: auto)"
+        )
+    group.add_argument(
+        "--device", help="auto, cpu, cuda or cuda:N (default: a GPU if there is one)"
+    )
+    if "set" not in without:
+        add_set(group, "any other setting of the reward, for example arguments.unit=chars")
+
+
+def model_settings(
+    options: argparse.Namespace, *, without: Container[str] = ()
+) -> dict[str, str | int | None]:
+    """What `add_model_options` read, with the same `without`; None for what is not given."""
+    return {name: getattr(options, name) for name in _MODEL_SETTINGS if name not in without}
+
+
+def add_tournament_options(parser: Parser, method: str) -> OptionGroup:
+    """Add `--method`, `--budget` and `--tie`; `method` says which method is the default."""
+    group = parser.add_argument_group("tournament of a judge")
+    group.add_argument("--method", choices=METHODS, help=f"schedule of comparisons; {method}")
+    group.add_argument("--budget", type=count, metavar="N", help="most comparisons for each prompt")
+    group.add_argument(
+        "--tie", type=float, metavar="D",
+        help="count a probability within D of 1/2 as a tie (default: 0)",
+    )  # fmt: skip
+    return group
+
+
+def print_result(options: argparse.Namespace, result: Mapping[str, object], text: str) -> None:
+    """Print `result` as one JSON object where `--json` is given, else `text`."""
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    elif text:
+        print(text.rstrip("\n"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raft.cli.options import (
@@ -189,7 +190,7 @@ def _output(options: argparse.Namespace) -> str | None:
 
     if options.out_dir is not None:
         return str(make_out_folder(options.out_dir))
-    if options.out is not None and not options.out.endswith((".md", ".json")):
+    if options.out is not None and not Path(options.out).suffix:
         log.warning("--out with a folder is now called --out-dir")
     return options.out
 

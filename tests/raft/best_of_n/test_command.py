@@ -210,10 +210,10 @@ def test_a_stored_pool_needs_no_model_and_may_be_uneven(
         ({"scores": [None, None]}, (), "not a single score is a number"),
         ({"scores": [1.0, 2.0]}, ("--gold-column", "gold_scores"), "no column 'gold_scores'"),
         ({"scores": [1.0, 2.0]}, ("--reward", "function:length"), "raft score --reward function"),
-        ({"scores": [1.0, 2.0]}, ("-n", "0"), "at least one response"),
-        ({"scores": [1.0, 2.0]}, ("--method", "knockout"), "are of a tournament"),
-        ({"scores": [1.0, 2.0]}, ("--out", "policy"), "is a folder"),
-        ({"scores": [1.0, 2.0]}, ("--seed", "-1"), "--seed -1: must be 0 or more"),
+        ({"scores": [1.0, 2.0]}, ("-n", "0"), "--num-responses: 0 is less than 1"),
+        ({"scores": [1.0, 2.0]}, ("--method", "knockout"), "no tournament is played"),
+        ({"scores": [1.0, 2.0]}, ("--out-dir", "pool.jsonl"), "File exists"),
+        ({"scores": [1.0, 2.0]}, ("--seed", "-1"), "--seed: -1 is not a whole number of 0 or more"),
         (
             {"scores": [1.0, 2.0]},
             ("--max-prompts", "1", "--top-p", "0.5"),
@@ -244,7 +244,8 @@ def test_wrong_commands_are_refused_in_one_line(
     assert "twice.jsonl:2: id 'a' stands at twice.jsonl:1" in refused(capsys, "twice.jsonl")
     assert "no such file" in refused(capsys, "missing.jsonl")
     (home / "own.best.jsonl").write_text(json.dumps({**one, "id": "b"}) + "\n")
-    assert "would be overwritten" in refused(capsys, "own.best.jsonl", "--out", "own")
+    assert main(["bon", "own.best.jsonl", "--out", "own"]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
     assert "nothing selects" in refused(capsys, "prompts.jsonl", *DRAW)
     assert says(refused(capsys, "prompts.jsonl", *DRAW, "--score-column", "a"), "leave --policy")
     command = ("prompts.jsonl", *DRAW, "--reward")

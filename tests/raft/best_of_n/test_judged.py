@@ -207,7 +207,7 @@ def test_too_few_responses_and_two_measures(
     for arguments, message in (
         (("-n", "4"), "pool.jsonl:1: has 4 responses where 5 are needed"),
         (("--method", "duel"), "duel"),
-        (("--gold", "judge.yaml"), "one judge is enough"),
+        (("--gold", "judge.yaml"), "a second judge"),
     ):
         assert main(["bon", "pool.jsonl", "--judge", "judge.yaml", *arguments]) == 2
         captured = capsys.readouterr()

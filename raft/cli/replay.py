@@ -117,7 +117,12 @@ def _replay(options: argparse.Namespace) -> int:
 
 def add_eval_pool(command: AddCommand) -> None:
     """Add `raft eval-pool`."""
-    made = command("eval-pool", _eval_pool, "measure pass@k, maj@k and rm@k of a pool", _POOL)
+    made = command(
+        "eval-pool",
+        _eval_pool,
+        "measure pass@k, maj@k and rm@k of stored answers",
+        _POOL,
+    )
     made.add_argument("pool", metavar="FILE", help="rows with responses")
     answer = made.add_argument(
         "--answer-column", default="answer", metavar="NAME",

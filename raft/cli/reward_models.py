@@ -36,7 +36,7 @@ examples:
   raft train-reward --keys                            every key with its default
   torchrun --nproc-per-node 4 -m raft.cli train-reward CONFIG.yaml        on four GPUs
 
-The same command goes on after a kill. In run_dir: model/, the card in README.md, metrics.jsonl.
+The same command resumes after a kill. run_dir holds model/, its card README.md and metrics.jsonl.
 """
 _EVAL = """\
 examples:

@@ -58,7 +58,7 @@ _PORT = 8100
 def add_score(command: AddCommand) -> None:
     """Add `raft score`."""
     made = command(
-        "score", _score, "score the responses in a file; resumes where it stopped", _SCORE
+        "score", _score, "score the responses in a file, or resume where that stopped", _SCORE
     )
     made.add_argument("file", metavar="FILE", help="JSONL (.gz too), Parquet, or a dataset's name")
     made.add_argument("--reward", required=True, metavar="MODEL", help=MODEL)

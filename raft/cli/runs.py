@@ -84,7 +84,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 def add_run(command: AddCommand) -> None:
     """Add `raft run`."""
-    made = command("run", _run, "run RAFT iterations; resumes when the run folder exists", _RUN)
+    made = command("run", _run, "run RAFT iterations, or resume an interrupted run", _RUN)
     made.add_argument("config", metavar="CONFIG", help="YAML file; configs/ has examples")
     made.add_argument(
         "overrides", nargs="*", metavar="key=value", help="config key to override: sampling.k=16"

@@ -1,10 +1,8 @@
-"""What the held-out samples of one policy say, as the numbers of a learning curve.
-
-What a run does differently where a pairwise judge is its reward.
+"""The numbers of a learning curve from stored samples, with a score or with a judge as the reward.
 
 A tournament's scores compare the responses to one prompt, so they select but make no curve. The
-curve of such a run is its held-out win rate: the k-th response of a policy against the k-th one
-that the starting policy gave to the same prompt.
+curve of a run by a pairwise judge is its held-out win rate: the k-th response of a policy against
+the k-th one that the starting policy gave to the same prompt.
 """
 
 from __future__ import annotations
@@ -18,41 +16,40 @@ import numpy as np
 
 from raft.config.reward import RewardConfig
 from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
+from rollout.data.samples import REWARD, SampleRow, Scores
 from rollout.types import Prompt
 
-__all__ = [
-    "by_judge",
-    "judge_metrics",
-    "with_references",
-]
+__all__ = ["by_judge", "compare", "judge_metrics", "summarize", "with_references"]
+
+_GOLD = "gold_scores"
 
 
 def summarize(
-    rows: Iterable[dict[str, Any]], prefix: str, without_means: Sequence[str] = ()
+    rows: Iterable[SampleRow], prefix: str, without_means: Sequence[str] = ()
 ) -> dict[str, float | int]:
     """Reward, gold, best of K, length and diversity of stored rollouts, under `prefix/…` keys.
 
     Means are over prompts with half widths of 95 % intervals; what cannot be known is left out, and
     so are the means of the columns `without_means`: tournament scores say nothing on average.
     """
-    rewards: list[list[float | None]] = []
-    golds: list[list[float | None]] = []
+    rewards: list[Scores] = []
+    golds: list[Scores] = []
     lengths: list[int] = []
     truncated: list[bool] = []
     distinct = (DistinctN(1), DistinctN(2))
     for row in rows:
-        rewards.append(row["scores"])
-        golds.append(row.get("gold_scores", []))
-        lengths += [len(ids) for ids in row["token_ids"]]
-        truncated += [reason == "length" for reason in row["finish_reasons"]]
-        for text in row["responses"]:
+        rewards.append(row.scores[REWARD])
+        golds.append(row.scores.get(_GOLD, []))
+        lengths += [len(ids) for ids in row.token_ids]
+        truncated += row.truncated
+        for text in row.responses:
             for counter in distinct:
                 counter.add(text)
     found: dict[str, float | int] = {}
-    if "scores" not in without_means:
+    if REWARD not in without_means:
         found |= _of_scores(rewards, prefix, "reward")
         found[f"{prefix}/best_of_k"] = best_of_k_mean(_array(rewards))
-    if any(golds) and "gold_scores" not in without_means:
+    if any(golds) and _GOLD not in without_means:
         found |= _of_scores(golds, prefix, "gold")
     found[f"{prefix}/length_mean"] = float(np.mean(lengths))
     found[f"{prefix}/truncated_share"] = float(np.mean(truncated))
@@ -63,8 +60,8 @@ def summarize(
 
 
 def compare(
-    rows: Iterable[dict[str, Any]],
-    reference: Iterable[dict[str, Any]],
+    rows: Iterable[SampleRow],
+    reference: Iterable[SampleRow],
     judged: Sequence[str] = (),
 ) -> dict[str, float]:
     """`eval/win_rate`: how often a response of this policy beats one of the reference's.
@@ -76,13 +73,14 @@ def compare(
     """
     shares: dict[str, list[float]] = {"eval/win_rate": [], "eval/gold_win_rate": []}
     for row, other in zip(rows, reference, strict=True):
-        if row["id"] != other["id"]:
-            raise ValueError(f"prompts {row['id']} and {other['id']} cannot be compared")
-        for name, key in (("eval/win_rate", "scores"), ("eval/gold_win_rate", "gold_scores")):
+        if row.id != other.id:
+            raise ValueError(f"prompts {row.id} and {other.id} cannot be compared")
+        for name, key in (("eval/win_rate", REWARD), ("eval/gold_win_rate", _GOLD)):
             if key in judged:
-                shares[name].append(_mean_of_finite(_array([row[key]])[0]))
-            elif key in row and key in other:
-                shares[name].append(_share_won(_array([row[key]])[0], _array([other[key]])[0]))
+                shares[name].append(_mean_of_finite(_array([row.scores[key]])[0]))
+            elif key in row.scores and key in other.scores:
+                ours_K, theirs_J = _array([row.scores[key]])[0], _array([other.scores[key]])[0]
+                shares[name].append(_share_won(ours_K, theirs_J))
     found: dict[str, float] = {}
     for name, values in shares.items():
         found[name], found[f"{name}_ci95"] = mean_ci95(values)
@@ -102,7 +100,7 @@ def _share_won(scores_K: np.ndarray, others_J: np.ndarray) -> float:
     return float(np.mean((difference_KJ > 0) + 0.5 * (difference_KJ == 0)))
 
 
-def _of_scores(scores: list[list[float | None]], prefix: str, name: str) -> dict[str, float | int]:
+def _of_scores(scores: list[Scores], prefix: str, name: str) -> dict[str, float | int]:
     array_PK = _array(scores)
     mean, half_width = clustered_mean_ci95(array_PK)
     return {
@@ -112,8 +110,8 @@ def _of_scores(scores: list[list[float | None]], prefix: str, name: str) -> dict
     }
 
 
-def _array(scores: list[list[float | None]]) -> np.ndarray:
-    return np.array([[np.nan if s is None else s for s in row] for row in scores], dtype=np.float64)
+def _array(scores: list[Scores]) -> np.ndarray:
+    return np.array(scores, dtype=np.float64)  # None becomes NaN
 
 
 def by_judge(
@@ -121,7 +119,7 @@ def by_judge(
 ) -> tuple[str, ...]:
     """The columns of stored rows ("scores", "gold_scores") that a judge fills: by itself, so that
     held-out scores are probabilities to win, or (`alone=False`) as a part of a combination too."""
-    sections = {"scores": reward, "gold_scores": gold}
+    sections = {REWARD: reward, _GOLD: gold}
     return tuple(
         column
         for column, section in sections.items()
@@ -131,7 +129,7 @@ def by_judge(
 
 
 def with_references(
-    prompts: Sequence[Prompt], starting: Iterable[Mapping[str, Any]] | None
+    prompts: Sequence[Prompt], starting: Iterable[SampleRow] | None
 ) -> list[Prompt]:
     """The prompts with the responses that theirs are to be compared with.
 
@@ -140,8 +138,8 @@ def with_references(
     """
     from rewards.judges.reward import REFERENCE_FIELD
 
-    references: dict[str, Any] = {prompt.id: None for prompt in prompts}
-    references |= {row["id"]: row["responses"] for row in starting or ()}
+    references: dict[str, list[str] | None] = {prompt.id: None for prompt in prompts}
+    references |= {row.id: row.responses for row in starting or ()}
     return [
         replace(prompt, fields={**prompt.fields, REFERENCE_FIELD: references[prompt.id]})
         for prompt in prompts

@@ -39,8 +39,9 @@ from raft.select_rows import choose
 from raft.updates.protocol import METRICS_FILE
 from raft.workers.rollout_pool import Policy, Probe
 from raft.workers.trainer_pool import TrainerPool
+from rollout.data.samples import read_samples
 from rollout.seeds import derive_seed
-from rollout.storage.files import disk_full_as_input_error, read_json, read_rows
+from rollout.storage.files import disk_full_as_input_error, read_json
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt
 
@@ -230,7 +231,7 @@ def evaluate(
     at_start = folder.iteration(0) / "eval.jsonl"
     judged = by_judge(config.reward, config.gold)
     if by_judge(config.reward, config.gold, alone=False):
-        held_out = with_references(held_out, read_rows(at_start) if iteration else None)
+        held_out = with_references(held_out, read_samples(at_start) if iteration else None)
     store = RolloutStore(folder.iteration(iteration), "eval", held_out, version=iteration)
     collect(
         pools,
@@ -248,7 +249,7 @@ def evaluate(
         **summarize(store.rows(), "eval"),
         **measured,
         # the starting policy on the same prompts
-        **compare(store.rows(), read_rows(at_start), judged),
+        **compare(store.rows(), read_samples(at_start), judged),
         **judge_metrics(pools.reward.reports, "eval"),
         "time/eval": now - start,
         "time/iteration": now - iteration_start,

@@ -1,9 +1,10 @@
-"""From stored rollouts to the rows that the policy is trained on."""
+"""From stored rollouts to the rows that the policy is trained on, and how these are stored."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,107 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.selection import mask_unselectable, select
+from rollout.data.jsonl import Damage, is_finite_number, is_object, json_kind, read_jsonl
+from rollout.data.samples import REWARD, SampleRow, Scores, ids_column, prompt_column
 from rollout.storage.files import write_rows
-from rollout.types import InputError
+from rollout.types import InputError, Message
 
-__all__ = ["choose", "selectable_scores", "trained_samples"]
+__all__ = ["SelectedRow", "choose", "read_selected", "selectable_scores", "trained_samples"]
 
-Rows = Callable[[], Iterable[dict[str, Any]]]  # opens the rollouts anew: they may not fit memory
+Rows = Callable[[], Iterable[SampleRow]]  # opens the rollouts anew: they may not fit memory
 _PAIRS = "best_and_worst"
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedRow:
+    """One response that the policy is trained on, as the rollouts have it.
+
+    Attributes:
+        sample: its number among the prompt's K responses.
+        rejected: (text, score) of the response it is preferred to, where pairs are selected.
+    """
+
+    id: str
+    sample: int
+    prompt: str | list[Message] | None
+    response: str
+    score: float | None
+    finish_reason: str | None
+    policy_version: int | None
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    rejected: tuple[str, float | None] | None = None
+
+    @classmethod
+    def of(cls, row: SampleRow, sample: int, rejected: int | None = None) -> SelectedRow:
+        """Response number `sample` of a row, preferred to response number `rejected`."""
+        scores_K = row.scores[REWARD]
+        return cls(
+            id=row.id,
+            sample=sample,
+            prompt=row.prompt,
+            response=row.responses[sample],
+            score=scores_K[sample],
+            finish_reason=row.finish_reasons[sample] if row.finish_reasons else None,
+            policy_version=row.policy_version,
+            prompt_token_ids=row.prompt_token_ids or [],
+            token_ids=row.token_ids[sample] if row.token_ids else [],
+            rejected=None if rejected is None else (row.responses[rejected], scores_K[rejected]),
+        )
+
+    @classmethod
+    def from_json(cls, value: object, where: str) -> SelectedRow:
+        """Check a row that was read. Raises InputError."""
+        if not is_object(value):
+            raise InputError(where, f"holds {json_kind(value)} where an object is expected")
+        identity, sample, response = value.get("id"), value.get("sample"), value.get("response")
+        if not isinstance(identity, str):
+            raise InputError(where, "has no 'id'", "select the rows again")
+        if isinstance(sample, bool) or not isinstance(sample, int):
+            raise InputError(where, f"'sample' is {json_kind(sample)}", "select the rows again")
+        if not isinstance(response, str):
+            raise InputError(where, f"'response' is {json_kind(response)}", "select the rows again")
+        score, reason, version = (
+            value.get("score"), value.get("finish_reason"), value.get("policy_version")
+        )  # fmt: skip
+        return cls(
+            id=identity,
+            sample=sample,
+            prompt=prompt_column(value.get("prompt"), where),
+            response=response,
+            score=score if is_finite_number(score) else None,
+            finish_reason=reason if isinstance(reason, str) else None,
+            policy_version=version if isinstance(version, int) else None,
+            prompt_token_ids=ids_column(value.get("prompt_token_ids"), "prompt_token_ids", where),
+            token_ids=ids_column(value.get("token_ids"), "token_ids", where),
+            rejected=_rejected(value.get("rejected"), where),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The row as it is stored, `rejected` where there is one."""
+        row: dict[str, object] = {
+            "id": self.id,
+            "sample": self.sample,
+            "prompt": self.prompt,
+            "response": self.response,
+            "score": self.score,
+            "finish_reason": self.finish_reason,
+            "policy_version": self.policy_version,
+            "prompt_token_ids": self.prompt_token_ids,
+            "token_ids": self.token_ids,
+        }
+        if self.rejected is not None:
+            text, score = self.rejected
+            row["rejected"] = {"response": text, "score": score}
+        return row
 
 
 def choose(
     rows: Rows,
     out: Path,
     strategy: str,
-    arguments: dict[str, Any],
-    filters: dict[str, Any],
+    arguments: Mapping[str, Any],
+    filters: Mapping[str, Any],
 ) -> dict[str, float | int]:
     """Write the selected samples of `rows()` to `out`, whole or not at all; return what was kept.
 
@@ -48,7 +135,9 @@ def choose(
     for prompt, sample in chosen_M2.tolist():
         by_prompt[prompt].append(sample)
     trained_M2 = trained_samples(strategy, chosen_M2)
-    kept = write_rows(out, _selected(rows, by_prompt, strategy == _PAIRS))
+    kept = write_rows(
+        out, (row.to_json() for row in _selected(rows, by_prompt, strategy == _PAIRS))
+    )
     return {
         "select/reward_mean": float(np.mean(scores_PK[tuple(trained_M2.T)])),
         "select/kept": kept,
@@ -58,15 +147,23 @@ def choose(
 
 
 def selectable_scores(
-    row: dict[str, Any], filters: dict[str, Any]
+    row: SampleRow, filters: Mapping[str, Any], scores: Scores
 ) -> tuple[NDArray[np.float64], dict[str, int]]:
-    """A row's scores (K,), NaN for what may not be selected, and why, counted."""
-    scores_1K = np.array([[np.nan if s is None else s for s in row["scores"]]], dtype=float)
-    truncated_1K = [[reason == "length" for reason in row["finish_reasons"]]]
+    """`scores` (K,) of a row, NaN for what may not be selected, and why, counted."""
+    scores_1K = np.array([scores], dtype=float)  # None becomes NaN
     scores_1K, counts = mask_unselectable(
-        scores_1K, [row["responses"]], truncated_PK=truncated_1K, **filters
+        scores_1K, [row.responses], truncated_PK=[row.truncated], **filters
     )
     return scores_1K[0], counts
+
+
+def read_selected(
+    path: Path, *, name: str = "", damage: Damage | None = None
+) -> Iterator[SelectedRow]:
+    """The rows of a `selected.jsonl`, one at a time; strict or not as `read_samples` is."""
+    return read_jsonl(
+        path, lambda row: SelectedRow.from_json(row.value, row.where), name=name, damage=damage
+    )
 
 
 def trained_samples(strategy: str, chosen_M2: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -74,39 +171,32 @@ def trained_samples(strategy: str, chosen_M2: NDArray[np.int64]) -> NDArray[np.i
     return chosen_M2[::2] if strategy == _PAIRS else chosen_M2
 
 
-def _selectable(rows: Rows, filters: dict[str, Any]) -> tuple[np.ndarray, dict[str, int]]:
+def _selectable(rows: Rows, filters: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, int]]:
     """Scores (P, K) with NaN for what may not be selected, and why, counted; row by row."""
     masked: list[np.ndarray] = []
     total: dict[str, int] = defaultdict(int)
     for row in rows():
-        scores_K, counts = selectable_scores(row, filters)
+        scores_K, counts = selectable_scores(row, filters, row.scores[REWARD])
         masked.append(scores_K)
         for key, count in counts.items():
             total[key] += count
     return np.array(masked), dict(total)
 
 
-def _selected(rows: Rows, by_prompt: dict[int, list[int]], pairs: bool) -> Iterator[dict[str, Any]]:
+def _selected(rows: Rows, by_prompt: Mapping[int, list[int]], pairs: bool) -> Iterator[SelectedRow]:
     for number, row in enumerate(rows()):
         samples = by_prompt.get(number, [])
         if pairs and samples:
             best, worst = samples
-            rejected = {"response": row["responses"][worst], "score": row["scores"][worst]}
-            yield {**_row(row, best), "rejected": rejected}
+            yield SelectedRow.of(row, best, rejected=worst)
             continue
         for sample in samples:
-            yield _row(row, sample)
+            yield SelectedRow.of(row, sample)
 
 
-def _row(row: dict[str, Any], sample: int) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "sample": sample,
-        "prompt": row["prompt"],
-        "response": row["responses"][sample],
-        "score": row["scores"][sample],
-        "finish_reason": row["finish_reasons"][sample],
-        "policy_version": row["policy_version"],
-        "prompt_token_ids": row["prompt_token_ids"],
-        "token_ids": row["token_ids"][sample],
-    }
+def _rejected(value: object, where: str) -> tuple[str, float | None] | None:
+    text = value.get("response") if is_object(value) else None
+    if not is_object(value) or not isinstance(text, str):
+        return None
+    score = value.get("score")
+    return text, score if is_finite_number(score) else None

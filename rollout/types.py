@@ -46,7 +46,7 @@ class Prompt:
 
     id: str
     content: str | tuple[Message, ...]
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict[str, Any])
     token_ids: tuple[int, ...] = ()
 
 
@@ -72,8 +72,8 @@ class Completion:
     """One drawn response. `finish_reason` is "length" when the sample was cut at the limit."""
 
     text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason = "stop"
     seed: int | None = None
 
     @property

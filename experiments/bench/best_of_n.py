@@ -115,15 +115,13 @@ class _Bench:
 
     def score(self, seed: int) -> int:
         """The responses that were drawn last, whose reading is not timed apart."""
-        from rollout.storage.rollout_store import group_from_row
-
         pool, tokens = self._pools.reward, 0
         for row, prompt in zip(self._drawn.rows(), self._prompts, strict=True):
             while not pool.has_room:
                 list(pool.wait())
-            pool.submit(group_from_row(row, prompt), ["reward"])
+            pool.submit(row.group(prompt), ["reward"])
             list(pool.ready())
-            tokens += sum(map(len, row["token_ids"]))
+            tokens += sum(map(len, row.token_ids))
         while not pool.idle:
             list(pool.wait())
         return tokens

@@ -14,9 +14,9 @@ from raft.collect import collect
 from raft.config.load import apply_override, make_config
 from raft.config.run import RunConfig
 from raft.runs.prompts import digest, load_all_prompts
-from rollout.data.fields import RANKING
 from rollout.data.jsonl import json_columns
 from rollout.data.rows import find_source
+from rollout.data.samples import RANKING
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
 from rollout.storage.fingerprint import made_of, without_secrets

@@ -17,7 +17,7 @@ from rewards.judges.reward import REFERENCE_FIELD, JudgeReward
 from rewards.scoring.job import run_job
 from rewards.scoring.rank import Tournament
 from rewards.scoring.score import scores_of
-from rollout.data.fields import COMPARISONS, RANKING
+from rollout.data.samples import COMPARISONS, RANKING
 from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.storage.output import refuse_input

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raft.monitor.ngrams import words
+from rollout.data.samples import SampleRow
 
 __all__ = [
     "diversity_metrics",
@@ -64,7 +64,7 @@ _AT_A_TIME = 1 << 18
 
 
 def measure(
-    rows: Iterable[Mapping[str, Any]], picks: Sequence[Flags], text_PN: Whole
+    rows: Iterable[SampleRow], picks: Sequence[Flags], text_PN: Whole
 ) -> list[dict[str, float]]:
     """Of each pick, flags (P, N) of the samples that are kept of P rows; NaN of no words or rows.
 
@@ -76,7 +76,7 @@ def measure(
     ones, twos = [_Kinds() for _ in picks], [_Kinds() for _ in picks]
     for row, picked_CN in zip(rows, np.stack(picks, axis=1), strict=True):
         needed = np.flatnonzero(picked_CN.any(axis=0)).tolist()
-        single = {k: _word_ids(row["responses"][k], words) for k in needed}
+        single = {k: _word_ids(row.responses[k], words) for k in needed}
         double = {k: (ids_T[:-1] << 32) | ids_T[1:] for k, ids_T in single.items()}
         for c, k in np.argwhere(picked_CN).tolist():
             ones[c].add(single[k])

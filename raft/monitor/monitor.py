@@ -29,8 +29,8 @@ from raft.monitor.worker import LogProbPool
 from raft.runs.folder import RunFolder
 from raft.runs.prompts import load_tokenizer
 from rollout.data.prompts import read_prompts
+from rollout.data.samples import read_samples
 from rollout.engines.base import context_length
-from rollout.storage.files import read_rows
 from rollout.text.templates import encode_prompts
 from rollout.types import InputError
 
@@ -155,8 +155,8 @@ class Monitor:
         return read_jumps(self._folder.iteration(rows[-1]["iteration"]))
 
     def _responses(self, iteration: int) -> list[str]:
-        rows = read_rows(self._folder.iteration(iteration) / "eval.jsonl")
-        return [text for row in rows for text in row["responses"]]
+        rows = read_samples(self._folder.iteration(iteration) / "eval.jsonl")
+        return [text for row in rows for text in row.responses]
 
 
 def _spreading(jumps: Sequence[Jump]) -> Alarm:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raft.monitor.kl import divergence_metrics
 from raft.monitor.log_probs import Row
 from raft.monitor.worker import LogProbPool, Measured
+from rollout.data.samples import SampleRow, read_samples
 from rollout.storage.files import read_rows, whole_file
 
 __all__ = ["PolicyMeasures"]
@@ -36,9 +36,9 @@ class PolicyMeasures:
         there; where that is whole already, its samples are not computed again."""
         found: dict[str, float] = {}
         path = home / _FILE
-        rows: list[dict[str, Any]] = []
+        rows: list[SampleRow] = []
         if self.temperature is not None and not path.exists():
-            rows = list(read_rows(home / "eval.jsonl"))
+            rows = list(read_samples(home / "eval.jsonl"))
         samples = [sample for row in rows for sample in self._samples(row)]
         if samples or self.texts:
             measured = pool.measure(policy, samples, self.texts)
@@ -62,21 +62,21 @@ class PolicyMeasures:
             found["eval/perplexity"] = perplexity
         return found
 
-    def _samples(self, row: dict[str, Any]) -> list[Row]:
-        prompt = tuple(row["prompt_token_ids"])
+    def _samples(self, row: SampleRow) -> list[Row]:
+        prompt = tuple(row.prompt_token_ids or ())
         temperature = self.temperature or 1.0
-        return [Row((*prompt, *ids), len(prompt), temperature) for ids in row["token_ids"]]
+        return [Row((*prompt, *ids), len(prompt), temperature) for ids in row.token_ids]
 
 
-def _write(path: Path, rows: Sequence[dict[str, Any]], measured: Measured) -> None:
+def _write(path: Path, rows: Sequence[SampleRow], measured: Measured) -> None:
     """One row per prompt, in the order of `eval.jsonl`."""
     at = 0
     with whole_file(path) as file:
         for row in rows:
-            own = slice(at, at + len(row["token_ids"]))
+            own = slice(at, at + len(row.token_ids))
             at = own.stop
             values = {
-                "id": row["id"],
+                "id": row.id,
                 "log_probs": measured.log_probs[own],
                 "start_log_probs": measured.start_log_probs[own],
                 "kl_k3": measured.kl_k3[own],

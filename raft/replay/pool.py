@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.replay.rules import REWARD, Scoring
+from raft.replay.rules import Scoring
 from raft.select_rows import selectable_scores
-from rollout.data.fields import COMPARISONS
-from rollout.data.samples import score_columns
+from rollout.data.samples import REWARD, Comparison, SampleRow
 
 __all__ = ["Pool", "read_pool", "value_name"]
 
@@ -61,13 +60,12 @@ class Pool:
 
 
 def read_pool(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[SampleRow],
     scoring: Scoring,
     filters: Mapping[str, Any],
     own_filters: Mapping[str, Any] | None = None,
     *,
     scored: bool = True,
-    where: str = "samples",
 ) -> Pool | None:
     """Read a part's rows, in order; None without any.
 
@@ -79,7 +77,7 @@ def read_pool(
     Raises:
         InputError: a row without what is to select.
     """
-    reader = _Reader(scoring, filters, own_filters, scored, where)
+    reader = _Reader(scoring, filters, own_filters, scored)
     for row in rows:
         reader.add(row)
     return reader.pool() if reader.rows else None
@@ -97,9 +95,8 @@ class _Reader:
         filters: Mapping[str, Any],
         own_filters: Mapping[str, Any] | None,
         scored: bool,
-        where: str,
     ) -> None:
-        self._scoring, self._scored, self._where = scoring, scored, where
+        self._scoring, self._scored = scoring, scored
         self._text_filters = {k: v for k, v in filters.items() if k not in BY_SCORE}
         self._own_filters = own_filters
         self._ids: list[str] = []
@@ -108,30 +105,28 @@ class _Reader:
         self._texts: list[list[int]] = []
         self._refused: list[Flags] = []
         self._counts: Counter[str] = Counter()
-        self._comparisons: list[list[Any] | None] = []
+        self._comparisons: list[list[Comparison] | None] = []
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        where = f"{self._where}: prompt {row['id']!r}"
-        texts = row["responses"]
-        self._ids.append(row["id"])
+    def add(self, row: SampleRow) -> None:
+        texts = row.responses
+        self._ids.append(row.id)
         self._texts.append([hash(text) for text in texts])
-        plain = {**row, "scores": row.get(REWARD) or [None] * len(texts)}
         if self._scored:
-            self._keep("", self._scoring.scores(row, where))
-        for column in score_columns(dict(row)):
-            self._keep(value_name(column), [np.nan if s is None else s for s in row[column]])
+            self._keep("", self._scoring.scores(row))
+        for column, scores in row.scores.items():
+            self._keep(value_name(column), [np.nan if s is None else s for s in scores])
         self._keep("words", [len(text.split()) for text in texts])
         self._keep("chars", [len(text) for text in texts])
-        if row.get("token_ids") is not None:
-            self._keep("tokens", [len(ids) for ids in row["token_ids"]])
+        if row.token_ids:
+            self._keep("tokens", [len(ids) for ids in row.token_ids])
         # scores of 0 pass every filter that looks at texts
-        zeros = {**plain, "scores": [0.0] * len(texts)}
-        passed_K, counts = selectable_scores(zeros, self._text_filters)
+        passed_K, counts = selectable_scores(row, self._text_filters, [0.0] * len(texts))
         self._refused.append(np.isnan(passed_K))
         self._counts.update({name: n for name, n in counts.items() if name != "not_finite"})
         if self._own_filters is not None:
-            self._own.append(selectable_scores(plain, dict(self._own_filters))[0])
-        self._comparisons.append(row.get(COMPARISONS))
+            scores = row.scores.get(REWARD, [None] * len(texts))
+            self._own.append(selectable_scores(row, self._own_filters, scores)[0])
+        self._comparisons.append(row.comparisons)
 
     @property
     def rows(self) -> int:
@@ -169,7 +164,7 @@ class _Reader:
         rows.append(values)
 
 
-def _padded(rows: Sequence[Any], drawn_PN: Flags) -> Floats:
+def _padded(rows: Sequence[Sequence[float] | Floats | Flags], drawn_PN: Flags) -> Floats:
     found_PN = np.full(drawn_PN.shape, np.nan)
     for p, row in enumerate(rows):
         found_PN[p, : len(row)] = row
@@ -189,7 +184,7 @@ def _firsts(texts_K: Sequence[int]) -> list[int]:
 
 
 def _wins(
-    comparisons: Sequence[list[Any] | None], firsts: Sequence[list[int]], drawn_PN: Flags
+    comparisons: Sequence[list[Comparison] | None], firsts: Sequence[list[int]], drawn_PN: Flags
 ) -> Floats | None:
     if all(found is None for found in comparisons):
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,9 @@ from raft.replay.source import find_samples
 from rewards.combine.checks import finite_number
 from rewards.evaluation.pass_at_k import SILENT
 from rewards.functions.numeric_match import read_number, read_reference
-from rollout.data.fields import row_id
-from rollout.data.rows import find_source, read_rows
-from rollout.data.samples import check_scores
+from rollout.data.jsonl import is_object
+from rollout.data.rows import find_source, read_rows, row_id
+from rollout.data.samples import SampleRow
 from rollout.errors import InputError
 
 __all__ = ["RIGHT", "Question", "Questions", "read_questions"]
@@ -82,19 +81,21 @@ def read_questions(
     unanswered = 0
     unreadable: list[str] = []
     for row in source.read(source.parts[0]):
-        where = f"{pool}: row {row['id']!r}"
-        if row["id"] in seen:
-            raise InputError(where, "stands twice", "give each question one row")
-        seen.add(row["id"])
-        reference = _reference(row, column, known, where, answers)
+        if row.id in seen:
+            raise InputError(row.where, f"id {row.id!r} stands twice", "give each question one row")
+        seen.add(row.id)
+        reference = _reference(row, column, known, answers)
         if reference is None:
             unanswered += 1
             continue
         right = read_reference(reference)
         if right is None:
-            unreadable.append(f"{where}: {reference!r}")
+            unreadable.append(f"{row.where}: {reference!r}")
             continue
-        found.append(Question(_labels(row, right, slack), _scores(row, scores, where)))
+        score_N = None
+        if scores is not None:
+            score_N = np.array(row.scores_in(scores, "run raft score first"), dtype=np.float64)
+        found.append(Question(_labels(row, right, slack), score_N))
     if not found:
         what = f"no row has an answer in {column!r}"
         what += f" that is a number (the first: {unreadable[0]})" if unreadable else ""
@@ -102,41 +103,38 @@ def read_questions(
     return Questions(source.name, column, scores, found, unanswered, unreadable)
 
 
-def _answers(file: str, column: str) -> dict[str, Any]:
+def _answers(file: str, column: str) -> dict[str, object]:
     source = find_source(file)
-    found = {}
+    found: dict[str, object] = {}
     for row in read_rows(source):
-        if not isinstance(row.value, dict) or column not in row.value:
+        if not is_object(row.value) or column not in row.value:
             raise InputError(row.where, f"has no column {column!r}", "name it by --answer-column")
         found[row_id(row.value, row, source.stem)] = row.value[column]
     return found
 
 
 def _reference(
-    row: Mapping[str, Any], column: str, known: dict[str, Any] | None, where: str, file: str | None
-) -> Any:
-    if column in row:
-        return row[column]
+    row: SampleRow, column: str, known: Mapping[str, object] | None, file: str | None
+) -> object:
+    if column in row.columns:
+        return row.columns[column]
     if known is None:
-        held = ", ".join(row)
         raise InputError(
-            where,
-            f"no column {column!r} with the right answer (columns: {held})",
+            row.where,
+            f"no column {column!r} with the right answer (columns: {', '.join(row.to_json())})",
             "name it by --answer-column, or the file of prompts that has it by --questions",
         )
-    if row["id"] not in known:
+    if row.id not in known:
         raise InputError(
-            where,
-            f"{file} has no row of this id",
-            "name the prompts it was drawn for",
+            row.where, f"{file} has no row of id {row.id!r}", "name the prompts it was drawn for"
         )
-    return known[row["id"]]
+    return known[row.id]
 
 
-def _labels(row: Mapping[str, Any], right: Fraction, slack: Fraction) -> NDArray[np.int64]:
+def _labels(row: SampleRow, right: Fraction, slack: Fraction) -> NDArray[np.int64]:
     labels: dict[Fraction, int] = {}
     found = []
-    for text in row["responses"]:
+    for text in row.responses:
         number = read_number(text)
         if number is None:
             found.append(SILENT)
@@ -145,17 +143,3 @@ def _labels(row: Mapping[str, Any], right: Fraction, slack: Fraction) -> NDArray
         else:
             found.append(labels.setdefault(number, len(labels) + 1))
     return np.array(found, dtype=np.int64)
-
-
-def _scores(row: Mapping[str, Any], column: str | None, where: str) -> NDArray[np.float64] | None:
-    if column is None:
-        return None
-    if column not in row:
-        stored = ", ".join(key for key in row if key.endswith("scores")) or "none"
-        raise InputError(
-            where,
-            f"no scores in {column!r} (stored: {stored})",
-            "run raft score first",
-        )
-    check_scores(row[column], len(row["responses"]), f"{where}: {column!r}")
-    return np.array([np.nan if s is None else s for s in row[column]], dtype=np.float64)

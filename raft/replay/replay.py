@@ -15,11 +15,11 @@ from raft.replay.pool import Pool, read_pool, value_name
 from raft.replay.rules import Rule, Scoring, filters_at_work, required_methods, sweep_points
 from raft.replay.source import Part, Source
 from raft.replay.summary import outcomes
+from raft.select_rows import read_selected
 from rewards.evaluation.stats import RESAMPLES
-from rollout.data.fields import COMPARISONS
+from rollout.data.samples import COMPARISONS
 from rollout.errors import InputError
 from rollout.progress import Progress
-from rollout.storage.files import read_rows
 
 __all__ = ["Plan", "replay"]
 
@@ -112,7 +112,6 @@ def _read(source: Source, part: Part, plan: Plan, rules: Sequence[Rule]) -> Pool
         plan.filters,
         source.own.filters if source.own else None,
         scored=any(rule.tournament is None for rule in rules),
-        where=str(part.path),
     )
     if pool is None:
         source.note(f"{part.name}: {part.path} holds no row that can be read")
@@ -188,11 +187,11 @@ def _same_as_selected(source: Source, part: Part, pool: Pool, own: SelectionStat
     that cannot be read. The notes say what is wrong."""
     file = part.path.with_name("selected.jsonl")
     try:
-        stored = [(str(row["id"]), int(row["sample"])) for row in read_rows(file)]
+        stored = [(row.id, row.sample) for row in read_selected(file)]
     except FileNotFoundError:
         source.note(f"{part.name}: {file} is not there; the replay is compared with nothing")
         return None
-    except (InputError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (InputError, OSError) as error:
         source.note(f"{part.name}: {file} cannot be read ({error})")
         return None
     at_P, at_N = own.picks[0].nonzero()

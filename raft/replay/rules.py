@@ -26,12 +26,11 @@ from rewards.combine.checks import finite_number
 from rewards.combine.length import LengthPenalty, build_length_penalty
 from rewards.tournament import cost
 from rewards.tournament.methods import check_settings
-from rollout.data.samples import check_scores, is_score_column
+from rollout.data.samples import REWARD, SampleRow
 from rollout.errors import InputError
 from rollout.types import Completion
 
 __all__ = [
-    "REWARD",
     "Rule",
     "Scoring",
     "filters_at_work",
@@ -44,7 +43,6 @@ __all__ = [
     "sweep_points",
 ]
 
-REWARD = "scores"
 _BEST = "best_of_k"
 
 
@@ -85,33 +83,24 @@ class Scoring:
         """Whether it is the stored reward as it stands."""
         return self.weights == {REWARD: 1.0} and self.penalty is None
 
-    def scores(self, row: Mapping[str, Any], where: str) -> list[float]:
+    def scores(self, row: SampleRow) -> list[float]:
         """(K,) of a row; NaN where any column has no finite score. Raises InputError."""
-        for name in self.weights:
-            if name not in row:
-                stored = ", ".join(key for key in row if key.endswith("scores")) or "none"
-                raise InputError(
-                    where,
-                    f"no column {name!r} to select by (stored scores: {stored})",
-                    "run raft score first, or name another with --reward-weights COLUMN=1",
-                )
-            if not is_score_column(name):
-                check_scores(row[name], len(row["responses"]), f"{where}: {name!r}")
-        columns_WK = [row[name] for name in self.weights]
+        fix = "run raft score first, or name another with --reward-weights COLUMN=1"
+        columns_WK = [row.scores_in(name, fix) for name in self.weights]
         found = [
             _weighted(list(self.weights.values()), at_W) for at_W in zip(*columns_WK, strict=True)
         ]
         if self.penalty is None:
             return found
-        ids = row.get("token_ids") or [()] * len(found)
-        parts = zip(found, row["responses"], ids, strict=True)
+        ids = row.token_ids or [[]] * len(found)
+        parts = zip(found, row.responses, ids, strict=True)
         try:
             return [
-                score - self.penalty.amount(Completion(text, tuple(tokens), "stop"))
+                score - self.penalty.amount(Completion(text, tuple(tokens)))
                 for score, text, tokens in parts
             ]
         except InputError as error:
-            raise InputError(where, error) from error
+            raise InputError(row.where, error) from error
 
 
 def sweep(stored: int) -> tuple[int, ...]:

@@ -12,8 +12,9 @@ import yaml
 from raft.config.load import make_config
 from raft.config.run import RunConfig
 from raft.evaluation import by_judge
-from rollout.data.rows import find_source, parse_json, read_rows
-from rollout.data.samples import sample_row
+from rollout.data.jsonl import Damage
+from rollout.data.rows import find_source, read_rows
+from rollout.data.samples import SampleRow, read_samples
 from rollout.errors import InputError
 
 __all__ = ["OriginalSelection", "Part", "Source", "find_samples"]
@@ -21,7 +22,6 @@ __all__ = ["OriginalSelection", "Part", "Source", "find_samples"]
 _ROLLOUTS = "rollouts.jsonl"
 # `rewards.judges.reward`'s, which a config need not name
 _DEFAULT_TOURNAMENT = "knockout"
-_MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +31,6 @@ class Part:
     name: str
     path: Path
     iteration: int | None = None
-
-    def rows(self, damaged: list[str]) -> Iterator[dict[str, Any]]:
-        """The sound rows, one at a time. Of a run, others are named in `damaged` and left out; of
-        a file, the first raises InputError."""
-        if self.iteration is None:
-            for row in read_rows(find_source(self.path)):
-                yield sample_row(row.value, row.where, row.number)
-            return
-        with open(self.path, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                where = f"{self.path}:{number}"
-                try:
-                    row = parse_json(line.decode(), where)
-                    sound = sample_row(row, where, number)
-                except UnicodeDecodeError:
-                    damaged.append(f"{where}: not UTF-8")
-                except InputError as error:
-                    damaged.append(str(error))
-                else:
-                    yield sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +53,17 @@ class Source:
     own: OriginalSelection | None = None
     notes: list[str] = field(default_factory=list)
 
-    def read(self, part: Part) -> Iterator[dict[str, Any]]:
-        """A part's sound rows; the notes say once which are damaged."""
-        damaged: list[str] = []
-        yield from part.rows(damaged)
-        if damaged:
-            named = "; ".join(damaged[:_MOST_NAMED])
-            more = len(damaged) - _MOST_NAMED
-            rest = f"; and {more} more" if more > 0 else ""
-            self.note(f"{part.name}: damaged rows left out, {len(damaged)}: {named}{rest}")
+    def read(self, part: Part) -> Iterator[SampleRow]:
+        """A part's rows, one at a time. Damaged rows of a run are skipped, and the notes say which;
+        of a file, the first raises InputError."""
+        if part.iteration is None:
+            for row in read_rows(find_source(part.path)):
+                yield SampleRow.from_json(row.value, row.where, row.number)
+            return
+        damage = Damage()
+        yield from read_samples(part.path, damage=damage)
+        if damage.count:
+            self.note(f"{part.name}: {damage}")
 
     def note(self, text: str) -> None:
         """Say it once."""

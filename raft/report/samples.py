@@ -1,9 +1,7 @@
-"""The stages of a run whose samples are stored, and how each gets into the page.
+"""The stages of a run whose samples are stored, and how their rows get into the page.
 
-Stored rollouts as the page wants them, out of files that may be damaged.
-
-A row that cannot be read is left out, counted, and named by its line; the rows around it are kept.
-Token ids, which nobody reads, are dropped and leave their number behind.
+A row that cannot be read is skipped, counted, and named by its line; the rows around it are shown.
+Token ids, which nobody reads, leave their number behind.
 """
 
 from __future__ import annotations
@@ -14,172 +12,147 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, TypeVar
 
 from raft.report.page import Blocks, RowBlocks
+from raft.select_rows import read_selected
+from rollout.data.jsonl import Damage, Row, is_object, read_jsonl
+from rollout.data.samples import REWARD, SampleRow, Scores, read_samples
+from rollout.errors import InputError
+from rollout.types import Message
 
 __all__ = [
     "Index",
+    "PageRow",
     "Stage",
-    "chosen_samples",
     "embed",
     "find_stages",
     "json_rows",
     "sample_rows",
 ]
 
-Row = dict[str, Any]
+
+_T = TypeVar("_T")
 
 
-class DamagedRow(ValueError):
-    """A row that is not what `raft run` writes; the text says in which way."""
+class PageRow(TypedDict):
+    """One prompt as the page's script reads it; what is not known of its K responses has no key.
 
-
-def json_rows(path: Path, name: str, on_damage: Callable[[str], None]) -> Iterator[Row]:
-    """The objects of a JSONL file; what is wrong with others is said once, at the end."""
-    yield from _sound(path, name, on_damage, lambda row: row)
-
-
-def sample_rows(path: Path, name: str, on_damage: Callable[[str], None]) -> Iterator[Row]:
-    """Rows of one prompt each: `id`, `prompt`, `responses` (K texts), and where they are known
-    `scores` ({name: K numbers or null}), `finish`, `tokens` and `seeds` (K each), `version`.
-
-    `scores` is the reward's name; `gold_scores` is that of gold, and so on. NaN and infinity are
-    missing scores.
+    `scores` are {reward name: K}; `finish`, `tokens` and `seeds` have K entries. `chosen` and
+    `rejected` are the numbers of the responses that were trained on, and trained against.
     """
-    yield from _sound(path, name, on_damage, _sample_row)
+
+    id: str
+    prompt: str | list[Message]
+    responses: list[str]
+    scores: dict[str, Scores]
+    finish: NotRequired[list[str]]
+    tokens: NotRequired[list[int]]
+    seeds: NotRequired[list[str | None]]
+    version: NotRequired[int]
+    chosen: NotRequired[list[int]]
+    rejected: NotRequired[list[int]]
 
 
-def chosen_samples(
+def json_rows(
+    path: Path, name: str, on_damage: Callable[[str], None]
+) -> Iterator[dict[str, object]]:
+    """The objects of a JSONL file; what is wrong with others is said once, at the end."""
+
+    def parse(row: Row) -> dict[str, object]:
+        if not is_object(row.value):
+            raise InputError(row.where, "no object")
+        return row.value
+
+    damage = Damage()
+    yield from _readable(read_jsonl(path, parse, name=name, damage=damage), name, on_damage)
+    _tell(damage, on_damage)
+
+
+def sample_rows(path: Path, name: str, on_damage: Callable[[str], None]) -> Iterator[PageRow]:
+    """The rows of a file of samples, for the page; damage is said as by `json_rows`.
+
+    A score is None where it is missing, no finite number, or no number at all.
+    """
+    damage = Damage()
+    rows = read_samples(path, name=name, damage=damage, odd_scores=True)
+    for row in _readable(rows, name, on_damage):
+        if row.prompt is None:
+            damage.add(InputError(row.where, "no prompt"))
+        else:
+            yield _page_row(row, row.prompt)
+    _tell(damage, on_damage)
+
+
+def _selected(
     path: Path, name: str, on_damage: Callable[[str], None]
 ) -> dict[str, tuple[list[int], set[int]]]:
-    """Of every prompt that was trained on: the chosen samples' numbers, and the hashes of the
+    """Of every prompt that was trained on: the selected samples' numbers, and the hashes of the
     responses that were the rejected side of a pair. Memory grows with the prompts, not the texts.
     """
     found: dict[str, tuple[list[int], set[int]]] = {}
-    for row in _sound(path, name, on_damage, _chosen):
-        numbers, rejected = found.setdefault(row["id"], ([], set()))
-        numbers.append(row["sample"])
-        if row["rejected"] is not None:
-            rejected.add(hash(row["rejected"]))
+    damage = Damage()
+    for row in _readable(read_selected(path, name=name, damage=damage), name, on_damage):
+        numbers, rejected = found.setdefault(row.id, ([], set()))
+        numbers.append(row.sample)
+        if row.rejected is not None:
+            rejected.add(hash(row.rejected[0]))
+    _tell(damage, on_damage)
     return found
 
 
-def _sound(
-    path: Path, name: str, on_damage: Callable[[str], None], form: Callable[[Row], Row]
-) -> Iterator[Row]:
-    first, damaged = "", 0
+def _readable(rows: Iterator[_T], name: str, on_damage: Callable[[str], None]) -> Iterator[_T]:
     try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield form(_parsed(line))
-                except DamagedRow as error:
-                    damaged += 1
-                    first = first or f"{name}:{number}: damaged row ({error})"
+        yield from rows
     except OSError as error:
         on_damage(f"{name}: cannot be read ({error.strerror or error})")
-    if damaged:
-        more = f", and {damaged - 1} more in this file" if damaged > 1 else ""
-        on_damage(f"{first}{more}; left out of the report")
 
 
-def _parsed(line: bytes) -> Row:
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError:
-        raise DamagedRow("not UTF-8") from None
-    except json.JSONDecodeError as error:
-        reason = "cut short" if not line.endswith(b"\n") else f"not JSON: {error.msg}"
-        raise DamagedRow(reason) from None
-    except (ValueError, RecursionError) as error:  # a number of too many digits, too many brackets
-        raise DamagedRow(f"not readable JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise DamagedRow("no object")
-    return row
+def _tell(damage: Damage, on_damage: Callable[[str], None]) -> None:
+    if damage.count:
+        on_damage(str(damage))
 
 
-def _sample_row(row: Row) -> Row:
-    responses = row.get("responses")
-    if not isinstance(responses, list) or not all(isinstance(text, str) for text in responses):
-        raise DamagedRow("no list of responses")
-    k = len(responses)
-    found: Row = {"id": _id(row), "prompt": _prompt(row.get("prompt")), "responses": responses}
-    scores = {
-        _score_name(key): [_number(value) for value in column]
-        for key in row
-        if (key == "scores" or key.endswith("_scores"))
-        and (column := _column(row, key, k)) is not None
-    }
-    found["scores"] = dict(sorted(scores.items(), key=lambda item: item[0] != "reward"))
-    if (reasons := _column(row, "finish_reasons", k)) is not None:
-        found["finish"] = [str(reason) for reason in reasons]
-    if (token_ids := _column(row, "token_ids", k)) is not None:
-        found["tokens"] = [len(ids) if isinstance(ids, list) else None for ids in token_ids]
-    if (seeds := _column(row, "seeds", k)) is not None:
+def _page_row(row: SampleRow, prompt: str | list[Message]) -> PageRow:
+    scores = {_score_name(name): [*map(_rounded, scores)] for name, scores in row.scores.items()}
+    found = PageRow(
+        id=row.id,
+        prompt=_page_prompt(prompt),
+        responses=row.responses,
+        scores=dict(sorted(scores.items(), key=lambda item: item[0] != "reward")),
+    )
+    if row.finish_reasons:
+        found["finish"] = [str(reason) for reason in row.finish_reasons]
+    if row.token_ids:
+        found["tokens"] = [len(ids) for ids in row.token_ids]
+    if row.seeds:
         # JavaScript rounds whole numbers beyond 2^53
-        found["seeds"] = [None if seed is None else str(seed) for seed in seeds]
-    if isinstance(row.get("policy_version"), int):
-        found["version"] = row["policy_version"]
+        found["seeds"] = [None if seed is None else str(seed) for seed in row.seeds]
+    if row.policy_version is not None:
+        found["version"] = row.policy_version
     return found
 
 
-def _chosen(row: Row) -> Row:
-    sample, rejected = row.get("sample"), row.get("rejected")
-    if not isinstance(sample, int) or isinstance(sample, bool):
-        raise DamagedRow("no number of a sample")
-    text = rejected.get("response") if isinstance(rejected, dict) else None
-    return {
-        "id": _id(row),
-        "sample": sample,
-        "rejected": text if isinstance(text, str) else None,
-    }
-
-
-def _id(row: Row) -> str:
-    if not isinstance(row.get("id"), str):
-        raise DamagedRow("no id")
-    return row["id"]
-
-
-def _prompt(value: Any) -> str | list[dict[str, str]]:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-        raise DamagedRow("no prompt")
+def _page_prompt(prompt: str | list[Message]) -> str | list[Message]:
+    if isinstance(prompt, str):
+        return prompt
     return [
-        {"role": _text(turn.get("role")), "content": _text(turn.get("content"))} for turn in value
+        Message(role=_text(message.get("role")), content=_text(message.get("content")))
+        for message in prompt
     ]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _score_name(key: str) -> str:
-    return "reward" if key == "scores" else key.removesuffix("_scores")
+def _score_name(column: str) -> str:
+    return "reward" if column == REWARD else column.removesuffix("_scores")
 
 
-def _column(row: Row, key: str, k: int) -> list[Any] | None:
-    """The column where it says something of each of the K responses."""
-    column = row.get(key)
-    if column is None:
-        return None
-    if not isinstance(column, list) or len(column) != k:
-        raise DamagedRow(f"{key} does not fit its {k} responses")
-    return column
-
-
-def _number(value: Any) -> float | None:
+def _rounded(score: float | None) -> float | None:
     """Six digits: more than anyone reads, at half the size."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    except OverflowError:  # an int that no float holds
-        return None
+    return float(f"{score:.6g}") if score is not None and math.isfinite(score) else None
 
 
 _START = 140  # characters of a prompt that its line in a list shows
@@ -216,7 +189,7 @@ class Index:
     samples: int = 0
     tokens: int = 0
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: PageRow) -> None:
         for name in row["scores"]:
             # a column that comes up late was missing before
             self.scores.setdefault(name, [[] for _ in self.ids])
@@ -261,16 +234,16 @@ def embed(
     *,
     limit: int | None,
     advance: Callable[[], None],
-) -> tuple[dict[str, Any], Index]:
+) -> tuple[dict[str, object], Index]:
     """Write the stage's rows and its index as blocks; what the page must know to find them.
 
     Memory holds one block of rows and the stage's index.
     """
     chosen_path = stage.chosen
-    chosen = {}
+    chosen: dict[str, tuple[list[int], set[int]]] = {}
     if chosen_path is not None:
         name = str(Path(stage.name).with_name(chosen_path.name))
-        chosen = chosen_samples(chosen_path, name, on_damage)
+        chosen = _selected(chosen_path, name, on_damage)
     rows, index = RowBlocks(blocks), Index()
     every_row = sample_rows(stage.path, stage.name, on_damage)
     for row in islice(every_row, limit):
@@ -281,7 +254,7 @@ def embed(
         advance()
     rows.finish()
     if left := sum(1 for _ in every_row):
-        on_damage(f"{stage.name}: the first {limit} prompts are here, {left} more are left out")
+        on_damage(f"{stage.name}: the first {limit} prompts are here, {left} more are skipped")
     known = {
         "iteration": stage.iteration,
         "phase": stage.phase,
@@ -297,7 +270,7 @@ def embed(
     return known, index
 
 
-def start_of(prompt: str | list[dict[str, str]]) -> str:
+def start_of(prompt: str | list[Message]) -> str:
     """The beginning of a prompt on one line; of a dialogue that of the last turn."""
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else ""
     return " ".join(text[: 4 * _START].split())[:_START]
@@ -313,7 +286,7 @@ def spread(column_PK: list[list[float | None]]) -> list[float] | None:
     return [low, high] if low <= high else None
 
 
-def _mark(row: dict[str, Any], chosen: list[int], rejected: set[int]) -> None:
+def _mark(row: PageRow, chosen: list[int], rejected: set[int]) -> None:
     row["chosen"] = chosen
     if rejected:
         row["rejected"] = [

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from raft.select_rows import read_selected
 from rollout.seeds import derive_seed
-from rollout.storage.files import read_rows
 from rollout.types import InputError
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
@@ -26,13 +26,13 @@ def sft_rows(
     Raises:
         InputError: a row is longer than `max_length` (it is never cut in silence).
     """
-    for row in read_rows(Path(path)):
-        prompt, response = row["prompt_token_ids"], row["token_ids"]
+    for row in read_selected(Path(path)):
+        prompt, response = row.prompt_token_ids, row.token_ids
         ids = [*prompt, *response]
         if max_length is not None and len(ids) > max_length:
             raise InputError(
                 "train.max_length",
-                f"{row['id']} has {len(ids)} tokens, more than {max_length}",
+                f"{row.id} has {len(ids)} tokens, more than {max_length}",
                 "raise it or lower prompts.max_tokens and sampling.max_new_tokens",
             )
         hidden = [IGNORED] * len(prompt) if loss_on == "response" else prompt

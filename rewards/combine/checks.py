@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rollout.data.fields import is_finite_number
+from rollout.data.jsonl import is_finite_number
 from rollout.types import InputError
 
 __all__ = ["check_keys", "finite_number", "one_of"]

@@ -22,7 +22,7 @@ from rewards.data.record import Options, Record, Refusal
 from rewards.data.report import DataReport, SourceReport
 from rewards.data.source import PairSource, Sources, parse_sources
 from rewards.data.split import Split, split_last, split_pairs
-from rollout.data.messages import json_kind
+from rollout.data.jsonl import json_kind
 from rollout.data.rows import Row, find_source, read_rows
 from rollout.errors import InputError
 from rollout.seeds import derive_seed

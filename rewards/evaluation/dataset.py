@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 
 from rewards.evaluation.forms import Form, parse_form, recognise
-from rollout.data.fields import row_id
-from rollout.data.messages import json_kind
-from rollout.data.rows import Row, Source, find_source, read_rows
+from rollout.data.jsonl import json_kind
+from rollout.data.rows import Row, Source, find_source, read_rows, row_id
 from rollout.errors import InputError
 from rollout.progress import Progress
 from rollout.types import Group

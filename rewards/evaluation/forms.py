@@ -28,11 +28,11 @@ from rewards.evaluation import rewardbench, rewardbench2
 from rewards.evaluation.rewardbench import PRIOR_SETS
 from rewards.evaluation.rewardbench import SUBSETS as REWARDBENCH_SUBSETS
 from rewards.evaluation.small_benchmarks import LABELS
-from rollout.data.fields import answer, completion, prompt_content
-from rollout.data.messages import check_text, hh_prompt, json_kind
+from rollout.data.jsonl import json_kind
+from rollout.data.messages import check_text, hh_prompt, prompt_content, response_text
 from rollout.data.pairs import pair_groups
 from rollout.errors import InputError
-from rollout.types import Group, Prompt
+from rollout.types import Completion, Group, Prompt
 
 __all__ = [
     "FORMS",
@@ -139,7 +139,7 @@ def _check_columns(columns: dict[str, Any], form: Form, where: str) -> None:
 
 def _group(columns: dict[str, Any], id: str, content: Any, texts: Sequence[str]) -> Group:
     fields = {key: value for key, value in columns.items() if key not in _OWN}
-    return Group(Prompt(id, content, fields), tuple(map(completion, texts)), 0)
+    return Group(Prompt(id, content, fields), tuple(map(Completion, texts)), 0)
 
 
 def _pair(columns: dict[str, Any], id: str, where: str) -> Parts:
@@ -207,7 +207,9 @@ def _judgebench(columns: dict[str, Any], id: str, where: str) -> Parts:
     sides = [columns.get("response_A"), columns.get("response_B")]
     if sides == [None, None] and "judgments" in columns:
         return (), gold
-    texts = [answer(one, where, f"response_{side}") for one, side in zip(sides, "AB", strict=True)]
+    texts = [
+        response_text(one, where, f"response_{side}") for one, side in zip(sides, "AB", strict=True)
+    ]
     return (
         _group(columns, id, check_text(columns.get("question"), where, "question"), texts),
     ), gold
@@ -217,7 +219,7 @@ def _llmbar(columns: dict[str, Any], id: str, where: str) -> Parts:
     label = str(columns["label"])
     if label not in ("1", "2"):
         raise InputError(where, f"label is {columns['label']!r}", "write 1 or 2")
-    texts = [answer(columns[key], where, key) for key in ("output_1", "output_2")]
+    texts = [response_text(columns[key], where, key) for key in ("output_1", "output_2")]
     content = check_text(columns["input"], where, "input")
     return (_group(columns, id, content, texts),), ((1.0, 0.0) if label == "1" else (0.0, 1.0))
 
@@ -228,7 +230,7 @@ def _hhh(columns: dict[str, Any], id: str, where: str) -> Parts:
     text = check_text(asked, where, "prompt" if "prompt" in columns else "input")
     targets = columns.get("targets")
     if targets is None:
-        texts = [answer(columns.get(key), where, key) for key in ("chosen", "rejected")]
+        texts = [response_text(columns.get(key), where, key) for key in ("chosen", "rejected")]
         gold = (1.0, 0.0)
     else:
         texts, gold = _choices(targets, where)
@@ -245,7 +247,7 @@ def _choices(targets: Any, where: str) -> tuple[list[str], tuple[float, ...]]:
     fits = isinstance(choices, list) and isinstance(labels, list) and len(choices) == len(labels)
     if not fits or sorted(map(str, labels or ())) != ["0", "1"]:
         raise InputError(where, "'targets' must hold two choices and labels 1 and 0", "fix it")
-    texts = [answer(one, where, f"choices[{k}]") for k, one in enumerate(choices or ())]
+    texts = [response_text(one, where, f"choices[{k}]") for k, one in enumerate(choices or ())]
     return texts, tuple(float(label) for label in labels or ())
 
 
@@ -277,7 +279,7 @@ def _answers(columns: dict[str, Any], key: str, where: str) -> list[str]:
     value = columns[key]
     if not isinstance(value, list) or not value:
         raise InputError(where, f"{key!r} is {json_kind(value)}", "make it a list of texts")
-    return [answer(one, where, f"{key}[{k}]") for k, one in enumerate(value)]
+    return [response_text(one, where, f"{key}[{k}]") for k, one in enumerate(value)]
 
 
 def _check_subset(given: Any, known: Sequence[str], benchmark: str, where: str) -> None:

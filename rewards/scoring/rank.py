@@ -16,7 +16,7 @@ from rewards.scoring.score import scores_of
 from rewards.tournament import Match, Report, Standing, cost, play
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, Reward
-from rollout.data.fields import COMPARISONS
+from rollout.data.samples import COMPARISONS
 from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.storage.output import output_path

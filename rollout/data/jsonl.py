@@ -1,4 +1,8 @@
-"""Rows as JSON lines. Columns that JSON has no form for are the row's fault, not ours."""
+"""JSON values and JSON lines: how they are read, checked and written.
+
+What comes out of a file is an `object` until `is_object`, `is_list` or `is_finite_number` has said
+what it is. Columns that JSON has no form for are the row's fault, not ours.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,107 @@ import datetime
 import decimal
 import json
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeGuard, TypeVar
 
 from rollout.errors import InputError
 
-__all__ = ["encode_rows", "json_columns"]
+__all__ = [
+    "Damage",
+    "Row",
+    "encode_rows",
+    "is_finite_number",
+    "is_list",
+    "is_object",
+    "json_columns",
+    "json_kind",
+    "parse_json",
+    "read_jsonl",
+]
+
+_T = TypeVar("_T")
+_MOST_NAMED = 3
 
 
-def encode_rows(rows: Sequence[dict[str, Any]]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as read. `number` counts from 1 and `where` is what an error message starts with."""
+
+    number: int
+    where: str
+    value: object
+
+
+@dataclass(slots=True)
+class Damage:
+    """The rows of one file that could not be read: how many, and what is wrong with the first."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list[str])
+
+    def add(self, error: InputError) -> None:
+        self.count += 1
+        if len(self.first) < _MOST_NAMED:
+            self.first.append(f"{error.where}: {error.problem}")
+
+    def __str__(self) -> str:
+        rows = "1 damaged row" if self.count == 1 else f"{self.count} damaged rows"
+        more = self.count - len(self.first)
+        named = [*self.first, f"and {more} more"] if more else self.first
+        return f"{rows} skipped: {'; '.join(named)}"
+
+
+def read_jsonl(
+    path: Path, parse: Callable[[Row], _T], *, name: str = "", damage: Damage | None = None
+) -> Iterator[_T]:
+    """What `parse` makes of each line of a JSONL file, in order; blank lines are skipped.
+
+    Args:
+        parse: raises InputError for a row that is not what it wants.
+        name: what errors call the file, by default its path.
+        damage: takes a row that cannot be read or parsed, and reading goes on behind it.
+
+    Raises:
+        InputError: the first such row, without `damage`.
+        OSError: there is no such file, or it cannot be read.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                where = f"{name or path}:{number}"
+                found = parse(Row(number, where, _parse_line(line, where)))
+            except InputError as error:
+                if damage is None:
+                    raise
+                damage.add(error)
+            else:
+                yield found
+
+
+def parse_json(text: str, where: str) -> object:
+    """`json.loads` whose error is an InputError of one line that begins with `where`."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            where,
+            f"not valid JSON ({error.msg} at column {error.colno})",
+            "fix or delete it",
+        ) from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(where, f"not readable JSON ({error})", "fix or delete it") from None
+
+
+def encode_rows(rows: Iterable[Mapping[str, object]]) -> bytes:
     """One line per row. Raises ValueError for NaN and infinity."""
     return b"".join(_line(row) for row in rows)
 
 
-def json_columns(columns: dict[str, Any], where: str) -> dict[str, Any]:
+def json_columns(columns: dict[str, object], where: str) -> dict[str, object]:
     """Columns as JSON can hold them: dates as ISO text, decimals as text, NaN and ±∞ as null.
 
     Raises InputError, which begins with `where`, for a column of another type: Parquet knows some.
@@ -31,17 +122,65 @@ def json_columns(columns: dict[str, Any], where: str) -> dict[str, Any]:
         return {str(name): _plain(value, name, where) for name, value in columns.items()}
 
 
-def _line(row: dict[str, Any]) -> bytes:
+def is_object(value: object) -> TypeGuard[dict[str, object]]:
+    """Whether `value` is a JSON object."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[object]]:
+    """Whether `value` is a JSON list."""
+    return isinstance(value, list)
+
+
+def is_finite_number(value: object) -> TypeGuard[int | float]:
+    """Whether `value` is a number, no bool, that a float can hold."""
+    try:
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
+    except OverflowError:  # JSON and YAML know no largest integer
+        return False
+
+
+def json_kind(value: object) -> str:
+    """What `value` is, in words for an error message."""
+    if value is None:
+        return "null"
+    if value == "":
+        return "an empty string"
+    names: dict[type, str] = {
+        bool: "true or false",
+        str: "a string",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+    }
+    return names.get(type(value), type(value).__name__)
+
+
+def _parse_line(line: bytes, where: str) -> object:
+    try:
+        return parse_json(line.decode(), where)
+    except UnicodeDecodeError:
+        raise InputError(where, "not UTF-8", "fix or delete the line") from None
+    except InputError:
+        if line.endswith(b"\n"):
+            raise
+        raise InputError(where, "cut short", "delete the line") from None
+
+
+def _line(row: Mapping[str, object]) -> bytes:
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair, which only ASCII JSON can hold
         return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
-def _plain(value: Any, name: str, where: str) -> Any:
-    if isinstance(value, dict):
+def _plain(value: object, name: str, where: str) -> object:
+    if is_object(value):
         return {str(key): _plain(item, name, where) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple) or is_list(value):
         return [_plain(item, name, where) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from itertools import takewhile
-from typing import Any
 
+from rollout.data.jsonl import is_list, is_object, json_kind
 from rollout.errors import InputError
 from rollout.types import Message
+
+Content = str | tuple[Message, ...]
 
 ROLES = ("system", "user", "assistant")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -21,7 +23,7 @@ def begins_with_hh_turn(text: str) -> bool:
     return _HH_TURN.match(text) is not None
 
 
-def check_text(value: Any, where: str, key: str) -> str:
+def check_text(value: object, where: str, key: str) -> str:
     """`value`, where it is text that is not blank. Raises InputError."""
     if not isinstance(value, str):
         raise InputError(
@@ -34,12 +36,12 @@ def check_text(value: Any, where: str, key: str) -> str:
     return _encodable(value, where, key)
 
 
-def check_messages(value: list[Any], where: str, key: str) -> list[Message]:
+def check_messages(value: list[object], where: str, key: str) -> list[Message]:
     """Role and content of each message, other keys dropped. Raises InputError for anything else."""
-    messages = []
+    messages: list[Message] = []
     for number, message in enumerate(value, start=1):
         at = f"{where}: {key!r} message {number}"
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        if not is_object(message) or not {"role", "content"} <= message.keys():
             raise InputError(at, 'is not {"role": …, "content": …}', "write both")
         role, content = message["role"], message["content"]
         if role not in ROLES:
@@ -61,6 +63,35 @@ def ending_with_user(messages: list[Message], where: str) -> tuple[Message, ...]
             "end the prompt with a user message",
         )
     return tuple(messages)
+
+
+def prompt_content(value: object, where: str) -> Content:
+    """Text as it stands, or messages that end with the user's. Raises InputError."""
+    if is_list(value):
+        return ending_with_user(check_messages(value, where, "prompt"), where)
+    return check_text(value, where, "prompt")
+
+
+def response_text(value: object, where: str, key: str) -> str:
+    """A response, which may be empty. Raises InputError for what is no text."""
+    if not isinstance(value, str):
+        raise InputError(where, f"{key} is {json_kind(value)}", "make it a string")
+    return _encodable(value, where, key)
+
+
+def split_response(
+    messages: list[Message], where: str, key: str
+) -> tuple[tuple[Message, ...], str]:
+    """(all but the last message, the last one's text). Raises InputError unless that is the
+    assistant's."""
+    *before, last = messages
+    if last["role"] != "assistant":
+        raise InputError(
+            where,
+            f"{key!r} ends with a message of the {last['role']}",
+            "a conversation to score ends with the assistant's",
+        )
+    return tuple(before), last["content"]
 
 
 def parse_hh(text: str, where: str, key: str) -> list[Message]:
@@ -90,7 +121,7 @@ def hh_prompt(text: str, where: str, key: str) -> tuple[Message, ...]:
     return ending_with_user(messages, where)
 
 
-def shared_prompt(chosen: Any, rejected: Any, where: str) -> tuple[Message, ...]:
+def shared_prompt(chosen: object, rejected: object, where: str) -> tuple[Message, ...]:
     """What two whole dialogues share, up to the last user turn before their last messages.
 
     In nearly all HH-RLHF rows they differ in the last answer alone; a few part earlier, and a few
@@ -110,25 +141,8 @@ def shared_prompt(chosen: Any, rejected: Any, where: str) -> tuple[Message, ...]
     return tuple(shared)
 
 
-def json_kind(value: Any) -> str:
-    """What `value` is, in words for an error message."""
-    if value is None:
-        return "null"
-    if value == "":
-        return "an empty string"
-    names = {
-        bool: "true or false",
-        str: "a string",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-    }
-    return names.get(type(value), type(value).__name__)
-
-
-def _dialogue(value: Any, where: str, key: str) -> list[Message]:
-    if isinstance(value, list):
+def _dialogue(value: object, where: str, key: str) -> list[Message]:
+    if is_list(value):
         return check_messages(value, where, key)
     return parse_hh(check_text(value, where, key), where, key)
 

@@ -6,18 +6,19 @@ A side is the answer alone, when the row has a prompt, or a whole dialogue: mess
 
 from __future__ import annotations
 
-from typing import Any
-
-from rollout.data.fields import Content, answer, answered, completion, prompt_content
+from rollout.data.jsonl import is_list, json_kind
 from rollout.data.messages import (
+    Content,
     begins_with_hh_turn,
     check_messages,
     hh_prompt,
-    json_kind,
     parse_hh,
+    prompt_content,
+    response_text,
+    split_response,
 )
 from rollout.errors import InputError
-from rollout.types import Group, Message, Prompt
+from rollout.types import Completion, Group, Message, Prompt
 
 __all__ = ["pair_groups"]
 
@@ -25,7 +26,7 @@ _NO_PROMPT = "give the row a prompt, or whole dialogues: messages or '\\n\\nHuma
 
 
 def pair_groups(
-    columns: dict[str, Any], id: str, fields: dict[str, Any], where: str
+    columns: dict[str, object], id: str, fields: dict[str, object], where: str
 ) -> tuple[Group, ...]:
     """One group of chosen and rejected where they answer the same prompt, else one of each.
 
@@ -40,36 +41,36 @@ def pair_groups(
         sides = [(content, text.strip()) for content, text in sides]
     (content, chosen), (other, rejected) = sides
     if content == other:
-        both = (completion(chosen), completion(rejected))
+        both = (Completion(chosen), Completion(rejected))
         return (Group(Prompt(id, content, fields), both, 0),)
     return tuple(
-        Group(Prompt(f"{id} {key}", content, fields), (completion(text),), 0)
+        Group(Prompt(f"{id} {key}", content, fields), (Completion(text),), 0)
         for key, (content, text) in zip(("chosen", "rejected"), sides, strict=True)
     )
 
 
-def _prompt(value: Any, where: str) -> Content:
+def _prompt(value: object, where: str) -> Content:
     # Dahoas/full-hh-rlhf rows: `prompt` is the dialogue, `chosen` and `rejected` its answers
     if isinstance(value, str) and begins_with_hh_turn(value):
         return hh_prompt(value, where, "prompt")
     return prompt_content(value, where)
 
 
-def _side(value: Any, prompt: Content | None, where: str, key: str) -> tuple[Content, str]:
+def _side(value: object, prompt: Content | None, where: str, key: str) -> tuple[Content, str]:
     """(what is answered, the answer)."""
-    if isinstance(value, list):
+    if is_list(value):
         return _message_side(check_messages(value, where, key), prompt, where, key)
     if prompt is None or (not isinstance(prompt, str) and _is_hh(value)):
         if not _is_hh(value):
             raise InputError(where, f"{key!r} is {_kind(value)} and no dialogue", _NO_PROMPT)
         return _message_side(parse_hh(value, where, key), prompt, where, key)
-    return prompt, answer(value, where, repr(key))
+    return prompt, response_text(value, where, repr(key))
 
 
 def _message_side(
     messages: list[Message], prompt: Content | None, where: str, key: str
 ) -> tuple[Content, str]:
-    before, text = answered(messages, where, key)
+    before, text = split_response(messages, where, key)
     if prompt is None:
         return before, text
     asked = (Message(role="user", content=prompt),) if isinstance(prompt, str) else prompt
@@ -85,9 +86,9 @@ def _message_side(
     return before, text
 
 
-def _is_hh(value: Any) -> bool:
+def _is_hh(value: object) -> bool:
     return isinstance(value, str) and begins_with_hh_turn(value)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "a text" if isinstance(value, str) and value else json_kind(value)

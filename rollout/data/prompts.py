@@ -11,18 +11,18 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from rollout.data.jsonl import is_list, is_object, json_kind
 from rollout.data.messages import (
     begins_with_hh_turn,
     check_messages,
     check_text,
     ending_with_user,
     hh_prompt,
-    json_kind,
     shared_prompt,
 )
-from rollout.data.rows import Row, find_source, read_rows
+from rollout.data.rows import Row, find_source, read_rows, row_id
 from rollout.errors import InputError
 from rollout.types import Message, Prompt
 
@@ -101,7 +101,7 @@ def _check_arguments(format: str, first_words: int | None, limit: int | None) ->
 def _long_enough(rows: Iterable[Row], words: int | None, skipped: list[str]) -> Iterator[Row]:
     """Plain texts with at least `words` words: a shorter opening is not an opening."""
     for row in rows:
-        if words is None or _opening(row.value["prompt"], words) is not None:
+        if words is None or _opening(str(_columns(row)["prompt"]), words) is not None:
             yield row
         else:
             skipped.append(row.where)
@@ -142,11 +142,11 @@ def _prompt(
     if words is not None:
         content = _shortened(row, content, words)
     fields = {name: value for name, value in columns.items() if name not in ("id", key)}
-    return row, Prompt(_id(row, columns, stem), content, fields)
+    return row, Prompt(row_id(columns, row, stem), content, fields)
 
 
-def _columns(row: Row) -> dict[str, Any]:
-    if not isinstance(row.value, dict):
+def _columns(row: Row) -> dict[str, object]:
+    if not is_object(row.value):
         raise InputError(
             row.where,
             f"holds {json_kind(row.value)} where an object is expected",
@@ -155,20 +155,9 @@ def _columns(row: Row) -> dict[str, Any]:
     return row.value
 
 
-def _id(row: Row, columns: dict[str, Any], stem: str) -> str:
-    given = columns.get("id")
-    if given is None:
-        return f"{stem}-{row.number:06d}"
-    if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
-        raise InputError(
-            row.where,
-            f"id is {json_kind(given)}",
-            "make it a non-empty string, or leave it out",
-        )
-    return str(given)
-
-
-def _content(row: Row, columns: dict[str, Any], key: str, format: str) -> str | tuple[Message, ...]:
+def _content(
+    row: Row, columns: dict[str, object], key: str, format: str
+) -> str | tuple[Message, ...]:
     if key not in columns:
         raise InputError(
             row.where,
@@ -176,7 +165,7 @@ def _content(row: Row, columns: dict[str, Any], key: str, format: str) -> str | 
             f"name one of {', '.join(columns) or '(none)'} in prompts.column",
         )
     value = columns[key]
-    if isinstance(value, list):
+    if is_list(value):
         if format in ("text", "hh"):
             raise InputError(
                 row.where,

@@ -1,9 +1,7 @@
-"""Raw rows out of a file or a `datasets` name, each with where it stands.
+"""Raw rows out of a file or a `datasets` name, each with its place, and their ids.
 
-Reads one row after another and knows nothing of prompts: `rollout.data.prompts` says what a row
-means.
-
-Whether every id of a file stands once, in eight bytes per row.
+Rows are read one after another. What they mean is said elsewhere: `rollout.data.prompts`,
+`rollout.data.scored_rows`.
 """
 
 from __future__ import annotations
@@ -17,13 +15,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from rollout.data.jsonl import Row, is_list, json_kind, parse_json
 from rollout.errors import InputError
 
-__all__ = [
-    "RowIds",
-]
+__all__ = ["Row", "RowIds", "Source", "find_source", "read_rows", "row_id"]
 
 Kind = Literal["jsonl", "json", "parquet", "text", "dataset"]
 
@@ -37,15 +34,6 @@ _KIND_OF_SUFFIX: dict[str, Kind] = {
 _FILE_SUFFIXES = {*_KIND_OF_SUFFIX, ".gz", ".csv", ".tsv", ".ndjson", ".zip", ".zst", ".yaml"}
 _READABLE = ".jsonl, .json and .txt (each also with .gz) and .parquet"
 _LINES_AT_A_TIME = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row as read. `number` counts from 1 and `where` is what an error message starts with."""
-
-    number: int
-    where: str
-    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +92,16 @@ def read_rows(
     return _text_rows(source) if separator is None else _documents(source, separator)
 
 
-def parse_json(text: str, where: str) -> Any:
-    """`json.loads` whose error is an InputError of one line that begins with `where`."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+def row_id(columns: dict[str, object], row: Row, stem: str) -> str:
+    """The id a row gives, or one by its number. Raises InputError for an id that is no name."""
+    given = columns.get("id")
+    if given is None:
+        return f"{stem}-{row.number:06d}"
+    if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
         raise InputError(
-            where,
-            f"not valid JSON ({error.msg} at column {error.colno})",
-            "fix or delete it",
-        ) from None
-    except (RecursionError, ValueError) as error:
-        raise InputError(where, f"not readable JSON ({error})", "fix or delete it") from None
+            row.where, f"id is {json_kind(given)}", "make it a non-empty string, or leave it out"
+        )
+    return str(given)
 
 
 def _kind_of_file(file: Path, name: str) -> Kind:
@@ -192,7 +178,7 @@ def _json_rows(source: Source) -> Iterator[Row]:
             f"not valid JSON ({error.msg})",
             "fix it, or name a file of one object per line .jsonl",
         ) from None
-    if not isinstance(rows, list):
+    if not is_list(rows):
         raise InputError(
             f"{source.name}:1",
             f"holds {type(rows).__name__} where a list of rows is expected",

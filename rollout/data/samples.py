@@ -1,81 +1,293 @@
-"""One row of stored samples, checked: a prompt's K responses and what is noted beside each."""
+"""Rows of stored samples: a prompt's K responses, and what is noted beside each.
+
+A row is checked once, when it is read, by `SampleRow.from_json`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
 
-from rollout.data.fields import COMPARISONS, answer, is_finite_number
-from rollout.data.messages import json_kind
+from rollout.data.jsonl import (
+    Damage,
+    Row,
+    is_finite_number,
+    is_list,
+    is_object,
+    json_kind,
+    read_jsonl,
+)
 from rollout.errors import InputError
+from rollout.types import Completion, Group, Message, Prompt
 
-__all__ = ["check_scores", "is_score_column", "sample_row", "score_columns"]
+__all__ = [
+    "COMPARISONS",
+    "RANKING",
+    "REWARD",
+    "Comparison",
+    "SampleRow",
+    "Scores",
+    "beside",
+    "check_scores",
+    "ids_column",
+    "prompt_column",
+    "read_samples",
+]
 
-_BESIDE = ("finish_reasons", "token_ids")
+Scores = list[float | None]  # one per response; None, NaN and infinity are missing
+Comparison = tuple[int, int, float | None]  # i, j, P(response i is better than response j)
+
+# the column that holds the reward's scores; others are NAME_scores
+REWARD = "scores"
+# what a tournament compared, one `Comparison` after the other
+COMPARISONS = "comparisons"
+# the columns of a ranking among all of a row's responses, its scores apart
+RANKING = frozenset({COMPARISONS, "ranking", "best", "tournament"})
+_TYPED = frozenset(
+    {"id", "prompt", "responses", "finish_reasons", "token_ids", "seeds", "policy_version",
+     "prompt_token_ids", COMPARISONS}
+)  # fmt: skip
 
 
-def sample_row(row: Any, where: str, number: int) -> dict[str, Any]:
-    """The row itself, with an id (its number, where it has none or null) and a finish reason per
-    response.
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One prompt's K responses. Lists beside `responses` have K entries, or none where not noted.
 
-    Raises InputError that begins with `where`.
+    Attributes:
+        scores: column name -> K scores; `scores` is the reward's, `gold_scores` that of gold.
+        finish_reasons: "length" for a response that was cut at the limit.
+        policy_version: of the policy that drew the responses; None where it is not known.
+        columns: the row's other columns.
+        where: the place of the row, which error messages begin with.
     """
-    if not isinstance(row, dict):
-        raise InputError(where, f"holds {json_kind(row)} where an object is expected")
-    responses = row.get("responses")
-    if not isinstance(responses, list) or not responses:
-        raise InputError(where, "no list of 'responses'", "give each row K texts")
-    for k, text in enumerate(responses):
-        if not isinstance(text, str):  # the full check costs more than the replay
-            answer(text, where, f"responses[{k}]")
-    for name in score_columns(row):
-        check_scores(row[name], len(responses), f"{where}: {name!r}")
-    for name in _BESIDE:
-        if row.get(name) is not None and not _is_list(row[name], len(responses)):
-            raise InputError(where, f"{name!r} does not fit {len(responses)} responses")
-    reasons = row.get("finish_reasons") or [None] * len(responses)
-    identity = number if row.get("id") is None else row["id"]
-    sound = {**row, "id": str(identity), "finish_reasons": reasons}
-    if row.get(COMPARISONS) is not None:
-        sound[COMPARISONS] = _comparisons(row[COMPARISONS], len(responses), where)
-    return sound
+
+    id: str
+    prompt: str | list[Message] | None
+    responses: list[str]
+    scores: dict[str, Scores] = field(default_factory=dict[str, Scores])
+    finish_reasons: list[str | None] = field(default_factory=list[str | None])
+    token_ids: list[list[int]] = field(default_factory=list[list[int]])
+    seeds: list[int | None] = field(default_factory=list[int | None])
+    policy_version: int | None = None
+    prompt_token_ids: list[int] | None = None
+    comparisons: list[Comparison] | None = None
+    columns: dict[str, object] = field(default_factory=dict[str, object])
+    where: str = ""
+
+    @classmethod
+    def from_json(
+        cls, value: object, where: str, number: int = 0, *, odd_scores: bool = False
+    ) -> SampleRow:
+        """Check a row that was read.
+
+        Args:
+            number: its id, where the row has none.
+            odd_scores: let a score that is no number be a missing one.
+
+        Raises:
+            InputError: a column does not fit the responses, or holds something else.
+        """
+        if not is_object(value):
+            raise InputError(where, f"holds {json_kind(value)} where an object is expected")
+        responses = _texts(value.get("responses"), where)
+        count = len(responses)
+        names = [name for name in value if _is_score_column(name)]
+        version, ids = value.get("policy_version"), value.get("prompt_token_ids")
+        if value.get(COMPARISONS) is not None:
+            comparisons = _comparisons(value[COMPARISONS], count, where)
+        else:
+            comparisons = None
+        return cls(
+            id=str(number if value.get("id") is None else value["id"]),
+            prompt=prompt_column(value.get("prompt"), where),
+            responses=responses,
+            scores={
+                name: _numbers(value[name], count, where, name)
+                if odd_scores
+                else check_scores(value[name], count, f"{where}: {name!r}")
+                for name in names
+                if not (odd_scores and value[name] is None)
+            },
+            finish_reasons=cast(list[str | None], beside(value, "finish_reasons", count, where)),
+            token_ids=_token_ids(value, count, where),
+            seeds=cast(list[int | None], beside(value, "seeds", count, where)),
+            policy_version=version if isinstance(version, int) else None,
+            prompt_token_ids=cast(list[int], ids) if is_list(ids) else None,
+            comparisons=comparisons,
+            columns={
+                name: column
+                for name, column in value.items()
+                if name not in _TYPED and name not in names
+            },
+            where=where,
+        )
+
+    @classmethod
+    def of_group(cls, group: Group) -> SampleRow:
+        """The responses that were drawn, without the prompt and without scores."""
+        drawn = group.completions
+        return cls(
+            id=group.prompt.id,
+            prompt=None,
+            responses=[one.text for one in drawn],
+            finish_reasons=[one.finish_reason for one in drawn],
+            token_ids=[list(one.token_ids) for one in drawn],
+            seeds=[one.seed for one in drawn],
+            policy_version=group.policy_version,
+        )
+
+    def group(self, prompt: Prompt) -> Group:
+        """What `of_group` was given, and the prompt that it belongs to."""
+        return Group(
+            prompt,
+            tuple(
+                Completion(text, tuple(ids), "length" if cut else "stop", seed)
+                for text, ids, cut, seed in zip(
+                    self.responses, self.token_ids, self.truncated, self.seeds, strict=True
+                )
+            ),
+            self.policy_version or 0,
+        )
+
+    @property
+    def truncated(self) -> list[bool]:
+        """(K,): whether each response was cut at the limit."""
+        reasons = self.finish_reasons or [None] * len(self.responses)
+        return [reason == "length" for reason in reasons]
+
+    def scores_in(self, name: str, fix: str) -> Scores:
+        """(K,): the scores in any column. Raises InputError with `fix` where it is not there."""
+        if name in self.scores:
+            return self.scores[name]
+        if name not in self.columns:
+            raise InputError(
+                self.where, f"no column {name!r} (there: {', '.join(self.scores) or 'none'})", fix
+            )
+        return check_scores(self.columns[name], len(self.responses), f"{self.where}: {name!r}")
+
+    def to_json(self) -> dict[str, object]:
+        """The row as it is stored. What is not noted has no column."""
+        row: dict[str, object] = {
+            "id": self.id,
+            "prompt": self.prompt,
+            **self.columns,
+            "responses": self.responses,
+            **self.scores,
+            COMPARISONS: self.comparisons,
+            "finish_reasons": self.finish_reasons or None,
+            "policy_version": self.policy_version,
+            "seeds": self.seeds or None,
+            "prompt_token_ids": self.prompt_token_ids,
+            "token_ids": self.token_ids or None,
+        }
+        return {name: row[name] for name in row if row[name] is not None or name in self.columns}
 
 
-def score_columns(row: dict[str, Any]) -> list[str]:
-    """`scores` and `NAME_scores`, one number or null per response."""
-    return [name for name in row if is_score_column(name)]
+def read_samples(
+    path: Path, *, name: str = "", damage: Damage | None = None, odd_scores: bool = False
+) -> Iterator[SampleRow]:
+    """The rows of a JSONL file that was written here, one at a time.
+
+    Strict by default; with `damage`, a row that cannot be read is skipped and noted there. `name`
+    is what errors call the file; `odd_scores` is as `SampleRow.from_json` takes it.
+
+    Raises:
+        InputError: the first bad row, without `damage`.
+        OSError: the file cannot be read.
+    """
+
+    def parse(row: Row) -> SampleRow:
+        return SampleRow.from_json(row.value, row.where, row.number, odd_scores=odd_scores)
+
+    return read_jsonl(path, parse, name=name, damage=damage)
 
 
-def is_score_column(name: str) -> bool:
-    return name == "scores" or name.endswith("_scores")
+def check_scores(values: object, count: int, where: str) -> Scores:
+    """`values`, where they are a number or null for each of `count` responses.
 
-
-def check_scores(scores: Any, count: int, where: str) -> None:
-    """Raises InputError, for other than a number or null for each of `count` responses."""
-    if not _is_list(scores, count):
+    Raises InputError for anything else.
+    """
+    if not is_list(values) or len(values) != count:
         raise InputError(where, f"does not hold one score for each of {count} responses")
-    for k, score in enumerate(scores):
+    for k, score in enumerate(values):
         # NaN and infinity, which some programs write, are missing scores
         if score is not None and not isinstance(score, float) and not is_finite_number(score):
             raise InputError(where, f"score {k} is {json_kind(score)}", "write a number or null")
+    return cast(Scores, values)
 
 
-def _comparisons(found: Any, count: int, where: str) -> list[list[Any]]:
+def beside(row: Mapping[str, object], name: str, count: int, where: str) -> list[object]:
+    """What a column notes beside each of `count` responses; [] where there is no such column.
+
+    Raises InputError for a column of another length.
+    """
+    values = row.get(name)
+    if values is None:
+        return []
+    if not is_list(values) or len(values) != count:
+        raise InputError(where, f"{name!r} does not fit {count} responses", "fix it or delete it")
+    return values
+
+
+def _is_score_column(name: str) -> bool:
+    return name == REWARD or name.endswith("_scores")
+
+
+def _texts(value: object, where: str) -> list[str]:
+    if not is_list(value) or not value:
+        raise InputError(where, "no list of 'responses'", "give each row K texts")
+    for k, text in enumerate(value):
+        if not isinstance(text, str):
+            raise InputError(where, f"responses[{k}] is {json_kind(text)}", "a response is a text")
+    return cast(list[str], value)
+
+
+def prompt_column(value: object, where: str) -> str | list[Message] | None:
+    if value is None or isinstance(value, str):
+        return value
+    if not is_list(value) or not all(is_object(message) for message in value):
+        raise InputError(where, "'prompt' is neither a text nor messages", "fix or delete the row")
+    return cast(list[Message], value)
+
+
+def _token_ids(row: Mapping[str, object], count: int, where: str) -> list[list[int]]:
+    found = beside(row, "token_ids", count, where)
+    return [ids_column(ids, "token_ids", where) for ids in found]
+
+
+def ids_column(value: object, name: str, where: str) -> list[int]:
+    if value is None:
+        return []
+    if not is_list(value):
+        raise InputError(where, f"{name!r} is {json_kind(value)}", "fix it or delete it")
+    return cast(list[int], value)
+
+
+def _numbers(values: object, count: int, where: str, name: str) -> Scores:
+    found = beside({name: values}, name, count, where)
+    return [one if is_finite_number(one) else None for one in found]
+
+
+def _comparisons(found: object, count: int, where: str) -> list[Comparison]:
     """With i and j as int: a column of Parquet has one type of number, and i is 0.0 there."""
-    for one in found if isinstance(found, list) else [found]:
-        sound = _is_list(one, 3) and _is_place(one[0], count) and _is_place(one[1], count)
-        known = sound and (one[2] is None or (is_finite_number(one[2]) and 0 <= one[2] <= 1))
-        if not known or one[0] == one[1]:
+    checked: list[Comparison] = []
+    for one in found if is_list(found) else [found]:
+        i, j, chance = one if is_list(one) and len(one) == 3 else (None, None, None)
+        if not (_is_place(i, count) and _is_place(j, count) and i != j and _is_chance(chance)):
             raise InputError(
                 where,
                 f"{COMPARISONS!r} must be [[i, j, P(i is better than j)], …] of its {count} "
                 "responses, P from 0 to 1 or null",
             )
-    return [[int(i), int(j), probability] for i, j, probability in found]
+        checked.append((int(cast(float, i)), int(cast(float, j)), cast(float | None, chance)))
+    return checked
 
 
-def _is_place(value: Any, count: int) -> bool:
+def _is_place(value: object, count: int) -> bool:
     return is_finite_number(value) and 0 <= value < count and value % 1 == 0
 
 
-def _is_list(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count
+def _is_chance(value: object) -> bool:
+    return value is None or (is_finite_number(value) and 0 <= value <= 1)

@@ -1,4 +1,4 @@
-"""Scores, and the responses that got them, out of a JSONL file that `raft score` or a run wrote.
+"""Scores, and the responses that got them, from a JSONL file that `raft score` or a run wrote.
 
 A row holds {"responses", "scores"} of K samples, {"response" or "messages", "score"} of one, or
 {"chosen", "rejected", "chosen_score", "rejected_score"} of a pair; "token_ids" where known. After
@@ -7,30 +7,27 @@ A row holds {"responses", "scores"} of K samples, {"response" or "messages", "sc
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from rollout.data.fields import is_finite_number
-from rollout.types import Completion, InputError
+from rollout.data.jsonl import is_finite_number, is_list, is_object
+from rollout.data.rows import Source, read_rows
+from rollout.errors import InputError
+from rollout.types import Completion
 
 __all__ = ["read_scored", "read_scores"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """`where` is the file and line."""
-
     where: str
-    value: dict[str, Any]
+    columns: dict[str, object]
 
 
-def read_scores(path: Any, where: str, name: str | None = None) -> list[float | None]:
+def read_scores(path: object, where: str, name: str | None = None) -> list[float | None]:
     """Every score of the file, in order, None where it is missing.
 
     Args:
@@ -41,7 +38,7 @@ def read_scores(path: Any, where: str, name: str | None = None) -> list[float | 
     return [score for row in _rows(path, where) for score in _scores(row, name)]
 
 
-def read_scored(path: Any, where: str) -> list[tuple[Completion, float | None]]:
+def read_scored(path: object, where: str) -> list[tuple[Completion, float | None]]:
     """Every response with its score, in order. Raises as `read_scores` does."""
     pairs: list[tuple[Completion, float | None]] = []
     for row in _rows(path, where):
@@ -56,28 +53,18 @@ def read_scored(path: Any, where: str) -> list[tuple[Completion, float | None]]:
     return pairs
 
 
-def _rows(path: Any, where: str) -> Iterator[_Row]:
-    file = Path(str(path)).expanduser()
-    if not file.is_file():
+def _rows(path: object, where: str) -> Iterator[_Row]:
+    if not Path(str(path)).expanduser().is_file():
         raise InputError(where, f"{path}: no such file", "give JSONL with scores")
-    opener = gzip.open if file.suffix.lower() == ".gz" else open
     try:
-        with opener(file, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _row(line, f"{where}: {path}:{number}")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(where, f"{path}: cannot be read ({error})", "give JSONL") from error
-
-
-def _row(line: str, where: str) -> _Row:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        raise InputError(where, "not valid JSON", "fix or delete the line") from None
-    if not isinstance(value, dict):
-        raise InputError(where, "no JSON object", f"each line is one, with {_score_keys()}")
-    return _Row(where, value)
+        for row in read_rows(Source(str(path), "jsonl", "")):  # JSONL, whatever its name ends in
+            if not is_object(row.value):
+                raise InputError(
+                    row.where, "no JSON object", f"each line is one, with {_score_keys()}"
+                )
+            yield _Row(f"{where}: {row.where}", row.value)
+    except InputError as error:
+        raise InputError(where, error) from error
 
 
 def _score_keys(prefix: str = "") -> str:
@@ -88,20 +75,20 @@ def _score_keys(prefix: str = "") -> str:
 
 def _scores(row: _Row, name: str | None = None) -> list[float | None]:
     prefix = f"{name}_" if name else ""
-    pair = f"{prefix}chosen_score", f"{prefix}rejected_score"
-    if isinstance(row.value.get(f"{prefix}scores"), list):
-        found = row.value[f"{prefix}scores"]
-    elif f"{prefix}score" in row.value:
-        found = [row.value[f"{prefix}score"]]
-    elif all(column in row.value for column in pair):
-        found = [row.value[column] for column in pair]
-    else:
-        raise InputError(row.where, f"has no {_score_keys(prefix)}", f"{_hint(row, name)}")
+    sides = f"{prefix}chosen_score", f"{prefix}rejected_score"
+    found = row.columns.get(f"{prefix}scores")
+    if not is_list(found):
+        if f"{prefix}score" in row.columns:
+            found = [row.columns[f"{prefix}score"]]
+        elif all(column in row.columns for column in sides):
+            found = [row.columns[column] for column in sides]
+        else:
+            raise InputError(row.where, f"has no {_score_keys(prefix)}", _hint(row, name))
     return [_score(value, row.where) for value in found]
 
 
 def _hint(row: _Row, name: str | None) -> str:
-    found = (re.fullmatch(r"(.+?)_(?:chosen_|rejected_)?scores?", key) for key in row.value)
+    found = (re.fullmatch(r"(.+?)_(?:chosen_|rejected_)?scores?", key) for key in row.columns)
     names = sorted({match[1] for match in found if match} - {"chosen", "rejected"})
     if not names:
         return "score the file with raft score"
@@ -109,44 +96,53 @@ def _hint(row: _Row, name: str | None) -> str:
     return there if name else f"{there}: score it again without"
 
 
-def _score(value: Any, where: str) -> float | None:
+def _score(value: object, where: str) -> float | None:
     if value is None:
         return None
     if not is_finite_number(value):
-        raise InputError(where, f"{value!r} is no score", "use finite numbers and null")
+        raise InputError(where, f"has the score {value!r}", "use finite numbers and null")
     return float(value)
 
 
 def _completions(row: _Row) -> list[Completion]:
-    value = row.value
-    if "scores" in value:
-        texts = value.get("responses")
-        ids = value.get("token_ids") or [()] * len(texts or ())
-    elif "score" in value:
-        texts = [value.get("response", value.get("messages"))]
-        ids = [value.get("token_ids") or ()]
+    columns = row.columns
+    if "scores" in columns:
+        texts = columns.get("responses")
+        ids = columns.get("token_ids")
+    elif "score" in columns:
+        texts = [columns.get("response", columns.get("messages"))]
+        ids = [columns.get("token_ids")]
     else:
         texts = [_side(row, "chosen"), _side(row, "rejected")]
-        ids = [(), ()]
-    if not isinstance(texts, list) or not isinstance(ids, list) or len(texts) != len(ids):
-        raise InputError(row.where, "needs responses beside the scores, and one list of ids each")
+        ids = None
+    ids = ids or [None] * len(texts if is_list(texts) else [])
+    if not is_list(texts) or not is_list(ids) or len(texts) != len(ids):
+        raise InputError(
+            row.where,
+            "does not have a response and a list of token ids for each score",
+            "keep the responses beside their scores",
+        )
     return [
-        Completion(_text(text, row.where), tuple(one), "stop")
+        Completion(_text(text, row.where), tuple(cast(list[int], one or ())))
         for text, one in zip(texts, ids, strict=True)
     ]
 
 
-def _side(row: _Row, side: str) -> Any:
-    text = row.value.get(side)
-    if isinstance(text, str) and "prompt" not in row.value:
-        # a whole dialogue: its length would be the prompt's as well
-        raise InputError(row.where, f'"{side}" without "prompt" hides where the response begins')
+def _side(row: _Row, side: str) -> object:
+    text = row.columns.get(side)
+    if isinstance(text, str) and "prompt" not in row.columns:
+        # a whole conversation: its length would be the prompt's as well
+        raise InputError(
+            row.where,
+            f'"{side}" without "prompt" hides where the response begins',
+            "give the row its prompt",
+        )
     return text
 
 
-def _text(response: Any, where: str) -> str:
+def _text(response: object, where: str) -> str:
     """A response as it is, or the last message's content of a conversation."""
-    if isinstance(response, list) and response and isinstance(response[-1], dict):
+    if is_list(response) and response and is_object(response[-1]):
         response = response[-1].get("content")
     if not isinstance(response, str):
         raise InputError(where, "has scores without the response's text", "score with texts kept")

@@ -1,4 +1,4 @@
-"""What a row to score may look like, which conversations it holds, and where their scores go.
+"""Rows to score: what they may look like, which conversations they hold, where their scores go.
 
 | form | columns | scores |
 |---|---|---|
@@ -7,45 +7,27 @@
 | messages | `messages` | `score` |
 | pair | `chosen`, `rejected`, with or without `prompt` | `chosen_score`, `rejected_score` |
 
-Knows nothing of rewards and nothing of files.
-
-Rows to score out of a file or a dataset, and a first reading that finds every broken one.
+`RowReader` reads them out of a file or a dataset, twice: the first reading finds every broken row.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-from rollout.data.fields import (
-    NOT_FIELDS,
-    answer,
-    answered,
-    completion,
-    drawn_as,
-    prompt_content,
-    row_id,
-)
-from rollout.data.jsonl import json_columns
-from rollout.data.messages import check_messages, json_kind
+from rollout.data.jsonl import is_list, is_object, json_columns, json_kind
+from rollout.data.messages import check_messages, prompt_content, response_text, split_response
 from rollout.data.pairs import pair_groups
-from rollout.data.rows import Row, RowIds, find_source, read_rows
+from rollout.data.rows import Row, RowIds, find_source, read_rows, row_id
+from rollout.data.samples import beside
 from rollout.errors import InputError
 from rollout.progress import Progress
-from rollout.types import Group, Prompt
+from rollout.types import Completion, Group, Prompt
 
-__all__ = [
-    "FORMS",
-    "Checked",
-    "Form",
-    "RowReader",
-    "ScoreRow",
-    "parse_row",
-    "score_columns",
-]
+__all__ = ["FORMS", "Checked", "Form", "RowReader", "ScoreRow", "parse_row", "score_columns"]
 
 Form = Literal["responses", "response", "messages", "pair"]
 FORMS: dict[Form, tuple[str, ...]] = {
@@ -53,6 +35,13 @@ FORMS: dict[Form, tuple[str, ...]] = {
     "response": ("prompt", "response"),
     "messages": ("messages",),
     "pair": ("chosen", "rejected"),
+}
+# the columns that are a row's own; all others are handed on to reward functions
+_OWN: dict[Form, tuple[str, ...]] = {
+    "responses": ("id", "prompt", "responses"),
+    "response": ("id", "prompt", "response"),
+    "messages": ("id", "messages"),
+    "pair": ("id", "prompt", "chosen", "rejected"),
 }
 _WANTED = (
     '{"prompt","responses"}, {"prompt","response"}, {"messages"}, {"chosen","rejected"} or '
@@ -70,7 +59,7 @@ class ScoreRow:
 
     where: str
     id: str
-    columns: dict[str, Any]
+    columns: dict[str, object]
     form: Form
     groups: tuple[Group, ...]
 
@@ -80,19 +69,20 @@ class ScoreRow:
 
     def scored(
         self, scores: Sequence[Sequence[float | None]], name: str | None = None
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """The row with its groups' scores; `name` goes before the columns they stand in."""
         flat = [score for group in scores for score in group]
-        values = [flat] if self.form == "responses" else flat
+        values: Sequence[object] = [flat] if self.form == "responses" else flat
         return {
             **self.columns,
             **dict(zip(score_columns(self.form, name), values, strict=True)),
         }
 
-    def scores_in(self, row: dict[str, Any], name: str | None = None) -> list[float | None]:
+    def scores_in(self, row: Mapping[str, object], name: str | None = None) -> list[float | None]:
         """The scores that `scored` put into a row, in the order of the conversations."""
         values = [row[column] for column in score_columns(self.form, name)]
-        return values[0] if self.form == "responses" else values
+        # this class put them there, or an interrupted command of the same settings did
+        return cast(list[float | None], values[0] if self.form == "responses" else values)
 
 
 def score_columns(form: Form, name: str | None = None) -> tuple[str, ...]:
@@ -111,7 +101,7 @@ def parse_row(row: Row, stem: str, form: Form | None = None) -> ScoreRow:
     Raises InputError that begins with the row's place.
     """
     columns = row.value
-    if not isinstance(columns, dict):
+    if not is_object(columns):
         raise InputError(
             row.where,
             f"holds {json_kind(columns)} where an object is expected",
@@ -126,7 +116,7 @@ def parse_row(row: Row, stem: str, form: Form | None = None) -> ScoreRow:
     return ScoreRow(row.where, id, columns, found, groups)
 
 
-def _form(columns: dict[str, Any], where: str) -> Form:
+def _form(columns: dict[str, object], where: str) -> Form:
     fitting: list[Form] = [form for form, keys in FORMS.items() if columns.keys() >= set(keys)]
     if len(fitting) == 1:
         return fitting[0]
@@ -140,56 +130,49 @@ def _form(columns: dict[str, Any], where: str) -> Form:
     )
 
 
-def _groups(columns: dict[str, Any], form: Form, id: str, where: str) -> tuple[Group, ...]:
-    fields = {key: value for key, value in columns.items() if key not in NOT_FIELDS[form]}
+def _groups(columns: dict[str, object], form: Form, id: str, where: str) -> tuple[Group, ...]:
+    fields = {key: value for key, value in columns.items() if key not in _OWN[form]}
     if form == "pair":
         return pair_groups(columns, id, fields, where)
     if form == "messages":
-        content, text = _whole(columns["messages"], where)
-        return (Group(Prompt(id, content, fields), (completion(text),), 0),)
-    prompt = Prompt(id, prompt_content(columns["prompt"], where), fields)
-    version = drawn_as(columns)
-    if form == "response":
-        text = answer(columns["response"], where, "response")
-        return (Group(prompt, (completion(text, columns.get("token_ids")),), version),)
-    completions = _completions(columns, where)
-    return (Group(prompt, completions, version),) if completions else ()
-
-
-def _whole(value: Any, where: str) -> Any:
-    if not isinstance(value, list):
-        raise InputError(where, f"'messages' is {json_kind(value)}", "make it a list of messages")
-    return answered(check_messages(value, where, "messages"), where, "messages")
-
-
-def _completions(columns: dict[str, Any], where: str) -> tuple[Any, ...]:
-    responses = columns["responses"]
-    if not isinstance(responses, list):
-        raise InputError(where, f"'responses' is {json_kind(responses)}", "make it a list of texts")
-    texts = [answer(text, where, f"responses[{k}]") for k, text in enumerate(responses)]
-    return tuple(
-        completion(text, ids, end)
-        for text, ids, end in zip(
-            texts,
-            _beside(columns, "token_ids", len(texts), where),
-            _beside(columns, "finish_reasons", len(texts), where),
-            strict=True,
+        messages = columns["messages"]
+        if not is_list(messages):
+            raise InputError(
+                where, f"'messages' is {json_kind(messages)}", "make it a list of messages"
+            )
+        content, text = split_response(
+            check_messages(messages, where, "messages"), where, "messages"
         )
+        return (Group(Prompt(id, content, fields), (Completion(text),), 0),)
+    prompt = Prompt(id, prompt_content(columns["prompt"], where), fields)
+    # responses that came from elsewhere have no policy version
+    version = columns.get("policy_version")
+    if form == "response":
+        ids = columns.get("token_ids")
+        one = Completion(response_text(columns["response"], where, "response"), _token_ids(ids))
+        completions: tuple[Completion, ...] = (one,)
+    else:
+        completions = _completions(columns, where)
+    group = Group(prompt, completions, version if isinstance(version, int) else 0)
+    return (group,) if completions else ()
+
+
+def _completions(columns: dict[str, object], where: str) -> tuple[Completion, ...]:
+    responses = columns["responses"]
+    if not is_list(responses):
+        raise InputError(where, f"'responses' is {json_kind(responses)}", "make it a list of texts")
+    count = len(responses)
+    texts = [response_text(text, where, f"responses[{k}]") for k, text in enumerate(responses)]
+    ids = beside(columns, "token_ids", count, where) or [None] * count
+    ends = beside(columns, "finish_reasons", count, where) or [None] * count
+    return tuple(
+        Completion(text, _token_ids(one), "length" if end == "length" else "stop")
+        for text, one, end in zip(texts, ids, ends, strict=True)
     )
 
 
-def _beside(columns: dict[str, Any], key: str, count: int, where: str) -> list[Any]:
-    """What a run notes beside each response; None of each where the column is not there."""
-    values = columns.get(key)
-    if values is None:
-        return [None] * count
-    if not isinstance(values, list) or len(values) != count:
-        raise InputError(
-            where,
-            f"{key!r} does not fit {count} responses",
-            "fix it or leave it out",
-        )
-    return cast(list[Any], values)
+def _token_ids(value: object) -> tuple[int, ...]:
+    return tuple(cast(list[int], value)) if is_list(value) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +203,7 @@ class RowReader:
             found = parse_row(row, self.stem, self._form)
             yield replace(found, columns=json_columns(found.columns, found.where))
 
-    def check(self, check: Callable[[ScoreRow], Any]) -> Checked:
+    def check(self, check: Callable[[ScoreRow], object]) -> Checked:
         """Read every row, and call `check` with it.
 
         Raises InputError for a row that cannot be read, an id that stands twice, an empty file.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from rollout.data.jsonl import is_object
 from rollout.errors import InputError
 from rollout.storage.files import disk_full_as_input_error
 
@@ -30,16 +30,18 @@ class AppendLog:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - lives as long as the log
         self._end = self._recover()
 
-    def append(self, row: dict[str, Any]) -> None:
-        if row["id"] in self._spans:
-            raise RuntimeError(f"{self.path}: {row['id']} is there already")
+    def append(self, row: Mapping[str, object]) -> None:
+        """Add a row with a string as `id`. Raises RuntimeError for an id that is there already."""
+        row_id = str(row["id"])
+        if row_id in self._spans:
+            raise RuntimeError(f"{self.path}: {row_id} is there already")
         line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with disk_full_as_input_error(self.path), self._undone_on_error():
             # unbuffered, and a short write (a disk that fills up) must not look like a whole row
             written = 0
             while written < len(line):
                 written += self._file.write(line[written:]) or 0
-        self._spans[row["id"]] = (self._end, len(line))
+        self._spans[row_id] = (self._end, len(line))
         self._end += len(line)
 
     def __contains__(self, row_id: str) -> bool:
@@ -51,7 +53,7 @@ class AppendLog:
     def ids(self) -> Iterator[str]:
         return iter(self._spans)
 
-    def read(self, row_id: str) -> dict[str, Any]:
+    def read(self, row_id: str) -> dict[str, object]:
         offset, length = self._spans[row_id]
         return json.loads(os.pread(self._file.fileno(), length, offset))
 
@@ -90,22 +92,23 @@ class AppendLog:
                         "damaged row in the middle of the file",
                         "delete that line to draw it again",
                     )
-                row = _whole_row(line)
-                if row is None:
+                row_id = _id_of_whole_row(line)
+                if row_id is None:
                     torn = number
                     continue
-                self._spans[row["id"]] = (end, len(line))
+                self._spans[row_id] = (end, len(line))
                 end += len(line)
         if torn is not None:
             self._file.truncate(end)
         return end
 
 
-def _whole_row(line: bytes) -> dict[str, Any] | None:
+def _id_of_whole_row(line: bytes) -> str | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = json.loads(line)
+        row: object = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("id"), str) else None
+    found = row.get("id") if is_object(row) else None
+    return found if isinstance(found, str) else None

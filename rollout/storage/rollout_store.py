@@ -7,16 +7,16 @@ last sample. Rows stream: memory holds ids and offsets only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from rollout.data.fields import COMPARISONS
+from rollout.data.jsonl import is_object
+from rollout.data.samples import COMPARISONS, REWARD, Comparison, SampleRow, Scores, read_samples
 from rollout.storage.append_log import AppendLog
-from rollout.storage.files import read_rows, write_rows
-from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
-
-Scores = dict[str, list[float | None]]  # reward name -> one score per sample, None = missing
+from rollout.storage.files import write_rows
+from rollout.types import Group, InputError, Prompt, StaleWeightsError
 
 
 class RolloutStore:
@@ -62,7 +62,7 @@ class RolloutStore:
 
     def group(self, prompt_id: str) -> Group:
         """A stored group, read back."""
-        return group_from_row(self._samples.read(prompt_id), self._prompts[prompt_id])
+        return self._drawn(prompt_id).group(self._prompts[prompt_id])
 
     def add_samples(self, group: Group) -> None:
         if group.policy_version != self._version:
@@ -70,33 +70,50 @@ class RolloutStore:
                 f"{self.path.name}: prompt {group.prompt.id} was drawn by policy version "
                 f"{group.policy_version}, this file is of version {self._version}"
             )
-        self._samples.append(_sample_row(group))
+        self._samples.append(SampleRow.of_group(group).to_json())
 
     def add_scores(
-        self, prompt_id: str, scores: Scores, comparisons: list[list[int | float]] | None = None
+        self,
+        prompt_id: str,
+        scores: Mapping[str, Scores],
+        comparisons: Sequence[Sequence[int | float | None]] | None = None,
     ) -> None:
-        """`comparisons`: [[i, j, P(response i is better than j)], …], of the tournament if any."""
+        """Store what each reward, by its name, and a tournament, if any, say of a group."""
         row = {"id": prompt_id, "scores": scores}
         self._scores.append(row if comparisons is None else {**row, COMPARISONS: comparisons})
 
     def finish(self) -> None:
         """Join samples and scores in prompt order into the final file; then drop the logs."""
-        write_rows(self.path, map(self._final_row, self._prompts.values()))
+        write_rows(self.path, (self._joined(prompt).to_json() for prompt in self._prompts.values()))
         self._samples.delete()
         self._scores.delete()
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        return read_rows(self.path)
+    def rows(self) -> Iterator[SampleRow]:
+        """The finished rows, in prompt order. Raises InputError for a damaged one."""
+        return read_samples(self.path)
 
     def drop_leftovers(self) -> None:
         """A kill between rename and deletion leaves logs that no longer matter."""
         for path in (self._samples_path, self._scores_path):
             path.unlink(missing_ok=True)
 
-    def _final_row(self, prompt: Prompt) -> dict[str, Any]:
-        kept = {name: prompt.fields[name] for name in self._fields if name in prompt.fields}
+    def _drawn(self, prompt_id: str) -> SampleRow:
+        return SampleRow.from_json(self._samples.read(prompt_id), str(self._samples_path))
+
+    def _joined(self, prompt: Prompt) -> SampleRow:
         found = self._scores.read(prompt.id)
-        return _final_row(self._samples.read(prompt.id), prompt, kept, found)
+        by_reward = found["scores"] if is_object(found["scores"]) else {}
+        return replace(
+            self._drawn(prompt.id),
+            prompt=prompt.content if isinstance(prompt.content, str) else list(prompt.content),
+            columns={name: prompt.fields[name] for name in self._fields if name in prompt.fields},
+            scores={
+                REWARD if name == "reward" else f"{name}_scores": cast(Scores, values)
+                for name, values in by_reward.items()
+            },
+            comparisons=cast(list[Comparison] | None, found.get(COMPARISONS)),
+            prompt_token_ids=list(prompt.token_ids),
+        )
 
     def _check_leftovers(self) -> None:
         for path, log, known in (
@@ -111,51 +128,3 @@ class RolloutStore:
                     f"delete {self._samples_path.name} and {self._scores_path.name} to draw "
                     "them again",
                 )
-
-
-def group_from_row(row: dict[str, Any], prompt: Prompt) -> Group:
-    completions = zip(
-        row["responses"], row["token_ids"], row["finish_reasons"], row["seeds"], strict=True
-    )
-    return Group(
-        prompt=prompt,
-        completions=tuple(
-            Completion(t, tuple(ids), end, seed) for t, ids, end, seed in completions
-        ),
-        policy_version=row["policy_version"],
-    )
-
-
-def _sample_row(group: Group) -> dict[str, Any]:
-    return {
-        "id": group.prompt.id,
-        "responses": [c.text for c in group.completions],
-        "token_ids": [list(c.token_ids) for c in group.completions],
-        "finish_reasons": [c.finish_reason for c in group.completions],
-        "seeds": [c.seed for c in group.completions],
-        "policy_version": group.policy_version,
-    }
-
-
-def _final_row(
-    row: dict[str, Any], prompt: Prompt, kept: dict[str, Any], found: dict[str, Any]
-) -> dict[str, Any]:
-    content = prompt.content if isinstance(prompt.content, str) else list(prompt.content)
-    named = {
-        "scores" if name == "reward" else f"{name}_scores": values
-        for name, values in found["scores"].items()
-    }
-    if COMPARISONS in found:
-        named[COMPARISONS] = found[COMPARISONS]
-    return {
-        "id": row["id"],
-        "prompt": content,
-        **kept,
-        "responses": row["responses"],
-        **named,
-        "finish_reasons": row["finish_reasons"],
-        "policy_version": row["policy_version"],
-        "seeds": row["seeds"],
-        "prompt_token_ids": list(prompt.token_ids),
-        "token_ids": row["token_ids"],
-    }

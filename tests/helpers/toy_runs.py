@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 
 from raft.config.load import make_config
 from raft.config.run import RunConfig
+from rollout.data.samples import SampleRow
 from rollout.engines.toy import write_toy
 
 WORDS = ("</s>", "good", "bad", "tree", "house", "river", "<unk>")
@@ -99,6 +101,11 @@ def lasting(run: Path) -> list[dict[str, Any]]:
         {key: value for key, value in row.items() if not key.startswith(UNSTABLE)}
         for row in metrics(run)
     ]
+
+
+def samples(stored: Sequence[dict[str, Any]]) -> list[SampleRow]:
+    """Stored rows as the loop and the commands see them."""
+    return [SampleRow.from_json(row, f"row {n}", n) for n, row in enumerate(stored)]
 
 
 def results(run: Path) -> dict[str, bytes]:

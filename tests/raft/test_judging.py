@@ -18,6 +18,7 @@ from rewards import JudgeReward
 from rewards.judges.reward import REFERENCE_FIELD
 from rewards.tournament import Report
 from rewards.tournament.verdicts import Verdicts
+from rollout.data.samples import SampleRow
 from rollout.types import InputError, Prompt
 
 
@@ -157,12 +158,12 @@ def test_parts() -> None:
     assert by_judge(function, None) == ()
     prompts = [Prompt("a", "x", {"answer": 1}), Prompt("b", "y")]
     (first, second) = with_references(
-        prompts, [{"id": "b", "responses": ["s"]}, {"id": "a", "responses": ["r"]}]
+        prompts, [SampleRow("b", None, ["s"]), SampleRow("a", None, ["r"])]
     )
     assert first.fields == {"answer": 1, REFERENCE_FIELD: ["r"]}
     assert second.fields == {REFERENCE_FIELD: ["s"]}
     assert with_references(prompts, None)[0].fields[REFERENCE_FIELD] is None
     # shares of nothing are left out
     assert judge_metrics({"reward": Report()}, "eval") == {"eval/judge_comparisons": 0}
-    row = {"id": "a", "scores": [1.0, 0.5, None]}
+    row = SampleRow("a", None, ["x", "y", "z"], {"scores": [1.0, 0.5, None]})
     assert compare([row], [row], ["scores"])["eval/win_rate"] == 0.75

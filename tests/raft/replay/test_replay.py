@@ -73,7 +73,7 @@ def chosen(tmp_path: Path, rows, strategy: str, arguments: dict, filters: dict) 
     """What a run would have trained on."""
     out = tmp_path / "chosen.jsonl"
     try:
-        choose(lambda: iter(rows), out, strategy, arguments, filters)
+        choose(lambda: iter(toy_runs.samples(rows)), out, strategy, arguments, filters)
     except InputError:  # nothing can be selected
         return []
     return toy_runs.rows(out)
@@ -95,7 +95,7 @@ def test_best_of_k_is_its_expectation_over_all_subsets(tmp_path, filters):
         spread = [None if s is None else s + 0.01 * k for k, s in enumerate(row["scores"])]
         row["scores"] = spread if p else [None] * 6
     whole = parse_filters([f"{k}={json.dumps(v)}" for k, v in filters.items()], {})
-    pool = read_pool(rows, Scoring(), whole)
+    pool = read_pool(toy_runs.samples(rows), Scoring(), whole)
     assert pool is not None
     for k in (1, 2, 4, 6):
         (kept,) = keep(pool, [(Rule("best_of_k"), k)], whole, draws=3, seed=0)
@@ -130,7 +130,7 @@ def test_best_of_k_is_its_expectation_over_all_subsets(tmp_path, filters):
 )
 def test_random_subsets_are_unbiased(tmp_path, strategy, arguments):
     rows, whole = sample_rows(4, 5), parse_filters(["unique=true", "min_spread=1"], {})
-    pool = read_pool(rows, Scoring(), whole)
+    pool = read_pool(toy_runs.samples(rows), Scoring(), whole)
     assert pool is not None
     (kept,) = keep(pool, [(Rule(strategy, arguments), 3)], whole, draws=3000, seed=1)
     for p, row in enumerate(rows):
@@ -147,7 +147,7 @@ def test_random_subsets_are_unbiased(tmp_path, strategy, arguments):
 def test_a_subset_is_filtered_as_its_texts_would_be(filters):
     rows = sample_rows(30, 7, seed=3)
     whole = parse_filters([f"{k}={json.dumps(v)}" for k, v in filters.items()], {})
-    pool = read_pool(rows, Scoring(), whole)
+    pool = read_pool(toy_runs.samples(rows), Scoring(), whole)
     assert pool is not None
     for k in (1, 3, 7):
         part = subset(pool, k, random_order(pool, seed=k))
@@ -201,7 +201,7 @@ def test_filters_that_let_everything_pass_are_not_named(tmp_path, capsys):
 
 def test_subsets_are_nested_in_order_and_evenly_drawn():
     rows = [*sample_rows(400, 5), part_of(sample_rows(1, 5)[0], [0, 1])]
-    pool = read_pool(rows, Scoring(), NO_FILTERS)
+    pool = read_pool(toy_runs.samples(rows), Scoring(), NO_FILTERS)
     assert pool is not None
     order_PN = random_order(pool, 0)
     small, large = subset(pool, 2, order_PN), subset(pool, 4, order_PN)
@@ -218,10 +218,12 @@ def test_subsets_are_nested_in_order_and_evenly_drawn():
 def test_diversity_is_that_of_the_texts_kept():
     rows = sample_rows(40, 6)
     rng = np.random.default_rng(1)
-    pool = read_pool(rows, Scoring(), NO_FILTERS)
+    pool = read_pool(toy_runs.samples(rows), Scoring(), NO_FILTERS)
     assert pool is not None
     picks = [rng.random((40, 6)) < share for share in (0.1, 0.5, 1.0, 0.0)]
-    for pick_PN, found in zip(picks, measure(iter(rows), picks, pool.text_PN), strict=True):
+    for pick_PN, found in zip(
+        picks, measure(toy_runs.samples(rows), picks, pool.text_PN), strict=True
+    ):
         texts = [rows[p]["responses"][k] for p, k in np.argwhere(pick_PN)]
         assert found["distinct_1"] == pytest.approx(distinct_n(texts, 1), nan_ok=True)
         assert found["distinct_2"] == pytest.approx(distinct_n(texts, 2), nan_ok=True)
@@ -341,7 +343,8 @@ def test_scores_are_weighed_and_lengths_paid_for(tmp_path):
     }
     penalty = parse_penalty("weight=0.5,above=1")
     scoring = Scoring({"scores": 2.0, "gold_scores": 1.0}, penalty)
-    assert scoring.scores(row, "here") == pytest.approx([5.0, 4.5, np.nan, -2.5], nan_ok=True)
+    found = scoring.scores(toy_runs.samples([row])[0])
+    assert found == pytest.approx([5.0, 4.5, np.nan, -2.5], nan_ok=True)
     source = find_samples(write(tmp_path / "r.jsonl", [row]))
     found = one(replay(source, Plan(NO_FILTERS, ks=(4,), scoring=scoring)), "best_of_k", 4)
     assert {name: value["mean"] for name, value in found["values"].items()} == {
@@ -364,7 +367,7 @@ def test_a_tournament_from_stored_comparisons_is_the_one_that_was_played(method)
     rows = judged_rows(12, 6)
     for row in rows:  # no equal texts: those share one entrant
         row["responses"] = [f"{k} words" for k in range(6)]
-    pool = read_pool(rows, Scoring(), NO_FILTERS)
+    pool = read_pool(toy_runs.samples(rows), Scoring(), NO_FILTERS)
     assert pool is not None
 
     def judge(matches):
@@ -421,7 +424,7 @@ def test_comparisons_of_a_parquet_file_are_read(tmp_path, capsys, whole):
 def test_equal_texts_are_one_entrant():
     rows = judged_rows(1, 3)
     rows[0]["responses"], rows[0]["comparisons"] = ["a", "a", "b"], [[1, 2, 0.9]]
-    pool = read_pool(rows, Scoring(), NO_FILTERS)
+    pool = read_pool(toy_runs.samples(rows), Scoring(), NO_FILTERS)
     assert pool is not None
     part = subset(pool, 3, random_order(pool, 0))
     (scores_K,) = tournament_scores(pool, part, "knockout", {}, 0, Missing()).tolist()
@@ -495,7 +498,7 @@ def test_what_is_damaged_or_missing_is_named_and_the_rest_replayed(run, capsys):
     (iterations / "001" / "selected.jsonl").write_text("{}\n")
     said = notes(capsys, str(run))
     assert "iteration 2: " in said and "002 holds no rollouts.jsonl" in said
-    assert "damaged rows left out, 2: " in said and "003/rollouts.jsonl:5: not valid JSON" in said
+    assert "2 damaged rows skipped: " in said and "003/rollouts.jsonl:5: not valid JSON" in said
     assert "003/rollouts.jsonl:8: not UTF-8" in said
     assert "001/selected.jsonl cannot be read" in said
     assert "iteration 3: the replay of the run's own selection keeps 10 rows" in said
@@ -606,7 +609,7 @@ def test_wrong_arguments_are_refused_in_one_line(finished, capsys, arguments, ex
     ("text", "expected"),
     [
         ("", "no row of it can be read"),
-        ('{"responses": ["a"]}\n', "no column 'scores' to select by (stored scores: none)"),
+        ('{"responses": ["a"]}\n', "no column 'scores' (there: none)"),
         ('{"responses": ["a"], "scores": [1, 2]}\n', "r.jsonl:1 'scores' 1 responses"),
         ('{"responses": ["a"], "scores": ["x"]}\n', "score 0 is a string"),
         ('{"responses": [1], "scores": [1]}\n', "responses[0] is a number"),
@@ -654,7 +657,7 @@ def test_select_and_replay_agree_on_ties():
     scores_PK = np.array([[1.0, 1.0, 0.0]])
     rows = [{"id": "a", "responses": ["x", "y", "z"], "scores": [1.0, 1.0, 0.0],
              "finish_reasons": ["stop"] * 3}]  # fmt: skip
-    pool = read_pool(rows, Scoring(), NO_FILTERS)
+    pool = read_pool(toy_runs.samples(rows), Scoring(), NO_FILTERS)
     assert pool is not None
     (kept,) = keep(pool, [(Rule("best_of_k"), 3)], NO_FILTERS, draws=2, seed=0)
     assert np.argwhere(kept.picks[0]).tolist() == select("best_of_k", scores_PK).tolist()

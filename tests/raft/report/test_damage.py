@@ -17,7 +17,10 @@ from raft.report import write_report
 from rollout.errors import InputError
 
 DAMAGE = {
-    "cut short": ("iterations/001/rollouts.jsonl", "iterations/001/rollouts.jsonl:3: damaged row"),
+    "cut short": (
+        "iterations/001/rollouts.jsonl",
+        "1 damaged row skipped: iterations/001/rollouts.jsonl:3: cut",
+    ),
     "no metrics": ("metrics.jsonl", "metrics.jsonl is missing"),
     "no config": ("config.yaml", "config.yaml is missing"),
     "no env": ("env.json", "env.json is missing"),
@@ -65,8 +68,8 @@ def test_a_damaged_row_costs_itself_alone(tmp_path: Path, line: str) -> None:
     page = report(run)
     assert len(page.rows(0, "eval")) == 3
     (said,) = page.data["notices"]
-    assert said.startswith("iterations/000/eval.jsonl:2: damaged row")
-    assert "and 1 more in this file" in said
+    assert said.startswith("2 damaged rows skipped: iterations/000/eval.jsonl:2: ")
+    assert "iterations/000/eval.jsonl:5: not UTF-8" in said
 
 
 def test_damaged_metrics_and_guards(tmp_path: Path) -> None:

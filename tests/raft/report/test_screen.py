@@ -103,7 +103,9 @@ def test_a_damaged_run_says_so_and_works(reader: Reader, tmp_path: Path) -> None
     (run / "iterations/001/eval.jsonl").write_text('{"id": "x"')
     tab = reader.open(write_report(run, tmp_path / "report.html"))
     notice = tab.locator("#notices").inner_text()
-    assert "metrics.jsonl is missing" in notice and "eval.jsonl:1: damaged row" in notice
+    assert (
+        "metrics.jsonl is missing" in notice and "iterations/001/eval.jsonl:1: cut short" in notice
+    )
     assert tab.locator("#curves").is_hidden()
     samples(tab)
     tab.get_by_role("combobox", name="Iteration", exact=True).select_option("1")

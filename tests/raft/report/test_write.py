@@ -209,6 +209,6 @@ def test_fewer_prompts_on_request(tmp_path: Path) -> None:
     page = report(write_run(tmp_path / "run", prompts=5), prompts=2)
     assert len(page.rows(1, "eval")) == 2
     assert (
-        "iterations/001/eval.jsonl: the first 2 prompts are here, 3 more are left out"
+        "iterations/001/eval.jsonl: the first 2 prompts are here, 3 more are skipped"
         in (page.data["notices"])
     )

@@ -51,7 +51,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         prompt = made(f"Once upon {'a time ' * (number % 3)}")["input_ids"]
         response = made(" the cat sat" * (1 + number % 4), add_special_tokens=False)["input_ids"]
         ended = [EOS] if number % 2 else []
-        row = {"id": f"p{number}", "prompt_token_ids": prompt, "token_ids": response + ended}
+        row = {"id": f"p{number}", "sample": 0, "response": "", "prompt_token_ids": prompt}
+        row["token_ids"] = response + ended
         lines.append(json.dumps(row))
     path.write_text("\n".join(lines) + "\n")
     return path

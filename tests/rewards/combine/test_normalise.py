@@ -158,15 +158,15 @@ def test_normalisers_that_cannot_be_are_refused(spec, expected):
         ('{"score": 1}\n{"score": null}\n', "holds 1 scores"),
         ('{"scores": [0.1, 0.1, 0.1]}\n', "all 3 scores are equal"),
         ('{"scores": [1e308, 1e308, -1e308]}\n', "too large"),
-        ('{"score": 1}\n{"score": "2"}\n', "scores.jsonl:2: '2' is no score"),
-        ('{"score": NaN}\n', "scores.jsonl:1: nan is no score"),
-        ('{"score": true}\n', "scores.jsonl:1: True is no score"),
+        ('{"score": 1}\n{"score": "2"}\n', "scores.jsonl:2: has the score '2'"),
+        ('{"score": NaN}\n', "scores.jsonl:1: has the score nan"),
+        ('{"score": true}\n', "scores.jsonl:1: has the score True"),
         ('{"score": 1' + "0" * 400 + "}\n", "scores.jsonl:1"),
         ('{"reward": 1}\n', 'scores.jsonl:1: has no "scores", "score"'),
         ('{"chosen_score": 1}\n', "scores.jsonl:1: has no"),
         ('{"score": 1}\n\n{"score"\n', "scores.jsonl:3 not valid JSON"),
         ("[1, 2]\n", "scores.jsonl:1 no JSON object"),
-        ('{"score": "\xff"}\n', "cannot be read"),
+        ('{"score": "\xff"}\n', "scores.jsonl:1: not UTF-8"),
     ],
 )
 def test_files_without_a_scale_are_refused_with_their_line(tmp_path, text, expected):
@@ -181,9 +181,9 @@ def test_files_without_a_scale_are_refused_with_their_line(tmp_path, text, expec
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"scores": [1.0]}, "needs responses"),
+        ({"scores": [1.0]}, "does not have a response"),
         ({"scores": [1.0], "responses": ["a", "b"]}, "1 scores for 2 responses"),
-        ({"scores": [1.0], "responses": ["a"], "token_ids": [[1], [2]]}, "one list of ids each"),
+        ({"scores": [1.0], "responses": ["a"], "token_ids": [[1], [2]]}, "a list of token ids"),
         ({"score": 1.0}, "without the response's text"),
         ({"score": 1.0, "messages": []}, "without the response's text"),
         ({"chosen": "a", "rejected": "b", "chosen_score": 1, "rejected_score": 2}, "where the"),

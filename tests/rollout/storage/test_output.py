@@ -32,5 +32,5 @@ def test_a_lock_that_was_let_go_with_its_file_is_none(
             lock_output(late, tmp_path / "out")
     with open(path, "a") as next_one:
         lock_output(next_one, tmp_path / "out")
-        with open(path, "a") as other, pytest.raises(InputError, match="wait for it"):
+        with open(path, "a") as other, pytest.raises(InputError, match="Wait for it"):
             lock_output(other, tmp_path / "out")

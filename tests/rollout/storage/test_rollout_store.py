@@ -113,7 +113,7 @@ def test_the_file_is_in_prompt_order_whatever_came_first(tmp_path: Path) -> None
         store.add_scores(prompt.id, {"reward": [1.0, None], "gold": [0.0, 2.0]})
     assert not store.complete
     store.finish()
-    rows = list(store.rows())
+    rows = [row.to_json() for row in store.rows()]
     assert [row["id"] for row in rows] == ["p0", "p1", "p2", "p3"]
     assert rows[1] == {
         "id": "p1",
@@ -164,7 +164,7 @@ def test_rows_stay_out_of_memory(tmp_path: Path) -> None:
         store.add_samples(group(prompt, "x" * 2**18))
         store.add_scores(prompt.id, {"reward": [1.0]})
     store.finish()
-    assert sum(len(row["responses"][0]) for row in store.rows()) == 64 * 2**20
+    assert sum(len(row.responses[0]) for row in store.rows()) == 64 * 2**20
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 * 2**20

@@ -146,6 +146,7 @@ def _pairs(study: Study, name: str) -> list[Any]:
 def _evaluated(study: Study, name: str, metrics: dict[str, Any]) -> dict[str, Any]:
     """By `raft eval-reward`, from the exported model; and what the recipe itself found."""
     from rewards.evaluation.evaluate import Scorer, eval_reward
+    from rewards.evaluation.results import as_object
 
     kind = "pairwise" if name == "pairwise" else "model"
     spec = {"kind": kind, "model": str(study.folder / name / "model")}
@@ -156,14 +157,15 @@ def _evaluated(study: Study, name: str, metrics: dict[str, Any]) -> dict[str, An
         seed=study.seed,
         keep=study.folder / name / "held_out.scored.jsonl",
     )
-    (own, length), (against,) = report["models"].values(), report["comparisons"]
+    (own, length), (against,) = report.models.values(), report.comparisons
+    assert own.length is not None, "pairs have texts"
     return {
-        "accuracy": own["accuracy"],
+        "accuracy": as_object(own.accuracy),
         "accuracy_in_training": metrics["eval/accuracy"],
-        "better_longer": own["length"]["better_longer"],
-        "better_shorter": own["length"]["better_shorter"],
-        "length": length["accuracy"],
-        "over_length": {key: against[key] for key in ("difference", "low", "high")},
+        "better_longer": as_object(own.length.better_longer),
+        "better_shorter": as_object(own.length.better_shorter),
+        "length": as_object(length.accuracy),
+        "over_length": {"difference": against.difference, "low": against.low, "high": against.high},
     }
 
 

@@ -44,6 +44,7 @@ examples:
   raft eval-reward --data reward-bench.parquet --reward models/a --reward models/b --out report.md
   raft eval-reward --data pairs.scored.jsonl --score-column scores    scores of raft score, no model
   raft eval-reward --data pairs.scored.jsonl --score-column gold      gold_chosen_score, ...
+  raft eval-reward --data held_out.jsonl --train train.jsonl --reward models/my-rm
 
 rows: preference pairs as raft score takes them, RewardBench, RewardBench 2, RM-Bench, JudgeBench,
 LLMBar and HHH as they are published, and {"prompt","responses","ranks"}
@@ -119,6 +120,10 @@ def add_eval_reward(command: AddCommand) -> None:
     )  # fmt: skip
     add_old_name(made, "--gold", column)
     made.add_argument(
+        "--train", metavar="FILE",
+        help="training pairs: count the prompts and pairs of the evaluation that are in them too",
+    )  # fmt: skip
+    made.add_argument(
         "--reward", action="append", default=[], metavar="MODEL",
         help=f"{MODEL}; may be repeated, to compare",
     )  # fmt: skip
@@ -163,6 +168,7 @@ def _eval_reward(options: argparse.Namespace) -> int:
         )
     from rewards.evaluation.evaluate import eval_reward
     from rewards.evaluation.report import as_markdown, check_output, kept_rows, write_report
+    from rewards.evaluation.results import as_object
 
     out = _output(options)
     check_output(out)
@@ -173,6 +179,7 @@ def _eval_reward(options: argparse.Namespace) -> int:
         form=options.form,
         gold=options.gold_column,
         split=options.split,
+        train=options.train,
         seed=options.seed,
         keep=kept_rows(out),
         **draws,
@@ -181,7 +188,7 @@ def _eval_reward(options: argparse.Namespace) -> int:
         text = as_markdown(report)
     else:
         text = "\n".join(f"report: {path}" for path in write_report(report, out))
-    print_result(options, report, text)
+    print_result(options, as_object(report), text)
     return 0
 
 

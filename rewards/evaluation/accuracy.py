@@ -1,6 +1,6 @@
-"""How often the better response wins, with nothing hidden: ties and missing pairs are counted.
+"""How often the better response wins, and how much of the verdict is length.
 
-How much of the verdict is length.
+Ties and missing pairs are counted, never hidden.
 """
 
 from __future__ import annotations
@@ -77,22 +77,6 @@ class Accuracy:
         every = self.pairs + self.missing
         return self.wins / every if every else math.nan
 
-    def as_json(self) -> dict[str, float | int | None]:
-        """Counts and shares by name, what is not known as None."""
-        values = {
-            "accuracy": self.strict,
-            "low": self.interval.low,
-            "high": self.interval.high,
-            "accuracy_ties_half": self.half,
-            "tie_share": self.tie_share,
-            "accuracy_missing_lost": self.of_all,
-        }
-        counts = {name: getattr(self, name) for name in _COUNTS}
-        return {**{k: v if math.isfinite(v) else None for k, v in values.items()}, **counts}
-
-
-_COUNTS = ("pairs", "wins", "ties", "losses", "missing", "clusters")
-
 
 def accuracy(
     margins_M: ArrayLike, cluster_M: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
@@ -156,16 +140,18 @@ class LengthBias:
     """Of the pairs whose two lengths are known.
 
     Args:
-        longer, shorter, equal: accuracy where the better response is that.
+        unit: of the lengths: "characters" or "tokens".
+        better_longer, better_shorter, better_equal: accuracy where the better response is that.
         prefers_longer: share of the pairs of different length, ties apart, in which the longer
             response wins; `longer_is_better` is the same share by the labels.
         spearman, pearson: correlation of the margin with the better response's extra length, 0
             for a reward that length tells nothing about; NaN where one of them does not vary.
     """
 
-    longer: Accuracy
-    shorter: Accuracy
-    equal: Accuracy
+    unit: str
+    better_longer: Accuracy
+    better_shorter: Accuracy
+    better_equal: Accuracy
     prefers_longer: float
     longer_is_better: float
     spearman: float
@@ -177,6 +163,7 @@ def length_bias(
     extra_M: ArrayLike,
     cluster_M: ArrayLike,
     *,
+    unit: str = "characters",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> LengthBias:
@@ -192,9 +179,10 @@ def length_bias(
     told = (margins != 0) & (extra != 0)
     enough = len(margins) >= _FEWEST
     return LengthBias(
-        longer=where(extra_M > 0),
-        shorter=where(extra_M < 0),
-        equal=where(extra_M == 0),
+        unit=unit,
+        better_longer=where(extra_M > 0),
+        better_shorter=where(extra_M < 0),
+        better_equal=where(extra_M == 0),
         prefers_longer=_share((margins > 0) == (extra > 0), told),
         longer_is_better=_share(extra > 0, told),
         spearman=spearman(margins, extra) if enough else math.nan,

@@ -1,11 +1,11 @@
-"""What each benchmark's own tables say, in percent as they are published, ready for JSON."""
+"""What each benchmark's own tables say, in percent as they are published."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from rewards.evaluation.rewardbench2 import TIES, TiedRow, best_of_n, rewardbenc
 from rewards.evaluation.scores import Scored
 from rewards.evaluation.small_benchmarks import (
     GROUPS,
+    StyleMatrix,
     best_of_n_hit,
     domain_of,
     group_of,
@@ -23,16 +24,164 @@ from rewards.evaluation.small_benchmarks import (
     mean_of_domains,
     style_matrix,
 )
-from rewards.evaluation.stats import Interval, interval95, resampled_ratios
+from rewards.evaluation.stats import interval95, resampled_ratios
 
-__all__ = ["benchmark"]
+__all__ = [
+    "Benchmark",
+    "HHHTable",
+    "JudgeBenchTable",
+    "ListsTable",
+    "NoTable",
+    "RMBenchTable",
+    "RewardBench2Table",
+    "RewardBenchTable",
+    "benchmark",
+]
 
 
-def benchmark(data: EvalSet, scored: Scored, *, resamples: int, seed: int) -> dict[str, Any] | None:
-    """The tables of the set's own benchmark; None where it has none, or none that margins make."""
-    settings = {"resamples": resamples, "seed": seed}
+@dataclass(frozen=True, slots=True)
+class NoTable:
+    """Why a reward has no table of a benchmark."""
+
+    benchmark: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSections:
+    """Sections and overall scores by one weighting, the 95 % interval that of `overall`."""
+
+    sections: dict[str, float]
+    overall: float
+    low: float
+    high: float
+    overall_without_prior: float
+    overall_unweighted: float
+    missing_subsets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBenchTable:
+    benchmark: str
+    current: WeightedSections
+    until_2024_09: WeightedSections = field(metadata={"json": "2024-09"})
+
+
+@dataclass(frozen=True, slots=True)
+class SubsetScore:
+    score: float
+    rows: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class TiesScore:
+    """`score` in percent, its parts as shares: see `rewardbench2.Ties`."""
+
+    score: float
+    rows: int
+    missing: int
+    tied: float
+    ref: float
+    preferred: float
+    preferred_hard: float
+    gap: float
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBench2Table:
+    """`random` is the score of guessing."""
+
+    benchmark: str
+    overall: float
+    random: float
+    subsets: dict[str, SubsetScore | TiesScore]
+    missing_subsets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """RM-Bench's accuracies by how much style speaks against the right response."""
+
+    hard: float
+    normal: float
+    easy: float
+    average: float
+
+    @classmethod
+    def percent(cls, levels: StyleMatrix | Mapping[str, float]) -> Levels:
+        names = ("hard", "normal", "easy", "average")
+        if isinstance(levels, StyleMatrix):
+            return cls(*(100 * getattr(levels, name) for name in names))
+        return cls(*(100 * levels[name] for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class RMBenchTable:
+    """`matrix` and `counts` are (3, 3), right response's style × wrong response's style."""
+
+    benchmark: str
+    matrix: list[list[float]]
+    counts: list[list[int]]
+    domains: dict[str, Levels]
+    hard: float
+    normal: float
+    easy: float
+    average: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    score: float
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeBenchTable:
+    benchmark: str
+    groups: dict[str, GroupScore]
+    overall: float
+
+
+@dataclass(frozen=True, slots=True)
+class HHHTable:
+    benchmark: str
+    categories: dict[str, float]
+    mean_of_categories: float
+
+
+@dataclass(frozen=True, slots=True)
+class RowMean:
+    """Mean over rows with its 95 % interval by resampling prompts."""
+
+    mean: float
+    low: float
+    high: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListsTable:
+    benchmark: str
+    best_of_n: RowMean
+    kendall_tau: RowMean
+
+
+Benchmark = (
+    NoTable
+    | RewardBenchTable
+    | RewardBench2Table
+    | RMBenchTable
+    | JudgeBenchTable
+    | HHHTable
+    | ListsTable
+)
+
+
+def benchmark(data: EvalSet, scored: Scored, *, resamples: int, seed: int) -> Benchmark | None:
+    """The tables of the set's own benchmark; None where it has none."""
     if data.form == "rewardbench":
-        return _rewardbench(data, scored, **settings)
+        return _rewardbench(data, scored, resamples, seed)
     if data.form == "rewardbench2":
         return _rewardbench2(data, scored)
     if data.form == "rm-bench":
@@ -42,11 +191,11 @@ def benchmark(data: EvalSet, scored: Scored, *, resamples: int, seed: int) -> di
     if data.form == "hhh":
         return _hhh(data, scored)
     if data.form == "listwise":
-        return _listwise(data, scored, **settings)
+        return _listwise(data, scored, resamples, seed)
     return None
 
 
-def _rewardbench(data: EvalSet, scored: Scored, *, resamples: int, seed: int) -> dict[str, Any]:
+def _rewardbench(data: EvalSet, scored: Scored, resamples: int, seed: int) -> RewardBenchTable:
     """Sections by both weightings, the overall score's interval by resampling prompts."""
     subsets = sorted(set(data.source_M))
     at_M = np.array([subsets.index(name) for name in data.source_M])
@@ -58,10 +207,11 @@ def _rewardbench(data: EvalSet, scored: Scored, *, resamples: int, seed: int) ->
     draws_BS = resampled_ratios(won_MS, known_MS, data.prompt_M, resamples=resamples, seed=seed)
     prompts = len(set(data.prompt_N.tolist()))
     rates = dict(zip(subsets, rates_S.tolist(), strict=True))
-    found: dict[str, Any] = {"benchmark": "RewardBench"}
-    for weights in ("current", "2024-09"):
-        found[weights] = _sections(subsets, rates, draws_BS, weights, prompts)
-    return found
+
+    def by(weights: Weights) -> WeightedSections:
+        return _sections(subsets, rates, draws_BS, weights, prompts)
+
+    return RewardBenchTable("RewardBench", current=by("current"), until_2024_09=by("2024-09"))
 
 
 def _sections(
@@ -70,25 +220,27 @@ def _sections(
     draws_BS: np.ndarray,
     weights: Weights,
     prompts: int,
-) -> dict[str, Any]:
+) -> WeightedSections:
     one = rewardbench(rates, weights)
     draws_B = [
         rewardbench(dict(zip(subsets, draw, strict=True)), weights).overall
         for draw in draws_BS.tolist()
     ]
-    return {
-        "sections": one.sections,
-        "overall": one.overall,
-        **_ends(interval95(np.array(draws_B), prompts), 1),
-        "overall_without_prior": one.without_prior,
-        "overall_unweighted": one.unweighted,
-        "missing_subsets": list(one.missing),
-    }
+    interval = interval95(np.array(draws_B), prompts)
+    return WeightedSections(
+        sections=one.sections,
+        overall=one.overall,
+        low=interval.low,
+        high=interval.high,
+        overall_without_prior=one.without_prior,
+        overall_unweighted=one.unweighted,
+        missing_subsets=one.missing,
+    )
 
 
-def _rewardbench2(data: EvalSet, scored: Scored) -> dict[str, Any]:
+def _rewardbench2(data: EvalSet, scored: Scored) -> RewardBench2Table | NoTable:
     if scored.scores_R is None:
-        return {"benchmark": "RewardBench 2", "note": "best of four needs scores, not comparisons"}
+        return NoTable("RewardBench 2", "best of four needs scores, not comparisons")
     rows: dict[str, list[np.ndarray]] = defaultdict(list)
     tied: list[TiedRow] = []
     right_N = [int((gold_K > 0).sum()) for gold_K in data.per_row(data.gold_R)]
@@ -98,74 +250,62 @@ def _rewardbench2(data: EvalSet, scored: Scored) -> dict[str, Any]:
             tied.append(TiedRow(data.ids[number], scores_K.tolist(), right_N[number]))
         else:
             rows[subset].append(scores_K)
-    parts: dict[str, Any] = {}
+    parts: dict[str, SubsetScore | TiesScore] = {}
     for subset, these in rows.items():
         one = best_of_n(these)
-        parts[subset] = {"score": 100 * one.score, "rows": one.rows, "missing": one.missing}
+        parts[subset] = SubsetScore(100 * one.score, one.rows, one.missing)
     if tied:
         ties = ties_score(tied)
-        shares = {name: getattr(ties, name) for name in _TIES}
-        parts[TIES] = {
-            "score": 100 * ties.score, "rows": ties.prompts, "missing": ties.missing, **shares,
-        }  # fmt: skip
-    overall, missing = rewardbench2({name: part["score"] for name, part in parts.items()})
-    return {
-        "benchmark": "RewardBench 2", "overall": overall, "random": 25.0, "subsets": parts,
-        "missing_subsets": list(missing),
-    }  # fmt: skip
+        parts[TIES] = TiesScore(
+            100 * ties.score, ties.prompts, ties.missing, ties.tied, ties.ref,
+            ties.preferred, ties.preferred_hard, ties.gap,
+        )  # fmt: skip
+    overall, missing = rewardbench2({name: part.score for name, part in parts.items()})
+    return RewardBench2Table("RewardBench 2", overall, 25.0, parts, missing)
 
 
-_TIES = ("tied", "ref", "preferred", "preferred_hard", "gap")
-
-
-def _rm_bench(data: EvalSet, scored: Scored) -> dict[str, Any]:
+def _rm_bench(data: EvalSet, scored: Scored) -> RMBenchTable:
     margins_N33 = scored.margins_M.reshape(-1, 3, 3)
     domain_N = np.array([domain_of(source) for source in data.source_N])
     domains = {
         str(name): style_matrix(margins_N33[domain_N == name]) for name in np.unique(domain_N)
     }
-    levels = ("hard", "normal", "easy", "average")
     whole = style_matrix(margins_N33)
-    return {
-        "benchmark": "RM-Bench",
-        "matrix": (100 * whole.matrix).tolist(),
-        "counts": whole.counts.tolist(),
-        "domains": {
-            name: {level: 100 * getattr(one, level) for level in levels}
-            for name, one in domains.items()
-        },
-        **{k: 100 * v for k, v in mean_of_domains(list(domains.values())).items()},
-    }
+    levels = Levels.percent(mean_of_domains(list(domains.values())))
+    return RMBenchTable(
+        benchmark="RM-Bench",
+        matrix=(100 * whole.matrix).tolist(),
+        counts=whole.counts.tolist(),
+        domains={name: Levels.percent(one) for name, one in domains.items()},
+        hard=levels.hard,
+        normal=levels.normal,
+        easy=levels.easy,
+        average=levels.average,
+    )
 
 
-def _judgebench(data: EvalSet, scored: Scored) -> dict[str, Any]:
+def _judgebench(data: EvalSet, scored: Scored) -> JudgeBenchTable:
     """Ties and missing verdicts lose, as in the benchmark's own count."""
     names = [group_of(source) for source in data.source_M]
     groups = accuracy_by(names, scored.margins_M, data.prompt_M, resamples=1)
     order = [name for name in (*GROUPS.values(), "Other") if name in groups]
-    return {
-        "benchmark": "JudgeBench",
-        "groups": {
-            name: {"score": 100 * groups[name].of_all, "pairs": names.count(name)} for name in order
-        },
-        "overall": 100 * float(np.mean(scored.margins_M > 0)),
-    }
+    return JudgeBenchTable(
+        "JudgeBench",
+        groups={name: GroupScore(100 * groups[name].of_all, names.count(name)) for name in order},
+        overall=100 * float(np.mean(scored.margins_M > 0)),
+    )
 
 
-def _hhh(data: EvalSet, scored: Scored) -> dict[str, Any]:
+def _hhh(data: EvalSet, scored: Scored) -> HHHTable:
     parts = accuracy_by(data.source_M, scored.margins_M, data.prompt_M, resamples=1)
     shares = {name: 100 * one.strict for name, one in parts.items()}
-    return {
-        "benchmark": "HHH",
-        "categories": shares,
-        "mean_of_categories": float(np.mean(list(shares.values()))),
-    }
+    return HHHTable("HHH", shares, float(np.mean(list(shares.values()))))
 
 
-def _listwise(data: EvalSet, scored: Scored, *, resamples: int, seed: int) -> dict[str, Any]:
+def _listwise(data: EvalSet, scored: Scored, resamples: int, seed: int) -> ListsTable | NoTable:
     """Means over rows; a row with a missing score is in none of them."""
     if scored.scores_R is None:
-        return {"benchmark": "lists", "note": "best of n needs scores, not comparisons"}
+        return NoTable("lists", "best of n needs scores, not comparisons")
     hits, taus = [], []
     for scores_K, gold_K in zip(
         data.per_row(scored.scores_R), data.per_row(data.gold_R), strict=True
@@ -174,25 +314,23 @@ def _listwise(data: EvalSet, scored: Scored, *, resamples: int, seed: int) -> di
         differ = len(set(gold_K[known_K].tolist())) > 1
         hits.append(best_of_n_hit(scores_K[known_K], gold_K[known_K]) if differ else math.nan)
         taus.append(kendall_tau(scores_K[known_K], gold_K[known_K]) if differ else math.nan)
-    return {
-        "benchmark": "lists",
-        "best_of_n": _mean(np.array(hits), data.prompt_N, 100, resamples, seed),
-        "kendall_tau": _mean(np.array(taus), data.prompt_N, 1, resamples, seed),
-    }
+    return ListsTable(
+        "lists",
+        best_of_n=_mean(np.array(hits), data.prompt_N, 100, resamples, seed),
+        kendall_tau=_mean(np.array(taus), data.prompt_N, 1, resamples, seed),
+    )
 
 
 def _mean(
     values_N: np.ndarray, prompt_N: np.ndarray, scale: float, resamples: int, seed: int
-) -> dict[str, Any]:
+) -> RowMean:
     known_N = np.isfinite(values_N)
     if not known_N.any():
-        return {"mean": math.nan, "rows": 0}
+        return RowMean(math.nan, math.nan, math.nan, 0)
     values, prompts = values_N[known_N], prompt_N[known_N]
     ones = np.ones((len(values), 1))
     draws_B1 = resampled_ratios(values[:, None], ones, prompts, resamples=resamples, seed=seed)
     interval = interval95(draws_B1[:, 0], len(np.unique(prompts)))
-    return {"mean": scale * float(values.mean()), **_ends(interval, scale), "rows": len(values)}
-
-
-def _ends(interval: Interval, scale: float) -> dict[str, float]:
-    return {"low": scale * interval.low, "high": scale * interval.high}
+    return RowMean(
+        scale * float(values.mean()), scale * interval.low, scale * interval.high, len(values)
+    )

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rewards.evaluation.accuracy import accuracy, accuracy_by, length_bias
 from rewards.evaluation.benchmarks import benchmark
 from rewards.evaluation.calibration import calibration
+from rewards.evaluation.contamination import find_contamination
 from rewards.evaluation.dataset import EvalSet, read_set
 from rewards.evaluation.forms import Form
+from rewards.evaluation.results import (
+    BootstrapFacts,
+    EvalReport,
+    ModelComparison,
+    ModelResult,
+    PositionBias,
+    SetFacts,
+)
 from rewards.evaluation.scores import Scored, by_judge, by_reward, free_memory
 from rewards.evaluation.stats import RESAMPLES, paired
 from rewards.evaluation.stored import by_stored, write_scores
@@ -50,22 +58,19 @@ def eval_reward(
     form: Form | None = None,
     gold: str | None = None,
     split: str = "train",
+    train: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
     keep: Path | None = None,
-) -> dict[str, Any]:
+) -> EvalReport:
     """Evaluate every scorer on the file or dataset `data`.
 
     Args:
         form: read rows as this form; by default as the one that the first row's columns fit.
         gold: the column of listwise rows that their known order stands in.
+        train: a file of training pairs to look for the evaluation's prompts in.
         resamples, seed: of all bootstrap intervals.
         keep: a JSONL file for the rows with the scores of every reward, as `by_stored` reads them.
-
-    Returns:
-        The report, all numbers as JSON has them, what is not known as None: `data` of the set,
-        `models` by label and `comparisons` of each two of them. Shares are in [0, 1], scores of
-        benchmarks in percent.
 
     Raises:
         InputError: anything wrong with the set, the settings or the stored scores.
@@ -77,31 +82,27 @@ def eval_reward(
         )
     found = read_set(data, form=form, gold=gold, split=split)
     _check(found, scorers)
+    contamination = None if train is None else find_contamination(found, train)
     all_scored = [
         _scored(found, one, label) for one, label in zip(scorers, _labels(scorers), strict=True)
     ]
     if keep is not None:
         write_scores(found, all_scored, keep)
-    draws = {"resamples": resamples, "seed": derive_seed(seed, "eval-reward")}
-    return plain(
-        {
-            "data": _describe(found, data),
-            "bootstrap": {"resamples": resamples, "seed": seed},
-            "models": {one.label: _model(found, one, draws) for one in all_scored},
-            "comparisons": [_compare(found, a, b, draws) for a, b in combinations(all_scored, 2)],
-        }
+    draws = _Draws(resamples, derive_seed(seed, "eval-reward"))
+    return EvalReport(
+        data=_facts(found, data),
+        bootstrap=BootstrapFacts(resamples, seed),
+        models={one.label: _result(found, one, draws) for one in all_scored},
+        comparisons=[_compare(found, a, b, draws) for a, b in combinations(all_scored, 2)],
+        contamination=contamination,
     )
 
 
-def plain(value: Any) -> Any:
-    """As JSON holds it: NaN and infinity are None."""
-    if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+class _Draws(NamedTuple):
+    """The settings of every bootstrap."""
+
+    resamples: int
+    seed: int
 
 
 def _scored(data: EvalSet, scorer: Scorer, label: str) -> Scored:
@@ -128,81 +129,63 @@ def _check(data: EvalSet, scorers: Sequence[Scorer]) -> None:
         first_M = data.better_M < data.worse_M
         if first_M.all() or not first_M.any():
             log.warning(
-                "%s: every label says that the %s answer is better; a judge that always says so "
+                "%s: every label says that the %s response is better; a judge that always says so "
                 "would be right in all", data.source.name, "first" if first_M.all() else "second",
             )  # fmt: skip
 
 
-def _describe(data: EvalSet, name: str) -> dict[str, Any]:
-    return {
-        "file": name,
-        "form": data.form,
-        "rows": len(data.ids),
-        "pairs": len(data.row_M),
-        "responses": len(data.gold_R),
-        "prompts": len(np.unique(data.prompt_N)),
-    }
+def _facts(data: EvalSet, name: str) -> SetFacts:
+    return SetFacts(
+        file=name,
+        form=data.form,
+        rows=len(data.ids),
+        pairs=len(data.row_M),
+        responses=len(data.gold_R),
+        prompts=len(np.unique(data.prompt_N)),
+    )
 
 
-def _model(data: EvalSet, scored: Scored, draws: dict[str, int]) -> dict[str, Any]:
-    margins_M, prompt_M = scored.margins_M, data.prompt_M
+def _result(data: EvalSet, scored: Scored, draws: _Draws) -> ModelResult:
+    margins_M, prompt_M, settings = scored.margins_M, data.prompt_M, draws._asdict()
     turns_M = data.turns_N[data.row_M].tolist()
     sources = len(set(data.source_N)) <= _MOST_SOURCES
-    by_source = accuracy_by(data.source_M, margins_M, prompt_M, **draws) if sources else {}
-    by_turns = accuracy_by(turns_M, margins_M, prompt_M, **draws)
-    return {
-        "settings": scored.settings,
-        "accuracy": accuracy(margins_M, prompt_M, **draws).as_json(),
-        "benchmark": benchmark(data, scored, **draws),
-        "by_source": {k: by_source[k].as_json() for k in sorted(by_source)},
-        "by_turns": {str(k): by_turns[k].as_json() for k in sorted(by_turns)},
-        "calibration": asdict(calibration(margins_M)) if scored.log_odds else None,
-        "length": _length(data, scored, draws),
-        "position_bias": _position_bias(scored),
-        "failed_rows": scored.failed,
-        "failures": list(scored.reasons),
-        "seconds": scored.seconds,
-    }
+    by_source = accuracy_by(data.source_M, margins_M, prompt_M, **settings) if sources else {}
+    by_turns = accuracy_by(turns_M, margins_M, prompt_M, **settings)
+    extra_M = data.extra_length_M
+    known = not np.isnan(extra_M).all()
+    return ModelResult(
+        settings=scored.settings,
+        accuracy=accuracy(margins_M, prompt_M, **settings),
+        benchmark=benchmark(data, scored, **settings),
+        by_source=dict(sorted(by_source.items())),
+        by_turns=dict(sorted(by_turns.items())),
+        calibration=calibration(margins_M) if scored.log_odds else None,
+        length=length_bias(margins_M, extra_M, prompt_M, **settings) if known else None,
+        position_bias=_position_bias(scored),
+        failed_rows=scored.failed,
+        failures=scored.reasons,
+        seconds=scored.seconds,
+    )
 
 
-def _length(data: EvalSet, scored: Scored, draws: dict[str, int]) -> dict[str, Any] | None:
-    if np.isnan(data.extra_length_M).all():
-        return None
-    found = length_bias(scored.margins_M, data.extra_length_M, data.prompt_M, **draws)
-    return {
-        "unit": "characters",
-        **{
-            f"better_{name}": getattr(found, name).as_json()
-            for name in ("longer", "shorter", "equal")
-        },
-        "prefers_longer": found.prefers_longer,
-        "longer_is_better": found.longer_is_better,
-        "spearman": found.spearman,
-        "pearson": found.pearson,
-    }
-
-
-def _position_bias(scored: Scored) -> dict[str, float] | None:
-    """What a judge's verdicts lose or win by the order shown."""
+def _position_bias(scored: Scored) -> PositionBias | None:
     if scored.position_bias_M is None:
         return None
     gap_M = scored.position_bias_M[np.isfinite(scored.position_bias_M)]
-    if not len(gap_M):
-        return None
-    return {"mean": float(gap_M.mean()), "mean_size": float(np.abs(gap_M).mean())}
+    return PositionBias(float(gap_M.mean()), float(np.abs(gap_M).mean())) if len(gap_M) else None
 
 
-def _compare(data: EvalSet, a: Scored, b: Scored, draws: dict[str, int]) -> dict[str, Any]:
-    found = paired(a.margins_M, b.margins_M, data.prompt_M, **draws)
-    return {
-        "a": a.label,
-        "b": b.label,
-        "difference": found.difference,
-        "low": found.interval.low,
-        "high": found.interval.high,
-        "a_better": found.a_better,
-        "pairs": found.pairs,
-    }
+def _compare(data: EvalSet, a: Scored, b: Scored, draws: _Draws) -> ModelComparison:
+    found = paired(a.margins_M, b.margins_M, data.prompt_M, **draws._asdict())
+    return ModelComparison(
+        a=a.label,
+        b=b.label,
+        difference=found.difference,
+        low=found.interval.low,
+        high=found.interval.high,
+        a_better=found.a_better,
+        pairs=found.pairs,
+    )
 
 
 def _labels(scorers: Sequence[Scorer]) -> list[str]:

@@ -1,16 +1,14 @@
-"""Cells and tables of Markdown: numbers with their intervals, None as a dash."""
+"""Cells and tables of Markdown: numbers with their intervals, a dash for what is not known."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 __all__ = [
     "number",
     "percent",
-    "points",
     "score",
-    "score_interval",
     "section",
     "table",
     "with_interval",
@@ -21,43 +19,25 @@ def section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}"
 
 
-def with_interval(one: dict[str, Any]) -> str:
-    if one["accuracy"] is None:
+def with_interval(value: float, low: float, high: float, form: str, unit: str = "") -> str:
+    """A number and its interval, neither shown where it is not known."""
+    if not math.isfinite(value):
         return "–"
-    value = f"{100 * one['accuracy']:.1f} %"
-    return value if one["low"] is None else f"{value} {_ends(one, '.1f')}"
-
-
-def points(one: dict[str, Any]) -> str:
-    if one["difference"] is None:
-        return "–"
-    value = f"{100 * one['difference']:+.1f}"
-    return value if one["low"] is None else f"{value} {_ends(one, '+.1f')}"
-
-
-def _ends(one: dict[str, Any], form: str) -> str:
-    return f"[{100 * one['low']:{form}}, {100 * one['high']:{form}}]"
-
-
-def score_interval(one: dict[str, Any], key: str, digits: int = 2) -> str:
-    if one.get(key) is None:
-        return "–"
-    value = f"{one[key]:.{digits}f}"
-    if one.get("low") is None:
-        return value
-    return f"{value} [{one['low']:.{digits}f}, {one['high']:.{digits}f}]"
+    shown = f"{value:{form}}{unit}"
+    return f"{shown} [{low:{form}}, {high:{form}}]" if math.isfinite(low) else shown
 
 
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "–" if share is None else number(100 * share, ".1f", " %")
 
 
 def score(value: float | None) -> str:
     return number(value, ".2f")
 
 
-def number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def number(value: float | None, form: str, unit: str = "") -> str:
+    """A dash where the number is not known."""
+    return "–" if value is None or not math.isfinite(value) else format(value, form) + unit
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

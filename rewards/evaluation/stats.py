@@ -256,7 +256,7 @@ def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
 def pearson(x_N: ArrayLike, y_N: ArrayLike) -> float:
     """Correlation in [−1, 1]; NaN when either does not vary."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.corrcoef(x_N, y_N)[0, 1])
+        return float(np.corrcoef(np.asarray(x_N), np.asarray(y_N))[0, 1])
 
 
 def _rows(scores_PK: ArrayLike) -> np.ndarray:

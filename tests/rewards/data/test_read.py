@@ -12,11 +12,8 @@ from typing import Any
 
 import pytest
 
-from rewards.data.contamination import overlap, without_overlap
-from rewards.data.pair import Pair
-from rewards.data.read import PairSet, PairSource, read_pairs, read_rated, split_pairs
+from rewards.data.read import PairSet, PairSource, read_pairs, read_rated
 from rollout.errors import InputError
-from rollout.types import Message, Prompt
 
 
 def write(path: Path, *rows: object) -> str:
@@ -345,103 +342,3 @@ def test_real_hh_counts(raft_data):
             k: n for k, n in expected.items() if n
         }
         assert len(found.pairs) == len(kept)
-
-
-def test_real_splits_share_no_prompt_and_no_contamination(raft_data):
-    path = raft_data / "data" / "hh-rlhf" / "dev" / "helpful-base.jsonl.gz"
-    pairs = read_pairs(str(path)).pairs
-    split = split_pairs(pairs, 0.1)
-    assert abs(len(split.held_out) - 0.1 * len(pairs)) < 5
-    found = overlap(split.train, split.held_out)
-    assert not found.exact
-    # what is still near has another first turn: no whole prompt of it is on the other side
-    assert len(found.near) < 0.01 * len(split.train)
-
-
-# ---------------------------------------------------------------------------------- contamination
-
-WORDS = [f"word{n}" for n in range(3000)]
-
-
-def text(rng: random.Random, words: int = 40) -> str:
-    return " ".join(rng.choices(WORDS, k=words))
-
-
-def test_planted_prompts_are_found_and_no_others():
-    rng = random.Random(0)
-    train = [text(rng) for _ in range(300)]
-    evaluation = [text(rng) for _ in range(200)]
-    train[5] = evaluation[7].upper().replace(" ", "  ") + "?!"
-    near = evaluation[9].split()
-    near[0] = "changed"  # 27 of 28 runs of 13 words are the same
-    train[20] = " ".join(near)
-    train[30] = f"{text(rng, 60)} {evaluation[11]} {text(rng, 60)}"  # asked within a longer prompt
-    half = evaluation[13].split()[:30] + text(rng, 30).split()
-    train[40] = " ".join(half)  # 18 of 28: no
-    found = overlap(train, evaluation)
-    assert [(m.train, m.evaluation, m.kind) for m in found.matches] == [
-        (5, 7, "exact"),
-        (20, 9, "near"),
-        (30, 11, "near"),
-    ]
-    assert found.near[0].share == pytest.approx(27 / 28) and found.near[1].share == 1
-    assert without_overlap(train, found) == [t for n, t in enumerate(train) if n not in (5, 20, 30)]
-    assert found.lines()[0].startswith("1 of 300 training prompts stand among the 200 evaluation")
-    assert len(found.lines()) == 4
-
-
-def test_shares_are_those_of_brute_force():
-    rng = random.Random(1)
-    few = WORDS[:6]  # so that runs are shared by chance
-    train = [" ".join(rng.choices(few, k=rng.randrange(1, 12))) for _ in range(60)]
-    evaluation = [" ".join(rng.choices(few, k=rng.randrange(1, 12))) for _ in range(40)]
-    n, least = 3, 0.5
-
-    def runs(prompt: str) -> set[str]:
-        words = prompt.split()
-        return {" ".join(words[i : i + n]) for i in range(len(words) - n + 1)}
-
-    distinct = list(dict.fromkeys(evaluation))
-    holders: dict[str, int] = {}
-    for prompt in distinct:
-        for run in runs(prompt):
-            holders[run] = holders.get(run, 0) + 1
-    common = {run for run, count in holders.items() if count > 10}
-    expected = {}
-    for at, prompt in enumerate(train):
-        shares = [
-            len((a := runs(prompt) - common) & (b := runs(other) - common))
-            / max(1, min(len(a), len(b)))
-            for other in distinct
-        ]
-        if prompt in distinct:
-            expected[at] = 1.0
-        elif max(shares) >= least:
-            expected[at] = max(shares)
-    found = overlap(train, evaluation, n=n, share=least)
-    assert {m.train: m.share for m in found.matches} == pytest.approx(expected)
-    assert found.near and found.exact
-
-
-def test_a_form_of_words_is_no_contamination():
-    rng = random.Random(2)
-    form = text(rng, 60)
-    train = [f"{form} {text(rng, 12)}" for _ in range(20)]
-    evaluation = [f"{form} {text(rng, 12)}" for _ in range(20)]
-    assert overlap(train, evaluation).matches == ()
-
-
-def test_prompts_of_every_kind_are_compared():
-    asked = (Message(role="system", content="S"), Message(role="user", content="Same?"))
-    items = [Prompt("1", "same"), Prompt("2", asked), Pair("3", asked, "a", "b"), asked, "SAME!"]
-    assert len(overlap(items, ["same"]).exact) == 5
-    assert overlap(items, [asked]).exact[0].evaluation == 0
-    assert overlap([], []).matches == ()
-    assert overlap(iter(["a"]), iter(["b"])).train_count == 1
-
-
-def test_an_overlap_belongs_to_its_items():
-    with pytest.raises(ValueError, match="3 items"):
-        without_overlap(["a", "b", "c"], overlap(["a"], ["a"]))
-    with pytest.raises(ValueError, match="share"):
-        overlap([], [], share=0)

@@ -203,8 +203,16 @@ def test_length_bias_by_hand() -> None:
     margins = [1.0, -1.0, 1.0, 1.0, 0.0, math.nan, 1.0]
     extra = [5.0, -2.0, -3.0, 0.0, 4.0, 9.0, math.nan]
     found = length_bias(margins, extra, range(7))
-    assert (found.longer.wins, found.longer.ties, found.longer.missing) == (1, 1, 1)
-    assert (found.shorter.wins, found.shorter.losses, found.equal.wins) == (1, 1, 1)
+    assert (found.better_longer.wins, found.better_longer.ties, found.better_longer.missing) == (
+        1,
+        1,
+        1,
+    )
+    assert (found.better_shorter.wins, found.better_shorter.losses, found.better_equal.wins) == (
+        1,
+        1,
+        1,
+    )
     # of the first three, the longer one won in the first two
     assert found.prefers_longer == pytest.approx(2 / 3)
     assert found.longer_is_better == pytest.approx(1 / 3)

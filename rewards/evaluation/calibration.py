@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import expit
 from scipy.stats import rankdata
 
@@ -91,4 +91,4 @@ def _temperature(margins_M: np.ndarray) -> float | None:
     high = 1.0
     while gain(high) >= 0:
         high *= 2
-    return largest / float(brentq(gain, 0.0, high, xtol=1e-15 * high))
+    return largest / root_scalar(gain, bracket=(0.0, high), xtol=1e-15 * high).root

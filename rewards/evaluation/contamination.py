@@ -178,14 +178,16 @@ class _Index:
         words = prompt_words(text)
         own = " ".join(words)
         found: list[tuple[int, _Kind, float]] = []
-        found += [(place, "exact", 1.0) for place in self._places.get(own, ())]
+        for place in self._places.get(own, ()):
+            found.append((place, "exact", 1.0))
         grams = _grams(words, self._n) - self._common
         shared = Counter(key for gram in grams for key in self._holders.get(gram, ()))
         for key, count in shared.items():
             # of the shorter one: a question within a longer prompt is asked there too
             near = count / min(len(grams), self._sizes[key])
             if near >= share and key != own:
-                found += [(place, "near", near) for place in self._places[key]]
+                for place in self._places[key]:
+                    found.append((place, "near", near))
         return found
 
 

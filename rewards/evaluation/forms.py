@@ -158,10 +158,7 @@ def _rewardbench2(columns: dict[str, Any], id: str, where: str) -> Parts:
     _check_subset(subset, rewardbench2.SUBSETS, "RewardBench 2", where)
     right, wrong = _answers(columns, "chosen", where), _answers(columns, "rejected", where)
     if subset == rewardbench2.TIES:
-        try:
-            rewardbench2.split_tie_id(id)
-        except InputError as error:
-            raise InputError(where, error, "fix the id") from error
+        rewardbench2.split_tie_id(id, where)
     elif len(right) != 1:
         raise InputError(
             where,

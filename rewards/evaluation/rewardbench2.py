@@ -95,7 +95,7 @@ def ties_score(rows: Sequence[TiedRow]) -> Ties:
     stats: dict[str, dict[str, tuple[float, float]]] = {"ref": {}, "tied": {}}
     missing = 0
     for row in rows:
-        kind, key = split_tie_id(row.id)
+        kind, key = split_tie_id(row.id, "RewardBench 2")
         scores_K = np.asarray(row.scores, dtype=np.float64)
         if not 0 < row.correct < len(scores_K):
             raise InputError(f"row {row.id!r}", "needs right and wrong responses", "fix the row")
@@ -109,11 +109,11 @@ def ties_score(rows: Sequence[TiedRow]) -> Ties:
     return _ties(stats["ref"], stats["tied"], used, missing) if used else _nothing(missing)
 
 
-def split_tie_id(id: str) -> tuple[str, str]:
+def split_tie_id(id: str, where: str) -> tuple[str, str]:
     """("ref" or "tied", the number that matches the two). Raises `InputError`."""
     kind, colon, key = id.partition(":")
     if kind not in ("ref", "tied") or not colon or not key:
-        raise InputError(f"id {id!r}", "is none of Ties", "write ids like 'ref:7' and 'tied:7'")
+        raise InputError(where, f"id {id!r} is none of Ties", "write ids like 'ref:7' and 'tied:7'")
     return kind, key
 
 

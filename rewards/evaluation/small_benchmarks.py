@@ -141,4 +141,4 @@ def kendall_tau(scores_K: ArrayLike, gold_K: ArrayLike) -> float:
         return math.nan
     from scipy.stats import kendalltau
 
-    return float(kendalltau(scores_K, gold_K)[0])
+    return float(np.asarray(kendalltau(scores_K, gold_K))[0])

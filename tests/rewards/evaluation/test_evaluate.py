@@ -418,7 +418,7 @@ BAD: list[tuple[list[Any], tuple[str, ...], str]] = [
         "rows.jsonl:2: subset 'hep-gp' RewardBench did you mean hep-go",
     ),
     ([rewardbench2_row("Maths", [1, 2], 1, "1")], LENGTH, "RewardBench 2 did you mean Math"),
-    ([rewardbench2_row("Ties", [1, 2], 1, "1")], LENGTH, "rows.jsonl:1: id '1': rows of Ties"),
+    ([rewardbench2_row("Ties", [1, 2], 1, "1")], LENGTH, "rows.jsonl:1: id '1' is none of Ties"),
     ([rewardbench2_row("Math", [1, 2, 3], 2, "1")], LENGTH, "outside Ties one is right"),
     ([{**STORED, "label": 3, "input": "", "output_1": "", "output_2": ""}], LENGTH, "label is 3"),
     ([{"judgments": [], "label": "A"}], BY_SCORES, "rows.jsonl:1: label is 'A'"),
@@ -457,4 +457,4 @@ def test_labels_that_are_all_the_same_are_pointed_at(
     row = {"input": "q", "output_1": "long", "output_2": "s", "label": 1}
     file = write(tmp_path / "llmbar.jsonl", [row] * 12)
     assert main(["eval-reward", *FEW, "--data", str(file), *LENGTH]) == 0
-    assert "every label says that the first answer is better" in capsys.readouterr().err
+    assert "every label says that the first response is better" in capsys.readouterr().err

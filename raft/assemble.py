@@ -7,21 +7,25 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raft.config.run import RewardConfig, RunConfig
-from raft.monitor.worker import LogProbPool
 from raft.runs.folder import RunFolder
-from raft.updates.protocol import build_trainer
-from raft.workers.executors import Executor, InlineExecutor
+from raft.updates.trainer import build_trainer
+from raft.workers.executors import Executor
 from raft.workers.placement import MonitorPlacement, Placement, place, place_monitor
-from raft.workers.reward_pool import RewardPool
-from raft.workers.rollout_pool import Policy, RolloutPool
-from raft.workers.trainer_pool import TrainerPool
+from raft.workers.reward import RewardWorkers
+from raft.workers.rollout import BuildEngine, Policy, RolloutWorkers
+from raft.workers.trainer import TrainerWorkers
 from rewards.checkpoints.hub import description_folder
+from rollout.engines.base import build_engine
 from rollout.seeds import derive_seed
 from rollout.types import InputError, Sampling
+
+if TYPE_CHECKING:
+    from raft.config.run import RewardConfig, RunConfig
+    from raft.monitor.policies import LogProbWorkers
 
 log = logging.getLogger("raft")
 
@@ -35,43 +39,44 @@ _SCORE_FILES = ("from", "reference", "verbosity_reference")
 
 
 @dataclass(frozen=True)
-class Pools:
-    """The kinds of workers; `take_turns` where they share GPUs. No trainer: none needed; no
-    `log_probs`: the monitor measures no policies."""
+class WorkerGroups:
+    """The workers of a run, a group of each kind.
 
-    rollout: RolloutPool
-    reward: RewardPool
-    trainer: TrainerPool | None
+    `trainer` is None where nothing is left to train, `log_probs` where the monitor measures no
+    policies. With `take_turns` the groups share GPUs, and those that are not at work sleep.
+    """
+
+    rollout: RolloutWorkers
+    reward: RewardWorkers
+    trainer: TrainerWorkers | None
     take_turns: bool
     on_gpu: bool
-    reward_names: tuple[str, ...]
-    log_probs: LogProbPool | None = None
+    log_probs: LogProbWorkers | None = None
 
 
 @contextlib.contextmanager
-def start_pools(config: RunConfig, folder: RunFolder) -> Iterator[Pools]:
+def start_workers(config: RunConfig, folder: RunFolder) -> Iterator[WorkerGroups]:
     """Start all workers at once, on the latest policy of the run; end them on leaving."""
     executor = _executor(config)
     try:
         rewards = _rewards(config)
         placement = _placement(config, executor, rewards, config.cluster.trainer_workers)
         log.info("workers: %s", placement.summary)
-        monitor_placement = _monitor_placement(config, executor, placement)
-        placement = monitor_placement.placement if monitor_placement else placement
-        pools = _pools(config, folder, executor, placement, rewards)
-        yield (
-            replace(pools, log_probs=_log_probs(config, executor, monitor_placement, pools))
-            if monitor_placement
-            else pools
-        )
+        measuring = _monitor_placement(config, executor, placement)
+        placement = measuring.placement if measuring else placement
+        workers = _all_groups(config, folder, executor, placement, rewards)
+        if measuring:
+            log_probs = _log_prob_workers(config, executor, measuring, workers)
+            workers = replace(workers, log_probs=log_probs)
+        yield workers
     finally:
         executor.close()
 
 
 @contextlib.contextmanager
-def start_drawing(config: RunConfig, rewards: dict[str, dict[str, Any]]) -> Iterator[Pools]:
+def start_drawing(config: RunConfig, rewards: dict[str, dict[str, Any]]) -> Iterator[WorkerGroups]:
     """Workers that draw from the starting policy and score by `rewards` (name -> settings, possibly
-    none), and nobody who trains; end them on leaving."""
+    none), without a trainer; end them on leaving."""
     executor = _executor(config)
     try:
         placement = _placement(config, executor, rewards, trainers=0)
@@ -79,9 +84,16 @@ def start_drawing(config: RunConfig, rewards: dict[str, dict[str, Any]]) -> Iter
         policy = Policy(local_path(config.policy.model), version=0)
         # large groups in small batches: scoring must neither begin late nor end late
         groups = max(1, min(_BATCH_GROUPS, _BATCH_RESPONSES // config.sampling.k))
-        yield _drawing(config, executor, placement, rewards, policy, groups)
+        yield _drawing_groups(config, executor, placement, rewards, policy, groups)
     finally:
         executor.close()
+
+
+def eval_sampling(config: RunConfig) -> Sampling:
+    """As in training but for K and the temperature."""
+    section, training = config.eval, train_sampling(config)
+    temperature = training.temperature if section.temperature is None else section.temperature
+    return replace(training, k=section.k, temperature=temperature)
 
 
 def train_sampling(config: RunConfig) -> Sampling:
@@ -97,26 +109,20 @@ def train_sampling(config: RunConfig) -> Sampling:
     )
 
 
-def eval_sampling(config: RunConfig) -> Sampling:
-    """As in training but for K and the temperature."""
-    section, training = config.eval, train_sampling(config)
-    temperature = training.temperature if section.temperature is None else section.temperature
-    return Sampling(
-        k=section.k,
-        temperature=temperature,
-        top_p=training.top_p,
-        top_k=training.top_k,
-        max_new_tokens=training.max_new_tokens,
-        min_new_tokens=training.min_new_tokens,
-        stop=training.stop,
-    )
-
-
 def kl_temperature(config: RunConfig) -> float | None:
     """The temperature of the held-out samples on which KL is measured; None where it is not."""
     temperature = eval_sampling(config).temperature
     on_one_gpu = config.policy.tensor_parallel == 1
     return temperature if config.monitor.measures_kl and on_one_gpu and temperature > 0 else None
+
+
+def check_models(config: RunConfig) -> None:
+    """Refuse a config whose policy or reward models are not there. Raises InputError."""
+    check_model(config.policy.model, "policy.model")
+    for key, reward in (("reward", config.reward), ("gold", config.gold)):
+        for part in [] if reward is None else reward.everything():
+            if part.model and part.kind != "remote":
+                check_model(part.model, f"{key}.model")
 
 
 def check_model(model: str, key: str) -> None:
@@ -139,6 +145,8 @@ def check_model(model: str, key: str) -> None:
 
 def _executor(config: RunConfig) -> Executor:
     if config.cluster.address == "inline":
+        from raft.workers.inline_executor import InlineExecutor
+
         return InlineExecutor()
     from raft.workers.ray_executor import RayExecutor
 
@@ -162,10 +170,7 @@ def _placement(
 
 
 def _gpus(config: RunConfig, executor: Executor) -> int:
-    if config.cluster.gpus is not None:
-        return config.cluster.gpus
-    count = getattr(executor, "gpus", None)
-    return count() if count is not None else 0
+    return executor.gpus() if config.cluster.gpus is None else config.cluster.gpus
 
 
 def _monitor_placement(
@@ -204,28 +209,32 @@ def _kl_note(config: RunConfig) -> str | None:
     )
 
 
-def _log_probs(
-    config: RunConfig, executor: Executor, monitor_placement: MonitorPlacement, pools: Pools
-) -> LogProbPool:
-    workers = {"rollout": pools.rollout, "reward": pools.reward, "trainer": pools.trainer}
-    colocated = [
-        worker for name in monitor_placement.colocated_with if (worker := workers[name]) is not None
-    ]
-    arguments = {"start": local_path(config.policy.model), "dtype": config.policy.dtype}
-    return LogProbPool(
-        executor, monitor_placement.resources, arguments, colocated, config.cluster.max_respawns
+def _log_prob_workers(
+    config: RunConfig, executor: Executor, placed: MonitorPlacement, workers: WorkerGroups
+) -> LogProbWorkers:
+    from raft.monitor.policies import LogProbWorkers
+
+    groups = {"rollout": workers.rollout, "reward": workers.reward, "trainer": workers.trainer}
+    colocated = [group for name in placed.colocated_with if (group := groups[name]) is not None]
+    return LogProbWorkers(
+        executor,
+        placed.resources,
+        start=local_path(config.policy.model),
+        dtype=config.policy.dtype,
+        neighbours=colocated,
+        max_respawns=config.cluster.max_respawns,
     )
 
 
-def _pools(
+def _all_groups(
     config: RunConfig,
     folder: RunFolder,
     executor: Executor,
     placement: Placement,
     rewards: dict[str, dict[str, Any]],
-) -> Pools:
-    """All workers start side by side; on shared GPUs one after the other, the trainer to bed first:
-    vLLM plans its memory by what it finds free."""
+) -> WorkerGroups:
+    """All workers start side by side. On shared GPUs the trainer goes to sleep first: vLLM plans
+    its memory by what it finds free."""
     version = folder.latest_version()
     checkpoint = str(folder.checkpoint(version)) if version else None
     trainer = None
@@ -234,66 +243,62 @@ def _pools(
         if placement.colocated:
             trainer.sleep()
     policy = Policy(checkpoint or local_path(config.policy.model), version)
-    drawing = _drawing(config, executor, placement, rewards, policy, _BATCH_GROUPS)
+    drawing = _drawing_groups(config, executor, placement, rewards, policy, _BATCH_GROUPS)
     return replace(drawing, trainer=trainer)
 
 
-def _drawing(
+def _drawing_groups(
     config: RunConfig,
     executor: Executor,
     placement: Placement,
     rewards: dict[str, dict[str, Any]],
     policy: Policy,
     batch_groups: int,
-) -> Pools:
-    """Those who draw and those who score."""
+) -> WorkerGroups:
+    """The workers that draw and those that score."""
+    from rewards.build import build_reward
+
     respawns = config.cluster.max_respawns
-    reward = RewardPool(executor, placement.reward, rewards, respawns, batch_groups)
+    builders = {name: partial(build_reward, **settings) for name, settings in rewards.items()}
+    reward = RewardWorkers(executor, placement.reward, builders, respawns, batch_groups)
     if placement.colocated:
         reward.wake()
-    engine = _engine_arguments(config, placement.colocated)
-    return Pools(
-        rollout=RolloutPool(executor, placement.rollout, engine, policy, respawns),
+    engine = _engine(config, placement.colocated)
+    return WorkerGroups(
+        rollout=RolloutWorkers(executor, placement.rollout, engine, policy, respawns),
         reward=reward,
         trainer=None,
         take_turns=placement.colocated,
         on_gpu=placement.rollout[0].gpus > 0,
-        reward_names=tuple(rewards),
     )
 
 
 def _trainer(
     config: RunConfig, executor: Executor, placement: Placement, checkpoint: str | None
-) -> TrainerPool:
-    arguments = {"model": local_path(config.policy.model), **_trainer_arguments(config)}
-    if placement.trainer[0].gpus == 0 and config.cluster.address != "inline":
-        arguments["threads"] = placement.trainer[0].threads
-    return TrainerPool(
-        executor,
-        placement.trainer,
-        build_trainer,
-        arguments,
-        checkpoint,
-        config.cluster.max_respawns,
+) -> TrainerWorkers:
+    own_process = config.cluster.address != "inline"
+    threads = (
+        placement.trainer[0].threads if own_process and not placement.trainer[0].gpus else None
+    )
+    build = partial(build_trainer, local_path(config.policy.model), config.train, threads=threads)
+    return TrainerWorkers(
+        executor, placement.trainer, build, checkpoint, config.cluster.max_respawns
     )
 
 
-def _engine_arguments(config: RunConfig, colocated: bool) -> dict[str, Any]:
+def _engine(config: RunConfig, colocated: bool) -> BuildEngine:
     policy = config.policy
-    return {
-        "engine": policy.engine,
-        "dtype": policy.dtype,
-        "max_model_len": policy.max_model_len,
-        "tensor_parallel": policy.tensor_parallel,
-        "gpu_memory": policy.gpu_memory or (_SHARED_GPU if colocated else _OWN_GPU),
-        "max_num_seqs": policy.max_num_seqs,
-        "seed": derive_seed(config.seed, "engine"),
-        "can_sleep": colocated,
-    }
-
-
-def _trainer_arguments(config: RunConfig) -> dict[str, Any]:
-    return config.train.model_dump()
+    return partial(
+        build_engine,
+        engine=policy.engine,
+        dtype=policy.dtype,
+        max_model_len=policy.max_model_len,
+        tensor_parallel=policy.tensor_parallel,
+        gpu_memory=policy.gpu_memory or (_SHARED_GPU if colocated else _OWN_GPU),
+        max_num_seqs=policy.max_num_seqs,
+        seed=derive_seed(config.seed, "engine"),
+        can_sleep=colocated,
+    )
 
 
 def _rewards(config: RunConfig) -> dict[str, dict[str, Any]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from raft.assemble import Pools
-from raft.workers.reward_pool import RewardPool, Scored
+from raft.assemble import WorkerGroups
+from raft.workers.reward import GroupScores, RewardWorkers
 from rollout.progress import Progress
 from rollout.seeds import derive_seed
 from rollout.storage.rollout_store import RolloutStore
@@ -17,8 +18,33 @@ from rollout.types import Group, Prompt, Sampling
 _SAMPLES_AT_A_TIME = 65_536
 
 
+@dataclass(frozen=True)
+class Collected:
+    """What one call of `collect` did; `reused` prompts were complete before it.
+
+    Times are in seconds: `generate` until the last sample, `score` what scoring took beyond that,
+    `score_busy` the reward workers' own time.
+    """
+
+    reused: int
+    tokens: int = 0
+    generate: float = 0.0
+    score: float = 0.0
+    score_busy: float = 0.0
+
+    def metrics(self) -> dict[str, float | int]:
+        speed = {"rollout/tokens_per_second": self.tokens / self.generate} if self.tokens else {}
+        return {
+            **speed,
+            "rollout/reused": self.reused,
+            "time/generate": self.generate,
+            "time/score": self.score,
+            "time/score_busy": self.score_busy,
+        }
+
+
 def collect(
-    pools: Pools,
+    workers: WorkerGroups,
     store: RolloutStore,
     prompts: Sequence[Prompt],
     sampling: Sampling,
@@ -27,25 +53,24 @@ def collect(
     seed_per_prompt: bool,
     names: Sequence[str],
     title: str,
-) -> dict[str, float]:
+) -> Collected:
     """Fill `store`; whatever it holds already is not drawn or scored again.
 
-    Without `names` nothing is scored.
-
-    Returns seconds and counts: `generate` until the last sample, `score` what scoring took beyond
-    that, `score_busy` the workers' own time, `tokens` drawn now, `reused` prompts found there.
+    Args:
+        names: the rewards that score; without any, nothing is scored.
+        title: of the progress bar.
     """
-    pools.reward.begin_stage()
+    workers.reward.begin_stage()
     if store.complete:
         store.drop_leftovers()
-        return {}
+        return Collected(reused=len(prompts))
     start = time.monotonic()
-    busy = pools.reward.busy_seconds
-    scoring = _Scoring(pools.reward, store, names) if names else _NoScoring(store)
+    busy = workers.reward.busy_seconds
+    scoring = _Scoring(workers.reward, store, names)
     undrawn = store.undrawn()
     tokens = 0
     with Progress(title, total=len(prompts), done=len(prompts) - len(undrawn)) as progress:
-        for group in _drawn(pools, undrawn, sampling, seed, seed_per_prompt, scoring.poll):
+        for group in _drawn(workers, undrawn, sampling, seed, seed_per_prompt, scoring.poll):
             store.add_samples(group)
             tokens += sum(len(c.token_ids) for c in group.completions)
             progress.advance()
@@ -54,17 +79,17 @@ def collect(
         scoring.finish()
     scored_at = time.monotonic()
     store.finish()
-    return {
-        "generate": generated - start,
-        "score": scored_at - generated,
-        "score_busy": pools.reward.busy_seconds - busy,
-        "tokens": float(tokens),
-        "reused": float(len(prompts) - len(undrawn)),
-    }
+    return Collected(
+        reused=len(prompts) - len(undrawn),
+        tokens=tokens,
+        generate=generated - start,
+        score=scored_at - generated,
+        score_busy=workers.reward.busy_seconds - busy,
+    )
 
 
 def _drawn(
-    pools: Pools,
+    workers: WorkerGroups,
     prompts: Sequence[Prompt],
     sampling: Sampling,
     seed: int,
@@ -76,7 +101,7 @@ def _drawn(
     for start in range(0, len(prompts), step):
         # without per-prompt seeds, two parts must not draw from the same stream
         own = seed if seed_per_prompt or start == 0 else derive_seed(seed, "part", start)
-        yield from pools.rollout.generate(
+        yield from workers.rollout.generate(
             prompts[start : start + step],
             sampling,
             own,
@@ -85,57 +110,50 @@ def _drawn(
         )
 
 
-class _NoScoring:
-    """Every group is finished when it is drawn."""
-
-    def __init__(self, store: RolloutStore) -> None:
-        self._store = store
-        for prompt_id in store.unscored():
-            store.add_scores(prompt_id, {})
-
-    def add(self, group: Group) -> None:
-        self._store.add_scores(group.prompt.id, {})
-
-    def poll(self) -> None: ...
-
-    def finish(self) -> None: ...
-
-
 class _Scoring:
-    """Feeds the reward pool. What it has no room for waits on disk, as ids, not in memory."""
+    """Feeds the reward workers. Groups for which they have no room wait on disk, as ids.
 
-    def __init__(self, pool: RewardPool, store: RolloutStore, names: Sequence[str]) -> None:
-        self._pool = pool
+    Without `names` every group is finished when it is drawn.
+    """
+
+    def __init__(self, workers: RewardWorkers, store: RolloutStore, names: Sequence[str]) -> None:
+        self._workers = workers
         self._store = store
         self._names = names
         self._waiting = deque(store.unscored())
+        if not names:
+            while self._waiting:
+                store.add_scores(self._waiting.popleft(), {})
 
     def add(self, group: Group) -> None:
-        if self._waiting or not self._pool.has_room:
+        if not self._names:
+            self._store.add_scores(group.prompt.id, {})
+            return
+        if self._waiting or not self._workers.has_room:
             self._waiting.append(group.prompt.id)
         else:
-            self._pool.submit(group, self._names)
+            self._workers.submit(group, self._names)
         self._advance()
 
     def poll(self) -> None:
         """While nothing is drawn: the workers take what there is, if it is less than a batch."""
         self._advance()
-        self._pool.start()
+        self._workers.start()
 
     def finish(self) -> None:
         self._feed()
-        while self._waiting or not self._pool.idle:
-            self._store_all(self._pool.wait())
+        while self._waiting or not self._workers.idle:
+            self._store_all(self._workers.wait())
             self._feed()
 
     def _advance(self) -> None:
-        self._store_all(self._pool.ready())
+        self._store_all(self._workers.ready())
         self._feed()
 
     def _feed(self) -> None:
-        while self._waiting and self._pool.has_room:
-            self._pool.submit(self._store.group(self._waiting.popleft()), self._names)
+        while self._waiting and self._workers.has_room:
+            self._workers.submit(self._store.group(self._waiting.popleft()), self._names)
 
-    def _store_all(self, scored: Iterable[Scored]) -> None:
+    def _store_all(self, scored: Iterable[tuple[Group, GroupScores]]) -> None:
         for group, found in scored:
             self._store.add_scores(group.prompt.id, found.scores, found.comparisons)

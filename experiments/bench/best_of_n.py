@@ -75,35 +75,38 @@ class _Bench:
     def __init__(
         self, folder: Path, model: str, prompts: list[Any], options: Any, executor: Any
     ) -> None:
-        from raft.assemble import Pools
+        from raft.assemble import WorkerGroups
         from raft.workers.executors import Resources
-        from raft.workers.reward_pool import RewardPool
-        from raft.workers.rollout_pool import Policy, RolloutPool
+        from raft.workers.reward import RewardWorkers
+        from raft.workers.rollout import Policy, RolloutWorkers
+        from rewards.build import build_reward
+        from rollout.engines.base import build_engine
 
         one = (Resources(threads=1),)
         first, *_, last = sorted(os.sched_getaffinity(0)) * 2
-        engine = {"engine": "vllm", "dtype": "float32", "max_num_seqs": options.max_num_seqs}
-        reward = {
-            "kind": "model", "model": str(folder / "reward"), "format": "plain", "bos": "none",
-            "max_length": _MAX_LENGTH,
-        }  # fmt: skip
+        engine = partial(
+            build_engine, engine="vllm", dtype="float32", max_num_seqs=options.max_num_seqs
+        )
+        reward = partial(
+            build_reward, kind="model", model=str(folder / "reward"), format="plain", bos="none",
+            max_length=_MAX_LENGTH,
+        )  # fmt: skip
         groups = max(1, min(32, _BATCH_RESPONSES // options.k))
         drawing, scoring = _OnCore(executor, first), _OnCore(executor, last)
-        self._pools = Pools(
-            rollout=RolloutPool(drawing, one, engine, Policy(model, 0)),
-            reward=RewardPool(scoring, one, {"reward": reward}, batch_groups=groups),
+        self._workers = WorkerGroups(
+            rollout=RolloutWorkers(drawing, one, engine, Policy(model, 0)),
+            reward=RewardWorkers(scoring, one, {"reward": reward}, batch_groups=groups),
             trainer=None,
             take_turns=False,
             on_gpu=False,
-            reward_names=("reward",),
         )
-        arguments = {"model": model, "options": options, "prompts": prompts}
-        self._bare = drawing.spawn(_BareWorker, arguments, one[0])
+        bare = partial(_BareWorker, model=model, options=options, prompts=prompts)
+        self._bare = drawing.spawn(bare, one[0])
         self._folder, self._prompts, self._options = folder, prompts, options
         self._drawn: Any = None
 
     def bare(self, seed: int) -> int:
-        return self._bare.call("generate", seed).result()
+        return self._bare.call(_BareWorker.generate, seed).result()
 
     def draw(self, seed: int) -> int:
         store, tokens = self._collect(seed, [])
@@ -115,7 +118,7 @@ class _Bench:
 
     def score(self, seed: int) -> int:
         """The responses that were drawn last, whose reading is not timed apart."""
-        pool, tokens = self._pools.reward, 0
+        pool, tokens = self._workers.reward, 0
         for row, prompt in zip(self._drawn.rows(), self._prompts, strict=True):
             while not pool.has_room:
                 list(pool.wait())
@@ -134,10 +137,10 @@ class _Bench:
         store = RolloutStore(self._folder / f"{seed}-{len(names)}", "pool", self._prompts, 0)
         sampling = Sampling(k=self._options.k, max_new_tokens=self._options.new_tokens)
         spent = collect(
-            self._pools, store, self._prompts, sampling, seed,
+            self._workers, store, self._prompts, sampling, seed,
             seed_per_prompt=self._options.seeds == "per_prompt", names=names, title="drawing",
         )  # fmt: skip
-        return store, int(spent["tokens"])
+        return store, spent.tokens
 
 
 class _BareWorker:
@@ -161,8 +164,11 @@ class _OnCore:
         self._executor = executor
         self._core = core
 
-    def spawn(self, factory: Callable[..., Any], arguments: dict[str, Any], resources: Any) -> Any:
-        return self._executor.spawn(partial(_pinned, factory, self._core), arguments, resources)
+    def gpus(self) -> int:
+        return self._executor.gpus()
+
+    def spawn(self, factory: Callable[[], Any], resources: Any) -> Any:
+        return self._executor.spawn(partial(_pinned, factory, self._core), resources)
 
     def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any:
         return self._executor.first_ready(waiting, timeout)
@@ -171,9 +177,9 @@ class _OnCore:
         self._executor.close()
 
 
-def _pinned(factory: Callable[..., Any], core: int, **arguments: Any) -> Any:
+def _pinned(factory: Callable[[], Any], core: int) -> Any:
     os.sched_setaffinity(0, {core})
-    return factory(**arguments)
+    return factory()
 
 
 def report(found: dict[str, Any]) -> str:

@@ -145,15 +145,17 @@ def encoded_prompts(model: str, options: argparse.Namespace) -> list[Any]:
 
 def _pool(model: str, max_num_seqs: int) -> tuple[Any, Any]:
     import os
+    from functools import partial
 
     from raft.workers.executors import Resources
     from raft.workers.ray_executor import RayExecutor
-    from raft.workers.rollout_pool import Policy, RolloutPool
+    from raft.workers.rollout import Policy, RolloutWorkers
+    from rollout.engines.base import build_engine
 
     executor = RayExecutor("local")
-    engine = {"engine": "vllm", "dtype": "float32", "max_num_seqs": max_num_seqs}
+    engine = partial(build_engine, engine="vllm", dtype="float32", max_num_seqs=max_num_seqs)
     threads = len(os.sched_getaffinity(0))
-    pool = RolloutPool(executor, (Resources(threads=threads),), engine, Policy(model, 0))
+    pool = RolloutWorkers(executor, (Resources(threads=threads),), engine, Policy(model, 0))
     return executor, pool
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.assemble import check_model, start_drawing, train_sampling
-from raft.collect import collect
+from raft.collect import Collected, collect
 from raft.config.load import apply_override, make_config
 from raft.config.run import RunConfig
 from raft.runs.prompts import digest, load_all_prompts
@@ -78,7 +78,7 @@ def draw_pool(
             return {**claim.record, "new_rows": 0, "tokens": 0, "seconds": 0.0}
         claim.begin()
         store = RolloutStore(folder, name, prompts, version=0, fields=_kept(prompts))
-        spent = {} if store.complete else _collect(config, store, prompts, rewards)
+        spent = None if store.complete else _collect(config, store, prompts, rewards)
         store.drop_leftovers()
         record = {"out": str(path), "rows": len(prompts)}
         record["responses"] = len(prompts) * config.sampling.k
@@ -101,34 +101,34 @@ def _collect(
     store: RolloutStore,
     prompts: list[Prompt],
     rewards: dict[str, dict[str, Any]],
-) -> dict[str, float]:
-    with start_drawing(config, rewards) as pools:
-        log.info("policy %s, engine %s", config.policy.model, pools.rollout.describe())
+) -> Collected:
+    with start_drawing(config, rewards) as workers:
+        log.info("policy %s, engine %s", config.policy.model, workers.rollout.describe())
         return collect(
-            pools,
+            workers,
             store,
             prompts,
             train_sampling(config),
             derive_seed(config.seed, "sample"),
             seed_per_prompt=config.sampling.seed_per_prompt,
-            names=pools.reward_names,
+            names=workers.reward.names,
             title="drawing",
         )
 
 
-def _speed(spent: dict[str, float], prompts: int) -> dict[str, Any]:
-    if not spent:
+def _speed(spent: Collected | None, prompts: int) -> dict[str, Any]:
+    if spent is None:
         return {"new_rows": 0, "tokens": 0, "seconds": 0.0, "tokens_per_second": None}
     found = {
-        "new_rows": prompts - int(spent["reused"]),
-        "tokens": int(spent["tokens"]),
-        "seconds": round(spent["generate"] + spent["score"], 3),
-        "tokens_per_second": round(spent["tokens"] / spent["generate"], 1),
+        "new_rows": prompts - spent.reused,
+        "tokens": spent.tokens,
+        "seconds": round(spent.generate + spent.score, 3),
+        "tokens_per_second": round(spent.tokens / spent.generate, 1),
     }
     log.info(
         "drew %d prompts, %d tokens, %.0f tokens/s | generate %.1f s, score %.1f s beyond it",
-        found["new_rows"], found["tokens"], found["tokens_per_second"], spent["generate"],
-        spent["score"],
+        found["new_rows"], found["tokens"], found["tokens_per_second"], spent.generate,
+        spent.score,
     )  # fmt: skip
     return found
 

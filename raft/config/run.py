@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from raft.config.monitor import MonitorConfig
 from raft.config.reward import RewardConfig
 from raft.selection import check_strategy
-from raft.updates.settings import SFTSettings
+from rollout.errors import InputError
 
 
 class _Section(BaseModel):
@@ -147,6 +147,8 @@ class LoraConfig(_Section):
 
 
 class TrainConfig(_Section):
+    """How the SFT update is made. Trainers take this section as it is."""
+
     learning_rate: float = Field(default=2e-5, gt=0)
     epochs: float = Field(default=1, gt=0)
     batch_size: int = Field(
@@ -167,6 +169,49 @@ class TrainConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     lora: LoraConfig | None = None
     fsdp: bool = Field(default=False, description="shard the trainer over cluster.trainer_workers")
+
+    @property
+    def fresh(self) -> bool:
+        return self.optimizer == "fresh"
+
+    def rows_per_forward(self, world_size: int) -> int:
+        return self.micro_batch_size or max(1, self.batch_size // world_size)
+
+    def check(self, on_gpu: bool, world_size: int) -> None:
+        """Refuse what the libraries would do otherwise than asked, or not at all.
+
+        Raises:
+            InputError: it names the key.
+        """
+        if self.packing != "none" and self.max_length is None:
+            raise InputError(
+                "train.packing",
+                f"{self.packing} needs the length of a block",
+                "set train.max_length",
+            )
+        if self.packing == "bfd" and not on_gpu:
+            raise InputError(
+                "train.packing",
+                "bfd needs flash attention, so a GPU",
+                "use wrapped or none on a CPU",
+            )
+        if self.fsdp and (not on_gpu or world_size == 1):  # it would train unsharded, unsaid
+            raise InputError(
+                "train.fsdp",
+                "shards over cluster.trainer_workers on GPUs, and here is "
+                f"{'one trainer' if world_size == 1 else 'no GPU'}",
+                "set train.fsdp: false",
+            )
+        if self.fsdp and self.lora:
+            raise InputError("train.fsdp", "does not go with train.lora", "use one of them")
+        rows = self.rows_per_forward(world_size)
+        if self.batch_size % (rows * world_size):
+            raise InputError(
+                "train.batch_size",
+                f"{self.batch_size} is no multiple of micro_batch_size {rows} × {world_size} "
+                "trainers",
+                "change one of the three",
+            )
 
 
 class EvalConfig(_Section):
@@ -245,9 +290,7 @@ class RunConfig(_Section):
     @model_validator(mode="after")
     def _update_can_be_made(self) -> RunConfig:
         # whether there is a GPU shows when the run starts; what no GPU fixes is refused here
-        settings = SFTSettings(**self.train.model_dump())
-        settings.check(on_gpu=True, world_size=self.cluster.trainer_workers)
-        settings.arguments(on_gpu=True, world_size=self.cluster.trainer_workers)
+        self.train.check(on_gpu=True, world_size=self.cluster.trainer_workers)
         return self
 
     @model_validator(mode="after")

@@ -24,8 +24,7 @@ from raft.monitor.guards import (
 )
 from raft.monitor.log_probs import Row
 from raft.monitor.ngrams import Jump, new_jumps, read_jumps, write_ngrams
-from raft.monitor.policies import PolicyMeasures
-from raft.monitor.worker import LogProbPool
+from raft.monitor.policies import LogProbWorkers, PolicyMeasures
 from raft.runs.folder import RunFolder
 from raft.runs.prompts import load_tokenizer
 from rollout.data.prompts import read_prompts
@@ -57,7 +56,7 @@ class Monitor:
         self._policies = policies
         self._stops = Stops(folder.root)
 
-    def measure(self, iteration: int, pool: LogProbPool | None) -> dict[str, Any]:
+    def measure(self, iteration: int, workers: LogProbWorkers | None) -> dict[str, Any]:
         """The metrics of the policy whose held-out samples are stored in `eval.jsonl`."""
         began = time.monotonic()
         texts = self._responses(iteration)
@@ -65,8 +64,8 @@ class Monitor:
         if iteration > 0:
             found |= self._ngrams(iteration, texts)
         if self._policies.any:
-            assert pool is not None, "policies are measured, so a worker was started"
-            found |= self._of_policy(iteration, pool)
+            assert workers is not None, "policies are measured, so a worker was started"
+            found |= self._of_policy(iteration, workers)
         return {**found, "time/monitor": time.monotonic() - began}
 
     def check(self, iteration: int, metrics: dict[str, Any] | None = None) -> str | None:
@@ -142,11 +141,11 @@ class Monitor:
         # no slash: this is no number, and goes to no plot
         return {"ngram_jumps": [message for message, _ in found[:_NAMED]]} if found else {}
 
-    def _of_policy(self, iteration: int, pool: LogProbPool) -> dict[str, float]:
+    def _of_policy(self, iteration: int, workers: LogProbWorkers) -> dict[str, float]:
         if iteration == 0:
-            return self._policies.measure_start(pool)
+            return self._policies.measure_start(workers)
         policy = str(self._folder.checkpoint(iteration))
-        return self._policies.measure(self._folder.iteration(iteration), policy, pool)
+        return self._policies.measure(self._folder.iteration(iteration), policy, workers)
 
     def _jumps(self, rows: Sequence[dict[str, Any]]) -> list[Jump]:
         """What spread at the last of these evaluations, if a gold reward does not approve of it."""

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -68,7 +69,7 @@ class RunFolder:
     def has_metrics(self, iteration: int, phase: str) -> bool:
         return any(r["iteration"] == iteration and r["phase"] == phase for r in self._metrics)
 
-    def add_metrics(self, iteration: int, phase: str, values: dict[str, Any]) -> dict[str, Any]:
+    def add_metrics(self, iteration: int, phase: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Append one row; the file is small and written anew, so it is never half there."""
         row = {"iteration": iteration, "phase": phase, **values}
         self._metrics.append(row)

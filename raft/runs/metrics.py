@@ -1,22 +1,47 @@
-"""Read a run's `metrics.jsonl`: one JSON object per line, one line per iteration and phase.
+"""The metrics of a run: timed, read back from `metrics.jsonl`, told in a line, sent elsewhere.
 
-One line of text per iteration, for logs and terminals.
+`metrics.jsonl` has one JSON object per line, one line per iteration and phase. It is always
+written and is the truth; TensorBoard and Weights & Biases are optional copies.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from rollout.errors import InputError
 
 __all__ = [
+    "Sinks",
+    "Stopwatch",
     "number",
     "read_metrics",
+    "report_line",
 ]
+
+
+class Stopwatch:
+    """Times the stages of an iteration: `with watch("train"):` gives `time/train`, in seconds."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._stages: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._stages[f"time/{stage}"] = time.monotonic() - start
+
+    def metrics(self) -> dict[str, float]:
+        """The stages so far, and `time/iteration` since the watch was made."""
+        return {**self._stages, "time/iteration": time.monotonic() - self._start}
 
 
 def read_metrics(
@@ -114,3 +139,66 @@ def _with_interval(row: dict[str, Any], key: str) -> str:
     half_width = row.get(f"{key}_ci95")
     mean = f"{row[f'{key}_mean']:.3f}"
     return mean if half_width is None else f"{mean} ± {half_width:.3f}"
+
+
+class Sinks:
+    """TensorBoard and Weights & Biases, as far as `names` has them. `settings` go to the latter."""
+
+    def __init__(
+        self, names: Sequence[str], root: Path, project: str, settings: dict[str, Any]
+    ) -> None:
+        self._tensorboard = _tensorboard(root) if "tensorboard" in names else None
+        self._wandb = _wandb(root, project, settings) if "wandb" in names else None
+
+    def write(self, row: dict[str, Any]) -> None:
+        step = row["iteration"]
+        numbers = {key: value for key, value in row.items() if "/" in key}
+        if self._tensorboard is not None:
+            for key, value in numbers.items():
+                self._tensorboard.add_scalar(key, value, step)
+            self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log({**numbers, "iteration": step})
+
+    def __enter__(self) -> Sinks:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=1 if error else 0)
+
+
+def _tensorboard(root: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "log.sinks",
+            "tensorboard is not installed",
+            "pip install raft-rlhf[tensorboard]",
+        ) from error
+    return SummaryWriter(str(root / "tensorboard"))
+
+
+def _wandb(root: Path, project: str, settings: dict[str, Any]) -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(
+            "log.sinks", "wandb is not installed", "pip install raft-rlhf[wandb]"
+        ) from error
+    # a continued run goes on under its own name
+    return wandb.init(
+        project=project,
+        id=root.name,
+        resume="allow",
+        dir=str(root),
+        config=settings,
+    )

@@ -1,8 +1,6 @@
-"""The policy as a trainer loads and saves it: whole, or merged with LoRA adapters beside it.
+"""The policy as a trainer loads and saves it: whole, with LoRA adapters beside it, or sharded.
 
-Weights and optimizer state sharded over GPUs (FSDP): out of their shards, and back into them.
-
-It takes several GPUs to run; the tests have none, so this has been read and not run.
+The functions for shards (FSDP) need several GPUs. The tests have none, so those were never run.
 """
 
 from __future__ import annotations
@@ -10,12 +8,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raft.config.run import LoraConfig
 
 _ADAPTER = "adapter"
 
 
-def load_policy(start: str, checkpoint: str | None, dtype: Any, lora: dict[str, Any] | None) -> Any:
+def load_policy(start: str, checkpoint: str | None, dtype: Any, lora: LoraConfig | None) -> Any:
     """The model to train: of `checkpoint`, else of `start`. With LoRA the frozen weights are
     always `start`'s, and the checkpoint's adapter goes on."""
     from transformers import AutoModelForCausalLM
@@ -30,10 +31,10 @@ def load_policy(start: str, checkpoint: str | None, dtype: Any, lora: dict[str, 
         return PeftModel.from_pretrained(model, Path(checkpoint) / _ADAPTER, is_trainable=True)
     settings = LoraConfig(
         task_type="CAUSAL_LM",
-        r=lora["r"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        target_modules=lora["target_modules"],
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
     )
     return get_peft_model(model, settings)
 

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from raft.select_rows import read_selected
 from rollout.seeds import derive_seed
@@ -15,9 +15,16 @@ from rollout.types import InputError
 IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
+class TrainingRow(TypedDict):
+    """One text as token ids; `labels` are the ids to learn, `IGNORED` for all others."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
 def sft_rows(
     path: str | Path, loss_on: str, max_length: int | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[TrainingRow]:
     """`input_ids` and `labels` of every selected row.
 
     A sample that was cut at the length limit gets no end-of-text token: that would teach the policy
@@ -39,7 +46,7 @@ def sft_rows(
         yield {"input_ids": ids, "labels": [*hidden, *response]}
 
 
-def concatenate_and_cut(rows: Sequence[dict[str, Any]], length: int) -> list[dict[str, Any]]:
+def concatenate_and_cut(rows: Sequence[TrainingRow], length: int) -> list[TrainingRow]:
     """LMFlow's packing: all rows on one string, cut into blocks of `length`, the rest left out.
 
     Fewer tokens than one block are kept as they are.

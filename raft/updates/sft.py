@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from raft.config.run import TrainConfig
 from raft.updates.policy import (
     OwnSettings,
     gather_whole,
@@ -27,10 +28,14 @@ from raft.updates.policy import (
     restore_at_start,
     save_policy,
 )
-from raft.updates.protocol import METRICS_FILE
-from raft.updates.rendezvous import rendezvous_address, set_torchrun_env
-from raft.updates.rows import IGNORED, concatenate_and_cut, sft_rows, training_order
-from raft.updates.settings import SFTSettings
+from raft.updates.rows import (
+    IGNORED,
+    TrainingRow,
+    concatenate_and_cut,
+    sft_rows,
+    training_order,
+)
+from raft.updates.trainer import METRICS_FILE, rendezvous_address, set_torchrun_env
 from rollout.types import InputError
 
 _OPTIMIZER_FILE = "optimizer.pt"
@@ -40,7 +45,7 @@ class SFT:
     """One rank of the trainer; with `world_size` > 1 the ranks share each optimizer step.
 
     Several ranks make the same update as one, to rounding (and but for dropout, which each draws
-    for its own rows). They are built when they `join`. `settings` are those of `SFTSettings`.
+    for its own rows). They are built when they `join`.
     """
 
     _trainer: Any
@@ -49,12 +54,12 @@ class SFT:
     def __init__(
         self,
         model: str,
+        settings: TrainConfig,
         *,
         checkpoint: str | None = None,
         threads: int | None = None,
         rank: int = 0,
         world_size: int = 1,
-        **settings: Any,
     ) -> None:
         import torch
 
@@ -65,9 +70,8 @@ class SFT:
         self._checkpoint = checkpoint
         self._rank = rank
         self._world_size = world_size
-        self._settings = SFTSettings(**settings)
-        self._settings.check(self._on_gpu, world_size)
-        self._arguments = self._settings.arguments(self._on_gpu, world_size)
+        self._settings = settings
+        settings.check(self._on_gpu, world_size)
         if world_size == 1:
             self._build()
 
@@ -80,7 +84,7 @@ class SFT:
         set_torchrun_env(host, port, self._rank, self._world_size)
         self._build()
 
-    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
+    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, float | int]:
         from transformers import set_seed
 
         start = time.monotonic()
@@ -115,7 +119,7 @@ class SFT:
         model = self._trainer.model
         was_training = model.training
         model.eval()
-        autocast = torch.autocast("cuda", torch.bfloat16, self._settings.autocast(self._on_gpu))
+        autocast = torch.autocast("cuda", torch.bfloat16, self._autocast)
         with torch.no_grad(), autocast:  # no inference_mode: shards are gathered in place
             ids = torch.tensor([list(token_ids)], device=model.device)
             logits = model(input_ids=ids).logits[0, :-1].float()
@@ -144,7 +148,8 @@ class SFT:
             model=model,
             args=SFTConfig(
                 output_dir=self._scratch.name,
-                **self._arguments,
+                **_arguments(self._settings, self._on_gpu, self._world_size),
+                bf16=self._autocast,
                 max_length=None,
                 packing=False,  # done by us, on rows that are labelled already
                 dataset_kwargs={"skip_prepare_dataset": True},
@@ -165,7 +170,13 @@ class SFT:
         if self._checkpoint and not self._settings.fresh:
             self._load_optimizer(Path(self._checkpoint))
 
-    def _dataset(self, rows: list[dict[str, Any]], seed: int) -> Any:
+    @property
+    def _autocast(self) -> bool:
+        """Whether weights stay in float32 and the arithmetic runs in bfloat16: steps of 1e-5 would
+        vanish in bfloat16 weights."""
+        return self._on_gpu and self._settings.dtype == "auto"
+
+    def _dataset(self, rows: list[TrainingRow], seed: int) -> Any:
         """All epochs in order. Every rank takes its share of each optimizer step's rows."""
         from datasets import Dataset
 
@@ -204,7 +215,7 @@ class SFT:
                 "lower it (the last policy is kept)",
             )
 
-    def _save(self, out: Path, metrics: dict[str, Any]) -> None:
+    def _save(self, out: Path, metrics: dict[str, float | int]) -> None:
         trainer = self._trainer
         state = optimizer = None
         if self._settings.fsdp:
@@ -253,6 +264,28 @@ class SFT:
                 if torch.is_tensor(value) and value.dim():
                     state[key] = value.to(device)
         torch.cuda.empty_cache()
+
+
+def _arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> dict[str, Any]:
+    """The settings by the names of TRL's SFTConfig."""
+    per_forward = settings.rows_per_forward(world_size)
+    sharded = {"fsdp": True, "fsdp_config": {"version": 2}} if settings.fsdp else {}
+    return {
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": per_forward,
+        "gradient_accumulation_steps": settings.batch_size // (per_forward * world_size),
+        "num_train_epochs": 1,  # our data set holds all of them, in order
+        "train_sampling_strategy": "sequential",
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "padding_free": settings.packing == "bfd",
+        **sharded,
+    }
 
 
 @contextlib.contextmanager

@@ -5,47 +5,49 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raft.updates.protocol import METRICS_FILE
 from raft.updates.rows import sft_rows
+from raft.updates.trainer import METRICS_FILE
 from rollout.engines.base import context_length
 from rollout.engines.toy import read_toy, write_toy
 
+if TYPE_CHECKING:
+    from raft.config.run import TrainConfig
+
 
 class ToyTrainer:
-    """Gradient steps on the mean negative log-likelihood, in closed form. Settings as `SFT`."""
+    """Gradient steps on the mean negative log-likelihood, in closed form.
+
+    Of the settings it heeds `learning_rate`, `epochs` (a step each) and `loss_on`.
+    """
 
     def __init__(
         self,
         model: str,
+        settings: TrainConfig,
         *,
         checkpoint: str | None = None,
-        learning_rate: float = 1.0,
-        epochs: float = 1,
-        loss_on: str = "response",
         rank: int = 0,
-        **_: Any,
     ) -> None:
         self._tokenizer, self._logits = read_toy(checkpoint or model)
         self._context = context_length(model)
-        self._learning_rate = learning_rate
-        self._steps = max(1, round(epochs))
-        self._loss_on = loss_on
+        self._settings = settings
         self._rank = rank
 
-    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
+    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, float | int]:
         del seed
-        labels = [x for row in sft_rows(rows_path, self._loss_on) for x in row["labels"] if x >= 0]
+        rows = sft_rows(rows_path, self._settings.loss_on)
+        labels = [label for row in rows for label in row["labels"] if label >= 0]
         share = np.bincount(labels, minlength=len(self._logits)) / len(labels)
-        loss = 0.0
-        for _ in range(self._steps):
+        steps, loss = max(1, round(self._settings.epochs)), 0.0
+        for _ in range(steps):
             log_p = self._logits - np.logaddexp.reduce(self._logits)
             loss = float(-(share * log_p).sum())
-            self._logits = self._logits + self._learning_rate * (share - np.exp(log_p))
-        metrics = {"train/loss": loss, "train/steps": self._steps, "train/loss_tokens": len(labels)}
+            self._logits = self._logits + self._settings.learning_rate * (share - np.exp(log_p))
+        metrics = {"train/loss": loss, "train/steps": steps, "train/loss_tokens": len(labels)}
         if self._rank == 0:
             write_toy(out_dir, self._tokenizer.words, self._logits.tolist(), self._context)
             (Path(out_dir) / METRICS_FILE).write_text(json.dumps(metrics))

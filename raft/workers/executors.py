@@ -1,21 +1,29 @@
-"""Where workers run. `Executor` is all the loop knows of it; `InlineExecutor` is this process.
+"""Where workers run. `Executor` is all that worker groups know of it.
 
-`raft.workers.ray_executor` has the Ray twin. Both take a factory, so that the same worker classes
-serve both.
+`raft.workers.inline_executor` runs workers in this process, `raft.workers.ray_executor` in Ray
+actors. A worker is a plain class that does not know which. Its methods are called by name over
+there, and typed here: `worker.call(RolloutWorker.log_probs, ids)` is a `Future[list[float]]`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+W = TypeVar("W")
+W_co = TypeVar("W_co", covariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+P = ParamSpec("P")
+Waiting = TypeVar("Waiting", bound="Future[object] | Stream[object]")
 
 
 @dataclass(frozen=True)
 class Resources:
     """What one worker needs: CPU threads for its kernels, and a share of GPUs.
 
-    `gpu_slot` names the GPU that colocated workers share (None: whole GPUs of one's own).
+    `gpu_slot` is the number of the GPU that colocated workers share (None: whole GPUs of its own).
     """
 
     threads: int = 1
@@ -24,28 +32,35 @@ class Resources:
     environment: tuple[tuple[str, str], ...] = ()
 
 
-class Future(Protocol):
-    """A call's result to come."""
+class Future(Protocol[R_co]):
+    """The result of a call that is under way."""
 
-    def result(self) -> Any:
+    def result(self) -> R_co:
         """Wait for it. Raises what the call raised, or WorkerDiedError."""
         ...
 
 
-class Stream(Protocol):
+class Stream(Protocol[R_co]):
     """A generator that runs in a worker."""
 
-    def take(self) -> Any | None:
+    def take(self) -> R_co | None:
         """The next item, or None at the end. Raises as `Future.result`."""
         ...
 
 
-class Worker(Protocol):
-    """A live object in some process."""
+class Worker(Protocol[W_co]):
+    """A live object of class `W_co` in some process. `method` is one of that class's."""
 
-    def call(self, method: str, *arguments: Any) -> Future: ...
+    def call(
+        self, method: Callable[Concatenate[W_co, P], R], *arguments: P.args, **named: P.kwargs
+    ) -> Future[R]: ...
 
-    def stream(self, method: str, *arguments: Any) -> Stream: ...
+    def stream(
+        self,
+        method: Callable[Concatenate[W_co, P], Iterator[R]],
+        *arguments: P.args,
+        **named: P.kwargs,
+    ) -> Stream[R]: ...
 
     def kill(self) -> None: ...
 
@@ -53,58 +68,18 @@ class Worker(Protocol):
 class Executor(Protocol):
     """Starts workers and waits for the first of several results."""
 
-    def spawn(
-        self, factory: Callable[..., Any], arguments: dict[str, Any], resources: Resources
-    ) -> Worker: ...
+    def gpus(self) -> int:
+        """How many GPUs there are for workers."""
+        ...
 
-    def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any | None:
-        """One of `waiting` (futures or streams) whose next result is there; None on time-out."""
+    def spawn(self, factory: Callable[[], W], resources: Resources) -> Worker[W]:
+        """Start a worker: what `factory` returns over there, so it must be picklable."""
+        ...
+
+    def first_ready(
+        self, waiting: Sequence[Waiting], timeout: float | None = None
+    ) -> Waiting | None:
+        """One of `waiting` whose next result is there; None on time-out."""
         ...
 
     def close(self) -> None: ...
-
-
-class InlineExecutor:
-    """Everything in this process, one thing at a time: for debugging and small jobs."""
-
-    def spawn(
-        self, factory: Callable[..., Any], arguments: dict[str, Any], resources: Resources
-    ) -> Worker:
-        del resources
-        return _InlineWorker(factory, arguments)
-
-    def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any | None:
-        del timeout
-        return waiting[0] if waiting else None
-
-    def close(self) -> None: ...
-
-
-class _InlineWorker:
-    def __init__(self, factory: Callable[..., Any], arguments: dict[str, Any]) -> None:
-        self._target: Any = factory(**arguments)
-
-    def call(self, method: str, *arguments: Any) -> Future:
-        return _Done(getattr(self._target, method)(*arguments))
-
-    def stream(self, method: str, *arguments: Any) -> Stream:
-        return _InlineStream(getattr(self._target, method)(*arguments))
-
-    def kill(self) -> None:
-        self._target = None
-
-
-@dataclass(frozen=True, eq=False)  # equal to itself alone, so that it can be a key
-class _Done:
-    value: Any
-
-    def result(self) -> Any:
-        return self.value
-
-
-@dataclass(frozen=True, eq=False)
-class _InlineStream:
-    items: Iterator[Any]
-
-    def take(self) -> Any | None:
-        return next(self.items, None)

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Concatenate, Generic, cast
 
 import ray
 from ray.exceptions import (
@@ -20,7 +20,7 @@ from ray.exceptions import (
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from raft.workers.executors import Future, Resources, Stream, Worker
+from raft.workers.executors import P, R, Resources, W, Waiting, Worker
 from rollout.engines.environment import SPIN_COUNT
 from rollout.types import InputError, WorkerDiedError
 
@@ -63,9 +63,7 @@ class RayExecutor:
     def gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
 
-    def spawn(
-        self, factory: Callable[..., Any], arguments: dict[str, Any], resources: Resources
-    ) -> Worker:
+    def spawn(self, factory: Callable[[], W], resources: Resources) -> Worker[W]:
         environment = {
             "OMP_NUM_THREADS": str(resources.threads),
             "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT),
@@ -85,14 +83,19 @@ class RayExecutor:
                 self._slot(resources.gpu_slot), placement_group_bundle_index=0
             )
         actor = ray.remote(_Host).options(**options).remote()
-        worker = _RayWorker(actor)
         # built by a call, not by the constructor, so that its errors arrive as what they are
-        worker.built = _RayFuture(actor.build.remote(factory, arguments))
-        return worker
+        return _RayWorker(actor, built=_RayFuture(actor.build.remote(factory)))
 
-    def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any | None:
-        ready, _ = ray.wait([item.reference for item in waiting], num_returns=1, timeout=timeout)
-        return next((item for item in waiting if ready and item.reference is ready[0]), None)
+    def first_ready(
+        self, waiting: Sequence[Waiting], timeout: float | None = None
+    ) -> Waiting | None:
+        # all that is ever waited for comes from workers of this executor
+        references = [cast(_RayFuture[object], item).reference for item in waiting]
+        ready, _ = ray.wait(references, num_returns=1, timeout=timeout)
+        for item, reference in zip(waiting, references, strict=True):
+            if ready and reference is ready[0]:
+                return item
+        return None
 
     def close(self) -> None:
         ray.shutdown()
@@ -111,55 +114,65 @@ class _Host:
     def __init__(self) -> None:
         self._target: Any = None
 
-    def build(self, factory: Callable[..., Any], arguments: dict[str, Any]) -> None:
-        self._target = factory(**arguments)
+    def build(self, factory: Callable[[], object]) -> None:
+        self._target = factory()
 
-    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        return getattr(self._target, method)(*arguments)
+    def call(self, method: str, arguments: Sequence[object], named: dict[str, object]) -> object:
+        return getattr(self._target, method)(*arguments, **named)
 
-    def stream(self, method: str, arguments: tuple[Any, ...]) -> Iterator[Any]:
-        yield from getattr(self._target, method)(*arguments)
+    def stream(
+        self, method: str, arguments: Sequence[object], named: dict[str, object]
+    ) -> Iterator[object]:
+        yield from getattr(self._target, method)(*arguments, **named)
 
 
-class _RayWorker:
-    built: _RayFuture
-
-    def __init__(self, actor: Any) -> None:
+class _RayWorker(Generic[W]):
+    def __init__(self, actor: Any, built: _RayFuture[None]) -> None:
         self._actor = actor
+        self._built = built
 
-    def call(self, method: str, *arguments: Any) -> Future:
-        return _RayFuture(self._actor.call.remote(method, arguments), after=self.built)
+    def call(
+        self, method: Callable[Concatenate[W, P], R], *arguments: P.args, **named: P.kwargs
+    ) -> _RayFuture[R]:
+        reference = self._actor.call.remote(method.__name__, arguments, named)
+        return _RayFuture(reference, after=self._built)
 
-    def stream(self, method: str, *arguments: Any) -> Stream:
-        options = self._actor.stream.options(num_returns="streaming")
-        return _RayStream(options.remote(method, arguments), after=self.built)
+    def stream(
+        self,
+        method: Callable[Concatenate[W, P], Iterator[R]],
+        *arguments: P.args,
+        **named: P.kwargs,
+    ) -> _RayStream[R]:
+        start = self._actor.stream.options(num_returns="streaming")
+        return _RayStream(start.remote(method.__name__, arguments, named), after=self._built)
 
     def kill(self) -> None:
         ray.kill(self._actor)
 
 
-class _RayFuture:
-    def __init__(self, reference: Any, after: _RayFuture | None = None) -> None:
+class _RayFuture(Generic[R]):
+    def __init__(self, reference: Any, after: _RayFuture[None] | None = None) -> None:
         self.reference = reference
         self._after = after
 
-    def result(self) -> Any:
+    def result(self) -> R:
         if self._after is not None:
             self._after.result()  # a worker that could not be built says why
         with _plain_errors():
             return ray.get(self.reference)
 
 
-class _RayStream:
-    def __init__(self, references: Any, after: _RayFuture) -> None:
+class _RayStream(Generic[R]):
+    def __init__(self, references: Any, after: _RayFuture[None]) -> None:
         self.reference = references
         self._after = after
 
-    def take(self) -> Any | None:
+    def take(self) -> R | None:
         self._after.result()
         with _plain_errors():
             try:
-                return ray.get(next(self.reference))
+                item: Any = ray.get(next(self.reference))
+                return item
             except StopIteration:
                 return None
 

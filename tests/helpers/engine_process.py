@@ -48,21 +48,24 @@ class EngineProcess:
 
 
 class EngineExecutor:
-    """Hands one running engine to a `RolloutPool` as its only worker."""
+    """Hands one running engine to `RolloutWorkers` as its only worker."""
 
     def __init__(self, engine: EngineProcess) -> None:
         self._engine = engine
 
-    def spawn(self, factory: Any, arguments: dict[str, Any], resources: Resources) -> Any:
+    def spawn(self, factory: Callable[[], Any], resources: Resources) -> Any:
         return self
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        return _Answer(self._engine.method(method, *arguments))
+    def gpus(self) -> int:
+        return 0
+
+    def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        return _Answer(self._engine.method(method.__name__, *arguments))
 
     def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any:
         return waiting[0]
 
-    def stream(self, method: str, *arguments: Any) -> Any:
+    def stream(self, method: Callable[..., Any], *arguments: Any) -> Any:
         raise NotImplementedError
 
     def kill(self) -> None: ...

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raft.monitor.worker import LogProbWorker
+from raft.config.run import TrainConfig
+from raft.monitor.policies import LogProbWorker
 from raft.updates.toy import ToyTrainer
-from raft.workers.workers import RewardWorker, RolloutWorker
+from raft.workers.reward import RewardWorker
+from raft.workers.rollout import RolloutWorker
 from rollout.types import Group
 
 
@@ -66,7 +68,7 @@ class DyingLogProbWorker(LogProbWorker):
 
 
 class DyingTrainer(ToyTrainer):
-    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
+    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, float | int]:
         Path(out_dir).mkdir()
         (Path(out_dir) / "half").write_text("of a checkpoint")
         maybe_die("train")
@@ -74,5 +76,7 @@ class DyingTrainer(ToyTrainer):
         return super().train(rows_path, out_dir, seed)
 
 
-def build_trainer(model: str, **arguments: Any) -> ToyTrainer:
-    return DyingTrainer(model, **arguments)
+def build_trainer(
+    model: str, settings: TrainConfig, checkpoint: str | None, rank: int, **_: Any
+) -> ToyTrainer:
+    return DyingTrainer(model, settings, checkpoint=checkpoint, rank=rank)

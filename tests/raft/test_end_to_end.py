@@ -9,18 +9,19 @@ import math
 import os
 import signal
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models as tiny
 
-import raft.workers.rollout_pool
+import raft.workers.rollout
 from raft.config.load import make_config
 from raft.loop import run
 from raft.workers.executors import Resources
-from raft.workers.rollout_pool import Policy, Probe, RolloutPool
-from raft.workers.workers import RolloutWorker
+from raft.workers.rollout import Policy, Probe, RolloutWorker, RolloutWorkers
+from rollout.engines.base import build_engine
 from rollout.types import Group, Sampling
 
 pytestmark = [
@@ -173,31 +174,32 @@ def test_an_engine_killed_in_mid_generation_loses_and_repeats_nothing(
 ) -> None:
     from raft.workers.ray_executor import RayExecutor
 
-    monkeypatch.setattr(raft.workers.rollout_pool, "RolloutWorker", KnownWorker)
+    monkeypatch.setattr(raft.workers.rollout, "RolloutWorker", KnownWorker)
     old = tiny.checkpoint(tmp_path / "old", "llama", seed=0)
     new = tiny.checkpoint(tmp_path / "new", "llama", seed=1)
     prompts = tiny.prompts(tiny.tokenizer(), TEXTS)
     ids = tuple(prompts[0].token_ids)
     probe = Probe(ids, tuple(tiny.log_probs(new, ids)), tolerance=1e-3)
     # few at a time, so that answers come one after the other
-    engine = {"engine": "vllm", "max_num_seqs": 4}
+    engine = partial(build_engine, engine="vllm", max_num_seqs=4)
     sampling = Sampling(k=4, max_new_tokens=64)
     executor = RayExecutor()
     try:
-        pool = RolloutPool(executor, [Resources()] * 2, engine, Policy(str(old), 0))
-        pool.sync(Policy(str(new), 3, probe))
-        victim = pool._workers[1].call("pid").result()
+        workers = RolloutWorkers(executor, [Resources()] * 2, engine, Policy(str(old), 0))
+        workers.sync(Policy(str(new), 3, probe))
+        known: Any = workers._workers
+        victim = known[1].call(KnownWorker.pid).result()
         groups: list[Group] = []
-        for group in pool.generate(prompts, sampling, 7, seed_per_prompt=True):
+        for group in workers.generate(prompts, sampling, 7, seed_per_prompt=True):
             if not groups:
                 os.kill(victim, signal.SIGKILL)
             groups.append(group)
-        assert pool._workers[1].call("pid").result() != victim
+        assert known[1].call(KnownWorker.pid).result() != victim
         # every prompt once, by the version that was current, which the worker's first weights
         # were not
         assert Counter(g.prompt.id for g in groups) == Counter(p.id for p in prompts)
         assert {g.policy_version for g in groups} == {3}
-        undisturbed = pool.generate(prompts, sampling, 7, seed_per_prompt=True)
+        undisturbed = workers.generate(prompts, sampling, 7, seed_per_prompt=True)
         expected = {g.prompt.id: g.completions for g in undisturbed}
         assert {g.prompt.id: g.completions for g in groups} == expected
     finally:

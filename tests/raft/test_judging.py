@@ -42,7 +42,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
         return JudgeReward(WordJudge(), tournament=tournament, score=score)  # type: ignore
 
     monkeypatch.setattr("rewards.judges.reward.load_judge_reward", load)
-    monkeypatch.setattr("raft.loop.check_model", lambda model, key: None)
+    monkeypatch.setattr("raft.assemble.check_model", lambda model, key: None)
 
 
 def pairwise(root: Path, **changes: Any) -> Path:

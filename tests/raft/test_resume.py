@@ -108,7 +108,7 @@ def test_a_crash_at_every_single_change_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
     # every write, rename and deletion of a whole run is crashed at once, and the run continued
-    monkeypatch.setattr(raft.loop, "draw_curves", lambda *_: None)
+    monkeypatch.setattr("raft.curves.draw_curves", lambda *_: None)
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     straight = run(small(tmp_path, "straight"))
     with monkeypatch.context() as patched:

@@ -12,8 +12,8 @@ import toy_runs
 from wording import says
 
 from raft.monitor.guards import Rules, alarms, best_iteration, gold_agrees, idle_rules
-from raft.monitor.worker import LogProbPool, LogProbWorker
-from raft.workers.executors import InlineExecutor
+from raft.monitor.policies import LogProbWorker, LogProbWorkers
+from raft.workers.inline_executor import InlineExecutor
 from raft.workers.placement import place, place_monitor
 from rewards.evaluation.stats import clustered_mean_ci95
 from rollout.types import InputError, WorkerDiedError
@@ -166,7 +166,7 @@ def test_a_seat_for_the_worker(gpus: int, settings: dict[str, Any], beside: tupl
     assert whole + len(shared) <= gpus
 
 
-# the pool
+# the workers that measure policies
 
 
 class Neighbour:
@@ -181,10 +181,10 @@ class Neighbour:
         self._heard.append(f"{self._name} wakes")
 
 
-def pool_of(
+def measuring(
     root: Path, heard: list[str], deaths: int, monkeypatch: pytest.MonkeyPatch
-) -> LogProbPool:
-    """A pool whose worker dies so often before it answers."""
+) -> LogProbWorkers:
+    """A group whose worker dies so often before it answers."""
     toy_runs.settings(root)
     left = [deaths]
 
@@ -197,26 +197,27 @@ def pool_of(
 
     monkeypatch.setattr(LogProbWorker, "measure", measure)
     neighbours = [Neighbour(heard, "rollout"), Neighbour(heard, "reward")]
-    arguments = {"start": str(root / "policy")}
     executor = InlineExecutor()
     resources = place_monitor(place(gpus=0, cores=1, **WORKERS), 0, 1).resources
-    return LogProbPool(executor, resources, arguments, neighbours, max_respawns=2)
+    return LogProbWorkers(
+        executor, resources, str(root / "policy"), neighbours=neighbours, max_respawns=2
+    )
 
 
 def test_neighbours_sleep_while_it_works_and_the_dead_are_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
-    pool = pool_of(tmp_path, heard, 2, monkeypatch)
-    assert tuple(pool.measure("p", [], [])) == ("p", [], [])  # type: ignore[arg-type]
+    workers = measuring(tmp_path, heard, 2, monkeypatch)
+    assert tuple(workers.measure("p", [], [])) == ("p", [], [])  # type: ignore[arg-type]
     before, after = ["rollout sleeps", "reward sleeps"], ["rollout wakes", "reward wakes"]
     assert heard == [*before, *["measures"] * 3, *after]
 
 
 def test_too_many_deaths_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = pool_of(tmp_path, [], 3, monkeypatch)
-    with pytest.raises(WorkerDiedError, match="monitor's worker died 3 times"):
-        pool.measure("p", [], [])
+    workers = measuring(tmp_path, [], 3, monkeypatch)
+    with pytest.raises(WorkerDiedError, match="monitor workers died 3 times"):
+        workers.measure("p", [], [])
 
 
 # configs

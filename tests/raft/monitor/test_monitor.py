@@ -16,7 +16,7 @@ from crashes import Crash, crashing_calls
 import raft.loop
 from raft.loop import run
 from raft.monitor.log_probs import Row
-from raft.monitor.worker import LogProbWorker
+from raft.monitor.policies import LogProbWorker
 from raft.runs.folder import RunFolder
 from rollout.engines.toy import read_toy, write_toy
 from rollout.types import InputError
@@ -334,7 +334,7 @@ def test_a_crash_at_any_change_of_a_run_that_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int, after: bool
 ) -> None:
     # warnings, a stop, and a best policy that is not the last: the same files, however it got there
-    monkeypatch.setattr(raft.loop, "draw_curves", lambda *_: None)
+    monkeypatch.setattr("raft.curves.draw_curves", lambda *_: None)
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     gold = toy_runs.reward_file(tmp_path, PEAKED, name="gold.py")
 
@@ -378,11 +378,11 @@ def test_a_finished_evaluation_is_not_measured_again(
     asked: list[int] = []
     original = LogProbWorker.measure
 
-    def counting(worker: LogProbWorker, policy: str, samples: list[Row], texts: list[Row]) -> Any:
+    def measure(worker: LogProbWorker, policy: str, samples: list[Row], texts: list[Row]) -> Any:
         asked.append(len(samples))
         return original(worker, policy, samples, texts)
 
-    monkeypatch.setattr(LogProbWorker, "measure", counting)
+    monkeypatch.setattr(LogProbWorker, "measure", measure)
     with monkeypatch.context() as patched:
         # after kl.jsonl of the last evaluation is there, before its metrics are
         def crash(folder: RunFolder, iteration: int, phase: str, values: Any) -> Any:

@@ -15,11 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from sft_rank import build_sft
 
 from raft.updates.policy import merged_state
-from raft.updates.rendezvous import rendezvous_address
-from raft.updates.rows import IGNORED, concatenate_and_cut, sft_rows, training_order
-from raft.updates.sft import SFT
+from raft.updates.rows import IGNORED, TrainingRow, concatenate_and_cut, sft_rows, training_order
+from raft.updates.trainer import rendezvous_address
 from rollout.types import InputError
 
 EOS = tiny.EOS_ID
@@ -129,7 +129,7 @@ def lmflow_group_texts(examples: dict[str, list[list[int]]], block: int) -> dict
 
 
 def test_wrapped_packing_is_lmflows(rows: Path) -> None:
-    made = list(sft_rows(rows, "response"))
+    made: list[Any] = list(sft_rows(rows, "response"))
     columns = {key: [row[key] for row in made] for key in ("input_ids", "labels")}
     expected = lmflow_group_texts(columns, 16)
     packed = concatenate_and_cut(made, 16)
@@ -144,7 +144,7 @@ def test_bfd_packing_keeps_every_label(rows: Path) -> None:
     from datasets import Dataset
     from trl.data_utils import pack_dataset
 
-    made = list(sft_rows(rows, "response"))
+    made: list[Any] = list(sft_rows(rows, "response"))
     packed: Any = pack_dataset(Dataset.from_list(made), seq_length=64, strategy="bfd")
     found = []
     for block in packed:
@@ -159,7 +159,7 @@ def test_bfd_packing_keeps_every_label(rows: Path) -> None:
 # one update
 
 
-def token_losses(folder: Path, row: dict[str, Any]) -> list[float]:
+def token_losses(folder: Path, row: TrainingRow) -> list[float]:
     """−log p of every trained token, from a forward pass by hand."""
     found = tiny.log_probs(folder, row["input_ids"])
     return [-lp for lp, label in zip(found, row["labels"][1:], strict=True) if label != IGNORED]
@@ -173,7 +173,7 @@ def test_loss_is_the_mean_over_trained_tokens(
     # with a learning rate of almost zero the loss is that of the starting model: the mean over
     # steps of each step's token mean
     settings = {"learning_rate": 1e-12, "batch_size": 4, "micro_batch_size": 2}
-    trainer = SFT(str(folders[family]), loss_on=loss_on, **settings)
+    trainer = build_sft(str(folders[family]), loss_on=loss_on, **settings)
     metrics = trainer.train(str(rows), str(tmp_path / "out"), seed=3)
     made = list(sft_rows(rows, loss_on))
     order = training_order(7, 4, 1, seed=3)
@@ -198,11 +198,11 @@ def test_update_equals_adam_by_hand(
     # two steps of torch's AdamW on the token mean, with clipping, one row at a time
     from transformers import AutoModelForCausalLM
 
-    trainer = SFT(str(folders[family]), learning_rate=1e-3, batch_size=4)
+    trainer = build_sft(str(folders[family]), learning_rate=1e-3, batch_size=4)
     trainer.train(str(rows), str(tmp_path / "out"), seed=0)
     model = AutoModelForCausalLM.from_pretrained(folders[family], dtype=torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    made = list(sft_rows(rows, "response"))
+    made: list[Any] = list(sft_rows(rows, "response"))
     order = training_order(7, 4, 1, seed=0)
     for start in (0, 4):
         batch = [made[i] for i in order[start : start + 4] if i < 7]
@@ -229,7 +229,7 @@ def test_micro_batches_make_the_same_update(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
     for micro in (1, 2, 4):
-        trainer = SFT(
+        trainer = build_sft(
             str(folders["llama"]), learning_rate=1e-3, batch_size=4, micro_batch_size=micro
         )
         trainer.train(str(rows), str(tmp_path / f"{micro}"), seed=0)
@@ -241,7 +241,7 @@ def test_micro_batches_make_the_same_update(
 
 def test_wrapped_packing_trains(folders: dict[str, Path], rows: Path, tmp_path: Path) -> None:
     # rows longer than a block are no error here: blocks ignore their ends
-    trainer = SFT(
+    trainer = build_sft(
         str(folders["llama"]), learning_rate=1e-3, batch_size=2, packing="wrapped", max_length=8
     )
     metrics = trainer.train(str(rows), str(tmp_path / "out"), seed=0)
@@ -260,14 +260,14 @@ def test_resumed_update_is_bit_identical(
     # dropout (GPT-2 has it), whose masks descend from the update's seed
     settings: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 4, "micro_batch_size": 2}
     settings |= {"schedule": "linear", "warmup_steps": 1, "epochs": 2}
-    whole = SFT(str(folders[family]), **settings)
+    whole = build_sft(str(folders[family]), **settings)
     whole.train(str(rows), str(tmp_path / "1"), seed=1)
     whole.train(str(rows), str(tmp_path / "2"), seed=2)
     torch.rand(17)  # another process has used its generator otherwise
-    resumed = SFT(str(folders[family]), checkpoint=str(tmp_path / "1"), **settings)
+    resumed = build_sft(str(folders[family]), checkpoint=str(tmp_path / "1"), **settings)
     resumed.train(str(rows), str(tmp_path / "2b"), seed=2)
     assert_identical(weights(tmp_path / "2"), weights(tmp_path / "2b"))
-    other = SFT(str(folders[family]), checkpoint=str(tmp_path / "1"), **settings)
+    other = build_sft(str(folders[family]), checkpoint=str(tmp_path / "1"), **settings)
     other.train(str(rows), str(tmp_path / "3"), seed=3)
     assert largest_difference(tmp_path / "2", tmp_path / "3") > 0
 
@@ -278,10 +278,10 @@ def test_fresh_optimizer_forgets_and_persistent_remembers(
     def second_update(optimizer: str, restarted: bool) -> dict[str, torch.Tensor]:
         out = tmp_path / f"{optimizer}-{restarted}"
         settings: dict[str, Any] = {"learning_rate": 1e-3, "optimizer": optimizer}
-        trainer = SFT(str(folders["llama"]), **settings)
+        trainer = build_sft(str(folders["llama"]), **settings)
         trainer.train(str(rows), str(out / "1"), seed=1)
         if restarted:
-            trainer = SFT(str(folders["llama"]), checkpoint=str(out / "1"), **settings)
+            trainer = build_sft(str(folders["llama"]), checkpoint=str(out / "1"), **settings)
         trainer.train(str(rows), str(out / "2"), seed=2)
         assert (out / "1/optimizer.pt").exists() == (optimizer == "persistent")
         return weights(out / "2")
@@ -295,17 +295,17 @@ def test_fresh_optimizer_forgets_and_persistent_remembers(
 def test_missing_optimizer_state_is_refused(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
-    SFT(str(folders["llama"])).train(str(rows), str(tmp_path / "1"), seed=1)
+    build_sft(str(folders["llama"])).train(str(rows), str(tmp_path / "1"), seed=1)
     (tmp_path / "1/optimizer.pt").unlink()
     with pytest.raises(InputError, match=r"optimizer\.pt: missing"):
-        SFT(str(folders["llama"]), checkpoint=str(tmp_path / "1"))
+        build_sft(str(folders["llama"]), checkpoint=str(tmp_path / "1"))
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "autocast"])
 def test_forward_is_not_wrapped_again_each_update(
     folders: dict[str, Path], rows: Path, tmp_path: Path, mixed: bool
 ) -> None:
-    trainer = SFT(str(folders["llama"]), learning_rate=1e-4)
+    trainer = build_sft(str(folders["llama"]), learning_rate=1e-4)
     trainer._trainer.accelerator.native_amp = mixed  # what bf16 sets on a GPU
     trainer._trainer.accelerator.state._mixed_precision = "bf16" if mixed else "no"
     model = trainer._trainer.model
@@ -331,7 +331,7 @@ def wrappers(function: Any) -> int:
 def test_diverged_training_says_so_and_writes_nothing(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
-    trainer = SFT(str(folders["llama"]), learning_rate=1e30, batch_size=2, epochs=3)
+    trainer = build_sft(str(folders["llama"]), learning_rate=1e30, batch_size=2, epochs=3)
     with pytest.raises(InputError, match=r"train\.learning_rate: training diverged"):
         trainer.train(str(rows), str(tmp_path / "out"), seed=0)
     assert not (tmp_path / "out").exists()
@@ -346,7 +346,7 @@ def test_checkpoint_round_trip(
 ) -> None:
     # the checkpoint is the trainer's policy (tied weights too), with the policy's own settings and
     # tokenizer: the trainer's PAD token and switched-off cache are no part of it
-    trainer = SFT(str(folders[family]), learning_rate=1e-3)
+    trainer = build_sft(str(folders[family]), learning_rate=1e-3)
     trainer.train(str(rows), str(tmp_path / "out"), seed=0)
     ids = next(iter(sft_rows(rows, "all")))["input_ids"]
     assert trainer.log_probs(ids) == pytest.approx(tiny.log_probs(tmp_path / "out", ids), abs=1e-5)
@@ -361,7 +361,7 @@ def test_a_policy_without_pad_token_stays_without(rows: Path, tmp_path: Path) ->
     from transformers import AutoConfig, AutoTokenizer
 
     folder = tiny.checkpoint(tmp_path / "start", "llama", pad=None, pad_token_id=None)
-    SFT(str(folder)).train(str(rows), str(tmp_path / "out"), seed=0)
+    build_sft(str(folder)).train(str(rows), str(tmp_path / "out"), seed=0)
     assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token is None
     assert AutoConfig.from_pretrained(tmp_path / "out").pad_token_id is None
 
@@ -370,7 +370,7 @@ def test_a_policy_without_pad_token_stays_without(rows: Path, tmp_path: Path) ->
 def test_lora_exports_merged_weights_and_leaves_the_base_alone(
     folders: dict[str, Path], rows: Path, tmp_path: Path, family: str
 ) -> None:
-    trainer = SFT(str(folders[family]), learning_rate=1e-2, lora=LORA)
+    trainer = build_sft(str(folders[family]), learning_rate=1e-2, lora=LORA)
     for number in (1, 2):
         trainer.train(str(rows), str(tmp_path / f"{number}"), seed=number)
     ids = next(iter(sft_rows(rows, "all")))["input_ids"]
@@ -401,10 +401,10 @@ def test_lora_resumes_bit_identically_from_its_adapter(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"learning_rate": 1e-2, "lora": {**LORA, "dropout": 0.1}}
-    whole = SFT(str(folders["llama"]), **settings)
+    whole = build_sft(str(folders["llama"]), **settings)
     whole.train(str(rows), str(tmp_path / "1"), seed=1)
     whole.train(str(rows), str(tmp_path / "2"), seed=2)
-    resumed = SFT(str(folders["llama"]), checkpoint=str(tmp_path / "1"), **settings)
+    resumed = build_sft(str(folders["llama"]), checkpoint=str(tmp_path / "1"), **settings)
     resumed.train(str(rows), str(tmp_path / "2b"), seed=2)
     assert_identical(weights(tmp_path / "2"), weights(tmp_path / "2b"))
     adapters = [
@@ -426,7 +426,7 @@ def test_two_trainers_make_the_update_of_one(
     ranks = [settings | {"world_size": 2, "rank": rank} for rank in (0, 1)]
     outs = [str(tmp_path / f"two-{number}") for number in (0, 1)]
     shared = run_ranks(ranks, rows, outs)
-    alone = SFT(**settings)
+    alone = build_sft(**settings)
     for seed, out in enumerate(outs):
         metrics = alone.train(str(rows), str(tmp_path / f"one-{seed}"), seed)
         assert shared[0][seed]["train/loss"] == pytest.approx(metrics["train/loss"], rel=1e-5)
@@ -470,7 +470,7 @@ def run_ranks(
         ({"packing": "bfd", "max_length": 64}, "train.packing: bfd needs flash attention"),
         ({"fsdp": True}, "train.fsdp: .* one trainer"),
         ({"fsdp": True, "world_size": 2}, "train.fsdp: .* no GPU"),
-        ({"packing": "wrapped"}, "train.packing: packing needs train.max_length"),
+        ({"packing": "wrapped"}, "train.packing: wrapped needs .* train.max_length"),
         ({"batch_size": 4, "micro_batch_size": 3}, "train.batch_size: 4 is no multiple"),
         ({"batch_size": 1, "world_size": 2}, "train.batch_size: 1 is no multiple"),
     ],
@@ -481,4 +481,4 @@ def test_settings_that_cannot_work_are_refused(
     if torch.cuda.is_available():
         pytest.skip("these refusals are for machines without a GPU")
     with pytest.raises(InputError, match=message):
-        SFT(str(folders["llama"]), **settings)
+        build_sft(str(folders["llama"]), **settings)

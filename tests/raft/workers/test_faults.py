@@ -10,9 +10,9 @@ import toy_faults
 import toy_runs
 
 import raft.assemble
-import raft.monitor.worker
-import raft.workers.reward_pool
-import raft.workers.rollout_pool
+import raft.monitor.policies
+import raft.workers.reward
+import raft.workers.rollout
 from raft.loop import run
 from rewards.types import RewardError
 from rollout.types import WorkerDiedError
@@ -28,9 +28,9 @@ def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "orders"
     folder.mkdir()
     monkeypatch.setenv("RAFT_TEST_FAULTS", str(folder))
-    monkeypatch.setattr(raft.workers.rollout_pool, "RolloutWorker", toy_faults.DyingRolloutWorker)
-    monkeypatch.setattr(raft.workers.reward_pool, "RewardWorker", toy_faults.DyingRewardWorker)
-    monkeypatch.setattr(raft.monitor.worker, "LogProbWorker", toy_faults.DyingLogProbWorker)
+    monkeypatch.setattr(raft.workers.rollout, "RolloutWorker", toy_faults.DyingRolloutWorker)
+    monkeypatch.setattr(raft.workers.reward, "RewardWorker", toy_faults.DyingRewardWorker)
+    monkeypatch.setattr(raft.monitor.policies, "LogProbWorker", toy_faults.DyingLogProbWorker)
     monkeypatch.setattr(raft.assemble, "build_trainer", toy_faults.build_trainer)
     return folder
 

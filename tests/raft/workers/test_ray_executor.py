@@ -6,15 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cluster_parts
 import pytest
-from cluster_parts import Part, reward_worker
+from cluster_parts import Part, TellingRewardWorker
 
 from raft.workers.executors import Resources
 from raft.workers.ray_executor import RayExecutor
+from rewards.build import build_reward
 from rollout.types import InputError, WorkerDiedError
 
 pytestmark = pytest.mark.ray
@@ -41,57 +43,60 @@ def test_every_worker_has_its_own_threads(
     names = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "SOME_SETTING")
     for threads in (1, 2):
         own = Resources(threads=threads, environment=(("SOME_SETTING", f"value {threads}"),))
-        worker = executor.spawn(Part, {}, own)
+        worker = executor.spawn(Part, own)
         # threads that spin long while they wait would starve the workers beside them
-        found = worker.call("environment", *names).result()
+        found = worker.call(Part.environment, *names).result()
         assert found == [str(threads), "1000", f"value {threads}"]
 
 
 def test_errors_arrive_as_what_they_are(executor: RayExecutor) -> None:
-    worker = executor.spawn(Part, {}, Resources())
+    worker = executor.spawn(Part, Resources())
     with pytest.raises(KeyError, match="inside"):
-        worker.call("fail").result()
-    assert take_all(worker.stream("count", 3)) == [0, 1, 2]
-    refused = executor.spawn(Part, {"refuse": True}, Resources())
-    for ask in (lambda: refused.call("pid").result(), lambda: refused.stream("count", 3).take()):
+        worker.call(Part.fail).result()
+    assert take_all(worker.stream(Part.count, 3)) == [0, 1, 2]
+    refused = executor.spawn(partial(Part, refuse=True), Resources())
+    for ask in (
+        lambda: refused.call(Part.pid).result(),
+        lambda: refused.stream(Part.count, 3).take(),
+    ):
         with pytest.raises(InputError, match="not this one"):
             ask()
 
 
 def test_death_is_told_and_nothing_comes_back_to_life(executor: RayExecutor) -> None:
-    worker = executor.spawn(Part, {}, Resources())
-    stream = worker.stream("count", 5, 2)
+    worker = executor.spawn(Part, Resources())
+    stream = worker.stream(Part.count, 5, 2)
     assert [stream.take(), stream.take()] == [0, 1]
     with pytest.raises(WorkerDiedError, match="a worker process died"):
         stream.take()
     with pytest.raises(WorkerDiedError):  # an actor that Ray restarts would hold its first weights
-        worker.call("pid").result()
+        worker.call(Part.pid).result()
 
 
 def test_first_ready_is_the_first(executor: RayExecutor) -> None:
-    quick = executor.spawn(Part, {}, Resources())
-    late = executor.spawn(Part, {}, Resources())
-    late.call("pid").result()
-    waiting = [late.stream("count", 1, 0), quick.stream("count", 1)]
+    quick = executor.spawn(Part, Resources())
+    late = executor.spawn(Part, Resources())
+    late.call(Part.pid).result()
+    waiting = [late.stream(Part.count, 1, 0), quick.stream(Part.count, 1)]
     assert executor.first_ready(waiting) is waiting[1]
     assert executor.first_ready(waiting[:1], timeout=0) is None
 
 
 def test_a_word_counting_reward_loads_no_torch(executor: RayExecutor) -> None:
     # seconds of imports in a worker that only counts words
-    reward = {"kind": "function", "function": "length", "arguments": {}, "non_finite": "raise"}
-    worker = executor.spawn(reward_worker, {"rewards": {"reward": reward}}, Resources())
-    assert worker.call("loaded").result() == []
+    reward = partial(build_reward, kind="function", function="length", non_finite="raise")
+    worker = executor.spawn(partial(TellingRewardWorker, {"reward": reward}), Resources())
+    assert worker.call(TellingRewardWorker.loaded).result() == []
 
 
 def test_workers_end_with_a_driver_that_is_killed() -> None:
     script = (
         "import time\n"
         "from cluster_parts import Part\n"
-        "from raft.cluster import RayExecutor\n"
-        "from raft.executors import Resources\n"
-        "worker = RayExecutor().spawn(Part, {}, Resources())\n"
-        "print(worker.call('pid').result(), flush=True)\n"
+        "from raft.workers.executors import Resources\n"
+        "from raft.workers.ray_executor import RayExecutor\n"
+        "worker = RayExecutor().spawn(Part, Resources())\n"
+        "print(worker.call(Part.pid).result(), flush=True)\n"
         "time.sleep(60)\n"
     )
     driver = subprocess.Popen(

@@ -13,8 +13,8 @@ from engine_process import EngineExecutor, EngineProcess
 from wording import words
 
 from raft.workers.executors import Resources
-from raft.workers.rollout_pool import Policy, Probe, RolloutPool
-from rollout.engines.base import choose_engine
+from raft.workers.rollout import Policy, Probe, RolloutWorkers
+from rollout.engines.base import build_engine, choose_engine
 from rollout.engines.toy import write_toy
 from rollout.types import EngineError, InputError, Sampling, StaleWeightsError
 
@@ -268,15 +268,16 @@ def test_stale_weights_are_refused(gpt2: EngineProcess, folders: dict[str, Path]
         log_probs = tuple(tiny.log_probs(folders[name], ids))
         return Policy(str(folders[name]), version, Probe(ids, log_probs, tolerance=1e-3))
 
-    pool = RolloutPool(EngineExecutor(gpt2), [Resources()], {}, Policy(str(folders["gpt2"]), 0))
-    pool.sync(policy("gpt2_1", 1))
+    start = Policy(str(folders["gpt2"]), 0)
+    workers = RolloutWorkers(EngineExecutor(gpt2), [Resources()], build_engine, start)
+    workers.sync(policy("gpt2_1", 1))
     gpt2.call(break_repacking, True)
     try:
         with pytest.raises(StaleWeightsError, match="does not hold policy version 2"):
-            pool.sync(policy("gpt2_2", 2))
+            workers.sync(policy("gpt2_2", 2))
     finally:
         gpt2.call(break_repacking, False)
-    pool.sync(policy("gpt2_2", 2))
+    workers.sync(policy("gpt2_2", 2))
 
 
 @vllm

@@ -1,9 +1,10 @@
-"""The three pools over workers that answer in any order, die and hang: no process is started."""
+"""Worker groups over workers that answer in any order, die and hang: no process is started."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ import toy_runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import raft.workers.reward_pool
-import raft.workers.workers
-from raft.assemble import Pools
+import raft.workers.reward
+import raft.workers.rollout
+from raft.assemble import WorkerGroups
 from raft.collect import collect
-from raft.workers.executors import InlineExecutor, Resources
-from raft.workers.reward_pool import RewardPool
-from raft.workers.rollout_pool import Policy, Probe, RolloutPool
-from raft.workers.trainer_pool import TrainerPool
-from raft.workers.workers import GroupScores
+from raft.config.run import TrainConfig
+from raft.updates.trainer import build_trainer
+from raft.workers.executors import Resources
+from raft.workers.inline_executor import InlineExecutor
+from raft.workers.reward import GroupScores, RewardWorkers
+from raft.workers.rollout import Policy, Probe, RolloutWorkers
+from raft.workers.trainer import TrainerWorkers
+from rewards.build import build_reward
+from rollout.engines.base import build_engine
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import (
@@ -34,7 +39,7 @@ from rollout.types import (
 )
 
 SAMPLING = Sampling(k=2, max_new_tokens=6)
-REWARDS = {"reward": {"kind": "function", "function": "length", "arguments": {}}}
+REWARDS = {"reward": partial(build_reward, kind="function", function="length")}
 anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -44,15 +49,16 @@ class Chaos:
     def __init__(self, seed: int = 0, deaths: int = 0) -> None:
         self.random = random.Random(seed)
         self.deaths = deaths
-        self.spawned: list[dict[str, Any]] = []
+        self.spawned: list[Any] = []
         self.hanging: Callable[[_Worker, str], bool] = lambda worker, method: False
         self.fatal: Callable[[_Worker, str], bool] = lambda worker, method: False
 
-    def spawn(
-        self, factory: Callable[..., Any], arguments: dict[str, Any], resources: Resources
-    ) -> _Worker:
-        self.spawned.append(arguments)
-        return _Worker(self, factory(**arguments), len(self.spawned) - 1)
+    def gpus(self) -> int:
+        return 0
+
+    def spawn(self, factory: Callable[[], Any], resources: Resources) -> Any:
+        self.spawned.append(factory)
+        return _Worker(self, factory(), len(self.spawned) - 1)
 
     def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any | None:
         assert waiting
@@ -80,15 +86,16 @@ class _Worker:
         self.executor, self.target, self.number = executor, target, number
         self.dead = False
 
-    def call(self, method: str, *arguments: Any) -> _Answer:
-        return _Answer(self, method, iter([lambda: getattr(self.target, method)(*arguments)]))
+    def call(self, method: Callable[..., Any], *arguments: Any) -> _Answer:
+        name = method.__name__
+        return _Answer(self, name, iter([lambda: getattr(self.target, name)(*arguments)]))
 
-    def stream(self, method: str, *arguments: Any) -> _Answer:
+    def stream(self, method: Callable[..., Any], *arguments: Any) -> _Answer:
         def items() -> Iterator[Callable[[], Any]]:
-            for item in getattr(self.target, method)(*arguments):
+            for item in getattr(self.target, method.__name__)(*arguments):
                 yield lambda item=item: item
 
-        return _Answer(self, method, items())
+        return _Answer(self, method.__name__, items())
 
     def kill(self) -> None:
         self.dead = True
@@ -127,12 +134,12 @@ def prompts(count: int) -> list[Prompt]:
     return [Prompt(f"p{number}", "tree", token_ids=(3,)) for number in range(count)]
 
 
-def rollout_pool(
+def rollout_workers(
     executor: Any, model: Path, workers: int = 2, respawns: int = 3, version: int = 0
-) -> RolloutPool:
+) -> RolloutWorkers:
     resources = [Resources()] * workers
     policy = Policy(str(model), version)
-    return RolloutPool(executor, resources, {"engine": "auto"}, policy, respawns)
+    return RolloutWorkers(executor, resources, build_engine, policy, respawns)
 
 
 def groups(count: int) -> list[Group]:
@@ -148,26 +155,26 @@ def test_every_prompt_is_answered_once_whoever_dies(
     policy: Path, seed: int, workers: int, count: int, deaths: int
 ) -> None:
     # and by the same samples as one engine draws
-    pool = rollout_pool(Chaos(seed, deaths), policy, workers)
-    found = list(pool.generate(prompts(count), SAMPLING, 5, seed_per_prompt=True))
+    drawing = rollout_workers(Chaos(seed, deaths), policy, workers)
+    found = list(drawing.generate(prompts(count), SAMPLING, 5, seed_per_prompt=True))
     expected = ToyEngine(str(policy)).generate(prompts(count), SAMPLING, 5)
     assert sorted(found, key=lambda g: g.prompt.id) == sorted(expected, key=lambda g: g.prompt.id)
 
 
 def test_more_deaths_than_allowed_end_it(policy: Path) -> None:
     executor = Chaos()
-    pool = rollout_pool(executor, policy, respawns=2)
+    workers = rollout_workers(executor, policy, respawns=2)
     executor.fatal = lambda worker, method: method == "generate"
     with pytest.raises(WorkerDiedError, match=r"died 3 times \(cluster.max_respawns is 2\)"):
-        list(pool.generate(prompts(4), SAMPLING, 5, seed_per_prompt=True))
+        list(workers.generate(prompts(4), SAMPLING, 5, seed_per_prompt=True))
 
 
 def test_deaths_are_counted_per_stage(policy: Path) -> None:
     executor = Chaos()
-    pool = rollout_pool(executor, policy, workers=1, respawns=1)
+    workers = rollout_workers(executor, policy, workers=1, respawns=1)
     for stage in range(5):
         executor.fatal = lambda worker, _, stage=stage: worker.number == stage
-        assert len(list(pool.generate(prompts(4), SAMPLING, stage, seed_per_prompt=True))) == 4
+        assert len(list(workers.generate(prompts(4), SAMPLING, stage, seed_per_prompt=True))) == 4
 
 
 def test_workers_never_share_a_stream_of_random_numbers(
@@ -182,11 +189,11 @@ def test_workers_never_share_a_stream_of_random_numbers(
         return original(engine, asked, sampling, seed, **named)
 
     monkeypatch.setattr(ToyEngine, "generate", noted)
-    pool = rollout_pool(Chaos(), policy, workers=3)
-    list(pool.generate(prompts(9), SAMPLING, 5, seed_per_prompt=False))
+    workers = rollout_workers(Chaos(), policy, workers=3)
+    list(workers.generate(prompts(9), SAMPLING, 5, seed_per_prompt=False))
     assert len(set(seeds)) == 3
     seeds.clear()
-    list(pool.generate(prompts(9), SAMPLING, 5, seed_per_prompt=True))
+    list(workers.generate(prompts(9), SAMPLING, 5, seed_per_prompt=True))
     assert set(seeds) == {5}
 
 
@@ -194,42 +201,42 @@ def test_a_replacement_holds_the_policy_of_now(policy: Path, tmp_path: Path) -> 
     # one worker dies in the sync, one afterwards; both come back with version 1, verified
     write_toy(tmp_path / "next", toy_runs.WORDS, [1.0, 0, 0, 0, 0, 0, 2.0])
     executor = Chaos()
-    pool = rollout_pool(executor, policy)
+    workers = rollout_workers(executor, policy)
     probe = Probe((1, 6), tuple(ToyEngine(str(tmp_path / "next")).log_probs((1, 6))), 1e-9)
     executor.fatal = lambda worker, method: worker.number == 0 and method == "load_weights"
-    pool.sync(Policy(str(tmp_path / "next"), 1, probe))
+    workers.sync(Policy(str(tmp_path / "next"), 1, probe))
     executor.fatal = lambda worker, method: worker.number == 1
-    found = list(pool.generate(prompts(6), SAMPLING, 5, seed_per_prompt=True))
-    assert [one["version"] for one in executor.spawned] == [0, 0, 1, 1]
+    found = list(workers.generate(prompts(6), SAMPLING, 5, seed_per_prompt=True))
+    assert [one.args[-1] for one in executor.spawned] == [0, 0, 1, 1]
     assert {group.policy_version for group in found} == {1} and len(found) == 6
 
 
 def test_a_replacement_with_other_weights_is_refused(policy: Path, tmp_path: Path) -> None:
     executor = Chaos()
-    pool = rollout_pool(executor, policy)
+    workers = rollout_workers(executor, policy)
     probe = Probe((1, 6), tuple(ToyEngine(str(policy)).log_probs((1, 6))), 1e-9)
-    pool.verify(probe)
+    workers.verify(probe)
     write_toy(policy, toy_runs.WORDS, [1.0, 0, 0, 0, 0, 0, 2.0])  # somebody changes the files
     executor.fatal = lambda worker, method: worker.number == 0
     with pytest.raises(StaleWeightsError, match="worker 0 does not hold policy version 0"):
-        list(pool.generate(prompts(4), SAMPLING, 5, seed_per_prompt=True))
+        list(workers.generate(prompts(4), SAMPLING, 5, seed_per_prompt=True))
 
 
 @pytest.mark.parametrize("found", [float("nan"), float("inf"), -1.2])
 def test_what_is_not_the_trainers_is_refused(
     policy: Path, monkeypatch: pytest.MonkeyPatch, found: float
 ) -> None:
-    pool = rollout_pool(InlineExecutor(), policy)
+    workers = rollout_workers(InlineExecutor(), policy)
     monkeypatch.setattr(ToyEngine, "log_probs", lambda *_: [found])
     with pytest.raises(StaleWeightsError):
-        pool.verify(Probe((1, 2), (-1.0,), 0.1))
+        workers.verify(Probe((1, 2), (-1.0,), 0.1))
 
 
 def test_an_engine_of_another_version_refuses_to_draw(policy: Path) -> None:
-    pool = rollout_pool(InlineExecutor(), policy, version=3)
-    pool._policy = Policy(str(policy), 4)
+    workers = rollout_workers(InlineExecutor(), policy, version=3)
+    workers._policy = Policy(str(policy), 4)
     with pytest.raises(StaleWeightsError, match=r"asked for policy version 4, .* holds 3"):
-        list(pool.generate(prompts(1), SAMPLING, 5, seed_per_prompt=True))
+        list(workers.generate(prompts(1), SAMPLING, 5, seed_per_prompt=True))
 
 
 def test_an_answer_twice_or_unasked_is_refused(
@@ -239,21 +246,23 @@ def test_an_answer_twice_or_unasked_is_refused(
     monkeypatch.setattr(
         ToyEngine, "generate", lambda e, asked, *a, **k: original(e, [*asked, asked[0]], *a, **k)
     )
-    pool = rollout_pool(InlineExecutor(), policy, workers=1)
+    workers = rollout_workers(InlineExecutor(), policy, workers=1)
     with pytest.raises(EngineError, match="p0 twice or unasked"):
-        list(pool.generate(prompts(3), SAMPLING, 5, seed_per_prompt=True))
+        list(workers.generate(prompts(3), SAMPLING, 5, seed_per_prompt=True))
 
 
 def test_the_dead_are_replaced_when_they_are_put_to_sleep(policy: Path) -> None:
     executor = Chaos()
-    rollout = rollout_pool(executor, policy)
-    reward = RewardPool(executor, [Resources()] * 2, REWARDS)
-    trainer = TrainerPool(executor, [Resources()], toy_trainer, {"model": str(policy)}, None)
-    for pool in (rollout, reward, trainer):
-        pool.sleep()
+    rollout = rollout_workers(executor, policy)
+    reward = RewardWorkers(executor, [Resources()] * 2, REWARDS)
+    trainer = TrainerWorkers(
+        executor, [Resources()], partial(build_trainer, str(policy), TrainConfig()), None
+    )
+    for group in (rollout, reward, trainer):
+        group.sleep()
         alive = len(executor.spawned)
         executor.fatal = lambda worker, method, alive=alive: worker.number < alive
-        pool.wake()
+        group.wake()
         assert len(executor.spawned) > alive
         executor.fatal = lambda worker, method: False
 
@@ -269,7 +278,9 @@ def test_the_dead_are_replaced_when_they_are_put_to_sleep(policy: Path) -> None:
 def test_every_group_gets_its_own_scores(
     seed: int, workers: int, count: int, batch: int, deaths: int
 ) -> None:
-    pool = RewardPool(Chaos(seed, deaths), [Resources()] * workers, REWARDS, batch_groups=batch)
+    scoring = RewardWorkers(
+        Chaos(seed, deaths), [Resources()] * workers, REWARDS, batch_groups=batch
+    )
     found: dict[str, Any] = {}
 
     def keep(scored: Any) -> None:
@@ -278,28 +289,26 @@ def test_every_group_gets_its_own_scores(
             found[group.prompt.id] = own
 
     for group in groups(count):
-        pool.submit(group, ["reward"])
-        keep(pool.ready())
-    while not pool.idle:
-        keep(pool.wait())
+        scoring.submit(group, ["reward"])
+        keep(scoring.ready())
+    while not scoring.idle:
+        keep(scoring.wait())
     expected = {g.prompt.id: GroupScores({"reward": length_scores(g)}) for g in groups(count)}
     assert found == expected
 
 
 def length_scores(group: Group) -> list[float | None]:
-    from rewards.build import build_reward
-
-    return build_reward(**REWARDS["reward"]).score_groups([group])[0]
+    return REWARDS["reward"]().score_groups([group])[0]
 
 
 def test_a_free_reward_worker_does_not_wait_for_the_others() -> None:
     # worker 0 hangs; worker 1 must get through all that is left
     executor = Chaos()
-    pool = RewardPool(executor, [Resources()] * 2, REWARDS, batch_groups=2)
+    workers = RewardWorkers(executor, [Resources()] * 2, REWARDS, batch_groups=2)
     executor.hanging = lambda worker, method: worker.number == 0
     for group in groups(12):
-        pool.submit(group, ["reward"])
-    scored = [group.prompt.id for _ in range(5) for group, _ in pool.wait()]
+        workers.submit(group, ["reward"])
+    scored = [group.prompt.id for _ in range(5) for group, _ in workers.wait()]
     assert len(scored) == 10
 
 
@@ -307,25 +316,25 @@ def test_what_waits_for_scores_waits_on_disk(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # scoring that never answers during generation must not gather groups in memory
-    monkeypatch.setattr(raft.workers.reward_pool, "_BATCHES_AHEAD", 2)
+    monkeypatch.setattr(raft.workers.reward, "_BATCHES_AHEAD", 2)
     executor = Chaos()
-    reward = RewardPool(executor, [Resources()], REWARDS, batch_groups=4)
+    reward = RewardWorkers(executor, [Resources()], REWARDS, batch_groups=4)
     most = 0
-    original = RewardPool.submit
+    original = RewardWorkers.submit
 
-    def noted(pool: RewardPool, *arguments: Any) -> None:
+    def noted(workers: RewardWorkers, *arguments: Any) -> None:
         nonlocal most
-        original(pool, *arguments)
-        most = max(most, len(pool._queue))
+        original(workers, *arguments)
+        most = max(most, len(workers._queue))
 
-    monkeypatch.setattr(RewardPool, "submit", noted)
-    monkeypatch.setattr(RewardPool, "ready", lambda pool: iter(()))
+    monkeypatch.setattr(RewardWorkers, "submit", noted)
+    monkeypatch.setattr(RewardWorkers, "ready", lambda _: iter(()))
     asked = prompts(60)
     store = RolloutStore(tmp_path / "home", "rollouts", asked, version=0)
-    rollout = rollout_pool(executor, policy)
-    pools = Pools(rollout, reward, None, False, False, ("reward",))
+    rollout = rollout_workers(executor, policy)
+    workers = WorkerGroups(rollout, reward, None, take_turns=False, on_gpu=False)
     collect(
-        pools, store, asked, SAMPLING, 5, seed_per_prompt=True, names=["reward"], title="rollouts"
+        workers, store, asked, SAMPLING, 5, seed_per_prompt=True, names=["reward"], title="rollouts"
     )
     rows = list(store.rows())
     assert len(rows) == 60 and all(len(row["scores"]) == 2 for row in rows)
@@ -336,7 +345,7 @@ def test_a_wave_is_scored_while_the_next_is_drawn(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # samples of one length complete together, and then for a long time none does
-    monkeypatch.setattr(raft.workers.workers, "_PARCEL_GROUPS", 12)
+    monkeypatch.setattr(raft.workers.rollout, "_PARCEL_GROUPS", 12)
     executor = Chaos()
     drawn: list[str] = []
     scored: list[str] = []
@@ -360,12 +369,11 @@ def test_a_wave_is_scored_while_the_next_is_drawn(
     executor.hanging = waits_for_scores
     asked = prompts(24)
     store = Counting(tmp_path / "home", "rollouts", asked, version=0)
-    reward = RewardPool(executor, [Resources()], REWARDS, batch_groups=4)
-    pools = Pools(
-        rollout_pool(executor, policy, workers=1), reward, None, False, False, ("reward",)
-    )
+    reward = RewardWorkers(executor, [Resources()], REWARDS, batch_groups=4)
+    rollout = rollout_workers(executor, policy, workers=1)
+    workers = WorkerGroups(rollout, reward, None, take_turns=False, on_gpu=False)
     collect(
-        pools, store, asked, SAMPLING, 5, seed_per_prompt=True, names=["reward"], title="rollouts"
+        workers, store, asked, SAMPLING, 5, seed_per_prompt=True, names=["reward"], title="rollouts"
     )
     assert len(scored) == 24 and 0 < waited < 500
 
@@ -387,43 +395,41 @@ class Rank:
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         return [float(self.rank)]
 
+    def sleep(self) -> None: ...
 
-def toy_trainer(model: str, **arguments: Any) -> Any:
-    from raft.updates.protocol import build_trainer
-
-    return build_trainer(model, **arguments)
+    def wake(self) -> None: ...
 
 
-def trainer_pool(executor: Chaos, ranks: int, respawns: int = 3) -> TrainerPool:
-    return TrainerPool(executor, [Resources()] * ranks, Rank, {}, "old", respawns)
+def trainer_workers(executor: Chaos, ranks: int, respawns: int = 3) -> TrainerWorkers:
+    return TrainerWorkers(executor, [Resources()] * ranks, Rank, "old", respawns)
 
 
 def test_a_dead_rank_is_not_waited_for(tmp_path: Path) -> None:
     # rank 0 waits in the middle of the step for rank 1, which is dead
     executor = Chaos()
-    pool = trainer_pool(executor, 3)
+    workers = trainer_workers(executor, 3)
     executor.hanging = lambda worker, method: method == "train" and worker.number in (0, 2)
     executor.fatal = lambda worker, method: method == "train" and worker.number == 1
-    metrics = pool.train("rows", str(tmp_path / "out"), "new", 7)
+    metrics = workers.train("rows", str(tmp_path / "out"), "new", 7)
     assert metrics == {"from": "old", "rank": 0, "seed": 7}
     assert len(executor.spawned) == 6
 
 
 def test_a_trainer_begins_again_from_the_last_finished_policy(tmp_path: Path) -> None:
     executor = Chaos()
-    pool = trainer_pool(executor, 1)
+    workers = trainer_workers(executor, 1)
     (tmp_path / "out").mkdir()
     executor.fatal = lambda worker, method: worker.number == 0
-    assert pool.train("rows", str(tmp_path / "out"), "new", 7)["from"] == "old"
+    assert workers.train("rows", str(tmp_path / "out"), "new", 7)["from"] == "old"
     assert not (tmp_path / "out").exists(), "what the dead one had written is gone"
     executor.fatal = lambda worker, method: worker.number == 1
-    assert pool.log_probs([1, 2]) == [0.0]
-    assert [one["checkpoint"] for one in executor.spawned] == ["old", "old", "new"]
+    assert workers.log_probs([1, 2]) == [0.0]
+    assert [one.keywords["checkpoint"] for one in executor.spawned] == ["old", "old", "new"]
 
 
 def test_trainers_that_die_every_time(tmp_path: Path) -> None:
     executor = Chaos()
-    pool = trainer_pool(executor, 1, respawns=1)
+    workers = trainer_workers(executor, 1, respawns=1)
     executor.fatal = lambda worker, method: True
     with pytest.raises(WorkerDiedError, match=r"trainers died 2 times \(cluster.max_respawns is 1"):
-        pool.train("rows", str(tmp_path / "out"), "new", 7)
+        workers.train("rows", str(tmp_path / "out"), "new", 7)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raft.runs.sinks import Sinks
+from raft.runs.metrics import Sinks
 
 
 def test_tensorboard_gets_every_number_at_its_iteration(tmp_path):

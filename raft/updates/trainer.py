@@ -1,0 +1,98 @@
+"""What a trainer is, which one updates a policy, and where several of them meet."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rollout.engines.base import TOY_FILE
+
+if TYPE_CHECKING:
+    from raft.config.run import TrainConfig
+
+METRICS_FILE = "train.json"
+
+
+class Trainer(Protocol):
+    """Holds the policy's trainable weights, and its optimizer from update to update."""
+
+    def rendezvous(self) -> tuple[str, int]:
+        """Address and port at which rank 0 of several trainers waits for the others."""
+        ...
+
+    def join(self, host: str, port: int) -> None:
+        """Meet the other ranks there; called once on each rank before anything else."""
+        ...
+
+    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, float | int]:
+        """One update on selected rows; writes weights, tokenizer and optimizer to `out_dir`."""
+        ...
+
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
+        """log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
+        ...
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+
+def build_trainer(
+    model: str,
+    settings: TrainConfig,
+    *,
+    checkpoint: str | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    threads: int | None = None,
+) -> Trainer:
+    """The TRL trainer, or the toy's for a toy policy.
+
+    Args:
+        model: the starting policy.
+        checkpoint: the policy to go on from; None for `model` itself.
+        threads: CPU threads for torch; None leaves its own choice.
+    """
+    if (Path(model) / TOY_FILE).exists():
+        from raft.updates.toy import ToyTrainer
+
+        return ToyTrainer(model, settings, checkpoint=checkpoint, rank=rank)
+    from raft.updates.sft import SFT
+
+    return SFT(
+        model, settings, checkpoint=checkpoint, rank=rank, world_size=world_size, threads=threads
+    )
+
+
+def rendezvous_address() -> tuple[str, int]:
+    """The address by which other machines reach this one, and a free port of it."""
+    return _own_address(), _free_port()
+
+
+def set_torchrun_env(host: str, port: int, rank: int, world_size: int) -> None:
+    """Tell torch.distributed where the ranks meet, as torchrun does."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": "0",  # every rank sees one device of its own
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+    }
+
+
+def _own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only looks up the route
+            return probe.getsockname()[0]
+        except OSError:  # no route but to itself
+            return "127.0.0.1"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,71 @@
+"""Several workers of one kind that are used as one, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Concatenate, Generic
+
+from raft.workers.executors import Executor, Future, P, R, Resources, W, Worker
+from rollout.types import WorkerDiedError
+
+log = logging.getLogger("raft")
+
+
+class WorkerGroup(ABC, Generic[W]):
+    """One worker per entry of `resources`; of a stage's dead ones `max_respawns` are replaced."""
+
+    kind: str  # names the workers in messages
+
+    def __init__(
+        self, executor: Executor, resources: Sequence[Resources], max_respawns: int = 3
+    ) -> None:
+        self._executor = executor
+        self._resources = resources
+        self._max_respawns = max_respawns
+        self._deaths = 0
+        self._workers = [self._spawn(number) for number in range(len(resources))]
+
+    def begin_stage(self) -> None:
+        """Count deaths anew: a long run may lose a worker now and then."""
+        self._deaths = 0
+
+    @abstractmethod
+    def _factory(self) -> Callable[[], W]:
+        """What builds a worker as it must be now."""
+
+    def _spawn(self, number: int) -> Worker[W]:
+        return self._executor.spawn(self._factory(), self._resources[number])
+
+    def _on_all(
+        self, method: Callable[Concatenate[W, P], R], *arguments: P.args, **named: P.kwargs
+    ) -> list[R]:
+        """Call every worker at once; for one that dies its replacement is called."""
+        futures = [worker.call(method, *arguments, **named) for worker in self._workers]
+        return [
+            self._result(number, future, lambda w: w.call(method, *arguments, **named))
+            for number, future in enumerate(futures)
+        ]
+
+    def _result(self, number: int, future: Future[R], again: Callable[[Worker[W]], Future[R]]) -> R:
+        try:
+            return future.result()
+        except WorkerDiedError as error:
+            self._replace(number, error)
+            return again(self._workers[number]).result()
+
+    def _replace(self, number: int, error: WorkerDiedError, lost: str = "") -> None:
+        """Start another worker in place of a dead one; `lost` says what it leaves undone.
+
+        Raises WorkerDiedError where that has happened too often.
+        """
+        self._deaths += 1
+        if self._deaths > self._max_respawns:
+            raise WorkerDiedError(
+                f"{self.kind} workers died {self._deaths} times (cluster.max_respawns is "
+                f"{self._max_respawns}); the last: {error}"
+            ) from error
+        left = f" ({lost})" if lost else ""
+        log.warning("%s worker %d died%s; starting another", self.kind, number, left)
+        self._workers[number] = self._spawn(number)

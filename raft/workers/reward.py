@@ -1,0 +1,208 @@
+"""Reward workers: each holds the rewards of a run; a group of them is fed while others draw."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from raft.workers.executors import Executor, Future, Resources
+from raft.workers.group import WorkerGroup
+from rollout.engines.environment import quiet_libraries
+from rollout.types import Group, WorkerDiedError
+
+if TYPE_CHECKING:
+    from rewards.judges.reward import Report
+    from rewards.types import Reward
+
+# groups waiting per worker, in batches: enough to keep it busy, few enough to fit any memory
+_BATCHES_AHEAD = 4
+
+BuildReward = Callable[[], "Reward"]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScores:
+    """The scores of one group: reward name -> K scores (None = missing).
+
+    `comparisons` is [[i, j, P(response i is better than j)], …] where a tournament was held.
+    """
+
+    scores: dict[str, list[float | None]]
+    comparisons: list[list[int | float]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredBatch:
+    """What one call of `RewardWorker.score` returns: scores per group, the seconds they took, and
+    the reports of the judges among the rewards, by reward name."""
+
+    scores: list[GroupScores]
+    seconds: float
+    reports: dict[str, Report]
+
+
+class RewardWorker:
+    """The rewards of a run by name ("reward", "gold"), each built by a call of its own."""
+
+    def __init__(self, rewards: Mapping[str, BuildReward]) -> None:
+        quiet_libraries()
+        self._rewards = {name: build() for name, build in rewards.items()}
+
+    def score(self, groups: Sequence[Group], names: Sequence[str]) -> ScoredBatch:
+        start = time.monotonic()
+        by_name = {name: self._rewards[name].score_groups(groups) for name in names}
+        compared = self._comparisons() if "reward" in names else {}
+        scored = [
+            GroupScores(
+                {name: values[position] for name, values in by_name.items()},
+                compared.get(group.prompt.id),
+            )
+            for position, group in enumerate(groups)
+        ]
+        return ScoredBatch(scored, time.monotonic() - start, self._reports(names))
+
+    def _comparisons(self) -> dict[str, list[list[int | float]]]:
+        """The comparisons that the selecting reward made, by prompt id."""
+        ask = getattr(self._rewards["reward"], "comparisons", None)
+        return ask() if ask is not None else {}
+
+    def _reports(self, names: Sequence[str]) -> dict[str, Report]:
+        judges = {name: getattr(self._rewards[name], "take_report", None) for name in names}
+        reports = {name: take() for name, take in judges.items() if take is not None}
+        return {name: report for name, report in reports.items() if report is not None}
+
+    def sleep(self) -> None:
+        self._move("cpu")
+
+    def wake(self) -> None:
+        self._move("cuda")
+
+    def _move(self, device: str) -> None:
+        """Reward models give their GPU to the trainer and take it back; functions have none."""
+        for reward in self._rewards.values():
+            move = getattr(reward, "to", None)
+            if move is not None:
+                move(device)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Groups that a worker is scoring."""
+
+    worker: int
+    groups: list[Group]
+    names: tuple[str, ...]
+
+
+class RewardWorkers(WorkerGroup[RewardWorker]):
+    """M reward workers. A worker that dies is replaced, and its batch is given out again.
+
+    Args:
+        rewards: what builds each reward, by name.
+        batch_groups: how many groups a worker is given at a time.
+    """
+
+    kind = "reward"
+
+    def __init__(
+        self,
+        executor: Executor,
+        resources: Sequence[Resources],
+        rewards: Mapping[str, BuildReward],
+        max_respawns: int = 3,
+        batch_groups: int = 32,
+    ) -> None:
+        self._rewards = rewards
+        self._batch_groups = batch_groups
+        self._queue: deque[tuple[Group, tuple[str, ...]]] = deque()
+        self._running: dict[Future[ScoredBatch], _Batch] = {}
+        self._reports: dict[str, Report] = {}
+        self.busy_seconds = 0.0
+        super().__init__(executor, resources, max_respawns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._rewards)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `submit` may be called: what waits here is held in memory."""
+        return len(self._queue) < _BATCHES_AHEAD * self._batch_groups * len(self._workers)
+
+    def submit(self, group: Group, names: Sequence[str]) -> None:
+        """Score a group by the rewards `names`, when a worker has a whole batch."""
+        self._queue.append((group, tuple(names)))
+        if len(self._queue) >= self._batch_groups:
+            self.start()
+
+    def start(self) -> None:
+        """Give every idle worker a batch of what waits, be it a small one."""
+        working = {batch.worker for batch in self._running.values()}
+        for number, worker in enumerate(self._workers):
+            if number in working or not self._queue:
+                continue
+            names = self._queue[0][1]
+            groups: list[Group] = []
+            while self._queue and len(groups) < self._batch_groups and self._queue[0][1] == names:
+                groups.append(self._queue.popleft()[0])
+            future = worker.call(RewardWorker.score, groups, names)
+            self._running[future] = _Batch(number, groups, names)
+
+    def ready(self) -> Iterator[tuple[Group, GroupScores]]:
+        """The groups scored by now, without waiting."""
+        while (scored := self._next_batch(timeout=0)) is not None:
+            yield from scored
+
+    def wait(self) -> Iterator[tuple[Group, GroupScores]]:
+        """The next batch of groups, waiting for it; none where nothing is left."""
+        self.start()
+        yield from self._next_batch(timeout=None) or ()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything submitted has been handed back."""
+        return not self._running and not self._queue
+
+    def begin_stage(self) -> None:
+        super().begin_stage()
+        self._reports = {}
+
+    @property
+    def reports(self) -> dict[str, Report]:
+        """What the judges among the rewards have to report of this stage, by reward name."""
+        return self._reports
+
+    def sleep(self) -> None:
+        self._on_all(RewardWorker.sleep)
+
+    def wake(self) -> None:
+        self._on_all(RewardWorker.wake)
+
+    def _next_batch(self, timeout: float | None) -> list[tuple[Group, GroupScores]] | None:
+        """One finished batch; its worker gets the next at once. None: none is there."""
+        while self._running:
+            future = self._executor.first_ready(list(self._running), timeout)
+            if future is None:
+                return None
+            batch = self._running.pop(future)
+            try:
+                found = future.result()
+            except WorkerDiedError as error:
+                self._replace(batch.worker, error)
+                self._queue.extendleft((group, batch.names) for group in reversed(batch.groups))
+                self.start()
+                continue
+            self.start()
+            self.busy_seconds += found.seconds
+            for name, report in found.reports.items():
+                before = self._reports.get(name)
+                self._reports[name] = report if before is None else before + report
+            return list(zip(batch.groups, found.scores, strict=True))
+        return None
+
+    def _factory(self) -> Callable[[], RewardWorker]:
+        return partial(RewardWorker, self._rewards)

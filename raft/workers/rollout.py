@@ -1,0 +1,264 @@
+"""Rollout workers: each holds one generation engine, and a group of them one policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from raft.workers.executors import Executor, Resources, Stream
+from raft.workers.group import WorkerGroup
+from rollout.engines.base import Engine, EngineChoice
+from rollout.engines.environment import quiet_libraries
+from rollout.types import (
+    EngineError,
+    Group,
+    Prompt,
+    Sampling,
+    StaleWeightsError,
+    WorkerDiedError,
+)
+
+# groups go back in small parcels: often enough to keep scoring busy, seldom enough to cost nothing
+_PARCEL_GROUPS = 16
+_PARCEL_SECONDS = 0.2
+# how long a group waits for samples before it calls `on_idle`
+_IDLE_SECONDS = 0.1
+
+BuildEngine = Callable[..., tuple[Engine, EngineChoice]]
+
+
+class RolloutWorker:
+    """One generation engine. Refuses to draw under another policy version than asked for.
+
+    `build` is `rollout.engines.base.build_engine` with all settings but the policy.
+    """
+
+    def __init__(self, build: BuildEngine, model: str, version: int) -> None:
+        quiet_libraries()
+        self._engine, self._choice = build(model, version=version)
+
+    def describe(self) -> str:
+        """The engine and why it was chosen."""
+        return f"{self._choice.name} ({self._choice.reason})"
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        seed_per_prompt: bool,
+        version: int,
+    ) -> Iterator[list[Group]]:
+        """The groups of all prompts in parcels, each as soon as it is full or old."""
+        if self._engine.version != version:
+            raise StaleWeightsError(
+                f"asked for policy version {version}, this engine holds {self._engine.version}"
+            )
+        parcel: list[Group] = []
+        sent = time.monotonic()
+        for group in self._engine.generate(
+            prompts, sampling, seed, seed_per_prompt=seed_per_prompt
+        ):
+            parcel.append(group)
+            if len(parcel) >= _PARCEL_GROUPS or time.monotonic() - sent > _PARCEL_SECONDS:
+                yield parcel
+                parcel, sent = [], time.monotonic()
+        if parcel:
+            yield parcel
+
+    def load_weights(self, path: str, version: int) -> None:
+        self._engine.load_weights(path, version)
+
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
+        return self._engine.log_probs(token_ids)
+
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    def wake(self) -> None:
+        self._engine.wake()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One fixed text and the trainer's log-probabilities of it: what an engine must reproduce."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The weights that every rollout worker must hold."""
+
+    path: str
+    version: int
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The prompts that one worker has still to answer, by id."""
+
+    worker: int
+    prompts: dict[str, Prompt]
+
+
+class RolloutWorkers(WorkerGroup[RolloutWorker]):
+    """N rollout workers holding one policy.
+
+    A worker that dies while it draws is replaced by one built from the *current* policy, and the
+    prompts it had not answered are given out again.
+    """
+
+    kind = "rollout"
+
+    def __init__(
+        self,
+        executor: Executor,
+        resources: Sequence[Resources],
+        build: BuildEngine,
+        policy: Policy,
+        max_respawns: int = 3,
+    ) -> None:
+        self._build = build
+        self._policy = policy
+        super().__init__(executor, resources, max_respawns)
+
+    def describe(self) -> str:
+        return self._workers[0].call(RolloutWorker.describe).result()
+
+    @property
+    def version(self) -> int:
+        return self._policy.version
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        *,
+        seed_per_prompt: bool,
+        on_idle: Callable[[], None] | None = None,
+    ) -> Iterator[Group]:
+        """Yield every prompt's group as it completes, in any order, under the current version.
+
+        `on_idle` is called again and again while no group is there: responses of one length
+        complete in waves, and whoever scores the last wave must not wait for the next one.
+        """
+        self.begin_stage()
+        streams: dict[Stream[list[Group]], _Share] = {}
+
+        def start(share: _Share) -> None:
+            stream = self._workers[share.worker].stream(
+                RolloutWorker.generate,
+                list(share.prompts.values()),
+                sampling,
+                # without per-prompt seeds, two workers must not draw from the same stream
+                seed if seed_per_prompt else seed + share.worker,
+                seed_per_prompt,
+                self._policy.version,
+            )
+            streams[stream] = share
+
+        for number in range(len(self._workers)):
+            own = {prompt.id: prompt for prompt in prompts[number :: len(self._workers)]}
+            if own:
+                start(_Share(number, own))
+        while streams:
+            stream = self._first_ready(list(streams), on_idle)
+            share = streams[stream]
+            try:
+                groups = stream.take()
+            except WorkerDiedError as error:
+                del streams[stream]
+                self._replace(share.worker, error, f"{len(share.prompts)} prompts unanswered")
+                if share.prompts:
+                    start(share)
+                continue
+            if groups is None:
+                del streams[stream]
+                if share.prompts:
+                    raise EngineError(f"the engine left {len(share.prompts)} prompts unanswered")
+                continue
+            for group in groups:
+                self._check(group, share)
+                yield group
+
+    def sync(self, policy: Policy) -> None:
+        """Give every worker the new weights in place and verify each against the trainer."""
+        self._policy = policy
+        self.begin_stage()
+        futures = [
+            worker.call(RolloutWorker.load_weights, policy.path, policy.version)
+            for worker in self._workers
+        ]
+        for number, future in enumerate(futures):
+            try:
+                future.result()
+            except WorkerDiedError as error:
+                self._replace(number, error)  # the replacement is built from the new weights
+        self.verify(policy.probe)
+
+    def verify(self, probe: Probe | None) -> None:
+        """Compare every worker with the trainer, now and whenever one is replaced.
+
+        Raises StaleWeightsError where their log-probabilities differ by more than the tolerance.
+        """
+        self._policy = replace(self._policy, probe=probe)
+        if probe is not None:
+            for number, found in enumerate(self._on_all(RolloutWorker.log_probs, probe.token_ids)):
+                self._compare(number, found, probe)
+
+    def sleep(self) -> None:
+        self._on_all(RolloutWorker.sleep)
+
+    def wake(self) -> None:
+        self._on_all(RolloutWorker.wake)
+
+    def _first_ready(
+        self, streams: list[Stream[list[Group]]], on_idle: Callable[[], None] | None
+    ) -> Stream[list[Group]]:
+        timeout = _IDLE_SECONDS if on_idle is not None else None
+        while (stream := self._executor.first_ready(streams, timeout)) is None:
+            assert on_idle is not None, "without a time limit one is always ready"
+            on_idle()
+        return stream
+
+    def _check(self, group: Group, share: _Share) -> None:
+        """Take the group's prompt from the share, if it was asked for and drawn as asked."""
+        if group.policy_version != self._policy.version:
+            raise StaleWeightsError(
+                f"prompt {group.prompt.id}: drawn by policy version {group.policy_version}, "
+                f"asked for {self._policy.version}"
+            )
+        if share.prompts.pop(group.prompt.id, None) is None:
+            raise EngineError(f"the engine answered prompt {group.prompt.id} twice or unasked")
+
+    def _compare(self, number: int, found: Sequence[float], probe: Probe) -> None:
+        differences = [abs(a - b) for a, b in zip(found, probe.log_probs, strict=True)]
+        mean = sum(differences) / max(len(differences), 1)
+        # written so that NaN fails too
+        if not mean <= probe.tolerance:
+            raise StaleWeightsError(
+                f"rollout worker {number} does not hold policy version {self.version}: its "
+                f"log-probabilities differ from the trainer's by {mean:.4g} nats on average "
+                f"(tolerance {probe.tolerance:g})"
+            )
+
+    def _replace(self, number: int, error: WorkerDiedError, lost: str = "") -> None:
+        super()._replace(number, error, lost)
+        if (probe := self._policy.probe) is None:
+            return
+        try:
+            found = self._workers[number].call(RolloutWorker.log_probs, probe.token_ids).result()
+        except WorkerDiedError as another:
+            self._replace(number, another, "while starting")
+        else:
+            self._compare(number, found, probe)
+
+    def _factory(self) -> Callable[[], RolloutWorker]:
+        return partial(RolloutWorker, self._build, self._policy.path, self._policy.version)

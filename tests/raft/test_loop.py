@@ -317,7 +317,7 @@ def test_another_config_is_refused_once_samples_exist(tmp_path: Path) -> None:
 def test_a_mistake_may_be_mended_before_the_first_sample(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         run(toy_runs.config(tmp_path, prompts={"path": str(tmp_path / "promts.jsonl")}))
-    with pytest.raises(InputError, match="no reward function"):
+    with pytest.raises(InputError, match="no such reward function"):
         run(toy_runs.config(tmp_path, reward={"function": "word_lits"}))
     assert run(toy_runs.config(tmp_path)).is_dir()
 

@@ -1,4 +1,4 @@
-"""Draws one panel: its lines, their intervals, and the marks of guards and stops."""
+"""Draw one panel: its lines, their intervals, and the marks of guards and stops."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def draw_panel(
     panel: Panel,
     many: Sequence[Series],
     order: Mapping[str, int],
-    look: Style,
+    style: Style,
     x: str,
     x_scale: XScale,
 ) -> None:
-    """Draw the series of every setting; `order` is each label's place, hence colour and marker."""
+    """Draw the series of every setting; `order` gives each label its colour and marker."""
     if is_stack(panel, order):
         _stack(ax, many)
     else:
         for series in shown(panel, many, order):
-            _line(ax, series, _place(series, order), look, len(order))
+            _line(ax, series, _place(series, order), style, len(order))
         for series in _main_lines(many):
-            _marks(ax, series, _place(series, order), look, x)
+            _marks(ax, series, _place(series, order), style, x)
     ax.set_ylabel(_y_label(panel, many, order))
     _scale(ax, panel, many, x, x_scale)
 
@@ -50,16 +50,16 @@ def is_stack(panel: Panel, order: Mapping[str, int]) -> bool:
 
 
 def shown(panel: Panel, many: Sequence[Series], order: Mapping[str, int]) -> list[Series]:
-    """Without the details that would make a picture of several settings unreadable."""
+    """The series to draw: several settings are drawn without details, which would be unreadable."""
     details = len(order) == 1 and not panel.stack
     return [series for series in many if details or not series.line.detail]
 
 
 def _y_label(panel: Panel, many: Sequence[Series], order: Mapping[str, int]) -> str:
-    """Says which metric it is where the others of the panel are left out."""
+    """The label, with the metric's name where the panel's other metrics are not drawn."""
     lines = {series.line for series in shown(panel, many, order)}
-    left_out = len(panel.lines) > 1 == len(lines) and not is_stack(panel, order)
-    label = next(iter(lines)).label if left_out else "mean"
+    others_hidden = len(panel.lines) > 1 == len(lines) and not is_stack(panel, order)
+    label = next(iter(lines)).label if others_hidden else "mean"
     return panel.y_label if label == "mean" else f"{panel.y_label} ({label})"
 
 
@@ -67,7 +67,7 @@ def _place(series: Series, order: Mapping[str, int]) -> int:
     return series.line.tint if len(order) == 1 else order[series.setting.label]
 
 
-def _line(ax: Axes, series: Series, place: int, look: Style, settings: int) -> None:
+def _line(ax: Axes, series: Series, place: int, style: Style, settings: int) -> None:
     color, marker = line_style(place)
     line, points = series.line, series.points
     at, values = [point.x for point in points], [point.value for point in points]
@@ -79,21 +79,21 @@ def _line(ax: Axes, series: Series, place: int, look: Style, settings: int) -> N
         values,
         line.style,
         color=color,
-        linewidth=look.line * line.width,
+        linewidth=style.line * line.width,
         alpha=1.0 if line.width > 0.5 else 0.75,
         marker=marker if marked else None,
         # many markers hide the line; of several lines they stand beside one another
         markevery=(place * step // max(settings, 1) % step, step) if len(points) > 1 else None,
-        markersize=look.marker * (1.0 if line.width == 1.0 else 0.75),
-        **marker_edge(color, line.style == "-", look),
+        markersize=style.marker * (1.0 if line.width == 1.0 else 0.75),
+        **marker_edge(color, line.style == "-", style),
         gid=f"{series.setting.label} {line.metric}",
         zorder=3 if line.band else 2.5,
     )
     if line.band:
-        _interval(ax, points, color, look)
+        _interval(ax, points, color, style)
 
 
-def _interval(ax: Axes, points: Sequence[Point], color: str, look: Style) -> None:
+def _interval(ax: Axes, points: Sequence[Point], color: str, style: Style) -> None:
     known = [point for point in points if math.isfinite(point.half)]
     if not known:
         return
@@ -106,13 +106,13 @@ def _interval(ax: Axes, points: Sequence[Point], color: str, look: Style) -> Non
         ax.fill_between(at, low, high, color=color, alpha=_BAND, linewidth=0, zorder=2)
     else:
         ax.errorbar(
-            at, values, halves, fmt="none", ecolor=color, alpha=0.6, capsize=look.marker / 2,
-            elinewidth=look.line * 0.6, capthick=look.line * 0.6, zorder=2,
+            at, values, halves, fmt="none", ecolor=color, alpha=0.6, capsize=style.marker / 2,
+            elinewidth=style.line * 0.6, capthick=style.line * 0.6, zorder=2,
         )  # fmt: skip
 
 
 def _stack(ax: Axes, many: Sequence[Series]) -> None:
-    """Stages on one another; what the whole iteration took besides is on top."""
+    """Draw stages on top of one another, and a mark at the time of the whole iteration."""
     stages = [series for series in many if series.line.detail]
     below: dict[int, float] = {}
     for series, color in zip(stages, shades(len(stages)), strict=True):
@@ -139,14 +139,14 @@ def _stack(ax: Axes, many: Sequence[Series]) -> None:
 
 
 def _main_lines(many: Sequence[Series]) -> list[Series]:
-    """The first line of each setting: where its marks stand."""
+    """The first line of each setting, at which its marks are drawn."""
     first: dict[str, Series] = {}
     for series in many:
         first.setdefault(series.setting.label, series)
     return list(first.values())
 
 
-def _marks(ax: Axes, series: Series, place: int, look: Style, x: str) -> None:
+def _marks(ax: Axes, series: Series, place: int, style: Style, x: str) -> None:
     from matplotlib.markers import TICKUP
 
     color, _ = line_style(place)
@@ -159,17 +159,17 @@ def _marks(ax: Axes, series: Series, place: int, look: Style, x: str) -> None:
             continue
         gid = f"{series.setting.label} {kind} {iteration}"
         if kind == "stopped":
-            ax.axvline(at, color=color, linestyle=(0, (1, 1.5)), linewidth=look.line, gid=gid)
+            ax.axvline(at, color=color, linestyle=(0, (1, 1.5)), linewidth=style.line, gid=gid)
         elif kind == "guard":
             ax.plot(
                 [at], [0.0], marker=TICKUP, linestyle="none", transform=bottom, clip_on=False,
-                color=color, markersize=look.marker * 3, markeredgewidth=look.line * 1.2, gid=gid,
+                color=color, markersize=style.marker * 3, markeredgewidth=style.line * 1.2, gid=gid,
                 zorder=4,
             )  # fmt: skip
         elif point is not None:
             ax.plot(
                 [at], [point.value], "*", color="white", markeredgecolor=color, gid=gid,
-                markersize=look.marker * 2.6, markeredgewidth=look.line * 0.7, zorder=5,
+                markersize=style.marker * 2.6, markeredgewidth=style.line * 0.7, zorder=5,
             )  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def _scale(ax: Axes, panel: Panel, many: Sequence[Series], x: str, x_scale: XSca
 
 
 def _signed_root(values: np.ndarray) -> np.ndarray:
-    """Estimates of a KL near zero may lie below it."""
+    """A square root for estimates of a KL, which may lie below zero."""
     return np.sign(values) * np.sqrt(np.abs(values))
 
 

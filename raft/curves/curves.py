@@ -1,7 +1,4 @@
-"""`draw_curves`: from run folders to pictures.
-
-The plotted numbers, for other programs: CSV or JSON.
-"""
+"""`draw_curves`: from run folders to pictures, and the drawn numbers as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from raft.curves.axes import XScale
 from raft.curves.figure import make_picture
@@ -23,16 +20,23 @@ from raft.curves.style import STYLES, picture_files, save_picture, writing
 from rollout.errors import InputError
 from rollout.storage.files import whole_file, write_json
 
-__all__ = [
-    "check_data_file",
-    "draw_curves",
-    "write_data",
-]
-
-COLUMNS = ("panel", "setting", "metric", "iteration", "x", "value", "ci95", "runs")
+__all__ = ["draw_curves"]
 
 
-def check_data_file(file: Path) -> None:
+class _Row(TypedDict):
+    """A drawn point; `ci95` is a half width."""
+
+    panel: str
+    setting: str
+    metric: str
+    iteration: int
+    x: float
+    value: float
+    ci95: float | None
+    runs: int
+
+
+def _check_data_file(file: Path) -> None:
     """Raises InputError for a suffix that is not written."""
     if file.suffix.lower() not in (".csv", ".json"):
         raise InputError(
@@ -40,11 +44,8 @@ def check_data_file(file: Path) -> None:
         )
 
 
-def write_data(file: Path, x: str, drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> None:
-    """One row per point: `COLUMNS`; `ci95` is a half width, empty where there is none.
-
-    JSON says what `x` is too, and has the marks of guards and stops.
-    """
+def _write_data(file: Path, x: str, drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> None:
+    """Write one row per point; JSON also names `x` and has the marks of guards and stops."""
     rows = [row for panel, many in drawn for series in many for row in _rows(panel, series)]
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -54,30 +55,30 @@ def write_data(file: Path, x: str, drawn: Sequence[tuple[Panel, Sequence[Series]
             _write_csv(file, rows)
 
 
-def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
+def _write_csv(file: Path, rows: list[_Row]) -> None:
     with whole_file(file) as lines:
-        writer = csv.DictWriter(lines, list[str](COLUMNS), lineterminator="\n")
+        writer = csv.DictWriter(lines, list[str](_Row.__annotations__), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _rows(panel: Panel, series: Series) -> list[dict[str, Any]]:
+def _rows(panel: Panel, series: Series) -> list[_Row]:
     return [
-        {
-            "panel": panel.title,
-            "setting": series.setting.label,
-            "metric": series.line.metric,
-            "iteration": point.iteration,
-            "x": point.x,
-            "value": point.value,
-            "ci95": point.half if math.isfinite(point.half) else None,
-            "runs": point.runs,
-        }
+        _Row(
+            panel=panel.title,
+            setting=series.setting.label,
+            metric=series.line.metric,
+            iteration=point.iteration,
+            x=point.x,
+            value=point.value,
+            ci95=point.half if math.isfinite(point.half) else None,
+            runs=point.runs,
+        )
         for point in series.points
     ]
 
 
-def _marks(drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> list[dict[str, Any]]:
+def _marks(drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> list[dict[str, object]]:
     settings = {id(one.setting): one.setting for _, many in drawn for one in many}
     return [
         {"setting": setting.label, **asdict(mark)}
@@ -106,8 +107,8 @@ def draw_curves(
 ) -> list[Path]:
     """Draw the runs' curves in one picture and return the files written.
 
-    A run that cannot be read, or has nothing to draw, is named in a warning and left out; so is a
-    broken line of a run.
+    A run that cannot be read or has nothing to draw is skipped with a warning that names it, and so
+    is a broken line of a run.
 
     Args:
         run_dirs: run folders, each named after its folder; LABEL=RUN names it otherwise, and
@@ -133,23 +134,23 @@ def draw_curves(
 
     files = [] if out is None else picture_files(out)
     if data is not None:
-        check_data_file(Path(data))
-    look = STYLES[style]
-    if width is not None and not look.narrowest <= width <= _WIDEST:
+        _check_data_file(Path(data))
+    chosen_style = STYLES[style]
+    if width is not None and not chosen_style.narrowest <= width <= _WIDEST:
         raise InputError(
             f"--width {width:g}",
-            f"must be from {look.narrowest:g} to {_WIDEST:g} inches for style {style}",
+            f"must be from {chosen_style.narrowest:g} to {_WIDEST:g} inches for style {style}",
         )
     settings = read_settings(run_dirs, labels)
     files = files or picture_files(_default_folder(run_dirs, settings) / "curves.png")
     chosen = choose_panels(known_keys(settings), panels, metrics, x)
     drawn = _with_points(settings, chosen, x)
-    with matplotlib.rc_context(look.rc), _glyphs_said_once():
-        figure = make_picture(drawn, look, x, x_scale, width)
+    with matplotlib.rc_context(chosen_style.rc), _glyph_warnings_once():
+        figure = make_picture(drawn, chosen_style, x, x_scale, width)
         for file in files:
-            save_picture(figure, file, look.dpi)
+            save_picture(figure, file, chosen_style.dpi)
     if data is not None:
-        write_data(Path(data), x, drawn)
+        _write_data(Path(data), x, drawn)
     return files
 
 
@@ -160,8 +161,8 @@ def _default_folder(run_dirs: Sequence[str | Path], settings: Sequence[Setting])
 
 
 @contextlib.contextmanager
-def _glyphs_said_once() -> Iterator[None]:
-    """Of a character that its font lacks, matplotlib warns each time it measures the text."""
+def _glyph_warnings_once() -> Iterator[None]:
+    """Log each warning once: matplotlib repeats that a font lacks a character."""
     with warnings.catch_warnings(record=True) as caught:
         yield
     for text in dict.fromkeys(str(warning.message) for warning in caught):
@@ -178,10 +179,12 @@ def _with_points(
             complaint = _nothing_of(setting, panels, x)
             if not seen:
                 raise InputError("raft curves", complaint)
-            log.warning("%s (left out of the picture)", complaint)
+            log.warning("%s (skipped in the picture)", complaint)
     for panel, many in drawn:
         if not many:
-            raise InputError(panel.title, f"no row has {_first(panel)} and {x}", "leave it out")
+            raise InputError(
+                panel.title, f"no row has both {_first(panel)} and {x}", "draw another panel"
+            )
     return drawn
 
 
@@ -189,8 +192,8 @@ def _nothing_of(setting: Setting, panels: Sequence[Panel], x: str) -> str:
     wanted = " or ".join(map(_first, panels))
     files = ", ".join(str(path / "metrics.jsonl") for path in setting.paths)
     return (
-        f"{files}: no row has {wanted} against {x}; run it until its first evaluation, or leave "
-        "it out"
+        f"{files}: no row has {wanted} with {x}; run it until its first evaluation, or do not "
+        "draw it"
     )
 
 

@@ -1,14 +1,11 @@
-"""Panels, titles and keys laid out in one picture.
-
-Keys of a picture, all outside the axes: no key ever covers data.
-"""
+"""Lay out panels, titles and keys in one picture. Keys stand outside the axes and cover no data."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raft.curves.axes import XScale, draw_panel, is_stack, shown
 from raft.curves.panels import Line, Panel
@@ -16,9 +13,12 @@ from raft.curves.runs import Series, Setting
 from raft.curves.style import GREY, Style, line_style, marker_edge, shades
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
+
+    Entry = tuple[Artist, str]
 
 __all__ = [
     "add_panel_key",
@@ -31,15 +31,15 @@ _NAME_LENGTHS = (200, 60, 40, 24, 16)
 
 
 def add_panel_key(
-    ax: Axes, panel: Panel, many: Sequence[Series], order: Mapping[str, int], look: Style
+    ax: Axes, panel: Panel, many: Sequence[Series], order: Mapping[str, int], style: Style
 ) -> Legend | None:
-    """What the line styles mean, above the axes, where a panel has more than one."""
+    """Add a key of the line styles above the axes, where a panel has several."""
     stacked = is_stack(panel, order)
     if stacked:
         handles, labels = _stack_entries(many)
     else:
         lines = list(dict.fromkeys(series.line for series in shown(panel, many, order)))
-        handles = [_line_handle(line, look, alone=len(order) == 1) for line in lines]
+        handles = [_line_handle(line, style, alone=len(order) == 1) for line in lines]
         labels = [line.label for line in lines]
     if len(handles) < 2:
         return None
@@ -54,18 +54,18 @@ def add_panel_key(
     )  # fmt: skip
 
 
-def _stack_entries(many: Sequence[Series]) -> tuple[list[Any], list[str]]:
+def _stack_entries(many: Sequence[Series]) -> tuple[list[Artist], list[str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     stages = [series.line.label for series in many if series.line.detail]
     whole = [series.line.label for series in many if not series.line.detail]
-    handles: list[Any] = [Patch(color=color) for color in shades(len(stages))]
+    handles: list[Artist] = [Patch(color=color) for color in shades(len(stages))]
     handles += [Line2D([], [], color="black", linestyle="none", marker="_") for _ in whole]
     return handles, stages + whole
 
 
-def _line_handle(line: Line, look: Style, alone: bool) -> Any:
+def _line_handle(line: Line, style: Style, alone: bool) -> Artist:
     from matplotlib.lines import Line2D
 
     color, marker = line_style(line.tint)
@@ -74,24 +74,26 @@ def _line_handle(line: Line, look: Style, alone: bool) -> Any:
         [],
         color=color if alone else GREY,
         linestyle=line.style,
-        linewidth=look.line * line.width,
-        markersize=look.marker * 0.8,
+        linewidth=style.line * line.width,
+        markersize=style.marker * 0.8,
         marker=marker if alone and line.width > 0.5 else None,
-        **marker_edge(color, line.style == "-", look),
+        **marker_edge(color, line.style == "-", style),
     )
 
 
-def add_shared_key(figure: Figure, drawn: Sequence[Sequence[Series]], look: Style) -> Legend | None:
-    """Below the picture: the settings, what a band is, and what the marks are."""
+def add_shared_key(
+    figure: Figure, drawn: Sequence[Sequence[Series]], style: Style
+) -> Legend | None:
+    """Add a key of the settings, of bands and of marks below the picture."""
     settings = list({one.setting.label: one.setting for many in drawn for one in many}.values())
     runs = {
         setting.label: max(one.runs for many in drawn for one in many if one.setting is setting)
         for setting in settings
     }
     entries = [
-        *_setting_entries(runs, look),
+        *_setting_entries(runs, style),
         *_interval_entry(drawn),
-        *_mark_entries(settings, look),
+        *_mark_entries(settings, style),
     ]
     if not entries:
         return None
@@ -107,7 +109,7 @@ def add_shared_key(figure: Figure, drawn: Sequence[Sequence[Series]], look: Styl
 
 
 def _figure_legend(
-    figure: Figure, handles: list[Any], texts: Sequence[str], columns: int
+    figure: Figure, handles: list[Artist], texts: Sequence[str], columns: int
 ) -> Legend:
     # names are set afterwards: of a label "_x" or "$x$" matplotlib makes something else
     legend = figure.legend(
@@ -120,7 +122,7 @@ def _figure_legend(
     return legend
 
 
-def _fitted(make: Any, count: int, room: float) -> Legend:
+def _fitted(make: Callable[[int], Legend], count: int, room: float) -> Legend:
     """The legend with the most columns that fit in `room` pixels; one column if none does."""
     for columns in range(min(count, _MOST_COLUMNS), 0, -1):
         # 4 entries in 3 columns leave a row of one: no better than 2 and 2
@@ -133,24 +135,24 @@ def _fitted(make: Any, count: int, room: float) -> Legend:
     raise AssertionError("one column is always taken")
 
 
-def _setting_entries(runs: Mapping[str, int], look: Style) -> list[tuple[Any, str]]:
-    """`runs`: of each setting by its label, how many its lines are means of."""
+def _setting_entries(runs: Mapping[str, int], style: Style) -> list[Entry]:
+    """`runs` is how many runs the lines of a setting are means of, by its label."""
     from matplotlib.lines import Line2D
 
     labels = [f"{label} ({count} runs)" if count > 1 else label for label, count in runs.items()]
     if len(labels) == 1:
         # colours are the metrics' own then, and the caption of a paper says which run it is
-        return [] if look.lettered else [(Line2D([], [], linestyle="none"), labels[0])]
+        return [] if style.lettered else [(Line2D([], [], linestyle="none"), labels[0])]
     entries = []
     for place, label in enumerate(labels):
         color, marker = line_style(place)
-        handle = Line2D([], [], color=color, marker=marker, **marker_edge(color, True, look))
-        handle.set(linewidth=look.line, markersize=look.marker * 1.1)
+        handle = Line2D([], [], color=color, marker=marker, **marker_edge(color, True, style))
+        handle.set(linewidth=style.line, markersize=style.marker * 1.1)
         entries.append((handle, label))
     return entries
 
 
-def _interval_entry(drawn: Sequence[Sequence[Series]]) -> list[tuple[Any, str]]:
+def _interval_entry(drawn: Sequence[Sequence[Series]]) -> list[Entry]:
     from matplotlib.patches import Patch
 
     several = {one.runs > 1 for many in drawn for one in many if one.line.band and one.has_interval}
@@ -160,28 +162,28 @@ def _interval_entry(drawn: Sequence[Sequence[Series]]) -> list[tuple[Any, str]]:
     return [(Patch(color=GREY, alpha=0.25, linewidth=0), f"95 % interval{over}")]
 
 
-def _mark_entries(settings: Sequence[Setting], look: Style) -> list[tuple[Any, str]]:
+def _mark_entries(settings: Sequence[Setting], style: Style) -> list[Entry]:
     from matplotlib.lines import Line2D
 
     marks = [mark for setting in settings for mark in setting.marks]
-    looks = {
-        "guard": (
-            "guard fired",
-            {"linestyle": "none", "marker": "|", "markersize": look.marker * 2},
-        ),
-        "stopped": ("stopped", {"linestyle": (0, (1, 1.5)), "linewidth": look.line}),
-        "best": (
-            "checkpoint kept",
-            {"linestyle": "none", "marker": "*", "markersize": look.marker * 2.2,
-             "markerfacecolor": "white"},
-        ),
+    lines = {
+        "guard": ("guard fired", Line2D(
+            [], [], color=GREY, linestyle="none", marker="|", markersize=style.marker * 2
+        )),
+        "stopped": ("stopped", Line2D(
+            [], [], color=GREY, linestyle=(0, (1, 1.5)), linewidth=style.line
+        )),
+        "best": ("checkpoint kept", Line2D(
+            [], [], color=GREY, linestyle="none", marker="*", markersize=style.marker * 2.2,
+            markerfacecolor="white",
+        )),
     }  # fmt: skip
-    found = []
-    for kind, (words, style) in looks.items():
+    found: list[Entry] = []
+    for kind, (words, line) in lines.items():
         guards = sorted({mark.guard for mark in marks if mark.kind == kind and mark.guard})
         if any(mark.kind == kind for mark in marks):
             named = f"{words} ({', '.join(guards)})" if guards and kind != "best" else words
-            found.append((Line2D([], [], color=GREY, **style), named))
+            found.append((line, named))
     return found
 
 
@@ -198,15 +200,15 @@ _AXIS_LABEL = 0.25  # inches that a panel does without where the one below has i
 
 
 def make_picture(
-    drawn: Drawn, look: Style, x: str, x_scale: XScale = "linear", width: float | None = None
+    drawn: Drawn, style: Style, x: str, x_scale: XScale = "linear", width: float | None = None
 ) -> Figure:
-    """The figure of these panels and series; call it under the rc parameters of `look`."""
+    """Make the figure of these panels and series; call it under the rc parameters of `style`."""
     from matplotlib.figure import Figure
 
     labels = dict.fromkeys(series.setting.label for _, many in drawn for series in many)
     order = {label: place for place, label in enumerate(labels)}
-    rows, columns, width = _grid(len(drawn), look, width)
-    height = _height(look, width / columns)
+    rows, columns, width = _grid(len(drawn), style, width)
+    height = _height(style, width / columns)
     # a column of panels has one axis at its foot; the bars of a stack have their own
     shared = columns == 1 < rows and not any(is_stack(panel, order) for panel, _ in drawn)
     # a Figure of its own, without pyplot, draws with Agg whatever backend the process has
@@ -217,28 +219,28 @@ def make_picture(
         ax.remove()
     axes = grid[: len(drawn)]
     for ax, (panel, many) in zip(axes, drawn, strict=True):
-        draw_panel(ax, panel, many, order, look, x, x_scale)
+        draw_panel(ax, panel, many, order, style, x, x_scale)
         if shared:
             ax.label_outer()
-    shared_key = add_shared_key(figure, [many for _, many in drawn], look)
-    keys = _add_keys(figure, axes, drawn, order, look, columns) + _inches(shared_key)
+    shared_key = add_shared_key(figure, [many for _, many in drawn], style)
+    keys = _add_keys(figure, axes, drawn, order, style, columns) + _inches(shared_key)
     # keys make a picture higher: they do not take from the axes
     figure.set_figheight(rows * height - (rows - 1) * _AXIS_LABEL * shared + keys)
     return figure
 
 
-def _grid(count: int, look: Style, width: float | None) -> tuple[int, int, float]:
-    """(rows, columns, width in inches), as even as can be."""
+def _grid(count: int, style: Style, width: float | None) -> tuple[int, int, float]:
+    """(rows, columns, width in inches), as even as possible."""
     if width is None:
-        width = look.full_width or look.panel_width * min(count, 3)
-    beside = max(1, min(count, int(width / look.narrowest)))
+        width = style.full_width or style.panel_width * min(count, 3)
+    beside = max(1, min(count, int(width / style.narrowest)))
     rows = -(-count // beside)
     return rows, -(-count // rows), width
 
 
-def _height(look: Style, panel_width: float) -> float:
-    """Inches of a panel without its keys; one over a whole page is flat."""
-    return max(look.height, min(panel_width * 0.62, 1.3 * look.height))
+def _height(style: Style, panel_width: float) -> float:
+    """Inches of a panel without its keys; a panel as wide as the page is flat."""
+    return max(style.height, min(panel_width * 0.62, 1.3 * style.height))
 
 
 def _add_keys(
@@ -246,18 +248,18 @@ def _add_keys(
     axes: Sequence[Axes],
     drawn: Drawn,
     order: Mapping[str, int],
-    look: Style,
+    style: Style,
     columns: int,
 ) -> float:
-    """Keys and above them titles, at one height in each row; returns the inches of all rows."""
+    """Add keys with titles above them, at one height in each row; return the inches of all rows."""
     # the keys are fitted to the width that the axes will have
     figure.draw_without_rendering()
     keys = [
-        _inches(add_panel_key(ax, panel, many, order, look))
+        _inches(add_panel_key(ax, panel, many, order, style))
         for ax, (panel, many) in zip(axes, drawn, strict=True)
     ]
     highest = [max(keys[first : first + columns]) for first in range(0, len(keys), columns)]
-    lettered = look.lettered and 1 < len(axes) <= 26
+    lettered = style.lettered and 1 < len(axes) <= 26
     for index, (ax, (panel, _)) in enumerate(zip(axes, drawn, strict=True)):
         letter = f"({chr(ord('a') + index)}) " if lettered else ""
         pad = 4.0 + _POINTS * highest[index // columns]

@@ -1,4 +1,4 @@
-"""Which panels there are, and which of them a picture shows."""
+"""The panels that can be drawn, and which of them a picture shows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Line:
 
     Attributes:
         band: draw its interval, where there is one.
-        detail: left out where several runs share the panel.
-        tint: which colour it takes where one run has the picture for itself.
+        detail: drawn only where the panel shows a single setting.
+        tint: number of its colour where the picture shows a single setting.
     """
 
     metric: str
@@ -35,9 +35,9 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        level: a horizontal line that values are read against.
-        change: values are drawn less the first one, so that different scales begin together.
-        stack: of a single run the lines are stacked bars.
+        level: a horizontal line to read values against.
+        change: draw the change from the first value, so that different scales begin together.
+        stack: draw the lines of a single run as stacked bars.
     """
 
     title: str
@@ -117,7 +117,7 @@ _AXES = {
     "eval/reward_mean": "held-out reward",
     "eval/length_mean": "held-out response length (tokens)",
 }
-# what is measured on the prompts that are trained on is never shown without saying so
+# metrics of the prompts that are trained on are always labelled as such
 _TRAINING = ("rollout/", "select/", "train/")
 
 
@@ -126,7 +126,7 @@ def axis_label(x: str) -> str:
 
 
 def interval_of(metric: str) -> str:
-    """The key with the half width of a metric's 95 % interval."""
+    """The key of the half width of a metric's 95 % interval."""
     return metric.removesuffix("_mean") + "_ci95"
 
 
@@ -136,7 +136,7 @@ def choose_panels(
     metrics: Sequence[str] | None,
     x: str,
 ) -> list[Panel]:
-    """The named panels, then one for each of `metrics`; without either, what the runs are about.
+    """The named panels, then one for each of `metrics`; without either, the defaults of the runs.
 
     Args:
         known: the keys that have a number in any run.
@@ -146,7 +146,7 @@ def choose_panels(
         InputError: for a panel or a key that no run has.
     """
     if x != "iteration" and x not in known:
-        raise InputError(x, "no run has it for the horizontal axis", f"{_choose(known)}")
+        raise InputError(f"--x {x}", "no run has this metric", _known_keys(known))
     if not names and not metrics:
         names = _defaults(known, x)
     return [
@@ -172,7 +172,7 @@ def _defaults(known: Collection[str], x: str) -> list[str]:
 
 def _named(name: str, known: Collection[str], x: str) -> Panel:
     if name not in PANELS:
-        raise InputError(f"--panels {name}", "no such panel", f"choose from {', '.join(PANELS)}")
+        raise InputError(f"--panels {name}", "no such panel", f"use one of {', '.join(PANELS)}")
     panel = PANELS[name]
     # a training batch is drawn by the policy before: on other axes than the iteration's it would
     # stand at the wrong place
@@ -180,10 +180,12 @@ def _named(name: str, known: Collection[str], x: str) -> Panel:
     present = tuple(line for line in lines if line.metric in known)
     if all(line.detail for line in present):
         wanted = " or ".join(line.metric for line in panel.lines if not line.detail)
-        raise InputError(f"--panels {name}", f"no run has an evaluation with {wanted} to draw")
+        raise InputError(
+            f"--panels {name}", f"no run has an evaluation with {wanted}", "draw another panel"
+        )
     if panel.change and len(present) < len(lines):
         missing = next(line.metric for line in lines if line not in present)
-        raise InputError(f"--panels {name}", f"no run has {missing}", "choose another panel")
+        raise InputError(f"--panels {name}", f"no run has {missing}", "draw another panel")
     return Panel(
         panel.title, panel.y_label, present, panel.level, panel.change,
         stack=panel.stack and x == "iteration",
@@ -192,7 +194,7 @@ def _named(name: str, known: Collection[str], x: str) -> Panel:
 
 def _of_metric(metric: str, known: Collection[str]) -> Panel:
     if metric not in known:
-        raise InputError(metric, "no run has it", f"{_choose(known)}")
+        raise InputError(f"--metrics {metric}", "no run has this metric", _known_keys(known))
     title = f"{metric} (training batch)" if _training(metric) else metric
     return Panel(title, metric, (Line(metric, "mean" if metric.endswith("_mean") else metric),))
 
@@ -201,5 +203,5 @@ def _training(metric: str) -> bool:
     return metric.startswith(_TRAINING)
 
 
-def _choose(known: Collection[str]) -> str:
-    return f"choose from {', '.join(sorted(known))}" if known else "the runs hold no numbers yet"
+def _known_keys(known: Collection[str]) -> str:
+    return f"use one of {', '.join(sorted(known))}" if known else "wait for the first evaluation"

@@ -1,8 +1,7 @@
-"""What one line of a picture stands for: a run, or several seeds of one setting.
+"""What is drawn of runs: settings, their metrics as series, and the marks of their monitor.
 
-What the monitor of a run left beside its metrics: guards that fired, and where it stopped.
-
-Numbers of one metric along a setting: what is drawn, and what `--data` writes.
+A setting is a run, or several runs that differ in their seed. What cannot be read is named in a
+warning, and the rest is drawn.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from raft.curves.panels import Line, Panel, interval_of
-from raft.runs.metrics import number, read_metrics
+from raft.runs.metrics import Numbers, read_numbers
 from rewards.evaluation.stats import mean_ci95
 from rollout.errors import InputError
 
@@ -48,7 +46,7 @@ class Mark:
 def read_marks(run_dir: Path, on_damage: Callable[[str], None]) -> list[Mark]:
     """The marks of `guards.jsonl` and `stopped.json`; none where a run has neither.
 
-    What cannot be read is handed to `on_damage` in a line that names it, and left out.
+    What cannot be read is skipped, and `on_damage` gets a line that names it.
     """
     return [*_guards(run_dir / "guards.jsonl", on_damage), *_stop(run_dir, on_damage)]
 
@@ -77,19 +75,21 @@ def _stop(run_dir: Path, on_damage: Callable[[str], None]) -> list[Mark]:
     return found
 
 
-def _mapping(text: bytes, where: str, on_damage: Callable[[str], None]) -> dict[str, Any] | None:
+def _mapping(text: bytes, where: str, on_damage: Callable[[str], None]) -> dict[str, object] | None:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
         row = None
     if isinstance(row, dict) and isinstance(row.get("iteration"), int):
         return row
-    on_damage(f"{where}: no mark of a guard; left out")
+    on_damage(f"{where}: is not a row of a guard; skipped")
     return None
 
 
-def _mark(kind: str, row: dict[str, Any], key: str) -> Mark:
-    return Mark(kind, row[key], str(row.get("guard", "")), str(row.get("message", "")))
+def _mark(kind: str, row: Mapping[str, object], key: str) -> Mark:
+    iteration = row[key]
+    assert isinstance(iteration, int), "checked where the row was read"
+    return Mark(kind, iteration, str(row.get("guard", "")), str(row.get("message", "")))
 
 
 log = logging.getLogger("raft")
@@ -100,13 +100,13 @@ class Setting:
     """Runs that differ in their seed alone, or a single one.
 
     Attributes:
-        rows: of each run, one per iteration.
-        marks: of all runs.
+        rows: for each run, the numbers of its iterations.
+        marks: those of all runs.
     """
 
     label: str
     paths: list[Path]
-    rows: list[list[dict[str, Any]]] = field(default_factory=list)
+    rows: list[list[Numbers]] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
 
 
@@ -125,7 +125,7 @@ def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = Non
     for setting in settings:
         for path in list(setting.paths):
             try:
-                setting.rows.append(read_metrics(path, on_damage=complaints.append))
+                setting.rows.append(read_numbers(path, on_damage=complaints.append))
             except InputError as error:
                 complaints.append(str(error))
                 setting.paths.remove(path)
@@ -135,7 +135,7 @@ def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = Non
     if not readable:
         raise InputError("raft curves", "; ".join(complaints) or _no_rows(settings))
     for complaint in complaints:
-        log.warning("%s (left out of the picture)", complaint)
+        log.warning("%s (skipped in the picture)", complaint)
     for setting in settings:
         if setting.paths and setting not in readable:
             log.warning("%s", _no_rows([setting]))
@@ -145,7 +145,7 @@ def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = Non
 def known_keys(settings: Iterable[Setting]) -> set[str]:
     """The keys that have a number in any row."""
     rows = (row for setting in settings for run in setting.rows for row in run)
-    return {key for row in rows for key in row if number(row, key) is not None}
+    return {key for row in rows for key in row.values}
 
 
 def _parse(runs: Sequence[str | Path], labels: Sequence[str] | None) -> list[Setting]:
@@ -264,22 +264,20 @@ def _points(setting: Setting, metric: str, x: str) -> list[Point]:
         return []
     for path, run in zip(setting.paths, every, strict=True):
         if not run:
-            log.warning("%s: %s is in no row of %s: left out", setting.label, metric, path)
+            log.warning("%s: %s is in no row of %s: skipped", setting.label, metric, path)
     shared = set.intersection(*map(set, runs))
-    _say_what_is_not_shared(setting, metric, set.union(*map(set, runs)) - shared)
+    _warn_of_gaps(setting, metric, set.union(*map(set, runs)) - shared)
     return [_point(iteration, [run[iteration] for run in runs]) for iteration in sorted(shared)]
 
 
-def _values(
-    rows: Sequence[dict[str, Any]], metric: str, x: str
-) -> dict[int, tuple[float, float, float]]:
+def _values(rows: Sequence[Numbers], metric: str, x: str) -> dict[int, tuple[float, float, float]]:
     """iteration -> (x, value, half width)"""
     found = {}
     for row in rows:
-        at, value = number(row, x), number(row, metric)
+        at, value = row.get(x), row.get(metric)
         if at is not None and value is not None:
-            half = number(row, interval_of(metric))
-            found[row["iteration"]] = (at, value, math.nan if half is None else half)
+            half = row.get(interval_of(metric))
+            found[row.iteration] = (at, value, math.nan if half is None else half)
     return found
 
 
@@ -290,11 +288,11 @@ def _point(iteration: int, runs: Sequence[tuple[float, float, float]]) -> Point:
     return Point(iteration, sum(at for at, _, _ in runs) / len(runs), mean, half, len(runs))
 
 
-def _say_what_is_not_shared(setting: Setting, metric: str, missing: set[int]) -> None:
+def _warn_of_gaps(setting: Setting, metric: str, missing: set[int]) -> None:
     """A mean over other runs at every iteration would jump where none of them did."""
     if missing:
         log.warning(
-            "%s: %s is not in every run at iteration %s: left out",
+            "%s: %s is not in every run at iteration %s: skipped",
             *(setting.label, metric, ", ".join(map(str, sorted(missing)))),
         )
 

@@ -1,9 +1,7 @@
-"""How pictures look: sizes, type, and what tells one line from another.
+"""Styles of pictures, and pictures as files.
 
-A colour goes with a marker, so that runs are told apart in greyscale print and with any colour
-vision; the line style says which metric of a panel it is.
-
-Pictures as files: which are written for a name, and each whole or not at all.
+Each run has a colour and a marker, so that runs can be told apart in greyscale print and with any
+colour vision; the line style says which metric of a panel it is. Files appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,13 +12,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rollout.errors import InputError
 from rollout.storage.files import disk_full_as_input_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 __all__ = [
     "GREY",
@@ -38,7 +37,7 @@ GREY = "#444444"
 # Okabe & Ito 2008, the dark ones first: yellow lines vanish on white paper
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-_COMMON: dict[Any, Any] = {
+_COMMON: dict[RcKeyType, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#666666",
@@ -60,12 +59,14 @@ _COMMON: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """A style of picture. Lengths are inches, `line` and `marker` points.
+    """Sizes and type of a picture. Lengths are inches, `line` and `marker` points.
 
     Attributes:
-        panel_width: of one panel, where no width is asked for.
-        narrowest: a panel is never narrower; what does not fit beside one another goes below.
-        full_width: of the picture where none is asked for; None grows with the panels.
+        panel_width: width of a panel, where none is asked for.
+        narrowest: least width of a panel; panels that do not fit beside one another go below.
+        full_width: width of the picture, where none is asked for; None grows with the panels.
+        lettered: panels have letters, as in papers.
+        rc: parameters of matplotlib.
     """
 
     panel_width: float
@@ -76,7 +77,7 @@ class Style:
     marker: float
     dpi: int
     lettered: bool
-    rc: dict[Any, Any]
+    rc: dict[RcKeyType, Any]
 
 
 STYLES = {
@@ -96,24 +97,32 @@ STYLES = {
 }  # fmt: skip
 
 
+class MarkerEdge(TypedDict, total=False):
+    """How a marker is drawn, as keyword arguments of matplotlib."""
+
+    markerfacecolor: str
+    markeredgecolor: str
+    markeredgewidth: float
+
+
 def line_style(index: int) -> tuple[str, str]:
-    """(colour, marker) of the index-th line; 56 different ones."""
+    """(colour, marker) of the index-th line; 56 of them differ."""
     return _PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)]
 
 
-def marker_edge(color: str, solid: bool, look: Style) -> dict[str, Any]:
-    """Markers of solid lines are full, those of broken lines hollow."""
+def marker_edge(color: str, solid: bool, style: Style) -> MarkerEdge:
+    """Fill the markers of solid lines, and leave those of broken lines hollow."""
     if solid:
         return {"markeredgecolor": "white", "markeredgewidth": 0.4}
     return {
         "markerfacecolor": "white",
         "markeredgecolor": color,
-        "markeredgewidth": look.line * 0.6,
+        "markeredgewidth": style.line * 0.6,
     }
 
 
-def shades(count: int) -> list[Any]:
-    """Fills of a stack, dark to light: their order survives greyscale."""
+def shades(count: int) -> list[tuple[float, float, float, float]]:
+    """RGBA colours of a stack, dark to light: their order survives greyscale."""
     from matplotlib import colormaps
 
     return [colormaps["cividis"](0.05 + 0.9 * i / max(count - 1, 1)) for i in range(count)]
@@ -129,7 +138,7 @@ _UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None
 
 
 def picture_files(out: str | Path) -> list[Path]:
-    """The files that `out` stands for: itself, or without a suffix a PNG and an SVG.
+    """The files to write for `out`: itself, or without a suffix a PNG and an SVG.
 
     Raises:
         InputError: for a suffix that cannot be drawn.
@@ -164,7 +173,7 @@ def save_picture(figure: Figure, file: Path, dpi: int = 200) -> None:
 
 @contextlib.contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """Turn what the disk refuses into an `InputError` that names the file."""
+    """Turn a refusal of the file system into an `InputError` that names the file."""
     with disk_full_as_input_error(file):
         try:
             yield

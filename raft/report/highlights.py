@@ -1,12 +1,13 @@
-"""Which samples are worth a look: best, worst, changed most, and where proxy and gold disagree."""
+"""The lists of samples worth a look: best, worst, changed most, proxy and gold far apart."""
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 
+from raft.report.page import SampleEntry, SampleList
 from raft.report.samples import Index, Stage, sample_rows, start_of
 
 __all__ = ["changed", "disagreeing", "extremes", "with_excerpts"]
@@ -14,13 +15,14 @@ __all__ = ["changed", "disagreeing", "extremes", "with_excerpts"]
 LENGTH = 12
 _EXCERPT = 220
 
-Entry = dict[str, Any]
-Scores = list[list[float | None]]
+Figures = list[tuple[str, float]]
+_first = itemgetter(0)
 
 
-def extremes(index: Index, stage: int) -> tuple[list[Entry], list[Entry]]:
+def extremes(index: Index, stage: int) -> tuple[list[SampleEntry], list[SampleEntry]]:
     """(best, worst) samples by the reward, one of each prompt."""
-    best, worst = [], []
+    best: list[tuple[float, int, int]] = []  # score, sample, row
+    worst: list[tuple[float, int, int]] = []
     for row, scores_K in enumerate(index.scores.get("reward", [])):
         known = [(score, k) for k, score in enumerate(scores_K) if score is not None]
         if known:
@@ -32,22 +34,22 @@ def extremes(index: Index, stage: int) -> tuple[list[Entry], list[Entry]]:
     )
 
 
-def changed(first: Index, last: Index, stage: int) -> tuple[list[Entry], list[Entry]]:
+def changed(first: Index, last: Index, stage: int) -> tuple[list[SampleEntry], list[SampleEntry]]:
     """(risen, fallen): prompts by how far their mean reward moved between two evaluations."""
     before = dict(zip(first.ids, map(_mean, first.scores.get("reward", [])), strict=False))
-    moved = []
+    moved: list[tuple[float, SampleEntry]] = []
     for row, scores_K in enumerate(last.scores.get("reward", [])):
         start, end = before.get(last.ids[row]), _mean(scores_K)
         if start is not None and end is not None:
-            figures = [["first", start], ["last", end], ["change", end - start]]
-            moved.append((end - start, {"stage": stage, "row": row, "figures": figures}))
+            figures = [("first", start), ("last", end), ("change", end - start)]
+            moved.append((end - start, SampleEntry(stage=stage, row=row, figures=figures)))
     risen = heapq.nlargest(LENGTH, moved, key=_first)
     fallen = heapq.nsmallest(LENGTH, moved, key=_first)
     return [entry for by, entry in risen if by > 0], [entry for by, entry in fallen if by < 0]
 
 
-def disagreeing(index: Index, stage: int) -> list[Entry]:
-    """Samples that the proxy places far otherwise than gold does, one of each prompt.
+def disagreeing(index: Index, stage: int) -> list[SampleEntry]:
+    """Samples that proxy and gold score most differently, one of each prompt.
 
     Each reward is put on the scale of its own standard deviation over the stage's samples.
     """
@@ -55,7 +57,7 @@ def disagreeing(index: Index, stage: int) -> list[Entry]:
     scale, gold_scale = _scale(proxy), _scale(gold)
     if scale is None or gold_scale is None:
         return []
-    found = []
+    found: list[tuple[float, float, int, int]] = []
     for row, (scores_K, golds_K) in enumerate(zip(proxy, gold, strict=True)):
         gaps = [
             ((score - scale[0]) / scale[1] - (other - gold_scale[0]) / gold_scale[1], k)
@@ -66,18 +68,16 @@ def disagreeing(index: Index, stage: int) -> list[Entry]:
             gap, k = max(gaps, key=lambda one: abs(one[0]))
             found.append((abs(gap), gap, k, row))
     largest = heapq.nlargest(LENGTH, found, key=_first)
-    return [_of(stage, row, k, index, [["proxy above gold by", gap]]) for _, gap, k, row in largest]
+    return [_of(stage, row, k, index, [("proxy above gold by", gap)]) for _, gap, k, row in largest]
 
 
-def with_excerpts(
-    lists: Iterable[dict[str, Any]], stage: Stage, advance: Callable[[], None]
-) -> None:
-    """Fill in what the entries say, by a second look at the file: no list holds more than that."""
-    wanted: dict[int, list[Entry]] = {}
+def with_excerpts(lists: Iterable[SampleList], stage: Stage, advance: Callable[[], None]) -> None:
+    """Fill in the beginnings of prompts and responses by reading the file a second time."""
+    wanted: dict[int, list[SampleEntry]] = {}
     for entry in (entry for one in lists for entry in one["entries"]):
         wanted.setdefault(entry["row"], []).append(entry)
     last = max(wanted, default=-1)
-    # its damage has been said
+    # its damage was noticed the first time
     for number, row in enumerate(sample_rows(stage.path, stage.name, lambda _: None)):
         if number > last:
             break
@@ -88,13 +88,13 @@ def with_excerpts(
                 entry["response"] = row["responses"][entry["sample"]][:_EXCERPT]
 
 
-def _of(stage: int, row: int, k: int, index: Index, more: list[list[Any]] | None = None) -> Entry:
+def _of(stage: int, row: int, k: int, index: Index, more: Figures | None = None) -> SampleEntry:
     figures = [
-        [name, column[row][k]]
+        (name, score)
         for name, column in index.scores.items()
-        if k < len(column[row]) and column[row][k] is not None
+        if k < len(column[row]) and (score := column[row][k]) is not None
     ]
-    return {"stage": stage, "row": row, "sample": k, "figures": [*figures, *(more or [])]}
+    return SampleEntry(stage=stage, row=row, sample=k, figures=[*figures, *(more or [])])
 
 
 def _mean(scores_K: list[float | None]) -> float | None:
@@ -103,8 +103,8 @@ def _mean(scores_K: list[float | None]) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _scale(scores_PK: Scores) -> tuple[float, float] | None:
-    """(mean, standard deviation) of what is there; None where nothing differs."""
+def _scale(scores_PK: Sequence[Sequence[float | None]]) -> tuple[float, float] | None:
+    """(mean, standard deviation) of the known scores; None where all are equal."""
     known = [score for scores_K in scores_PK for score in scores_K if score is not None]
     if len(known) < 2:
         return None
@@ -112,7 +112,3 @@ def _scale(scores_PK: Scores) -> tuple[float, float] | None:
     # a product, not a power: that would raise where scores are enormous
     deviation = math.sqrt(sum((s - mean) * (s - mean) for s in known) / (len(known) - 1))
     return (mean, deviation) if 0 < deviation < math.inf else None
-
-
-def _first(one: tuple[Any, ...]) -> float:
-    return one[0]

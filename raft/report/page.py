@@ -1,9 +1,9 @@
-"""The page around the data: markup, styles and script in one file that asks nobody for anything.
+"""The page around the data: markup, styles, script and the data itself in one file.
 
-Whatever a run holds gets into it as JSON or as base64, never as markup, and is shown as text. A
-Content-Security-Policy forbids all requests, and every script but the page's own.
-
-Blocks of data in a page: compressed, base64, and inert until the page looks at one.
+What a run holds gets into the page as JSON or as base64, never as markup, and is shown as text. A
+Content-Security-Policy forbids all requests and every script but the page's own. Rows of samples
+are in compressed blocks, which the script unpacks when it shows one of their rows. The typed
+dictionaries are what the script reads: their keys are the names that it knows.
 """
 
 from __future__ import annotations
@@ -14,18 +14,155 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any, TextIO
+from typing import NotRequired, TextIO, TypedDict
 
 from rollout.data.jsonl import encode_rows
 
 __all__ = [
     "Blocks",
+    "Fact",
+    "FactGroup",
+    "Guard",
+    "Headline",
+    "PageData",
+    "PageLine",
+    "PagePanel",
+    "PageStage",
     "RowBlocks",
+    "SampleEntry",
+    "SampleList",
+    "StageBlocks",
+    "Stop",
+    "Times",
     "beginning",
     "end",
 ]
+
+
+class Headline(TypedDict):
+    """One of the few numbers at the top, as text."""
+
+    label: str
+    value: str
+    note: str
+
+
+Fact = tuple[str, str]  # what, value
+
+
+class FactGroup(TypedDict):
+    title: str
+    rows: list[Fact]
+
+
+class PageLine(TypedDict):
+    """A metric in a panel; `interval` is the key with the half width of its 95 % interval."""
+
+    key: str
+    label: str
+    interval: str | None
+    dash: str
+    width: float
+
+
+class PagePanel(TypedDict):
+    """A panel of curves; `level` is a horizontal line that values are read against."""
+
+    title: str
+    unit: str
+    level: float | None
+    lines: list[PageLine]
+
+
+class Times(TypedDict):
+    """Seconds of an iteration by stage, `other` among them, and their sum."""
+
+    iteration: int
+    seconds: dict[str, float]
+    total: float
+
+
+class Guard(TypedDict):
+    """A guard of the monitor that fired; `stops` where it may end the run."""
+
+    iteration: int | None
+    guard: str
+    message: str
+    stops: bool
+
+
+class Stop(Guard):
+    """Why the run was stopped, and where its best policy is."""
+
+    best_iteration: int | None
+    checkpoint: str
+
+
+class StageBlocks(TypedDict):
+    """The samples of one iteration's rollouts or evaluation, and the blocks that hold them.
+
+    `firstRows` are the numbers of the first rows of `blocks`; `ranges` the lowest and highest score
+    by name.
+    """
+
+    iteration: int
+    phase: str
+    prompts: int
+    samples: int
+    tokens: int
+    chosen: int
+    index: int
+    blocks: list[int]
+    firstRows: list[int]
+    ranges: dict[str, list[float] | None]
+
+
+class PageStage(StageBlocks):
+    """A stage, with what its scores are and whether they can be compared across prompts."""
+
+    measure: str
+    comparable: bool
+
+
+class SampleEntry(TypedDict):
+    """A sample of a list, or a prompt where there is no `sample`; `figures` are (name, value)."""
+
+    stage: int
+    row: int
+    figures: list[tuple[str, float]]
+    sample: NotRequired[int]
+    prompt: NotRequired[str]
+    response: NotRequired[str]
+
+
+class SampleList(TypedDict):
+    title: str
+    what: str
+    entries: list[SampleEntry]
+
+
+class PageData(TypedDict):
+    """Everything but the samples."""
+
+    title: str
+    made: str
+    changed: str | None
+    headline: list[Headline]
+    facts: list[FactGroup]
+    config: str
+    metrics: list[dict[str, float]]
+    panels: list[PagePanel]
+    stageNames: list[str]
+    times: list[Times]
+    guards: list[Guard]
+    stopped: Stop | None
+    stages: list[PageStage]
+    lists: list[SampleList]
+    notices: list[str]
+
 
 # in the order in which they build on each other
 _SCRIPTS = (
@@ -43,15 +180,15 @@ def beginning(title: str) -> str:
     )
 
 
-def end(data: dict[str, Any]) -> str:
-    """Everything after the data blocks; `data` is what the script finds as its own."""
+def end(data: PageData) -> str:
+    """Everything after the data blocks."""
     # ASCII alone, and no "<": no text of a model can end the element that it is in
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return _filled(_shell().split(_SPLIT)[1], {"DATA": text, "SCRIPT": _script()})
 
 
 def _filled(shell: str, values: dict[str, str]) -> str:
-    """All places at once: a text that is put in may hold the name of another, `%SCRIPT%` say."""
+    """Fill all places at once: a value may hold the name of another place, as `%SCRIPT%`."""
     names = "|".join(values)
     return re.sub(f"%({names})%", lambda place: values[place[1]], shell)
 
@@ -98,7 +235,7 @@ def _asset(name: str) -> str:
     return (files("raft.report") / "page" / name).read_text(encoding="utf-8")
 
 
-# looking at one prompt unpacks one block: some milliseconds of a phone's time
+# showing one prompt unpacks one block: some milliseconds on a phone
 _BYTES_PER_BLOCK = 1 << 19
 
 
@@ -131,7 +268,7 @@ class RowBlocks:
         self.numbers: list[int] = []
         self._rows = 0
 
-    def add(self, row: dict) -> None:
+    def add(self, row: Mapping[str, object]) -> None:
         line = encode_rows([row])
         if self._lines and self._size + len(line) > _BYTES_PER_BLOCK:
             self.finish()

@@ -1,17 +1,17 @@
-"""Which parts of a run are not there: every gap is named, none stops the report.
+"""What a report cannot show: missing and damaged parts of a run.
 
-What a report cannot show: said once in the log, and again at the top of the page.
+Each is named once in the log and again at the top of the page; none stops the report.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+from raft.report.page import Guard, Stop
 from raft.report.samples import json_rows
-from raft.runs.metrics import read_metrics
+from raft.runs.metrics import Numbers, read_numbers
 from rollout.errors import InputError
 from rollout.storage.files import read_json
 
@@ -19,26 +19,24 @@ __all__ = [
     "find_gaps",
     "iteration_numbers",
     "read_guards",
-    "read_sound_metrics",
+    "read_valid_metrics",
 ]
 
 
-def read_sound_metrics(run: Path, on_damage: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row per iteration, its phases merged; [] where there is no metrics.jsonl."""
+def read_valid_metrics(run: Path, on_damage: Callable[[str], None]) -> list[Numbers]:
+    """The numbers of each iteration; [] where there is no metrics.jsonl."""
     try:
-        rows = read_metrics(
-            run, on_damage=lambda text: on_damage(text.replace(f"{run}/", "", 1) + " (left out)")
+        rows = read_numbers(
+            run, on_damage=lambda text: on_damage(text.replace(f"{run}/", "", 1) + " (skipped)")
         )
     except InputError:
         on_damage("metrics.jsonl is missing: there are no curves")
         return []
-    return [row for row in rows if row["iteration"] >= 0]
+    return [row for row in rows if row.iteration >= 0]
 
 
-def read_guards(
-    run: Path, on_damage: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """(guards that fired, why the run was stopped): both may be absent, and mostly are."""
+def read_guards(run: Path, on_damage: Callable[[str], None]) -> tuple[list[Guard], Stop | None]:
+    """(guards that fired, why the run was stopped); most runs have neither."""
     fired = []
     if (run / "guards.jsonl").exists():
         rows = json_rows(run / "guards.jsonl", "guards.jsonl", on_damage)
@@ -46,28 +44,28 @@ def read_guards(
     return fired, _stopped(run / "stopped.json", on_damage)
 
 
-def iteration_numbers(run: Path, metrics: list[dict[str, Any]]) -> list[int]:
+def iteration_numbers(run: Path, metrics: list[Numbers]) -> list[int]:
     """The iterations that have a folder or a row of metrics, and all before them."""
     folders = {
         int(path.name)
         for path in (run / "iterations").glob("*")
         if path.is_dir() and path.name.isdecimal()
     }
-    last = max(folders | {row["iteration"] for row in metrics}, default=-1)
+    last = max(folders | {row.iteration for row in metrics}, default=-1)
     # a damaged number must not make a million notices
-    known = sorted(folders | {row["iteration"] for row in metrics})
+    known = sorted(folders | {row.iteration for row in metrics})
     return list(range(last + 1)) if last <= 2 * len(known) + 10 else known
 
 
 def find_gaps(
     run: Path,
     iterations: list[int],
-    metrics: list[dict[str, Any]],
-    config: dict[str, Any],
+    metrics: list[Numbers],
+    config: Mapping[str, object],
     stopped: bool,
 ) -> list[str]:
     """One line for all iterations that lack the same, and one where the run is not over."""
-    rows = {row["iteration"]: row for row in metrics}
+    rows = {row.iteration: row.values for row in metrics}
     planned, every = config.get("iterations"), _every(config)
     alike: dict[str, list[int]] = {}
     for iteration in iterations:
@@ -75,7 +73,7 @@ def find_gaps(
         if lacking := _lacking(run, iteration, rows.get(iteration, {}), due):
             alike.setdefault(", ".join(lacking), []).append(iteration)
     found = [f"{_named(those)}: {what}" for what, those in alike.items()]
-    done = max((row["iteration"] for row in metrics if _trained(row)), default=0)
+    done = max((row.iteration for row in metrics if _trained(row.values)), default=0)
     if isinstance(planned, int) and done < planned and not stopped:
         found.append(
             f"the run is not over: {done} of {planned} iterations are finished; make the report "
@@ -84,7 +82,7 @@ def find_gaps(
     return found
 
 
-def _stopped(path: Path, on_damage: Callable[[str], None]) -> dict[str, Any] | None:
+def _stopped(path: Path, on_damage: Callable[[str], None]) -> Stop | None:
     try:
         found = read_json(path)
     except FileNotFoundError:
@@ -92,25 +90,25 @@ def _stopped(path: Path, on_damage: Callable[[str], None]) -> dict[str, Any] | N
     except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        on_damage("stopped.json cannot be read: the run was stopped, why is not known")
+        on_damage("stopped.json cannot be read: the run was stopped, but not why")
         found = {}
-    return {
+    return Stop(
         **_verdict(found),
-        "best_iteration": _whole(found.get("best_iteration")),
-        "checkpoint": str(found.get("checkpoint") or ""),
-    }
+        best_iteration=_whole(found.get("best_iteration")),
+        checkpoint=str(found.get("checkpoint") or ""),
+    )
 
 
-def _verdict(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "iteration": _whole(row.get("iteration")),
-        "guard": str(row.get("guard", "")),
-        "message": str(row.get("message", "")),
-        "stops": row.get("stops") is True,
-    }
+def _verdict(row: Mapping[str, object]) -> Guard:
+    return Guard(
+        iteration=_whole(row.get("iteration")),
+        guard=str(row.get("guard", "")),
+        message=str(row.get("message", "")),
+        stops=row.get("stops") is True,
+    )
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -126,7 +124,7 @@ def _named(iterations: list[int]) -> str:
     return f"iteration{'s' if len(iterations) > 1 else ''} {', '.join(texts)}"
 
 
-def _lacking(run: Path, iteration: int, row: dict[str, Any], eval_due: bool) -> list[str]:
+def _lacking(run: Path, iteration: int, row: Mapping[str, float], eval_due: bool) -> list[str]:
     folder = run / "iterations" / f"{iteration:03d}"
     if not folder.is_dir():
         return ["no folder, so no samples"]
@@ -134,7 +132,7 @@ def _lacking(run: Path, iteration: int, row: dict[str, Any], eval_due: bool) -> 
     if iteration > 0:
         lacking += _file(folder, "rollouts", "rollouts")
         if (folder / "rollouts.jsonl").exists() and not (folder / "selected.jsonl").exists():
-            lacking.append("no selected.jsonl, so chosen responses are not marked")
+            lacking.append("no selected.jsonl, so selected responses are not marked")
         if not _trained(row):
             lacking.append("no metrics of its training")
     if eval_due:
@@ -152,11 +150,11 @@ def _file(folder: Path, name: str, what: str) -> list[str]:
     return [f"no {name}.jsonl, so no {what}"]
 
 
-def _trained(row: dict[str, Any]) -> bool:
+def _trained(row: Mapping[str, float]) -> bool:
     return any(key.startswith(("train/", "select/", "rollout/")) for key in row)
 
 
-def _every(config: dict[str, Any]) -> int:
+def _every(config: Mapping[str, object]) -> int:
     section = config.get("eval")
     every = section.get("every") if isinstance(section, dict) else None
     return every if isinstance(every, int) and every > 0 else 1

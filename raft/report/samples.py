@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NotRequired, TypedDict, TypeVar
 
-from raft.report.page import Blocks, RowBlocks
+from raft.report.page import Blocks, RowBlocks, StageBlocks
 from raft.select_rows import read_selected
 from rollout.data.jsonl import Damage, Row, is_object, read_jsonl
 from rollout.data.samples import REWARD, SampleRow, Scores, read_samples
@@ -234,8 +234,8 @@ def embed(
     *,
     limit: int | None,
     advance: Callable[[], None],
-) -> tuple[dict[str, object], Index]:
-    """Write the stage's rows and its index as blocks; what the page must know to find them.
+) -> tuple[StageBlocks, Index]:
+    """Write the rows and the index of a stage as blocks; (where they are, the index).
 
     Memory holds one block of rows and the stage's index.
     """
@@ -255,18 +255,18 @@ def embed(
     rows.finish()
     if left := sum(1 for _ in every_row):
         on_damage(f"{stage.name}: the first {limit} prompts are here, {left} more are skipped")
-    known = {
-        "iteration": stage.iteration,
-        "phase": stage.phase,
-        "prompts": len(index.ids),
-        "samples": index.samples,
-        "tokens": index.tokens,
-        "chosen": sum(map(len, index.chosen)),
-        "index": blocks.add(index.as_json()),
-        "blocks": rows.numbers,
-        "firstRows": rows.first_rows,
-        "ranges": {name: spread(column) for name, column in index.scores.items()},
-    }
+    known = StageBlocks(
+        iteration=stage.iteration,
+        phase=stage.phase,
+        prompts=len(index.ids),
+        samples=index.samples,
+        tokens=index.tokens,
+        chosen=sum(map(len, index.chosen)),
+        index=blocks.add(index.as_json()),
+        blocks=rows.numbers,
+        firstRows=rows.first_rows,
+        ranges={name: spread(column) for name, column in index.scores.items()},
+    )
     return known, index
 
 

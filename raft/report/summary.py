@@ -1,21 +1,18 @@
-"""What a run was: its config, its versions, its numbers in short.
-
-Which metrics are drawn together, and where an iteration's time went.
-"""
+"""What the page says about a run besides its samples: settings, numbers, curves, times."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from raft.curves.panels import PANELS, Line, Panel, interval_of
-from raft.runs.metrics import number
+from raft.report.page import Fact, FactGroup, Headline, PageLine, PagePanel, PageStage, Times
+from raft.runs.metrics import Numbers
 from rollout.storage.files import read_json
 
 __all__ = [
@@ -30,14 +27,11 @@ __all__ = [
     "timeline",
 ]
 
-Config = dict[str, Any]
-Group = dict[str, Any]
-
 _SECRET = re.compile(r"(^|_)(api_?key|secret|password|token)$", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 
 
-def read_config(run: Path, on_damage: Callable[[str], None]) -> Config:
+def read_config(run: Path, on_damage: Callable[[str], None]) -> dict[str, object]:
     """The resolved config without passwords, or {} where there is none to be read."""
     try:
         found = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
@@ -50,10 +44,10 @@ def read_config(run: Path, on_damage: Callable[[str], None]) -> Config:
     if not isinstance(found, dict):
         on_damage("config.yaml holds no settings")
         return {}
-    return _masked(found)
+    return {str(key): _masked(value, str(key)) for key, value in found.items()}
 
 
-def environment(run: Path, on_damage: Callable[[str], None]) -> dict[str, Any]:
+def environment(run: Path, on_damage: Callable[[str], None]) -> dict[str, object]:
     """env.json, or {} where there is none to be read."""
     try:
         found = read_json(run / "env.json")
@@ -66,20 +60,22 @@ def environment(run: Path, on_damage: Callable[[str], None]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def config_text(config: Config) -> str:
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else ""
+def config_text(config: Mapping[str, object]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else ""
 
 
-def judged(config: Config, section: str) -> bool:
+def judged(config: Mapping[str, object], section: str) -> bool:
     """Whether a pairwise judge gives this reward, alone or as a part of a combination."""
     return _holds_judge(config.get(section))
 
 
 def facts(
-    config: Config, env: dict[str, Any], metrics: list[dict[str, Any]], stages: list[dict]
-) -> list[Group]:
-    """Groups of (what, value) pairs, values as text; what is not known is left out."""
-    packages = env.get("packages")
+    config: Mapping[str, object],
+    env: Mapping[str, object],
+    metrics: list[Numbers],
+    stages: list[PageStage],
+) -> list[FactGroup]:
+    """Facts in groups; those that are not known are not listed."""
     groups = [
         ("Run", _run(config, env, metrics)),
         ("Responses", _counts(stages)),
@@ -92,19 +88,19 @@ def facts(
         ("Training", _section(config, "train")),
         ("Evaluation", _section(config, "eval")),
         ("Hardware", _hardware(env)),
-        ("Versions", _pairs(packages) if isinstance(packages, dict) else []),
+        ("Versions", _section(env, "packages")),
     ]
-    return [{"title": title, "rows": rows} for title, rows in groups if rows]
+    return [FactGroup(title=title, rows=rows) for title, rows in groups if rows]
 
 
-def headline(metrics: list[dict[str, Any]], planned: Any) -> list[dict[str, str]]:
+def headline(metrics: list[Numbers], planned: object) -> list[Headline]:
     """The few numbers a reader looks for first: the last evaluation beside the first."""
-    found = []
+    found: list[Headline] = []
     for label, key in (
         ("Held-out reward", "eval/reward"),
         ("Gold reward", "eval/gold"),
     ):
-        rows = [row for row in metrics if number(row, f"{key}_mean") is not None]
+        rows = [row for row in metrics if row.get(f"{key}_mean") is not None]
         if rows:
             first, last = rows[0], rows[-1]
             note = f"from {_with_interval(first, f'{key}_mean', f'{key}_ci95')} at the start"
@@ -115,15 +111,15 @@ def headline(metrics: list[dict[str, Any]], planned: Any) -> list[dict[str, str]
                     "note": note if len(rows) > 1 else "before training",
                 }
             )
-    rows = [row for row in metrics if number(row, "eval/win_rate") is not None]
-    if rows and rows[-1]["iteration"] > 0:
+    rows = [row for row in metrics if row.get("eval/win_rate") is not None]
+    if rows and rows[-1].iteration > 0:
         value = _with_interval(rows[-1], "eval/win_rate", "eval/win_rate_ci95")
         found.append({"label": "Wins", "value": value, "note": "against the starting policy"})
-    rows = [row for row in metrics if number(row, "eval/kl_k1") is not None]
-    if rows and rows[-1]["iteration"] > 0:
+    rows = [row for row in metrics if row.get("eval/kl_k1") is not None]
+    if rows and rows[-1].iteration > 0:
         value = _with_interval(rows[-1], "eval/kl_k1", "eval/kl_k1_ci95")
         found.append({"label": "KL", "value": value, "note": "nats, to the starting policy"})
-    done = max((row["iteration"] for row in metrics), default=0)
+    done = max((row.iteration for row in metrics), default=0)
     of = f" of {planned}" if isinstance(planned, int) else ""
     found.append({"label": "Iterations", "value": f"{done}{of}", "note": "after the start"})
     if seconds := _wall_seconds(metrics):
@@ -131,32 +127,32 @@ def headline(metrics: list[dict[str, Any]], planned: Any) -> list[dict[str, str]
     return found
 
 
-def _run(config: Config, env: dict[str, Any], metrics: list[dict[str, Any]]) -> list[list[str]]:
-    rows = [(key, config[key]) for key in ("run_dir", "seed", "iterations") if key in config]
-    if env.get("git"):
-        rows.append(("commit", env["git"]))
-    seconds = _wall_seconds(metrics)
-    if seconds:
-        rows.append(("time in iterations", _duration(seconds)))
-    return _pairs(dict(rows))
+def _run(
+    config: Mapping[str, object], env: Mapping[str, object], metrics: list[Numbers]
+) -> list[Fact]:
+    rows = {key: config[key] for key in ("run_dir", "seed", "iterations") if key in config}
+    rows["commit"] = env.get("git")
+    if seconds := _wall_seconds(metrics):
+        rows["time in iterations"] = _duration(seconds)
+    return _pairs(rows)
 
 
-def _counts(stages: list[dict]) -> list[list[str]]:
-    rows = []
+def _counts(stages: list[PageStage]) -> list[Fact]:
+    rows: list[Fact] = []
     for phase, label in (("rollouts", "drawn for training"), ("eval", "drawn for evaluation")):
         of_phase = [stage for stage in stages if stage["phase"] == phase]
         if of_phase:
             samples = sum(stage["samples"] for stage in of_phase)
             tokens = sum(stage["tokens"] for stage in of_phase)
             text = f"{samples:,} responses to {sum(s['prompts'] for s in of_phase):,} prompts"
-            rows.append([label, f"{text}, {tokens:,} tokens" if tokens else text])
+            rows.append((label, f"{text}, {tokens:,} tokens" if tokens else text))
     if any(stage["phase"] == "rollouts" for stage in stages):
         chosen = sum(stage["chosen"] for stage in stages)
-        rows.append(["trained on", f"{chosen:,} responses"])
+        rows.append(("trained on", f"{chosen:,} responses"))
     return rows
 
 
-def _hardware(env: dict[str, Any]) -> list[list[str]]:
+def _hardware(env: Mapping[str, object]) -> list[Fact]:
     gpus = env.get("gpus")
     rows = {
         "GPUs": ", ".join(map(str, gpus)) or "none" if isinstance(gpus, list) else None,
@@ -168,22 +164,22 @@ def _hardware(env: dict[str, Any]) -> list[list[str]]:
     return _pairs(rows)
 
 
-def _section(config: Config, name: str) -> list[list[str]]:
-    section = config.get(name)
+def _section(values: Mapping[str, object], name: str) -> list[Fact]:
+    section = values.get(name)
     return _pairs(section) if isinstance(section, dict) else []
 
 
-def _pairs(values: dict[Any, Any]) -> list[list[str]]:
-    """What was said, as text; a default of nothing says nothing."""
+def _pairs(values: Mapping[str, object]) -> list[Fact]:
+    """The values that are set, as text."""
     return [
-        [str(key), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+        (str(key), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for key, value in ((key, _plain(value)) for key, value in values.items())
         if value not in (None, "", [], {})
     ]
 
 
-def _plain(value: Any) -> Any:
-    """Without what was left at nothing, and with dates as text."""
+def _plain(value: object) -> object:
+    """Without settings that are not set, and with dates as text."""
     if isinstance(value, dict):
         plain = {str(key): _plain(item) for key, item in value.items()}
         return {key: item for key, item in plain.items() if item not in (None, "", [], {})}
@@ -192,19 +188,18 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def _masked(value: Any) -> Any:
-    """Reports are passed on; what opens a door is not."""
+def _masked(value: object, key: str = "") -> object:
+    """The value without passwords: reports are passed on."""
+    if value is not None and _SECRET.search(key):
+        return "***"
     if isinstance(value, dict):
-        return {
-            key: "***" if item is not None and _SECRET.search(str(key)) else _masked(item)
-            for key, item in value.items()
-        }
+        return {name: _masked(item, str(name)) for name, item in value.items()}
     if isinstance(value, list):
         return [_masked(item) for item in value]
     return _LOGIN.sub("***@", value) if isinstance(value, str) else value
 
 
-def _holds_judge(section: Any) -> bool:
+def _holds_judge(section: object) -> bool:
     if not isinstance(section, dict):
         return False
     members = section.get("members")
@@ -213,17 +208,17 @@ def _holds_judge(section: Any) -> bool:
     )
 
 
-def _with_interval(row: dict[str, Any], mean: str, half_width: str) -> str:
+def _with_interval(row: Numbers, mean: str, half_width: str) -> str:
     """Both to two digits of the half width: more would be noise."""
-    value, half = number(row, mean) or 0.0, number(row, half_width)
+    value, half = row.get(mean) or 0.0, row.get(half_width)
     if not half or not 1e-6 < half < 1e6:
         return f"{value:.3g}".replace("-", "−")
     decimals = max(0, 1 - math.floor(math.log10(half)))
     return f"{value:.{decimals}f} ± {half:.{decimals}f}".replace("-", "−")
 
 
-def _wall_seconds(metrics: list[dict[str, Any]]) -> float:
-    return sum(number(row, "time/iteration") or 0.0 for row in metrics)
+def _wall_seconds(metrics: list[Numbers]) -> float:
+    return sum(row.get("time/iteration") or 0.0 for row in metrics)
 
 
 def _duration(seconds: float) -> str:
@@ -249,10 +244,10 @@ _FURTHER = (
 TIMES = ("generate", "score", "select", "train", "sync", "eval")
 
 
-def panels(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The panels of `raft curves` that the run has something for, each with those of its lines."""
-    known = {key for row in metrics for key in row if number(row, key) is not None}
-    found = []
+def panels(metrics: list[Numbers]) -> list[PagePanel]:
+    """The panels of `raft curves`, with the lines that the run has numbers for."""
+    known = {key for row in metrics for key in row.values}
+    found: list[PagePanel] = []
     for panel in (*(PANELS[name] for name in _DRAWN), *_FURTHER):
         lines = [_line(line, known) for line in panel.lines if line.metric in known]
         if lines:
@@ -267,7 +262,7 @@ def panels(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _line(line: Line, known: set[str]) -> dict[str, Any]:
+def _line(line: Line, known: set[str]) -> PageLine:
     interval = interval_of(line.metric)
     return {
         "key": line.metric,
@@ -278,23 +273,23 @@ def _line(line: Line, known: set[str]) -> dict[str, Any]:
     }
 
 
-def timeline(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def timeline(metrics: list[Numbers]) -> list[Times]:
     """Seconds per iteration and stage; `other` is what no stage accounts for."""
-    found = []
+    found: list[Times] = []
     for row in metrics:
         seconds = {
             name: value
             for name in TIMES
-            if (value := number(row, f"time/{name}")) is not None and value >= 0
+            if (value := row.get(f"time/{name}")) is not None and value >= 0
         }
-        total = number(row, "time/iteration")
+        total = row.get("time/iteration")
         if not seconds and total is None:
             continue
         spent = sum(seconds.values())
         # stages of a run that was killed and continued are not all in the last attempt's total
         whole = max(spent, total or 0.0)
         found.append(
-            {"iteration": row["iteration"], "seconds": {**seconds, "other": whole - spent},
+            {"iteration": row.iteration, "seconds": {**seconds, "other": whole - spent},
              "total": whole}
         )  # fmt: skip
     return found

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from raft import __version__
 from raft.report import highlights, page, problems, summary
-from raft.report.page import Blocks
+from raft.report.page import Blocks, PageData, PageStage, SampleEntry, SampleList
 from raft.report.problems import Notices
 from raft.report.samples import Index, Stage, embed, find_stages
-from raft.runs.metrics import number
 from rollout.errors import InputError
 from rollout.progress import Progress
 from rollout.storage.files import whole_file
@@ -50,7 +49,7 @@ def write_report(
         raise InputError(f"--max-prompts {prompts}", "must be 1 or more")
     notices = Notices()
     config = summary.read_config(run, notices.add)
-    metrics = problems.read_sound_metrics(run, notices.add)
+    metrics = problems.read_valid_metrics(run, notices.add)
     iterations = problems.iteration_numbers(run, metrics)
     fired, stopped = problems.read_guards(run, notices.add)
     for gap in problems.find_gaps(run, iterations, metrics, config, stopped is not None):
@@ -60,25 +59,24 @@ def write_report(
         with whole_file(out) as file:
             file.write(page.beginning(title))
             stages, found = _samples(run, iterations, Blocks(file), notices, prompts, config)
-            data = {
-                "title": title,
-                "made": f"raft {__version__}",
-                "changed": _last_change(run),
-                "headline": summary.headline(metrics, config.get("iterations")),
-                "facts": summary.facts(
-                    config, summary.environment(run, notices.add), metrics, stages
-                ),
-                "config": summary.config_text(config),
-                "metrics": [_numbers(row) for row in metrics],
-                "panels": summary.panels(metrics),
-                "stageNames": [*summary.TIMES, "other"],
-                "times": summary.timeline(metrics),
-                "guards": fired,
-                "stopped": stopped,
-                "stages": stages,
-                "lists": found,
-                "notices": notices.texts,
-            }
+            env = summary.environment(run, notices.add)
+            data = PageData(
+                title=title,
+                made=f"raft {__version__}",
+                changed=_last_change(run),
+                headline=summary.headline(metrics, config.get("iterations")),
+                facts=summary.facts(config, env, metrics, stages),
+                config=summary.config_text(config),
+                metrics=[row.values for row in metrics],
+                panels=summary.panels(metrics),
+                stageNames=[*summary.TIMES, "other"],
+                times=summary.timeline(metrics),
+                guards=fired,
+                stopped=stopped,
+                stages=stages,
+                lists=found,
+                notices=notices.texts,
+            )
             file.write(page.end(data))
     except OSError as error:
         raise InputError(
@@ -86,7 +84,7 @@ def write_report(
             f"cannot be written ({error.strerror or error})",
             "choose another --out",
         ) from error
-    _say(out, stages)
+    _log_size(out, stages)
     return out
 
 
@@ -111,21 +109,22 @@ def _samples(
     blocks: Blocks,
     notices: Notices,
     limit: int | None,
-    config: dict[str, Any],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(what the page knows of each stage, the lists of samples worth a look)"""
+    config: Mapping[str, object],
+) -> tuple[list[PageStage], list[SampleList]]:
+    """Write the blocks of samples; (what the page knows of each stage, lists of samples)."""
     stages = find_stages(run, iterations)
     if not stages:
         notices.add("there are no samples yet")
     evals = [at for at, stage in enumerate(stages) if stage.phase == "eval"]
     first, last = (evals[0], evals[-1]) if evals else (None, len(stages) - 1)
     kept: dict[int, Index] = {}
-    known = []
+    known: list[PageStage] = []
     total = sum(map(_lines, stages))
     with Progress("report", total) as progress:
         for at, stage in enumerate(stages):
             entry, index = embed(stage, blocks, notices.add, limit=limit, advance=progress.advance)
-            known.append({**entry, **_meaning(stage, config)})
+            measure, comparable = _meaning(stage, config)
+            known.append(PageStage(**entry, measure=measure, comparable=comparable))
             if at in (first, last):
                 kept[at] = index
     if not stages:
@@ -136,15 +135,15 @@ def _samples(
 
 
 def _lists(
-    kept: dict[int, Index], first: int | None, last: int, stage: dict[str, Any]
-) -> list[dict[str, Any]]:
+    kept: dict[int, Index], first: int | None, last: int, stage: PageStage
+) -> list[SampleList]:
     """What a reader may want to see first, of the last evaluation (or of the last rollouts)."""
     if not stage["comparable"]:
         return []
     where = f"iteration {stage['iteration']}"
     index = kept[last]
     best, worst = highlights.extremes(index, last)
-    found = [
+    found: list[tuple[str, str, list[SampleEntry]]] = [
         ("Best", f"highest {stage['measure']}, {where}", best),
         ("Worst", f"lowest {stage['measure']}, {where}", worst),
     ]
@@ -157,27 +156,26 @@ def _lists(
     odds = highlights.disagreeing(index, last)
     found.append(("Proxy against gold", f"furthest apart in standard deviations, {where}", odds))
     return [
-        {"title": title, "what": what, "entries": entries}
+        SampleList(title=title, what=what, entries=entries)
         for title, what, entries in found
         if entries
     ]
 
 
-def _meaning(stage: Stage, config: dict[str, Any]) -> dict[str, Any]:
-    """A judge's points compare the responses to one prompt, and say nothing across prompts; on
-    held-out prompts it says how likely a response is to win against the starting policy's."""
-    by_judge = summary.judged(config, "reward")
-    if not by_judge:
-        return {"measure": "reward", "comparable": True}
+def _meaning(stage: Stage, config: Mapping[str, object]) -> tuple[str, bool]:
+    """(what the scores of a stage are, whether they can be compared across prompts).
+
+    A judge's points in a tournament compare the responses to one prompt. On held-out prompts its
+    score is the probability that a response wins against the starting policy's.
+    """
+    section = config.get("reward")
+    if not summary.judged(config, "reward") or not isinstance(section, dict):
+        return "reward", True
     if stage.phase == "rollouts":
-        return {"measure": "points in its tournament", "comparable": False}
-    # what a judge says is one term of a combination, whose sum is no probability
-    alone = config["reward"].get("kind") == "pairwise"
-    return {"measure": "chance to win" if alone else "reward", "comparable": True}
-
-
-def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {key: value for key in row if (value := number(row, key)) is not None}
+        return "points in its tournament", False
+    # in a combination a judge gives one term, and the sum is not a probability
+    alone = section.get("kind") == "pairwise"
+    return "chance to win" if alone else "reward", True
 
 
 def _lines(stage: Stage) -> int:
@@ -195,7 +193,7 @@ def _last_change(run: Path) -> str | None:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _say(out: Path, stages: list[dict[str, Any]]) -> None:
+def _log_size(out: Path, stages: list[PageStage]) -> None:
     size = out.stat().st_size
     log.info(
         "%s: %.1f MB, %d samples",

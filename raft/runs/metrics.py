@@ -10,7 +10,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +19,12 @@ from typing import Any
 from rollout.errors import InputError
 
 __all__ = [
+    "Numbers",
     "Sinks",
     "Stopwatch",
     "number",
     "read_metrics",
+    "read_numbers",
     "report_line",
 ]
 
@@ -82,7 +85,32 @@ def read_metrics(
     return [merged[iteration] for iteration in sorted(merged)]
 
 
-def number(row: dict[str, Any], key: str) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The metrics of one iteration that are finite numbers, by key; `iteration` is one of them."""
+
+    iteration: int
+    values: dict[str, float]
+
+    def get(self, key: str) -> float | None:
+        return self.values.get(key)
+
+
+def read_numbers(
+    run_dir: str | Path, *, on_damage: Callable[[str], None] | None = None
+) -> list[Numbers]:
+    """`read_metrics` without what is no finite number: the input of curves and reports."""
+    rows = read_metrics(run_dir, on_damage=on_damage)
+    return [
+        Numbers(
+            row["iteration"],
+            {key: value for key in row if (value := number(row, key)) is not None},
+        )
+        for row in rows
+    ]
+
+
+def number(row: Mapping[str, object], key: str) -> float | None:
     """The finite number under `key`; None for anything else."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -188,8 +188,8 @@ def test_what_cannot_be_drawn(tmp_path):
     assert "no run given" in refused([], out)
     assert says(refused([fine], tmp_path / "c.jpg"), ".png .svg .pdf")
     assert says(refused([fine], out, data="c.txt"), ".csv .json")
-    assert says(refused([fine], out, metrics=["x/y"]), "x/y no run has eval/")
-    assert "time/eval: no run has it" in refused([fine], out, x="time/eval")
+    assert says(refused([fine], out, metrics=["x/y"]), "x/y no run has this metric eval/")
+    assert "time/eval: no run has this metric" in refused([fine], out, x="time/eval")
     assert says(refused([fine], out, panels=["x"]), "no such panel reward")
     assert says(refused([fine], out, panels=["kl"]), "kl no run has eval/kl_k1")
     assert "no run has eval/gold_mean" in refused([fine], out, panels=["proxy_gold"])
@@ -255,7 +255,7 @@ def test_a_seed_that_has_nothing_to_draw_is_named_and_not_counted(tmp_path, capl
     draw_curves([label], tmp_path / "c.svg", panels=["reward"])
     assert ">mine (2 runs)<" in (tmp_path / "c.svg").read_text()
     for path in (early, tmp_path / "begun"):
-        assert f"eval/reward_mean is in no row of {path}: left out" in caplog.text
+        assert f"eval/reward_mean is in no row of {path}: skipped" in caplog.text
 
 
 def test_proxy_and_gold_against_kl_follow_the_iterations(tmp_path):
@@ -312,7 +312,7 @@ def test_guards_and_stops_are_marked(tmp_path, caplog):
     marks = set(re.findall(r'<g id="run ((?:guard|stopped|best) \d)">', picture.read_text()))
     assert marks == {"guard 2", "stopped 3", "best 1"}
     assert ">guard fired (ngram_jump)<" in picture.read_text()
-    assert "guards.jsonl:2: no mark of a guard" in caplog.text
+    assert "guards.jsonl:2: is not a row of a guard" in caplog.text
     exported = json.loads((tmp_path / "c.json").read_text())
     assert [mark["kind"] for mark in exported["marks"]] == ["guard", "stopped", "best"]
 
@@ -385,7 +385,7 @@ def test_the_command(tmp_path, capsys):
     out, data = tmp_path / "c.pdf", tmp_path / "c.json"
     options = ["--panels", "reward,time", "--metrics", "train/loss,eval/kl_k3", "--out", str(out)]
     assert main(["curves", *runs, *options]) == 2
-    assert "train/loss: no run has it" in capsys.readouterr().err
+    assert "train/loss: no run has this metric" in capsys.readouterr().err
     options[3] = "eval/kl_k3"
     assert main(["curves", *runs, *options, "--labels", "x,y", "--data", str(data)]) == 0
     assert capsys.readouterr().out == f"{out}\n{data}\n"

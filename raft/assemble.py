@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raft.runs.folder import RunFolder
 from raft.updates.trainer import build_trainer
@@ -18,14 +17,15 @@ from raft.workers.placement import MonitorPlacement, Placement, place, place_mon
 from raft.workers.reward import RewardWorkers
 from raft.workers.rollout import BuildEngine, Policy, RolloutWorkers
 from raft.workers.trainer import TrainerWorkers
-from rewards.checkpoints.hub import description_folder
+from rewards.checkpoints.hub import check_model, local_path
 from rollout.engines.base import build_engine
 from rollout.seeds import derive_seed
-from rollout.types import InputError, Sampling
+from rollout.types import Sampling
 
 if TYPE_CHECKING:
-    from raft.config.run import RewardConfig, RunConfig
+    from raft.config.run import RunConfig
     from raft.monitor.policies import LogProbWorkers
+    from rewards.spec import RewardSpec
 
 log = logging.getLogger("raft")
 
@@ -34,8 +34,6 @@ _OWN_GPU = 0.85
 _SHARED_GPU = 0.5
 _BATCH_GROUPS = 32
 _BATCH_RESPONSES = 256
-# settings of rewards that name files
-_SCORE_FILES = ("from", "reference", "verbosity_reference")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ def start_workers(config: RunConfig, folder: RunFolder) -> Iterator[WorkerGroups
     """Start all workers at once, on the latest policy of the run; end them on leaving."""
     executor = _executor(config)
     try:
-        rewards = _rewards(config)
+        sections = {"reward": config.reward, "gold": config.gold}
+        rewards = {name: one.absolute() for name, one in sections.items() if one is not None}
         placement = _placement(config, executor, rewards, config.cluster.trainer_workers)
         log.info("workers: %s", placement.summary)
         measuring = _monitor_placement(config, executor, placement)
@@ -74,9 +73,11 @@ def start_workers(config: RunConfig, folder: RunFolder) -> Iterator[WorkerGroups
 
 
 @contextlib.contextmanager
-def start_drawing(config: RunConfig, rewards: dict[str, dict[str, Any]]) -> Iterator[WorkerGroups]:
-    """Workers that draw from the starting policy and score by `rewards` (name -> settings, possibly
-    none), without a trainer; end them on leaving."""
+def start_drawing(config: RunConfig, rewards: Mapping[str, RewardSpec]) -> Iterator[WorkerGroups]:
+    """Start workers that draw from the starting policy and score by `rewards`, possibly none.
+
+    There is no trainer. The workers end on leaving.
+    """
     executor = _executor(config)
     try:
         placement = _placement(config, executor, rewards, trainers=0)
@@ -120,27 +121,8 @@ def check_models(config: RunConfig) -> None:
     """Refuse a config whose policy or reward models are not there. Raises InputError."""
     check_model(config.policy.model, "policy.model")
     for key, reward in (("reward", config.reward), ("gold", config.gold)):
-        for part in [] if reward is None else reward.everything():
-            if part.model and part.kind != "remote":
-                check_model(part.model, f"{key}.model")
-
-
-def check_model(model: str, key: str) -> None:
-    """A model that looks like a folder must be one; anything else must be on the hub.
-
-    Raises:
-        InputError: the folder is missing, or is no model, or the hub has none of that name.
-    """
-    path = Path(model).expanduser()
-    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
-    if looks_local and not path.is_dir():
-        raise InputError(key, f"no such folder {model}", "give a model folder or a hub name")
-    if path.is_dir() and not any((path / f).exists() for f in ("config.json", "toy_policy.json")):
-        raise InputError(key, f"{model} has no config.json, so it is no model folder")
-    try:
-        description_folder(model)
-    except InputError as error:
-        raise InputError(key, error) from error
+        if reward is not None:
+            reward.check_models(f"{key}.model")
 
 
 def _executor(config: RunConfig) -> Executor:
@@ -154,7 +136,7 @@ def _executor(config: RunConfig) -> Executor:
 
 
 def _placement(
-    config: RunConfig, executor: Executor, rewards: dict[str, dict[str, Any]], trainers: int
+    config: RunConfig, executor: Executor, rewards: Mapping[str, RewardSpec], trainers: int
 ) -> Placement:
     cluster = config.cluster
     return place(
@@ -164,7 +146,7 @@ def _placement(
         reward_workers=cluster.reward_workers if rewards else 0,
         trainer_workers=trainers,
         tensor_parallel=config.policy.tensor_parallel,
-        reward_on_gpu=any(_is_model(reward) for reward in rewards.values()),
+        reward_on_gpu=any(reward.needs_gpu for reward in rewards.values()),
         mode=cluster.placement,
     )
 
@@ -231,7 +213,7 @@ def _all_groups(
     folder: RunFolder,
     executor: Executor,
     placement: Placement,
-    rewards: dict[str, dict[str, Any]],
+    rewards: Mapping[str, RewardSpec],
 ) -> WorkerGroups:
     """All workers start side by side. On shared GPUs the trainer goes to sleep first: vLLM plans
     its memory by what it finds free."""
@@ -251,7 +233,7 @@ def _drawing_groups(
     config: RunConfig,
     executor: Executor,
     placement: Placement,
-    rewards: dict[str, dict[str, Any]],
+    rewards: Mapping[str, RewardSpec],
     policy: Policy,
     batch_groups: int,
 ) -> WorkerGroups:
@@ -259,7 +241,7 @@ def _drawing_groups(
     from rewards.build import build_reward
 
     respawns = config.cluster.max_respawns
-    builders = {name: partial(build_reward, **settings) for name, settings in rewards.items()}
+    builders = {name: partial(build_reward, spec) for name, spec in rewards.items()}
     reward = RewardWorkers(executor, placement.reward, builders, respawns, batch_groups)
     if placement.colocated:
         reward.wake()
@@ -299,44 +281,3 @@ def _engine(config: RunConfig, colocated: bool) -> BuildEngine:
         seed=derive_seed(config.seed, "engine"),
         can_sleep=colocated,
     )
-
-
-def _rewards(config: RunConfig) -> dict[str, dict[str, Any]]:
-    sections = {"reward": config.reward, "gold": config.gold}
-    return {name: reward_arguments(one) for name, one in sections.items() if one is not None}
-
-
-def _is_model(reward: dict[str, Any]) -> bool:
-    """Whether anything of it is a model of its own, which wants a GPU."""
-    members = reward.get("members", [])
-    return reward["kind"] in ("model", "pairwise") or any(_is_model(one) for one in members)
-
-
-def reward_arguments(section: RewardConfig) -> dict[str, Any]:
-    """What `rewards.build_reward` takes; paths made absolute: workers have their own directory."""
-    return _absolute(section.settings())
-
-
-def _absolute(settings: dict[str, Any]) -> dict[str, Any]:
-    found = dict(settings)
-    file, colon, name = str(found.get("function", "")).partition(".py:")
-    if colon:
-        found["function"] = f"{Path(file).resolve()}.py:{name}"
-    for key in ("model", "tokenizer"):
-        if key in found:
-            found[key] = local_path(found[key])
-    for key in ("normalise", "debias"):
-        if isinstance(found.get(key), dict):
-            found[key] = {
-                name: str(Path(value).resolve()) if name in _SCORE_FILES else value
-                for name, value in found[key].items()
-            }
-    if "members" in found:
-        found["members"] = [_absolute(member) for member in found["members"]]
-    return found
-
-
-def local_path(model: str) -> str:
-    """A model folder made absolute; a hub name as it is."""
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model

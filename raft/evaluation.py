@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from raft.config.reward import RewardConfig
 from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
+from rewards.spec import RewardSpec
 from rollout.data.samples import REWARD, SampleRow, Scores
 from rollout.types import Prompt
 
@@ -114,9 +114,7 @@ def _array(scores: list[Scores]) -> np.ndarray:
     return np.array(scores, dtype=np.float64)  # None becomes NaN
 
 
-def by_judge(
-    reward: RewardConfig, gold: RewardConfig | None, *, alone: bool = True
-) -> tuple[str, ...]:
+def by_judge(reward: RewardSpec, gold: RewardSpec | None, *, alone: bool = True) -> tuple[str, ...]:
     """The columns of stored rows ("scores", "gold_scores") that a judge fills: by itself, so that
     held-out scores are probabilities to win, or (`alone=False`) as a part of a combination too."""
     sections = {REWARD: reward, _GOLD: gold}
@@ -124,7 +122,7 @@ def by_judge(
         column
         for column, section in sections.items()
         if section is not None
-        and any(part.kind == "pairwise" for part in ([section] if alone else section.everything()))
+        and any(part.kind == "pairwise" for part in ([section] if alone else section.parts()))
     )
 
 

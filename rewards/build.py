@@ -1,153 +1,109 @@
-"""`build_reward`: from plain arguments to a `Reward`. Knows nothing of config files."""
+"""`build_reward` and `build_judge`: from a spec to what scores or compares."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rewards.types import Reward
-from rollout.types import InputError
+from rollout.errors import InputError
 
-if TYPE_CHECKING:  # it needs numpy
+if TYPE_CHECKING:  # it needs pydantic, and the judge numpy
     from rewards.judges.judge import Judge
+    from rewards.spec import JudgeSpec, RewardSpec
 
-__all__ = ["JUDGES", "KINDS", "build_judge", "build_reward", "check_judge", "check_reward", "takes"]
+__all__ = ["as_judge", "build_judge", "build_reward"]
+
+_OF_TOURNAMENT = ("tournament", "score", "rounds", "budget", "tie", "seed")
+_OF_REMOTE_JUDGE = {
+    "kind", "url", "model", "token_env", "timeout", "concurrency", "batch_size", "retries",
+    "backoff", "non_finite",
+}  # fmt: skip
 
 
-def build_reward(kind: str, **settings: Any) -> Reward:
-    """Build the reward that `kind` names, from the settings of that kind.
+def build_reward(kind: RewardSpec | str, **settings: Any) -> Reward:
+    """Build a reward from a spec, or from the name of a kind and its settings.
 
     - "function": `function`, `arguments`, `name` (see `FunctionReward`)
     - "model": `model` and the settings of `load_reward` (its `kind` is `family` here)
-    - "pairwise": `model` and the settings of `load_judge_reward`: a tournament among K responses
-    - "combine": `members` and the settings of `build_combined`
+    - "pairwise": `model`, the settings of `load_judge` and those of a tournament (`JudgeReward`)
+    - "combine": `members`, each the settings of a reward with `weight`, `normalise` and `name`
     - "remote": `url` and the settings of `RemoteReward`
 
-    Settings that are None or empty count as not given.
-    Raises `InputError` when the kind is unknown, its main setting is missing, or one that it does
-    not know is given.
+    Settings that are None or empty count as not given. Raises `InputError` when the kind is
+    unknown, its main setting is missing, or one that it does not know is given.
     """
-    build, arguments = _checked("reward", KINDS, kind, settings)
-    return build(**arguments)
+    from rewards import spec as specs
+
+    match _spec("reward", kind, settings):
+        case specs.FunctionSpec() as spec:
+            from rewards.functions.reward import FunctionReward
+
+            return FunctionReward(**_settings(spec))
+        case specs.ModelSpec() as spec:
+            from rewards.models.load import load_reward
+
+            return load_reward(spec.model, kind=spec.family, **_settings(spec, "model", "family"))
+        case specs.PairwiseSpec() as spec:
+            from rewards.judges.reward import JudgeReward, check_tournament
+
+            check_tournament(rules := spec.rules())  # before a model is loaded
+            return JudgeReward.of(build_judge(as_judge(spec)), rules)
+        case specs.CombineSpec() as spec:
+            from rewards.combine.build import build_combined
+
+            return build_combined(spec, build_reward)
+        case specs.RemoteSpec() as spec:
+            from rewards.remote import RemoteReward
+
+            return RemoteReward(**_settings(spec))
 
 
-def check_reward(kind: str, **settings: Any) -> None:
-    """Raise what `build_reward` would, as far as it shows without loading anything."""
-    _checked("reward", KINDS, kind, settings)
+def build_judge(kind: JudgeSpec | str, **settings: Any) -> Judge:
+    """Build what compares, from a spec or from "pairwise" or "remote" and its settings.
 
+    Those of "pairwise" are `model` and the settings of `load_judge`, those of "remote" `url` and
+    the settings of `RemoteJudge`. Raises as `build_reward` does.
+    """
+    from rewards import spec as specs
 
-def takes(kind: str, setting: str) -> bool:
-    """Whether a reward of `kind` has this setting."""
-    if kind not in KINDS:
-        return False
-    build, renamed = KINDS[kind][1]()
-    return renamed.get(setting, setting) in inspect.signature(build).parameters
+    judge = as_judge(_spec("judge", kind, settings))
+    if isinstance(judge, specs.RemoteSpec):
+        from rewards.remote import RemoteJudge
 
-
-def build_judge(kind: str, **settings: Any) -> Judge:
-    """Build what compares: "pairwise" with `model` and the settings of `load_judge`, or "remote"
-    with `url` and those of `RemoteJudge`. Raises as `build_reward` does."""
-    build, arguments = _checked("judge", JUDGES, kind, settings)
-    return build(**arguments)
-
-
-def check_judge(kind: str, **settings: Any) -> None:
-    """Raise what `build_judge` would, as far as it shows without loading anything."""
-    _checked("judge", JUDGES, kind, settings)
-
-
-def _checked(
-    what: str, kinds: Kinds, kind: str, settings: dict[str, Any]
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    if kind not in kinds:
-        raise InputError(f"{what} kind {kind!r}", "is unknown", f"use one of {', '.join(kinds)}")
-    needed, find = kinds[kind]
-    given = {key: value for key, value in settings.items() if value not in (None, "", {}, [])}
-    if needed not in given:
-        raise InputError(f'{what} kind "{kind}"', f"needs {needed}: none is given")
-    build, renamed = find()
-    known = inspect.signature(build).parameters
-    unknown = [key for key in given if renamed.get(key, key) not in known]
-    if unknown:
-        raise InputError(f'{what} kind "{kind}"', f"has no use for {unknown[0]}", "remove it")
-    return build, {renamed.get(key, key): value for key, value in given.items()}
-
-
-# what builds a kind, and its settings that have another name there
-Builder = tuple[Callable[..., Any], dict[str, str]]
-# kind -> the setting it cannot do without, and where its builder is imported
-Kinds = dict[str, tuple[str, Callable[[], Builder]]]
-
-
-def _function() -> Builder:
-    from rewards.functions.reward import FunctionReward
-
-    return FunctionReward, {}
-
-
-def _model() -> Builder:
-    from rewards.models.load import load_reward
-
-    return load_reward, {"model": "path", "family": "kind"}
-
-
-def _pairwise() -> Builder:
-    from rewards.judges.reward import load_judge_reward
-
-    return load_judge_reward, {}
-
-
-def _combine() -> Builder:
-    return _build_combined, {}
-
-
-def _build_combined(
-    members: Sequence[Mapping[str, Any]],
-    reduce: str = "sum",
-    std_weight: float | None = None,
-    length_penalty: Mapping[str, Any] | None = None,
-    debias: Mapping[str, Any] | None = None,
-) -> Reward:
-    from rewards.combine.build import build_combined
-
-    return build_combined(
-        build=lambda member: build_reward(**member),
-        members=members,
-        reduce=reduce,
-        std_weight=std_weight,
-        length_penalty=length_penalty,
-        debias=debias,
-    )
-
-
-def _remote() -> Builder:
-    from rewards.remote import RemoteReward
-
-    return RemoteReward, {}
-
-
-def _judge() -> Builder:
+        return RemoteJudge(**_settings(judge))
     from rewards.judges.load import load_judge
 
-    return partial(load_judge, kind="pairwise"), {"model": "path"}
+    return load_judge(judge.model, kind="pairwise", **_settings(judge, "model"))
 
 
-def _remote_judge() -> Builder:
-    from rewards.remote import RemoteJudge
+def as_judge(spec: RewardSpec) -> JudgeSpec:
+    """The same as a judge alone, without the tournament that it plays in.
 
-    return RemoteJudge, {}
+    Raises:
+        InputError: it does not compare responses, or has settings that only scores have a use for.
+    """
+    from rewards.spec import PairwiseSpec, RemoteSpec
+
+    if isinstance(spec, PairwiseSpec):
+        return spec.model_copy(update=dict.fromkeys(_OF_TOURNAMENT))
+    if not isinstance(spec, RemoteSpec):
+        raise InputError(f"judge kind {spec.kind!r}", "is unknown", "use one of pairwise, remote")
+    for name in spec.said().keys() - _OF_REMOTE_JUDGE:
+        raise InputError('judge kind "remote"', f"has no use for {name}", "remove it")
+    return spec
 
 
-KINDS: Kinds = {
-    "function": ("function", _function),
-    "model": ("model", _model),
-    "pairwise": ("model", _pairwise),
-    "combine": ("members", _combine),
-    "remote": ("url", _remote),
-}
-JUDGES: Kinds = {
-    "pairwise": ("model", _judge),
-    "remote": ("url", _remote_judge),
-}
+def _spec(what: str, kind: RewardSpec | str, settings: dict[str, Any]) -> RewardSpec:
+    from rewards.spec_reader import read_reward
+
+    if isinstance(kind, str):
+        return read_reward({"kind": kind, **settings}, what)
+    if settings:
+        raise InputError(what, f"has a spec and {', '.join(settings)} beside it", "use one of them")
+    return kind
+
+
+def _settings(spec: RewardSpec, *but: str) -> dict[str, Any]:
+    """What was set, as keywords of what builds it."""
+    names = [*spec.said(), *(["token"] if getattr(spec, "token", None) else [])]
+    return {name: getattr(spec, name) for name in names if name not in ("kind", *but)}

@@ -13,14 +13,27 @@ from typing import Literal, Protocol, runtime_checkable
 from rollout.types import Group, InputError, Message
 
 __all__ = [
+    "Bos",
     "Comparison",
+    "EngineName",
+    "Family",
+    "Format",
     "NonFinite",
     "Reward",
     "RewardError",
     "Scores",
+    "TruncationSide",
+    "check_policy",
+    "finite_or_missing",
 ]
 
+# settings that several parts of this package share
+Bos = Literal["single", "double", "none"]
+EngineName = Literal["auto", "transformers", "vllm"]
+Family = Literal["classifier", "armorm", "grm", "pairwise"]
+Format = Literal["chat", "hh", "plain"]
 NonFinite = Literal["raise", "missing"]
+TruncationSide = Literal["left", "right"]
 Scores = list[list[float | None]]
 
 

@@ -88,7 +88,7 @@ class _Bench:
             build_engine, engine="vllm", dtype="float32", max_num_seqs=options.max_num_seqs
         )
         reward = partial(
-            build_reward, kind="model", model=str(folder / "reward"), format="plain", bos="none",
+            build_reward, "model", model=str(folder / "reward"), format="plain", bos="none",
             max_length=_MAX_LENGTH,
         )  # fmt: skip
         groups = max(1, min(32, _BATCH_RESPONSES // options.k))

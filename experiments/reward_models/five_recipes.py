@@ -147,13 +147,14 @@ def _evaluated(study: Study, name: str, metrics: dict[str, Any]) -> dict[str, An
     """By `raft eval-reward`, from the exported model; and what the recipe itself found."""
     from rewards.evaluation.evaluate import Scorer, eval_reward
     from rewards.evaluation.results import as_object
+    from rewards.spec import FunctionSpec, ModelSpec, PairwiseSpec
 
-    kind = "pairwise" if name == "pairwise" else "model"
-    spec = {"kind": kind, "model": str(study.folder / name / "model")}
+    kind = PairwiseSpec if name == "pairwise" else ModelSpec
+    spec = kind(model=str(study.folder / name / "model"))
     scorer = Scorer(name, spec, judge=name == "pairwise")
     report = eval_reward(
         str(study.folder / HELD_OUT),
-        [scorer, Scorer("function:length", {"kind": "function", "function": "length"})],
+        [scorer, Scorer("function:length", FunctionSpec(function="length"))],
         seed=study.seed,
         keep=study.folder / name / "held_out.scored.jsonl",
     )

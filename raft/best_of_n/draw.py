@@ -9,17 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft.assemble import check_model, start_drawing, train_sampling
+from raft.assemble import start_drawing, train_sampling
 from raft.collect import Collected, collect
-from raft.config.load import apply_override, make_config
+from raft.config.load import make_config
 from raft.config.run import RunConfig
 from raft.runs.prompts import digest, load_all_prompts
+from rewards.checkpoints.hub import check_model
+from rewards.spec import RewardSpec
 from rollout.data.jsonl import json_columns
+from rollout.data.overrides import apply_override
 from rollout.data.rows import find_source
 from rollout.data.samples import RANKING
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
-from rollout.storage.fingerprint import made_of, without_secrets
+from rollout.storage.fingerprint import made_of
 from rollout.storage.output import OutputLock, output_path
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt
@@ -45,7 +48,7 @@ def draw_pool(
     config: RunConfig,
     path: Path,
     *,
-    rewards: dict[str, dict[str, Any]] | None = None,
+    rewards: Mapping[str, RewardSpec] | None = None,
     restart: bool = False,
 ) -> dict[str, Any]:
     """Draw `sampling.k` responses to every prompt into `path`, a row per prompt, in their order.
@@ -55,8 +58,8 @@ def draw_pool(
     as it is.
 
     Args:
-        rewards: "reward" and, measured beside it, "gold": settings of `rewards.build_reward`. The
-            scores stand in `scores` and `gold_scores`; none are written without.
+        rewards: "reward" and, measured beside it, "gold": rewards that score; the scores
+            stand in `scores` and `gold_scores`; none are written without.
         restart: throw away what is there.
 
     Returns:
@@ -100,7 +103,7 @@ def _collect(
     config: RunConfig,
     store: RolloutStore,
     prompts: list[Prompt],
-    rewards: dict[str, dict[str, Any]],
+    rewards: Mapping[str, RewardSpec],
 ) -> Collected:
     with start_drawing(config, rewards) as workers:
         log.info("policy %s, engine %s", config.policy.model, workers.rollout.describe())
@@ -134,17 +137,18 @@ def _speed(spent: Collected | None, prompts: int) -> dict[str, Any]:
 
 
 def _settings(
-    config: RunConfig, prompts: list[Prompt], rewards: dict[str, dict[str, Any]]
+    config: RunConfig, prompts: list[Prompt], rewards: Mapping[str, RewardSpec]
 ) -> dict[str, Any]:
     """What the rows depend on."""
     policy = config.policy.model_dump(exclude=_ONLY_SPEED)
+    said = {name: reward.said() for name, reward in rewards.items()}
     return {
         "seed": config.seed,
         "policy": policy,
         "sampling": config.sampling.model_dump(),
         "prompts": digest(prompts, []),
-        "rewards": without_secrets(rewards),
-        "files": made_of({"policy": policy["model"], "rewards": rewards}),
+        "rewards": said,
+        "files": made_of({"policy": policy["model"], "rewards": said}),
     }
 
 
@@ -191,7 +195,7 @@ def drawing_config(
                 f"{command} has no such key",
                 f"use {', '.join(_SECTIONS)}, as in `raft validate --keys`",
             )
-        apply_override(data, assignment)
+        apply_override(data, assignment, "--set", "sampling.top_p=0.9")
     unused = {"run_dir": ".", "iterations": 0, "reward": {"kind": "function", "function": "length"}}
     config = make_config({**data, **unused}, where=f"raft {command}")
     check_model(config.policy.model, "--policy")

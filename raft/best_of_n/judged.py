@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rewards.build import build_judge, check_judge
-from rewards.judges.reward import REFERENCE_FIELD, JudgeReward
+from rewards.build import build_judge
+from rewards.judges.reward import DEFAULT_TOURNAMENT, REFERENCE_FIELD, JudgeReward
 from rewards.scoring.job import run_job
-from rewards.scoring.rank import Tournament
 from rewards.scoring.score import scores_of
+from rewards.spec import JudgeSpec
+from rewards.tournament import Tournament
 from rollout.data.samples import COMPARISONS, RANKING
 from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
@@ -33,25 +34,17 @@ _REFERENCE = "reference"
 class Selection:
     """How the judge selects: by a tournament (its points become `scores`), or not at all."""
 
-    judge: dict[str, Any]
+    judge: JudgeSpec
     tournament: Tournament | None
 
     @property
     def method(self) -> str | None:
         if self.tournament is None:
             return None
-        return self.tournament.method or "knockout"
+        return self.tournament.method or DEFAULT_TOURNAMENT
 
     def build(self) -> JudgeReward:
-        chosen = self.tournament or Tournament()
-        return JudgeReward(
-            build_judge(**self.judge),
-            tournament=self.method or "knockout",
-            budget=chosen.budget,
-            tie=chosen.tie,
-            seed=chosen.seed,
-            **chosen.settings(),
-        )
+        return JudgeReward.of(build_judge(self.judge), self.tournament or Tournament())
 
 
 def judge_pool(
@@ -69,10 +62,9 @@ def judge_pool(
         InputError: a row with too few responses, settings, the output.
         RewardError: from the judge.
     """
-    check_judge(**selection.judge)
     settings = {
         "command": "bon",
-        "scorer": selection.judge,
+        "scorer": selection.judge.said(),
         "tournament": asdict(selection.tournament) if selection.tournament else None,
         "n": n,
     }

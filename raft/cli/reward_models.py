@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raft.cli.options import (
     JUDGE,
@@ -53,8 +53,6 @@ FORMS = (
     "pairs", "rewardbench", "rewardbench2", "rm-bench", "judgebench", "llmbar", "hhh", "listwise"
 )  # fmt: skip
 _FEWEST_RESAMPLES = 100
-# what takes no setting for scores that are not finite
-_NO_POLICY = ("combine",)
 
 
 def add_train_reward(command: AddCommand) -> None:
@@ -203,21 +201,16 @@ def _output(options: argparse.Namespace) -> str | None:
 
 
 def _scorers(options: argparse.Namespace) -> list[Scorer]:
-    from raft.config.reward_option import read_spec, split_tournament
+    from raft.config.reward_option import read_spec
+    from rewards.build import as_judge
     from rewards.evaluation.evaluate import Scorer
 
     settings, assignments = model_settings(options), options.assignments
     found = []
     for name in options.reward:
-        found.append(Scorer(name, _with_policy(read_spec(name, settings, assignments))))
+        found.append(Scorer(name, read_spec(name, settings, assignments).lenient()))
     for name in options.judge:
         sections = ("judge", "reward")
         spec = read_spec(name, settings, assignments, sections=sections, kind="pairwise")
-        judge, _ = split_tournament(spec)
-        found.append(Scorer(name, _with_policy(judge), judge=True))
+        found.append(Scorer(name, as_judge(spec).lenient(), judge=True))
     return [*found, *(Scorer(base_name(name)) for name in options.score_column)]
-
-
-def _with_policy(spec: dict[str, Any]) -> dict[str, Any]:
-    """A number that is not finite is a missing score, and counted."""
-    return spec if spec["kind"] in _NO_POLICY else {"non_finite": "missing", **spec}

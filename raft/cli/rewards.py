@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from raft.cli.options import (
@@ -120,27 +121,31 @@ def add_rank(command: AddCommand) -> None:
 
 
 def _rank(options: argparse.Namespace) -> int:
-    from raft.config.reward_option import read_spec, split_tournament
-    from rewards.scoring.rank import Tournament, rank_file
+    from raft.config.reward_option import read_spec
+    from rewards.build import as_judge
+    from rewards.scoring.rank import rank_file
+    from rewards.spec import PairwiseSpec
+    from rewards.tournament.types import Tournament
 
     _check_output(options)
-    settings, assignments, tournament = model_settings(options), options.assignments, {}
+    settings, assignments = model_settings(options), options.assignments
     judge = reward = None
+    rules = Tournament()
     if options.judge is not None:
         spec = read_spec(
             options.judge, settings, assignments, sections=("judge", "reward"), kind="pairwise"
         )
-        judge, tournament = split_tournament(spec)
+        judge = as_judge(spec)
+        rules = spec.rules() if isinstance(spec, PairwiseSpec) else rules
     else:
         reward = read_spec(options.reward, settings, assignments)
-    for name in ("method", "score", "rounds", "budget", "tie", "seed"):
-        if getattr(options, name) is not None:
-            tournament[name] = getattr(options, name)
+    names = ("method", "score", "rounds", "budget", "tie", "seed")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     summary = rank_file(
         options.file,
         judge=judge,
         reward=reward,
-        tournament=Tournament(**tournament),
+        tournament=replace(rules, **given),
         **_file_settings(options),
     )
     _print_summary(options, summary, "ranked")
@@ -206,19 +211,18 @@ def add_serve_reward(command: AddCommand) -> None:
 
 
 def _serve_reward(options: argparse.Namespace) -> int:
-    from raft.config.reward_option import read_spec, split_tournament
-    from rewards.build import build_judge, build_reward
+    from raft.config.reward_option import read_spec
+    from rewards.build import as_judge, build_judge, build_reward
     from rewards.remote.server import serve
 
     settings, assignments = model_settings(options), options.assignments
     place = {"host": options.host, "port": options.port, "token_env": options.token_env}
     if options.reward is not None:
         reward = read_spec(options.reward, settings, assignments)
-        serve(build_reward(**reward), **place)
+        serve(build_reward(reward), **place)
         return 0
     spec = read_spec(
         options.judge, settings, assignments, sections=("judge", "reward"), kind="pairwise"
     )
-    judge, _ = split_tournament(spec)
-    serve(build_judge(**judge), **place)
+    serve(build_judge(as_judge(spec)), **place)
     return 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raft.cli.options import (
     DTYPES,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from raft.best_of_n.command import Outputs
     from raft.best_of_n.judged import Selection
     from raft.config.run import RunConfig
+    from rewards.spec import RewardSpec
 
 __all__ = ["add_bon", "add_sample"]
 
@@ -208,7 +210,7 @@ def _drawn(
     options: argparse.Namespace,
     out: Outputs,
     selection: Selection | None,
-    rewards: dict[str, dict[str, Any]],
+    rewards: dict[str, RewardSpec],
 ) -> Path:
     """The pool: drawn now or before, or the file that is named."""
     if options.policy is None:
@@ -254,38 +256,39 @@ def _check_stored(options: argparse.Namespace, rewards: Container[str]) -> None:
             )
 
 
-def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, dict[str, Any]]]:
+def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, RewardSpec]]:
     """What a judge has to do, and the rewards that score while the policy draws."""
     from raft.best_of_n.judged import Selection
-    from raft.config.reward_option import read_spec, split_tournament
-    from rewards.scoring.rank import Tournament
+    from raft.config.reward_option import read_spec
+    from rewards.build import as_judge
+    from rewards.spec import PairwiseSpec
+    from rewards.tournament.types import Tournament
 
     wanted = {name: getattr(options, name) for name in ("method", "tie", "budget", "seed")}
     given = {name: value for name, value in wanted.items() if value is not None}
     settings = model_settings(options, without=_OF_POLICY)
-    rewards: dict[str, dict[str, Any]] = {}
+    rewards: dict[str, RewardSpec] = {}
     found: Selection | None = None
     if options.judge is not None:
         spec = read_spec(options.judge, settings, sections=("judge", "reward"), kind="pairwise")
-        judge, tournament = split_tournament(spec)
-        found = Selection(judge, Tournament(**{**tournament, **given}))
+        rules = spec.rules() if isinstance(spec, PairwiseSpec) else Tournament()
+        found = Selection(as_judge(spec), replace(rules, **given))
     for name in ("reward", "gold"):
         named = getattr(options, name)
         if named is None:
             continue
         spec = read_spec(named, settings, sections=_REWARD_SECTIONS[name])
-        if spec["kind"] != "pairwise":
+        if not isinstance(spec, PairwiseSpec):
             _check_no_judge(spec, f"--{name} {named}")
             rewards[name] = spec
             continue
-        judge, tournament = split_tournament(spec)
         if found is not None:
             raise InputError(
                 "--gold", "a second judge is not used: the win rate is by the one that selects",
                 "leave it out",
             )  # fmt: skip
-        plays = Tournament(**{**tournament, **given}) if name == "reward" else None
-        found = Selection(judge, plays)
+        own = replace(spec.rules(), **given) if name == "reward" else None
+        found = Selection(as_judge(spec), own)
     plays = found is not None and found.tournament is not None
     if plays and rewards:
         raise InputError(
@@ -301,15 +304,13 @@ def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, d
     return found, rewards
 
 
-def _check_no_judge(spec: dict[str, Any], where: str) -> None:
-    for member in spec.get("members", []):
-        if member["kind"] == "pairwise":
-            raise InputError(
-                where,
-                "has a judge among its members, whose points have no mean over prompts",
-                "use the judge alone, with --judge",
-            )
-        _check_no_judge(member, where)
+def _check_no_judge(spec: RewardSpec, where: str) -> None:
+    if any(part.kind == "pairwise" for part in spec.parts()):
+        raise InputError(
+            where,
+            "has a judge among its members, whose points have no mean over prompts",
+            "use the judge alone, with --judge",
+        )
 
 
 def _config(command: str, options: argparse.Namespace, k: int | None) -> RunConfig:

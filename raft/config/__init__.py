@@ -1,7 +1,6 @@
 """What may be said in a YAML file: one schema a section, and the reader that fills them in."""
 
 from raft.config.load import load_config, make_config
-from raft.config.reward import RewardConfig
 from raft.config.run import RunConfig
 
-__all__ = ["RewardConfig", "RunConfig", "load_config", "make_config"]
+__all__ = ["RunConfig", "load_config", "make_config"]

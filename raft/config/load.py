@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from raft.config.paths import expand_paths
-from raft.config.run import RewardConfig, RunConfig
+from raft.config.run import RunConfig
+from rewards.spec_reader import complaint
+from rollout.data.overrides import apply_override, parse_yaml
 from rollout.errors import InputError
 
 __all__ = [
-    "RewardConfig",
     "RunConfig",
-    "apply_override",
     "describe_keys",
     "is_training",
     "known_keys",
@@ -78,54 +78,26 @@ def read_mapping(path: str | Path, overrides: list[str] | None, *, examples: str
     if not source.is_file():
         raise InputError(path, "no such config file", f"{examples} holds examples")
     try:
-        data = yaml.safe_load(source.read_text(encoding="utf-8"))
+        text = source.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a 13th month
+    except UnicodeDecodeError as error:
         raise InputError(path, f"not valid YAML: {' '.join(str(error).split())}") from error
+    data = parse_yaml(text, str(path))
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise InputError(path, f"a config is a mapping of keys, not {type(data).__name__}")
     for override in overrides or []:
-        apply_override(data, override)
+        apply_override(data, override, "override", "sampling.k=16")
     return data
 
 
-def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set `key.sub=value` in a nested mapping; the value is YAML. Raises InputError."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(
-            f"override {override!r}", "has no =", "write key=value, for example sampling.k=16"
-        )
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"override {override!r}", "the value is no YAML") from error
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        value = float(value)  # YAML 1.1 reads 3e-4 as a word
-    *parents, last = key.split(".")
-    for parent in parents:
-        if data.get(parent) is None:  # a section named in the file and left empty
-            data[parent] = {}
-        child = data[parent]
-        if not isinstance(child, dict):
-            raise InputError(f"override {override!r}", f"{parent} is no section")
-        data = child
-    data[last] = value
-
-
-def _complaint(item: Any, schema: type[BaseModel], see: str) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+def _complaint(item: ErrorDetails, schema: type[BaseModel], see: str) -> str:
+    key, message = complaint(item)
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggestion(key, schema, see)}"
-    if item["type"] == "missing":
-        return f"{key}: missing"
-    message = item["msg"].removeprefix("Value error, ")
-    if not key:  # about keys that contradict each other: the message names them
-        return message
-    plain = isinstance(item["input"], str | int | float | bool | None)
-    return f"{key}: {message} (got {item['input']!r})" if plain else f"{key}: {message}"
+    # without a key it is about keys that contradict each other: the message names them
+    return f"{key}: {message}" if key else message
 
 
 def _suggestion(key: str, schema: type[BaseModel], see: str) -> str:
@@ -137,34 +109,49 @@ def _suggestion(key: str, schema: type[BaseModel], see: str) -> str:
 
 def known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
     """Every key of a run's config in dotted form."""
-    keys: list[str] = []
+    keys: dict[str, None] = {}
     for name, field in section.model_fields.items():
-        keys.append(prefix + name)
-        child = _section_of(field.annotation)
-        if child is not None:
-            keys += known_keys(child, f"{prefix}{name}.")
-    return keys
+        keys[prefix + name] = None
+        for child in _sections_of(field.annotation):
+            keys |= dict.fromkeys(known_keys(child, f"{prefix}{name}."))
+    return list(keys)
 
 
 def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    """One line per key: name, default, meaning."""
+    """One line per key: name, default, meaning; of a reward, the kinds that have it."""
     lines: list[str] = []
     for name, field in section.model_fields.items():
-        child = _section_of(field.annotation)
-        if child is not None:
-            lines += describe_keys(child, f"{prefix}{name}.")
-            continue
-        default = "required" if field.is_required() else f"default {field.default!r}"
-        note = f"  {field.description}" if field.description else ""
-        lines.append(f"{prefix}{name}  ({default}){note}")
+        children = _sections_of(field.annotation)
+        if len(children) > 1:
+            lines += _describe_union(children, f"{prefix}{name}.")
+        elif children:
+            lines += describe_keys(children[0], f"{prefix}{name}.")
+        else:
+            lines.append(prefix + _describe(name, field))
     return lines
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    if get_origin(annotation) is list:  # of sections that hold such lists themselves
-        return None
-    options = getattr(annotation, "__args__", ()) or (annotation,)
-    for option in options:
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            return option
-    return None
+def _describe_union(kinds: list[type[BaseModel]], prefix: str) -> list[str]:
+    """Keys that mean the same for several kinds share a line."""
+    found: dict[str, list[str]] = {}
+    names = [kind.model_fields["kind"].default for kind in kinds]
+    for of, kind in zip(names, kinds, strict=True):
+        for name, field in kind.model_fields.items():
+            if name != "kind":
+                found.setdefault(_describe(name, field), []).append(of)
+    lines = [f"{prefix}kind  (required)  {', '.join(names)}"]
+    return lines + [f"{prefix}{text}  [{', '.join(of)}]" for text, of in sorted(found.items())]
+
+
+def _describe(name: str, field: FieldInfo) -> str:
+    default = "required" if field.is_required() else f"default {field.default!r}"
+    return f"{name}  ({default})" + (f"  {field.description}" if field.description else "")
+
+
+def _sections_of(annotation: object) -> list[type[BaseModel]]:
+    """The sections that a key may hold, several of a union; none of lists of sections."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (list, tuple, dict):
+        return []
+    return [section for option in get_args(annotation) for section in _sections_of(option)]

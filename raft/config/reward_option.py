@@ -1,4 +1,4 @@
-"""From `--reward M` to the settings that `rewards.build_reward` takes.
+"""`--reward M` as a spec.
 
 M is a model folder or a hub name, `function:NAME`, a YAML file with a `reward:` section or a bare
 mapping, or such a mapping itself, in braces.
@@ -7,95 +7,77 @@ mapping, or such a mapping itself, in braces.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from raft.assemble import check_model, reward_arguments
 from raft.config.paths import expand_paths
-from raft.config.run import RewardConfig
+from rewards.spec import RemoteSpec, RewardSpec
+from rewards.spec_reader import read_reward, takes
+from rollout.data.overrides import apply_override, parse_yaml
 from rollout.errors import InputError
 
-__all__ = ["read_spec", "split_tournament"]
+__all__ = ["read_spec"]
 
 _FUNCTION = "function:"
-
-
-# how a reward of kind pairwise calls what `rewards.scoring.rank.Tournament` holds
-_TOURNAMENT = {"tournament": "method"} | {
-    key: key for key in ("score", "rounds", "budget", "tie", "seed")
-}
+_EXAMPLE = "arguments.unit=chars"
 
 
 def read_spec(
     given: str,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     assignments: Sequence[str] = (),
     *,
     sections: Sequence[str] = ("reward",),
     kind: str = "model",
-) -> dict[str, Any]:
-    """The settings, `kind` among them: what M says, then `options` that are given, then key=value.
+) -> RewardSpec:
+    """What M says, then `options` that are not None, then key=value `assignments`.
 
     `kind` is that of a model named by its folder; `sections` are those that a YAML file may hold
-    the settings in, the first also being the option's name.
+    the settings in, the first also being the option's name. Paths are made absolute.
 
     Raises InputError: no such file or folder, no YAML, no such section, an assignment without "=",
     or settings that no reward has.
     """
     option = f"--{sections[0]}"
-    spec = _named(given, option, sections, kind)
+    settings = _named(given, option, sections, kind)
     for key, value in options.items():
-        if value is not None and not _give(spec, key, value):
+        if value is not None and not _give(settings, key, value):
             raise InputError(
                 f"--{key.replace('_', '-')}",
                 f"nothing in {option} {given} has that setting",
                 "leave it out",
             )
     for assignment in assignments:
-        _assign(spec, assignment)
-    if "kind" not in spec:
+        apply_override(settings, assignment, "--set", _EXAMPLE)
+    if "kind" not in settings:
         raise InputError(
             f"{option} {given}",
             "says no kind",
             "add kind: model, function or another",
         )
-    device = spec.pop("device", None)  # a run places its workers itself: its config has none
-    section = _section(expand_paths(spec, option), f"{option} {given}")
-    for part in section.everything():
-        if part.kind in ("model", "pairwise"):
-            check_model(part.model or "", option)
-    return reward_arguments(section) | ({} if device is None else {"device": device})
+    spec = read_reward(expand_paths(settings, option), f"{option} {given}")
+    spec.check_models(option)
+    if any(isinstance(part, RemoteSpec) and part.token is not None for part in spec.parts()):
+        raise InputError(option, "a token would be seen by others", "use token_env")
+    return spec.absolute()
 
 
-def _give(spec: dict[str, Any], key: str, value: Any) -> bool:
+def _give(settings: dict[str, object], key: str, value: object) -> bool:
     """Set it where it belongs: in the reward itself, or in the members of a combination."""
-    from rewards.build import KINDS, takes
-
-    kind = spec.get("kind")
-    if kind == "combine" and not takes(kind, key):
-        members = spec.get("members")
-        parts = members if isinstance(members, list) else []
-        # every member that has it gets it
-        taken = [_give(part, key, value) for part in parts if isinstance(part, dict)]
-        return any(taken)
-    if kind in KINDS and not takes(kind, key):
-        return False
-    spec[key] = value
-    return True
-
-
-def split_tournament(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the judge's settings, those of the tournament beside them) of a reward of kind pairwise."""
-    own = {key: value for key, value in settings.items() if key not in _TOURNAMENT}
-    tournament = {_TOURNAMENT[key]: settings[key] for key in settings if key in _TOURNAMENT}
-    return own, tournament
+    kind = settings.get("kind")
+    if kind != "combine" or takes(kind, key):
+        known = isinstance(kind, str) and takes(kind, "kind")
+        if known and not takes(kind, key):
+            return False
+        settings[key] = value
+        return True
+    members = settings.get("members")
+    parts = members if isinstance(members, list) else []
+    # every member that has it gets it
+    taken = [_give(part, key, value) for part in parts if isinstance(part, dict)]
+    return any(taken)
 
 
-def _named(given: str, option: str, sections: Sequence[str], kind: str) -> dict[str, Any]:
+def _named(given: str, option: str, sections: Sequence[str], kind: str) -> dict[str, object]:
     if given.startswith(_FUNCTION):
         return {"kind": "function", "function": given.removeprefix(_FUNCTION)}
     if given.lstrip().startswith("{"):
@@ -114,8 +96,8 @@ def _named(given: str, option: str, sections: Sequence[str], kind: str) -> dict[
     return {"kind": kind, "model": str(path.resolve()) if path.is_dir() else given}
 
 
-def _mapping(text: str, where: str, sections: Sequence[str]) -> dict[str, Any]:
-    found = _yaml(text, where)
+def _mapping(text: str, where: str, sections: Sequence[str]) -> dict[str, object]:
+    found = parse_yaml(text, where)
     if isinstance(found, dict):
         found = next((found[one] for one in sections if isinstance(found.get(one), dict)), found)
     if not isinstance(found, dict) or not found:
@@ -125,45 +107,3 @@ def _mapping(text: str, where: str, sections: Sequence[str]) -> dict[str, Any]:
             f"write a {sections[0]}: section, or its keys alone",
         )
     return found
-
-
-def _section(spec: dict[str, Any], where: str) -> RewardConfig:
-    try:
-        return RewardConfig.model_validate(spec)
-    except ValidationError as error:
-        raise InputError(where, f"{'; '.join(map(_complaint, error.errors()))}") from error
-
-
-def _complaint(item: Any) -> str:
-    key = ".".join(map(str, item["loc"]))
-    if item["type"] == "extra_forbidden":
-        close = get_close_matches(key, RewardConfig.model_fields, n=1)
-        return f"{key}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
-
-
-def _assign(spec: dict[str, Any], assignment: str) -> None:
-    key, equals, text = assignment.partition("=")
-    if not equals or not key:
-        raise InputError(
-            f"--set {assignment}", "has no =", "write key=value, for example arguments.unit=chars"
-        )
-    *parents, last = key.split(".")
-    for parent in parents:
-        child = spec.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise InputError(
-                f"--set {assignment}",
-                f"{parent} is no section",
-                "name a key of its own",
-            )
-        spec = child
-    spec[last] = _yaml(text, f"--set {key}")
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(where, f"not valid YAML: {' '.join(str(error).split())}") from error

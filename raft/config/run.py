@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raft.config.monitor import MonitorConfig
-from raft.config.reward import RewardConfig
 from raft.selection import check_strategy
+from rewards.spec import RewardSpec
 from rollout.errors import InputError
 
 
@@ -261,8 +261,8 @@ class RunConfig(_Section):
     policy: PolicyConfig
     prompts: PromptsConfig
     sampling: SamplingConfig = SamplingConfig()
-    reward: RewardConfig
-    gold: RewardConfig | None = None
+    reward: RewardSpec
+    gold: RewardSpec | None = None
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -280,11 +280,24 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _judges_have_something_to_compare(self) -> RunConfig:
-        judged = any(part.kind == "pairwise" for part in self.reward.everything())
+        judged = any(part.kind == "pairwise" for part in self.reward.parts())
         if judged and self.sampling.k < 2:
             raise ValueError(
                 "reward: kind pairwise compares responses; sampling.k must be 2 or more"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_suit_a_run(self) -> RunConfig:
+        why = {
+            "device": "a run places its workers itself; remove it",
+            "token": "it would stand in config.yaml; use token_env",
+        }
+        for key, reward in (("reward", self.reward), ("gold", self.gold)):
+            for part in [] if reward is None else reward.parts():
+                for name, reason in why.items():
+                    if getattr(part, name, None) is not None:
+                        raise ValueError(f"{key}.{name}: {reason}")
         return self
 
     @model_validator(mode="after")

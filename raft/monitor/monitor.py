@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from raft.assemble import kl_temperature, local_path
+from raft.assemble import kl_temperature
 from raft.config.run import RunConfig
 from raft.monitor.diversity import diversity_metrics
 from raft.monitor.guards import (
@@ -27,6 +27,7 @@ from raft.monitor.ngrams import Jump, new_jumps, read_jumps, write_ngrams
 from raft.monitor.policies import LogProbWorkers, PolicyMeasures
 from raft.runs.folder import RunFolder
 from raft.runs.prompts import load_tokenizer
+from rewards.checkpoints.hub import local_path
 from rollout.data.prompts import read_prompts
 from rollout.data.samples import read_samples
 from rollout.engines.base import context_length

@@ -152,6 +152,6 @@ def _judged(config: RunConfig) -> dict[str, list[str]]:
     for column in by_judge(config.reward, config.gold, alone=False):
         section = sections[column]
         assert section is not None, "a judge fills the columns of its own section"
-        judges = [part for part in section.everything() if part.kind == "pairwise"]
+        judges = [part for part in section.parts() if part.kind == "pairwise"]
         found[column] = sorted({one.tournament or _DEFAULT_TOURNAMENT for one in judges})
     return found

@@ -22,11 +22,11 @@ from packaging.version import Version
 from raft.config.paths import data_root
 from raft.runs.environment import describe_environment
 from rewards.doctor.finding import Finding, note, ok, wrong
+from rewards.types import Family
 from rollout.errors import InputError
 from rollout.progress import Progress
 
 if TYPE_CHECKING:
-    from rewards.checkpoints.families import Family
     from rewards.doctor.pairs import Pair
 
 __all__ = ["examine_environment", "examine_reward_model", "read_pairs"]

@@ -222,7 +222,11 @@ def _differences(stored: Any, given: Any, prefix: str = "") -> list[str]:
         if not prefix and key in _FREE_KEYS:
             continue
         before, now = stored.get(key), given.get(key)
-        if not prefix and key == "monitor":  # folders of old have none
+        if not prefix and key in ("reward", "gold"):
+            from rewards.spec_reader import rewritten
+
+            before = rewritten(before)
+        elif not prefix and key == "monitor":  # folders of old have none
             before, now = ({_MONITORED: (one or {}).get(_MONITORED)} for one in (before, now))
         changed += _differences(before, now, f"{prefix}.{key}" if prefix else key)
     return changed

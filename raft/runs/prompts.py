@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raft.assemble import local_path
 from raft.config.run import RunConfig
+from rewards.checkpoints.hub import local_path
 from rollout.data.prompts import read_prompts
 from rollout.engines.base import context_length
 from rollout.seeds import derive_seed

@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rewards.checkpoints.checkpoint import bare_name, read_config, tensor_shapes
 from rewards.checkpoints.record import recorded_kind
+from rewards.types import Family
 from rollout.types import InputError
 
-__all__ = ["FAMILIES", "Family", "check_family", "recognise"]
+__all__ = ["FAMILIES", "check_family", "recognise"]
 
-Family = Literal["classifier", "armorm", "grm", "pairwise"]
 FAMILIES: dict[Family, str] = {
     "classifier": "a sequence classifier (Bradley–Terry)",
     "armorm": "ArmoRM",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rollout.types import InputError
 
-__all__ = ["description_folder", "local_folder"]
+__all__ = ["check_model", "description_folder", "local_folder", "local_path"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -28,6 +28,29 @@ def local_folder(path: str | Path) -> Path:
     if not any(found.glob("*.safetensors")):
         found = _download(str(path), "pytorch_model*.bin")
     return found
+
+
+def local_path(model: str) -> str:
+    """A model folder made absolute; a hub name as it is."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
+
+
+def check_model(model: str, key: str) -> None:
+    """Check that `model` is a folder with a model, or a name on the hub; `key` is for messages.
+
+    What looks like a folder must be one. Raises `InputError`.
+    """
+    path = Path(model).expanduser()
+    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise InputError(key, f"no such folder {model}", "give a model folder or a hub name")
+    if path.is_dir() and not any((path / f).exists() for f in ("config.json", "toy_policy.json")):
+        raise InputError(key, f"{model} has no config.json, so it is no model folder")
+    try:
+        description_folder(model)
+    except InputError as error:
+        raise InputError(key, error) from error
 
 
 def description_folder(path: str | Path) -> Path:

@@ -16,7 +16,7 @@ from rewards.checkpoints.checkpoint import tensor_shapes
 from rewards.checkpoints.settings import ModelSettings
 from rewards.encoding.bos import default_bos
 from rewards.encoding.encoder import Encoder
-from rewards.encoding.formats import Format
+from rewards.types import Format
 from rollout.types import InputError
 
 __all__ = [

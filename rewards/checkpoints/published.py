@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewards.checkpoints.families import Family
-from rewards.encoding.bos import Bos
-from rewards.encoding.formats import Format
+from rewards.types import Bos, Family, Format
 
 __all__ = ["PUBLISHED", "Published", "find_published"]
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
-from rewards.encoding.bos import Bos
-from rewards.encoding.encoder import TruncationSide
-from rewards.encoding.formats import Format
-from rewards.inference.engine import ENGINES, EngineName
-from rewards.types import NonFinite
+from rewards.types import Bos, EngineName, Format, NonFinite, TruncationSide
 from rollout.types import InputError
 
 __all__ = ["ModelSettings"]
+
+ENGINES = get_args(EngineName)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

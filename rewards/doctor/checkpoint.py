@@ -22,13 +22,14 @@ from rewards.checkpoints.checkpoint import (
     tensor_shapes,
     weight_files,
 )
-from rewards.checkpoints.families import FAMILIES, Family, recognise
+from rewards.checkpoints.families import FAMILIES, recognise
 from rewards.checkpoints.published import find_published
 from rewards.checkpoints.record import RECORD, recorded_kind
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import SAMPLES
 from rewards.evaluation.stats import spearman
+from rewards.types import Family
 from rollout.types import InputError
 
 __all__ = [

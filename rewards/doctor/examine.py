@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rewards.checkpoints.checkpoint import read_config
-from rewards.checkpoints.families import Family
 from rewards.checkpoints.hub import local_folder
 from rewards.checkpoints.loading import resolve_device
 from rewards.doctor.checkpoint import check_family, check_head, check_spread, family_of
@@ -21,7 +20,7 @@ from rewards.doctor.template import check_template
 from rewards.doctor.tokens import check_limits, check_pad, check_tokens
 from rewards.models.load import load_reward
 from rewards.models.reward import ModelReward
-from rewards.types import RewardError
+from rewards.types import Family, RewardError
 from rollout.types import InputError
 
 __all__ = ["examine", "examine_judge", "examine_reward"]

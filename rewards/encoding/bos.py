@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from rewards.encoding.formats import Format, render
+from rewards.encoding.formats import render
+from rewards.types import Bos, Format
 from rollout.types import InputError, Message
 
-__all__ = ["BOS_COUNT", "Bos", "check_bos", "default_bos", "grm_bos", "own_bos", "with_bos"]
+__all__ = ["BOS_COUNT", "check_bos", "default_bos", "grm_bos", "own_bos", "with_bos"]
 
 log = logging.getLogger("rewards")
 
-Bos = Literal["single", "double", "none"]
 BOS_COUNT: dict[str, int] = {"none": 0, "single": 1, "double": 2}
 _PROBE = [Message(role="user", content="a"), Message(role="assistant", content="b")]
 

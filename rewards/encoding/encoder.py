@@ -9,22 +9,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any
 
-from rewards.encoding.bos import BOS_COUNT, Bos, check_bos, with_bos
-from rewards.encoding.formats import Format, Scorable, check_format, render
-from rewards.types import RewardError
+from rewards.encoding.bos import BOS_COUNT, check_bos, with_bos
+from rewards.encoding.formats import Scorable, check_format, render
+from rewards.types import Bos, Format, RewardError, TruncationSide
 from rollout.types import InputError, Message
 
 __all__ = [
     "Encoder",
-    "TruncationSide",
     "check_truncation",
     "cut",
     "keeps_response",
 ]
 
-TruncationSide = Literal["left", "right"]
 SIDES = ("left", "right")
 
 

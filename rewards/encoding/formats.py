@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
+from rewards.types import Format
 from rollout.types import InputError, Message
 
-__all__ = ["FORMATS", "Format", "Rendered", "Scorable", "Turns", "check_format", "render"]
+__all__ = ["FORMATS", "Rendered", "Scorable", "Turns", "check_format", "render"]
 
-Format = Literal["chat", "hh", "plain"]
 Turns = Sequence[Message] | Sequence[Mapping[str, str]]
 Scorable = Turns | str
 FORMATS: tuple[Format, ...] = ("chat", "hh", "plain")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from rewards.build import as_judge
 from rewards.evaluation.accuracy import accuracy, accuracy_by, length_bias
 from rewards.evaluation.benchmarks import benchmark
 from rewards.evaluation.calibration import calibration
@@ -28,6 +29,7 @@ from rewards.evaluation.results import (
 from rewards.evaluation.scores import Scored, by_judge, by_reward, free_memory
 from rewards.evaluation.stats import RESAMPLES, paired
 from rewards.evaluation.stored import by_stored, write_scores
+from rewards.spec import RewardSpec
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
 
@@ -43,11 +45,13 @@ _FEWEST_FOR_LABELS = 10
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Who scores: `name` is what the user wrote, `settings` what `build_reward` or `build_judge`
-    takes. Stored scores have their name (None: the plain columns) and no settings."""
+    """Who scores: `name` is what the user wrote, `spec` is built, as a judge where `judge` is set.
+
+    Stored scores have their name (None: the plain columns) and no spec.
+    """
 
     name: str | None
-    settings: dict[str, Any] | None = None
+    spec: RewardSpec | None = None
     judge: bool = False
 
 
@@ -106,11 +110,13 @@ class _Draws(NamedTuple):
 
 
 def _scored(data: EvalSet, scorer: Scorer, label: str) -> Scored:
-    if scorer.settings is None:
+    if scorer.spec is None:
         result = by_stored(data, scorer.name, label)
     else:
-        score: Callable[..., Scored] = by_judge if scorer.judge else by_reward
-        result = score(data, scorer.settings, label)
+        if scorer.judge:
+            result = by_judge(data, as_judge(scorer.spec), label)
+        else:
+            result = by_reward(data, scorer.spec, label)
         free_memory()
     missing = int((~np.isfinite(result.margins_M)).sum())
     if missing:
@@ -119,7 +125,7 @@ def _scored(data: EvalSet, scorer: Scorer, label: str) -> Scored:
 
 
 def _check(data: EvalSet, scorers: Sequence[Scorer]) -> None:
-    if np.isnan(data.length_R).any() and any(one.settings is not None for one in scorers):
+    if np.isnan(data.length_R).any() and any(one.spec is not None for one in scorers):
         raise InputError(
             data.source.name,
             "holds judgements and no responses, which a model could score",
@@ -200,8 +206,8 @@ def _labels(scorers: Sequence[Scorer]) -> list[str]:
 def _short(scorer: Scorer) -> str:
     if scorer.name is None:
         return "stored"
-    text, settings = scorer.name.removeprefix("function:"), scorer.settings or {}
-    if text.lstrip().startswith("{"):
-        text = str(settings.get("function") or settings.get("model") or settings["kind"])
+    text = scorer.name.removeprefix("function:")
+    if scorer.spec is not None and text.lstrip().startswith("{"):
+        text = scorer.spec.label
     path = Path(text)
     return path.stem if path.suffix in (".yaml", ".yml") else path.name or text

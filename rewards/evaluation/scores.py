@@ -9,7 +9,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -20,11 +20,11 @@ from rewards.build import build_judge, build_reward
 from rewards.evaluation.dataset import EvalRow, EvalSet
 from rewards.judges.judge import Judge, verdicts_of
 from rewards.scoring.score import scores_of
+from rewards.spec import JudgeSpec, RewardSpec
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, RewardError
 from rollout.errors import InputError
 from rollout.progress import Progress
-from rollout.storage.fingerprint import without_secrets
 from rollout.types import conversation
 
 __all__ = ["Scored", "by_judge", "by_reward", "free_memory"]
@@ -55,7 +55,7 @@ class Scored:
     """
 
     label: str
-    settings: dict[str, Any]
+    settings: Mapping[str, object]
     margins_M: np.ndarray
     scores_R: np.ndarray | None = None
     log_odds: bool = True
@@ -65,12 +65,12 @@ class Scored:
     seconds: float | None = None
 
 
-def by_reward(data: EvalSet, settings: dict[str, Any], label: str) -> Scored:
+def by_reward(data: EvalSet, spec: RewardSpec, label: str) -> Scored:
     """Score every response. A row that fails is missing; RewardError where all the first ones do.
 
     Raises InputError for settings that make no reward.
     """
-    reward = build_reward(**settings)
+    reward = build_reward(spec)
 
     def run(rows: Sequence[EvalRow]) -> list[Values]:
         scores = iter(scores_of(reward, [group for row in rows for group in row.groups]))
@@ -81,7 +81,7 @@ def by_reward(data: EvalSet, settings: dict[str, Any], label: str) -> Scored:
     seconds = time.monotonic() - began
     return Scored(
         label,
-        without_secrets(settings),
+        spec.said(),
         data.margins(scores_R),
         scores_R,
         failed=walk.failed,
@@ -90,12 +90,12 @@ def by_reward(data: EvalSet, settings: dict[str, Any], label: str) -> Scored:
     )
 
 
-def by_judge(data: EvalSet, settings: dict[str, Any], label: str) -> Scored:
+def by_judge(data: EvalSet, spec: JudgeSpec, label: str) -> Scored:
     """Compare the two of every pair, in both orders; margins are the log-odds of P(better wins).
 
     Raises as `by_reward` does. A pair whose two answers have two prompts cannot be compared.
     """
-    judge = build_judge(**settings)
+    judge = build_judge(spec)
     bias: list[float] = []
 
     def run(rows: Sequence[EvalRow]) -> list[Values]:
@@ -109,7 +109,7 @@ def by_judge(data: EvalSet, settings: dict[str, Any], label: str) -> Scored:
     probability_M = np.clip(probability_M, _LEAST, 1 - _LEAST)
     return Scored(
         label,
-        without_secrets(settings),
+        spec.said(),
         logit(probability_M),
         position_bias_M=np.array(bias) if bias else None,
         failed=walk.failed,

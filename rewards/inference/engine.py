@@ -8,22 +8,18 @@ The protocol of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
 __all__ = [
-    "ENGINES",
     "Engine",
-    "EngineName",
     "Head",
     "Outputs",
 ]
 
-EngineName = Literal["auto", "transformers", "vllm"]
-ENGINES: tuple[EngineName, ...] = ("auto", "transformers", "vllm")
 # output name -> array (N, …), float32; "score" (or a judge's "log_odds") is always there
 Outputs = dict[str, "np.ndarray"]
 

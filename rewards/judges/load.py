@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from rewards.checkpoints.checkpoint import read_config, tensor_shapes
-from rewards.checkpoints.families import FAMILIES, Family, check_family, recognise
+from rewards.checkpoints.families import FAMILIES, check_family, recognise
 from rewards.checkpoints.hub import local_folder
 from rewards.checkpoints.loading import (
     check_left_out,
@@ -31,13 +31,12 @@ from rewards.checkpoints.loading import (
 )
 from rewards.checkpoints.settings import ModelSettings
 from rewards.inference.backbone import Backbone
-from rewards.inference.engine import EngineName
 from rewards.inference.transformers import TransformersEngine
 from rewards.inference.vllm import VLLMLabelEngine
 from rewards.judges.judge import PairwiseJudge, check_temperature
 from rewards.judges.prompt import PairPrompt
 from rewards.models.load import known_settings
-from rewards.types import NonFinite
+from rewards.types import EngineName, Family, NonFinite
 from rollout.types import InputError
 
 if TYPE_CHECKING:

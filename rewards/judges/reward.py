@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rewards.judges.judge import Judge, verdicts_of
-from rewards.judges.load import load_judge
-from rewards.tournament import Match, Played, Report, Standing, Verdict, play
+from rewards.tournament import Match, Played, Report, Standing, Tournament, Verdict, play
 from rewards.tournament.verdicts import Answers, read_answers
 from rewards.types import Comparison, Scores
 from rollout.types import Group, InputError, Message, Prompt, conversation
 
-__all__ = ["REFERENCE_FIELD", "JudgeReward", "load_judge_reward"]
+__all__ = ["DEFAULT_TOURNAMENT", "REFERENCE_FIELD", "JudgeReward", "check_tournament"]
+
+DEFAULT_TOURNAMENT = "knockout"
 
 # the column of a prompt's row with a text for each of its K responses to be compared with
 REFERENCE_FIELD = "reference_responses"
@@ -49,19 +48,26 @@ class JudgeReward:
         self,
         judge: Judge,
         *,
-        tournament: str = "knockout",
+        tournament: str = DEFAULT_TOURNAMENT,
         budget: int | None = None,
         tie: float = 0.0,
         seed: int = 0,
         score: str | None = None,
         rounds: int | None = None,
     ) -> None:
-        self._play = _play_settings(tournament, budget, tie, seed, score, rounds)
+        rules = Tournament(tournament, score, rounds, budget, tie, seed)
+        self._play = check_tournament(rules)
         self.judge = judge
         self.name = str(getattr(judge, "name", None) or type(judge).__name__)
         self._tie = tie
         self._report = Report()
         self._comparisons: dict[str, list[list[int | float]]] = {}
+
+    @classmethod
+    def of(cls, judge: Judge, rules: Tournament) -> JudgeReward:
+        """The same from the settings of a tournament as one value."""
+        settings = asdict(rules)
+        return cls(judge, tournament=settings.pop("method") or DEFAULT_TOURNAMENT, **settings)
 
     def score_groups(self, groups: Sequence[Group]) -> Scores:
         """One list of K scores per group, order kept; None for a whole group of which a comparison
@@ -231,51 +237,10 @@ def _turns(prompt: Prompt) -> tuple[Message, ...]:
     return tuple(conversation(prompt, "")[:-1])
 
 
-def _play_settings(
-    tournament: str,
-    budget: int | None,
-    tie: float,
-    seed: int,
-    score: str | None,
-    rounds: int | None,
-) -> dict[str, Any]:
+def check_tournament(rules: Tournament) -> dict[str, Any]:
     """What `play` takes, without settings that are None. Raises `InputError` as it does."""
-    own = {"score": score, "rounds": rounds, "budget": budget}
-    given = {name: value for name, value in own.items() if value is not None}
-    settings = {"method": tournament, "seed": seed, "tie": tie, **given}
+    given = {name: value for name, value in asdict(rules).items() if value is not None}
+    settings = {"method": DEFAULT_TOURNAMENT, **given}
     # one response: everything is checked and nothing compared
     play(sizes=[1], compare=lambda matches: [], **settings)
     return settings
-
-
-def _with_settings_of_load_judge(load: Callable[..., JudgeReward]) -> Callable[..., JudgeReward]:
-    """Its signature says what its `**loading` may be: `rewards.build` and `help` look there."""
-    own = [p for p in inspect.signature(load).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    theirs = inspect.signature(load_judge).parameters
-    taken = [theirs[name] for name in theirs if name not in ("path", "kind")]
-    load.__signature__ = inspect.Signature([*own, *taken], return_annotation=JudgeReward)  # type: ignore[attr-defined]
-    return load
-
-
-@_with_settings_of_load_judge
-def load_judge_reward(
-    model: str | Path,
-    *,
-    tournament: str = "knockout",
-    budget: int | None = None,
-    tie: float = 0.0,
-    seed: int = 0,
-    score: str | None = None,
-    rounds: int | None = None,
-    **loading: Any,
-) -> JudgeReward:
-    """`JudgeReward` over `load_judge(model, kind="pairwise", **loading)`.
-
-    Raises `InputError` as they do, for the tournament before the model is loaded.
-    """
-    settings: dict[str, Any] = {
-        "tournament": tournament, "budget": budget, "tie": tie, "seed": seed, "score": score,
-        "rounds": rounds,
-    }  # fmt: skip
-    _play_settings(**settings)
-    return JudgeReward(load_judge(model, kind="pairwise", **loading), **settings)

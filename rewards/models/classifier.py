@@ -27,10 +27,11 @@ from rewards.checkpoints.loading import (
 )
 from rewards.checkpoints.settings import ModelSettings
 from rewards.inference.backbone import Backbone
-from rewards.inference.engine import Engine, EngineName
+from rewards.inference.engine import Engine
 from rewards.inference.transformers import TransformersEngine
 from rewards.inference.vllm import VLLMPoolingEngine
 from rewards.models.reward import ModelReward
+from rewards.types import EngineName
 from rollout.types import InputError
 
 __all__ = [

@@ -7,16 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewards.checkpoints.families import FAMILIES, Family, check_family, recognise
+from rewards.checkpoints.families import FAMILIES, check_family, recognise
 from rewards.checkpoints.hub import local_folder
 from rewards.checkpoints.published import Published, find_published
 from rewards.checkpoints.record import with_record
 from rewards.checkpoints.settings import ModelSettings
-from rewards.encoding.bos import Bos
-from rewards.encoding.encoder import TruncationSide
-from rewards.encoding.formats import Format
-from rewards.inference.engine import EngineName
-from rewards.types import NonFinite
+from rewards.types import Bos, EngineName, Family, Format, NonFinite, TruncationSide
 from rollout.types import InputError
 
 if TYPE_CHECKING:

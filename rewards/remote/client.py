@@ -11,9 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rewards.encoding.bos import Bos
-from rewards.encoding.encoder import TruncationSide
-from rewards.encoding.formats import Format, Scorable
+from rewards.encoding.formats import Scorable
 from rewards.remote.address import make_address
 from rewards.remote.protocols import (
     Item,
@@ -29,10 +27,13 @@ from rewards.remote.texts import Texts
 from rewards.remote.transport import Transport
 from rewards.remote.vllm_protocol import VLLM, RawCheck
 from rewards.types import (
+    Bos,
     Comparison,
+    Format,
     NonFinite,
     RewardError,
     Scores,
+    TruncationSide,
     check_policy,
     finite_or_missing,
 )

@@ -9,9 +9,10 @@ from typing import Any
 
 from rewards.checkpoints.hub import description_folder
 from rewards.checkpoints.published import find_published
-from rewards.encoding.bos import BOS_COUNT, Bos, default_bos
-from rewards.encoding.encoder import Encoder, TruncationSide
-from rewards.encoding.formats import Format, Scorable, check_format, render
+from rewards.encoding.bos import BOS_COUNT, default_bos
+from rewards.encoding.encoder import Encoder
+from rewards.encoding.formats import Scorable, check_format, render
+from rewards.types import Bos, Format, TruncationSide
 from rollout.types import InputError, Message
 
 __all__ = ["Texts"]

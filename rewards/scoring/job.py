@@ -18,7 +18,7 @@ from rewards.types import RewardError
 from rollout.data.scored_rows import Checked, RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.progress import Progress
-from rollout.storage.fingerprint import made_of, without_secrets
+from rollout.storage.fingerprint import made_of
 from rollout.storage.output import JobFile, Output, Stdout
 
 __all__ = ["Work", "refuse_columns", "run_job"]
@@ -87,7 +87,6 @@ def run_job(
         return _finished(reader, checked, work, Stdout(), "-", batch_rows)
     known = {
         **settings,
-        "scorer": without_secrets(settings["scorer"]),
         "files": made_of(settings["scorer"]),
         "input": {"stem": reader.stem, "rows": checked.rows, "digest": checked.digest},
         "batch_rows": batch_rows,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from rewards.build import build_judge, build_reward, check_judge
+from rewards.build import build_judge, build_reward
 from rewards.judges.judge import Judge, verdicts_of
 from rewards.scoring.job import refuse_columns, run_job
 from rewards.scoring.score import scores_of
-from rewards.tournament import Match, Report, Standing, cost, play
+from rewards.spec import JudgeSpec, RewardSpec
+from rewards.tournament import Match, Report, Standing, Tournament, cost, play
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, Reward
 from rollout.data.samples import COMPARISONS
@@ -22,38 +23,18 @@ from rollout.errors import InputError
 from rollout.storage.output import output_path
 from rollout.types import conversation
 
-__all__ = ["BY_SCORE", "COLUMNS", "Tournament", "rank_file"]
+__all__ = ["BY_SCORE", "COLUMNS", "rank_file"]
 
 COLUMNS = ("ranking", "best", "ranking_scores", "tournament")
 # the method where a reward's scores rank, and nothing is compared
 BY_SCORE = "by_score"
 
 
-@dataclass(frozen=True, slots=True)
-class Tournament:
-    """How responses are ranked: what `rewards.tournament.play` takes. None leaves it to the method.
-
-    `method` None is round_robin among a judge's verdicts, and by falling score with a reward.
-    """
-
-    method: str | None = None
-    score: str | None = None
-    rounds: int | None = None
-    budget: int | None = None
-    tie: float = 0.0
-    seed: int = 0
-
-    def settings(self) -> dict[str, Any]:
-        """The method's own settings."""
-        given = {"score": self.score, "rounds": self.rounds}
-        return {name: value for name, value in given.items() if value is not None}
-
-
 def rank_file(
     file: str,
     *,
-    judge: dict[str, Any] | None = None,
-    reward: dict[str, Any] | None = None,
+    judge: JudgeSpec | None = None,
+    reward: RewardSpec | None = None,
     tournament: Tournament | None = None,
     out: str | None = None,
     replace: bool = False,
@@ -73,7 +54,7 @@ def rank_file(
     Equal responses are one entrant: they share their score and stand side by side.
 
     Args:
-        judge, reward: settings, one of the two; see `rewards.build`.
+        judge, reward: what ranks, one of the two.
         out, replace, split, batch_rows, restart: as `score_file` takes them; by default the rows
             go to `STEM.ranked.jsonl`.
 
@@ -88,10 +69,11 @@ def rank_file(
     path = output_path(out, file, reader.stem, "ranked")
     chosen = tournament or Tournament()
     work = _Ranking(judge, reward, chosen, replace)
+    scorer = judge if judge is not None else reward
     settings = {
         "command": "rank",
         "by": "judge" if judge is not None else "reward",
-        "scorer": judge if judge is not None else reward,
+        "scorer": scorer.said() if scorer is not None else None,
         "tournament": {**asdict(chosen), "method": work.method},
     }
     return run_job(reader, work, path, settings, batch_rows=batch_rows, restart=restart)
@@ -104,8 +86,8 @@ class _Ranking:
 
     def __init__(
         self,
-        judge: dict[str, Any] | None,
-        reward: dict[str, Any] | None,
+        judge: JudgeSpec | None,
+        reward: RewardSpec | None,
         tournament: Tournament,
         replace: bool,
     ) -> None:
@@ -113,9 +95,7 @@ class _Ranking:
             raise InputError(
                 "rank", "needs a judge or a reward, one of the two", "give --judge or --reward"
             )
-        if judge is not None:
-            check_judge(**judge)
-        self._settings = (judge, reward)
+        self._specs = (judge, reward)
         self._tournament = tournament
         self.method = tournament.method or ("round_robin" if reward is None else BY_SCORE)
         _check_tournament(self.method, tournament)
@@ -135,11 +115,11 @@ class _Ranking:
         return columns
 
     def prepare(self) -> None:
-        judge, reward = self._settings
+        judge, reward = self._specs
         if judge is not None:
-            self._judge = build_judge(**judge)
+            self._judge = build_judge(judge)
         if reward is not None:
-            self._reward = build_reward(**reward)
+            self._reward = build_reward(reward)
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
         fields = [Entrants(row) for row in rows]
@@ -169,7 +149,7 @@ class _Ranking:
             "flip_share": report.flip_share,
             "intransitive_share": report.intransitive_share,
         }
-        passes = report.forward_passes if self._settings[0] is not None else self._scored
+        passes = report.forward_passes if self._specs[0] is not None else self._scored
         return {
             "method": self.method,
             **asdict(report),

@@ -8,6 +8,7 @@ from typing import Any
 
 from rewards.build import build_reward
 from rewards.scoring.job import refuse_columns, run_job
+from rewards.spec import RewardSpec
 from rewards.types import Reward, RewardError
 from rollout.data.scored_rows import Form, RowReader, ScoreRow, score_columns
 from rollout.errors import InputError
@@ -19,7 +20,7 @@ __all__ = ["Moments", "score_file", "scores_of"]
 
 def score_file(
     file: str,
-    reward: dict[str, Any],
+    reward: RewardSpec,
     *,
     out: str | None = None,
     form: Form | None = None,
@@ -29,7 +30,7 @@ def score_file(
     batch_rows: int | None = None,
     restart: bool = False,
 ) -> dict[str, Any]:
-    """Score every row of `file` with the reward that `build_reward(**reward)` makes.
+    """Score every row of `file` with `reward`.
 
     Args:
         out: a JSONL file, "-" for standard output; by default `STEM.scored.jsonl` beside `file`.
@@ -51,7 +52,7 @@ def score_file(
     reader = RowReader(file, split=split, form=form)
     path = output_path(out, file, reader.stem, "scored")
     work = _Scoring(reward, name, replace)
-    settings = {"command": "score", "scorer": reward, "form": form, "name": name}
+    settings = {"command": "score", "scorer": reward.said(), "form": form, "name": name}
     return run_job(reader, work, path, settings, batch_rows=batch_rows, restart=restart)
 
 
@@ -98,11 +99,11 @@ class _Scoring:
 
     title = "scoring"
 
-    def __init__(self, settings: dict[str, Any], name: str | None, replace: bool) -> None:
-        self._settings = settings
+    def __init__(self, reward: RewardSpec, name: str | None, replace: bool) -> None:
+        self._spec = reward
         self._name = name
         self._replace = replace
-        self._counts_tokens = _counts_tokens(settings)
+        self._counts_tokens = _counts_tokens(reward.said())
         self._reward: Reward | None = None
         self._seen = Moments()
         self._missing = 0
@@ -115,7 +116,7 @@ class _Scoring:
         return columns
 
     def prepare(self) -> None:
-        self._reward = build_reward(**self._settings)
+        self._reward = build_reward(self._spec)
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
         assert self._reward is not None, "prepare comes first"
@@ -138,7 +139,7 @@ class _Scoring:
         return "no score" + lost if mean is None else f"score {mean:.4g}, std {std:.4g}{lost}"
 
 
-def _counts_tokens(settings: Any) -> bool:
+def _counts_tokens(settings: object) -> bool:
     """Whether a built-in function is told to count tokens."""
     if isinstance(settings, dict):
         return settings.get("unit") == "tokens" or any(map(_counts_tokens, settings.values()))

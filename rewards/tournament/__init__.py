@@ -19,7 +19,7 @@ from rewards.tournament.single import (
     sequential,
     swiss,
 )
-from rewards.tournament.types import Match, Pair, Played, Standing
+from rewards.tournament.types import Match, Pair, Played, Standing, Tournament
 from rewards.tournament.verdicts import Verdict
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Played",
     "Report",
     "Standing",
+    "Tournament",
     "Verdict",
     "best_and_worst",
     "bradley_terry",

@@ -9,11 +9,42 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["Match", "Pair", "Played", "Ranking", "Results", "Schedule", "Standing", "by_score"]
+__all__ = [
+    "Match",
+    "Pair",
+    "Played",
+    "Ranking",
+    "Results",
+    "Schedule",
+    "Standing",
+    "Tournament",
+    "by_score",
+]
 
 Pair: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tournament:
+    """How responses are ranked: what `rewards.tournament.play` takes. None leaves it to the method.
+
+    `method` None is the caller's default. |P − ½| up to `tie` is a tie; `budget` is comparisons per
+    prompt; `seed` decides, with a prompt's id, all that is drawn for it.
+    """
+
+    method: str | None = None
+    score: str | None = None
+    rounds: int | None = None
+    budget: int | None = None
+    tie: float = 0.0
+    seed: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """The method's own settings."""
+        given = {"score": self.score, "rounds": self.rounds}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Match(NamedTuple):

@@ -19,14 +19,15 @@ import numpy as np
 import torch
 
 from rewards.checkpoints.record import write_record
-from rewards.encoding.bos import BOS_COUNT, Bos
+from rewards.encoding.bos import BOS_COUNT
 from rewards.encoding.encoder import Encoder
-from rewards.encoding.formats import HH_NAMES, Format
+from rewards.encoding.formats import HH_NAMES
 from rewards.models.armorm import ATTRIBUTES, REGRESSION, TRANSFORM
 from rewards.training import distributed
 from rewards.training.gating import GatingMLP
 from rewards.training.grm_objective import GRMSettings
 from rewards.training.losses import base_of
+from rewards.types import Bos, Format
 
 __all__ = [
     "ArmoRMHeads",

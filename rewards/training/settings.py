@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rewards.encoding.bos import Bos
-from rewards.encoding.encoder import TruncationSide
-from rewards.encoding.formats import Format
 from rewards.training.layout import Layout
+from rewards.types import Bos, Format, TruncationSide
 from rollout.types import InputError
 
 __all__ = ["LoraSettings", "LossSettings", "ReadingSettings", "TrainingSettings"]

@@ -14,8 +14,8 @@ import toy_runs
 from raft.cli.main import main
 from raft.evaluation import by_judge, compare, judge_metrics, with_references
 from raft.loop import run
-from rewards import JudgeReward
 from rewards.judges.reward import REFERENCE_FIELD
+from rewards.spec import FunctionSpec, PairwiseSpec
 from rewards.tournament import Report
 from rewards.tournament.verdicts import Verdicts
 from rollout.data.samples import SampleRow
@@ -38,10 +38,8 @@ def _words(text: str) -> float:
 def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """`kind: pairwise` builds a judge that needs no model."""
 
-    def load(model: str, *, tournament: str = "knockout", score: str | None = None) -> JudgeReward:
-        return JudgeReward(WordJudge(), tournament=tournament, score=score)  # type: ignore
-
-    monkeypatch.setattr("rewards.judges.reward.load_judge_reward", load)
+    monkeypatch.setattr("rewards.judges.load.load_judge", lambda model, kind: WordJudge())
+    monkeypatch.setattr("rewards.spec.check_model", lambda model, key: None)
     monkeypatch.setattr("raft.assemble.check_model", lambda model, key: None)
 
 
@@ -149,10 +147,8 @@ def test_a_judge_needs_two_samples(tmp_path: Path) -> None:
 
 
 def test_parts() -> None:
-    from raft.config.run import RewardConfig
-
-    judge = RewardConfig(kind="pairwise", model="m")
-    function = RewardConfig(kind="function", function="length")
+    judge = PairwiseSpec(model="m")
+    function = FunctionSpec(function="length")
     assert by_judge(judge, None) == ("scores",)
     assert by_judge(function, judge) == ("gold_scores",)
     assert by_judge(function, None) == ()

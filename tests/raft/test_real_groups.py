@@ -13,6 +13,7 @@ from real_groups import SCORES, ranked_replies
 
 from rewards import JudgeReward, ScalarJudge
 from rewards.scoring.score import score_file
+from rewards.spec import FunctionSpec
 from rewards.tournament import Match, Report, best_and_worst, knockout, play, round_robin
 from rewards.types import Comparison
 from rollout.types import Completion, Group, Prompt
@@ -108,7 +109,7 @@ def test_ranked_replies_are_scored_as_lists(raft_data: Path, tmp_path: Path) -> 
         for messages, responses, ranks in groups:
             row = {"prompt": messages, "responses": responses, "human_ranks": ranks}
             out.write(json.dumps(row) + "\n")
-    score_file(str(file), {"kind": "function", "function": "length"}, out=str(tmp_path / "s.jsonl"))
+    score_file(str(file), FunctionSpec(function="length"), out=str(tmp_path / "s.jsonl"))
     scored = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     for (messages, responses, ranks), row in zip(groups, scored, strict=True):
         assert row["prompt"] == messages and row["human_ranks"] == ranks

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import toy_runs
+import yaml
 from crashes import Crash, crashing_calls
 from wording import says
 
@@ -225,6 +226,23 @@ def test_a_kill_between_checkpoint_and_metrics(
     )
     assert_same(run(settings), straight)
     assert len(updates) == 1
+
+
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    folder = run(small(tmp_path, iterations=1))
+    file = folder / "config.yaml"
+    stored = yaml.safe_load(file.read_text())
+    # every reward listed the settings of all kinds
+    others = {"model": None, "engine": "auto", "members": [], "tie": None, "url": None}
+    stored["reward"] = {**stored["reward"], **others}
+    del stored["reward"]["name"]
+    file.write_text(yaml.safe_dump(stored, sort_keys=False))
+    other = {"kind": "function", "function": "length"}
+    with pytest.raises(InputError, match="reward"):
+        run(small(tmp_path, reward=other))
+    assert toy_runs.results(run(small(tmp_path))) == toy_runs.results(
+        run(small(tmp_path, "straight"))
+    )
 
 
 def test_one_process_per_folder(tmp_path: Path) -> None:

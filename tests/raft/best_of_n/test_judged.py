@@ -40,7 +40,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def by_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raft.best_of_n.judged, "build_judge", lambda **settings: ByLength())
+    monkeypatch.setattr(raft.best_of_n.judged, "build_judge", lambda spec: ByLength())
     Path("stand-in").mkdir()
     Path("stand-in/config.json").write_text("{}")
     Path("judge.yaml").write_text("judge: {kind: pairwise, model: ./stand-in}\n")

@@ -13,13 +13,13 @@ import toy_runs
 
 from raft.cli import options, reward_models
 from raft.cli.main import main, parser
-from raft.config.run import PolicyConfig, RewardConfig
+from raft.config.run import PolicyConfig
 from rewards.checkpoints.families import FAMILIES
-from rewards.encoding.bos import Bos
-from rewards.encoding.formats import Format
+from rewards.checkpoints.settings import ENGINES
 from rewards.evaluation.forms import FORMS
-from rewards.inference.engine import ENGINES
+from rewards.spec import ModelSpec
 from rewards.tournament import METHODS
+from rewards.types import Bos, Format
 
 
 def literals(schema: type, field: str) -> set[str]:
@@ -32,7 +32,7 @@ def test_choices_are_those_of_the_settings_they_set() -> None:
     assert set(options.FORMATS) == set(get_args(Format))
     assert set(options.BOS) == set(get_args(Bos))
     assert set(options.REWARD_ENGINES) == set(ENGINES)
-    assert set(options.DTYPES) == literals(PolicyConfig, "dtype") == literals(RewardConfig, "dtype")
+    assert set(options.DTYPES) == literals(PolicyConfig, "dtype") == literals(ModelSpec, "dtype")
     assert set(options.TEMPLATES) == literals(PolicyConfig, "template")
     assert set(options.METHODS) == set(METHODS)
     scorings = [name for one in METHODS.values() for name in (one.choices or {}).get("score", ())]

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from wording import says, words
 
 from raft.cli.main import main
-from raft.config.load import apply_override, describe_keys, known_keys, load_config, make_config
+from raft.config.load import describe_keys, known_keys, load_config, make_config
 from raft.config.train_reward import load_train_config
+from rollout.data.overrides import apply_override
 from rollout.types import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -205,7 +206,7 @@ def test_a_number_in_any_notation_is_that_number(value: float) -> None:
     # also where no type is declared, as in a reward function's arguments
     for text in (repr(value), f"{value:.17e}", f"{value:.17E}".replace("E+", "E")):
         data: dict[str, Any] = {}
-        apply_override(data, f"a.b={text}")
+        apply_override(data, f"a.b={text}", "--set", "a=1")
         assert data == {"a": {"b": value}}
 
 
@@ -214,7 +215,7 @@ def test_a_number_in_any_notation_is_that_number(value: float) -> None:
     [
         ("sampling.k", "write key=value"),
         ("=3", "write key=value"),
-        ("sampling.k=[", "the value is no YAML"),
+        ("sampling.k=[", "not valid YAML"),
         ("seed.x=1", "seed is no section"),
         ("sampling.kk=2", "sampling.kk: unknown key did you mean sampling.k"),
         ("sampling..k=2", "unknown key"),

@@ -14,8 +14,7 @@ from huggingface_hub.errors import (
 )
 from wording import words
 
-from raft.assemble import check_model
-from rewards.checkpoints.hub import description_folder, local_folder
+from rewards.checkpoints.hub import check_model, description_folder, local_folder
 from rewards.remote.texts import Texts
 from rollout.errors import InputError
 

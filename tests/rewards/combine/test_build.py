@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,13 +10,9 @@ from wording import words
 
 from rewards.build import build_reward
 from rewards.combine.build import build_combined
-from rewards.types import Reward
+from rewards.combine.reward import CombinedReward
+from rewards.spec_reader import read_reward
 from rollout.types import Completion, Group, InputError, Prompt
-
-
-def build(member: Mapping[str, Any]) -> Reward:
-    return build_reward(**member)
-
 
 LENGTH = {"kind": "function", "function": "length"}
 WORDS = [
@@ -29,8 +24,14 @@ WORDS = [
 ]
 
 
+def combined(**settings: Any) -> CombinedReward:
+    reward = build_reward("combine", **settings)
+    assert isinstance(reward, CombinedReward)
+    return reward
+
+
 def scores(**settings):
-    return build_combined(build=build, **settings).score_groups(WORDS)
+    return combined(**settings).score_groups(WORDS)
 
 
 def test_members_become_rewards_with_weights_and_scales():
@@ -58,41 +59,43 @@ def test_everything_at_once(tmp_path):
 
 
 def test_scores_that_only_compare_samples_of_a_prompt_are_announced(caplog):
-    build_combined(build=build, members=[LENGTH, {**LENGTH, "name": "z", "normalise": "group"}])
+    combined(members=[LENGTH, {**LENGTH, "name": "z", "normalise": "group"}])
     assert [record.getMessage()[:27] for record in caplog.records] == [
         "member 'z': normalise group"
     ]
 
 
 def test_combinations_nest():
-    def nested(member):
-        if member["kind"] == "combine":
-            return build_combined(build=nested, members=member["members"], reduce="min")
-        return build(member)
-
-    inner = {"kind": "combine", "members": [LENGTH, {**LENGTH, "weight": -1}], "weight": 3}
-    found = build_combined(build=nested, members=[inner]).score_groups(WORDS)
-    assert found == [[-3.0, -6.0, -12.0]]
+    inner = {
+        "kind": "combine",
+        "members": [LENGTH, {**LENGTH, "weight": -1}],
+        "reduce": "min",
+        "weight": 3,
+    }
+    assert scores(members=[inner]) == [[-3.0, -6.0, -12.0]]
 
 
 def test_names_are_the_functions_and_told_apart():
-    reward = build_combined(build=build, members=[LENGTH, LENGTH, {**LENGTH, "name": "own"}])
+    reward = combined(members=[LENGTH, LENGTH, {**LENGTH, "name": "own"}])
     assert [one.name for one in reward.members] == ["length [0]", "length [1]", "own"]
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"members": []}, "members list"),
-        ({"members": LENGTH}, "members list"),
-        ({"members": None}, "members list"),
-        ({"members": ["length"]}, "members[0]: 'length' is no mapping"),
-        ({"members": [LENGTH, {"kind": "oracle"}]}, "members[1]: reward kind 'oracle'"),
+        ({"members": []}, "needs members"),
+        ({"members": "length"}, "members"),
+        ({"members": None}, "needs members"),
+        ({"members": ["length"]}, "members.0 dictionary"),
+        ({"members": [LENGTH, {"kind": "oracle"}]}, "members.1.kind (got 'oracle')"),
         ({"members": [{**LENGTH, "weight": 0}]}, "members[0].weight: 0"),
         ({"members": [{**LENGTH, "normalise": "z"}]}, "members[0].normalise: 'z'"),
-        ({"members": [LENGTH], "reduce": "median"}, "reduce: 'median'"),
-        ({"members": [LENGTH], "length_penalty": 3}, "length_penalty: 3 is no mapping"),
-        ({"members": [LENGTH], "length_penalty": {}}, "length_penalty: weight is missing"),
+        ({"members": [LENGTH], "reduce": "median"}, "reduce (got 'median')"),
+        ({"members": [LENGTH], "length_penalty": 3}, "length_penalty dictionary"),
+        (
+            {"members": [LENGTH], "length_penalty": {"above": 1}},
+            "length_penalty: weight is missing",
+        ),
         ({"members": [LENGTH], "length_penalty": {"weight": 0}}, "weight: 0 must be more than 0"),
         ({"members": [LENGTH], "length_penalty": {"weight": 1, "above": -1}}, "above: -1 must be"),
         ({"members": [LENGTH], "length_penalty": {"weight": 1, "per": "words"}}, "per: 'words'"),
@@ -102,7 +105,7 @@ def test_names_are_the_functions_and_told_apart():
 )
 def test_settings_that_cannot_work_are_refused_with_their_place(settings, expected):
     with pytest.raises(InputError, match=words(expected)) as caught:
-        build_combined(build=build, **settings)
+        build_reward("combine", **settings)
     assert "\n" not in str(caught.value)
 
 
@@ -110,6 +113,7 @@ def test_nothing_is_loaded_for_settings_that_cannot_work():
     def never(member):
         raise AssertionError("a model was loaded in vain")
 
-    for wrong in ({"reduce": "median"}, {"members": [{**LENGTH, "weight": 0}]}):
+    for wrong in ({"std_weight": 2}, {"members": [{**LENGTH, "weight": 0}]}):
+        spec = read_reward({"kind": "combine", "members": [LENGTH], **wrong}, "reward")
         with pytest.raises(InputError):
-            build_combined(build=never, **{"members": [LENGTH], **wrong})
+            build_combined(spec, never)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from wording import says
 
 from rewards import RewardError, load_reward
 from rewards.checkpoints.families import recognise
-from rewards.encoding.bos import Bos
+from rewards.types import Bos
 from rollout.types import Completion, Group, InputError, Prompt
 
 CONVERSATIONS = [

@@ -13,10 +13,10 @@ from tiny_rewards import chat
 from wording import says
 
 from rewards import RewardError
-from rewards.encoding.bos import Bos
 from rewards.remote import RemoteReward
 from rewards.remote.client import ProtocolName
 from rewards.remote.texts import Texts
+from rewards.types import Bos
 from rollout.types import Completion, Group, InputError, Prompt
 
 FAST: dict[str, Any] = {"backoff": 0.01, "timeout": 5.0, "retries": 0}

@@ -16,6 +16,8 @@ from wording import says
 import rewards.scoring.rank
 from raft.cli.main import main
 from rewards.scoring.rank import Tournament, rank_file
+from rewards.spec import PairwiseSpec
+from rewards.spec_reader import read_reward
 from rewards.tournament import METHODS, cost
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, RewardError
@@ -61,11 +63,11 @@ class ByLength:
 @pytest.fixture
 def by_length(monkeypatch: pytest.MonkeyPatch) -> ByLength:
     judge = ByLength()
-    monkeypatch.setattr(rewards.scoring.rank, "build_judge", lambda **settings: judge)
+    monkeypatch.setattr(rewards.scoring.rank, "build_judge", lambda spec: judge)
     return judge
 
 
-JUDGE = {"kind": "pairwise", "model": "stand-in"}
+JUDGE = PairwiseSpec(model="stand-in")
 
 
 def ranked(file: Path, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -106,13 +108,14 @@ def test_missing_scores(tmp_path: Path) -> None:
     reward = toy_runs.reward_file(tmp_path, body)
     rows = [{"prompt": "q", "responses": ["bb", "a", "ccc"]}, {"prompt": "p", "responses": ["a"]}]
     file = write(tmp_path / "rows.jsonl", rows)
-    summary = rank_file(str(file), reward=reward)
+    spec = read_reward(reward, "reward")
+    summary = rank_file(str(file), reward=spec)
     first, second = toy_runs.rows(tmp_path / "rows.ranked.jsonl")
     assert first["ranking"] == [2, 0] and first["ranking_scores"] == [2.0, None, 3.0]
     assert second["ranking"] == [] and second["best"] is None
     assert summary["missing"] == 1
     # in a tournament its comparisons are missing, and with them the standing
-    summary = rank_file(str(file), reward=reward, tournament=Tournament("knockout"), restart=True)
+    summary = rank_file(str(file), reward=spec, tournament=Tournament("knockout"), restart=True)
     first, second = toy_runs.rows(tmp_path / "rows.ranked.jsonl")
     assert first["ranking"] == [] and first["ranking_scores"] == [None] * 3
     assert second["ranking"] == [0] and summary["missing"] == 1

@@ -1,0 +1,343 @@
+"""What a reward is made of, one class per kind, from the config file to the worker that builds it.
+
+`RewardSpec` is read from YAML or Python keywords (`read_reward`), travels between processes, and is
+built by `rewards.build`. A setting of None, "", "auto" or an empty list or mapping is not set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
+
+from rewards.checkpoints.hub import check_model, local_path
+from rewards.tournament.types import Tournament
+from rewards.types import Bos, EngineName, Format, NonFinite, TruncationSide
+
+__all__ = [
+    "KINDS",
+    "CombineSpec",
+    "FunctionSpec",
+    "JudgeSpec",
+    "MemberSpec",
+    "ModelSpec",
+    "PairwiseSpec",
+    "RemoteSpec",
+    "RewardSpec",
+    "known_settings",
+]
+
+# settings that name files of scores
+_SCORE_FILES = ("from", "reference", "verbosity_reference")
+
+
+class _Spec(BaseModel):
+    """What all kinds share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: str
+    main: ClassVar[str]  # the setting that the kind cannot do without
+
+    def said(self) -> dict[str, object]:
+        """The settings that were given, as JSON; without secrets.
+
+        Files tell by it what they were made with, so it must not change between versions.
+        """
+        fields = type(self).model_fields
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self
+            if not fields[name].exclude and not _is_unsaid(name, value)
+        }
+
+    def parts(self) -> list[RewardSpec]:
+        """This reward and, of a combination, all that it is made of."""
+        return [self]  # type: ignore[list-item]
+
+    def check_models(self, key: str) -> None:
+        """Raise `InputError` for a model that is not there; `key` is for messages."""
+        for part in self.parts():
+            if isinstance(part, ModelSpec | PairwiseSpec):
+                check_model(part.model, key)
+
+    def absolute(self) -> Self:
+        """The same with absolute paths, since workers have a working directory of their own."""
+        return self
+
+    def lenient(self) -> Self:
+        """The same, but numbers that are not finite are missing scores; a combination as it is."""
+        if "non_finite" not in type(self).model_fields:
+            return self
+        return self.model_copy(update={"non_finite": "missing"})
+
+    @property
+    def label(self) -> str:
+        """What to call it in messages and reports."""
+        return str(getattr(self, "function", None) or getattr(self, "model", None) or self.kind)
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether any part is a model that this machine runs."""
+        return any(part.kind in ("model", "pairwise") for part in self.parts())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_unsaid(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        said = {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in given.items()
+            if not _is_unsaid(name, value)
+        }
+        kind = cls.model_fields["kind"].default
+        if cls.main not in said:
+            raise ValueError(f'kind "{kind}" needs {cls.main}')
+        for name in said:
+            if name not in cls.model_fields and name in known_settings():
+                raise ValueError(f'kind "{kind}" has no use for {name}; remove it')
+        return said
+
+
+class FunctionSpec(_Spec):
+    main = "function"
+
+    kind: Literal["function"] = "function"
+    function: str | Callable[..., object] = Field(
+        description="built-in name, module:attr or file.py:attr"
+    )
+    arguments: dict[str, object] = Field(default={}, description="fixed arguments of the function")
+    name: str | None = Field(default=None, description="for messages; default: the function's")
+    non_finite: NonFinite = "raise"
+
+    def absolute(self) -> Self:
+        file, colon, name = str(self.function).partition(".py:")
+        if not colon:
+            return self
+        return self.model_copy(update={"function": f"{Path(file).resolve()}.py:{name}"})
+
+
+class _LoadedSpec(_Spec):
+    """A model that is loaded here."""
+
+    main = "model"
+
+    model: str = Field(description="folder or hub name")
+    engine: EngineName = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str | None = Field(default=None, description="not in a run, which places its workers")
+    max_length: int | None = Field(default=None, ge=1, description="tokens; longer ones are cut")
+    batch_tokens: int | None = Field(default=None, ge=1, description="tokens per forward pass")
+    non_finite: NonFinite = "raise"
+
+    def absolute(self) -> Self:
+        return self.model_copy(update={"model": local_path(self.model)})
+
+
+class _ReadSpec(_Spec):
+    """How conversations become text or token ids."""
+
+    format: Format | None = Field(default=None, description="default: the model's own")
+    bos: Bos | None = None
+    separator: str | None = Field(default=None, description="between the turns of format hh")
+    max_length: int | None = Field(default=None, ge=1, description="tokens; longer ones are cut")
+    truncation_side: TruncationSide | None = None
+
+
+class ModelSpec(_LoadedSpec, _ReadSpec):
+    """A reward model; what is not set comes from what is known of it, then from its files."""
+
+    kind: Literal["model"] = "model"
+    family: Literal["classifier", "armorm", "grm"] | None = Field(
+        default=None, description="default: found from the files"
+    )
+
+
+class PairwiseSpec(_LoadedSpec):
+    """A pairwise judge, and the tournament that makes scores of its verdicts."""
+
+    kind: Literal["pairwise"] = "pairwise"
+    tournament: str | None = Field(
+        default=None, description="knockout (default), round_robin, swiss, …"
+    )
+    score: str | None = Field(default=None, description="how a round robin is scored")
+    rounds: int | None = Field(default=None, ge=1, description="number of Swiss rounds")
+    budget: int | None = Field(default=None, ge=1, description="comparisons per prompt")
+    tie: float | None = Field(
+        default=None, ge=0, lt=0.5, description="P within this of 1/2 is a tie"
+    )
+    seed: int | None = Field(default=None, description="of the draws; default: 0")
+    temperature: float | None = Field(
+        default=None, gt=0, description="divides the log-odds of the verdicts"
+    )
+    gpu_memory: float | None = Field(
+        default=None, gt=0, le=1, description="share of a GPU that vLLM may take"
+    )
+
+    def rules(self) -> Tournament:
+        """The tournament alone."""
+        return Tournament(
+            method=self.tournament,
+            score=self.score,
+            rounds=self.rounds,
+            budget=self.budget,
+            tie=self.tie or 0.0,
+            seed=self.seed or 0,
+        )
+
+
+class CombineSpec(_Spec):
+    """A weighted sum, or another reduction, of several rewards."""
+
+    main = "members"
+
+    kind: Literal["combine"] = "combine"
+    members: tuple[MemberSpec, ...] = Field(description="rewards, each with a weight")
+    reduce: Literal["sum", "mean", "min", "mean_minus_std"] | None = Field(
+        default=None, description="default: sum"
+    )
+    std_weight: float | None = Field(default=None, description="factor of the std; default: 1")
+    length_penalty: dict[str, object] | None = Field(
+        default=None, description="{weight, above, per: word|char|token}"
+    )
+    debias: dict[str, object] | None = Field(
+        default=None, description="{reference: scored file} or {penalty, mean, std, scale}"
+    )
+
+    def said(self) -> dict[str, object]:
+        return {**super().said(), "members": [member.said() for member in self.members]}
+
+    def parts(self) -> list[RewardSpec]:
+        return [self, *(part for member in self.members for part in member.reward.parts())]
+
+    def absolute(self) -> Self:
+        members = tuple(member.absolute() for member in self.members)
+        return self.model_copy(update={"members": members, "debias": _absolute_files(self.debias)})
+
+
+class RemoteSpec(_ReadSpec):
+    """A reward server; it reads conversations itself where it speaks our protocol."""
+
+    main = "url"
+
+    kind: Literal["remote"] = "remote"
+    url: str
+    protocol: Literal["raft", "openrlhf", "vllm-classify", "vllm-pooling"] | None = Field(
+        default=None, description="default: raft"
+    )
+    model: str | None = Field(default=None, description="name that the server must answer as")
+    token: str | None = Field(
+        default=None, exclude=True, repr=False, description="from Python only; see token_env"
+    )
+    token_env: str | None = Field(
+        default=None, description="environment variable that holds the bearer token"
+    )
+    timeout: float | None = Field(default=None, gt=0, description="seconds per request")
+    concurrency: int | None = Field(default=None, ge=1, description="requests in flight")
+    batch_size: int | None = Field(default=None, ge=1, description="texts per request")
+    retries: int | None = Field(default=None, ge=0)
+    backoff: float | None = Field(default=None, gt=0, description="seconds before the first retry")
+    tokenizer: str | None = Field(default=None, description="for text protocols")
+    columns: tuple[str, ...] | None = Field(
+        default=None, description="raft: prompt columns to send; default: all"
+    )
+    label_column: str | None = Field(
+        default=None, description="openrlhf: prompt column to send as labels"
+    )
+    assume_raw: bool = Field(
+        default=False, description="vllm: do not check that the numbers are logits"
+    )
+    non_finite: NonFinite = "raise"
+
+    def absolute(self) -> Self:
+        if self.tokenizer is None:
+            return self
+        return self.model_copy(update={"tokenizer": local_path(self.tokenizer)})
+
+
+# what compares: a judge needs no tournament of its own
+JudgeSpec: TypeAlias = PairwiseSpec | RemoteSpec
+RewardSpec: TypeAlias = Annotated[
+    FunctionSpec | ModelSpec | PairwiseSpec | CombineSpec | RemoteSpec,
+    Field(discriminator="kind"),
+]
+KINDS: dict[str, type[_Spec]] = {
+    "function": FunctionSpec,
+    "model": ModelSpec,
+    "pairwise": PairwiseSpec,
+    "combine": CombineSpec,
+    "remote": RemoteSpec,
+}
+
+
+class MemberSpec(BaseModel):
+    """One reward of a combination. In files its settings stand beside those of the reward."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reward: RewardSpec
+    weight: float | None = Field(default=None, description="default: 1")
+    normalise: str | dict[str, object] | None = Field(
+        default=None,
+        description="none, group, rank, sigmoid, {mean, std}, {from: scored file, column: NAME}",
+    )
+    name: str | None = None
+
+    def said(self) -> dict[str, object]:
+        given = {name: value for name, value in self._own().items() if not _is_unsaid(name, value)}
+        return {**self.reward.said(), **given}
+
+    def absolute(self) -> MemberSpec:
+        files = {"normalise": _absolute_files(self.normalise)}
+        return self.model_copy(update={"reward": self.reward.absolute(), **files})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _part(cls, given: object) -> object:
+        if not isinstance(given, Mapping) or isinstance(given.get("reward"), BaseModel):
+            return given
+        own = {name: given[name] for name in ("weight", "normalise", "name") if name in given}
+        return {"reward": {name: given[name] for name in given if name not in own}, **own}
+
+    @model_serializer
+    def _join(self) -> dict[str, object]:
+        return {**self.reward.model_dump(mode="json"), **self._own()}
+
+    def _own(self) -> dict[str, object]:
+        return {"weight": self.weight, "normalise": self.normalise, "name": self.name}
+
+
+CombineSpec.model_rebuild()
+MemberSpec.model_rebuild()
+
+
+def known_settings() -> set[str]:
+    """The names of all settings, those of members too."""
+    of_members = MemberSpec.model_fields.keys() - {"reward"}
+    return {name for kind in KINDS.values() for name in kind.model_fields} | of_members
+
+
+def _is_unsaid(name: str, value: object) -> bool:
+    if name == "non_finite" and value == "raise":
+        return True
+    # not False among the others: it equals 0, which is a setting
+    return value is False or value in (None, "", "auto", [], (), {})
+
+
+def _absolute_files(settings: Any) -> Any:
+    """Settings with their score files made absolute; anything but a mapping as it is."""
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        name: str(Path(value).resolve()) if name in _SCORE_FILES else value
+        for name, value in settings.items()
+    }

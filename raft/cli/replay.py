@@ -194,7 +194,9 @@ def _listed(files: Sequence[Path]) -> str:
 
 def _check_draws(options: argparse.Namespace) -> None:
     if options.draws < 2:
-        raise InputError(f"--draws {options.draws}", "an estimate needs 2 random subsets or more")
+        raise InputError(
+            f"--draws {options.draws}", "an estimate needs 2 random subsets or more", "raise it"
+        )
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -163,6 +163,7 @@ def _eval_reward(options: argparse.Namespace) -> int:
         raise InputError(
             f"--bootstrap {options.bootstrap}",
             f"an interval needs {_FEWEST_RESAMPLES} resamples or more",
+            "raise it",
         )
     from rewards.evaluation.evaluate import eval_reward
     from rewards.evaluation.report import as_markdown, check_output, kept_rows, write_report

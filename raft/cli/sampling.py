@@ -220,7 +220,7 @@ def _drawn(
         raise InputError(
             "--score-column, --gold-column",
             "name columns of a stored pool, but --policy draws a new one",
-            "leave --policy out",
+            "remove --policy, or these options",
         )
     if not rewards and selection is None:
         raise InputError("bon", "nothing selects among the responses", "give --reward or --judge")
@@ -285,7 +285,7 @@ def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, R
         if found is not None:
             raise InputError(
                 "--gold", "a second judge is not used: the win rate is by the one that selects",
-                "leave it out",
+                "remove --gold, or give a reward that scores",
             )  # fmt: skip
         own = replace(spec.rules(), **given) if name == "reward" else None
         found = Selection(as_judge(spec), own)
@@ -299,7 +299,7 @@ def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, R
         )
     if not plays and (options.method or options.budget):
         raise InputError(
-            "--method, --budget", "no tournament is played", "give --judge, or leave them out"
+            "--method, --budget", "no tournament is played", "give --judge, or remove them"
         )
     return found, rewards
 

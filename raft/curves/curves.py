@@ -178,7 +178,7 @@ def _with_points(
         if id(setting) not in seen:
             complaint = _nothing_of(setting, panels, x)
             if not seen:
-                raise InputError("raft curves", complaint)
+                raise InputError("curves", complaint)
             log.warning("%s (skipped in the picture)", complaint)
     for panel, many in drawn:
         if not many:

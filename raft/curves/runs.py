@@ -133,7 +133,7 @@ def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = Non
                 setting.marks += read_marks(path, complaints.append)
     readable = [setting for setting in settings if any(setting.rows)]
     if not readable:
-        raise InputError("raft curves", "; ".join(complaints) or _no_rows(settings))
+        raise InputError("curves", "; ".join(complaints) or _no_rows(settings))
     for complaint in complaints:
         log.warning("%s (skipped in the picture)", complaint)
     for setting in settings:
@@ -150,10 +150,12 @@ def known_keys(settings: Iterable[Setting]) -> set[str]:
 
 def _parse(runs: Sequence[str | Path], labels: Sequence[str] | None) -> list[Setting]:
     if not runs:
-        raise InputError("raft curves", "no run given", "name one run folder or more")
+        raise InputError("curves", "no run is given", "name one run folder or more")
     given = [_split(run) for run in runs]
     if labels and len(labels) != len(given):
-        raise InputError("--labels", f"{len(labels)} for {len(given)} runs", "give one for each")
+        raise InputError(
+            "--labels", f"has {len(labels)} labels for {len(given)} runs", "give one for each run"
+        )
     if labels:
         names = list(labels)
     else:
@@ -163,7 +165,7 @@ def _parse(runs: Sequence[str | Path], labels: Sequence[str] | None) -> list[Set
     for name, (_, paths) in zip(names, given, strict=True):
         known = merged.setdefault(name, Setting(name, []))
         if known.paths and not _same(known.paths, paths):
-            raise InputError(name, "names two settings", "give each its own label")
+            raise InputError(name, "is the label of two settings", "give each its own label")
         known.paths = paths
     return list(merged.values())
 
@@ -181,7 +183,7 @@ def _split(run: str | Path) -> tuple[str | None, list[Path]]:
         )
     for path, count in Counter(map(os.path.abspath, found)).items():
         if count > 1:
-            raise InputError(text, f"{path} is there {count} times", "a run counts once")
+            raise InputError(text, f"names {path} {count} times", "name each run once")
     return label, found
 
 

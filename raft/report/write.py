@@ -46,7 +46,7 @@ def write_report(
     out = run / "report.html" if out is None else Path(out)
     _check(run, out)
     if prompts is not None and prompts < 1:
-        raise InputError(f"--max-prompts {prompts}", "must be 1 or more")
+        raise InputError(f"--max-prompts {prompts}", "is less than 1", "give 1 or more")
     notices = Notices()
     config = summary.read_config(run, notices.add)
     metrics = problems.read_valid_metrics(run, notices.add)
@@ -94,13 +94,15 @@ def _check(run: Path, out: Path) -> None:
     if not any((run / name).exists() for name in ("metrics.jsonl", "config.yaml", "iterations")):
         raise InputError(run, "holds nothing of a run", "name a folder that `raft run` has begun")
     if out.suffix.lower() not in _SUFFIXES:
-        raise InputError(out, "a report is a page", "end the name in .html")
+        raise InputError(out, "is not an HTML file", "end the name in .html")
     if out.is_dir():
         raise InputError(out, "is a folder", "name a file in it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(out, f"its folder cannot be made ({error.strerror})") from error
+        raise InputError(
+            out, f"its folder cannot be made ({error.strerror})", "choose another --out"
+        ) from error
 
 
 def _samples(

@@ -247,7 +247,7 @@ def test_wrong_commands_are_refused_in_one_line(
     assert main(["bon", "own.best.jsonl", "--out", "own"]) == 2
     assert "would be overwritten" in capsys.readouterr().err
     assert "nothing selects" in refused(capsys, "prompts.jsonl", *DRAW)
-    assert says(refused(capsys, "prompts.jsonl", *DRAW, "--score-column", "a"), "leave --policy")
+    assert says(refused(capsys, "prompts.jsonl", *DRAW, "--score-column", "a"), "remove --policy")
     command = ("prompts.jsonl", *DRAW, "--reward")
     assert says(refused(capsys, *command, "mixed.yaml"), "the judge alone")
     assert "--reward nowhere.yaml: no such file" in refused(capsys, *command, "nowhere.yaml")

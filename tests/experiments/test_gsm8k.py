@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from wording import says
 
 from experiments.gsm8k import __main__ as experiment
 from raft.cli.main import main
@@ -143,7 +144,7 @@ def test_real_solutions_are_read_as_a_pool(raft_data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("rows", "arguments", "says"),
+    ("rows", "arguments", "expected"),
     [
         ([{"responses": ["1"]}], [], "no column 'answer'"),
         ([{"responses": ["1"], "answer": "none"}], [], "in 'answer' that is a number"),
@@ -152,10 +153,10 @@ def test_real_solutions_are_read_as_a_pool(raft_data, tmp_path, capsys):
         (
             [{"responses": ["1"], "answer": 1}],
             ["--score-column", "scores"],
-            "no scores in 'scores'",
+            "pool.jsonl:1 no 'scores'",
         ),
         ([{"responses": ["1"], "answer": 1}], ["--k", "2"], "more than 1 responses"),
-        ([{"responses": ["1"], "answer": 1}], ["--weighted"], "needs scores"),
+        ([{"responses": ["1"], "answer": 1}], ["--weighted"], "--weighted no scores"),
         ([{"responses": ["1"], "answer": 1}], ["--tolerance", "-1"], "--tolerance"),
         (
             [{"responses": ["1"], "answer": 1, "myscores": ["x"]}],
@@ -167,19 +168,19 @@ def test_real_solutions_are_read_as_a_pool(raft_data, tmp_path, capsys):
             ["--score-column", "myscores"],
             "one score for each of 1 responses",
         ),
-        ([{"id": 1, "responses": ["1"], "answer": 1}] * 2, [], "'1' stands twice"),
+        ([{"id": 1, "responses": ["1"], "answer": 1}] * 2, [], "pool.jsonl:2 '1' twice"),
         (
             [{"responses": ["1"], "scores": [-1], "answer": 1}],
             ["--score-column", "scores", "--weighted"],
-            "use --weighted sigmoid",
+            "negative scores --weighted sigmoid",
         ),
     ],
 )
-def test_what_is_no_pool_is_refused_in_one_line(tmp_path, capsys, rows, arguments, says):
+def test_what_is_no_pool_is_refused_in_one_line(tmp_path, capsys, rows, arguments, expected):
     file = write(tmp_path / "pool.jsonl", *rows)
     assert main(["eval-pool", file, *arguments]) == 2
     error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1
+    assert says(error, expected) and error.count("\n") == 1
 
 
 def test_gzip_is_read_and_a_run_folder_is_not_a_pool(tmp_path, capsys):
@@ -191,4 +192,4 @@ def test_gzip_is_read_and_a_run_folder_is_not_a_pool(tmp_path, capsys):
     iteration.mkdir(parents=True)
     write(iteration / "rollouts.jsonl", {"id": "a", "responses": ["1"], "scores": [1]})
     assert main(["eval-pool", str(tmp_path / "run")]) == 2
-    assert "name one of its files" in capsys.readouterr().err
+    assert says(capsys.readouterr().err, "run is a run folder")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wording import says
 
 from experiments.reward_models import attributes, driven_measure, five_recipes, recipes
 from experiments.reward_models.backbone import Sizes, build_tokenizer
@@ -196,7 +197,7 @@ def test_wrong_input_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFix
         five_recipes.main(["--out", str(tmp_path / "out"), "--held-out", "100000"])
     assert ended.value.code == 2
     told = capsys.readouterr().err.strip().splitlines()
-    assert "hold out fewer" in told[-1]
+    assert says(told[-1], "held_out 100000 of")
     with pytest.raises(SystemExit) as ended:
         five_recipes.main(["--out", str(tmp_path / "out"), "--only", "armorm"])
     assert ended.value.code == 2

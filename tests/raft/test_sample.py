@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import toy_runs
+from wording import says
 
 import raft.collect
 from raft.cli.main import main
@@ -192,9 +193,9 @@ def test_prompts_of_other_forms_and_columns_that_would_mislead(home: Path) -> No
         (("prompts.jsonl", "--temperature", "0"), "set k: 1"),
         (("prompts.jsonl", "--set", "train.epochs=2"), "sample has no such key"),
         (("prompts.jsonl", "--set", "sampling.top_q=1"), "did you mean sampling.top_p"),
-        (("prompts.jsonl", "--set", "sampling.top_p"), "rite key=value"),
+        (("prompts.jsonl", "--set", "sampling.top_p"), "write key=value"),
         (("prompts.jsonl", "--out", "-"), "needs a file"),
-        (("prompts.jsonl", "--out", "x.txt"), "ame it .jsonl"),
+        (("prompts.jsonl", "--out", "x.txt"), "x.txt .jsonl"),
         (("prompts.jsonl", "--out", "policy"), "is a folder"),
         (("prompts.jsonl", "--max-new-tokens", "600"), "do not fit in the model's 512"),
         (("twice.jsonl",), "twice.jsonl:2: id 'a' stands at twice.jsonl:1 already"),
@@ -206,7 +207,7 @@ def test_wrong_input_is_one_line(
     write(home / "twice.jsonl", [{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}])
     before = set(home.iterdir())
     file, *rest = arguments
-    assert message in refused(capsys, file, *COMMON, *rest)
+    assert says(refused(capsys, file, *COMMON, *rest), message)
     assert set(home.iterdir()) == before
 
 

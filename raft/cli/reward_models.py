@@ -202,16 +202,14 @@ def _output(options: argparse.Namespace) -> str | None:
 
 
 def _scorers(options: argparse.Namespace) -> list[Scorer]:
-    from raft.config.reward_option import read_spec
-    from rewards.build import as_judge
+    from raft.config.reward_option import read_judge, read_spec
     from rewards.evaluation.evaluate import Scorer
 
     settings, assignments = model_settings(options), options.assignments
-    found = []
-    for name in options.reward:
-        found.append(Scorer(name, read_spec(name, settings, assignments).lenient()))
-    for name in options.judge:
-        sections = ("judge", "reward")
-        spec = read_spec(name, settings, assignments, sections=sections, kind="pairwise")
-        found.append(Scorer(name, as_judge(spec).lenient(), judge=True))
-    return [*found, *(Scorer(base_name(name)) for name in options.score_column)]
+    rewards = [(name, read_spec(name, settings, assignments)) for name in options.reward]
+    judges = [(name, read_judge(name, settings, assignments)[0]) for name in options.judge]
+    return [
+        *(Scorer(name, spec.lenient()) for name, spec in rewards),
+        *(Scorer(name, spec.lenient(), judge=True) for name, spec in judges),
+        *(Scorer(base_name(column)) for column in options.score_column),
+    ]

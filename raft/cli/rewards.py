@@ -121,22 +121,15 @@ def add_rank(command: AddCommand) -> None:
 
 
 def _rank(options: argparse.Namespace) -> int:
-    from raft.config.reward_option import read_spec
-    from rewards.build import as_judge
+    from raft.config.reward_option import read_judge, read_spec
     from rewards.scoring.rank import rank_file
-    from rewards.spec import PairwiseSpec
     from rewards.tournament.types import Tournament
 
     _check_output(options)
     settings, assignments = model_settings(options), options.assignments
-    judge = reward = None
-    rules = Tournament()
+    judge, reward, rules = None, None, Tournament()
     if options.judge is not None:
-        spec = read_spec(
-            options.judge, settings, assignments, sections=("judge", "reward"), kind="pairwise"
-        )
-        judge = as_judge(spec)
-        rules = spec.rules() if isinstance(spec, PairwiseSpec) else rules
+        judge, rules = read_judge(options.judge, settings, assignments)
     else:
         reward = read_spec(options.reward, settings, assignments)
     names = ("method", "score", "rounds", "budget", "tie", "seed")
@@ -211,18 +204,15 @@ def add_serve_reward(command: AddCommand) -> None:
 
 
 def _serve_reward(options: argparse.Namespace) -> int:
-    from raft.config.reward_option import read_spec
-    from rewards.build import as_judge, build_judge, build_reward
+    from raft.config.reward_option import read_judge, read_spec
+    from rewards.build import build_judge, build_reward
     from rewards.remote.server import serve
 
     settings, assignments = model_settings(options), options.assignments
     place = {"host": options.host, "port": options.port, "token_env": options.token_env}
     if options.reward is not None:
-        reward = read_spec(options.reward, settings, assignments)
-        serve(build_reward(reward), **place)
-        return 0
-    spec = read_spec(
-        options.judge, settings, assignments, sections=("judge", "reward"), kind="pairwise"
-    )
-    serve(build_judge(as_judge(spec)), **place)
+        serve(build_reward(read_spec(options.reward, settings, assignments)), **place)
+    else:
+        judge, _ = read_judge(options.judge, settings, assignments)
+        serve(build_judge(judge), **place)
     return 0

@@ -259,10 +259,9 @@ def _check_stored(options: argparse.Namespace, rewards: Container[str]) -> None:
 def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, RewardSpec]]:
     """What a judge has to do, and the rewards that score while the policy draws."""
     from raft.best_of_n.judged import Selection
-    from raft.config.reward_option import read_spec
+    from raft.config.reward_option import read_judge, read_spec
     from rewards.build import as_judge
     from rewards.spec import PairwiseSpec
-    from rewards.tournament.types import Tournament
 
     wanted = {name: getattr(options, name) for name in ("method", "tie", "budget", "seed")}
     given = {name: value for name, value in wanted.items() if value is not None}
@@ -270,9 +269,8 @@ def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, R
     rewards: dict[str, RewardSpec] = {}
     found: Selection | None = None
     if options.judge is not None:
-        spec = read_spec(options.judge, settings, sections=("judge", "reward"), kind="pairwise")
-        rules = spec.rules() if isinstance(spec, PairwiseSpec) else Tournament()
-        found = Selection(as_judge(spec), replace(rules, **given))
+        judge, rules = read_judge(options.judge, settings)
+        found = Selection(judge, replace(rules, **given))
     for name in ("reward", "gold"):
         named = getattr(options, name)
         if named is None:

@@ -1,4 +1,4 @@
-"""`--reward M` as a spec.
+"""`--reward M` and `--judge M` as specs.
 
 M is a model folder or a hub name, `function:NAME`, a YAML file with a `reward:` section or a bare
 mapping, or such a mapping itself, in braces.
@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from raft.config.paths import expand_paths
-from rewards.spec import RemoteSpec, RewardSpec
+from rewards.build import as_judge
+from rewards.spec import JudgeSpec, PairwiseSpec, RemoteSpec, RewardSpec
 from rewards.spec_reader import read_reward, takes
+from rewards.tournament.types import Tournament
 from rollout.data.overrides import apply_override, parse_yaml
 from rollout.errors import InputError
 
-__all__ = ["read_spec"]
+__all__ = ["read_judge", "read_spec"]
 
 _FUNCTION = "function:"
 _EXAMPLE = "arguments.unit=chars"
@@ -59,6 +61,15 @@ def read_spec(
     if any(isinstance(part, RemoteSpec) and part.token is not None for part in spec.parts()):
         raise InputError(option, "a token would be seen by others", "use token_env")
     return spec.absolute()
+
+
+def read_judge(
+    given: str, options: Mapping[str, object], assignments: Sequence[str] = ()
+) -> tuple[JudgeSpec, Tournament]:
+    """`--judge M`: the judge, and the tournament that M says it plays. Raises as `read_spec`."""
+    sections = ("judge", "reward")
+    spec = read_spec(given, options, assignments, sections=sections, kind="pairwise")
+    return as_judge(spec), spec.rules() if isinstance(spec, PairwiseSpec) else Tournament()
 
 
 def _give(settings: dict[str, object], key: str, value: object) -> bool:

@@ -8,7 +8,10 @@ TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
 NO_BROWSER := echo 'no chromium: the browser tests will be skipped; apt-get install chromium brings it'
 
-.PHONY: demo test lint quick install browser requirements clean
+# two workers; a module stays within one, for its fixtures
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: demo test tests lint quick install browser requirements clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,8 +38,12 @@ install: .venv/.installed
 demo: install
 	$(BIN)/raft demo --out-dir demo
 
-test: lint browser
-	$(BIN)/python -m pytest
+# side by side: the tests of engines and clusters leave time on the cores
+test: install browser
+	@$(MAKE) --no-print-directory --jobs 2 lint tests
+
+tests: install
+	$(PYTEST)
 
 # the page of `raft report` is tested in a real browser, where there is one or apt-get may bring it
 browser:
@@ -49,7 +56,7 @@ browser:
 
 # without real engines and clusters
 quick: install
-	$(BIN)/python -m pytest -m 'not vllm and not ray and not slow'
+	$(PYTEST) -m 'not vllm and not ray and not slow'
 
 lint: install
 	$(BIN)/ruff check .

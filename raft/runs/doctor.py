@@ -23,13 +23,12 @@ from raft.config.paths import data_root
 from raft.runs.environment import describe_environment
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rewards.types import Family
-from rollout.errors import InputError
 from rollout.progress import Progress
 
 if TYPE_CHECKING:
-    from rewards.doctor.pairs import Pair
+    from rewards.evaluation.dataset import EvalRow
 
-__all__ = ["examine_environment", "examine_reward_model", "read_pairs"]
+__all__ = ["examine_environment", "examine_reward_model"]
 
 _US = "raft-rlhf"
 _SHOWN = ("torch", "transformers", "trl", "peft", "ray")
@@ -62,6 +61,7 @@ def examine_reward_model(
     from rewards.checkpoints.checkpoint import read_config
     from rewards.checkpoints.hub import local_folder
     from rewards.checkpoints.settings import ModelSettings
+    from rewards.doctor.pairs import read_pairs
 
     given = {name: value for name, value in settings.items() if value is not None}
     ModelSettings(**given)
@@ -71,42 +71,12 @@ def examine_reward_model(
 
 
 def _findings(
-    path: str, pairs: list[Pair] | None, kind: Family | None, settings: dict[str, Any]
+    path: str, pairs: list[EvalRow] | None, kind: Family | None, settings: dict[str, Any]
 ) -> Iterator[Finding]:
     from rewards.doctor.examine import examine
 
     with _logs_quiet(), Progress("pairs", len(pairs or ())) as progress:
         yield from examine(path, pairs, kind=kind, advance=progress.advance, **settings)
-
-
-def read_pairs(path: str) -> list[Pair]:
-    """Rows with `chosen` and `rejected`, and the prompt or whole dialogues.
-
-    Raises InputError naming the row that is no pair.
-    """
-    from rewards.doctor.pairs import Pair
-    from rollout.data.pairs import pair_groups
-    from rollout.data.rows import find_source, read_rows
-    from rollout.types import conversation
-
-    pairs = []
-    for row in read_rows(find_source(path)):
-        columns = row.value
-        if not isinstance(columns, dict) or not columns.keys() >= {"chosen", "rejected"}:
-            raise InputError(
-                row.where,
-                "no preference pair",
-                'write {"prompt", "chosen", "rejected"}',
-            )
-        talks = [
-            conversation(group.prompt, one.text)
-            for group in pair_groups(columns, str(row.number), {}, row.where)
-            for one in group.completions
-        ]
-        pairs.append(Pair(*talks))
-    if not pairs:
-        raise InputError(path, "no rows", "give at least one preference pair")
-    return pairs
 
 
 @contextmanager

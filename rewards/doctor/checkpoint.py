@@ -58,16 +58,16 @@ def check_head(folder: Path) -> Iterator[Finding]:
     yield from (finding for finding in findings if finding.level != "ok")
 
 
-def check_spread(subject: ModelUnderTest) -> Iterator[Finding]:
+def check_spread(model: ModelUnderTest) -> Iterator[Finding]:
     """Scores of the built-in conversations: finite, and not all the same."""
-    readable = subject.readable(SAMPLES)
+    readable = model.readable(SAMPLES)
     if readable.reasons:
         yield note("samples", f"{len(readable.reasons)} left out: {readable.reasons[0]}")
     talks = [SAMPLES[index] for index in readable.kept]
     if not talks:
         yield wrong("scores", "no built-in conversation can be scored", "see the line above")
         return
-    scores = subject.score(talks)
+    scores = model.score(talks)
     missing = int((~np.isfinite(scores)).sum())
     if missing:
         yield wrong(

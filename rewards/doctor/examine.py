@@ -15,9 +15,10 @@ from rewards.doctor.finding import Finding, wrong
 from rewards.doctor.invariance import check_invariance
 from rewards.doctor.judge import check_judge_pairs, check_judge_tokens, check_order
 from rewards.doctor.model_under_test import ModelUnderTest
-from rewards.doctor.pairs import Advance, Pair, check_obvious, check_pairs
+from rewards.doctor.pairs import Advance, check_obvious, check_pairs
 from rewards.doctor.template import check_template
 from rewards.doctor.tokens import check_limits, check_pad, check_tokens
+from rewards.evaluation.dataset import EvalRow
 from rewards.models.load import load_reward
 from rewards.models.reward import ModelReward
 from rewards.types import Family, RewardError
@@ -34,7 +35,7 @@ def _silent(count: int) -> None:
 
 def examine(
     path: str | Path,
-    pairs: Sequence[Pair] | None = None,
+    pairs: Sequence[EvalRow] | None = None,
     *,
     kind: Family | None = None,
     advance: Advance = _silent,
@@ -67,29 +68,29 @@ def examine(
 def examine_reward(
     reward: ModelReward,
     folder: Path,
-    pairs: Sequence[Pair] | None = None,
+    pairs: Sequence[EvalRow] | None = None,
     name: str = "",
     advance: Advance = _silent,
 ) -> Iterator[Finding]:
     """A scalar reward model that is loaded already, from `folder`."""
-    subject = ModelUnderTest(reward, folder, name or str(folder))
+    model = ModelUnderTest(reward, folder, name or str(folder))
     checks: list[Check] = [
-        ("tokens", partial(check_tokens, subject)),
-        ("template", partial(check_template, subject)),
-        ("pad", partial(check_pad, subject)),
-        ("limits", partial(check_limits, subject)),
-        ("scores", partial(check_spread, subject)),
-        ("invariance", partial(check_invariance, subject)),
-        ("obvious pairs", partial(check_obvious, subject)),
+        ("tokens", partial(check_tokens, model)),
+        ("template", partial(check_template, model)),
+        ("pad", partial(check_pad, model)),
+        ("limits", partial(check_limits, model)),
+        ("scores", partial(check_spread, model)),
+        ("invariance", partial(check_invariance, model)),
+        ("obvious pairs", partial(check_obvious, model)),
     ]
     if pairs:
-        checks.append(("pairs", partial(check_pairs, subject, pairs, advance)))
+        checks.append(("pairs", partial(check_pairs, model, pairs, advance)))
     for what, check in checks:
         yield from _guarded(what, check)
 
 
 def examine_judge(
-    judge: Any, pairs: Sequence[Pair] | None = None, advance: Advance = _silent
+    judge: Any, pairs: Sequence[EvalRow] | None = None, advance: Advance = _silent
 ) -> Iterator[Finding]:
     """A pairwise judge that is loaded already."""
     checks: list[Check] = [

@@ -22,29 +22,29 @@ _MEND = "do not use these scores; this is a fault of the engine, please report i
 Talks = Sequence[Sequence[Message]]
 
 
-def check_invariance(subject: ModelUnderTest) -> Iterator[Finding]:
+def check_invariance(model: ModelUnderTest) -> Iterator[Finding]:
     """The built-in conversations scored in six ways."""
-    readable = subject.readable(SAMPLES)
+    readable = model.readable(SAMPLES)
     talks = [SAMPLES[index] for index in readable.kept]
     if not talks:
         return
-    together = subject.score(talks)
+    together = model.score(talks)
     if not np.isfinite(together).any():
         return  # nothing to compare, and said where the scores are
-    limit = _limit(subject, together)
-    yield _repeat(together, subject.score(talks), limit)
-    alone = np.concatenate([subject.score([talk]) for talk in talks])
+    limit = _limit(model, together)
+    yield _repeat(together, model.score(talks), limit)
+    alone = np.concatenate([model.score([talk]) for talk in talks])
     yield _compared(
         "batch", f"{len(talks)} conversations alone and together", together, alone, limit
     )
-    turned = subject.score(talks[::-1])[::-1]
+    turned = model.score(talks[::-1])[::-1]
     yield _compared("order", "in reversed order", together, turned, limit)
-    yield from _batch_size(subject, talks, together, limit)
-    yield from _layout(subject, talks, together, limit)
+    yield from _batch_size(model, talks, together, limit)
+    yield from _layout(model, talks, together, limit)
 
 
-def _limit(subject: ModelUnderTest, scores: np.ndarray) -> float:
-    dtype = str(subject.reward.describe().get("dtype", "float32"))
+def _limit(model: ModelUnderTest, scores: np.ndarray) -> float:
+    dtype = str(model.reward.describe().get("dtype", "float32"))
     finite = scores[np.isfinite(scores)]
     if not len(finite):
         return 0.0
@@ -79,28 +79,28 @@ def _repeat(first: np.ndarray, second: np.ndarray, limit: float) -> Finding:
 
 
 def _batch_size(
-    subject: ModelUnderTest, talks: Talks, together: np.ndarray, limit: float
+    model: ModelUnderTest, talks: Talks, together: np.ndarray, limit: float
 ) -> Iterator[Finding]:
-    own = getattr(subject.engine, "batch_tokens", None)
+    own = getattr(model.engine, "batch_tokens", None)
     if not isinstance(own, int):
         return
     for budget in (1, 4 * own):
-        with _changed(subject.engine, "batch_tokens", budget):
-            other = subject.score(talks)
+        with _changed(model.engine, "batch_tokens", budget):
+            other = model.score(talks)
         how = f"batch_tokens={budget} instead of {own}"
         yield _compared("batch size", how, together, other, limit)
 
 
 def _layout(
-    subject: ModelUnderTest, talks: Talks, together: np.ndarray, limit: float
+    model: ModelUnderTest, talks: Talks, together: np.ndarray, limit: float
 ) -> Iterator[Finding]:
-    backbone = getattr(subject.engine, "backbone", None)
+    backbone = getattr(model.engine, "backbone", None)
     if getattr(backbone, "layout", None) != "packed":
         if backbone is not None:
             yield ok("padding", "rows are padded on the right; the batch line above covers it")
         return
     with _padded(backbone):
-        other = subject.score(talks)
+        other = model.score(talks)
     yield _compared("padding", "rows packed and rows padded", together, other, limit)
 
 

@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 
 from rewards.doctor.finding import Finding, note, ok, wrong
-from rewards.doctor.pairs import Advance, Pair, judged_findings, obvious_finding, obvious_pairs
+from rewards.doctor.pairs import (
+    Advance,
+    judged_findings,
+    obvious_finding,
+    obvious_pairs,
+    prompt_numbers,
+)
 from rewards.doctor.tokens import both_ends, precision, shown
+from rewards.evaluation.dataset import EvalRow
 from rewards.judges.prompt import PairPrompt
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, RewardError
@@ -58,12 +65,13 @@ def check_order(judge: Any) -> Iterator[Finding]:
     yield obvious_finding(forth[0] - 0.5)
 
 
-def check_judge_pairs(judge: Any, pairs: Sequence[Pair], advance: Advance) -> Iterator[Finding]:
+def check_judge_pairs(judge: Any, pairs: Sequence[EvalRow], advance: Advance) -> Iterator[Finding]:
     """All about N pairs of the user's; those whose prompts differ cannot be compared."""
-    compared = [one for pair in pairs if (one := _comparison(pair)) is not None]
-    if len(compared) < len(pairs):
-        left = len(pairs) - len(compared)
-        yield note("prompts", f"{left} of {len(pairs)} pairs differ before their last answers")
+    known = [(pair, one) for pair in pairs if (one := _comparison(pair)) is not None]
+    if len(known) < len(pairs):
+        left = len(pairs) - len(known)
+        yield note("prompts", f"{left} of {len(pairs)} pairs differ before their last responses")
+    compared = [one for _, one in known]
     margins: list[float] = []
     reasons: list[str] = []
     for start in range(0, len(compared), _CHUNK):
@@ -72,8 +80,10 @@ def check_judge_pairs(judge: Any, pairs: Sequence[Pair], advance: Advance) -> It
         advance(len(chunk))
     if reasons:
         yield note("unread", f"{len(reasons)} of {len(compared)} pairs, the first: {reasons[0]}")
-    longer = [len(one.first) - len(one.second) for one in compared]
-    yield from judged_findings(np.array(margins), np.array(longer, dtype=np.float64))
+    extra_N = np.array([len(one.first) - len(one.second) for one in compared], dtype=np.float64)
+    yield from judged_findings(
+        np.array(margins), extra_N, prompt_numbers([pair for pair, _ in known])
+    )
 
 
 def _header(text: str) -> Finding:
@@ -119,8 +129,9 @@ def _each_answer(judge: Any, asked: Sequence[Comparison], reasons: list[str]) ->
     return np.concatenate([_each_answer(judge, [one], reasons) for one in asked])
 
 
-def _comparison(pair: Pair) -> Comparison | None:
-    if list(pair.chosen[:-1]) != list(pair.rejected[:-1]):
+def _comparison(pair: EvalRow) -> Comparison | None:
+    """None for a pair whose two responses have different prompts."""
+    if len(pair.groups) != 1:
         return None
-    first, second = pair.chosen[-1]["content"], pair.rejected[-1]["content"]
-    return Comparison(tuple(pair.chosen[:-1]), first=first, second=second)
+    first, second = pair.texts
+    return Comparison(tuple(pair.conversations[0][:-1]), first=first, second=second)

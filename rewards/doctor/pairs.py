@@ -1,20 +1,33 @@
-"""Preference pairs: accuracy, margin, and how much of the verdict is length."""
+"""Preference pairs of the user's: accuracy, margin, and how much of the verdict is length."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rewards.doctor.model_under_test import ModelUnderTest
-from rewards.doctor.samples import OBVIOUS, talk
-from rewards.evaluation.stats import pearson, spearman, wilson95
-from rollout.types import Message
+from rewards.doctor.samples import OBVIOUS
+from rewards.evaluation.accuracy import accuracy, length_bias
+from rewards.evaluation.dataset import EvalRow, RowParser
+from rewards.evaluation.stats import mean_ci95, pearson, spearman
+from rollout.data.rows import find_source, read_rows
+from rollout.errors import InputError
+from rollout.types import Completion, Group, Prompt
 
-__all__ = ["Pair", "check_obvious", "check_pairs", "judged_findings", "obvious_pairs"]
+__all__ = [
+    "Advance",
+    "as_pair",
+    "check_obvious",
+    "check_pairs",
+    "judged_findings",
+    "obvious_finding",
+    "obvious_pairs",
+    "prompt_numbers",
+    "read_pairs",
+]
 
 _CHUNK = 64
 _SIDES = ("chosen", "rejected")
@@ -24,26 +37,43 @@ _ENOUGH = 10  # a correlation of fewer points is noise
 Advance = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two whole conversations, each ending with the assistant's response."""
+def read_pairs(path: str) -> list[EvalRow]:
+    """Rows with `chosen` and `rejected`, and a prompt or whole conversations.
 
-    chosen: Sequence[Message]
-    rejected: Sequence[Message]
+    Raises InputError naming the row that is no pair.
+    """
+    source = find_source(path)
+    parser = RowParser(source.stem, "pairs")
+    pairs = [parser.parse(row) for row in read_rows(source)]
+    if not pairs:
+        raise InputError(path, "holds no rows", "give at least one preference pair")
+    return pairs
 
 
-def obvious_pairs() -> list[Pair]:
+def as_pair(prompt: str, chosen: str, rejected: str) -> EvalRow:
+    """A pair that comes from no file."""
+    group = Group(Prompt(prompt, prompt), (Completion(chosen), Completion(rejected)), 0)
+    return EvalRow("built-in", prompt, {}, (group,), (1.0, 0.0), "")
+
+
+def obvious_pairs() -> list[EvalRow]:
     """The built-in ones."""
-    return [Pair(talk(prompt, good), talk(prompt, bad)) for prompt, good, bad in OBVIOUS]
+    return [as_pair(*texts) for texts in OBVIOUS]
 
 
-def check_obvious(subject: ModelUnderTest) -> Iterator[Finding]:
+def prompt_numbers(pairs: Sequence[EvalRow]) -> np.ndarray:
+    """(N,): equal for pairs of one prompt."""
+    return np.unique([pair.prompt_digest.hex() for pair in pairs], return_inverse=True)[1]
+
+
+def check_obvious(model: ModelUnderTest) -> Iterator[Finding]:
     """Never wrong: a model may be made for something else than these ten pairs."""
-    chosen_N, rejected_N, _, _ = _scores(subject, obvious_pairs(), lambda count: None)
+    chosen_N, rejected_N, _, _ = _scores(model, obvious_pairs(), lambda count: None)
     yield obvious_finding(chosen_N - rejected_N)
 
 
 def obvious_finding(margins_N: np.ndarray) -> Finding:
+    """How often the better response of N built-in pairs wins; NaN is missing."""
     known_N = margins_N[np.isfinite(margins_N)]
     wins = int((known_N > 0).sum())
     detail = f"the better answer wins in {wins} of {len(known_N)} built-in obvious pairs"
@@ -52,17 +82,18 @@ def obvious_finding(margins_N: np.ndarray) -> Finding:
 
 
 def check_pairs(
-    subject: ModelUnderTest, pairs: Sequence[Pair], advance: Advance
+    model: ModelUnderTest, pairs: Sequence[EvalRow], advance: Advance
 ) -> Iterator[Finding]:
     """All about N pairs of the user's."""
-    chosen_N, rejected_N, cut, reasons = _scores(subject, pairs, advance)
-    lengths_N2 = np.array([_lengths(subject, pair) for pair in pairs], dtype=np.float64)
-    yield from judged_findings(chosen_N - rejected_N, lengths_N2[:, 0] - lengths_N2[:, 1])
+    chosen_N, rejected_N, cut, reasons = _scores(model, pairs, advance)
+    lengths_N2 = np.array([_lengths(model, pair) for pair in pairs], dtype=np.float64)
+    extra_N = lengths_N2[:, 0] - lengths_N2[:, 1]
+    yield from judged_findings(chosen_N - rejected_N, extra_N, prompt_numbers(pairs))
     yield from _score_length(
         np.concatenate([chosen_N, rejected_N]), np.concatenate([lengths_N2[:, 0], lengths_N2[:, 1]])
     )
     if cut:
-        limit = subject.encoder.max_length
+        limit = model.encoder.max_length
         yield note(
             "truncated",
             f"{cut} of {2 * len(pairs)} conversations are longer than max_length={limit}",
@@ -74,8 +105,15 @@ def check_pairs(
         yield note("unread", f"{said}: {reasons[0]}", unread=len(reasons))
 
 
-def judged_findings(margins_N: np.ndarray, longer_N: np.ndarray) -> Iterator[Finding]:
-    """From margins, positive where the chosen wins and NaN where missing, and its extra length."""
+def judged_findings(
+    margins_N: np.ndarray, extra_N: np.ndarray, prompt_N: np.ndarray
+) -> Iterator[Finding]:
+    """From N pairs' margins, positive where the chosen response wins and NaN where missing.
+
+    Args:
+        extra_N: length of the chosen response minus that of the rejected one.
+        prompt_N: equal for pairs of one prompt, which are no independent measurements.
+    """
     known_N = np.isfinite(margins_N)
     missing = int((~known_N).sum())
     if missing:
@@ -85,28 +123,29 @@ def judged_findings(margins_N: np.ndarray, longer_N: np.ndarray) -> Iterator[Fin
     if not known_N.any():
         yield wrong("accuracy", "no pair could be judged", "see the other lines")
         return
-    yield _accuracy(margins_N[known_N])
+    yield _accuracy(margins_N[known_N], prompt_N[known_N])
     yield _margin(margins_N[known_N])
-    yield _margin_length(margins_N[known_N], longer_N[known_N])
+    yield _margin_length(margins_N[known_N], extra_N[known_N], prompt_N[known_N])
 
 
-def _accuracy(margins: np.ndarray) -> Finding:
-    wins, losses = int((margins > 0).sum()), int((margins < 0).sum())
-    ties = len(margins) - wins - losses
-    interval = wilson95(wins, len(margins))
-    low, high = interval.low, interval.high
-    rate = wins / len(margins)
-    detail = (
-        f"{rate:.1%} of {len(margins)} pairs, 95 % interval {low:.1%} to {high:.1%}; "
-        f"{ties} tie{'' if ties == 1 else 's'}, counted as lost"
-    )
-    values = {"accuracy": rate, "low": low, "high": high, "ties": ties, "pairs": len(margins)}
-    if wins + losses and wilson95(wins, wins + losses).high < 0.5:
+def _accuracy(margins: np.ndarray, prompts: np.ndarray) -> Finding:
+    found = accuracy(margins, prompts)
+    low, high = found.interval.low, found.interval.high
+    detail = f"{found.strict:.1%} of {found.pairs} pairs"
+    if math.isfinite(low):
+        detail += f", 95 % interval {low:.1%} to {high:.1%}"
+    detail += f"; {found.ties} tie{'' if found.ties == 1 else 's'}, counted as lost"
+    values = {
+        "accuracy": found.strict, "low": low, "high": high, "ties": found.ties,
+        "pairs": found.pairs,
+    }  # fmt: skip
+    told = margins != 0
+    if accuracy(margins[told], prompts[told]).interval.high < 0.5:
         fix = "are chosen and rejected swapped? else this model is not for these data"
         return wrong("accuracy", f"{detail}: significantly below one half", fix, **values)
     if high < 0.5:
         return wrong("accuracy", f"{detail}: mostly ties", "look at the scores above", **values)
-    if low <= 0.5:
+    if not low > 0.5:
         return note(
             "accuracy", f"{detail}: not told apart from guessing", "give more pairs", **values
         )
@@ -114,28 +153,30 @@ def _accuracy(margins: np.ndarray) -> Finding:
 
 
 def _margin(margins: np.ndarray) -> Finding:
-    mean = float(margins.mean())
+    mean, half = mean_ci95(margins)
     detail = f"{mean:+.3g} on average, chosen over rejected; median {np.median(margins):+.3g}"
     if len(margins) < 2:
         return ok("margin", detail, mean=mean)
-    half = 1.96 * float(margins.std(ddof=1)) / math.sqrt(len(margins))
     return ok("margin", detail.replace(" on", f" ± {half:.2g} on", 1), mean=mean, ci95=half)
 
 
-def _margin_length(margins: np.ndarray, longer: np.ndarray) -> Finding:
+def _margin_length(margins: np.ndarray, extra: np.ndarray, prompts: np.ndarray) -> Finding:
     """Within a pair the prompt is the same, so this is the cleaner of the two correlations."""
-    told = (margins != 0) & (longer != 0)
-    if told.sum() < 2:
+    if ((margins != 0) & (extra != 0)).sum() < 2:
         return note("length", "too few pairs of different length to say")
-    wins = float(np.mean((margins[told] > 0) == (longer[told] > 0)))
-    chosen = float(np.mean(longer[told] > 0))
-    rank, line = spearman(margins, longer), pearson(margins, longer)
+    found = length_bias(margins, extra, prompts, unit="tokens")
     detail = (
-        f"the longer answer wins {wins:.0%} of pairs, and is the chosen one in {chosen:.0%}; "
-        f"margin with difference in length: {_said(rank, line)}"
+        f"the longer answer wins {found.prefers_longer:.0%} of pairs, and is the chosen one in "
+        f"{found.longer_is_better:.0%}; margin with difference in length: "
+        f"{_said(found.spearman, found.pearson)}"
     )
-    values = {"longer_wins": wins, "longer_chosen": chosen, "spearman": rank, "pearson": line}
-    return _by_strength("length", detail, rank, len(margins), values)
+    values = {
+        "longer_wins": found.prefers_longer,
+        "longer_chosen": found.longer_is_better,
+        "spearman": found.spearman,
+        "pearson": found.pearson,
+    }
+    return _by_strength("length", detail, found.spearman, len(margins), values)
 
 
 def _score_length(scores_M: np.ndarray, lengths_M: np.ndarray) -> Iterator[Finding]:
@@ -145,8 +186,9 @@ def _score_length(scores_M: np.ndarray, lengths_M: np.ndarray) -> Iterator[Findi
         return
     rank, line = spearman(scores, lengths), pearson(scores, lengths)
     detail = f"score with length of the response: {_said(rank, line)}"
-    values = {"spearman": rank, "pearson": line}
-    yield _by_strength("length score", detail, rank, len(scores), values)
+    yield _by_strength(
+        "length score", detail, rank, len(scores), {"spearman": rank, "pearson": line}
+    )
 
 
 def _said(rank: float, line: float) -> str:
@@ -165,17 +207,17 @@ def _by_strength(
 
 
 def _scores(
-    subject: ModelUnderTest, pairs: Sequence[Pair], advance: Advance
+    model: ModelUnderTest, pairs: Sequence[EvalRow], advance: Advance
 ) -> tuple[np.ndarray, np.ndarray, int, list[str]]:
     """Scores of the chosen and of the rejected, (N,) each; conversations cut; why some are NaN."""
-    talks = [talk for pair in pairs for talk in (pair.chosen, pair.rejected)]
-    scores_M, cut, reasons = np.full(len(talks), np.nan), 0, []
-    for start in range(0, len(talks), 2 * _CHUNK):
-        chunk = talks[start : start + 2 * _CHUNK]
+    conversations = [one for pair in pairs for one in pair.conversations]
+    scores_M, cut, reasons = np.full(len(conversations), np.nan), 0, []
+    for start in range(0, len(conversations), 2 * _CHUNK):
+        chunk = conversations[start : start + 2 * _CHUNK]
         names = [f"pair {(start + n) // 2 + 1}, {_SIDES[n % 2]}" for n in range(len(chunk))]
-        readable = subject.readable(chunk, names)
+        readable = model.readable(chunk, names)
         if readable.kept:
-            found = subject.score([chunk[index] for index in readable.kept])
+            found = model.score([chunk[index] for index in readable.kept])
             scores_M[[start + index for index in readable.kept]] = found
         cut += readable.cut
         reasons += readable.reasons
@@ -183,7 +225,7 @@ def _scores(
     return scores_M[::2], scores_M[1::2], cut, reasons
 
 
-def _lengths(subject: ModelUnderTest, pair: Pair) -> tuple[int, int]:
-    texts = [pair.chosen[-1]["content"], pair.rejected[-1]["content"]]
-    rows = subject.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+def _lengths(model: ModelUnderTest, pair: EvalRow) -> tuple[int, int]:
+    """Tokens of the chosen and of the rejected response."""
+    rows = model.tokenizer(pair.texts, add_special_tokens=False, verbose=False)["input_ids"]
     return len(rows[0]), len(rows[1])

@@ -19,11 +19,11 @@ __all__ = ["check_template", "trailing_header"]
 _MARKS = ("Qalphaq", "Qbravoq", "Qcharlieq", "Qdeltaq")
 
 
-def check_template(subject: ModelUnderTest) -> Iterator[Finding]:
+def check_template(model: ModelUnderTest) -> Iterator[Finding]:
     """Only where the format is "chat": the other formats are our own."""
-    if subject.encoder.format != "chat":
+    if model.encoder.format != "chat":
         return
-    text = subject.text(talk(*_MARKS))
+    text = model.text(talk(*_MARKS))
     lost = [mark for mark in _MARKS if mark not in text]
     if lost:
         yield wrong(
@@ -32,9 +32,9 @@ def check_template(subject: ModelUnderTest) -> Iterator[Finding]:
             "replace the tokenizer's chat template by the one the model was trained with",
         )
         return
-    yield from _header(subject, text)
-    yield from _date(subject)
-    yield from _contents(subject)
+    yield from _header(model, text)
+    yield from _date(model)
+    yield from _contents(model)
 
 
 def trailing_header(text: str) -> str:
@@ -52,9 +52,9 @@ def trailing_header(text: str) -> str:
     return after_last if rest.strip() and before_answer.endswith(rest) else ""
 
 
-def _header(subject: ModelUnderTest, text: str) -> Iterator[Finding]:
+def _header(model: ModelUnderTest, text: str) -> Iterator[Finding]:
     header = trailing_header(text)
-    mended = "" if header else _mended(subject)
+    mended = "" if header else _mended(model)
     if mended:
         yield note(
             "response end",
@@ -66,10 +66,10 @@ def _header(subject: ModelUnderTest, text: str) -> Iterator[Finding]:
         yield ok("response end", "no generation header after the response")
         return
     detail = f"after the response comes {header!r}, which ends with the header of another answer"
-    if subject.published is not None and subject.reward.kind != "armorm":
-        yield note("response end", f"{detail}; {subject.published} was made with its own template")
+    if model.published is not None and model.reward.kind != "armorm":
+        yield note("response end", f"{detail}; {model.published} was made with its own template")
         return
-    reads = "gate and score read it" if subject.reward.kind == "armorm" else "it is what is scored"
+    reads = "gate and score read it" if model.reward.kind == "armorm" else "it is what is scored"
     yield wrong(
         "response end",
         f"{detail}: {reads}",
@@ -78,21 +78,21 @@ def _header(subject: ModelUnderTest, text: str) -> Iterator[Finding]:
     )
 
 
-def _mended(subject: ModelUnderTest) -> str:
+def _mended(model: ModelUnderTest) -> str:
     """The header that the checkpoint's own template trails, where the loader took it off."""
     conversation = [dict(message) for message in talk(*_MARKS)]
-    own = load_tokenizer(subject.folder)
+    own = load_tokenizer(model.folder)
     if not own.chat_template:
         return ""
     return trailing_header(own.apply_chat_template(conversation, tokenize=False))
 
 
-def _date(subject: ModelUnderTest) -> Iterator[Finding]:
+def _date(model: ModelUnderTest) -> Iterator[Finding]:
     from datetime import datetime
 
     days = (datetime(2021, 3, 4), datetime(2033, 11, 22))
     conversation = talk("a", "b")
-    first, second = (_rendered(subject, conversation, day) for day in days)
+    first, second = (_rendered(model, conversation, day) for day in days)
     if first == second:
         return
     yield note(
@@ -102,8 +102,8 @@ def _date(subject: ModelUnderTest) -> Iterator[Finding]:
     )
 
 
-def _rendered(subject: ModelUnderTest, conversation: Turns, day: Any) -> str:
-    return subject.tokenizer.apply_chat_template(
+def _rendered(model: ModelUnderTest, conversation: Turns, day: Any) -> str:
+    return model.tokenizer.apply_chat_template(
         [dict(message) for message in conversation],
         tokenize=False,
         add_generation_prompt=False,
@@ -112,10 +112,10 @@ def _rendered(subject: ModelUnderTest, conversation: Turns, day: Any) -> str:
     )
 
 
-def _contents(subject: ModelUnderTest) -> Iterator[Finding]:
+def _contents(model: ModelUnderTest) -> Iterator[Finding]:
     changes = [
         change
-        for change in (_trims(subject), _thoughts(subject), _system(subject), _repeated(subject))
+        for change in (_trims(model), _thoughts(model), _system(model), _repeated(model))
         if change
     ]
     if changes:
@@ -124,30 +124,30 @@ def _contents(subject: ModelUnderTest) -> Iterator[Finding]:
         yield ok("contents", "reach the model letter for letter, system messages too")
 
 
-def _trims(subject: ModelUnderTest) -> str:
-    text = _try(subject, talk("a", f"  {_MARKS[0]}\n\n"))
+def _trims(model: ModelUnderTest) -> str:
+    text = _try(model, talk("a", f"  {_MARKS[0]}\n\n"))
     return "" if text is None or f"  {_MARKS[0]}\n\n" in text else "trims blanks around a response"
 
 
-def _thoughts(subject: ModelUnderTest) -> str:
-    text = _try(subject, talk("a", f"<think>{_MARKS[0]}</think>{_MARKS[1]}"))
+def _thoughts(model: ModelUnderTest) -> str:
+    text = _try(model, talk("a", f"<think>{_MARKS[0]}</think>{_MARKS[1]}"))
     return "drops <think>…</think> from a response" if text and _MARKS[0] not in text else ""
 
 
-def _system(subject: ModelUnderTest) -> str:
-    text = _try(subject, [Message(role="system", content=_MARKS[0]), *talk("a", "b")])
+def _system(model: ModelUnderTest) -> str:
+    text = _try(model, [Message(role="system", content=_MARKS[0]), *talk("a", "b")])
     if text is None:
         return "refuses system messages"
     return "" if _MARKS[0] in text else "drops system messages"
 
 
-def _repeated(subject: ModelUnderTest) -> str:
+def _repeated(model: ModelUnderTest) -> str:
     turns = [*talk("a"), *talk("a", "b")]
-    return "refuses two turns of one role in a row" if _try(subject, turns) is None else ""
+    return "refuses two turns of one role in a row" if _try(model, turns) is None else ""
 
 
-def _try(subject: ModelUnderTest, conversation: Sequence[Message]) -> str | None:
+def _try(model: ModelUnderTest, conversation: Sequence[Message]) -> str | None:
     try:
-        return subject.text(conversation)
+        return model.text(conversation)
     except InputError:
         return None

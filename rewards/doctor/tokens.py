@@ -29,14 +29,14 @@ __all__ = [
 _ENDS = 8
 
 
-def check_tokens(subject: ModelUnderTest) -> Iterator[Finding]:
+def check_tokens(model: ModelUnderTest) -> Iterator[Finding]:
     """Text, tokens, BOS, last token and literal special tokens of a two-turn conversation."""
-    ids = subject.ids(TWO_TURNS)
-    yield _text(subject)
-    yield ok("tokens", f"{len(ids)}: {both_ends(subject.tokenizer, ids)}", count=len(ids))
-    yield from _bos(subject, ids)
-    yield _last(subject, ids)
-    yield from _literal(subject, ids)
+    ids = model.ids(TWO_TURNS)
+    yield _text(model)
+    yield ok("tokens", f"{len(ids)}: {both_ends(model.tokenizer, ids)}", count=len(ids))
+    yield from _bos(model, ids)
+    yield _last(model, ids)
+    yield from _literal(model, ids)
 
 
 def shown(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -61,9 +61,9 @@ def both_ends(tokenizer: Any, ids: Sequence[int]) -> str:
     return f"{shown(tokenizer, ids[:_ENDS])}  …  {shown(tokenizer, ids[-_ENDS:])}"
 
 
-def _text(subject: ModelUnderTest) -> Finding:
-    encoder = subject.encoder
-    text = repr(subject.text(TWO_TURNS))
+def _text(model: ModelUnderTest) -> Finding:
+    encoder = model.encoder
+    text = repr(model.text(TWO_TURNS))
     if encoder.format != "plain":
         return ok("text", f"format {encoder.format}: {text}")
     return note(
@@ -73,39 +73,38 @@ def _text(subject: ModelUnderTest) -> Finding:
     )
 
 
-def _bos(subject: ModelUnderTest, ids: Sequence[int]) -> Iterator[Finding]:
-    bos_id, policy = subject.tokenizer.bos_token_id, subject.encoder.bos
+def _bos(model: ModelUnderTest, ids: Sequence[int]) -> Iterator[Finding]:
+    bos_id, policy = model.tokenizer.bos_token_id, model.encoder.bos
     if bos_id is None:
         yield ok("BOS", "none: the tokenizer has none")
         return
-    written, added = _as_written(subject, bos_id)
+    written, added = _as_written(model, bos_id)
     front = _leading(ids, bos_id)
-    token = _visible(subject.tokenizer.convert_ids_to_tokens(bos_id))
+    token = _visible(model.tokenizer.convert_ids_to_tokens(bos_id))
     detail = f"{front} × {token}·{bos_id} (bos={policy}); the text has {written}"
     if added > written:
         detail += f", the tokenizer would make it {added} by itself"
-    if written > max(1, BOS_COUNT[policy]) and subject.published is None:
+    if written > max(1, BOS_COUNT[policy]) and model.published is None:
         fix = "use bos double" if written == 2 else "fix the template"
         yield wrong("BOS", f"{detail}: the template's own form is not what is scored", fix)
     elif front < min(1, max(written, added)):
         yield note("BOS", detail, "use bos single, unless the model was trained without")
-    elif front > max(written, added) and subject.published is None:
+    elif front > max(written, added) and model.published is None:
         yield note(
             "BOS", f"{detail}: more than either writes", "use bos single, unless it is meant"
         )
     else:
         yield ok("BOS", detail, count=front)
     inside = sum(id == bos_id for id in ids[front:])
-    if inside and bos_id != subject.tokenizer.eos_token_id:
+    if inside and bos_id != model.tokenizer.eos_token_id:
         yield note("BOS inside", f"{inside} more {token} stand within the conversation")
 
 
-def _as_written(subject: ModelUnderTest, bos_id: int) -> tuple[int, int]:
+def _as_written(model: ModelUnderTest, bos_id: int) -> tuple[int, int]:
     """Leading BOS of the rendered text alone, and of the text tokenised with special tokens."""
-    text = subject.text(TWO_TURNS)
+    text = model.text(TWO_TURNS)
     rows = [
-        subject.tokenizer(text, add_special_tokens=special)["input_ids"]
-        for special in (False, True)
+        model.tokenizer(text, add_special_tokens=special)["input_ids"] for special in (False, True)
     ]
     return _leading(rows[0], bos_id), _leading(rows[1], bos_id)
 
@@ -114,31 +113,31 @@ def _leading(ids: Sequence[int], bos_id: int) -> int:
     return next((n for n, id in enumerate(ids) if id != bos_id), len(ids))
 
 
-def _last(subject: ModelUnderTest, ids: Sequence[int]) -> Finding:
+def _last(model: ModelUnderTest, ids: Sequence[int]) -> Finding:
     last = ids[-1]
-    token = shown(subject.tokenizer, [last])
-    closing = subject.ids(talk("a", "b"))[-1] == last == subject.ids(talk("a", "c"))[-1]
-    eos = subject.config.get("eos_token_id")
-    known = {subject.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+    token = shown(model.tokenizer, [last])
+    closing = model.ids(talk("a", "b"))[-1] == last == model.ids(talk("a", "c"))[-1]
+    eos = model.config.get("eos_token_id")
+    known = {model.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
     if last in known:
         return ok("last token", f"{token}, EOS")
-    if last in subject.tokenizer.added_tokens_decoder:
+    if last in model.tokenizer.added_tokens_decoder:
         return ok("last token", f"{token}, a special token that closes the response")
     if closing:
         return ok("last token", f"{token}, the same after every response")
     detail = f"{token}, the response's own last token: nothing closes it"
-    if subject.encoder.format == "chat":
+    if model.encoder.format == "chat":
         return note("last token", detail, "check that the template closes the assistant's turn")
-    return ok("last token", f"{detail}, as format {subject.encoder.format} has it")
+    return ok("last token", f"{detail}, as format {model.encoder.format} has it")
 
 
-def _literal(subject: ModelUnderTest, ids: Sequence[int]) -> Iterator[Finding]:
+def _literal(model: ModelUnderTest, ids: Sequence[int]) -> Iterator[Finding]:
     """Special tokens that a user can type; those of the template first."""
-    known = {id for id, one in subject.tokenizer.added_tokens_decoder.items() if one.special}
-    special = sorted(known | set(subject.tokenizer.all_special_ids), key=lambda id: id not in ids)
-    tokens = subject.tokenizer.convert_ids_to_tokens(special)
+    known = {id for id, one in model.tokenizer.added_tokens_decoder.items() if one.special}
+    special = sorted(known | set(model.tokenizer.all_special_ids), key=lambda id: id not in ids)
+    tokens = model.tokenizer.convert_ids_to_tokens(special)
     text = " x ".join(["", *tokens, ""])
-    found = set(subject.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    found = set(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     parsed = [token for id, token in zip(special, tokens, strict=True) if id in found]
     if parsed:
         some = ", ".join(parsed[:3]) + (f" and {len(parsed) - 3} more" if len(parsed) > 3 else "")
@@ -153,31 +152,31 @@ _UNAFFECTED = "here the row's own last token is scored, whatever pads"
 _MEASURED = 4
 
 
-def check_pad(subject: ModelUnderTest) -> Iterator[Finding]:
+def check_pad(model: ModelUnderTest) -> Iterator[Finding]:
     """Tokenizer against config, pad against EOS."""
-    own, config = subject.tokenizer.pad_token_id, subject.config.get("pad_token_id")
-    said = f"tokenizer {_named(subject, own)}, config {_named(subject, config)}"
-    trouble = _trouble(subject, own, config)
+    own, config = model.tokenizer.pad_token_id, model.config.get("pad_token_id")
+    said = f"tokenizer {_named(model, own)}, config {_named(model, config)}"
+    trouble = _trouble(model, own, config)
     if trouble:
         yield note("pad", f"{said}: {trouble}; {_UNAFFECTED}")
-    elif own == subject.tokenizer.eos_token_id and own is not None:
-        yield note("pad", f"{said}: pad is EOS; {_elsewhere(subject, own)}")
+    elif own == model.tokenizer.eos_token_id and own is not None:
+        yield note("pad", f"{said}: pad is EOS; {_elsewhere(model, own)}")
     else:
         yield ok("pad", said)
 
 
-def _named(subject: ModelUnderTest, id: Any) -> str:
+def _named(model: ModelUnderTest, id: Any) -> str:
     if id is None:
         return "none"
-    if not isinstance(id, int) or not 0 <= id < len(subject.tokenizer.get_vocab()):
+    if not isinstance(id, int) or not 0 <= id < len(model.tokenizer.get_vocab()):
         return f"{id}, which is no token"
-    return shown(subject.tokenizer, [id])
+    return shown(model.tokenizer, [id])
 
 
-def _trouble(subject: ModelUnderTest, own: int | None, config: Any) -> str:
+def _trouble(model: ModelUnderTest, own: int | None, config: Any) -> str:
     if config is None:
         return "transformers' own classifier refuses batches without a pad id in the config"
-    if not isinstance(config, int) or not 0 <= config < subject.encoder.vocabulary:
+    if not isinstance(config, int) or not 0 <= config < model.encoder.vocabulary:
         return "the config's pad id lies outside of the embedding"
     if own is None:
         return "a tokenizer without a pad token cannot make a batch elsewhere"
@@ -186,16 +185,16 @@ def _trouble(subject: ModelUnderTest, own: int | None, config: Any) -> str:
     return ""
 
 
-def _elsewhere(subject: ModelUnderTest, pad: int) -> str:
+def _elsewhere(model: ModelUnderTest, pad: int) -> str:
     """What transformers' pooling, the right-most token that is not pad, would change."""
-    if subject.reward.kind != "classifier" or not hasattr(subject.engine, "backbone"):
+    if model.reward.kind != "classifier" or not hasattr(model.engine, "backbone"):
         return f"poolings that search for it stop early; {_UNAFFECTED}"
-    rows = [subject.ids(SAMPLES[i]) for i in subject.readable(SAMPLES).kept[:_MEASURED]]
+    rows = [model.ids(SAMPLES[i]) for i in model.readable(SAMPLES).kept[:_MEASURED]]
     ends = [max((n for n, id in enumerate(ids) if id != pad), default=0) for ids in rows]
     if all(end == len(ids) - 1 for ids, end in zip(rows, ends, strict=True)):
         return "no conversation ends with it, so transformers' own classifier scores the same token"
     differences = [
-        abs(_score_at(subject, ids, end) - _score_at(subject, ids, len(ids) - 1))
+        abs(_score_at(model, ids, end) - _score_at(model, ids, len(ids) - 1))
         for ids, end in zip(rows, ends, strict=True)
     ]
     return (
@@ -204,8 +203,8 @@ def _elsewhere(subject: ModelUnderTest, pad: int) -> str:
     )
 
 
-def _score_at(subject: ModelUnderTest, ids: list[int], position: int) -> float:
-    engine: Any = subject.engine
+def _score_at(model: ModelUnderTest, ids: list[int], position: int) -> float:
+    engine: Any = model.engine
     states = engine.backbone.states([ids], [[position]])
     return float(engine.head.outputs(states)["score"][0])
 
@@ -213,11 +212,11 @@ def _score_at(subject: ModelUnderTest, ids: list[int], position: int) -> float:
 _FIRST = 3
 
 
-def check_limits(subject: ModelUnderTest) -> Iterator[Finding]:
-    saved = subject.config.get("dtype") or subject.config.get("torch_dtype")
-    yield precision(subject.reward.describe(), saved)
-    yield _length(subject)
-    yield _vocabulary(subject)
+def check_limits(model: ModelUnderTest) -> Iterator[Finding]:
+    saved = model.config.get("dtype") or model.config.get("torch_dtype")
+    yield precision(model.reward.describe(), saved)
+    yield _length(model)
+    yield _vocabulary(model)
 
 
 def precision(said: Mapping[str, Any], saved: str | None = None) -> Finding:
@@ -230,9 +229,9 @@ def precision(said: Mapping[str, Any], saved: str | None = None) -> Finding:
     return ok("dtype", detail)
 
 
-def _length(subject: ModelUnderTest) -> Finding:
-    limit, side = subject.encoder.max_length, subject.encoder.truncation_side
-    positions = subject.config.get("max_position_embeddings") or subject.config.get("n_positions")
+def _length(model: ModelUnderTest) -> Finding:
+    limit, side = model.encoder.max_length, model.encoder.truncation_side
+    positions = model.config.get("max_position_embeddings") or model.config.get("n_positions")
     known = f"the model has {positions} positions" if positions else "the config names no limit"
     if limit is None:
         return note("max length", f"none; {known}", "set --max-length")
@@ -242,8 +241,8 @@ def _length(subject: ModelUnderTest) -> Finding:
     return ok("max length", detail, max_length=limit)
 
 
-def _vocabulary(subject: ModelUnderTest) -> Finding:
-    rows, tokenizer = subject.encoder.vocabulary, subject.tokenizer
+def _vocabulary(model: ModelUnderTest) -> Finding:
+    rows, tokenizer = model.encoder.vocabulary, model.tokenizer
     known = tokenizer.get_vocab()
     beyond = {token: id for token, id in known.items() if id >= rows}
     detail = f"the embedding has {rows} rows, the tokenizer {len(known)} tokens"

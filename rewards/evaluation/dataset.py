@@ -1,13 +1,8 @@
-"""A whole set to evaluate on: its rows, read again for each reward, and arrays of what they are.
+"""An evaluation set: rows of responses to a prompt, and how good each response is known to be.
 
-What stays in memory is numbers, some dozens of bytes per response: texts are read anew.
-
-Rows to evaluate a reward on: responses to a prompt, and how good each is known to be.
-
-A pair is two responses, of which the better has 1 and the worse 0; so are lists of right and wrong
-answers. Any two responses of a row that are not equally good are one pair to tell apart.
-
-Knows nothing of rewards. `rewards.evaluation.forms` says which columns each form has.
+Any two responses of a row that are not equally good are a pair to tell apart. What stays in memory
+is numbers, some dozens of bytes per response: the texts are read again for each reward.
+`rewards.evaluation.forms` says which columns each form of rows has.
 """
 
 from __future__ import annotations
@@ -17,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +20,7 @@ from rollout.data.jsonl import json_kind
 from rollout.data.rows import Row, Source, find_source, read_rows, row_id
 from rollout.errors import InputError
 from rollout.progress import Progress
-from rollout.types import Group
+from rollout.types import Group, Message, conversation
 
 __all__ = [
     "EvalRow",
@@ -53,7 +47,7 @@ class EvalRow:
 
     where: str
     id: str
-    columns: dict[str, Any]
+    columns: dict[str, object]
     groups: tuple[Group, ...]
     gold: tuple[float, ...]
     source: str
@@ -61,7 +55,15 @@ class EvalRow:
     @property
     def texts(self) -> list[str]:
         """K, or none of a row of judgements."""
-        return [one.text for group in self.groups for one in group.completions]
+        return [text for _, text in self._drawn()]
+
+    @property
+    def conversations(self) -> list[list[Message]]:
+        """(K,): each response after its prompt; none of a row of judgements."""
+        return [conversation(group.prompt, text) for group, text in self._drawn()]
+
+    def _drawn(self) -> Iterator[tuple[Group, str]]:
+        return ((group, one.text) for group in self.groups for one in group.completions)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -117,7 +119,7 @@ class RowParser:
         return EvalRow(row.where, id, columns, groups, gold, source)
 
 
-def _recognised(columns: dict[str, Any], where: str) -> Form:
+def _recognised(columns: dict[str, object], where: str) -> Form:
     form = recognise(columns)
     if form is None:
         held = ", ".join(map(str, columns)) or "no columns"
@@ -125,12 +127,12 @@ def _recognised(columns: dict[str, Any], where: str) -> Form:
     return form
 
 
-def _id(columns: dict[str, Any], row: Row, stem: str) -> str:
+def _id(columns: dict[str, object], row: Row, stem: str) -> str:
     given = columns.get("id") if columns.get("id") is not None else columns.get("pair_id")
     return row_id({"id": given}, row, stem)
 
 
-def _source(columns: dict[str, Any], form: Form, stem: str) -> str:
+def _source(columns: dict[str, object], form: Form, stem: str) -> str:
     # RM-Bench's tables are by domain, and some of its rows have a subset too
     names = reversed(_SOURCES) if form == "rm-bench" else _SOURCES
     found = next((columns[key] for key in names if columns.get(key) not in (None, "")), None)

@@ -1,9 +1,7 @@
-"""The forms of rows to evaluate on: which answers each has, and which of them are known to be good.
+"""The forms of rows to evaluate on, recognised by their columns.
 
-Each parser gives the row's K responses as groups to score, and their known values (K,), higher is
-better. Every error begins with the row's place.
-
-What rows to evaluate on may look like, told from their columns. Knows nothing of files.
+Each form has a parser that gives the row's K responses as groups to score, and their known values
+(K,), higher is better. Every error begins with the row's place.
 
 | form | columns |
 |---|---|
@@ -22,17 +20,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
+from rewards.data.converters.two_answers import Judged, read_judgebench, read_llmbar
+from rewards.data.record import Record
 from rewards.evaluation import rewardbench, rewardbench2
 from rewards.evaluation.rewardbench import PRIOR_SETS
 from rewards.evaluation.rewardbench import SUBSETS as REWARDBENCH_SUBSETS
 from rewards.evaluation.small_benchmarks import LABELS
-from rollout.data.jsonl import json_kind
+from rollout.data.jsonl import is_list, is_object, json_kind
 from rollout.data.messages import check_text, hh_prompt, prompt_content, response_text
 from rollout.data.pairs import pair_groups
+from rollout.data.samples import check_scores
 from rollout.errors import InputError
-from rollout.types import Completion, Group, Prompt
+from rollout.types import Completion, Group, Message, Prompt
 
 __all__ = [
     "FORMS",
@@ -52,7 +53,7 @@ HHH_SOURCES = ("helpful", "honest", "harmless", "other")
 _STYLES = 3
 
 
-def recognise(columns: Mapping[str, Any]) -> Form | None:
+def recognise(columns: Mapping[str, object]) -> Form | None:
     """The form of a row, None where its columns fit none. One row tells: sets are of one form."""
     keys = columns.keys()
     if "label" in keys and ({"response_A", "response_B"} <= keys or "judgments" in keys):
@@ -66,7 +67,7 @@ def recognise(columns: Mapping[str, Any]) -> Form | None:
     return "listwise" if {"prompt", "responses"} <= keys else None
 
 
-def _of_sides(columns: Mapping[str, Any]) -> Form:
+def _of_sides(columns: Mapping[str, object]) -> Form:
     chosen, rejected = columns["chosen"], columns["rejected"]
     if _texts(chosen) and _texts(rejected):
         styles = len(chosen) == len(rejected) == _STYLES and "num_correct" not in columns
@@ -79,7 +80,7 @@ def _of_sides(columns: Mapping[str, Any]) -> Form:
     return "pairs"
 
 
-def _texts(value: Any) -> bool:
+def _texts(value: object) -> TypeGuard[list[str]]:
     """A list of texts; one of messages is a dialogue."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
@@ -96,7 +97,7 @@ _OWN = {
 
 
 def parse_form(
-    form: Form, columns: dict[str, Any], id: str, where: str, gold: str | None = None
+    form: Form, columns: dict[str, object], id: str, where: str, gold: str | None = None
 ) -> Parts:
     """The responses of a row and their known values; `gold` names the column of a list's.
 
@@ -108,7 +109,7 @@ def parse_form(
     return _PARSERS[form](columns, id, where)
 
 
-def gold_column(columns: dict[str, Any], given: str | None = None) -> str | None:
+def gold_column(columns: dict[str, object], given: str | None = None) -> str | None:
     """The column that a listwise row's known order stands in."""
     if given is not None:
         return given if given in columns else None
@@ -127,7 +128,7 @@ _NEEDED: dict[Form, tuple[str, ...]] = {
 }
 
 
-def _check_columns(columns: dict[str, Any], form: Form, where: str) -> None:
+def _check_columns(columns: dict[str, object], form: Form, where: str) -> None:
     missing = [key for key in _NEEDED[form] if key not in columns]
     if missing:
         raise InputError(
@@ -137,51 +138,53 @@ def _check_columns(columns: dict[str, Any], form: Form, where: str) -> None:
         )
 
 
-def _group(columns: dict[str, Any], id: str, content: Any, texts: Sequence[str]) -> Group:
+def _group(
+    columns: dict[str, object], id: str, content: str | tuple[Message, ...], texts: Sequence[str]
+) -> Group:
     fields = {key: value for key, value in columns.items() if key not in _OWN}
     return Group(Prompt(id, content, fields), tuple(map(Completion, texts)), 0)
 
 
-def _pair(columns: dict[str, Any], id: str, where: str) -> Parts:
+def _pair(columns: dict[str, object], id: str, where: str) -> Parts:
     fields = {key: value for key, value in columns.items() if key not in _OWN}
     return pair_groups(columns, id, fields, where), (1.0, 0.0)
 
 
-def _rewardbench(columns: dict[str, Any], id: str, where: str) -> Parts:
+def _rewardbench(columns: dict[str, object], id: str, where: str) -> Parts:
     names = (*rewardbench.SUBSETS, *rewardbench.PRIOR_SETS, *rewardbench.UNSCORED)
     _check_subset(columns["subset"], names, "RewardBench", where)
     return _pair(columns, id, where)
 
 
-def _rewardbench2(columns: dict[str, Any], id: str, where: str) -> Parts:
+def _rewardbench2(columns: dict[str, object], id: str, where: str) -> Parts:
     subset = columns["subset"]
     _check_subset(subset, rewardbench2.SUBSETS, "RewardBench 2", where)
-    right, wrong = _answers(columns, "chosen", where), _answers(columns, "rejected", where)
+    right, wrong = _responses(columns, "chosen", where), _responses(columns, "rejected", where)
     if subset == rewardbench2.TIES:
         rewardbench2.split_tie_id(id, where)
     elif len(right) != 1:
         raise InputError(
             where,
-            f"'chosen' holds {len(right)} answers, and outside Ties one is right",
-            "fix it",
+            f"'chosen' holds {len(right)} responses, and outside Ties one is right",
+            "fix the row",
         )
     correct, total = columns.get("num_correct"), columns.get("total_completions")
     if correct not in (None, len(right)) or total not in (None, len(right) + len(wrong)):
         raise InputError(
             where,
             f"num_correct or total_completions does not fit {len(right)} chosen and "
-            f"{len(wrong)} rejected answers",
+            f"{len(wrong)} rejected responses",
             "fix the row",
         )
     return _right_and_wrong(columns, id, where, right, wrong)
 
 
-def _rm_bench(columns: dict[str, Any], id: str, where: str) -> Parts:
-    right, wrong = _answers(columns, "chosen", where), _answers(columns, "rejected", where)
+def _rm_bench(columns: dict[str, object], id: str, where: str) -> Parts:
+    right, wrong = _responses(columns, "chosen", where), _responses(columns, "rejected", where)
     if (len(right), len(wrong)) != (3, 3):
         raise InputError(
             where,
-            f"{len(right)} chosen and {len(wrong)} rejected answers, where RM-Bench has "
+            f"{len(right)} chosen and {len(wrong)} rejected responses, where RM-Bench has "
             "three styles of each",
             "fix the row",
         )
@@ -189,39 +192,36 @@ def _rm_bench(columns: dict[str, Any], id: str, where: str) -> Parts:
 
 
 def _right_and_wrong(
-    columns: dict[str, Any], id: str, where: str, right: list[str], wrong: list[str]
+    columns: dict[str, object], id: str, where: str, right: list[str], wrong: list[str]
 ) -> Parts:
     content = prompt_content(columns["prompt"], where)
     gold = (1.0,) * len(right) + (0.0,) * len(wrong)
     return (_group(columns, id, content, [*right, *wrong]),), gold
 
 
-def _judgebench(columns: dict[str, Any], id: str, where: str) -> Parts:
-    label = columns["label"]
-    if label not in LABELS:
-        raise InputError(where, f"label is {label!r}", f"write {' or '.join(LABELS)}")
-    gold = (1.0, 0.0) if label == LABELS[0] else (0.0, 1.0)
-    sides = [columns.get("response_A"), columns.get("response_B")]
-    if sides == [None, None] and "judgments" in columns:
-        return (), gold
-    texts = [
-        response_text(one, where, f"response_{side}") for one, side in zip(sides, "AB", strict=True)
-    ]
-    return (
-        _group(columns, id, check_text(columns.get("question"), where, "question"), texts),
-    ), gold
+def _judgebench(columns: dict[str, object], id: str, where: str) -> Parts:
+    record = Record(id, where, "", columns)
+    unread = columns.get("response_A") is None and columns.get("response_B") is None
+    if unread and "judgments" in columns:
+        better = record.one_of("label", {label: place for place, label in enumerate(LABELS)})
+        return (), _first_or_second(better)
+    return _judged(columns, id, where, read_judgebench(record))
 
 
-def _llmbar(columns: dict[str, Any], id: str, where: str) -> Parts:
-    label = str(columns["label"])
-    if label not in ("1", "2"):
-        raise InputError(where, f"label is {columns['label']!r}", "write 1 or 2")
-    texts = [response_text(columns[key], where, key) for key in ("output_1", "output_2")]
-    content = check_text(columns["input"], where, "input")
-    return (_group(columns, id, content, texts),), ((1.0, 0.0) if label == "1" else (0.0, 1.0))
+def _llmbar(columns: dict[str, object], id: str, where: str) -> Parts:
+    return _judged(columns, id, where, read_llmbar(Record(id, where, "", columns)))
 
 
-def _hhh(columns: dict[str, Any], id: str, where: str) -> Parts:
+def _judged(columns: dict[str, object], id: str, where: str, found: Judged) -> Parts:
+    content = check_text(found.prompt, where, "the prompt")
+    return (_group(columns, id, content, found.responses),), _first_or_second(found.better)
+
+
+def _first_or_second(better: int) -> tuple[float, float]:
+    return (1.0, 0.0) if better == 0 else (0.0, 1.0)
+
+
+def _hhh(columns: dict[str, object], id: str, where: str) -> Parts:
     """Two spellings: pairs, and BIG-bench's choices with one label each."""
     asked = columns.get("prompt") if columns.get("prompt") is not None else columns.get("input")
     text = check_text(asked, where, "prompt" if "prompt" in columns else "input")
@@ -238,18 +238,19 @@ def _hhh(columns: dict[str, Any], id: str, where: str) -> Parts:
     return (_group(columns, id, content, texts),), gold
 
 
-def _choices(targets: Any, where: str) -> tuple[list[str], tuple[float, ...]]:
-    choices = targets.get("choices") if isinstance(targets, dict) else None
-    labels = targets.get("labels") if isinstance(targets, dict) else None
-    fits = isinstance(choices, list) and isinstance(labels, list) and len(choices) == len(labels)
-    if not fits or sorted(map(str, labels or ())) != ["0", "1"]:
-        raise InputError(where, "'targets' must hold two choices and labels 1 and 0", "fix it")
-    texts = [response_text(one, where, f"choices[{k}]") for k, one in enumerate(choices or ())]
-    return texts, tuple(float(label) for label in labels or ())
+def _choices(targets: object, where: str) -> tuple[list[str], tuple[float, ...]]:
+    held = targets if is_object(targets) else {}
+    choices, labels = held.get("choices"), held.get("labels")
+    choices = choices if is_list(choices) else []
+    labels = labels if is_list(labels) else []
+    if len(choices) != len(labels) or sorted(map(str, labels)) != ["0", "1"]:
+        raise InputError(where, "'targets' does not hold two choices and labels 1 and 0", "fix it")
+    texts = [response_text(one, where, f"choices[{k}]") for k, one in enumerate(choices)]
+    return texts, tuple(float(str(label)) for label in labels)
 
 
-def _listwise(columns: dict[str, Any], id: str, where: str, given: str | None) -> Parts:
-    texts = _answers(columns, "responses", where)
+def _listwise(columns: dict[str, object], id: str, where: str, given: str | None) -> Parts:
+    texts = _responses(columns, "responses", where)
     name = gold_column(columns, given)
     if name is None:
         wanted = repr(given) if given else f"{', '.join(GOLD_COLUMNS[:-1])} or {GOLD_COLUMNS[-1]}"
@@ -258,28 +259,22 @@ def _listwise(columns: dict[str, Any], id: str, where: str, given: str | None) -
             f"no column {wanted} that says how good the responses are",
             "name it with --gold-column",
         )
-    values = columns[name]
-    numbers = isinstance(values, list) and all(map(_number_or_null, values))
-    if not numbers or len(values) != len(texts):
-        raise InputError(where, f"{name!r} is not one number per response", "fix it")
+    values = check_scores(columns[name], len(texts), f"{where}: {name!r}")
     sign = -1.0 if name.rsplit("_", 1)[-1] in _RANKS else 1.0
-    gold = tuple(math.nan if value is None else sign * value for value in values)
+    gold = tuple(
+        math.nan if value is None or not math.isfinite(value) else sign * value for value in values
+    )
     return (_group(columns, id, prompt_content(columns["prompt"], where), texts),), gold
 
 
-def _number_or_null(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or (number and math.isfinite(value))
-
-
-def _answers(columns: dict[str, Any], key: str, where: str) -> list[str]:
+def _responses(columns: dict[str, object], key: str, where: str) -> list[str]:
     value = columns[key]
-    if not isinstance(value, list) or not value:
+    if not is_list(value) or not value:
         raise InputError(where, f"{key!r} is {json_kind(value)}", "make it a list of texts")
     return [response_text(one, where, f"{key}[{k}]") for k, one in enumerate(value)]
 
 
-def _check_subset(given: Any, known: Sequence[str], benchmark: str, where: str) -> None:
+def _check_subset(given: object, known: Sequence[str], benchmark: str, where: str) -> None:
     if given in known:
         return
     close = get_close_matches(str(given), known, n=1)
@@ -291,7 +286,7 @@ def _check_subset(given: Any, known: Sequence[str], benchmark: str, where: str) 
     )
 
 
-_PARSERS: dict[Form, Callable[[dict[str, Any], str, str], Parts]] = {
+_PARSERS: dict[Form, Callable[[dict[str, object], str, str], Parts]] = {
     "pairs": _pair,
     "rewardbench": _rewardbench,
     "rewardbench2": _rewardbench2,

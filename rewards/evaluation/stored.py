@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,8 @@ from rewards.evaluation.dataset import EvalRow, EvalSet
 from rewards.evaluation.forms import gold_column
 from rewards.evaluation.scores import Scored
 from rewards.evaluation.small_benchmarks import LABELS, vote
-from rollout.data.jsonl import encode_rows, json_columns
+from rollout.data.jsonl import encode_rows, is_list, is_object, json_columns
+from rollout.data.samples import check_scores
 from rollout.errors import InputError
 from rollout.storage.files import whole_file
 
@@ -102,7 +102,7 @@ def _two_sides(row: EvalRow, names: tuple[str, ...]) -> list[float]:
     return scores
 
 
-def _columns(columns: dict[str, Any], name: str | None) -> tuple[str, ...] | None:
+def _columns(columns: dict[str, object], name: str | None) -> tuple[str, ...] | None:
     """The one or two columns that hold the scores."""
     return next((one for one in _candidates(name) if columns.keys() >= set(one)), None)
 
@@ -122,7 +122,7 @@ def _tried(name: str | None) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _others(columns: dict[str, Any]) -> str:
+def _others(columns: dict[str, object]) -> str:
     """What the user may have meant."""
     ends = ("_scores", "_score")
     near = [key for key in columns if key.endswith(ends) or key in ("scores", "score")]
@@ -131,29 +131,23 @@ def _others(columns: dict[str, Any]) -> str:
     return "add them with raft score, or name a model with --reward"
 
 
-def _numbers(value: Any, count: int, where: str, name: str) -> list[float]:
-    fits = isinstance(value, list) and len(value) == count
-    if not fits or not all(one is None or _is_number(one) for one in value):
-        many = "is not a number" if count == 1 else f"does not hold {count} numbers"
-        raise InputError(where, f"{name!r} {many}, or null for a missing one", "fix it")
-    return [np.nan if one is None else float(one) for one in value]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+def _numbers(value: object, count: int, where: str, name: str) -> list[float]:
+    """`count` scores, a missing one as NaN."""
+    scores = check_scores(value, count, f"{where}: {name!r}")
+    return [np.nan if one is None or not np.isfinite(one) else float(one) for one in scores]
 
 
 def _judged(row: EvalRow) -> tuple[float, bool]:
     """(margin of the better response, whether it comes from scores) of decisions in both orders."""
     judgments = row.columns.get(_JUDGMENTS)
-    if not isinstance(judgments, list) or not judgments:
+    if not is_list(judgments) or not judgments:
         raise InputError(row.where, f"no {_JUDGMENTS!r} to read decisions from", "fix the row")
+    seen = [one if is_object(one) else {} for one in judgments]
     better = 0 if row.gold[0] > row.gold[1] else 1
-    decisions = [one.get("decision") if isinstance(one, dict) else None for one in judgments]
-    won = vote(decisions, LABELS[better])
-    pairs = [one.get("scores") if isinstance(one, dict) else None for one in judgments]
-    known = [pair for pair in pairs if pair is not None]
-    if len(known) < len(pairs):
+    decisions = [one.get("decision") for one in seen]
+    won = vote([one if isinstance(one, str) else None for one in decisions], LABELS[better])
+    pairs = [one.get("scores") for one in seen]
+    if any(pair is None for pair in pairs):
         return won, False
     leads = []
     for number, pair in enumerate(pairs):

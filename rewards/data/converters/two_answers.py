@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rewards.data.dialogue import messages, sides, user
@@ -11,10 +12,13 @@ from rollout.types import Message
 
 __all__ = [
     "SUMMARY_PREFIX",
+    "Judged",
     "arena_pairs",
     "judgebench_pairs",
     "llmbar_pairs",
     "open_instruct_pairs",
+    "read_judgebench",
+    "read_llmbar",
     "summarize_pairs",
     "summary_prompt",
     "webgpt_pairs",
@@ -93,22 +97,41 @@ def arena_pairs(record: Record, options: Options) -> list[Outcome]:
     return [checked_pair(record, *found, fields=fields)]
 
 
-def llmbar_pairs(record: Record, options: Options) -> list[Outcome]:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A prompt and two responses, of which `better` (0 or 1) is the better one."""
+
+    prompt: str
+    responses: tuple[str, str]
+    better: int
+
+
+def read_llmbar(record: Record) -> Judged:
     """LLMBar (Zeng et al. 2023, 2310.07641): `input`, `output_1`, `output_2`, `label` 1 or 2."""
-    keys = ("input", "output_1", "output_2")
-    prompt, *texts = (record.text(key) for key in keys)
-    winner = record.one_of("label", {1: 0, 2: 1})
-    return [_judged(record, [user(prompt)], texts, winner, fields=record.rest(*keys, "label"))]
+    better = record.one_of("label", {1: 0, 2: 1, "1": 0, "2": 1})
+    return Judged(record.text("input"), (record.text("output_1"), record.text("output_2")), better)
 
 
-def judgebench_pairs(record: Record, options: Options) -> list[Outcome]:
+def read_judgebench(record: Record) -> Judged:
     """JudgeBench (Tan et al. 2024, arXiv 2410.12784): `pair_id`, `original_id`, `source`,
     `question`, `response_model`, `response_A`, `response_B`, `label` "A>B" or "B>A".
     """
-    keys = ("question", "response_A", "response_B")
-    prompt, *texts = (record.text(key) for key in keys)
-    winner = record.one_of("label", {"A>B": 0, "B>A": 1})
-    return [_judged(record, [user(prompt)], texts, winner, fields=record.rest(*keys, "label"))]
+    better = record.one_of("label", {"A>B": 0, "B>A": 1})
+    responses = (record.text("response_A"), record.text("response_B"))
+    return Judged(record.text("question"), responses, better)
+
+
+def llmbar_pairs(record: Record, options: Options) -> list[Outcome]:
+    return [_of_judged(record, read_llmbar(record), "input", "output_1", "output_2")]
+
+
+def judgebench_pairs(record: Record, options: Options) -> list[Outcome]:
+    return [_of_judged(record, read_judgebench(record), "question", "response_A", "response_B")]
+
+
+def _of_judged(record: Record, found: Judged, *keys: str) -> Outcome:
+    fields = record.rest(*keys, "label")
+    return _judged(record, [user(found.prompt)], found.responses, found.better, fields=fields)
 
 
 def open_instruct_pairs(record: Record, options: Options) -> list[Outcome]:

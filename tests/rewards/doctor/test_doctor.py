@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import importlib
@@ -19,13 +18,16 @@ import pytest
 
 import raft.runs.doctor
 from raft.cli import doctor as cli_doctor
-from raft.runs.doctor import examine_environment, read_pairs
+from raft.cli.options import Parser
+from raft.runs.doctor import examine_environment
 from rewards import RewardError, load_reward
 from rewards.doctor import Finding
 from rewards.doctor.examine import examine, examine_judge, examine_reward
-from rewards.doctor.pairs import Pair, judged_findings
+from rewards.doctor.pairs import as_pair, judged_findings, read_pairs
 from rewards.doctor.samples import OBVIOUS, SAMPLES, talk
 from rewards.doctor.template import trailing_header
+from rewards.evaluation.accuracy import accuracy
+from rewards.evaluation.dataset import EvalRow
 from rewards.tournament.verdicts import Verdicts
 from rollout.errors import InputError
 
@@ -73,12 +75,12 @@ def hh(raft_data: Path, tmp_path: Path) -> Path:
 
 def run(*arguments: str | Path) -> int:
     """The subcommand alone, as the command line makes it."""
-    parser = argparse.ArgumentParser(prog="raft")
+    parser = Parser(prog="raft")
     commands = parser.add_subparsers(required=True)
 
-    def command(name: str, text: str, handler: Any) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
-        made.set_defaults(command=handler)
+    def command(name: str, run: Any, text: str, examples: str, **_: Any) -> Parser:
+        made = commands.add_parser(name, help=text, epilog=examples)
+        made.set_defaults(command=run)
         return made
 
     cli_doctor.add_doctor(command)
@@ -116,7 +118,7 @@ def test_a_healthy_model_passes_with_every_line(
     healthy: Path, hh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--reward", healthy, "--data", hh, "--json") == 0
-    findings = json.loads(capsys.readouterr().out)
+    findings = json.loads(capsys.readouterr().out)["findings"]
     names = {finding["what"] for finding in findings}
     assert names >= {
         "python", "packages", "vllm", "devices", "disk", "RAFT_DATA", "family", "weights", "head",
@@ -151,7 +153,7 @@ def test_no_score_file_or_setting_is_changed(healthy: Path) -> None:
     engine: Any = reward.engine
     before, files = reward.score(SAMPLES), digest(healthy)
     settings = (reward.describe(), engine.batch_tokens, reward.encoder.truncated)
-    pairs = [Pair(talk("q", "long " * 100), talk("q", "b"))]
+    pairs = [as_pair("q", "long " * 100, "b")]
     assert len(list(examine_reward(reward, healthy, pairs))) > 20
     assert (reward.describe(), engine.batch_tokens, reward.encoder.truncated) == settings
     assert engine.backbone.model.config._attn_implementation == "raft_packed"
@@ -419,12 +421,13 @@ def biased(reward: Any, monkeypatch: pytest.MonkeyPatch, score: Callable[[int], 
     return reward
 
 
-def length_pairs(count: int, swapped: bool = False) -> list[Pair]:
+def length_pairs(count: int, swapped: bool = False) -> list[EvalRow]:
     """The chosen answers are the longer ones."""
     draw = np.random.default_rng(0)
     sizes = [sorted(draw.choice(np.arange(1, 90), size=2, replace=False)) for _ in range(count)]
-    talks = [(talk("q", "x" * int(long)), talk("q", "x" * int(short))) for short, long in sizes]
-    return [Pair(b, a) if swapped else Pair(a, b) for a, b in talks]
+    texts = [("x" * int(long), "x" * int(short)) for short, long in sizes]
+    # prompts of their own: the pairs of one prompt are one measurement
+    return [as_pair(f"q{n}", *(pair[::-1] if swapped else pair)) for n, pair in enumerate(texts)]
 
 
 def test_swapped_pairs_are_found_and_length_is_named(
@@ -448,19 +451,20 @@ def test_ties_count_as_lost_and_are_told(healthy: Path, monkeypatch: pytest.Monk
 
 
 def test_pairs_that_cannot_be_judged_are_counted() -> None:
-    found = by_name(judged_findings(np.array([1.0, np.nan, -1.0]), np.array([1.0, 2.0, 3.0])))
+    found = by_name(
+        judged_findings(np.array([1.0, np.nan, -1.0]), np.array([1.0, 2.0, 3.0]), np.arange(3))
+    )
     assert found["missing"][0].values == {"missing": 1}
     assert found["accuracy"][0].values["pairs"] == 2
-    assert by_name(judged_findings(np.full(3, np.nan), np.zeros(3)))["accuracy"][0].level == "wrong"
+    nothing = judged_findings(np.full(3, np.nan), np.zeros(3), np.arange(3))
+    assert by_name(nothing)["accuracy"][0].level == "wrong"
 
 
 def test_pairs_of_more_than_one_chunk_keep_their_order(healthy: Path) -> None:
     pairs = length_pairs(70)
     reward, done = load_reward(healthy), []
     (finding,) = by_name(examine_reward(reward, healthy, pairs, advance=done.append))["margin"]
-    chosen, rejected = (
-        reward.score([getattr(pair, side) for pair in pairs]) for side in ("chosen", "rejected")
-    )
+    chosen, rejected = (reward.score([p.conversations[side] for p in pairs]) for side in (0, 1))
     assert finding.values["mean"] == pytest.approx(float((chosen - rejected).mean()), abs=1e-5)
     assert sum(done) == 70
 
@@ -474,7 +478,7 @@ def test_pairs_of_every_form_are_read(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for pair in read_pairs(str(file)):
-        assert (list(pair.chosen), list(pair.rejected)) == (talk("q", "a"), talk("q", "b"))
+        assert pair.conversations == [talk("q", "a"), talk("q", "b")]
 
 
 # --- other families, judges
@@ -598,7 +602,7 @@ def test_a_data_folder_that_is_not_there_is_wrong(monkeypatch: pytest.MonkeyPatc
         (["--data", "x.jsonl"], "--reward"),
         (["--reward", "{model}", "--data", "./none.jsonl"], "no such file"),
         (["--reward", "{model}", "--data", "{model}/config.json"], "config.json"),
-        (["--reward", "{model}", "--max-length", "0"], "max_length=0"),
+        (["--reward", "{model}", "--max-length", "0"], "--max-length: 0"),
         (["--reward", "{empty}"], "config.json"),
     ],
 )
@@ -639,3 +643,18 @@ def test_a_terminal_without_signs_gets_words() -> None:
 def test_the_built_in_pairs_are_not_about_length() -> None:
     longer = sum(len(good) > len(bad) for _, good, bad in OBVIOUS)
     assert 3 <= longer <= 7
+
+
+def test_accuracy_is_that_of_eval_reward() -> None:
+    # several pairs of one prompt are one measurement: the interval is the evaluation's own
+    draw = np.random.default_rng(0)
+    margins_N, prompt_N = draw.normal(0.5, 1, 60), np.arange(60) // 3
+    (found,) = by_name(judged_findings(margins_N, np.zeros(60), prompt_N))["accuracy"]
+    expected = accuracy(margins_N, prompt_N)
+    assert found.values["accuracy"] == expected.strict
+    assert (found.values["low"], found.values["high"]) == (
+        expected.interval.low,
+        expected.interval.high,
+    )
+    (one_prompt,) = by_name(judged_findings(margins_N, np.zeros(60), np.zeros(60)))["accuracy"]
+    assert one_prompt.level == "note" and "interval" not in one_prompt.detail

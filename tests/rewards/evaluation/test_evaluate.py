@@ -409,7 +409,7 @@ BAD: list[tuple[list[Any], tuple[str, ...], str]] = [
     ([PAIRS[0], {"prompt": "q"}], LENGTH, "rows.jsonl:2: no column 'chosen'"),
     ([{**LISTED, "ranks": [1, 1]}], LENGTH, "no pair of responses of which one is better"),
     ([LISTED], LENGTH, "rows.jsonl:1: no column ranks, gold_scores or scores"),
-    ([{**LISTED, "ranks": [1]}], LENGTH, "'ranks' is not one number per response"),
+    ([{**LISTED, "ranks": [1]}], LENGTH, "'ranks': does not hold one score for each of 2"),
     ([{**LISTED, "mine": [0, 1]}], (*LENGTH, "--gold-column", "yours"), "no column 'yours'"),
     ([{**LISTED, "scores": [0, 1]}], BY_SCORES, "'scores' would be compared with itself"),
     (
@@ -426,7 +426,7 @@ BAD: list[tuple[list[Any], tuple[str, ...], str]] = [
     ([{"judgments": [], "label": "A>B"}], BY_SCORES, "no 'judgments' to read decisions from"),
     (PAIRS, BY_SCORES, "rows.jsonl:1: no stored scores under chosen_score and rejected_score"),
     ([STORED], ("--score-column", "gold"), "gold_rejected_score, gold_scores or gold"),
-    ([{**STORED, "chosen_score": "1"}], BY_SCORES, "'chosen_score' is not a number"),
+    ([{**STORED, "chosen_score": "1"}], BY_SCORES, "'chosen_score': score 0 is a string"),
     (PAIRS, (), "nothing to evaluate --reward --judge --score-column"),
     (PAIRS, (*LENGTH, "--bootstrap", "5"), "interval needs 100 resamples"),
     (PAIRS, (*LENGTH, "--out", "report.pdf"), "report.pdf .md .json"),

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 from raft.runs.folder import RunFolder
 from raft.updates.trainer import build_trainer
 from raft.workers.executors import Executor
-from raft.workers.placement import MonitorPlacement, Placement, place, place_monitor
+from raft.workers.placement import Placement, place, place_monitor
 from raft.workers.reward import RewardWorkers
 from raft.workers.rollout import BuildEngine, Policy, RolloutWorkers
 from raft.workers.trainer import TrainerWorkers
 from rewards.checkpoints.hub import check_model, local_path
-from rollout.engines.base import build_engine
 from rollout.seeds import derive_seed
-from rollout.types import Sampling
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
@@ -61,13 +59,10 @@ def start_workers(config: RunConfig, folder: RunFolder) -> Iterator[WorkerGroups
         rewards = {name: one.absolute() for name, one in sections.items() if one is not None}
         placement = _placement(config, executor, rewards, config.cluster.trainer_workers)
         log.info("workers: %s", placement.summary)
-        measuring = _monitor_placement(config, executor, placement)
-        placement = measuring.placement if measuring else placement
+        placement = _with_monitor(config, executor, placement)
         workers = _all_groups(config, folder, executor, placement, rewards)
-        if measuring:
-            log_probs = _log_prob_workers(config, executor, measuring, workers)
-            workers = replace(workers, log_probs=log_probs)
-        yield workers
+        log_probs = _log_prob_workers(config, executor, placement, workers)
+        yield replace(workers, log_probs=log_probs)
     finally:
         executor.close()
 
@@ -90,29 +85,9 @@ def start_drawing(config: RunConfig, rewards: Mapping[str, RewardSpec]) -> Itera
         executor.close()
 
 
-def eval_sampling(config: RunConfig) -> Sampling:
-    """As in training but for K and the temperature."""
-    section, training = config.eval, train_sampling(config)
-    temperature = training.temperature if section.temperature is None else section.temperature
-    return replace(training, k=section.k, temperature=temperature)
-
-
-def train_sampling(config: RunConfig) -> Sampling:
-    section = config.sampling
-    return Sampling(
-        k=section.k,
-        temperature=section.temperature,
-        top_p=section.top_p,
-        top_k=section.top_k,
-        max_new_tokens=section.max_new_tokens,
-        min_new_tokens=section.min_new_tokens,
-        stop=tuple(section.stop),
-    )
-
-
 def kl_temperature(config: RunConfig) -> float | None:
     """The temperature of the held-out samples on which KL is measured; None where it is not."""
-    temperature = eval_sampling(config).temperature
+    temperature = config.eval_sampling.temperature
     on_one_gpu = config.policy.tensor_parallel == 1
     return temperature if config.monitor.measures_kl and on_one_gpu and temperature > 0 else None
 
@@ -155,19 +130,17 @@ def _gpus(config: RunConfig, executor: Executor) -> int:
     return executor.gpus() if config.cluster.gpus is None else config.cluster.gpus
 
 
-def _monitor_placement(
-    config: RunConfig, executor: Executor, placement: Placement
-) -> MonitorPlacement | None:
-    """Where policies are measured, if they are; what the log must say of it is said here."""
+def _with_monitor(config: RunConfig, executor: Executor, placement: Placement) -> Placement:
+    """Room for the worker that measures policies, if they are; the log says why KL is not."""
     if (note := _kl_note(config)) is not None:
         log.info("monitor: %s", note)
     if kl_temperature(config) is None and config.monitor.reference_text is None:
-        return None
+        return placement
     return place_monitor(placement, _gpus(config, executor), len(os.sched_getaffinity(0)))
 
 
 def _kl_note(config: RunConfig) -> str | None:
-    sampling = eval_sampling(config)
+    sampling = config.eval_sampling
     if not config.monitor.measures_kl:
         return None
     if config.policy.tensor_parallel > 1:
@@ -192,15 +165,17 @@ def _kl_note(config: RunConfig) -> str | None:
 
 
 def _log_prob_workers(
-    config: RunConfig, executor: Executor, placed: MonitorPlacement, workers: WorkerGroups
-) -> LogProbWorkers:
+    config: RunConfig, executor: Executor, placement: Placement, workers: WorkerGroups
+) -> LogProbWorkers | None:
+    if placement.monitor is None:
+        return None
     from raft.monitor.policies import LogProbWorkers
 
     groups = {"rollout": workers.rollout, "reward": workers.reward, "trainer": workers.trainer}
-    colocated = [group for name in placed.colocated_with if (group := groups[name]) is not None]
+    colocated = [group for name in placement.monitor_with if (group := groups[name]) is not None]
     return LogProbWorkers(
         executor,
-        placed.resources,
+        placement.monitor,
         start=local_path(config.policy.model),
         dtype=config.policy.dtype,
         neighbours=colocated,
@@ -269,6 +244,8 @@ def _trainer(
 
 
 def _engine(config: RunConfig, colocated: bool) -> BuildEngine:
+    from rollout.engines.base import build_engine
+
     policy = config.policy
     return partial(
         build_engine,

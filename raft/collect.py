@@ -50,7 +50,6 @@ def collect(
     sampling: Sampling,
     seed: int,
     *,
-    seed_per_prompt: bool,
     names: Sequence[str],
     title: str,
 ) -> Collected:
@@ -70,7 +69,7 @@ def collect(
     undrawn = store.undrawn()
     tokens = 0
     with Progress(title, total=len(prompts), done=len(prompts) - len(undrawn)) as progress:
-        for group in _drawn(workers, undrawn, sampling, seed, seed_per_prompt, scoring.poll):
+        for group in _drawn(workers, undrawn, sampling, seed, scoring.poll):
             store.add_samples(group)
             tokens += sum(len(c.token_ids) for c in group.completions)
             progress.advance()
@@ -93,21 +92,16 @@ def _drawn(
     prompts: Sequence[Prompt],
     sampling: Sampling,
     seed: int,
-    seed_per_prompt: bool,
     on_idle: Callable[[], None],
 ) -> Iterator[Group]:
     """The groups of all prompts, as they complete; an engine holds so many samples at a time."""
     step = max(1, _SAMPLES_AT_A_TIME // sampling.k)
     for start in range(0, len(prompts), step):
         # without per-prompt seeds, two parts must not draw from the same stream
-        own = seed if seed_per_prompt or start == 0 else derive_seed(seed, "part", start)
-        yield from workers.rollout.generate(
-            prompts[start : start + step],
-            sampling,
-            own,
-            seed_per_prompt=seed_per_prompt,
-            on_idle=on_idle,
-        )
+        reuse = sampling.seed_per_prompt or start == 0
+        own = seed if reuse else derive_seed(seed, "part", start)
+        part = prompts[start : start + step]
+        yield from workers.rollout.generate(part, sampling, own, on_idle=on_idle)
 
 
 class _Scoring:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_c
 from rewards.spec import RewardSpec
 from rollout.data.samples import REWARD, SampleRow, Scores
 from rollout.types import Prompt
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["by_judge", "compare", "judge_metrics", "summarize", "with_references"]
 

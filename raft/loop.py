@@ -13,33 +13,22 @@ killed goes on where it was. Where a stage runs, and on what, is the worker grou
 from __future__ import annotations
 
 import logging
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.assemble import (
-    WorkerGroups,
-    check_models,
-    eval_sampling,
-    start_workers,
-    train_sampling,
-)
+from raft.assemble import WorkerGroups, check_models, start_workers
 from raft.collect import collect
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
 from raft.runs.environment import describe_environment
-from raft.runs.folder import UNFINISHED, RunFolder
+from raft.runs.folder import RunFolder
 from raft.runs.metrics import Sinks, Stopwatch, report_line
 from raft.runs.prompts import digest, load_prompts, prompts_of
 from raft.select_rows import choose
-from raft.updates.trainer import METRICS_FILE
-from raft.workers.rollout import Policy, Probe
-from raft.workers.trainer import TrainerWorkers
+from raft.train import check_start, sync, train
 from rollout.data.samples import read_samples
 from rollout.seeds import derive_seed
-from rollout.storage.files import disk_full_as_input_error, read_json
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt
 
@@ -48,13 +37,6 @@ if TYPE_CHECKING:
     from raft.monitor.monitor import Monitor
 
 log = logging.getLogger("raft")
-
-# how far an engine's log-probabilities may lie from the trainer's, nats per token on average
-_TOLERANCE = 1e-3
-_TOLERANCE_16_BIT = 0.05
-_PROBE_TOKENS = 64
-
-CURVES = "curves.png"
 
 
 @dataclass(frozen=True)
@@ -68,12 +50,6 @@ class Run:
     held_out: list[Prompt]
     monitor: Monitor
     sinks: Sinks
-
-    @property
-    def trainer(self) -> TrainerWorkers:
-        trainer = self.workers.trainer
-        assert trainer is not None, "an iteration is left to do, so a trainer was started"
-        return trainer
 
     def log(self, iteration: int, phase: str, metrics: Mapping[str, Any]) -> None:
         self.sinks.write(self.folder.add_metrics(iteration, phase, metrics))
@@ -96,27 +72,23 @@ def run(config: RunConfig) -> Path:
     with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:
         folder.settle_prompts(digest(prompts, held_out))
         monitor = build_monitor(config, folder, reference)
-        curves = folder.root / CURVES
-        if _is_over(config, folder, monitor):
-            if not curves.exists():
-                draw_curves([folder.root], curves)
-            return folder.root
-        folder.write_environment(describe_environment())
-        with (
-            Sinks(
-                config.log.sinks, folder.root, config.log.wandb_project, config.model_dump()
-            ) as sinks,
-            start_workers(config, folder) as workers,
-        ):
-            log.info("policy %s, engine %s", config.policy.model, workers.rollout.describe())
-            iterate(Run(config, folder, workers, prompts, held_out, monitor, sinks))
-        draw_curves([folder.root], curves)
+        over, curves = _is_over(config, folder, monitor), folder.root / "curves.png"
+        if not over:
+            folder.write_environment(describe_environment())
+            with (
+                Sinks(config.log, folder.root, config.model_dump()) as sinks,
+                start_workers(config, folder) as workers,
+            ):
+                log.info("policy %s, engine %s", config.policy.model, workers.rollout.describe())
+                iterate(Run(config, folder, workers, prompts, held_out, monitor, sinks))
+        if not (over and curves.exists()):
+            draw_curves([folder.root], curves)
         return folder.root
 
 
 def iterate(run: Run) -> None:
     """Evaluate the starting policy (iteration 0), then improve and evaluate in turn."""
-    check_start(run)
+    check_start(run.config, run.workers, run.held_out)
     for iteration in range(run.config.iterations + 1):
         watch, stopped = Stopwatch(), None
         if iteration > 0:
@@ -141,20 +113,18 @@ def improve(run: Run, iteration: int) -> None:
         run.workers,
         store,
         batch,
-        train_sampling(config),
+        config.sampling,
         derive_seed(config.seed, "rollout", iteration),
-        seed_per_prompt=config.sampling.seed_per_prompt,
         names=["reward"],
         title=f"iteration {iteration}: rollouts",
     )
-    selected = home / "selected.jsonl"
-    rule = config.select
+    selected, rule = home / "selected.jsonl", config.select
     with watch("select"):
         kept = choose(store.rows, selected, rule.strategy, rule.arguments(), rule.filters())
     with watch("train"):
-        trained = train(run, selected, iteration)
+        trained = train(run.config, run.folder, run.workers, selected, iteration)
     with watch("sync"):
-        sync(run, iteration)
+        sync(run.config, run.folder, run.workers, run.held_out, iteration)
     # the evaluation's row, where there is one, has the whole iteration
     times = watch.metrics()
     judged = by_judge(config.reward, config.gold, alone=False)
@@ -168,48 +138,6 @@ def improve(run: Run, iteration: int) -> None:
         "policy/version": iteration,
     }
     run.log(iteration, "train", row)
-
-
-def train(run: Run, selected: Path, iteration: int) -> dict[str, float | int]:
-    """The SFT update on the selected rows, or its stored result when it is done already."""
-    folder, workers = run.folder, run.workers
-    checkpoint = folder.checkpoint(iteration)
-    if not checkpoint.is_dir():
-        if workers.take_turns:
-            workers.rollout.sleep()
-            workers.reward.sleep()
-            run.trainer.wake()
-        # another name for every attempt: a trainer that a killed run left may still be writing
-        working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
-        seed = derive_seed(run.config.seed, "train", iteration)
-        with disk_full_as_input_error(checkpoint):
-            run.trainer.train(str(selected), str(working), str(checkpoint), seed)
-            os.replace(working, checkpoint)
-    folder.drop_unfinished_checkpoints(iteration)
-    return read_json(checkpoint / METRICS_FILE)
-
-
-def sync(run: Run, iteration: int) -> None:
-    """Bring the rollout workers to policy version `iteration` and verify that they hold it."""
-    workers = run.workers
-    if workers.rollout.version == iteration:  # a resumed run started them on it
-        return
-    probe = _probe(run)
-    if workers.take_turns:
-        run.trainer.sleep()
-    workers.rollout.sync(Policy(str(run.folder.checkpoint(iteration)), iteration, probe))
-    if workers.take_turns:
-        workers.rollout.wake()
-        workers.reward.wake()
-
-
-def check_start(run: Run) -> None:
-    """Engine and trainer must compute the same policy before hours are spent on it.
-
-    Where they share GPUs the check waits for the first sync: they are not awake together.
-    """
-    if run.workers.trainer is not None and not run.workers.take_turns:
-        run.workers.rollout.verify(_probe(run))
 
 
 def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
@@ -231,9 +159,8 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
             run.workers,
             store,
             held_out,
-            eval_sampling(config),
+            config.eval_sampling,
             derive_seed(config.seed, "eval"),
-            seed_per_prompt=config.sampling.seed_per_prompt,
             names=run.workers.reward.names,
             title=f"iteration {iteration}: held-out",
         )
@@ -268,19 +195,3 @@ def _is_over(config: RunConfig, folder: RunFolder, monitor: Monitor) -> bool:
     if finished:
         log.info("%s is finished: %d iterations", folder.root, folder.latest_version())
     return finished
-
-
-def _probe(run: Run) -> Probe:
-    """Held-out prompts end to end, so that short ones make a probe too; no longer than one sample.
-
-    A text of one token has no log-probabilities, and would verify nothing.
-    """
-    config, held_out = run.config, run.held_out
-    longest = max(len(prompt.token_ids) for prompt in held_out) + config.sampling.max_new_tokens
-    ids = tuple(token for prompt in held_out[:_PROBE_TOKENS] for token in prompt.token_ids)
-    ids = (ids if len(ids) > 1 else ids * 2)[: min(_PROBE_TOKENS, longest)]
-    sixteen_bit = config.policy.dtype in ("bfloat16", "float16") or (
-        config.policy.dtype == "auto" and run.workers.on_gpu
-    )
-    tolerance = _TOLERANCE_16_BIT if sixteen_bit else _TOLERANCE
-    return Probe(ids, tuple(run.trainer.log_probs(ids)), tolerance)

@@ -52,10 +52,10 @@ def global_top_fraction(scores_PK: ArrayLike, fraction: float) -> Indices:
     return np.argwhere(np.isfinite(scores_PK) & (ranks_PK < keep))
 
 
-def threshold(scores_PK: ArrayLike, minimum: float, per_prompt: int | None = None) -> Indices:
-    """(M, 2): finite samples of score >= `minimum`, the best `per_prompt` of each prompt if set."""
+def threshold(scores_PK: ArrayLike, min_score: float, per_prompt: int | None = None) -> Indices:
+    """(M, 2): finite samples of score >= `min_score`, at most the best `per_prompt` of a prompt."""
     scores_PK = _as_scores(scores_PK)
-    keep_PK = np.isfinite(scores_PK) & (scores_PK >= minimum)
+    keep_PK = np.isfinite(scores_PK) & (scores_PK >= min_score)
     if per_prompt is not None:
         keep_PK &= _ranks(scores_PK) < per_prompt
     return np.argwhere(keep_PK)
@@ -206,7 +206,7 @@ _ARGUMENTS = {
     "best_of_k": (),
     "top_m": ("m",),
     "global_top_fraction": ("fraction",),
-    "threshold": ("minimum", "per_prompt"),
+    "threshold": ("min_score", "per_prompt"),
     "best_and_worst": (),
 }
 _OPTIONAL = {"per_prompt"}

@@ -24,6 +24,12 @@ __all__ = [
 ]
 
 
+def setting(default: Any, description: str, **bounds: float) -> Any:
+    """A dataclass field that a config section can inherit: pydantic reads the description and the
+    bounds (`ge`, `gt`, `le`, `lt`) from its metadata, and checks them where the section is read."""
+    return field(default=default, metadata={"description": description, **bounds})
+
+
 class Message(TypedDict):
     """One turn of a conversation."""
 
@@ -58,13 +64,16 @@ class Sampling:
     to stop there must be trained on them. `temperature=0` is greedy decoding and needs `k=1`.
     """
 
-    k: int = 8
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 128
-    min_new_tokens: int = 0
-    stop: tuple[str, ...] = ()
+    k: int = setting(8, "responses per prompt", ge=1)
+    temperature: float = setting(1.0, "0 takes the likeliest token each time", ge=0, le=2)
+    top_p: float = setting(1.0, "only the likeliest tokens of this total probability", gt=0, le=1)
+    top_k: int = setting(0, "only so many of the likeliest tokens; 0 keeps all", ge=0)
+    max_new_tokens: int = setting(128, "longest response, in tokens", ge=1)
+    min_new_tokens: int = setting(0, "shortest response, in tokens", ge=0)
+    stop: tuple[str, ...] = setting((), "texts that end a response, and are cut from it")
+    seed_per_prompt: bool = setting(
+        True, "samples depend on (seed, iteration, prompt) alone; costs 15-40 % speed"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,10 +135,14 @@ class _Bench:
         from rollout.types import Sampling
 
         store = RolloutStore(self._folder / f"{seed}-{len(names)}", "pool", self._prompts, 0)
-        sampling = Sampling(k=self._options.k, max_new_tokens=self._options.new_tokens)
+        sampling = Sampling(
+            k=self._options.k,
+            max_new_tokens=self._options.new_tokens,
+            seed_per_prompt=self._options.seeds == "per_prompt",
+        )
         spent = collect(
             self._workers, store, self._prompts, sampling, seed,
-            seed_per_prompt=self._options.seeds == "per_prompt", names=names, title="drawing",
+            names=names, title="drawing",
         )  # fmt: skip
         return store, spent.tokens
 

@@ -86,8 +86,12 @@ class Setting:
     def engine(self, engine: Any, seed: int) -> int:
         from rollout.types import Sampling
 
-        sampling = Sampling(k=self.options.k, max_new_tokens=self.options.new_tokens)
-        groups = engine.generate(self.prompts, sampling, seed, seed_per_prompt=self.per_prompt)
+        sampling = Sampling(
+            k=self.options.k,
+            max_new_tokens=self.options.new_tokens,
+            seed_per_prompt=self.per_prompt,
+        )
+        groups = engine.generate(self.prompts, sampling, seed)
         return sum(len(one.token_ids) for group in groups for one in group.completions)
 
     def bare(self, llm: Any, seed: int, text: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raft.assemble import start_drawing, train_sampling
+from raft.assemble import start_drawing
 from raft.collect import Collected, collect
 from raft.config.load import make_config
 from raft.config.run import RunConfig
@@ -111,9 +111,8 @@ def _collect(
             workers,
             store,
             prompts,
-            train_sampling(config),
+            config.sampling,
             derive_seed(config.seed, "sample"),
-            seed_per_prompt=config.sampling.seed_per_prompt,
             names=workers.reward.names,
             title="drawing",
         )
@@ -145,7 +144,7 @@ def _settings(
     return {
         "seed": config.seed,
         "policy": policy,
-        "sampling": config.sampling.model_dump(),
+        "sampling": config.model_dump(mode="json")["sampling"],
         "prompts": digest(prompts, []),
         "rewards": said,
         "files": made_of({"policy": policy["model"], "rewards": said}),

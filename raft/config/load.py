@@ -94,7 +94,7 @@ def read_mapping(path: str | Path, overrides: list[str] | None, *, examples: str
 
 def _complaint(item: ErrorDetails, schema: type[BaseModel], see: str) -> str:
     key, message = complaint(item)
-    if item["type"] == "extra_forbidden":
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{key}: unknown key{_suggestion(key, schema, see)}"
     # without a key it is about keys that contradict each other: the message names them
     return f"{key}: {message}" if key else message
@@ -107,20 +107,20 @@ def _suggestion(key: str, schema: type[BaseModel], see: str) -> str:
     return f"; did you mean {close[0]}?" if close else f"; see `{see}`"
 
 
-def known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    """Every key of a run's config in dotted form."""
+def known_keys(section: type[object] = RunConfig, prefix: str = "") -> list[str]:
+    """Every key of a run's config in dotted form, old names apart."""
     keys: dict[str, None] = {}
-    for name, field in section.model_fields.items():
+    for name, field in _fields(section).items():
         keys[prefix + name] = None
         for child in _sections_of(field.annotation):
             keys |= dict.fromkeys(known_keys(child, f"{prefix}{name}."))
     return list(keys)
 
 
-def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+def describe_keys(section: type[object] = RunConfig, prefix: str = "") -> list[str]:
     """One line per key: name, default, meaning; of a reward, the kinds that have it."""
     lines: list[str] = []
-    for name, field in section.model_fields.items():
+    for name, field in _fields(section).items():
         children = _sections_of(field.annotation)
         if len(children) > 1:
             lines += _describe_union(children, f"{prefix}{name}.")
@@ -131,12 +131,12 @@ def describe_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> lis
     return lines
 
 
-def _describe_union(kinds: list[type[BaseModel]], prefix: str) -> list[str]:
+def _describe_union(kinds: list[type[object]], prefix: str) -> list[str]:
     """Keys that mean the same for several kinds share a line."""
     found: dict[str, list[str]] = {}
-    names = [kind.model_fields["kind"].default for kind in kinds]
+    names = [_fields(kind)["kind"].default for kind in kinds]
     for of, kind in zip(names, kinds, strict=True):
-        for name, field in kind.model_fields.items():
+        for name, field in _fields(kind).items():
             if name != "kind":
                 found.setdefault(_describe(name, field), []).append(of)
     lines = [f"{prefix}kind  (required)  {', '.join(names)}"]
@@ -144,13 +144,21 @@ def _describe_union(kinds: list[type[BaseModel]], prefix: str) -> list[str]:
 
 
 def _describe(name: str, field: FieldInfo) -> str:
-    default = "required" if field.is_required() else f"default {field.default!r}"
-    return f"{name}  ({default})" + (f"  {field.description}" if field.description else "")
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    told = "required" if field.is_required() else f"default {default!r}"
+    return f"{name}  ({told})" + (f"  {field.description}" if field.description else "")
 
 
-def _sections_of(annotation: object) -> list[type[BaseModel]]:
+def _fields(section: type[object]) -> dict[str, FieldInfo]:
+    """The keys of a section, be it a pydantic model or a dataclass, old names apart."""
+    fields: dict[str, FieldInfo] = vars(section)["__pydantic_fields__"]
+    hidden = {"hidden": True}
+    return {name: one for name, one in fields.items() if one.json_schema_extra != hidden}
+
+
+def _sections_of(annotation: object) -> list[type[object]]:
     """The sections that a key may hold, several of a union; none of lists of sections."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and hasattr(annotation, "__pydantic_fields__"):
         return [annotation]
     if get_origin(annotation) in (list, tuple, dict):
         return []

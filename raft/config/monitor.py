@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,6 +20,8 @@ Guard = Literal[
 
 
 class MonitorConfig(BaseModel):
+    """The guards' limits: None (or False) is off. `raft.monitor.guards` judges by this section."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kl: bool = Field(
@@ -60,10 +62,6 @@ class MonitorConfig(BaseModel):
     max_perplexity_growth: float | None = Field(
         default=2.0, gt=1, description="of reference_text, as a multiple of the start's"
     )
-
-    def rules(self) -> dict[str, Any]:
-        """What `raft.monitor.guards.Rules` is made of."""
-        return {**self.model_dump(exclude={"kl", "reference_text"}), "stop_on": tuple(self.stop_on)}
 
     @property
     def measures_kl(self) -> bool:

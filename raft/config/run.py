@@ -6,14 +6,17 @@ Unknown keys are errors. Only `raft.assemble` and the loop read these classes.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raft.config.monitor import MonitorConfig
 from raft.selection import check_strategy
 from rewards.spec import RewardSpec
 from rollout.errors import InputError
+from rollout.types import Sampling
 
 
 class _Section(BaseModel):
@@ -56,18 +59,9 @@ class PromptsConfig(_Section):
     )
 
 
-class SamplingConfig(_Section):
-    k: int = Field(default=8, ge=1)
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0, description="0 keeps the whole vocabulary")
-    max_new_tokens: int = Field(default=128, ge=1)
-    min_new_tokens: int = Field(default=0, ge=0)
-    stop: list[str] = []
-    seed_per_prompt: bool = Field(
-        default=True,
-        description="samples depend on (seed, iteration, prompt) alone; costs 15-40 % speed",
-    )
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class SamplingConfig(Sampling):
+    """`Sampling` itself, checked when it is read."""
 
     @model_validator(mode="after")
     def _greedy_is_single(self) -> SamplingConfig:
@@ -85,7 +79,11 @@ class SelectConfig(_Section):
     strategy: str = "best_of_k"
     m: int | None = Field(default=None, ge=1, description="top_m: rows kept per prompt")
     fraction: float | None = Field(default=None, gt=0, le=1, description="global_top_fraction")
-    minimum: float | None = Field(default=None, description="threshold: lowest score kept")
+    minimum: float | None = Field(
+        default=None,
+        description="old name of min_score, for threshold",
+        json_schema_extra={"hidden": True},
+    )
     per_prompt: int | None = Field(
         default=None, ge=1, description="threshold: most rows kept per prompt"
     )
@@ -101,7 +99,7 @@ class SelectConfig(_Section):
     min_score: float | None = Field(
         default=None,
         allow_inf_nan=False,
-        description="lower scores are not selectable, whatever the strategy",
+        description="lowest score that may be selected; threshold needs it",
     )
     min_spread: float | None = Field(
         default=None,
@@ -112,14 +110,21 @@ class SelectConfig(_Section):
     allow_truncated: bool = True
     unique: bool = Field(default=False, description="identical responses to a prompt count once")
 
-    def arguments(self) -> dict[str, Any]:
-        """The chosen strategy's own settings."""
-        given = self.model_dump(include={"m", "fraction", "minimum", "per_prompt"})
+    def arguments(self) -> dict[str, float]:
+        """The strategy's own settings, by the names of its parameters in `raft.selection`."""
+        given = {"m": self.m, "fraction": self.fraction, "per_prompt": self.per_prompt}
+        if self.strategy == "threshold":
+            given["min_score"] = self.min_score if self.minimum is None else self.minimum
+        else:
+            given["minimum"] = self.minimum  # which no other strategy takes
         return {key: value for key, value in given.items() if value is not None}
 
     def filters(self) -> dict[str, Any]:
         """What makes samples unselectable before the strategy looks."""
-        return self.model_dump(exclude={"strategy", "m", "fraction", "minimum", "per_prompt"})
+        given = self.model_dump(exclude={"strategy", "m", "fraction", "minimum", "per_prompt"})
+        if self.strategy == "threshold" and self.minimum is None:
+            given["min_score"] = None  # the strategy's own, so that it counts nothing as refused
+        return given
 
     @model_validator(mode="after")
     def _lengths_leave_room(self) -> SelectConfig:
@@ -186,8 +191,8 @@ class TrainConfig(_Section):
         if self.packing != "none" and self.max_length is None:
             raise InputError(
                 "train.packing",
-                f"{self.packing} needs the length of a block",
-                "set train.max_length",
+                "packing needs train.max_length",
+                "set it to the length of a block",
             )
         if self.packing == "bfd" and not on_gpu:
             raise InputError(
@@ -272,6 +277,13 @@ class RunConfig(_Section):
     keep_checkpoints: int = Field(
         default=2, ge=1, description="newest policies kept on disk, and the best"
     )
+
+    @property
+    def eval_sampling(self) -> SamplingConfig:
+        """As in training but for K and the temperature."""
+        own = self.eval.temperature
+        temperature = self.sampling.temperature if own is None else own
+        return replace(self.sampling, k=self.eval.k, temperature=temperature)
 
     @model_validator(mode="after")
     def _selector_fits(self) -> RunConfig:

@@ -11,13 +11,15 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rollout.storage.files import read_json, read_rows, write_json, write_whole
 
+if TYPE_CHECKING:
+    from raft.config.monitor import MonitorConfig
+
 __all__ = [
     "Alarm",
-    "Rules",
     "Stops",
     "alarms",
     "best_iteration",
@@ -29,21 +31,6 @@ Rows = Sequence[dict[str, Any]]  # of evaluations, in order; the first is the st
 
 
 @dataclass(frozen=True)
-class Rules:
-    """The limits of `monitor` in a config: None (or False) is off. `stop_on` names those that end
-    the run; the others warn."""
-
-    gold_patience: int | None = None
-    kl_budget: float | None = None
-    ngram_jump: bool = False
-    max_duplicate_share: float | None = None
-    min_distinct_2: float | None = None
-    max_length_growth: float | None = None
-    max_perplexity_growth: float | None = None
-    stop_on: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Alarm:
     """A rule that is broken, and in which words."""
 
@@ -51,7 +38,7 @@ class Alarm:
     message: str
 
 
-def alarms(rules: Rules, rows: Rows) -> list[Alarm]:
+def alarms(rules: MonitorConfig, rows: Rows) -> list[Alarm]:
     """The rules on metrics that are broken at the last of `rows`."""
     if len(rows) < 2:
         return []
@@ -64,7 +51,7 @@ def alarms(rules: Rules, rows: Rows) -> list[Alarm]:
     ]
 
 
-def idle_rules(rules: Rules, start: dict[str, Any]) -> list[Alarm]:
+def idle_rules(rules: MonitorConfig, start: dict[str, Any]) -> list[Alarm]:
     """Limits that the starting policy is beyond already, so that they say nothing of training."""
     return [
         Alarm(guard, f"the starting policy is at {start[key]:.2f} already, beyond {limit:g}")

@@ -8,14 +8,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raft.assemble import kl_temperature
-from raft.config.run import RunConfig
 from raft.monitor.diversity import diversity_metrics
 from raft.monitor.guards import (
     Alarm,
-    Rules,
     Stops,
     alarms,
     best_iteration,
@@ -34,6 +32,10 @@ from rollout.engines.base import context_length
 from rollout.text.templates import encode_prompts
 from rollout.types import InputError
 
+if TYPE_CHECKING:
+    from raft.config.monitor import MonitorConfig
+    from raft.config.run import RunConfig
+
 __all__ = [
     "Monitor",
     "build_monitor",
@@ -51,7 +53,7 @@ class Monitor:
     """Watches the run in `folder`. What it says follows from the stored evaluations and `rules`
     alone, so that a run that was killed is judged as one that was not."""
 
-    def __init__(self, folder: RunFolder, rules: Rules, policies: PolicyMeasures) -> None:
+    def __init__(self, folder: RunFolder, rules: MonitorConfig, policies: PolicyMeasures) -> None:
         self._folder = folder
         self._rules = rules
         self._policies = policies
@@ -171,7 +173,7 @@ _NO_LIMIT = 2**31
 
 def build_monitor(config: RunConfig, folder: RunFolder, reference: tuple[Row, ...]) -> Monitor:
     policies = PolicyMeasures(local_path(config.policy.model), kl_temperature(config), reference)
-    return Monitor(folder, Rules(**config.monitor.rules()), policies)
+    return Monitor(folder, config.monitor, policies)
 
 
 def load_reference(config: RunConfig) -> tuple[Row, ...]:

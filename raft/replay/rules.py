@@ -109,7 +109,7 @@ def sweep(stored: int) -> tuple[int, ...]:
 
 
 def parse_rules(text: str, *, tournaments: bool = False) -> list[Rule]:
-    """`best_of_k,top_m:m=2,threshold:minimum=0.5:per_prompt=2`, or names of tournaments.
+    """`best_of_k,top_m:m=2,threshold:min_score=0.5:per_prompt=2`, or names of tournaments.
 
     Raises InputError.
     """
@@ -166,7 +166,9 @@ def filters_at_work(filters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rule(entry: str, flag: str) -> Rule:
     name, arguments = _name_and_arguments(entry, flag)
-    known = SelectConfig.model_fields.keys() - SelectConfig().filters().keys() - {"strategy"}
+    if "minimum" in arguments:  # its old name
+        arguments["min_score"] = arguments.pop("minimum")
+    known = {"m", "fraction", "min_score", "per_prompt"}
     for one in (name for name in arguments if name not in known):
         raise InputError(
             f"{flag} {entry}",

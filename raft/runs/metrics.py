@@ -10,13 +10,16 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rollout.errors import InputError
+
+if TYPE_CHECKING:
+    from raft.config.run import LogConfig
 
 __all__ = [
     "Numbers",
@@ -170,13 +173,15 @@ def _with_interval(row: dict[str, Any], key: str) -> str:
 
 
 class Sinks:
-    """TensorBoard and Weights & Biases, as far as `names` has them. `settings` go to the latter."""
+    """TensorBoard and Weights & Biases, if the config's `log` names them.
 
-    def __init__(
-        self, names: Sequence[str], root: Path, project: str, settings: dict[str, Any]
-    ) -> None:
-        self._tensorboard = _tensorboard(root) if "tensorboard" in names else None
-        self._wandb = _wandb(root, project, settings) if "wandb" in names else None
+    Args:
+        settings: the whole config, which a run in Weights & Biases shows.
+    """
+
+    def __init__(self, log: LogConfig, root: Path, settings: dict[str, Any]) -> None:
+        self._tensorboard = _tensorboard(root) if "tensorboard" in log.sinks else None
+        self._wandb = _wandb(root, log.wandb_project, settings) if "wandb" in log.sinks else None
 
     def write(self, row: dict[str, Any]) -> None:
         step = row["iteration"]

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raft.config.run import RunConfig
 from rewards.checkpoints.hub import local_path
 from rollout.data.prompts import read_prompts
-from rollout.engines.base import context_length
 from rollout.seeds import derive_seed
 from rollout.text.templates import encode_prompts
 from rollout.types import InputError, Prompt
+
+if TYPE_CHECKING:
+    from raft.config.run import RunConfig
 
 __all__ = [
     "digest",
@@ -87,6 +88,8 @@ def load_tokenizer(model: str) -> Any:
 
 
 def _encode(config: RunConfig, prompts: list[Prompt]) -> list[Prompt]:
+    from rollout.engines.base import context_length
+
     policy = config.policy
     return encode_prompts(
         prompts,

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rollout.engines.base import TOY_FILE
-
 if TYPE_CHECKING:
     from raft.config.run import TrainConfig
 
@@ -56,6 +54,8 @@ def build_trainer(
         checkpoint: the policy to go on from; None for `model` itself.
         threads: CPU threads for torch; None leaves its own choice.
     """
+    from rollout.engines.base import TOY_FILE
+
     if (Path(model) / TOY_FILE).exists():
         from raft.updates.toy import ToyTrainer
 

@@ -1,7 +1,5 @@
-"""Who gets which GPU. Pure arithmetic: no Ray, no torch.
-
-Which GPU the worker that measures policies computes on. Pure arithmetic, as
-`raft.workers.placement`.
+"""Who gets which GPU: rollout workers, reward models, trainers, and the worker that measures
+policies for the monitor. Pure arithmetic: no Ray, no torch.
 """
 
 from __future__ import annotations
@@ -13,21 +11,24 @@ from typing import Literal
 from raft.workers.executors import Resources
 from rollout.types import InputError
 
-__all__ = [
-    "MonitorPlacement",
-    "place_monitor",
-]
+Colocation = Literal["rollout", "reward", "trainer"]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The resources of every worker; `colocated` means that GPUs are shared in turn by sleeping."""
+    """The resources of every worker; `colocated` means that GPUs are shared in turn by sleeping.
+
+    `monitor` is None where no policies are measured; `monitor_with` names the groups that sleep
+    while they are.
+    """
 
     rollout: tuple[Resources, ...]
     reward: tuple[Resources, ...]
     trainer: tuple[Resources, ...]
     colocated: bool
     summary: str
+    monitor: Resources | None = None
+    monitor_with: tuple[Colocation, ...] = ()
 
 
 def place(
@@ -138,43 +139,34 @@ def _colocated(
     )
 
 
-Colocation = Literal["rollout", "reward", "trainer"]
+def place_monitor(placement: Placement, gpus: int, cores: int) -> Placement:
+    """Find room for the worker that measures policies.
 
-
-@dataclass(frozen=True)
-class MonitorPlacement:
-    """Its resources; who sleeps while it works; and the placement of all others, changed where it
-    shares their GPU."""
-
-    resources: Resources
-    colocated_with: tuple[Colocation, ...]
-    placement: Placement
-
-
-def place_monitor(placement: Placement, gpus: int, cores: int) -> MonitorPlacement:
-    """A GPU of its own where one is left; else that of a reward model, which is idle and light;
-    else a trainer's. On shared GPUs it takes its turn. Without GPUs it has all cores: nobody else
-    works then.
+    It gets a GPU of its own where one is left; else half of a reward model's, which is idle and
+    light; else half of a trainer's. On shared GPUs it takes its turn. Without GPUs it has all
+    cores, since nobody else works then.
     """
     everyone = (*placement.rollout, *placement.reward, *placement.trainer)
     if not any(worker.gpus for worker in everyone):
-        return MonitorPlacement(Resources(threads=cores), (), placement)
+        return replace(placement, monitor=Resources(threads=cores))
     threads = placement.rollout[0].threads
+    reward_on_gpu = bool(placement.reward) and placement.reward[0].gpus > 0
     if placement.colocated:
         # generation and training have 0.4 of a GPU each, scoring 0.2
-        reward = _halved(placement.reward) if placement.reward[0].gpus else placement.reward
-        seat = Resources(threads=threads, gpus=0.1, gpu_slot=0)
-        return MonitorPlacement(seat, ("rollout", "reward"), replace(placement, reward=reward))
-    if sum(worker.gpus for worker in everyone) + 1 <= gpus:
-        return MonitorPlacement(Resources(threads=threads, gpus=1), (), placement)
-    seat = Resources(threads=threads, gpus=0.5, gpu_slot=0)
-    if placement.reward and placement.reward[0].gpus:
-        return MonitorPlacement(
-            seat, ("reward",), replace(placement, reward=_halved(placement.reward))
+        return replace(
+            placement,
+            reward=_halved(placement.reward) if reward_on_gpu else placement.reward,
+            monitor=Resources(threads=threads, gpus=0.1, gpu_slot=0),
+            monitor_with=("rollout", "reward"),
         )
-    return MonitorPlacement(
-        seat, ("trainer",), replace(placement, trainer=_halved(placement.trainer))
-    )
+    if sum(worker.gpus for worker in everyone) + 1 <= gpus:
+        return replace(placement, monitor=Resources(threads=threads, gpus=1))
+    half = Resources(threads=threads, gpus=0.5, gpu_slot=0)
+    if reward_on_gpu:
+        reward = _halved(placement.reward)
+        return replace(placement, reward=reward, monitor=half, monitor_with=("reward",))
+    trainer = _halved(placement.trainer)
+    return replace(placement, trainer=trainer, monitor=half, monitor_with=("trainer",))
 
 
 def _halved(workers: Sequence[Resources]) -> tuple[Resources, ...]:

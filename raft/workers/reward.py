@@ -89,15 +89,6 @@ class RewardWorker:
                 move(device)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Groups that a worker is scoring."""
-
-    worker: int
-    groups: list[Group]
-    names: tuple[str, ...]
-
-
 class RewardWorkers(WorkerGroup[RewardWorker]):
     """M reward workers. A worker that dies is replaced, and its batch is given out again.
 
@@ -119,7 +110,8 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
         self._rewards = rewards
         self._batch_groups = batch_groups
         self._queue: deque[tuple[Group, tuple[str, ...]]] = deque()
-        self._running: dict[Future[ScoredBatch], _Batch] = {}
+        # of every call its worker's number, the groups it scores, and by which rewards
+        self._running: dict[Future[ScoredBatch], tuple[int, list[Group], tuple[str, ...]]] = {}
         self._reports: dict[str, Report] = {}
         self.busy_seconds = 0.0
         super().__init__(executor, resources, max_respawns)
@@ -141,7 +133,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
 
     def start(self) -> None:
         """Give every idle worker a batch of what waits, be it a small one."""
-        working = {batch.worker for batch in self._running.values()}
+        working = {number for number, _, _ in self._running.values()}
         for number, worker in enumerate(self._workers):
             if number in working or not self._queue:
                 continue
@@ -150,7 +142,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
             while self._queue and len(groups) < self._batch_groups and self._queue[0][1] == names:
                 groups.append(self._queue.popleft()[0])
             future = worker.call(RewardWorker.score, groups, names)
-            self._running[future] = _Batch(number, groups, names)
+            self._running[future] = (number, groups, names)
 
     def ready(self) -> Iterator[tuple[Group, GroupScores]]:
         """The groups scored by now, without waiting."""
@@ -188,12 +180,12 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
             future = self._executor.first_ready(list(self._running), timeout)
             if future is None:
                 return None
-            batch = self._running.pop(future)
+            number, groups, names = self._running.pop(future)
             try:
                 found = future.result()
             except WorkerDiedError as error:
-                self._replace(batch.worker, error)
-                self._queue.extendleft((group, batch.names) for group in reversed(batch.groups))
+                self._replace(number, error)
+                self._queue.extendleft((group, names) for group in reversed(groups))
                 self.start()
                 continue
             self.start()
@@ -201,7 +193,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
             for name, report in found.reports.items():
                 before = self._reports.get(name)
                 self._reports[name] = report if before is None else before + report
-            return list(zip(batch.groups, found.scores, strict=True))
+            return list(zip(groups, found.scores, strict=True))
         return None
 
     def _factory(self) -> Callable[[], RewardWorker]:

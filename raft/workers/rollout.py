@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from raft.workers.executors import Executor, Resources, Stream
 from raft.workers.group import WorkerGroup
-from rollout.engines.base import Engine, EngineChoice
 from rollout.engines.environment import quiet_libraries
 from rollout.types import (
     EngineError,
@@ -20,13 +20,16 @@ from rollout.types import (
     WorkerDiedError,
 )
 
+if TYPE_CHECKING:
+    from rollout.engines.base import Engine, EngineChoice
+
 # groups go back in small parcels: often enough to keep scoring busy, seldom enough to cost nothing
 _PARCEL_GROUPS = 16
 _PARCEL_SECONDS = 0.2
 # how long a group waits for samples before it calls `on_idle`
 _IDLE_SECONDS = 0.1
 
-BuildEngine = Callable[..., tuple[Engine, EngineChoice]]
+BuildEngine = Callable[..., "tuple[Engine, EngineChoice]"]
 
 
 class RolloutWorker:
@@ -48,7 +51,6 @@ class RolloutWorker:
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        seed_per_prompt: bool,
         version: int,
     ) -> Iterator[list[Group]]:
         """The groups of all prompts in parcels, each as soon as it is full or old."""
@@ -58,9 +60,7 @@ class RolloutWorker:
             )
         parcel: list[Group] = []
         sent = time.monotonic()
-        for group in self._engine.generate(
-            prompts, sampling, seed, seed_per_prompt=seed_per_prompt
-        ):
+        for group in self._engine.generate(prompts, sampling, seed):
             parcel.append(group)
             if len(parcel) >= _PARCEL_GROUPS or time.monotonic() - sent > _PARCEL_SECONDS:
                 yield parcel
@@ -99,14 +99,6 @@ class Policy:
     probe: Probe | None = None
 
 
-@dataclass(frozen=True)
-class _Share:
-    """The prompts that one worker has still to answer, by id."""
-
-    worker: int
-    prompts: dict[str, Prompt]
-
-
 class RolloutWorkers(WorkerGroup[RolloutWorker]):
     """N rollout workers holding one policy.
 
@@ -141,7 +133,6 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         sampling: Sampling,
         seed: int,
         *,
-        seed_per_prompt: bool,
         on_idle: Callable[[], None] | None = None,
     ) -> Iterator[Group]:
         """Yield every prompt's group as it completes, in any order, under the current version.
@@ -150,39 +141,39 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         complete in waves, and whoever scores the last wave must not wait for the next one.
         """
         self.begin_stage()
-        streams: dict[Stream[list[Group]], _Share] = {}
+        # of every stream its worker's number, and the prompts that it has not answered yet, by id
+        streams: dict[Stream[list[Group]], tuple[int, dict[str, Prompt]]] = {}
 
-        def start(share: _Share) -> None:
-            stream = self._workers[share.worker].stream(
+        def start(number: int, share: dict[str, Prompt]) -> None:
+            stream = self._workers[number].stream(
                 RolloutWorker.generate,
-                list(share.prompts.values()),
+                list(share.values()),
                 sampling,
                 # without per-prompt seeds, two workers must not draw from the same stream
-                seed if seed_per_prompt else seed + share.worker,
-                seed_per_prompt,
+                seed if sampling.seed_per_prompt else seed + number,
                 self._policy.version,
             )
-            streams[stream] = share
+            streams[stream] = (number, share)
 
         for number in range(len(self._workers)):
-            own = {prompt.id: prompt for prompt in prompts[number :: len(self._workers)]}
-            if own:
-                start(_Share(number, own))
+            share = {prompt.id: prompt for prompt in prompts[number :: len(self._workers)]}
+            if share:
+                start(number, share)
         while streams:
             stream = self._first_ready(list(streams), on_idle)
-            share = streams[stream]
+            number, share = streams[stream]
             try:
                 groups = stream.take()
             except WorkerDiedError as error:
                 del streams[stream]
-                self._replace(share.worker, error, f"{len(share.prompts)} prompts unanswered")
-                if share.prompts:
-                    start(share)
+                self._replace(number, error, f"{len(share)} prompts unanswered")
+                if share:
+                    start(number, share)
                 continue
             if groups is None:
                 del streams[stream]
-                if share.prompts:
-                    raise EngineError(f"the engine left {len(share.prompts)} prompts unanswered")
+                if share:
+                    raise EngineError(f"the engine left {len(share)} prompts unanswered")
                 continue
             for group in groups:
                 self._check(group, share)
@@ -228,14 +219,14 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             on_idle()
         return stream
 
-    def _check(self, group: Group, share: _Share) -> None:
+    def _check(self, group: Group, share: dict[str, Prompt]) -> None:
         """Take the group's prompt from the share, if it was asked for and drawn as asked."""
         if group.policy_version != self._policy.version:
             raise StaleWeightsError(
                 f"prompt {group.prompt.id}: drawn by policy version {group.policy_version}, "
                 f"asked for {self._policy.version}"
             )
-        if share.prompts.pop(group.prompt.id, None) is None:
+        if share.pop(group.prompt.id, None) is None:
             raise EngineError(f"the engine answered prompt {group.prompt.id} twice or unasked")
 
     def _compare(self, number: int, found: Sequence[float], probe: Probe) -> None:

@@ -32,13 +32,11 @@ class Engine(Protocol):
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        *,
-        seed_per_prompt: bool = True,
     ) -> Iterator[Group]:
         """Yield one group per prompt, each as soon as its K completions are there, in any order.
 
-        With `seed_per_prompt` a prompt's samples depend on (`seed`, prompt id) alone; without it,
-        on the whole batch too, which is faster.
+        With `sampling.seed_per_prompt` a prompt's samples depend on (`seed`, prompt id) alone;
+        without it, on the whole batch too, which is faster.
         """
         ...
 

@@ -55,10 +55,8 @@ class ToyEngine:
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        *,
-        seed_per_prompt: bool = True,
     ) -> Iterator[Group]:
-        del seed_per_prompt  # always
+        """As `Engine.generate`; seeds are per prompt in either case."""
         for prompt in prompts:
             base = derive_seed(seed, prompt.id)
             completions = (self._draw(base + k, sampling) for k in range(sampling.k))

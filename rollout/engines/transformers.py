@@ -55,11 +55,8 @@ class TransformersEngine:
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        *,
-        seed_per_prompt: bool = True,
     ) -> Iterator[Group]:
-        # one stream per sample in either case: here it costs nothing
-        del seed_per_prompt
+        """As `Engine.generate`; seeds are per prompt in either case: here that costs nothing."""
         version = self.version
         by_length = sorted(prompts, key=lambda p: len(p.token_ids))
         rows = [(number, k) for number in range(len(by_length)) for k in range(sampling.k)]

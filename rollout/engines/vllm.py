@@ -96,13 +96,11 @@ class VLLMEngine:
         prompts: Sequence[Prompt],
         sampling: Sampling,
         seed: int,
-        *,
-        seed_per_prompt: bool = True,
     ) -> Iterator[Group]:
         self._check_idle()
         self._calls += 1
         engine = self._llm.llm_engine
-        if not seed_per_prompt:
+        if not sampling.seed_per_prompt:
             self._seed_globally(seed)
         waiting: dict[str, Prompt] = {}
         version = self.version
@@ -110,7 +108,7 @@ class VLLMEngine:
         try:
             for number, prompt in enumerate(prompts):
                 request = f"{self._calls}-{number}"
-                own = derive_seed(seed, prompt.id) if seed_per_prompt else None
+                own = derive_seed(seed, prompt.id) if sampling.seed_per_prompt else None
                 engine.add_request(
                     request,
                     {"prompt_token_ids": list(prompt.token_ids)},
@@ -121,7 +119,7 @@ class VLLMEngine:
                 for output in engine.step():
                     if output.finished:
                         prompt = waiting.pop(output.request_id)
-                        own = derive_seed(seed, prompt.id) if seed_per_prompt else None
+                        own = derive_seed(seed, prompt.id) if sampling.seed_per_prompt else None
                         yield Group(prompt, self._completions(prompt, output, own), version)
             if waiting:
                 raise EngineError(f"vLLM lost {len(waiting)} of {len(prompts)} prompts")

@@ -190,7 +190,7 @@ def test_an_engine_killed_in_mid_generation_loses_and_repeats_nothing(
         known: Any = workers._workers
         victim = known[1].call(KnownWorker.pid).result()
         groups: list[Group] = []
-        for group in workers.generate(prompts, sampling, 7, seed_per_prompt=True):
+        for group in workers.generate(prompts, sampling, 7):
             if not groups:
                 os.kill(victim, signal.SIGKILL)
             groups.append(group)
@@ -199,7 +199,7 @@ def test_an_engine_killed_in_mid_generation_loses_and_repeats_nothing(
         # were not
         assert Counter(g.prompt.id for g in groups) == Counter(p.id for p in prompts)
         assert {g.policy_version for g in groups} == {3}
-        undisturbed = workers.generate(prompts, sampling, 7, seed_per_prompt=True)
+        undisturbed = workers.generate(prompts, sampling, 7)
         expected = {g.prompt.id: g.completions for g in undisturbed}
         assert {g.prompt.id: g.completions for g in groups} == expected
     finally:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import toy_runs
 
-import raft.assemble
 from raft.config.run import RunConfig
 from raft.loop import run
 from raft.runs.prompts import load_prompts, prompts_of
@@ -102,7 +101,7 @@ def test_samples_come_from_the_stated_policy_and_seed(tmp_path: Path) -> None:
     settings = toy_runs.config(tmp_path, keep_checkpoints=9)
     folder = run(settings)
     engine = ToyEngine(str(folder / "iterations/002/checkpoint"), version=2)
-    sampling = raft.assemble.train_sampling(settings)
+    sampling = settings.sampling
     for row in toy_runs.rows(folder / "iterations/003/rollouts.jsonl")[:5]:
         for seed, ids in zip(row["seeds"], row["token_ids"], strict=True):
             assert list(engine._draw(seed, sampling).token_ids) == ids

@@ -70,14 +70,14 @@ def test_global_top_fraction_keeps_the_best_of_all(scores_PK, fraction):
 
 
 @given(scores, score.filter(math.isfinite), st.none() | st.integers(1, 6))
-def test_threshold_keeps_what_reaches_the_minimum(scores_PK, minimum, per_prompt):
+def test_threshold_keeps_what_reaches_the_minimum(scores_PK, min_score, per_prompt):
     expected = [
         [p, k]
         for p, row in enumerate(scores_PK)
         for k in sorted(by_score(row, finite_samples(row))[:per_prompt])
-        if row[k] >= minimum
+        if row[k] >= min_score
     ]
-    assert threshold(scores_PK, minimum, per_prompt).tolist() == expected
+    assert threshold(scores_PK, min_score, per_prompt).tolist() == expected
 
 
 @given(scores)
@@ -97,7 +97,7 @@ STRATEGIES = {
     "best_of_k": {},
     "top_m": {"m": 1},
     "global_top_fraction": {"fraction": 0.5},
-    "threshold": {"minimum": 0.0, "per_prompt": 1},
+    "threshold": {"min_score": 0.0, "per_prompt": 1},
     "best_and_worst": {},
 }
 
@@ -160,9 +160,9 @@ def test_no_prompts_select_nothing():
     ("global_top_fraction", 8, {"fraction": 0}, "select.fraction: 0"),
     ("global_top_fraction", 8, {"fraction": 1.1}, "select.fraction: 1.1"),
     ("global_top_fraction", 8, {"fraction": "a"}, "select.fraction: 'a' is not a finite number"),
-    ("threshold", 8, {"minimum": NAN}, "select.minimum: nan is not a finite number"),
-    ("threshold", 8, {"minimum": 0, "per_prompt": 9}, "select.per_prompt: 9 is more than the 8"),
-    ("threshold", 8, {"m": 1, "minimum": 0}, "select.m threshold minimum per_prompt"),
+    ("threshold", 8, {"min_score": NAN}, "select.min_score: nan is not a finite number"),
+    ("threshold", 8, {"min_score": 0, "per_prompt": 9}, "select.per_prompt: 9 is more than the 8"),
+    ("threshold", 8, {"m": 1, "min_score": 0}, "select.m threshold min_score per_prompt"),
     ("best_and_worst", 1, {}, "sampling.k: 1 is too small for best_and_worst"),
 ])  # fmt: skip
 def test_a_selection_that_cannot_work_is_refused(strategy, k, arguments, expected):
@@ -176,7 +176,7 @@ def test_a_selection_that_cannot_work_is_refused(strategy, k, arguments, expecte
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_selections_that_work_pass(strategy):
     check_strategy(strategy, 2, **STRATEGIES[strategy])
-    absent = dict.fromkeys({"m", "fraction", "minimum"} - STRATEGIES[strategy].keys())
+    absent = dict.fromkeys({"m", "fraction", "min_score"} - STRATEGIES[strategy].keys())
     check_strategy(strategy, 2, **STRATEGIES[strategy], **absent)  # None means not given
 
 

@@ -194,7 +194,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     assert found.sampling.k == 16
     assert found.train.learning_rate == 3e-4
     assert found.train.lora.r == 4
-    assert found.sampling.stop == ["#", "\n"]
+    assert found.sampling.stop == ("#", "\n")
     assert found.reward.arguments["lexicon"]["positive"] == ["a", "b"]
     assert found.policy.dtype == "float32"
     assert found.run_dir == "runs/a=b"
@@ -272,3 +272,17 @@ def test_the_resolved_config_is_a_config(tmp_path: Path) -> None:
     first = toy_runs.config(tmp_path, train={"lora": {"r": 4}}, select={"min_chars": 3})
     again = yaml.safe_load(yaml.safe_dump(first.model_dump(mode="json")))
     assert make_config(again) == first
+
+
+@pytest.mark.parametrize("key", ["min_score", "minimum"])
+def test_a_threshold_is_read_under_its_old_name(tmp_path: Path, key: str) -> None:
+    # the bound of a threshold is the strategy's: as a filter it would count samples as refused
+    select = toy_runs.config(tmp_path, select={"strategy": "threshold", key: 0.5}).select
+    assert select.arguments() == {"min_score": 0.5}
+    assert select.filters()["min_score"] is None
+    assert "select.minimum" not in known_keys()
+
+
+def test_a_wrong_key_of_sampling_is_told_with_the_likely_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sampling.top_q: unknown key.*sampling.top_[pk]"):
+        toy_runs.config(tmp_path, sampling={"top_q": 1})

@@ -11,12 +11,27 @@ import pytest
 import toy_runs
 from wording import says
 
-from raft.monitor.guards import Rules, alarms, best_iteration, gold_agrees, idle_rules
+from raft.config.monitor import MonitorConfig
+from raft.monitor.guards import alarms, best_iteration, gold_agrees, idle_rules
 from raft.monitor.policies import LogProbWorker, LogProbWorkers
 from raft.workers.inline_executor import InlineExecutor
 from raft.workers.placement import place, place_monitor
 from rewards.evaluation.stats import clustered_mean_ci95
 from rollout.types import InputError, WorkerDiedError
+
+OFF = {
+    "gold_patience": None,
+    "ngram_jump": False,
+    "max_duplicate_share": None,
+    "min_distinct_2": None,
+    "max_length_growth": None,
+    "max_perplexity_growth": None,
+}
+
+
+def rules_of(**limits: Any) -> MonitorConfig:
+    """These guards alone."""
+    return MonitorConfig(**{**OFF, **limits})
 
 
 def evaluations(**columns: list[float]) -> list[dict[str, Any]]:
@@ -33,7 +48,7 @@ def golds(means: list[float], half: float = 0.1) -> list[dict[str, Any]]:
 
 
 def broken(rows: list[dict[str, Any]], **limits: Any) -> list[str]:
-    return [alarm.guard for alarm in alarms(Rules(**limits), rows)]
+    return [alarm.guard for alarm in alarms(rules_of(**limits), rows)]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +103,7 @@ def test_gold_agrees_while_it_rises(means: list[float], agrees: bool) -> None:
 
 def test_without_gold_the_win_rate_is_watched() -> None:
     rows = evaluations(win_rate=[0.5, 0.8, 0.6, 0.6], win_rate_ci95=[0.0, 0.05, 0.05, 0.05])
-    assert alarms(Rules(gold_patience=2), rows)[0].message == (
+    assert alarms(rules_of(gold_patience=2), rows)[0].message == (
         "win rate 0.600 ± 0.050 is past its peak of 0.800 ± 0.050 in iteration 1"
     )
 
@@ -115,7 +130,7 @@ def test_limits(guard: str, limit: float, key: str, fine: list[float], bad: list
 
 def test_a_limit_that_the_start_is_beyond_says_so_and_nothing_else() -> None:
     rows = evaluations(duplicate_share=[0.7, 0.8], distinct_2=[0.4, 0.3])
-    rules = Rules(max_duplicate_share=0.5, min_distinct_2=0.1)
+    rules = rules_of(max_duplicate_share=0.5, min_distinct_2=0.1)
     assert alarms(rules, rows) == []
     assert [(idle.guard, idle.message) for idle in idle_rules(rules, rows[0])] == [
         ("max_duplicate_share", "the starting policy is at 0.70 already, beyond 0.5")
@@ -148,16 +163,15 @@ WORKERS: dict[str, Any] = {"rollout_workers": 2, "reward_workers": 1, "trainer_w
         (4, {"reward_on_gpu": False}, ()),
     ],
 )
-def test_a_seat_for_the_worker(gpus: int, settings: dict[str, Any], beside: tuple[str]) -> None:
+def test_the_monitor_finds_room(gpus: int, settings: dict[str, Any], beside: tuple[str]) -> None:
     placement = place(gpus=gpus, cores=8, **{**WORKERS, **settings})
-    seat = place_monitor(placement, gpus, 8)
-    assert seat.colocated_with == beside
-    assert (seat.resources.gpus > 0) is (gpus > 0)
+    placed = place_monitor(placement, gpus, 8)
+    assert placed.monitor is not None and placed.monitor_with == beside
+    assert (placed.monitor.gpus > 0) is (gpus > 0)
     # no GPU is given out twice, and none more than there are
     shared: dict[int, float] = defaultdict(float)
     whole = 0.0
-    changed = seat.placement
-    for one in (*changed.rollout, *changed.reward, *changed.trainer, seat.resources):
+    for one in (*placed.rollout, *placed.reward, *placed.trainer, placed.monitor):
         if one.gpu_slot is None:
             whole += one.gpus
         else:
@@ -198,7 +212,8 @@ def measuring(
     monkeypatch.setattr(LogProbWorker, "measure", measure)
     neighbours = [Neighbour(heard, "rollout"), Neighbour(heard, "reward")]
     executor = InlineExecutor()
-    resources = place_monitor(place(gpus=0, cores=1, **WORKERS), 0, 1).resources
+    resources = place_monitor(place(gpus=0, cores=1, **WORKERS), 0, 1).monitor
+    assert resources is not None
     return LogProbWorkers(
         executor, resources, str(root / "policy"), neighbours=neighbours, max_respawns=2
     )
@@ -254,4 +269,4 @@ def test_contradictions_are_refused(
 
 def test_nothing_stops_a_run_unasked(tmp_path: Path) -> None:
     assert toy_runs.config(tmp_path).monitor.stop_on == []
-    assert Rules(**toy_runs.config(tmp_path).monitor.rules()).kl_budget is None
+    assert toy_runs.config(tmp_path).monitor.kl_budget is None

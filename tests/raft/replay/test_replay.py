@@ -124,7 +124,7 @@ def test_best_of_k_is_its_expectation_over_all_subsets(tmp_path, filters):
     [
         ("top_m", {"m": 2}),
         ("best_and_worst", {}),
-        ("threshold", {"minimum": 1.5}),
+        ("threshold", {"min_score": 1.5}),
         ("best_of_k", {}),
     ],
 )
@@ -435,7 +435,7 @@ STRATEGIES = [
     {"strategy": "best_of_k"},
     {"strategy": "top_m", "m": 2, "unique": True, "min_spread": 1.0},
     {"strategy": "global_top_fraction", "fraction": 0.125, "min_chars": 9},
-    {"strategy": "threshold", "minimum": 1, "per_prompt": 2, "allow_truncated": False},
+    {"strategy": "threshold", "min_score": 1, "per_prompt": 2, "allow_truncated": False},
     {"strategy": "best_and_worst", "reject_pattern": "bad bad"},
 ]
 

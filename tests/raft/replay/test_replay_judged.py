@@ -101,7 +101,7 @@ def test_a_bracket_s_points_are_swept_where_they_tell_the_best(
     # two of a single response cannot be, nor does a threshold of points mean the same of one
     more = replayed(capsys, run, "--strategy", "top_m:m=2,threshold:minimum=1")
     assert {(row["rule"], row["k"]) for row in more["results"]} == {
-        ("as run", N), ("top_m m=2", N), ("threshold minimum=1", N),
+        ("as run", N), ("top_m m=2", N), ("threshold min_score=1", N),
     }  # fmt: skip
     assert about_points(more) == [note]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raft.config.run import LogConfig
 from raft.runs.metrics import Sinks
 
 
@@ -11,7 +12,7 @@ def test_tensorboard_gets_every_number_at_its_iteration(tmp_path):
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with Sinks(["tensorboard"], tmp_path, "project", {}) as sinks:
+    with Sinks(LogConfig(sinks=["tensorboard"]), tmp_path, {}) as sinks:
         sinks.write({"iteration": 0, "phase": "eval", "eval/reward_mean": 1.5})
         sinks.write({"iteration": 1, "phase": "eval", "eval/reward_mean": 2.5})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -21,6 +22,6 @@ def test_tensorboard_gets_every_number_at_its_iteration(tmp_path):
 
 
 def test_no_sink_writes_nothing(tmp_path):
-    with Sinks([], tmp_path, "project", {}) as sinks:
+    with Sinks(LogConfig(), tmp_path, {}) as sinks:
         sinks.write({"iteration": 0, "phase": "eval", "eval/reward_mean": 1.5})
     assert not list(tmp_path.iterdir())

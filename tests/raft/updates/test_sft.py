@@ -470,7 +470,7 @@ def run_ranks(
         ({"packing": "bfd", "max_length": 64}, "train.packing: bfd needs flash attention"),
         ({"fsdp": True}, "train.fsdp: .* one trainer"),
         ({"fsdp": True, "world_size": 2}, "train.fsdp: .* no GPU"),
-        ({"packing": "wrapped"}, "train.packing: wrapped needs .* train.max_length"),
+        ({"packing": "wrapped"}, "train.packing: packing needs train.max_length"),
         ({"batch_size": 4, "micro_batch_size": 3}, "train.batch_size: 4 is no multiple"),
         ({"batch_size": 1, "world_size": 2}, "train.batch_size: 1 is no multiple"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def test_every_prompt_is_answered_once_whoever_dies(
 ) -> None:
     # and by the same samples as one engine draws
     drawing = rollout_workers(Chaos(seed, deaths), policy, workers)
-    found = list(drawing.generate(prompts(count), SAMPLING, 5, seed_per_prompt=True))
+    found = list(drawing.generate(prompts(count), SAMPLING, 5))
     expected = ToyEngine(str(policy)).generate(prompts(count), SAMPLING, 5)
     assert sorted(found, key=lambda g: g.prompt.id) == sorted(expected, key=lambda g: g.prompt.id)
 
@@ -166,7 +167,7 @@ def test_more_deaths_than_allowed_end_it(policy: Path) -> None:
     workers = rollout_workers(executor, policy, respawns=2)
     executor.fatal = lambda worker, method: method == "generate"
     with pytest.raises(WorkerDiedError, match=r"died 3 times \(cluster.max_respawns is 2\)"):
-        list(workers.generate(prompts(4), SAMPLING, 5, seed_per_prompt=True))
+        list(workers.generate(prompts(4), SAMPLING, 5))
 
 
 def test_deaths_are_counted_per_stage(policy: Path) -> None:
@@ -174,7 +175,7 @@ def test_deaths_are_counted_per_stage(policy: Path) -> None:
     workers = rollout_workers(executor, policy, workers=1, respawns=1)
     for stage in range(5):
         executor.fatal = lambda worker, _, stage=stage: worker.number == stage
-        assert len(list(workers.generate(prompts(4), SAMPLING, stage, seed_per_prompt=True))) == 4
+        assert len(list(workers.generate(prompts(4), SAMPLING, stage))) == 4
 
 
 def test_workers_never_share_a_stream_of_random_numbers(
@@ -190,10 +191,10 @@ def test_workers_never_share_a_stream_of_random_numbers(
 
     monkeypatch.setattr(ToyEngine, "generate", noted)
     workers = rollout_workers(Chaos(), policy, workers=3)
-    list(workers.generate(prompts(9), SAMPLING, 5, seed_per_prompt=False))
+    list(workers.generate(prompts(9), replace(SAMPLING, seed_per_prompt=False), 5))
     assert len(set(seeds)) == 3
     seeds.clear()
-    list(workers.generate(prompts(9), SAMPLING, 5, seed_per_prompt=True))
+    list(workers.generate(prompts(9), SAMPLING, 5))
     assert set(seeds) == {5}
 
 
@@ -206,7 +207,7 @@ def test_a_replacement_holds_the_policy_of_now(policy: Path, tmp_path: Path) -> 
     executor.fatal = lambda worker, method: worker.number == 0 and method == "load_weights"
     workers.sync(Policy(str(tmp_path / "next"), 1, probe))
     executor.fatal = lambda worker, method: worker.number == 1
-    found = list(workers.generate(prompts(6), SAMPLING, 5, seed_per_prompt=True))
+    found = list(workers.generate(prompts(6), SAMPLING, 5))
     assert [one.args[-1] for one in executor.spawned] == [0, 0, 1, 1]
     assert {group.policy_version for group in found} == {1} and len(found) == 6
 
@@ -219,7 +220,7 @@ def test_a_replacement_with_other_weights_is_refused(policy: Path, tmp_path: Pat
     write_toy(policy, toy_runs.WORDS, [1.0, 0, 0, 0, 0, 0, 2.0])  # somebody changes the files
     executor.fatal = lambda worker, method: worker.number == 0
     with pytest.raises(StaleWeightsError, match="worker 0 does not hold policy version 0"):
-        list(workers.generate(prompts(4), SAMPLING, 5, seed_per_prompt=True))
+        list(workers.generate(prompts(4), SAMPLING, 5))
 
 
 @pytest.mark.parametrize("found", [float("nan"), float("inf"), -1.2])
@@ -236,7 +237,7 @@ def test_an_engine_of_another_version_refuses_to_draw(policy: Path) -> None:
     workers = rollout_workers(InlineExecutor(), policy, version=3)
     workers._policy = Policy(str(policy), 4)
     with pytest.raises(StaleWeightsError, match=r"asked for policy version 4, .* holds 3"):
-        list(workers.generate(prompts(1), SAMPLING, 5, seed_per_prompt=True))
+        list(workers.generate(prompts(1), SAMPLING, 5))
 
 
 def test_an_answer_twice_or_unasked_is_refused(
@@ -248,7 +249,7 @@ def test_an_answer_twice_or_unasked_is_refused(
     )
     workers = rollout_workers(InlineExecutor(), policy, workers=1)
     with pytest.raises(EngineError, match="p0 twice or unasked"):
-        list(workers.generate(prompts(3), SAMPLING, 5, seed_per_prompt=True))
+        list(workers.generate(prompts(3), SAMPLING, 5))
 
 
 def test_the_dead_are_replaced_when_they_are_put_to_sleep(policy: Path) -> None:
@@ -333,11 +334,9 @@ def test_what_waits_for_scores_waits_on_disk(
     store = RolloutStore(tmp_path / "home", "rollouts", asked, version=0)
     rollout = rollout_workers(executor, policy)
     workers = WorkerGroups(rollout, reward, None, take_turns=False, on_gpu=False)
-    collect(
-        workers, store, asked, SAMPLING, 5, seed_per_prompt=True, names=["reward"], title="rollouts"
-    )
+    collect(workers, store, asked, SAMPLING, 5, names=["reward"], title="rollouts")
     rows = list(store.rows())
-    assert len(rows) == 60 and all(len(row["scores"]) == 2 for row in rows)
+    assert len(rows) == 60 and all(len(row.scores["scores"]) == 2 for row in rows)
     assert most <= 8
 
 
@@ -372,9 +371,7 @@ def test_a_wave_is_scored_while_the_next_is_drawn(
     reward = RewardWorkers(executor, [Resources()], REWARDS, batch_groups=4)
     rollout = rollout_workers(executor, policy, workers=1)
     workers = WorkerGroups(rollout, reward, None, take_turns=False, on_gpu=False)
-    collect(
-        workers, store, asked, SAMPLING, 5, seed_per_prompt=True, names=["reward"], title="rollouts"
-    )
+    collect(workers, store, asked, SAMPLING, 5, names=["reward"], title="rollouts")
     assert len(scored) == 24 and 0 < waited < 500
 
 

@@ -201,9 +201,10 @@ def test_samples_depend_on_seed_and_prompt_alone(llama: EngineProcess) -> None:
 @needs_vllm
 def test_without_prompt_seeds_the_batch_is_reproducible(llama: EngineProcess) -> None:
     prompts = tiny.prompts(tiny.tokenizer(), TEXTS)
-    first = llama.completions(prompts, DRAWN, seed=5, seed_per_prompt=False)
-    assert llama.completions(prompts, DRAWN, seed=5, seed_per_prompt=False) == first
-    assert llama.completions(prompts, DRAWN, seed=6, seed_per_prompt=False) != first
+    globally = replace(DRAWN, seed_per_prompt=False)
+    first = llama.completions(prompts, globally, seed=5)
+    assert llama.completions(prompts, globally, seed=5) == first
+    assert llama.completions(prompts, globally, seed=6) != first
     assert all(c.seed is None for completions in first.values() for c in completions)
 
 

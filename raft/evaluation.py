@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
-from rewards.spec import RewardSpec
 from rollout.data.samples import REWARD, SampleRow, Scores
 from rollout.types import Prompt
+
+if TYPE_CHECKING:
+    from rewards.spec import RewardSpec
 
 if TYPE_CHECKING:
     pass

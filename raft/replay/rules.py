@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from raft.config.run import SelectConfig
@@ -26,6 +25,7 @@ from rewards.combine.checks import finite_number
 from rewards.combine.length import LengthPenalty, build_length_penalty
 from rewards.tournament import cost
 from rewards.tournament.methods import check_settings
+from rollout.data.overrides import parse_override
 from rollout.data.samples import REWARD, SampleRow
 from rollout.errors import InputError
 from rollout.types import Completion
@@ -201,17 +201,8 @@ def _name_and_arguments(entry: str, flag: str) -> tuple[str, dict[str, Any]]:
     return name, _assignments(rest, f"{flag} {name}", "top_m:m=2") if rest else {}
 
 
-def _assignments(words: Sequence[str], flag: str, example: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.strip().partition("=")
-        if not equals or not key:
-            raise InputError(flag, f"{word.strip()!r} is no key=value", f"write {example}")
-        try:
-            found[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:
-            raise InputError(flag, f"the value of {key} is no YAML", f"write {example}") from error
-    return found
+def _assignments(words: Sequence[str], flag: str, example: str) -> dict[str, object]:
+    return dict(parse_override(word, flag, example) for word in words)
 
 
 def _unconfigured(error: InputError) -> str:

@@ -142,5 +142,7 @@ def test_a_token_reaches_the_client_and_no_file() -> None:
     spec = RemoteSpec(url="http://127.0.0.1:1", token="s3cret")
     for shown in (repr(spec), str(spec.said()), spec.model_dump_json()):
         assert "s3cret" not in shown
+    function = FunctionSpec(function="length", arguments={"token": "s3cret", "unit": "chars"})
+    assert function.said()["arguments"] == {"unit": "chars"}
     reward = build_reward(pickle.loads(pickle.dumps(spec)))
     assert reward._transport.address.token == "s3cret"  # type: ignore[attr-defined]

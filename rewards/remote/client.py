@@ -1,7 +1,4 @@
-"""`RemoteReward`: a reward model behind a URL. Knows settings and scores, and nothing of HTTP.
-
-`RemoteJudge`: a pairwise judge behind a URL, in our JSON.
-"""
+"""`RemoteReward` and `RemoteJudge`: a reward model or a pairwise judge behind a URL."""
 
 from __future__ import annotations
 
@@ -153,7 +150,7 @@ class RemoteReward:
         flat = iter(self._checked(values, items))
         return [[next(flat) for _ in group.completions] for group in groups]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that a score depends on, for a run's records; never the token."""
         sends_ids = isinstance(self._protocol, VLLM)
         return {
@@ -287,7 +284,7 @@ class RemoteJudge:
         checked = [self._checked(*pair) for pair in zip(values, items, strict=True)]
         return np.array(checked, dtype=np.float64)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that a verdict depends on, for a run's records; never the token."""
         return {"name": self.name, "kind": "remote-judge", "url": self.url, "model": self.model}
 

@@ -6,7 +6,7 @@
   answer ("scores", "extra_logs") are not read.
 - vLLM's two are in `rewards.remote.vllm_protocol`.
 
-What travels: items, their batches, and numbers read back without trust.
+An item is one thing to send; items travel in batches.
 """
 
 from __future__ import annotations
@@ -14,12 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Protocol
+from typing import Protocol, cast
 
-from rewards.encoding.formats import Scorable
+from rewards.encoding.formats import Scorable, Turns
+from rewards.remote.messages import (
+    GroupScores,
+    Probabilities,
+    Rewards,
+    Scores,
+    check_count,
+    read_answer,
+)
 from rewards.remote.texts import Texts
-from rewards.types import Comparison, RewardError
-from rollout.types import Conversation, Group, InputError, Prompt
+from rewards.types import Comparison
+from rollout.types import Group, InputError, Prompt
 
 __all__ = [
     "Item",
@@ -29,10 +37,7 @@ __all__ = [
     "RaftGroups",
     "ScoreProtocol",
     "batched",
-    "check_model",
-    "entry",
     "name_all",
-    "read_numbers",
 ]
 
 
@@ -40,7 +45,7 @@ __all__ = [
 class Item:
     """One thing to send, which is to bring `count` scores. `name` is for messages."""
 
-    content: Any
+    content: object
     name: str
     count: int = 1
 
@@ -65,65 +70,11 @@ def name_all(items: Iterable[Item], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def entry(answer: Any, key: str) -> Any:
-    """`answer[key]`. Raises `RewardError` when the answer is no object or has no such key."""
-    if not isinstance(answer, dict):
-        raise RewardError(f'it answered a JSON {_kind(answer)}, not an object with "{key}"')
-    if key not in answer:
-        found = ", ".join(list(answer)[:5]) or "nothing"
-        raise RewardError(f'its answer has no "{key}" (it has {found[:100]}): check the protocol')
-    return answer[key]
-
-
-def read_numbers(values: Any, expected: int, key: str) -> list[float | None]:
-    """`expected` numbers, null as None; NaN and infinity are left to the caller's policy.
-
-    Raises `RewardError` for another count, and for strings, booleans and anything else.
-    """
-    if not isinstance(values, list):
-        raise RewardError(f'"{key}" is a JSON {_kind(values)}, not a list')
-    if len(values) != expected:
-        raise RewardError(f'"{key}" has {len(values)} entries where {expected} were asked for')
-    return [_number(value, key) for value in values]
-
-
-def check_model(answer: Any, model: str | None) -> None:
-    """Raises `RewardError` when another model answered than the one that was asked for."""
-    found = answer.get("model") if isinstance(answer, dict) else None
-    if model is not None and found is not None and found != model:
-        raise RewardError(f"model {_short(found)} answered, not {model!r}: check the setting model")
-
-
 def check_positive(**settings: float) -> None:
     """Raises `InputError` for a setting that is no number above zero."""
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < float("inf"):
             raise InputError(f"{name}={value!r}", "must be a number above 0")
-
-
-def _number(value: Any, key: str) -> float | None:
-    if value is None:
-        return None
-    # a bool is an int to Python, and a "0.5" is a server that guesses
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RewardError(f'"{key}" has {_short(value)}: a score is a number or null')
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise RewardError(f'"{key}" has a number too large for a score') from error
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
-
-
-VERSION = 1
 
 
 class ScoreProtocol(Protocol):
@@ -132,16 +83,16 @@ class ScoreProtocol(Protocol):
     route: str
 
     def items(
-        self, conversations: Sequence[Scorable], names: Sequence[str], labels: Sequence[Any]
+        self, conversations: Sequence[Scorable], names: Sequence[str], labels: Sequence[object]
     ) -> list[Item]:
         """What is sent of N conversations. Raises `InputError` for one that does not fit."""
         ...
 
-    def encode(self, items: Sequence[Item]) -> dict[str, Any]:
+    def encode(self, items: Sequence[Item]) -> dict[str, object]:
         """The JSON of one request."""
         ...
 
-    def decode(self, answer: Any, items: Sequence[Item]) -> list[float | None]:
+    def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
         """The scores of one answer, None for a missing one. Raises `RewardError`."""
         ...
 
@@ -155,17 +106,19 @@ class RaftConversations:
         self.model = model
 
     def items(
-        self, conversations: Sequence[Scorable], names: Sequence[str], labels: Sequence[Any]
+        self, conversations: Sequence[Scorable], names: Sequence[str], labels: Sequence[object]
     ) -> list[Item]:
         bodies = [one if isinstance(one, str) else _turns(one) for one in conversations]
         return [Item(body, name) for body, name in zip(bodies, names, strict=True)]
 
-    def encode(self, items: Sequence[Item]) -> dict[str, Any]:
+    def encode(self, items: Sequence[Item]) -> dict[str, object]:
         return _with_model({"conversations": [item.content for item in items]}, self.model)
 
-    def decode(self, answer: Any, items: Sequence[Item]) -> list[float | None]:
-        _check_raft(answer, self.model)
-        return read_numbers(entry(answer, "scores"), len(items), "scores")
+    def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
+        found = read_answer(Scores, answer)
+        found.check(self.model)
+        check_count(len(found.scores), len(items), "scores")
+        return found.scores
 
 
 class RaftGroups:
@@ -186,19 +139,18 @@ class RaftGroups:
             for group in groups
         ]
 
-    def encode(self, items: Sequence[Item]) -> dict[str, Any]:
+    def encode(self, items: Sequence[Item]) -> dict[str, object]:
         return _with_model({"groups": [item.content for item in items]}, self.model)
 
-    def decode(self, answer: Any, items: Sequence[Item]) -> list[float | None]:
-        _check_raft(answer, self.model)
-        rows = entry(answer, "scores")
-        if not isinstance(rows, list) or len(rows) != len(items):
-            size = len(rows) if isinstance(rows, list) else "no"
-            raise RewardError(f'"scores" has {size} lists for {len(items)} groups')
-        pairs = zip(rows, items, strict=True)
-        return [one for row, item in pairs for one in read_numbers(row, item.count, item.name)]
+    def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
+        found = read_answer(GroupScores, answer)
+        found.check(self.model)
+        check_count(len(found.scores), len(items), "scores")
+        for row, item in zip(found.scores, items, strict=True):
+            check_count(len(row), item.count, item.name)
+        return [one for row in found.scores for one in row]
 
-    def _row(self, group: Group) -> dict[str, Any]:
+    def _row(self, group: Group) -> dict[str, object]:
         prompt, samples = group.prompt, group.completions
         content = prompt.content if isinstance(prompt.content, str) else _turns(prompt.content)
         return {
@@ -210,7 +162,7 @@ class RaftGroups:
             "finish_reasons": [one.finish_reason for one in samples],
         }
 
-    def _fields(self, prompt: Prompt) -> dict[str, Any]:
+    def _fields(self, prompt: Prompt) -> dict[str, object]:
         if self.columns is None:
             return prompt.fields
         return {name: prompt.fields[name] for name in self.columns if name in prompt.fields}
@@ -233,12 +185,14 @@ class RaftComparisons:
             for index, one in enumerate(comparisons)
         ]
 
-    def encode(self, items: Sequence[Item]) -> dict[str, Any]:
+    def encode(self, items: Sequence[Item]) -> dict[str, object]:
         return _with_model({"comparisons": [item.content for item in items]}, self.model)
 
-    def decode(self, answer: Any, items: Sequence[Item]) -> list[float | None]:
-        _check_raft(answer, self.model)
-        return read_numbers(entry(answer, "probabilities"), len(items), "probabilities")
+    def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
+        found = read_answer(Probabilities, answer)
+        found.check(self.model)
+        check_count(len(found.probabilities), len(items), "probabilities")
+        return found.probabilities
 
 
 class OpenRLHF:
@@ -250,35 +204,31 @@ class OpenRLHF:
         self.texts = texts
 
     def items(
-        self, conversations: Sequence[Scorable], names: Sequence[str], labels: Sequence[Any]
+        self, conversations: Sequence[Scorable], names: Sequence[str], labels: Sequence[object]
     ) -> list[Item]:
         queries = self.texts.queries(conversations, names)
         return [
-            Item((query, prompt, label), name)
+            Item({"query": query, "prompt": prompt, "label": label}, name)
             for (query, prompt), label, name in zip(queries, labels, names, strict=True)
         ]
 
-    def encode(self, items: Sequence[Item]) -> dict[str, Any]:
+    def encode(self, items: Sequence[Item]) -> dict[str, object]:
+        rows = [cast("dict[str, object]", item.content) for item in items]
         return {
-            "query": [item.content[0] for item in items],
-            "prompts": [item.content[1] for item in items],
-            "labels": [item.content[2] for item in items],
+            "query": [row["query"] for row in rows],
+            "prompts": [row["prompt"] for row in rows],
+            "labels": [row["label"] for row in rows],
         }
 
-    def decode(self, answer: Any, items: Sequence[Item]) -> list[float | None]:
-        return read_numbers(entry(answer, "rewards"), len(items), "rewards")
+    def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
+        found = read_answer(Rewards, answer)
+        check_count(len(found.rewards), len(items), "rewards")
+        return found.rewards
 
 
-def _turns(conversation: Conversation | Any) -> list[dict[str, str]]:
+def _turns(conversation: Turns) -> list[dict[str, str]]:
     return [{"role": turn["role"], "content": turn["content"]} for turn in conversation]
 
 
-def _with_model(body: dict[str, Any], model: str | None) -> dict[str, Any]:
+def _with_model(body: dict[str, object], model: str | None) -> dict[str, object]:
     return body if model is None else {**body, "model": model}
-
-
-def _check_raft(answer: Any, model: str | None) -> None:
-    version = answer.get("version", VERSION) if isinstance(answer, dict) else VERSION
-    if version != VERSION:
-        raise RewardError(f"it speaks version {version!r} of our JSON, this client {VERSION}")
-    check_model(answer, model)

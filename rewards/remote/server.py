@@ -1,8 +1,7 @@
-"""The ASGI app around a `Service`: tokens, sizes, one job at a time, errors of one line.
+"""Serve a reward or a judge over HTTP: on this machine alone, unless there is a token.
 
-What a server does with a request, without HTTP: read it, then score when its turn comes.
-
-`serve`: a reward or judge on a port, on this machine alone unless there is a token.
+`Service` knows requests and scores; the app around it checks tokens and sizes, runs one job at a
+time, and answers every error with one line.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import hmac
 import logging
 import math
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,11 +23,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rewards.encoding.formats import Rendered
+from rewards.remote import messages as wire
 from rewards.remote.address import is_loopback, read_token
-from rewards.remote.protocols import VERSION, check_positive
-from rewards.remote.requests import CompareRequest, GetRewardRequest, Refusal, ScoreRequest, read
+from rewards.remote.protocols import check_positive
 from rewards.types import Comparison, RewardError
-from rollout.types import Completion, Group, InputError, Prompt
+from rollout.types import Completion, Group, InputError, Message, Prompt
 
 __all__ = [
     "HOST",
@@ -38,7 +37,7 @@ __all__ = [
     "serve",
 ]
 
-Job = Callable[[], dict[str, Any]]
+Job = Callable[[], wire.Answer]
 
 
 class Service:
@@ -62,53 +61,52 @@ class Service:
             self.routes["/compare"] = self.compare
         if not self.routes:
             raise InputError(
-                f"{type(served).__name__}",
+                type(served).__name__,
                 "cannot be served: it is neither a reward nor a judge",
             )
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> dict[str, object]:
         # no name, which may be a path: whoever asks has shown no token
-        return {"status": "ok", "routes": sorted(self.routes), "version": VERSION}
+        return {"status": "ok", "routes": sorted(self.routes), "version": wire.VERSION}
 
     def score(self, body: bytes) -> Job:
-        request = read(ScoreRequest, body)
+        request = wire.read_request(wire.ScoreRequest, body)
         self._check_model(request.model)
         if request.groups is not None:
             groups = [row.group(number) for number, row in enumerate(request.groups)]
             self._check_size(sum(len(group.completions) for group in groups))
-            return lambda: {"scores": self._score_groups(groups), **self._signature()}
+            return lambda: wire.GroupScores(scores=self._score_groups(groups), model=self.name)
         turns = request.turns()
         self._check_size(len(turns))
         if hasattr(self.served, "score"):
-            return lambda: {"scores": self._score(turns), **self._signature()}
+            return lambda: wire.Scores(scores=self._score(turns), model=self.name)
         groups = [_as_group(one, number) for number, one in enumerate(turns)]
-        return lambda: {
-            "scores": [one for row in self._score_groups(groups) for one in row],
-            **self._signature(),
-        }
+        return lambda: wire.Scores(
+            scores=[one for row in self._score_groups(groups) for one in row], model=self.name
+        )
 
     def get_reward(self, body: bytes) -> Job:
-        request = read(GetRewardRequest, body)
+        request = wire.read_request(wire.GetRewardRequest, body)
         self._check_size(len(request.query))
         # OpenRLHF's clients apply the template themselves
         texts = [Rendered(text) for text in request.query]
-        return lambda: {"rewards": self._all_present(self._score(texts))}
+        return lambda: wire.Rewards(rewards=self._all_present(self._score(texts)))
 
     def compare(self, body: bytes) -> Job:
-        request = read(CompareRequest, body)
+        request = wire.read_request(wire.CompareRequest, body)
         self._check_model(request.model)
         self._check_size(len(request.comparisons))
         pairs = [pair.comparison() for pair in request.comparisons]
-        return lambda: {"probabilities": self._compare(pairs), **self._signature()}
+        return lambda: wire.Probabilities(probabilities=self._compare(pairs), model=self.name)
 
-    def _score(self, conversations: Sequence[Any]) -> list[float | None]:
+    def _score(self, conversations: Sequence[object]) -> list[float | None]:
         if not conversations:
             return []
         return _numbers(self.served.score(conversations), len(conversations))
 
     def _score_groups(self, groups: Sequence[Group]) -> list[list[float | None]]:
         if not hasattr(self.served, "score_groups"):
-            raise Refusal(400, 'this reward scores "conversations" only')
+            raise wire.Refusal(400, 'this reward scores "conversations" only')
         rows = self.served.score_groups(groups)
         if len(rows) != len(groups):
             raise RewardError(f"the reward gave {len(rows)} lists for {len(groups)} groups")
@@ -130,28 +128,25 @@ class Service:
 
     def _check_size(self, count: int) -> None:
         if count > self.max_batch:
-            raise Refusal(413, f"{count} scores in one request; at most {self.max_batch}")
+            raise wire.Refusal(413, f"{count} scores in one request; at most {self.max_batch}")
 
     def _check_model(self, model: str | None) -> None:
         if model is not None and model != self.name:
-            raise Refusal(400, f"this server has {self.name!r}, not {model!r}")
-
-    def _signature(self) -> dict[str, Any]:
-        return {"model": self.name, "version": VERSION}
+            raise wire.Refusal(400, f"this server has {self.name!r}, not {model!r}")
 
 
-def _as_group(conversation: Any, number: int) -> Group:
+def _as_group(conversation: str | list[Message], number: int) -> Group:
     """A conversation for a reward that reads groups only: what comes before is the prompt."""
     where = f"conversations.{number}"
     if isinstance(conversation, str):
-        raise Refusal(400, f"{where}: this reward scores messages, not whole texts")
+        raise wire.Refusal(400, f"{where}: this reward scores messages, not whole texts")
     if len(conversation) < 2 or conversation[-1]["role"] != "assistant":
-        raise Refusal(400, f"{where}: a prompt and, last, the assistant's response are needed")
+        raise wire.Refusal(400, f"{where}: a prompt and, last, the assistant's response are needed")
     prompt = Prompt(f"conversation {number}", tuple(conversation[:-1]))
     return Group(prompt, (Completion(conversation[-1]["content"], (), "stop"),), policy_version=0)
 
 
-def _numbers(values: Any, expected: int) -> list[float | None]:
+def _numbers(values: Iterable[float | None], expected: int) -> list[float | None]:
     """Scores as JSON numbers; NaN and None are missing. Infinity is an error, as a count is."""
     numbers = [math.nan if value is None else float(value) for value in values]
     if len(numbers) != expected:
@@ -170,7 +165,7 @@ GONE = 499  # nginx's number for a client that did not wait; nobody reads it
 
 
 def build_app(
-    served: Any,
+    served: object,
     *,
     token: str | None = None,
     name: str | None = None,
@@ -209,7 +204,7 @@ class _Guard:
             return
         given = _digest(request.headers.get("Authorization", ""))
         if not hmac.compare_digest(given, self._digest):
-            raise Refusal(401, "a token is needed: Authorization: Bearer …")
+            raise wire.Refusal(401, "a token is needed: Authorization: Bearer …")
 
 
 class _Turns:
@@ -219,7 +214,7 @@ class _Turns:
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
 
-    async def run(self, job: Job, request: Request) -> dict[str, Any] | None:
+    async def run(self, job: Job, request: Request) -> wire.Answer | None:
         """The job's result; None when the client left while others had their turn."""
         async with self._lock:
             if await request.is_disconnected():
@@ -235,7 +230,7 @@ def _answer(
             guard.check(request)
             job = read(await _body(request, max_bytes))
             result = await turns.run(job, request)
-        except Refusal as refusal:
+        except wire.Refusal as refusal:
             return _error(refusal.status, refusal.message)
         except ClientDisconnect:
             return Response(status_code=GONE)
@@ -247,7 +242,7 @@ def _answer(
         except Exception as error:  # a model may fail with anything; the next request may not
             log.exception("%s failed", request.url.path)
             return _error(500, f"{type(error).__name__}: {error}")
-        return Response(status_code=GONE) if result is None else JSONResponse(result)
+        return Response(status_code=GONE) if result is None else JSONResponse(result.model_dump())
 
     return answer
 
@@ -257,7 +252,7 @@ async def _body(request: Request, limit: int) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise Refusal(413, f"the request is larger than {limit} bytes: send fewer at a time")
+            raise wire.Refusal(413, f"the request is larger than {limit} bytes: send less")
     return bytes(body)
 
 
@@ -277,7 +272,7 @@ def _error(status: int, message: str) -> Response:
     return JSONResponse({"error": " ".join(message.split())[:1000]}, status, headers)
 
 
-def _own_name(served: Any) -> str:
+def _own_name(served: object) -> str:
     name = getattr(served, "name", None)
     return name if isinstance(name, str) and name else type(served).__name__
 
@@ -295,7 +290,7 @@ GRACE = 5
 
 
 def serve(
-    served: Any,
+    served: object,
     *,
     host: str = HOST,
     port: int = PORT,
@@ -349,6 +344,6 @@ def _bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         found.close()
         raise InputError(
-            f"{host}:{port}", f"cannot be listened on ({error})", "choose another port"
+            "port", f"cannot listen on {host}:{port} ({error})", "choose another port"
         ) from error
     return found

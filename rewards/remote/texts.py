@@ -78,7 +78,7 @@ class Texts:
         """N pairs of a whole text and its beginning up to the response (nothing for a text)."""
         return [self._query(*pair) for pair in zip(conversations, names, strict=True)]
 
-    def describe(self, *, ids: bool) -> dict[str, Any]:
+    def describe(self, *, ids: bool) -> dict[str, object]:
         """The settings that a score depends on; `ids` says whether token ids are sent, or text."""
         encoder = self.encoder
         return {
@@ -111,7 +111,7 @@ class Texts:
         return (token or "") * BOS_COUNT[bos] + text
 
 
-def _published(tokenizer: Any) -> tuple[Format | None, Bos | None]:
+def _published(tokenizer: object) -> tuple[Format | None, Bos | None]:
     known = find_published(tokenizer) if isinstance(tokenizer, str) else None
     if known is None:
         return None, None

@@ -1,10 +1,7 @@
-"""Batches of JSON to a server and back: bounded, retried, and loud in the end.
+"""Send batches of JSON to a server, retrying what may succeed later.
 
-Knows HTTP, and nothing of what the JSON means.
-
-How long to wait before another try. Knows nothing of HTTP clients.
-
-One line about an HTTP status that is no success: what the server said, and how to fix it.
+Knows HTTP, and nothing of what the JSON means. Requests in flight, answers and waits are bounded;
+a batch that fails for good raises one line with what the server said and how to fix it.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ import asyncio
 import json
 import logging
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from http import HTTPStatus
 from random import SystemRandom
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import httpx
 
@@ -108,7 +105,7 @@ def _said(body: bytes) -> str:
         return _one_line(text)
 
 
-def _message(answer: Any) -> str:
+def _message(answer: object) -> str:
     if isinstance(answer, dict):
         for key in ("error", "message", "detail", "msg"):
             if answer.get(key):
@@ -133,8 +130,9 @@ def _phrase(status: int) -> str:
 log = logging.getLogger("rewards")
 
 T = TypeVar("T")
-Encode = Callable[[Sequence[Item]], dict[str, Any]]
-Decode = Callable[[Any, Sequence[Item]], list[T]]
+R = TypeVar("R")
+Encode = Callable[[Sequence[Item]], dict[str, object]]
+Decode = Callable[[object, Sequence[Item]], list[T]]
 
 RETRIED = (429, 500, 502, 503, 504)
 # bytes of an answer: far above any honest one, and no machine's memory
@@ -298,7 +296,7 @@ async def _read(reply: httpx.Response, limit: int) -> bytes:
     return bytes(body)
 
 
-def _dumps(body: dict[str, Any], items: Sequence[Item]) -> bytes:
+def _dumps(body: dict[str, object], items: Sequence[Item]) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
@@ -309,7 +307,7 @@ def _dumps(body: dict[str, Any], items: Sequence[Item]) -> bytes:
         ) from error
 
 
-def _loads(body: bytes) -> Any:
+def _loads(body: bytes) -> object:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -319,7 +317,7 @@ def _loads(body: bytes) -> Any:
         ) from error
 
 
-def _run_apart(start: Callable[[], Any]) -> Any:
+def _run_apart(start: Callable[[], Coroutine[object, object, R]]) -> R:
     """Run a coroutine to its end, also for callers whose thread has a running event loop."""
     try:
         asyncio.get_running_loop()

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from rewards.encoding.formats import Scorable
-from rewards.remote.protocols import Item, check_model, entry, read_numbers
+from rewards.remote.messages import VLLMAnswer, VLLMRow, check_count, check_model, read_answer
+from rewards.remote.protocols import Item
 from rewards.remote.texts import Texts
 from rewards.types import RewardError
 
 __all__ = ["VLLM", "RawCheck"]
 
-# route -> where an answer has its numbers, and what a request says besides
-FORMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "/classify": ("probs", {}),
-    "/pooling": ("data", {"task": "classify", "encoding_format": "float"}),
+# route -> what a request says besides
+FORMS: dict[str, dict[str, str]] = {
+    "/classify": {},
+    "/pooling": {"task": "classify", "encoding_format": "float"},
 }
 
 
@@ -35,39 +35,29 @@ class VLLM:
         self.texts = texts
         self.model = model
         self.activation = activation
-        self._key, self._extra = FORMS[route]
 
     def items(
-        self, conversations: Sequence[Scorable], names: Sequence[str], labels: Sequence[Any]
+        self, conversations: Sequence[Scorable], names: Sequence[str], labels: Sequence[object]
     ) -> list[Item]:
         inputs = self.texts.inputs(conversations, names)
         return [Item(one, name) for one, name in zip(inputs, names, strict=True)]
 
-    def encode(self, items: Sequence[Item]) -> dict[str, Any]:
-        body = {
+    def encode(self, items: Sequence[Item]) -> dict[str, object]:
+        body: dict[str, object] = {
             "input": [item.content for item in items],
             "use_activation": self.activation,
-            **self._extra,
+            **FORMS[self.route],
         }
         return body if self.model is None else {**body, "model": self.model}
 
-    def decode(self, answer: Any, items: Sequence[Item]) -> list[float | None]:
-        check_model(answer, self.model)
-        rows = _in_order(entry(answer, "data"), len(items))
-        return [self._logit(row) for row in rows]
+    def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
+        found = read_answer(VLLMAnswer, answer)
+        check_model(found.model, self.model)
+        return [_logit(row) for row in _in_order(found.data, len(items))]
 
     def activated(self) -> VLLM:
         """The same, asking for probabilities."""
         return VLLM(self.route, self.texts, self.model, activation=True)
-
-    def _logit(self, row: dict[str, Any]) -> float | None:
-        values = entry(row, self._key)
-        if isinstance(values, list) and len(values) == 1 and not isinstance(values[0], list):
-            return read_numbers(values, 1, self._key)[0]
-        if isinstance(values, list) and values and isinstance(values[0], list):
-            raise RewardError("it answers one output per token: it serves no sequence classifier")
-        size = len(values) if isinstance(values, list) else "no list of"
-        raise RewardError(f"its model has {size} outputs: a reward model has one")
 
 
 class RawCheck:
@@ -102,20 +92,23 @@ class RawCheck:
         self.proven = True
 
 
-def _in_order(rows: Any, expected: int) -> list[dict[str, Any]]:
-    """The entries by their `index`, each exactly once."""
-    if not isinstance(rows, list) or len(rows) != expected:
-        size = len(rows) if isinstance(rows, list) else "no"
-        raise RewardError(f'"data" has {size} entries where {expected} were asked for')
-    ordered = sorted(rows, key=_index)
-    if [_index(row) for row in ordered] != list(range(expected)):
+def _logit(row: VLLMRow) -> float | None:
+    """The one output of a reward model."""
+    if row.values and isinstance(row.values[0], list):
+        raise RewardError("it answers one output per token: it serves no sequence classifier")
+    if len(row.values) != 1:
+        raise RewardError(f"its model has {len(row.values)} outputs: a reward model has one")
+    (value,) = row.values
+    return None if isinstance(value, list) else value
+
+
+def _in_order(rows: Sequence[VLLMRow], expected: int) -> list[VLLMRow]:
+    """The rows by their `index`, each exactly once."""
+    check_count(len(rows), expected, "data")
+    ordered = sorted(rows, key=lambda row: row.index)
+    if [row.index for row in ordered] != list(range(expected)):
         raise RewardError('the entries of "data" are not numbered 0, 1, …')
     return ordered
-
-
-def _index(row: Any) -> int:
-    index = entry(row, "index")
-    return index if type(index) is int else -1
 
 
 def _sigmoid(value: float) -> float:

@@ -16,6 +16,7 @@ from wording import says
 from rewards import load_judge, load_reward
 from rewards.encoding.formats import Rendered
 from rewards.inference.backbone import Backbone
+from rewards.remote.messages import Rewards
 from rewards.remote.server import Service
 from rewards.training.model import load_trainable
 from rewards.training.settings import TrainingSettings
@@ -138,7 +139,8 @@ def test_openrlhfs_route_takes_texts_that_the_template_was_applied_to(folders):
     text = "<s>[user]a</s>[assistant]b</s>"
     assert reward.score([Rendered(text)]) == pytest.approx(reward.score([talk]))
     answer = Service(reward, "m", 10).get_reward(json.dumps({"query": [text]}).encode())()
-    assert answer["rewards"] == pytest.approx(reward.score([talk]).tolist())
+    assert isinstance(answer, Rewards)
+    assert answer.rewards == pytest.approx(reward.score([talk]).tolist())
 
 
 @pytest.mark.parametrize("weight_map", [None, ["a"]])

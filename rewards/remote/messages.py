@@ -1,0 +1,249 @@
+"""What travels between clients and servers, read without trust: whatever is wrong is one line.
+
+Requests are those that our server reads; answers are those of our server, OpenRLHF's and vLLM's.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from rewards.types import Comparison, RewardError
+from rollout.types import Completion, FinishReason, Group, Message, Prompt
+
+__all__ = [
+    "VERSION",
+    "Answer",
+    "CompareRequest",
+    "GetRewardRequest",
+    "GroupScores",
+    "Probabilities",
+    "Refusal",
+    "Rewards",
+    "ScoreRequest",
+    "Scores",
+    "VLLMAnswer",
+    "check_count",
+    "check_model",
+    "read_answer",
+    "read_request",
+]
+
+# of our JSON
+VERSION = 1
+
+
+class Refusal(Exception):
+    """A request that is not answered: an HTTP status and one line."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+
+
+class _Strict(BaseModel):
+    # an unknown key is a misspelt one, and leaving it out would score something else
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Turn(_Strict):
+    role: str
+    content: str
+
+    def message(self) -> Message:
+        return Message(role=self.role, content=self.content)
+
+
+Turns = list[Turn]
+
+
+class Row(_Strict):
+    """One prompt and its K responses."""
+
+    id: str | None = None
+    prompt: str | Turns
+    responses: list[str]
+    fields: dict[str, object] = Field(default_factory=dict)
+    token_ids: list[list[int]] | None = None
+    finish_reasons: list[FinishReason] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Row:
+        if self.prompt == []:
+            raise ValueError("prompt is an empty list")
+        for name in ("token_ids", "finish_reasons"):
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self.responses):
+                raise ValueError(f"{len(self.responses)} responses, but {len(column)} {name}")
+        return self
+
+    def group(self, number: int) -> Group:
+        size = len(self.responses)
+        ids = self.token_ids or [[] for _ in range(size)]
+        reasons: list[FinishReason] = self.finish_reasons or ["stop"] * size
+        samples = zip(self.responses, ids, reasons, strict=True)
+        completions = tuple(Completion(text, tuple(own), end) for text, own, end in samples)
+        prompt = Prompt(self.id or f"group {number}", _content(self.prompt), self.fields)
+        return Group(prompt, completions, policy_version=0)
+
+
+class ScoreRequest(_Strict):
+    conversations: list[Turns | str] | None = None
+    groups: list[Row] | None = None
+    model: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ScoreRequest:
+        if (self.conversations is None) == (self.groups is None):
+            raise ValueError('give either "conversations" or "groups"')
+        return self
+
+    def turns(self) -> list[list[Message] | str]:
+        return [
+            one if isinstance(one, str) else [turn.message() for turn in one]
+            for one in self.conversations or ()
+        ]
+
+
+class Pair(_Strict):
+    prompt: Turns = Field(min_length=1)
+    first: str
+    second: str
+
+    def comparison(self) -> Comparison:
+        return Comparison([turn.message() for turn in self.prompt], self.first, self.second)
+
+
+class CompareRequest(_Strict):
+    comparisons: list[Pair]
+    model: str | None = None
+
+
+class GetRewardRequest(BaseModel):
+    """OpenRLHF's. Its clients send more keys, which a reward model has no use for."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    query: list[str]
+
+
+class Answer(BaseModel):
+    """What a server says; keys that are not read may be there too."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class _Signed(Answer):
+    """An answer in our JSON: who gives it, and in which version."""
+
+    model: object = None
+    version: object = VERSION
+
+    def check(self, model: str | None) -> None:
+        """Raise `RewardError` where the version is another, or another model than `model`."""
+        if self.version != VERSION:
+            raise RewardError(
+                f"it speaks version {self.version!r} of our JSON, this client {VERSION}"
+            )
+        check_model(self.model, model)
+
+
+class Scores(_Signed):
+    """null is a missing score; NaN and infinity are left to the caller's policy."""
+
+    scores: list[float | None]
+
+
+class GroupScores(_Signed):
+    scores: list[list[float | None]]
+
+
+class Probabilities(_Signed):
+    probabilities: list[float | None]
+
+
+class Rewards(Answer):
+    """OpenRLHF's."""
+
+    rewards: list[float | None]
+
+
+class VLLMRow(Answer):
+    """One result of `/classify` (`probs`) or `/pooling` (`data`)."""
+
+    index: int
+    values: list[float | list[object] | None] = Field(
+        validation_alias=AliasChoices("probs", "data")
+    )
+
+
+class VLLMAnswer(Answer):
+    data: list[VLLMRow]
+    model: object = None
+
+
+R = TypeVar("R", bound=BaseModel)
+A = TypeVar("A", bound=Answer)
+
+
+def read_request(kind: type[R], body: bytes) -> R:
+    """The request in `body`. Raises `Refusal` (400) naming the first thing that is wrong."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        where, message = _first(error)
+        raise Refusal(400, f"{where}: {message}" if where else message) from error
+
+
+def read_answer(kind: type[A], answer: object) -> A:
+    """The answer of a server. Raises `RewardError` naming the first thing that is wrong."""
+    try:
+        return kind.model_validate(answer)
+    except ValidationError as error:
+        where, message = _first(error)
+        if not where:
+            raise RewardError(f"it answered no JSON object but {_short(answer)}") from error
+        given = error.errors()[0]["input"]
+        if message == "Field required" and isinstance(given, dict):
+            found = ", ".join(map(str, list(given)[:5])) or "nothing"
+            message = f"is missing (there is {found[:100]})"
+        else:
+            message = f"{message} (got {_short(given)})"
+        raise RewardError(f'its answer: "{where}": {message}: check the protocol') from error
+
+
+def check_count(found: int, expected: int, key: str) -> None:
+    """Raise `RewardError` where a server answers more or less than it was asked."""
+    if found != expected:
+        raise RewardError(f'"{key}" has {found} entries where {expected} were asked for')
+
+
+def check_model(found: object, model: str | None) -> None:
+    """Raise `RewardError` when another model answered than the one that was asked for."""
+    if model is not None and found is not None and found != model:
+        raise RewardError(f"model {_short(found)} answered, not {model!r}: check the setting model")
+
+
+def _first(error: ValidationError) -> tuple[str, str]:
+    """(where, what) of the first thing that is wrong."""
+    first: ErrorDetails = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return where, first["msg"].removeprefix("Value error, ")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _content(prompt: str | Turns) -> str | tuple[Message, ...]:
+    return prompt if isinstance(prompt, str) else tuple(turn.message() for turn in prompt)

@@ -18,7 +18,7 @@ import pytest
 
 import raft.runs.doctor
 from raft.cli import doctor as cli_doctor
-from raft.cli.options import Parser
+from raft.cli.main import parser
 from raft.runs.doctor import examine_environment
 from rewards import RewardError, load_reward
 from rewards.doctor import Finding
@@ -74,17 +74,8 @@ def hh(raft_data: Path, tmp_path: Path) -> Path:
 
 
 def run(*arguments: str | Path) -> int:
-    """The subcommand alone, as the command line makes it."""
-    parser = Parser(prog="raft")
-    commands = parser.add_subparsers(required=True)
-
-    def command(name: str, run: Any, text: str, examples: str, **_: Any) -> Parser:
-        made = commands.add_parser(name, help=text, epilog=examples)
-        made.set_defaults(command=run)
-        return made
-
-    cli_doctor.add_doctor(command)
-    options = parser.parse_args(["doctor", *map(str, arguments)])
+    """The command, without the place where its errors end."""
+    options = parser().parse_args(["doctor", *map(str, arguments)])
     return options.command(options)
 
 
@@ -118,7 +109,9 @@ def test_a_healthy_model_passes_with_every_line(
     healthy: Path, hh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--reward", healthy, "--data", hh, "--json") == 0
-    findings = json.loads(capsys.readouterr().out)["findings"]
+    printed = json.loads(capsys.readouterr().out)
+    findings = printed["findings"]
+    assert printed["wrong"] == 0
     names = {finding["what"] for finding in findings}
     assert names >= {
         "python", "packages", "vllm", "devices", "disk", "RAFT_DATA", "family", "weights", "head",
@@ -602,7 +595,7 @@ def test_a_data_folder_that_is_not_there_is_wrong(monkeypatch: pytest.MonkeyPatc
         (["--data", "x.jsonl"], "--reward"),
         (["--reward", "{model}", "--data", "./none.jsonl"], "no such file"),
         (["--reward", "{model}", "--data", "{model}/config.json"], "config.json"),
-        (["--reward", "{model}", "--max-length", "0"], "--max-length: 0"),
+        (["--reward", "{model}", "--max-length", "0"], "--max-length: 0 is"),
         (["--reward", "{empty}"], "config.json"),
     ],
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toy_runs
+from toy_runs import write_rows
+from wording import refusal
 
 from raft.cli.main import main
 from rollout.storage.output import JobFile
@@ -21,21 +22,13 @@ COUNTING = (
 )
 
 
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def score(*arguments: str | Path) -> int:
     return main(["score", "--quiet", *map(str, arguments)])
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     """The one line with which the command refuses, without its beginning."""
-    assert score(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("raft: ") and captured.err.count("\n") == 1
-    return captured.err.removeprefix("raft: ").rstrip("\n")
+    return refusal(capsys, "score", "--quiet", *arguments)
 
 
 def reward_file(root: Path, body: str = COUNTING) -> str:
@@ -52,7 +45,7 @@ def numbered(root: Path, count: int = 30) -> Path:
         {"prompt": f"q{k}", "responses": [f"{k}-{'x' * (k % 7)}-{j}" for j in range(1 + k % 3)]}
         for k in range(count)
     ]
-    return write(root / "rows.jsonl", rows)
+    return write_rows(root / "rows.jsonl", rows)
 
 
 class Stop:

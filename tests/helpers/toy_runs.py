@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,7 @@ def config_file(root: Path, **sections: Any) -> Path:
 
 
 def write_prompts(path: Path, count: int) -> None:
-    rows = ({"prompt": f"tree house river {number}"} for number in range(count))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, ({"prompt": f"tree house river {number}"} for number in range(count)))
 
 
 def reward_file(root: Path, body: str, name: str = "reward_function.py") -> dict[str, Any]:
@@ -85,6 +84,11 @@ def raft(*arguments: str | Path, **environment: str) -> subprocess.CompletedProc
         check=False,
         env={**os.environ, **environment},
     )
+
+
+def write_rows(path: Path, given: Iterable[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in given))
+    return path
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

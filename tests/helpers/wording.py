@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import pytest
+
+from raft.cli.main import main
 
 
 def words(text: str) -> str:
@@ -16,3 +21,11 @@ def words(text: str) -> str:
 def says(message: object, text: str) -> bool:
     """Whether a message, or an error's, has the words of `text` in their order."""
     return re.search(words(text), str(message)) is not None
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line with which a command refuses its arguments, without its beginning."""
+    assert main([str(one) for one in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("raft: ") and said.endswith("\n") and said.count("\n") == 1
+    return said.removeprefix("raft: ").rstrip("\n")

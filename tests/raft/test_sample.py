@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import toy_runs
-from wording import says
+from toy_runs import write_rows
+from wording import refusal, says
 
 import raft.collect
 from raft.cli.main import main
@@ -26,16 +27,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a toy policy and twenty prompts that have a column of their own."""
     toy_runs.settings(tmp_path)
     monkeypatch.chdir(tmp_path)
-    write(
+    write_rows(
         tmp_path / "prompts.jsonl",
         [{"id": f"p{k}", "prompt": f"tree river {k}", "answer": str(k)} for k in range(20)],
     )
     return tmp_path
-
-
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def sample(*arguments: str) -> int:
@@ -43,10 +39,7 @@ def sample(*arguments: str) -> int:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["sample", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("raft: ") and captured.err.count("\n") == 1
-    return captured.err.removeprefix("raft: ").rstrip("\n")
+    return refusal(capsys, "sample", *arguments)
 
 
 class Stop:
@@ -155,7 +148,7 @@ def test_other_settings_and_others_files_are_not_touched(
     assert sample() == 0
     message = refused(capsys, *common, "--seed", "1")
     assert "prompts.sampled.jsonl: is there already, under other settings (seed 0 → 1)" in message
-    write(home / "prompts.jsonl", [{"id": "p0", "prompt": "house"}])
+    write_rows(home / "prompts.jsonl", [{"id": "p0", "prompt": "house"}])
     assert "(prompts)" in refused(capsys, *common)
     assert sample("--restart") == 0
     assert len(toy_runs.rows(home / "prompts.sampled.jsonl")) == 1
@@ -171,7 +164,9 @@ def test_one_command_at_a_time(home: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_prompts_of_other_forms_and_columns_that_would_mislead(home: Path) -> None:
     turns = "\n\nHuman: tree?\n\nAssistant:"
-    write(home / "hh.jsonl", [{"chosen": f"{turns} good", "rejected": f"{turns} bad", "source": 1}])
+    write_rows(
+        home / "hh.jsonl", [{"chosen": f"{turns} good", "rejected": f"{turns} bad", "source": 1}]
+    )
     command = ("hh.jsonl", *COMMON, "--template", "hh")
     assert main(["sample", *command]) == 0
     (row,) = toy_runs.rows(home / "hh.sampled.jsonl")
@@ -204,7 +199,7 @@ def test_prompts_of_other_forms_and_columns_that_would_mislead(home: Path) -> No
 def test_wrong_input_is_one_line(
     home: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
-    write(home / "twice.jsonl", [{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}])
+    write_rows(home / "twice.jsonl", [{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}])
     before = set(home.iterdir())
     file, *rest = arguments
     assert says(refused(capsys, file, *COMMON, *rest), message)
@@ -219,7 +214,7 @@ def test_by_default_on_ray_with_vllm(home: Path, raft_data: Path) -> None:
     model = raft_data / "models/stories260k"
     if not model.is_dir():
         pytest.skip(f"no {model}")
-    write(home / "openings.jsonl", [{"prompt": "Once upon a time"}, {"prompt": "Tom had a"}])
+    write_rows(home / "openings.jsonl", [{"prompt": "Once upon a time"}, {"prompt": "Tom had a"}])
     command = ["sample", "openings.jsonl", "--policy", str(model), "-n", "5", "--quiet"]
     assert main([*command, "--max-new-tokens", "12", "--dtype", "float32"]) == 0
     rows = toy_runs.rows(home / "openings.sampled.jsonl")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
-from wording import says
+from toy_runs import write_rows
+from wording import refusal, says
 
 from raft.cli.main import main
 from rollout.storage.rollout_store import RolloutStore
@@ -40,11 +41,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def bon(*arguments: str | Path) -> int:
     return main(["bon", *map(str, arguments)])
 
@@ -55,10 +51,7 @@ def drawn(*arguments: str) -> int:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    assert bon(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("raft: ") and captured.err.count("\n") == 1
-    return captured.err.removeprefix("raft: ").rstrip("\n")
+    return refusal(capsys, "bon", *arguments)
 
 
 def curve(path: Path) -> dict[str, Any]:
@@ -181,7 +174,7 @@ def test_a_stored_pool_needs_no_model_and_may_be_uneven(
         {"prompt": "c", "responses": ["x", "y"], "rm_scores": [None, None]},
         {"prompt": "d", "responses": [], "rm_scores": []},
     ]
-    write(home / "scored.jsonl", rows)
+    write_rows(home / "scored.jsonl", rows)
     assert bon("scored.jsonl", "--score-column", "rm_scores", "--json", "--quiet") == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["proxy"]["mean"] for row in found["curve"]] == [pytest.approx(3.25), 4.0, None]
@@ -228,7 +221,7 @@ def test_wrong_pools_are_refused_in_one_line(
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    write(home / "pool.jsonl", [{"prompt": "q", "responses": ["a", "b"], **row}])
+    write_rows(home / "pool.jsonl", [{"prompt": "q", "responses": ["a", "b"], **row}])
     before = set(home.iterdir())
     assert message in refused(capsys, "pool.jsonl", *arguments)
     assert set(home.iterdir()) == before
@@ -238,7 +231,7 @@ def test_wrong_commands_are_refused_in_one_line(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = {"id": "a", "prompt": "q", "responses": ["x"], "scores": [1.0]}
-    write(home / "twice.jsonl", [one, one])
+    write_rows(home / "twice.jsonl", [one, one])
     mixed = {"kind": "combine", "members": [{"kind": "pairwise", "model": "policy"}]}
     (home / "mixed.yaml").write_text(json.dumps({"reward": mixed}))
     assert "twice.jsonl:2: id 'a' stands at twice.jsonl:1" in refused(capsys, "twice.jsonl")
@@ -258,7 +251,7 @@ def test_wrong_commands_are_refused_in_one_line(
 
 
 def test_one_prompt_and_one_sample_have_no_interval(home: Path) -> None:
-    write(home / "one.jsonl", [{"prompt": "q", "responses": ["a"], "scores": [2.0]}])
+    write_rows(home / "one.jsonl", [{"prompt": "q", "responses": ["a"], "scores": [2.0]}])
     assert bon("one.jsonl", "--quiet") == 0
     (row,) = curve(home / "one.bon.json")["curve"]
     assert row["kl"] == 0.0
@@ -279,7 +272,7 @@ def test_over_optimization_is_said_where_it_is_beyond_noise(
             {"prompt": "q", "responses": ["x"] * 32, "scores": own.tolist(), "gold_scores": of}
             for own, of in zip(scores_PN, gold_PN.tolist(), strict=True)
         ]
-        write(home / f"{name}.jsonl", rows)
+        write_rows(home / f"{name}.jsonl", rows)
         assert bon(f"{name}.jsonl") == 0
         assert ("over-optimized" in capsys.readouterr().out) == (name == "hacked")
     peak = curve(home / "hacked.bon.json")["peak"]
@@ -298,7 +291,7 @@ def test_no_over_optimization_of_a_pool_whose_hard_prompts_have_more_responses(
             {"prompt": "q", "responses": ["x"] * len(scores_N), "scores": scores_N.tolist(),
              "gold_scores": (2 * scores_N).tolist()}
         )  # fmt: skip
-    write(home / "uneven.jsonl", rows)
+    write_rows(home / "uneven.jsonl", rows)
     assert bon("uneven.jsonl") == 0
     told = capsys.readouterr()
     assert "over-optimized" not in told.out
@@ -314,7 +307,7 @@ def test_no_over_optimization_of_a_pool_whose_hard_prompts_have_more_responses(
 def test_columns_of_any_name_and_any_text(home: Path) -> None:
     row = {"prompt": "q", "responses": ["a", "b"], "quality": [1, 2], "truth": [5, 4]}
     row["note"] = "half of a pair: \ud83d"
-    write(home / "any.jsonl", [row])
+    write_rows(home / "any.jsonl", [row])
     assert bon("any.jsonl", "--score-column", "quality", "--gold-column", "truth") == 0
     [best] = toy_runs.rows(home / "any.best.jsonl")
     assert (best["response"], best["score"], best["quality"], best["truth"]) == ("b", 2, 2, 4)
@@ -335,8 +328,8 @@ def test_nothing_told_of_old_responses_stands_beside_new_ones(home: Path) -> Non
     old = {"responses": ["a", "b"], "grm_scores": [9, -9], "comparisons": [[0, 1, 0.9]],
            "ranking": [0, 1], "best": 0}  # fmt: skip
     prompts = toy_runs.rows(home / "prompts.jsonl")
-    write(home / "scored.jsonl", [{**row, **own, **old} for row in prompts])
-    write(home / "asked.jsonl", [{**row, **own} for row in prompts])
+    write_rows(home / "scored.jsonl", [{**row, **own, **old} for row in prompts])
+    write_rows(home / "asked.jsonl", [{**row, **own} for row in prompts])
     assert main(["sample", "scored.jsonl", *DRAW, "-n", "2", "--out", "s.jsonl"]) == 0
     [first, *_] = toy_runs.rows(home / "s.jsonl")
     assert first["source"] == "mine" and first["responses"] != ["a", "b"]

@@ -6,7 +6,7 @@ import json
 import random
 
 import pytest
-from score_files import write
+from toy_runs import write_rows
 
 from raft.cli.main import main
 from rewards.data.read import read_pairs, split_pairs
@@ -124,7 +124,10 @@ def test_eval_reward_counts_what_the_training_file_has_too(tmp_path, capsys):
         {"prompt": asked[0], "chosen": "another", "rejected": "good"},
         *({"prompt": one, "chosen": "yes", "rejected": "no"} for one in asked[1:]),
     ]
-    data, trained = write(tmp_path / "eval.jsonl", rows), write(tmp_path / "train.jsonl", train)
+    data, trained = (
+        write_rows(tmp_path / "eval.jsonl", rows),
+        write_rows(tmp_path / "train.jsonl", train),
+    )
     line = ["eval-reward", "--quiet", "--data", str(data), "--reward", "function:length"]
     assert main([*line, "--bootstrap", "100", "--train", str(trained), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["contamination"]

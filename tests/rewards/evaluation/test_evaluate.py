@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import toy_runs
 from real_groups import SCORES, ranked_replies
-from score_files import write
-from wording import says
+from toy_runs import write_rows
+from wording import refusal, says
 
 from raft.cli.main import main
 from rewards.evaluation.rewardbench import PRIOR_SETS, SUBSETS
@@ -42,11 +42,7 @@ def only(report: dict[str, Any]) -> dict[str, Any]:
 
 def refused(capsys: pytest.CaptureFixture[str], data: Path | str, *arguments: Any) -> str:
     """The one line with which the command refuses, without its beginning."""
-    line = ["eval-reward", "--quiet", "--data", data, *arguments]
-    assert main([str(one) for one in line]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("raft: ") and captured.err.count("\n") == 1
-    return captured.err.removeprefix("raft: ").rstrip("\n")
+    return refusal(capsys, "eval-reward", "--quiet", "--data", data, *arguments)
 
 
 def pair(chosen: str, rejected: str, prompt: str = "q", **columns: Any) -> dict[str, Any]:
@@ -87,7 +83,7 @@ def test_judgebench_by_a_reward_is_judgebench_by_its_stored_scores(
     stored = [json.loads(line) for line in (data / SCORES).read_text().splitlines()]
     for row, one in zip(rows, stored, strict=True):
         row["rm_scores"] = one["judgments"][0]["scores"]
-    report = evaluate(capsys, write(tmp_path / "jb.jsonl", rows), "--score-column", "rm")
+    report = evaluate(capsys, write_rows(tmp_path / "jb.jsonl", rows), "--score-column", "rm")
     assert report["data"]["form"] == "judgebench"
     found = report["models"]["rm"]
     assert found["benchmark"]["overall"] == pytest.approx(62.29, abs=0.005)
@@ -96,7 +92,7 @@ def test_judgebench_by_a_reward_is_judgebench_by_its_stored_scores(
 
 
 def test_pairs_by_hand(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    report = evaluate(capsys, write(tmp_path / "p.jsonl", PAIRS), *LENGTH)
+    report = evaluate(capsys, write_rows(tmp_path / "p.jsonl", PAIRS), *LENGTH)
     assert report["data"] | {"file": ""} == {
         "file": "", "form": "pairs", "rows": 4, "pairs": 4, "responses": 8, "prompts": 2,
     }  # fmt: skip
@@ -121,8 +117,8 @@ def test_swapped_pairs_have_what_the_others_lack(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in PAIRS]
-    there = only(evaluate(capsys, write(tmp_path / "p.jsonl", PAIRS), *LENGTH))["accuracy"]
-    back = only(evaluate(capsys, write(tmp_path / "s.jsonl", swapped), *LENGTH))["accuracy"]
+    there = only(evaluate(capsys, write_rows(tmp_path / "p.jsonl", PAIRS), *LENGTH))["accuracy"]
+    back = only(evaluate(capsys, write_rows(tmp_path / "s.jsonl", swapped), *LENGTH))["accuracy"]
     assert back["accuracy"] == 1 - there["accuracy"] - there["tie_share"]
 
 
@@ -171,7 +167,7 @@ def test_real_hhh(capsys: pytest.CaptureFixture[str], raft_data: Path, tmp_path:
         }
         for at, row in enumerate(rows)
     ]
-    other = only(evaluate(capsys, write(tmp_path / "hhh.jsonl", spelled), *LENGTH))
+    other = only(evaluate(capsys, write_rows(tmp_path / "hhh.jsonl", spelled), *LENGTH))
     assert other["benchmark"] == found["benchmark"]
 
 
@@ -205,7 +201,7 @@ def test_human_ranks_of_lists(
         {"prompt": messages, "responses": responses, "ranks": ranks, "scores": [-r for r in ranks]}
         for messages, responses, ranks in ranked_replies(raft_data)
     ]
-    file = write(tmp_path / "oasst.jsonl", rows)
+    file = write_rows(tmp_path / "oasst.jsonl", rows)
     found = only(evaluate(capsys, file, "--score-column", "scores"))
     assert found["accuracy"]["accuracy"] == 1 and found["benchmark"]["best_of_n"]["mean"] == 100
     assert found["benchmark"]["kendall_tau"]["mean"] == pytest.approx(1)
@@ -229,7 +225,7 @@ def test_rewardbench_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
         for subset in (*SUBSETS, *PRIOR_SETS)
         for n, right in enumerate([True, subset in PRIOR_SETS])
     ]
-    report = evaluate(capsys, write(tmp_path / "rb.jsonl", rows), *LENGTH)
+    report = evaluate(capsys, write_rows(tmp_path / "rb.jsonl", rows), *LENGTH)
     assert report["data"]["form"] == "rewardbench"
     for weights in ("current", "2024-09"):
         found = only(report)["benchmark"][weights]
@@ -239,7 +235,7 @@ def test_rewardbench_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
         assert found["overall"] == pytest.approx((4 * 50 + 0.5 * 100) / 4.5)
         assert found["low"] < found["overall"] < found["high"] and found["missing_subsets"] == []
     some = [row for row in rows if row["subset"] in ("hep-go", "math-prm")]
-    found = only(evaluate(capsys, write(tmp_path / "some.jsonl", some), *LENGTH))
+    found = only(evaluate(capsys, write_rows(tmp_path / "some.jsonl", some), *LENGTH))
     assert found["benchmark"]["current"]["sections"]["Safety"] is None
     assert "donotanswer" in found["benchmark"]["current"]["missing_subsets"]
 
@@ -260,7 +256,7 @@ def test_rewardbench2_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         rewardbench2_row("Ties", [5, 1], 1, "ref:1"),
         rewardbench2_row("Ties", [6, 5, 1], 2, "tied:1"),
     ]
-    found = only(evaluate(capsys, write(tmp_path / "rb2.jsonl", rows), *LENGTH))["benchmark"]
+    found = only(evaluate(capsys, write_rows(tmp_path / "rb2.jsonl", rows), *LENGTH))["benchmark"]
     parts = {name: one["score"] for name, one in found["subsets"].items()}
     assert parts["Math"] == 75 and parts["Focus"] == 0
     assert parts["Ties"] == pytest.approx(100 + np.tanh(3))
@@ -273,7 +269,7 @@ def test_a_model_is_scored_as_raft_score_does(
 ) -> None:
     model = tiny.checkpoint(tmp_path / "rm", "llama")
     rows = [pair(f"yes {n}", f"no {n * 7}", f"q{n % 5}") for n in range(20)]
-    file = write(tmp_path / "p.jsonl", rows)
+    file = write_rows(tmp_path / "p.jsonl", rows)
     direct = evaluate(capsys, file, "--reward", model, "--device", "cpu")
     assert (
         main(["score", "--quiet", "--reward", str(model), "--output-column", "rm", str(file)]) == 0
@@ -296,7 +292,7 @@ def test_a_judge_is_asked_in_both_orders(
 
     folder = judges.checkpoint(tmp_path / "judge")
     rows = [pair(f"yes {n}", f"no {n * 7}", f"q{n}") for n in range(8)]
-    report = evaluate(capsys, write(tmp_path / "p.jsonl", rows), "--judge", folder)
+    report = evaluate(capsys, write_rows(tmp_path / "p.jsonl", rows), "--judge", folder)
     judge = load_judge(folder, kind="pairwise")
     turns: Any = [[{"role": "user", "content": row["prompt"]}] for row in rows]
     comparisons = [
@@ -308,7 +304,7 @@ def test_a_judge_is_asked_in_both_orders(
     assert found["calibration"]["log_loss"] == pytest.approx(-np.log(probability_N).mean())
     assert found["position_bias"]["mean"] == pytest.approx(judge.verdicts(comparisons).gap_N.mean())
     # what needs scores is said, not made up
-    rb2 = write(tmp_path / "rb2.jsonl", [rewardbench2_row("Math", [4, 1, 2, 3], 1, "1")] * 2)
+    rb2 = write_rows(tmp_path / "rb2.jsonl", [rewardbench2_row("Math", [4, 1, 2, 3], 1, "1")] * 2)
     assert "needs scores" in only(evaluate(capsys, rb2, "--judge", folder))["benchmark"]["note"]
 
 
@@ -318,7 +314,7 @@ def test_several_rewards_side_by_side(capsys: pytest.CaptureFixture[str], tmp_pa
             for n in range(30)]  # fmt: skip
     report = evaluate(
         capsys,
-        write(tmp_path / "p.jsonl", rows),
+        write_rows(tmp_path / "p.jsonl", rows),
         *LENGTH,
         "--score-column",
         "rm",
@@ -343,7 +339,7 @@ def test_a_row_that_fails_is_missing_and_reported(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     rows = [*PAIRS, pair("bad", "worse"), pair("unknown", "x"), pair("fine one", "x")]
-    file = write(tmp_path / "p.jsonl", rows)
+    file = write_rows(tmp_path / "p.jsonl", rows)
     function = f"function:{toy_runs.reward_file(tmp_path, FAILS_ON_BAD)['function']}"
     found = only(evaluate(capsys, file, "--reward", function))
     assert (found["accuracy"]["pairs"], found["accuracy"]["missing"]) == (5, 2)
@@ -355,7 +351,7 @@ def test_a_row_that_fails_is_missing_and_reported(
 def test_a_reward_that_scores_nothing_is_an_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    file = write(tmp_path / "p.jsonl", PAIRS * 20)
+    file = write_rows(tmp_path / "p.jsonl", PAIRS * 20)
     function = f"function:{toy_runs.reward_file(tmp_path, 'raise ValueError(1)')['function']}"
     line = refused(capsys, file, "--reward", function)
     assert "none of the first 8 rows can be scored" in line and "p.jsonl:1" in line
@@ -373,7 +369,7 @@ def test_a_report_in_a_folder_keeps_the_scores(
 
 
 def test_markdown_has_aligned_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    file, out = write(tmp_path / "p.jsonl", PAIRS), tmp_path / "deep" / "r.md"
+    file, out = write_rows(tmp_path / "p.jsonl", PAIRS), tmp_path / "deep" / "r.md"
     assert main(["eval-reward", "--quiet", "--data", str(file), *LENGTH, "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"report: {out}\nreport: {out.with_suffix('.json')}\n"
     text = out.read_text()
@@ -391,7 +387,9 @@ def test_markdown_has_aligned_tables(capsys: pytest.CaptureFixture[str], tmp_pat
 def test_the_same_seed_gives_the_same_report(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    file = write(tmp_path / "p.jsonl", [pair("longer", "x" * (n % 9), f"q{n}") for n in range(40)])
+    file = write_rows(
+        tmp_path / "p.jsonl", [pair("longer", "x" * (n % 9), f"q{n}") for n in range(40)]
+    )
     first, second, other = (
         only(evaluate(capsys, file, *LENGTH, "--seed", seed)) for seed in (0, 0, 1)
     )
@@ -444,7 +442,7 @@ def test_bad_input_is_one_line(
     arguments: tuple[str, ...],
     expected: str,
 ) -> None:
-    assert says(refused(capsys, write(tmp_path / "rows.jsonl", rows), *arguments), expected)
+    assert says(refused(capsys, write_rows(tmp_path / "rows.jsonl", rows), *arguments), expected)
 
 
 def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -455,6 +453,6 @@ def test_labels_that_are_all_the_same_are_pointed_at(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     row = {"input": "q", "output_1": "long", "output_2": "s", "label": 1}
-    file = write(tmp_path / "llmbar.jsonl", [row] * 12)
+    file = write_rows(tmp_path / "llmbar.jsonl", [row] * 12)
     assert main(["eval-reward", *FEW, "--data", str(file), *LENGTH]) == 0
     assert "every label says that the first response is better" in capsys.readouterr().err

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
-from wording import says
+from toy_runs import write_rows
+from wording import refusal, says
 
 import rewards.scoring.rank
 from raft.cli.main import main
@@ -28,20 +29,12 @@ tiny: Any = importlib.import_module("tiny_judges")
 CHARS = "{kind: function, function: length, arguments: {unit: chars}}"
 
 
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def rank(*arguments: str | Path) -> int:
     return main(["rank", "--quiet", *map(str, arguments)])
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    assert rank(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("raft: ") and captured.err.count("\n") == 1
-    return captured.err.removeprefix("raft: ").rstrip("\n")
+    return refusal(capsys, "rank", "--quiet", *arguments)
 
 
 class ByLength:
@@ -80,7 +73,7 @@ def numbered(root: Path, count: int = 12, k: int = 5) -> Path:
         {"prompt": f"q{n}", "responses": ["x" * (1 + (7 * j + n) % 11) for j in range(k)], "n": n}
         for n in range(count)
     ]
-    return write(root / "rows.jsonl", rows)
+    return write_rows(root / "rows.jsonl", rows)
 
 
 def test_by_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +81,7 @@ def test_by_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         {"prompt": "q", "responses": ["bb", "a", "ccc", "dd"], "n": 1},
         {"prompt": "p", "responses": [""]},
     ]
-    file = write(tmp_path / "rows.jsonl", rows)
+    file = write_rows(tmp_path / "rows.jsonl", rows)
     assert main(["rank", "--reward", CHARS, str(file), "--json"]) == 0
     captured = capsys.readouterr()
     assert "ranked by score, no tournament" in captured.err
@@ -107,7 +100,7 @@ def test_missing_scores(tmp_path: Path) -> None:
     body = "return [None if 'a' in c else float(len(c)) for c in completions]"
     reward = toy_runs.reward_file(tmp_path, body)
     rows = [{"prompt": "q", "responses": ["bb", "a", "ccc"]}, {"prompt": "p", "responses": ["a"]}]
-    file = write(tmp_path / "rows.jsonl", rows)
+    file = write_rows(tmp_path / "rows.jsonl", rows)
     spec = read_reward(reward, "reward")
     summary = rank_file(str(file), reward=spec)
     first, second = toy_runs.rows(tmp_path / "rows.ranked.jsonl")
@@ -162,7 +155,7 @@ def test_equal_responses_are_one_entrant(tmp_path: Path, by_length: ByLength) ->
         {"prompt": "q", "responses": ["a", "bb", "a", "bb", "a"]},
         {"prompt": "p", "responses": ["a", "a"]},
     ]
-    found, _ = ranked(write(tmp_path / "rows.jsonl", rows))
+    found, _ = ranked(write_rows(tmp_path / "rows.jsonl", rows))
     assert found[0]["ranking"] == [1, 3, 0, 2, 4]
     assert found[0]["ranking_scores"] == [0.0, 1.0, 0.0, 1.0, 0.0]
     assert len(by_length.asked) == 1
@@ -229,7 +222,7 @@ def test_by_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         {"id": "a", "prompt": "What is two and two?", "responses": ["four", "five", "no idea"]},
         {"id": "b", "prompt": tiny_turns(), "responses": ["yes", "no"]},
     ]
-    file = write(tmp_path / "rows.jsonl", rows)
+    file = write_rows(tmp_path / "rows.jsonl", rows)
     assert main(["rank", "--judge", str(model), "--device", "cpu", str(file), "--json"]) == 0
     captured = capsys.readouterr()
     summary = json.loads(captured.out)
@@ -297,7 +290,7 @@ def test_bad_settings(
 def test_bad_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], row: Any, expected: str
 ) -> None:
-    file = write(tmp_path / "rows.jsonl", [{"prompt": "q", "responses": ["a"]}, row])
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "q", "responses": ["a"]}, row])
     message = refused(capsys, "--reward", CHARS, file)
     assert message.startswith(f"{file}:2: ") and says(message, expected)
 
@@ -312,7 +305,7 @@ def test_what_was_asked_is_kept_for_a_replay(tmp_path, capsys):
         {"id": f"p{n}", "prompt": "p", "responses": ["a" * (1 + (n * k) % 7) for k in range(5)]}
         for n in range(1, 7)
     ]
-    file = write(tmp_path / "rows.jsonl", rows)
+    file = write_rows(tmp_path / "rows.jsonl", rows)
     league = tmp_path / "league.jsonl"
     assert rank("--reward", CHARS, "--method", "round_robin", file, "--out", league) == 0
     assert (

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
-from score_files import hidden, refused, reward_file, score, write
+from score_files import hidden, refused, reward_file, score
+from toy_runs import write_rows
 from wording import says
 
 from raft.cli.main import main
@@ -64,7 +65,7 @@ FORMS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 def test_every_form_by_a_function(tmp_path: Path) -> None:
     # all other columns, their order and the rows' order are kept; no id is made up
     rows = [{**row, "n": {"at": at}, "note": None} for at, (row, _) in enumerate(FORMS)]
-    found = scored(write(tmp_path / "rows.jsonl", rows))
+    found = scored(write_rows(tmp_path / "rows.jsonl", rows))
     assert found == [{**row, **added} for row, (_, added) in zip(rows, FORMS, strict=True)]
     assert [list(row)[:-1] for row in found[:1]] == [list(rows[0])]
 
@@ -107,7 +108,7 @@ def test_every_form_by_a_model(tmp_path: Path, model: Path, form: str) -> None:
     from rewards import load_reward
 
     rows = [row for row, _ in FORMS]
-    file = write(tmp_path / "rows.jsonl", rows)
+    file = write_rows(tmp_path / "rows.jsonl", rows)
     options = ("--reward", model, "--format", form, "--device", "cpu", "--batch-rows", "3")
     assert score(*options, file) == 0
     expected = load_reward(model, format=form, device="cpu").score(  # type: ignore[arg-type]
@@ -123,7 +124,7 @@ def test_real_preferences(tmp_path: Path, model: Path, raft_data: Path) -> None:
     source = raft_data / "data/hh-rlhf/dev/harmless-base.jsonl.gz"
     with gzip.open(source, "rt") as stream:
         rows = [json.loads(next(stream)) for _ in range(50)]
-    file = write(tmp_path / "hh.jsonl", rows)
+    file = write_rows(tmp_path / "hh.jsonl", rows)
     assert score("--reward", model, "--format", "hh", "--max-length", "100", file) == 0
     found = toy_runs.rows(tmp_path / "hh.scored.jsonl")
     kept = [{key: row[key] for key in ("chosen", "rejected")} for row in found]
@@ -155,7 +156,7 @@ def test_gz_parquet_and_json(tmp_path: Path) -> None:
 
 
 def test_stdout_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path / "rows.jsonl", [{"prompt": "q", "responses": ["a b", "c"]}])
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "q", "responses": ["a b", "c"]}])
     assert score("--reward", "function:length", file, "--out", "-") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["scores"] == [2.0, 1.0] and captured.err == ""
@@ -178,7 +179,7 @@ def test_missing_scores_are_null(tmp_path: Path, capsys: pytest.CaptureFixture[s
     body = "return [None if c == 'a' else float('nan') if c == 'b' else 1.0 for c in completions]"
     reward = reward_file(tmp_path, body)
     lines = [{"prompt": "q", "responses": ["a", "c"]}, {"prompt": "q", "responses": ["c", "b"]}]
-    file = write(tmp_path / "rows.jsonl", lines)
+    file = write_rows(tmp_path / "rows.jsonl", lines)
     message = refused(capsys, "--reward", reward, file, "--batch-rows", "1")
     assert message.startswith(f"{file}:2: reward function") and "'rows-000002'" in message
     # the first row is kept, and goes on under another way to take failures
@@ -194,7 +195,7 @@ def test_columns_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     # a run's rows have scores; another reward's go beside them, or over them when it is said
     row = {"id": "a", "prompt": "q", "responses": ["x", "yy"], "scores": [1.0, 2.0],
            "token_ids": [[1, 2], [3]], "finish_reasons": ["length", "stop"]}  # fmt: skip
-    file = write(tmp_path / "rows.jsonl", [row])
+    file = write_rows(tmp_path / "rows.jsonl", [row])
     reward = ("--reward", "function:length", "--set", "arguments.unit=tokens")
     assert refused(capsys, *reward, file).startswith(f"{file}:1: has a column 'scores' already")
     assert score(*reward, file, "--output-column", "gold") == 0
@@ -204,12 +205,12 @@ def test_columns_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (found,) = toy_runs.rows(tmp_path / "over.jsonl")
     assert found == {**row, "scores": [2.0, 1.0]}
     # without ids every response would be 0 tokens long
-    write(file, [{"prompt": "q", "response": "x"}])
+    write_rows(file, [{"prompt": "q", "response": "x"}])
     assert refused(capsys, *reward, file).startswith(f"{file}:1: has no token_ids")
 
 
 def test_rewards_out_of_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write(tmp_path / "rows.jsonl", [{"prompt": "q", "response": "a b"}])
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "q", "response": "a b"}])
     section = "{kind: function, function: length, arguments: {unit: '${UNIT}'}}"
     (tmp_path / "run.yaml").write_text(f"run_dir: x\nreward: {section}\n")
     (tmp_path / "bare.yaml").write_text(section)
@@ -255,7 +256,7 @@ def test_bad_row(
 ) -> None:
     # found before anything is scored, and nothing is left behind
     good = {"prompt": "q", "response": "fine"}
-    file = write(tmp_path / "rows.jsonl", [good, good, row, good])
+    file = write_rows(tmp_path / "rows.jsonl", [good, good, row, good])
     message = refused(capsys, "--reward", reward_file(tmp_path), file, "--batch-rows", "1")
     assert message.startswith(f"{file}:3: ") and says(message, expected)
     assert not list(tmp_path.glob("*.log")) and hidden(tmp_path) == []
@@ -266,12 +267,14 @@ def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "q", "response": "a"}\n{"prompt"\n')
     assert refused(capsys, *reward, file).startswith(f"{file}:2: not valid JSON")
-    write(file, [{"id": "a", "prompt": "q", "response": "r"}, {"prompt": "q", "response": "r"}] * 2)
+    write_rows(
+        file, [{"id": "a", "prompt": "q", "response": "r"}, {"prompt": "q", "response": "r"}] * 2
+    )
     assert refused(capsys, *reward, file).startswith(f"{file}:3: id 'a' stands at {file}:1 already")
-    write(file, [])
+    write_rows(file, [])
     assert refused(capsys, *reward, file).startswith(f"{file}: holds no rows")
     assert says(refused(capsys, *reward, tmp_path / "no.jsonl"), "no.jsonl no such file")
-    write(file, [{"prompt": "q", "response": "r"}])
+    write_rows(file, [{"prompt": "q", "response": "r"}])
     assert "is the file that is read" in refused(capsys, *reward, file, "--out", file)
     assert "is a folder" in refused(capsys, *reward, file, "--out", tmp_path)
     assert says(refused(capsys, *reward, file, "--out", tmp_path / "a.parquet"), "a.parquet .jsonl")
@@ -298,14 +301,14 @@ def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_bad_reward(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], reward: str, expected: str
 ) -> None:
-    file = write(tmp_path / "rows.jsonl", [{"prompt": "q", "response": "r"}])
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "q", "response": "r"}])
     assert says(refused(capsys, "--reward", reward, file), expected)
     assert hidden(tmp_path) == []
 
 
 def test_rows_are_scored_a_bounded_number_at_a_time(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{k}", "responses": ["a b", "c", "d"]} for k in range(1000)]
-    file = write(tmp_path / "rows.jsonl", rows)
+    file = write_rows(tmp_path / "rows.jsonl", rows)
     assert score("--reward", reward_file(tmp_path), file) == 0
     calls = (tmp_path / "reward_function.py.log").read_text().splitlines()
     sizes = [len(call.replace("a b", "a").split()) for call in calls]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -146,7 +146,16 @@ def _describe_union(kinds: list[type[object]], prefix: str) -> list[str]:
 def _describe(name: str, field: FieldInfo) -> str:
     default = list(field.default) if isinstance(field.default, tuple) else field.default
     told = "required" if field.is_required() else f"default {default!r}"
-    return f"{name}  ({told})" + (f"  {field.description}" if field.description else "")
+    choices = "|".join(_choices(field.annotation))
+    return "  ".join(filter(None, (name, f"({told})", choices, field.description)))
+
+
+def _choices(annotation: object) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return list(map(str, get_args(annotation)))
+    if get_origin(annotation) in (list, tuple, dict):
+        return []
+    return [choice for option in get_args(annotation) for choice in _choices(option)]
 
 
 def _fields(section: type[object]) -> dict[str, FieldInfo]:

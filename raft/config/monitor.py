@@ -26,41 +26,45 @@ class MonitorConfig(BaseModel):
 
     kl: bool = Field(
         default=True,
-        description="KL to the starting policy on the held-out samples; a process of its own, two "
-        "forward passes per evaluation",
+        description="measure the KL to the starting policy on the held-out samples; takes its own "
+        "process and two forward passes per evaluation",
     )
     reference_text: str | None = Field(
         default=None,
-        description="text that a good policy finds likely: perplexity of its first 64 documents "
-        "(a file as prompts.path takes, parted by prompts.separator)",
+        description="file of text that a good policy finds likely; measure the perplexity of its "
+        "first 64 documents (read as prompts.path, split by prompts.separator)",
     )
     stop_on: list[Guard] = Field(
-        default=[], description="guards that end the run; the others warn. The best policy is kept"
+        default=[], description="guards that end the run; others only warn. The best policy is kept"
     )
     gold_patience: int | None = Field(
         default=2,
         ge=1,
-        description="evaluations that gold (without one: win rate) may be past its peak, beyond "
-        "the intervals",
+        description="evaluations for which gold (without one, the win rate) may stay below its "
+        "peak by more than the intervals",
     )
     kl_budget: float | None = Field(
-        default=None, gt=0, description="nats per response from the starting policy (eval/kl_k1)"
+        default=None,
+        gt=0,
+        description="largest KL to the starting policy (eval/kl_k1), nats per response",
     )
     ngram_jump: bool = Field(
         default=True,
-        description="a word, phrase or symbol that spreads over the responses, unless gold agrees",
+        description="warn of a word, phrase or symbol that spreads, unless gold rises with it",
     )
     max_duplicate_share: float | None = Field(
-        default=0.5, gt=0, lt=1, description="of responses that equal another one"
+        default=0.5, gt=0, lt=1, description="largest share of responses that equal another one"
     )
     min_distinct_2: float | None = Field(
-        default=0.05, gt=0, lt=1, description="share of distinct word pairs among all"
+        default=0.05, gt=0, lt=1, description="smallest share of distinct word pairs among all"
     )
     max_length_growth: float | None = Field(
-        default=2.0, gt=1, description="mean length in tokens, as a multiple of the start's"
+        default=2.0, gt=1, description="largest mean length in tokens, as a multiple of the first"
     )
     max_perplexity_growth: float | None = Field(
-        default=2.0, gt=1, description="of reference_text, as a multiple of the start's"
+        default=2.0,
+        gt=1,
+        description="largest perplexity of reference_text, as a multiple of the first",
     )
 
     @property

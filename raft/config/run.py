@@ -32,31 +32,28 @@ class PolicyConfig(_Section):
     )
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs per rollout worker")
     gpu_memory: float | None = Field(
-        default=None,
-        gt=0,
-        le=1,
-        description="share of a GPU that vLLM may take; unset: 0.85, or 0.5 of a shared one",
+        default=None, gt=0, le=1, description="share of a GPU for vLLM; default: 0.85, shared 0.5"
     )
     max_num_seqs: int | None = Field(
         default=None, ge=1, description="sequences in flight per engine"
     )
-    template: Literal["auto", "chat", "plain", "hh", "hh_hash"] = "auto"
+    template: Literal["auto", "chat", "plain", "hh", "hh_hash"] = Field(
+        default="auto", description="auto: chat for messages, plain for text"
+    )
 
 
 class PromptsConfig(_Section):
     path: str = Field(description="JSONL, Parquet or text file, or a `datasets` name")
-    per_iteration: int = Field(default=256, ge=1)
+    per_iteration: int = Field(default=256, ge=1, description="prompts of an iteration")
     format: Literal["auto", "text", "messages", "hh"] = "auto"
-    column: str | None = None
-    split: str = "train"
+    column: str | None = Field(default=None, description="column of the prompt; default: found")
+    split: str = Field(default="train", description="split of a dataset")
     separator: str | None = Field(default=None, description="splits a text file into documents")
     first_words: int | None = Field(
-        default=None, ge=1, description="keep a text's first words only"
+        default=None, ge=1, description="take a text's first words as the prompt"
     )
-    limit: int | None = Field(default=None, ge=1)
-    max_tokens: int | None = Field(
-        default=None, ge=1, description="longer prompts are left out, counted"
-    )
+    limit: int | None = Field(default=None, ge=1, description="take the first prompts only")
+    max_tokens: int | None = Field(default=None, ge=1, description="longer prompts are skipped")
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -76,25 +73,28 @@ class SamplingConfig(Sampling):
 
 
 class SelectConfig(_Section):
-    strategy: str = "best_of_k"
-    m: int | None = Field(default=None, ge=1, description="top_m: rows kept per prompt")
-    fraction: float | None = Field(default=None, gt=0, le=1, description="global_top_fraction")
+    strategy: str = Field(
+        default="best_of_k",
+        description="best_of_k, top_m, global_top_fraction, threshold or best_and_worst",
+    )
+    m: int | None = Field(default=None, ge=1, description="top_m: rows to select per prompt")
+    fraction: float | None = Field(
+        default=None, gt=0, le=1, description="global_top_fraction: share to select"
+    )
     minimum: float | None = Field(
         default=None,
         description="old name of min_score, for threshold",
         json_schema_extra={"hidden": True},
     )
     per_prompt: int | None = Field(
-        default=None, ge=1, description="threshold: most rows kept per prompt"
+        default=None, ge=1, description="threshold: most rows to select per prompt"
     )
     reject_pattern: str | None = Field(
-        default=None, description="responses matching it are not selectable"
+        default=None, description="responses that match it are never selected"
     )
-    min_chars: int = Field(
-        default=0, ge=0, description="shorter responses are not selectable, blanks around them off"
-    )
+    min_chars: int = Field(default=0, ge=0, description="shorter responses are never selected")
     max_chars: int | None = Field(
-        default=None, ge=1, description="longer responses are not selectable"
+        default=None, ge=1, description="longer responses are never selected"
     )
     min_score: float | None = Field(
         default=None,
@@ -105,10 +105,10 @@ class SelectConfig(_Section):
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="prompts whose best score less their worst is below this are left out",
+        description="skip prompts whose scores differ by less",
     )
-    allow_truncated: bool = True
-    unique: bool = Field(default=False, description="identical responses to a prompt count once")
+    allow_truncated: bool = Field(default=True, description="select responses that were cut, too")
+    unique: bool = Field(default=False, description="select only one of identical responses")
 
     def arguments(self) -> dict[str, float]:
         """The strategy's own settings, by the names of its parameters in `raft.selection`."""
@@ -140,7 +140,7 @@ class SelectConfig(_Section):
             try:
                 re.compile(self.reject_pattern)
             except re.error as error:
-                raise ValueError(f"reject_pattern is no regular expression: {error}") from error
+                raise ValueError(f"reject_pattern is not a regular expression ({error})") from error
         return self
 
 
@@ -155,25 +155,27 @@ class TrainConfig(_Section):
     """How the SFT update is made. Trainers take this section as it is."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
-    epochs: float = Field(default=1, gt=0)
+    epochs: float = Field(default=1, gt=0, description="passes over the selected rows")
     batch_size: int = Field(
         default=16, ge=1, description="rows per optimizer step, over all trainers"
     )
     micro_batch_size: int | None = Field(default=None, ge=1, description="rows per forward pass")
-    loss_on: Literal["response", "all"] = "response"
+    loss_on: Literal["response", "all"] = Field(
+        default="response", description="tokens that are trained on"
+    )
     optimizer: Literal["persistent", "fresh"] = "persistent"
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     max_length: int | None = Field(
-        default=None, ge=2, description="tokens; longer rows are an error"
+        default=None, ge=2, description="most tokens of a row; a longer one is an error"
     )
     packing: Literal["none", "bfd", "wrapped"] = "none"
     gradient_checkpointing: bool = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     lora: LoraConfig | None = None
-    fsdp: bool = Field(default=False, description="shard the trainer over cluster.trainer_workers")
+    fsdp: bool = Field(default=False, description="shard the policy over cluster.trainer_workers")
 
     @property
     def fresh(self) -> bool:
@@ -221,26 +223,28 @@ class TrainConfig(_Section):
 
 class EvalConfig(_Section):
     prompts: Annotated[int, Field(ge=1)] | str = Field(
-        default=128, description="how many to hold out, or a file of their own"
+        default=128, description="number to hold out, or a file of others"
     )
-    k: int = Field(default=4, ge=1)
+    k: int = Field(default=4, ge=1, description="responses per held-out prompt")
     temperature: float | None = Field(
         default=None, ge=0, le=2, description="default: sampling.temperature"
     )
-    every: int = Field(default=1, ge=1)
+    every: int = Field(default=1, ge=1, description="iterations between evaluations")
 
 
 class ClusterConfig(_Section):
     address: str = Field(
         default="local",
-        description="inline: this process; local: Ray here; auto or host:port: join one",
+        description="inline: this process; local: Ray on this machine; auto or host:port: join it",
     )
     rollout_workers: int = Field(default=1, ge=1)
     reward_workers: int = Field(default=1, ge=1)
     trainer_workers: int = Field(default=1, ge=1)
-    gpus: int | None = Field(default=None, ge=0, description="default: all the cluster has")
-    placement: Literal["auto", "colocated", "separate"] = "auto"
-    max_respawns: int = Field(default=3, ge=0, description="dead workers replaced per iteration")
+    gpus: int | None = Field(default=None, ge=0, description="default: all of the cluster")
+    placement: Literal["auto", "colocated", "separate"] = Field(
+        default="auto", description="whether kinds of workers share GPUs"
+    )
+    max_respawns: int = Field(default=3, ge=0, description="dead workers to replace per iteration")
 
     @model_validator(mode="after")
     def _one_process_trains_alone(self) -> ClusterConfig:
@@ -260,7 +264,7 @@ class LogConfig(_Section):
 class RunConfig(_Section):
     """One RAFT run. `describe_keys()` lists every key with its default."""
 
-    run_dir: str
+    run_dir: str = Field(description="folder of the run; resumed where it exists")
     seed: int = Field(default=0, ge=0)
     iterations: int = Field(default=5, ge=0)
     policy: PolicyConfig
@@ -275,7 +279,7 @@ class RunConfig(_Section):
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
     keep_checkpoints: int = Field(
-        default=2, ge=1, description="newest policies kept on disk, and the best"
+        default=2, ge=1, description="newest policies on disk, besides the best"
     )
 
     @property

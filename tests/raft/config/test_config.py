@@ -146,7 +146,7 @@ def test_every_complaint_is_said_at_once(tmp_path: Path) -> None:
         ({"select": {"strategy": "top_m"}}, "select.m: top_m needs it"),
         ({"select": {"strategy": "best_of_n"}}, "select.strategy: 'best_of_n' is not known"),
         ({"select": {"minimum": 0.5}}, "select.minimum: best_of_k takes no arguments"),
-        ({"select": {"reject_pattern": "("}}, "select: reject_pattern is no regular expression"),
+        ({"select": {"reject_pattern": "("}}, "select: reject_pattern is not a regular expression"),
         ({"sampling": {"temperature": 0}}, "sampling: temperature 0 draws the same response k=4"),
         ({"sampling": {"temperature": 0, "k": 1}}, "eval.k: 2 at temperature 0 are all the same"),
         ({"eval": {"temperature": 0}}, "eval.k: 2 at temperature 0 are all the same"),

@@ -53,6 +53,7 @@ def test_numbers_of_any_length_are_read():
     assert numeric_match([""], ["1/" + "3" * 5000], answer=["0.5"]) == [0.0]
 
 
+@pytest.mark.slow
 def test_grading_agrees_with_the_labels_of_published_solutions(raft_data):
     rows = list(experiment.read_solutions())
     found = {name: experiment.agreement(rows, grade) for name, grade in experiment.GRADERS.items()}

@@ -150,6 +150,7 @@ def test_the_tokenizer_suits_judges_and_gates():
     assert made.convert_ids_to_tokens([first, second]) == ["A", "B"]
 
 
+@pytest.mark.slow
 def test_one_recipe_trains_reloads_and_is_not_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -167,6 +168,7 @@ def test_one_recipe_trains_reloads_and_is_not_done_again(
     assert table.count("\n| ") == 3 and "the longer answer" in table
 
 
+@pytest.mark.slow
 def test_a_model_that_changed_on_the_way_is_seen(tmp_path: Path):
     from safetensors.torch import load_file, save_file
 

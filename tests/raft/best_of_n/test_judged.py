@@ -214,6 +214,7 @@ def test_too_few_responses_and_two_measures(
         assert captured.err.count("\n") == 1 and message in captured.err
 
 
+@pytest.mark.slow
 def test_a_real_judge(home: Path) -> None:
     from rewards.judges.load import load_judge
 

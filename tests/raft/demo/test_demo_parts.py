@@ -191,6 +191,7 @@ def _scores(folder, rows, side):
     return scores
 
 
+@pytest.mark.slow
 def test_reward_model_ranks_heldout_pairs_as_gold_does(reward_model):
     folder, metrics = reward_model
     assert (metrics["pairs/train"], metrics["pairs/held_out"], metrics["pairs/cut"]) == (540, 60, 0)
@@ -218,6 +219,7 @@ def test_reward_model_reads_the_very_tokens_that_the_policy_writes(reward_model,
     assert reward.score(talks).tolist() == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_reward_model_says_which_token_it_is_scored_at(reward_model):
     from transformers import AutoConfig, AutoTokenizer
 

@@ -63,6 +63,7 @@ def estimated(
     return rows, divergence_metrics(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_both_estimators_are_unbiased(toys: tuple[str, str], temperature: float) -> None:
     # 20,000 responses: within four standard errors of the closed form, which is far from 0
@@ -95,6 +96,7 @@ def test_k3_by_token_where_whole_responses_would_be_wrong() -> None:
     assert truth - np.mean(whole) > 0.5
 
 
+@pytest.mark.slow
 def test_the_intervals_cover(toys: tuple[str, str]) -> None:
     # 300 evaluations of 25 prompts: 95 % of the intervals hold the truth, to simulation error
     truth = closed_form(1.0, 12)
@@ -110,6 +112,7 @@ def test_a_policy_is_at_no_distance_from_itself(toys: tuple[str, str]) -> None:
     assert set(found.values()) == {0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo"])
 def test_log_probs_are_those_of_one_row_at_a_time(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch

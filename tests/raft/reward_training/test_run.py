@@ -192,6 +192,7 @@ def test_keys_and_check_train_nothing(
 # the run folder
 
 
+@pytest.mark.slow
 def test_the_folder_holds_model_card_and_records(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +221,7 @@ def test_the_folder_holds_model_card_and_records(
     assert scores.shape == (40,)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_another_config_refused(
     root: Path, tmp_path: Path
 ) -> None:
@@ -232,6 +234,7 @@ def test_a_finished_run_is_left_alone_and_another_config_refused(
         run(root, tmp_path, train={**QUICK, "learning_rate": 1e-4})
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_after_a_kill(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +259,7 @@ def test_the_same_command_goes_on_after_a_kill(
     assert strip == [{k: v for k, v in r.items() if "per_second" not in k} for r in rows[1]]
 
 
+@pytest.mark.slow
 def test_a_number_that_is_not_known_is_null_and_said_in_words(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,6 +357,7 @@ def test_two_processes_train_what_one_does(root: Path, tmp_path: Path) -> None:
 # recipes
 
 
+@pytest.mark.slow
 def test_hh_takes_what_the_test_set_leaves(root: Path, tmp_path: Path) -> None:
     test = write_rows(tmp_path / "test.jsonl", rows(tiny.made_pairs(20, seed=5)))
     found = run(
@@ -392,12 +397,14 @@ def test_a_judge_is_trained_and_loads(root: Path, tmp_path: Path) -> None:
     assert "load_judge" in (tmp_path / "run" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_grm_is_trained_and_found(root: Path, tmp_path: Path) -> None:
     found = run(root, tmp_path, recipe="grm", grm={"head_neurons": 16, "head_dropout": 0.0})
     reward = load_reward(tmp_path / "model")
     assert reward.kind == "grm" and 0 <= found["eval/accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_armorm_is_trained_and_found(root: Path, tmp_path: Path) -> None:
     base = tiny.language_model(
         tmp_path / "base", tiny_rewards.llama3_tokenizer(), pad_token_id=None
@@ -446,6 +453,7 @@ def test_bad_pairs_are_one_line(root: Path, tmp_path: Path) -> None:
         run(root, tmp_path / "nowhere", data=[str(tmp_path / "nowhere.jsonl")])
 
 
+@pytest.mark.slow
 def test_a_chat_template_may_be_a_file(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text("{% for m in messages %}<{{ m['content'] }}>{% endfor %}")

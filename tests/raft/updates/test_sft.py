@@ -165,6 +165,7 @@ def token_losses(folder: Path, row: TrainingRow) -> list[float]:
     return [-lp for lp, label in zip(found, row["labels"][1:], strict=True) if label != IGNORED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2_plain", "gpt_neo"])
 @pytest.mark.parametrize("loss_on", ["response", "all"])
 def test_loss_is_the_mean_over_trained_tokens(
@@ -252,6 +253,7 @@ def test_wrapped_packing_trains(folders: dict[str, Path], rows: Path, tmp_path: 
 # from update to update
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo"])
 def test_resumed_update_is_bit_identical(
     folders: dict[str, Path], rows: Path, tmp_path: Path, family: str
@@ -272,6 +274,7 @@ def test_resumed_update_is_bit_identical(
     assert largest_difference(tmp_path / "2", tmp_path / "3") > 0
 
 
+@pytest.mark.slow
 def test_fresh_optimizer_forgets_and_persistent_remembers(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
@@ -301,6 +304,7 @@ def test_missing_optimizer_state_is_refused(
         build_sft(str(folders["llama"]), checkpoint=str(tmp_path / "1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "autocast"])
 def test_forward_is_not_wrapped_again_each_update(
     folders: dict[str, Path], rows: Path, tmp_path: Path, mixed: bool
@@ -366,6 +370,7 @@ def test_a_policy_without_pad_token_stays_without(rows: Path, tmp_path: Path) ->
     assert AutoConfig.from_pretrained(tmp_path / "out").pad_token_id is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2_plain"])
 def test_lora_exports_merged_weights_and_leaves_the_base_alone(
     folders: dict[str, Path], rows: Path, tmp_path: Path, family: str
@@ -397,6 +402,7 @@ def test_lora_exports_merged_weights_and_leaves_the_base_alone(
     assert not any("norm" in key or "ln_" in key or "embed" in key for key in changed)
 
 
+@pytest.mark.slow
 def test_lora_resumes_bit_identically_from_its_adapter(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:

@@ -284,6 +284,7 @@ def test_a_model_is_scored_as_raft_score_does(
     assert only(direct)["accuracy"]["wins"] == wins
 
 
+@pytest.mark.slow
 def test_a_judge_is_asked_in_both_orders(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def judge(folders):
     return load_judge(folders["untied, always"], kind="pairwise")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["untied, always", "tied, fixed", "soft-capped", "scaled"])
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_probabilities_alone_and_in_mixed_batches_are_the_cards(folders, name, layout, monkeypatch):

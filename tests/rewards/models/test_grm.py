@@ -144,6 +144,7 @@ def test_scores_equal_those_of_a_padded_batch_read_as_the_published_code_reads_i
     np.testing.assert_allclose(load_reward(folder).score(CONVERSATIONS), values, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_bos_unless_told_otherwise_and_said_once(folder, caplog):
     with caplog.at_level(logging.INFO, logger="rewards"):
         reward = load_reward(folder)

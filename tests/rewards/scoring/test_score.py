@@ -118,6 +118,7 @@ def test_every_form_by_a_model(tmp_path: Path, model: Path, form: str) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_real_preferences(tmp_path: Path, model: Path, raft_data: Path) -> None:
     from rewards import load_reward
 

@@ -41,6 +41,7 @@ def test_going_on_after_a_stop_anywhere(tmp_path: Path, batch: int) -> None:
         out.unlink()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path: Path) -> None:
     body = "time.sleep(0.05)\n" + COUNTING
     file, reward = numbered(tmp_path, 60), reward_file(tmp_path, body)

@@ -100,6 +100,7 @@ def planted_gate(pairs=2000, size=16, attributes=4, seed=0):
     return prompts.astype(np.float32), (differences * flip[:, None]).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_the_gate_learns_a_planted_one_that_uniform_weights_cannot_follow():
     settings = GatingSettings(hidden_dim=64, steps=300, batch_size=256)
     losses = []
@@ -171,6 +172,7 @@ def test_gating_settings_out_of_range(change):
 # the recipe
 
 
+@pytest.mark.slow
 def test_the_gate_beats_uniform_weights_on_held_out_pairs(trained):
     _, metrics = trained
     assert metrics["eval/accuracy"] > 0.9
@@ -257,6 +259,7 @@ def test_penalties_are_those_of_the_signed_rank_correlation(trained):
         assert spearman(adjusted, rewards[:, 2]) <= 0.03
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_another_gate_on_the_same_features(
     base, trained, tmp_path, monkeypatch
 ):
@@ -281,6 +284,7 @@ def test_a_second_run_trains_another_gate_on_the_same_features(
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_long_pairs_are_left_out_and_a_gate_without_penalties_has_m_the_identity(base, tmp_path):
     rated, pairs = make(40, 0)
     pairs[3] = Pair("long", tiny.chat("why? " * 60), "a", "b")
@@ -395,6 +399,7 @@ def test_only_over_long_rows_are_refused_before_anything_is_trained(base, tmp_pa
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_pairs_of_one_prompt_have_no_interval_and_the_card_says_why(base, tmp_path):
     # 15 pairs of one prompt: a sample of one, whatever came out
     rated, pairs = make(40, 0)

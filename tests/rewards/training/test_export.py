@@ -60,6 +60,7 @@ def with_record(folder: Path) -> Any:
     return load_reward(folder, **read_record(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LoraSettings(r=4), LoraSettings(r=4, dropout=0.1)])
 def test_the_folder_scores_as_the_training_did(
     tmp_path: Path, watch: Watch, lora: LoraSettings | None
@@ -75,6 +76,7 @@ def test_the_folder_scores_as_the_training_did(
     assert with_record(tmp_path / "model").describe() == reward.describe()
 
 
+@pytest.mark.slow
 def test_it_is_a_plain_classifier_with_one_pad(tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
@@ -90,6 +92,7 @@ def test_it_is_a_plain_classifier_with_one_pad(tmp_path: Path) -> None:
     assert "raft_packed" not in (folder / "config.json").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pad", [None, tiny.EOS])
 def test_a_pad_of_its_own_is_added_where_eos_would_pad(
     tmp_path: Path, watch: Watch, pad: str | None
@@ -113,6 +116,7 @@ def test_a_pad_of_its_own_is_added_where_eos_would_pad(
     assert load_reward(tmp_path / "model").score(SIDES).tolist() == pytest.approx(found, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reading", "bos"),
     [
@@ -137,6 +141,7 @@ def test_every_way_of_reading_is_recorded(
     assert json.loads((tmp_path / "model" / "reward.json").read_text())["recipe"] == "bradley_terry"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bos", ["single", "none", "double"])
 def test_the_chat_template_of_other_formats_writes_the_same_ids(tmp_path: Path, bos: Any) -> None:
     # for those who render with the tokenizer alone
@@ -153,6 +158,7 @@ def test_the_chat_template_of_other_formats_writes_the_same_ids(tmp_path: Path, 
     assert encoder.encode([talk], ["x"]) == [tokenizer.apply_chat_template(talk)["input_ids"]]
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_keep_a_float32_head(tmp_path: Path, watch: Watch) -> None:
     settings = TrainingSettings(learning_rate=3e-3, epochs=2, batch_size=6, dtype="bfloat16")
     train_bradley_terry(base(tmp_path / "base"), TRAIN, HELD_OUT, tmp_path, training=settings)
@@ -164,6 +170,7 @@ def test_bfloat16_weights_keep_a_float32_head(tmp_path: Path, watch: Watch) -> N
     assert reward.score(SIDES).tolist() == pytest.approx(watch.scores, abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_classifier_can_be_trained_further(tmp_path: Path, watch: Watch) -> None:
     train_bradley_terry(base(tmp_path / "base"), TRAIN, HELD_OUT, tmp_path / "1", training=QUICK)
     before, model = watch.scores, tmp_path / "1" / "model"

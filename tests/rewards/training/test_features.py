@@ -47,6 +47,7 @@ def two(ids, name):
     return (3, len(ids) - 1)
 
 
+@pytest.mark.slow
 def test_rows_are_the_states_of_plain_forward_passes_in_order(folder, tmp_path):
     backbone, encoder = parts(folder)
     found_NQH = extract(
@@ -113,6 +114,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_kills_at_random_chunks_and_torn_writes_end_in_the_same_bytes(folder, tmp_path):
     settings: dict[str, Any] = {"chunk_rows": 3, "batch_tokens": 150}
     backbone, encoder = parts(folder)

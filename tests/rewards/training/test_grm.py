@@ -252,6 +252,7 @@ def test_dropout_before_the_head_is_for_training_alone():
 # the recipe
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_regulariser_keeps_the_language_model(base, tmp_path):
     metrics = train(base, tmp_path / "grm", settings=replace(HEAD, alpha=0.05))
     assert metrics["eval/accuracy"] > 0.9 and metrics["pairs/held_out"] == 16
@@ -262,6 +263,7 @@ def test_it_learns_and_the_regulariser_keeps_the_language_model(base, tmp_path):
     assert not (tmp_path / "grm/checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [TRAINING, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_what_is_saved_is_a_grm_that_scores_as_it_did_in_training(base, tmp_path, training, layers):
@@ -289,6 +291,7 @@ def test_what_is_saved_is_a_grm_that_scores_as_it_did_in_training(base, tmp_path
     assert metrics["eval/loss"] == pytest.approx(loss, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_saved_scores_equal_those_in_memory_pair_by_pair(base, tmp_path, monkeypatch):
     from rewards.training import grm
 
@@ -326,6 +329,7 @@ def test_lora_leaves_other_weights_alone(base, tmp_path):
     assert changed == set(layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [TRAINING, LORA], ids=["full", "lora"])
 def test_a_killed_training_goes_on_to_the_same_weights(base, tmp_path, training):
     class Killed(BaseException):
@@ -436,6 +440,7 @@ def test_readings_that_do_not_fit_are_refused(base, tmp_path):
     refused("no chat template: give one")
 
 
+@pytest.mark.slow
 def test_a_model_that_scales_its_logits_otherwise_is_refused_unless_alpha_is_0(tmp_path):
     folder = base_folder(tmp_path / "base", "granite", logits_scaling=2.0)
     with pytest.raises(InputError, match="does more to its logits than is known"):

@@ -48,6 +48,7 @@ def test_chunks_are_texts_end_to_end() -> None:
     assert [one.rows[0].tolist() for one in chunks(rows[:1], 4)] == [[1, 2, 3]]
 
 
+@pytest.mark.slow
 def test_the_first_stage_learns_the_chosen_texts_in_hhs_words(base: Path, tmp_path: Path) -> None:
     """Its loss is the mean over all tokens of the chunks, as transformers computes it."""
     rows = []
@@ -66,6 +67,7 @@ def test_the_first_stage_learns_the_chosen_texts_in_hhs_words(base: Path, tmp_pa
     assert rows[0][1]["train/loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_both_stages_one_after_the_other(base: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
@@ -87,6 +89,7 @@ def test_both_stages_one_after_the_other(base: Path, tmp_path: Path) -> None:
     assert any("eval/accuracy" in names for names in rows)
 
 
+@pytest.mark.slow
 def test_the_first_stage_is_made_once(base: Path, tmp_path: Path) -> None:
     first = train_hh(base, TRAIN, HELD_OUT, tmp_path, training=QUICK, sft=QUICK, chunk=64)
     file = tmp_path / "sft" / "model" / "model.safetensors"
@@ -96,6 +99,7 @@ def test_the_first_stage_is_made_once(base: Path, tmp_path: Path) -> None:
     assert again == first
 
 
+@pytest.mark.slow
 def test_long_pairs_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
     long = tiny.pair("long", "hello", "very " * 300 + "good", "bad")
     found = train_hh(base, [*TRAIN, long], HELD_OUT, tmp_path, training=QUICK, sft=None)

@@ -107,6 +107,7 @@ def test_the_loss_is_on_label_and_closing_token_alone() -> None:
     assert sum(map(objective.weight, examples)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_judge_gives_the_probabilities_of_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
@@ -130,6 +131,7 @@ def test_the_judge_gives_the_probabilities_of_the_training(
     assert found["reading"]["max_length"] == 1024
 
 
+@pytest.mark.slow
 def test_a_judge_learns_in_both_orders(tmp_path: Path) -> None:
     settings = TrainingSettings(learning_rate=3e-3, epochs=12, batch_size=2, log_steps=1)
     start = base(tmp_path / "base")

@@ -94,6 +94,7 @@ def by_hand(base: Path, settings: TrainingSettings, loss: LossSettings) -> dict[
     return {name: value.detach() for name, value in model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_training_is_that_of_a_plain_loop(base: Path, tmp_path: Path) -> None:
     # 9 steps of 8 pairs through budgets that cut each step into several batches
     loss = LossSettings(margin=0.3, center=0.05)
@@ -103,6 +104,7 @@ def test_training_is_that_of_a_plain_loop(base: Path, tmp_path: Path) -> None:
     assert apart(found, by_hand(base, settings, loss)) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_how_a_step_is_cut_does_not_matter(base: Path, tmp_path: Path, layout: Layout) -> None:
     slow = changed(QUICK, learning_rate=1e-3, layout=layout)
@@ -111,6 +113,7 @@ def test_how_a_step_is_cut_does_not_matter(base: Path, tmp_path: Path, layout: L
     assert apart(single, whole) < 1e-4
 
 
+@pytest.mark.slow
 def test_layouts_give_the_same_rewards_and_gradients(base: Path) -> None:
     from rewards.training.fit import layout_for
 
@@ -199,6 +202,7 @@ def test_no_dropout_unless_asked(tmp_path: Path) -> None:
         assert model.config.resid_pdrop == 0.5, "the config stays as it was"
 
 
+@pytest.mark.slow
 def test_recomputed_activations_change_nothing(base: Path, tmp_path: Path) -> None:
     slow = changed(QUICK, learning_rate=1e-3, layout="padded")
     *_, plain = trained(base, tmp_path / "plain", slow)
@@ -210,6 +214,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_killed_training_goes_on_to_the_same_weights(
     base: Path, tmp_path: Path, lora: bool
@@ -242,6 +247,7 @@ def _last(rows: list[tuple[int, dict[str, float]]]) -> Any:
     return rows[-1]
 
 
+@pytest.mark.slow
 def test_the_seed_alone_decides(base: Path, tmp_path: Path) -> None:
     first, second, other = (
         trained(base, tmp_path / name, changed(QUICK, epochs=1, seed=seed))[2]
@@ -251,6 +257,7 @@ def test_the_seed_alone_decides(base: Path, tmp_path: Path) -> None:
     assert apart(first, other) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_taken_again_in_pieces(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

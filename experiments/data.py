@@ -8,7 +8,7 @@ __all__ = ["data"]
 
 
 def data(path: str) -> Path:
-    """A file or folder of $RAFT_DATA."""
+    """Return the path of a file or folder of $RAFT_DATA."""
     from raft.config.paths import data_root
 
     root = data_root()

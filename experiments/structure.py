@@ -43,7 +43,7 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def closure(start: str) -> set[Path]:
-    """The files of ours that importing `start` loads, `__init__` files and itself left out."""
+    """List our files that importing `start` loads, without `__init__` files and itself."""
     found: set[Path] = set()
     waiting = [start]
     while waiting:
@@ -66,7 +66,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def measure() -> dict[str, int | float]:
-    """Every figure by its name; lines are those of files, blank ones and comments included."""
+    """Return every figure by its name; lines of files include blank ones and comments."""
     files = python_files(*PACKAGES)
     modules = [file for file in files if file.name != "__init__.py"]
     trees = {file: parsed(file) for file in files}
@@ -104,7 +104,7 @@ def measure() -> dict[str, int | float]:
 
 
 def _importers(trees: dict[Path, ast.Module]) -> dict[Path, int]:
-    """How many files of the packages import each."""
+    """Count the files of the packages that import each module."""
     counts: dict[Path, int] = {}
     for file, tree in trees.items():
         for target in {_file_of(name) for name in imported_names(tree)} - {None, file}:

@@ -67,7 +67,7 @@ def main(job: Job) -> None:
 def draw(
     llm: Any, tokenizer: Any, prompts: list[list[int]], k: int, job: Job
 ) -> list[tuple[list[list[int]], list[str]]]:
-    """K answers to each prompt, as ids and as texts."""
+    """Draw K responses to each prompt, as ids and as texts."""
     from vllm import SamplingParams
 
     params = SamplingParams(n=k, temperature=1.0, max_tokens=job.new_tokens, detokenize=False)
@@ -88,7 +88,7 @@ def reward(text: str, positive: set[str], negative: set[str]) -> int:
 def fine_tune(
     model: Any, optimizer: Any, rows: list[tuple[list[int], list[int]]], job: Job, rng: Any
 ) -> None:
-    """Cross entropy on the responses, padded batches, gradient clipped at 1."""
+    """Minimise cross entropy on the responses, in padded batches, gradient norm clipped at 1."""
     import torch
 
     model.train()

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of every way, one number per repeat, and the tokens of each."""
+    """Return seconds of every variant, one number per repeat, and the tokens of each."""
     from raft.workers.ray_executor import RayExecutor
 
     model = options.model or str(data("models/stories260k"))
@@ -70,7 +70,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Bench:
-    """The workers of all ways, each on its core, and what they are asked."""
+    """The workers of all variants, each on its core, and their requests."""
 
     def __init__(
         self, folder: Path, model: str, prompts: list[Any], options: Any, executor: Any
@@ -117,7 +117,7 @@ class _Bench:
         return self._collect(seed, ["reward"])[1]
 
     def score(self, seed: int) -> int:
-        """The responses that were drawn last, whose reading is not timed apart."""
+        """Score the responses drawn last; reading them back counts as part of it."""
         pool, tokens = self._workers.reward, 0
         for row, prompt in zip(self._drawn.rows(), self._prompts, strict=True):
             while not pool.has_room:
@@ -148,7 +148,7 @@ class _Bench:
 
 
 class _BareWorker:
-    """vLLM and nothing else, in a process like that of the toolkit's worker."""
+    """Bare vLLM in a process like that of the toolkit's worker."""
 
     def __init__(self, model: str, options: Any, prompts: list[Any]) -> None:
         quiet()
@@ -162,7 +162,7 @@ class _BareWorker:
 
 
 class _OnCore:
-    """An executor whose workers stay on one core, with all threads that they start."""
+    """An executor whose workers and their threads stay on one core."""
 
     def __init__(self, executor: Any, core: int) -> None:
         self._executor = executor

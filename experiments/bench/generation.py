@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Tokens per second of every way, one number per repeat."""
+    """Return tokens per second of every variant, one number per repeat."""
     seeds = options.child
     quiet()
     from rollout.engines.vllm import VLLMEngine
@@ -77,7 +77,7 @@ def _turn_about(ways: dict[str, Draw], repeats: int) -> dict[str, list[float]]:
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of sampling, said to the bare engine and to the toolkit alike."""
+    """Sampling settings, for the bare engine and for the toolkit."""
 
     prompts: list[Any]
     options: argparse.Namespace

@@ -68,7 +68,7 @@ def _settings(job: Job) -> dict[str, Any]:
 
 
 def _held_out(job: Job, tokenizer: Any, words: tuple[set[str], set[str]]) -> Any:
-    """A callback: the held-out reward now and then; the end at the target or the time limit."""
+    """Return a callback that evaluates at intervals and stops at the target or the time limit."""
     from transformers import TrainerCallback
 
     texts = texts_of(job, "held_out")
@@ -95,7 +95,7 @@ def _held_out(job: Job, tokenizer: Any, words: tuple[set[str], set[str]]) -> Any
 def evaluate(
     model: Any, tokenizer: Any, texts: list[str], job: Job, words: tuple[set[str], set[str]]
 ) -> tuple[float, float]:
-    """Mean reward and distinct_2."""
+    """Return the mean reward and distinct_2."""
     import torch
 
     was_training = model.training

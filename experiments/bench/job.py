@@ -1,4 +1,4 @@
-"""The one RAFT job that every variant runs: its sizes, its prompts, its reward, its points."""
+"""The RAFT job that every variant runs: sizes, prompts, reward, and measured points."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Job:
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
-    """One option per size of the job."""
+    """Add one option per size of the job."""
     for field in fields(Job):
         if field.name != "folder":
             name = "--" + field.name.replace("_", "-")
@@ -76,7 +76,7 @@ def load(path: str | Path) -> Job:
 
 
 def job_of_command_line(program: str, doc: str | None) -> Job:
-    """What a variant is to run: a job file, or sizes of its own and a fresh folder."""
+    """Return the job to run: of a job file, or with sizes from options and a fresh folder."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
     parser.add_argument("--job", help="a job.json that raft_loop wrote; sizes are then ignored")
     parser.add_argument("--folder", help="where it works (default: a fresh temporary folder)")
@@ -93,7 +93,7 @@ def job_of_command_line(program: str, doc: str | None) -> Job:
 
 
 def read_prompts(job: Job, name: str) -> list[str]:
-    """Texts of "prompts" or "held_out"."""
+    """Return the texts of "prompts" or "held_out"."""
     with open(Path(job.folder) / f"{name}.jsonl", encoding="utf-8") as file:
         return [json.loads(line)["prompt"] for line in file]
 
@@ -130,7 +130,7 @@ class Points:
 
 
 def quiet() -> None:
-    """Libraries that talk while a table is being made."""
+    """Silence libraries while a table is made."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds per repeat for one knockout of all prompts, by either way."""
+    """Return seconds per repeat for one knockout of all prompts, for both variants."""
     import torch
 
     torch.set_num_threads(options.threads)
@@ -72,7 +72,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def build_judge(folder: Path) -> None:
-    """A Llama language model with random weights, Llama 3's template, and a tokenizer."""
+    """Write a Llama language model with random weights, Llama 3's template and a tokenizer."""
     import torch
     from tokenizers import Tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -101,7 +101,7 @@ def build_judge(folder: Path) -> None:
 
 
 def hh_groups(prompts: int, k: int) -> list[Any]:
-    """Real prompts, each with K real responses of other prompts."""
+    """Return real prompts, each with K real responses of other prompts."""
     from rollout.types import Completion, Group, Prompt
 
     with gzip.open(data(_HH), "rt", encoding="utf-8") as file:
@@ -139,7 +139,7 @@ def _ways(folder: Path) -> tuple[Any, Any, Callable[[Sequence[Any]], np.ndarray]
         return float(logits[label_a] - logits[label_b])
 
     def single(comparisons: Sequence[Any]) -> np.ndarray:
-        """One comparison after the other, its two orders too."""
+        """Compare one pair after the other, in both orders."""
         both = (prompt.encode_both([comparison], ["one"]) for comparison in comparisons)
         odds = [[log_odds(row) for row in rows] for rows in both]
         return Verdicts.from_log_odds(*np.array(odds).T).probability_N
@@ -163,7 +163,7 @@ def _pairs(items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _knockout_pair_by_pair(groups: Sequence[Any], single: Any) -> list[Any]:
-    """As a user would write it after the card: each prompt's bracket, comparison by comparison."""
+    """Play each prompt's bracket comparison by comparison, as a model card's user would."""
     from rewards.types import Comparison
     from rollout.types import conversation
 

@@ -1,4 +1,4 @@
-"""Where a run's iterations spend their time: shares of every stage, and of all that is none.
+"""Time shares of the stages of a run's iterations, and of the rest.
 
 Reads the metrics.jsonl of a run folder, or makes a run first. Required: sync below 1 %, the rest
 below 10 %.
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Shares of each whole iteration, and their medians."""
+    """Return the shares of each whole iteration, and their medians."""
     from raft.runs.metrics import read_metrics
 
     rows = [row for row in read_metrics(folder) if row["iteration"] > 0 and _whole(row)]
@@ -57,7 +57,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def shares(row: dict[str, Any]) -> dict[str, float]:
-    """Stages and `rest` add up to 1; what PARTS names lies within them or beside them."""
+    """Return shares: stages and `rest` add up to 1; PARTS are within stages or parallel to them."""
     total = row["time/iteration"]
     found = {name: row[key] / total for name, key in STAGES.items()}
     found["rest"] = 1.0 - sum(found.values())
@@ -79,7 +79,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 def _whole(row: dict[str, Any]) -> bool:
-    """A resumed iteration did some of its work in another process: its times are no shares."""
+    """True if one process did the whole iteration: a resumed one lacks times of its stages."""
     keys = ("time/iteration", *STAGES.values())
     stages = sum(row.get(key, 0.0) for key in STAGES.values())
     return all(key in row for key in keys) and 0 < stages <= row["time/iteration"]

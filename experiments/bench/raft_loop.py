@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(job: Job, variants: Sequence[str], repeats: int, folder: Path) -> dict[str, list[Run]]:
-    """Every variant once per repeat, in turn; GRPO, the slow one, in the first repeat only."""
+    """Run every variant once per repeat, in turn; the slow GRPO in the first repeat only."""
     runs: dict[str, list[Run]] = {variant: [] for variant in variants}
     for repeat in range(repeats):
         # the first to run must not always be the same
@@ -56,7 +56,7 @@ def measure(job: Job, variants: Sequence[str], repeats: int, folder: Path) -> di
 
 
 def summary(runs: dict[str, list[Run]], target: float) -> dict[str, Any]:
-    """Seconds and ratios to the bare script, each repeat against the bare run of that repeat."""
+    """Return seconds, and ratios of each repeat to the bare run of that repeat."""
     both = best_all_reach(runs)
     found: dict[str, Any] = {"target": target, "reward_all_reach": both, "variants": {}}
     for variant, own in runs.items():
@@ -80,7 +80,7 @@ def summary(runs: dict[str, list[Run]], target: float) -> dict[str, Any]:
 
 
 def seconds_to(run: Run, reward: float) -> float | None:
-    """When the run first had `reward`, straight lines between its points; None if never."""
+    """Return the time when the run first reached `reward`, interpolated; None if never."""
     for (start, low, _), (end, high, _) in pairwise(run):
         if high >= reward:
             share = 0.0 if low >= reward else (reward - low) / (high - low)
@@ -89,7 +89,7 @@ def seconds_to(run: Run, reward: float) -> float | None:
 
 
 def per_iteration(run: Run) -> float:
-    """Median seconds between one evaluation and the next, both ends' work included once."""
+    """Return the median seconds from one evaluation to the next, each counted once."""
     return median(b[0] - a[0] for a, b in pairwise(run))
 
 

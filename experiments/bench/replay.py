@@ -1,4 +1,4 @@
-"""How long a whole `raft replay` takes for a sweep over K, on a made-up pool of realistic size.
+"""Time a whole `raft replay` for a sweep over K, on a made-up pool of realistic size.
 
 The pool has what a run's rollouts have: texts of 40 to 128 words from a vocabulary with Zipf's
 frequencies, token ids, two scores. Required: under 5 s for 2048 prompts × 32 samples.
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_pool(path: Path, prompts: int, samples: int, seed: int = 0) -> None:
-    """Rows one at a time, as a run leaves them."""
+    """Yield rows as a run writes them."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows(prompts, samples, seed):
             file.write(json.dumps(row) + "\n")
@@ -65,7 +65,7 @@ def rows(prompts: int, samples: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def measure(pool: Path, folder: Path, repeats: int, more: Sequence[str]) -> dict[str, Any]:
-    """Seconds of the command, tables and pictures written, start-up included."""
+    """Time the command with tables and pictures, start-up included, in seconds."""
     line = [sys.executable, "-m", "raft.cli", "replay", str(pool), "--out-dir", str(folder / "out")]
     seconds = []
     for _ in range(repeats):

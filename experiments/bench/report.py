@@ -1,4 +1,4 @@
-"""How long `raft report` takes on a run of a given size, and how long its page takes to open.
+"""Time `raft report` on a run of a given size, and opening its page.
 
     python -m experiments.bench.report --megabytes 100 --repeat 5
     python -m experiments.bench.report --run runs/mine
@@ -57,7 +57,7 @@ def measure(run: Path, page: Path, repeat: int) -> dict[str, Any]:
 
 
 def open_page(page: Path) -> dict[str, float]:
-    """Seconds until a fresh browser has the page open, the samples, and a search through them."""
+    """Return seconds until a fresh browser shows the page, the samples, and a search in them."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -91,7 +91,7 @@ def open_page(page: Path) -> dict[str, float]:
 
 
 def write_run(root: Path, megabytes: float, seed: int = 0) -> Path:
-    """A run folder of this size, half of it held-out samples; words as frequent as in language."""
+    """Make a run folder of this size, half held-out samples, with natural word frequencies."""
     run = root / "run"
     draw = random.Random(seed)
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(1, 9))) for _ in range(5000)]

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds of start-up, seconds and CPU seconds of scoring, and the scores."""
+    """Return seconds of start-up, seconds and CPU seconds of scoring, and the scores."""
 
     start: float
     scoring: float
@@ -51,7 +51,7 @@ class Run:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Times per way and repeat; how far scores lie apart."""
+    """Return times per variant and repeat, and the largest difference of scores."""
     build_classifier(folder, options.max_length)
     found: dict[str, list[Run]] = {way: [] for way in WAYS}
     for repeat in range(options.repeats):

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """Wall seconds and CPU seconds of one epoch, and its real tokens."""
+    """Return wall seconds and CPU seconds of one epoch, and its tokens without padding."""
 
     seconds: float
     cpu: float
@@ -53,7 +53,7 @@ class Run:
 
 
 def measure(folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Per way, a value per repeat."""
+    """Return a value per repeat for each variant."""
     found: dict[str, list[Run]] = {way: [] for way in WAYS}
     for repeat in range(options.repeats):
         for way in WAYS if repeat % 2 == 0 else WAYS[::-1]:
@@ -88,7 +88,7 @@ def _in_a_process(way: str, folder: str, options: argparse.Namespace) -> Run:
 
 
 def _pairs(folder: str, options: argparse.Namespace) -> list[Ids]:
-    """Whole dialogues as ids, the beginning of long ones cut off."""
+    """Encode whole conversations; long ones are truncated on the left."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)

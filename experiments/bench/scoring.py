@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Conversations per second and repeat of every way, and how far their scores lie apart."""
+    """Return conversations per second of every variant, and the largest difference of scores."""
     import torch
 
     torch.set_num_threads(options.threads)
@@ -72,7 +72,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def build_classifier(folder: Path, max_length: int, layers: int = 4) -> None:
-    """A Llama reward model with random weights, and its tokenizer."""
+    """Write a Llama reward model with random weights, and its tokenizer."""
     import torch
     from tokenizers import Tokenizer
     from transformers import (

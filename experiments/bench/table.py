@@ -11,7 +11,7 @@ from typing import Any
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns aligned; numbers to the right."""
+    """Align the columns, numbers to the right."""
     cells = [[_cell(value) for value in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = []
@@ -25,7 +25,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, and the range where there are several."""
+    """Format the median, and the range of several values."""
     if not values:
         return "-"
     if len(values) == 1:
@@ -34,7 +34,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def run_module(module: str, arguments: Sequence[str], log: Path) -> None:
-    """`python -m module` in a process of its own, its output in `log`."""
+    """Run `python -m module` in a process of its own; its output goes to `log`."""
     with open(log, "w", encoding="utf-8") as file:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments], stdout=file, stderr=subprocess.STDOUT

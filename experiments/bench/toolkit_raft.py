@@ -48,7 +48,7 @@ def overrides(job: Job, run_dir: Path) -> list[str]:
 
 
 class Watch(threading.Thread):
-    """Notes when each evaluation reaches metrics.jsonl: nothing the loop does goes unmeasured."""
+    """Record when each evaluation reaches metrics.jsonl, so that all work of the loop is timed."""
 
     def __init__(self, path: Path, points: Points) -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""Does `numeric_match` grade as GSM8K's authors did, and what are four models' answers worth?
+"""Compare `numeric_match` with the grades of GSM8K's authors, and evaluate four models' answers.
 
 Grades the solutions that came with GSM8K (Cobbe et al. 2021), of four models to each question,
 compares with the labels beside them, and measures the pool by `raft eval-pool`.
@@ -62,7 +62,7 @@ def read_solutions() -> Iterator[dict[str, Any]]:
 
 
 def pool_row(row: dict[str, Any]) -> dict[str, Any]:
-    """One question with the four models' solutions, and what the simplest rewards say of them."""
+    """One question with the four models' solutions and their scores by the simplest rewards."""
     responses = [row[model]["solution"] for model in MODELS]
     words = [float(len(text.split())) for text in responses]
     return {
@@ -76,7 +76,7 @@ def pool_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def agreement(solutions: Sequence[dict[str, Any]], grader: Grader) -> dict[str, Any]:
-    """Where a grader and the labels differ, by class, with an example of each."""
+    """Count the differences of a grader and the labels by class, with an example of each."""
     classes: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     for row in solutions:
@@ -96,7 +96,7 @@ def agreement(solutions: Sequence[dict[str, Any]], grader: Grader) -> dict[str, 
 
 
 def disagreement(solution: str, truth: str, label: bool) -> str:
-    """What kind of solution it is that a grader and the label differ on."""
+    """Classify a solution on which a grader and the label differ."""
     side = "labelled right" if label else "labelled wrong"
     if MARK not in solution:
         return f"{side}, no answer marked"
@@ -119,7 +119,7 @@ def by_text(solution: str, truth: str) -> bool:
 
 
 def by_any_number(solution: str, truth: str) -> bool:
-    """Right where any line of the solution ends in the answer: what not to do."""
+    """Accept a solution if any line ends in the answer: a grader that is too lenient."""
     return any(by_number(line, truth) for line in solution.splitlines())
 
 

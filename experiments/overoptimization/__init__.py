@@ -1,1 +1,1 @@
-"""When does a learned reward stop being true? See README.md."""
+"""Over-optimization of a learned reward, measured by a gold reward. See README.md."""

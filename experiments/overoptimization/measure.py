@@ -32,7 +32,7 @@ class Point:
 
 
 def measure(paths: Paths) -> dict[str, Any]:
-    """Everything that the figure and the tables show, by kind of labels and proxy."""
+    """Return everything that the figure and the tables show, by kind of labels and proxy."""
     pool = read_pool(paths)
     found: dict[str, Any] = {}
     for noise in FLIPPED:
@@ -50,14 +50,14 @@ def measure(paths: Paths) -> dict[str, Any]:
 def best_of_n_points(
     pool: dict[str, np.ndarray], proxy: str, noise: str, scale: tuple[float, float]
 ) -> list[Point]:
-    """For each n the best of n by the proxy, in expectation over all subsets of the pool."""
+    """Return the best of n by the proxy for each n, in expectation over all subsets of the pool."""
     return _points(_proxy_scores(pool, proxy, noise), pool["gold"], scale)
 
 
 def iteration_points(
     paths: Paths, proxy: str, noise: str, scale: tuple[float, float]
 ) -> list[Point]:
-    """One per evaluation of the RAFT run; none where it has not begun."""
+    """Return one point per evaluation of the RAFT run; none before it begins."""
     folder = paths.run(proxy, noise)
     if not (folder / "metrics.jsonl").exists():
         return []
@@ -109,7 +109,7 @@ def _scales(pool: dict[str, np.ndarray], noise: str) -> Sequence[np.ndarray]:
 
 
 def scale_of(paths: Paths, proxy: str, noise: str) -> tuple[float, float]:
-    """Mean and spread of the proxy on the samples that set the scale."""
+    """Return mean and spread of the proxy on the samples that set the scale."""
     if proxy in ("bt", "grm"):
         mean, std = _moments(paths, f"{_member(proxy)}_{noise}")
         return mean, std
@@ -131,7 +131,7 @@ def _scored(paths: Paths, name: str) -> np.ndarray:
 
 
 def read_pool(paths: Paths) -> dict[str, np.ndarray]:
-    """Column -> (P, N) scores, and the scales of the ensemble's members."""
+    """Return (P, N) scores by column, and the scales of the ensemble's members."""
     pool = {column: _pool_scores(paths, column) for column in ("gold", *MODELS)}
     for noise in FLIPPED:
         for member in MEMBERS:
@@ -146,7 +146,7 @@ def _pool_scores(paths: Paths, column: str) -> np.ndarray:
 
 
 def _accuracy(paths: Paths, proxy: str, noise: str) -> float | None:
-    """On clean held-out pairs, of a single model."""
+    """Return the accuracy of a single model on clean held-out pairs."""
     if proxy not in ("bt", "grm"):
         return None
     folder = paths.models / f"{_member(proxy)}_{noise}"

@@ -1,4 +1,4 @@
-"""Gold and proxy against KL: one row for each kind of labels, best-of-n left, RAFT right."""
+"""Plot gold and proxy against KL: a row per kind of labels, best-of-n left, RAFT right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = {
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """Gold bold with its 95 % interval; the proxy dashed, in its own spread, from gold's start."""
+    """Draw gold bold with its 95 % interval, and the proxy dashed, scaled to start at gold."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.4), layout="constrained")

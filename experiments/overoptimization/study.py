@@ -46,7 +46,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Paths:
-    """Where everything of a study lies."""
+    """Paths of a study."""
 
     root: Path
 
@@ -59,7 +59,7 @@ class Paths:
         return self.root / "models"
 
     def pool(self, column: str) -> Path:
-        """The pool with one column of scores: gold's or a model's."""
+        """Return the file of the pool with one column of scores, of gold or of a model."""
         return self.root / f"pool.{column}.jsonl"
 
     def pairs(self, noise: str) -> Path:
@@ -70,7 +70,7 @@ class Paths:
 
 
 def make_pairs(paths: Paths, size: Size, commands: Commands) -> None:
-    """Samples of the starting policy, two of a prompt at a time, as labelled pairs."""
+    """Draw samples of the starting policy and label them as pairs, two of a prompt at a time."""
     counts = {"held_out": size.held_out, "test": size.test, "train": size.train}
     write_openings(paths.prompts, counts)
     for name in ("train", "test"):
@@ -85,7 +85,7 @@ def make_pairs(paths: Paths, size: Size, commands: Commands) -> None:
 
 
 def train(paths: Paths, commands: Commands) -> None:
-    """Three Bradley–Terry seeds and a GRM of each kind of labels, and the scale of each."""
+    """Train three Bradley–Terry seeds and a GRM per kind of labels; measure the scale of each."""
     _side_by_side(lambda name: _train(paths, commands, name))
 
 
@@ -108,7 +108,7 @@ def _train(paths: Paths, commands: Commands, name: str) -> None:
 
 
 def draw_pool(paths: Paths, size: Size, commands: Commands) -> None:
-    """N samples per held-out prompt, scored by gold and by each reward model."""
+    """Draw N samples per held-out prompt; score them by gold and by each reward model."""
     samples = paths.root / "pool.samples.jsonl"
     commands.raft(
         "pool", "sample", paths.prompts / "held_out.jsonl", "--policy", policy(),
@@ -126,7 +126,7 @@ def draw_pool(paths: Paths, size: Size, commands: Commands) -> None:
 
 
 def _side_by_side(job: Callable[[str], None]) -> None:
-    """`job` for each reward model, one per core: a second thread gains such small models little."""
+    """Run `job` for each reward model, one per core: small models gain little from threads."""
     executor = ThreadPoolExecutor(os.cpu_count())
     try:
         list(executor.map(job, MODELS))
@@ -135,7 +135,7 @@ def _side_by_side(job: Callable[[str], None]) -> None:
 
 
 def iterate(paths: Paths, size: Size, commands: Commands) -> None:
-    """RAFT against each proxy, the gold function measured beside it."""
+    """Run RAFT against each proxy, with gold measured in the same run."""
     common = {
         "POLICY_PROMPTS": str(paths.prompts / "train.jsonl"),
         "HELD_OUT_PROMPTS": str(paths.prompts / "held_out.jsonl"),
@@ -157,7 +157,7 @@ def iterate(paths: Paths, size: Size, commands: Commands) -> None:
 
 
 def policy() -> str:
-    """The starting policy's folder."""
+    """Return the folder of the starting policy."""
     from experiments.data import data
 
     return str(data("models/stories260k"))

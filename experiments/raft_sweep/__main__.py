@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _points(folder: Path) -> list[dict[str, float]]:
-    """One per evaluation."""
+    """Return one point per evaluation."""
     names = {
         "at": "iteration",
         "kl": "eval/kl_k1",

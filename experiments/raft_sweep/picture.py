@@ -1,4 +1,4 @@
-"""Gold against iteration for each group of runs, and RAFT beside best-of-n at equal KL."""
+"""Plot gold against iteration for each group of runs, and RAFT and best-of-n at equal KL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """Four panels; bands are 95 % intervals over held-out prompts."""
+    """Draw four panels; bands are 95 % intervals over held-out prompts."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.2), layout="constrained")

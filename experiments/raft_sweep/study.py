@@ -36,7 +36,7 @@ LABELS = {
 
 
 def prepare(paths: Paths, size: Size) -> None:
-    """Pairs, reward models and the pool for best-of-n."""
+    """Make pairs, reward models and the pool for best-of-n."""
     commands = Commands(paths.root)
     make_pairs(paths, size, commands)
     train(paths, commands)
@@ -44,7 +44,7 @@ def prepare(paths: Paths, size: Size) -> None:
 
 
 def run_all(paths: Paths, root: Path, iterations: int, seeds: int, commands: Commands) -> None:
-    """Every run under every seed."""
+    """Run every setting with every seed."""
     environment = {
         "POLICY_PROMPTS": str(paths.prompts / "train.jsonl"),
         "HELD_OUT_PROMPTS": str(paths.prompts / "held_out.jsonl"),

@@ -29,7 +29,7 @@ _CONTENT = 5  # letters; shorter words are mostly grammar
 
 
 def rate(question: str, response: str) -> dict[str, float]:
-    """Labels in [0, 1] of a response to the user's last turn; more is meant to be better.
+    """Return labels in [0, 1] of a response to the user's last turn; higher is better.
 
     `length`: log(1 + words) / log(301), at most 1. `on_topic`: share of the question's words, of
     five letters or more, that the response repeats, where it has any. `answers`: no word of apology
@@ -74,7 +74,7 @@ def _of_pairs(pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
 
 
 def _annotated(path: Path) -> Iterator[dict[str, Any]]:
-    """Each answer with the share of its evaluators that accept it."""
+    """Return each answer with the share of its evaluators that accept it."""
     votes: dict[tuple[str, str], list[bool]] = {}
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:

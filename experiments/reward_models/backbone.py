@@ -42,7 +42,7 @@ TEMPLATE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Of tokenizer and Llama; `epochs` of language modelling."""
+    """Sizes of the tokenizer and the Llama, and `epochs` of language modelling."""
 
     vocabulary: int = 2048
     hidden: int = 128
@@ -53,7 +53,7 @@ class Sizes:
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer of `texts` with Llama 3's special tokens and chat template."""
+    """Train a byte-level BPE tokenizer with Llama 3's special tokens and chat template."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -80,7 +80,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 
 
 def make_fresh(folder: Path, tokenizer: Any, sizes: Sizes, seed: int) -> int:
-    """A Llama with random weights, and the tokenizer, in `folder`; returns its parameters."""
+    """Write a random Llama and the tokenizer to `folder`; return its parameter count."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -112,7 +112,7 @@ def make_fresh(folder: Path, tokenizer: Any, sizes: Sizes, seed: int) -> int:
 def make_language_model(
     fresh: Path, folder: Path, pairs: Sequence[Pair], sizes: Sizes, seed: int
 ) -> Path:
-    """The fresh model after reading the chosen texts; called again it goes on, or returns."""
+    """Train the fresh model on the chosen texts; a second call resumes or returns the result."""
     from rewards.training.bradley_terry import train_sft
     from rewards.training.settings import ReadingSettings, TrainingSettings
 

@@ -1,4 +1,4 @@
-"""How the programs here end: wrong input in one line and 2, an interrupt 130, as `raft` does."""
+"""Exit codes as those of `raft`: 2 with one line for wrong input, 130 for an interrupt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["end_well"]
 
 
 def end_well(work: Callable[[], None]) -> None:
-    """Do `work`; torch must not be loaded before. Raises SystemExit where it fails."""
+    """Run `work`; torch must not be loaded before. Raises SystemExit if it fails."""
     quiet_libraries()
     spin_briefly()
     try:

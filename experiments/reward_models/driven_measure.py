@@ -1,4 +1,4 @@
-"""The numbers, the table and the figure of a run that a learned reward drove."""
+"""The numbers, the table and the figure of a run with a learned reward."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["agreement", "as_markdown", "draw", "measure"]
 
 
 def measure(run: Path) -> list[dict[str, Any]]:
-    """One row per evaluation: means with half widths of their intervals, and `agreement`."""
+    """Return one row per evaluation: means, half widths of their intervals, and `agreement`."""
     found = []
     for row in read_metrics(run):
         if "eval/gold_mean" not in row:
@@ -39,7 +39,7 @@ def measure(run: Path) -> list[dict[str, Any]]:
 
 
 def agreement(proxy_PK: np.ndarray, gold_PK: np.ndarray) -> float | None:
-    """Share of a prompt's pairs of samples of unequal gold that the proxy orders as gold does.
+    """Share of a prompt's pairs with unequal gold that the proxy orders as gold does.
 
     Scores (P, K); equal proxies count half. None where no pair differs in gold.
     """
@@ -71,7 +71,7 @@ def as_markdown(found: Mapping[str, Any]) -> str:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Proxy, gold, and their agreement against the iteration, as PNG."""
+    """Plot proxy, gold and their agreement against the iteration, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

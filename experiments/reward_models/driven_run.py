@@ -1,4 +1,4 @@
-"""What becomes of the truth when a learned reward drives RAFT: proxy and gold side by side.
+"""RAFT with a learned reward: the proxy reward and the gold reward side by side.
 
     openings of stories -> samples of stories260k -> pairs labelled by the gold function
     -> a Bradley–Terry reward model of stories260k -> `raft run` against it, gold beside it
@@ -31,7 +31,7 @@ _RUN = _HERE.parents[1] / "configs" / "stories_reward_model_cpu.yaml"
 
 @dataclass(frozen=True)
 class Size:
-    """Prompts of each use, samples of each prompt, and of the run."""
+    """Number of prompts per use, of samples per prompt, and sizes of the run."""
 
     train: int = 1600
     test: int = 400
@@ -42,7 +42,7 @@ class Size:
 
 
 def run(folder: Path, size: Size) -> dict[str, Any]:
-    """Everything up to `results.json`, `results.md` and `driven_run.png` in `folder`."""
+    """Run everything and write `results.json`, `results.md` and `driven_run.png` to `folder`."""
     from experiments.reward_models.driven_measure import as_markdown, draw, measure
 
     commands = Commands(folder)

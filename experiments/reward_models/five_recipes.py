@@ -53,7 +53,7 @@ MEASURED, SECONDS = "measured.json", "seconds.json"
 
 @dataclass(frozen=True)
 class Study:
-    """Where everything lies, and its sizes; `limit` is rows per data file."""
+    """Paths and sizes of the experiment; `limit` is rows per data file."""
 
     folder: Path
     seed: int = 0
@@ -65,7 +65,7 @@ class Study:
 
 
 def prepare(study: Study) -> dict[str, Any]:
-    """Pairs, ratings and both backbones, each made once; returns the counts of pairs."""
+    """Make pairs, ratings and both backbones once; return the counts of pairs."""
     counts = read_counts(study.folder)
     if counts is None:
         counts = _prepare_data(study)
@@ -144,7 +144,7 @@ def _pairs(study: Study, name: str) -> list[Any]:
 
 
 def _evaluated(study: Study, name: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    """By `raft eval-reward`, from the exported model; and what the recipe itself found."""
+    """Evaluate the exported model by `raft eval-reward`; add the recipe's own figures."""
     from rewards.evaluation.evaluate import Scorer, eval_reward
     from rewards.evaluation.results import as_object
     from rewards.spec import FunctionSpec, ModelSpec, PairwiseSpec
@@ -171,7 +171,7 @@ def _evaluated(study: Study, name: str, metrics: dict[str, Any]) -> dict[str, An
 
 
 def _reloaded(study: Study, name: str) -> dict[str, Any]:
-    """The largest difference of any score, and the spread of the scores."""
+    """Return the largest difference of any score, and the spread of the scores."""
     import numpy as np
 
     folder, pairs = study.folder / name, _pairs(study, HELD_OUT)
@@ -197,7 +197,7 @@ def _parameters(model: Path) -> int:
 
 
 def _speed(folder: Path) -> float | None:
-    """Real tokens a second, the median of the steps that were logged."""
+    """Return tokens per second without padding, the median of the logged steps."""
     key = "train/tokens_per_second"
     rates = [row[key] for row in read_rows(folder / "metrics.jsonl") if row.get(key)]
     return median(rates) if rates else None

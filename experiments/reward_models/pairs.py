@@ -29,7 +29,7 @@ _SIDES = ("chosen", "rejected")
 def read_split(
     root: Path, *, held_out: int, limit: int | None, seed: int
 ) -> tuple[list[Pair], list[Pair], list[str]]:
-    """Training pairs, about `held_out` held-out pairs, and what became of the files' rows.
+    """Return training pairs, about `held_out` held-out pairs, and counts of the files' rows.
 
     `root` holds hh-rlhf's dev files; `limit` is per file. Raises `InputError` for what cannot be
     read.
@@ -44,7 +44,7 @@ def read_split(
 
 
 def _takes_turns(pair: Pair) -> bool:
-    """User and assistant in turn, the user first and last: a pairwise judge reads nothing else."""
+    """True if user and assistant alternate, user first and last, as a pairwise judge requires."""
     roles = [message["role"] for message in pair.prompt]
     return roles == [("user", "assistant")[at % 2] for at in range(len(roles))] and roles[-1:] == [
         "user"
@@ -54,25 +54,25 @@ def _takes_turns(pair: Pair) -> bool:
 def short_enough(
     pairs: Sequence[Pair], tokens: Callable[[Sequence[Any]], list[int]], longest: int
 ) -> list[Pair]:
-    """Those without a side of more than `longest` tokens; `tokens` counts a conversation's."""
+    """Drop pairs with a side longer than `longest` tokens; `tokens` counts a conversation."""
     lengths = [tokens([pair.conversation(side) for pair in pairs]) for side in _SIDES]
     return [pair for pair, *both in zip(pairs, *lengths, strict=True) if max(both) <= longest]
 
 
 def write_pairs(file: Path, pairs: Sequence[Pair]) -> None:
-    """As message lists, which training and evaluation read alike."""
+    """Return the pairs as message lists, which training and evaluation both read."""
     with whole_file(file) as lines:
         for pair in pairs:
             lines.write(json.dumps(_row(pair), ensure_ascii=False) + "\n")
 
 
 def write_counts(folder: Path, counts: dict[str, Any]) -> None:
-    """The last file of the data: it says that all are there."""
+    """Write the last file of the data; where it exists, the data are complete."""
     write_json(folder / COUNTS, counts)
 
 
 def read_counts(folder: Path) -> dict[str, Any] | None:
-    """What `write_counts` wrote; None before."""
+    """Return what `write_counts` wrote, or None."""
     return read_json(folder / COUNTS) if (folder / COUNTS).exists() else None
 
 

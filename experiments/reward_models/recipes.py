@@ -1,4 +1,4 @@
-"""What each of the five recipes is told: the mappings that `raft train-reward` reads as YAML."""
+"""The configs of the five recipes, as mappings that `raft train-reward` reads from YAML."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ _RECIPES: dict[str, dict[str, Any]] = {
 
 
 def base_of(name: str) -> str:
-    """The folder under the experiment's that a recipe starts from."""
+    """Return the name of the folder that a recipe starts from."""
     return _BASES.get(name, LANGUAGE_MODEL)
 
 
 def settings(name: str, folder: Path, seed: int) -> dict[str, Any]:
-    """The config of recipe `name` in the experiment's `folder`, which holds data and bases."""
+    """Return the config of recipe `name`; the experiment's `folder` holds data and base models."""
     base = base_of(name)
     own = {key: value for key, value in _RECIPES[name].items() if key != "armorm"}
     if name == "armorm":

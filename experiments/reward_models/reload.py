@@ -1,4 +1,4 @@
-"""Whether a reward model says the same after it was exported and loaded again.
+"""Check that a reward model gives the same scores after export and reload.
 
 What the trained model in memory says of the held-out pairs is written down while a recipe runs: the
 recipes return accuracies only, so the function that ends their training is listened to.
@@ -47,7 +47,7 @@ def listening(recipe: str, folder: Path) -> Iterator[None]:
 
 
 def scores_before(folder: Path) -> np.ndarray:
-    """(N, 2) as `listening` wrote them."""
+    """Return the (N, 2) scores that `listening` wrote."""
     return np.load(folder / BEFORE)
 
 

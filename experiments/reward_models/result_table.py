@@ -18,7 +18,7 @@ _HEADER = (
 
 
 def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> str:
-    """`results.json` and `results.md` in `folder`; returns the Markdown."""
+    """Write `results.json` and `results.md` to `folder`; return the Markdown."""
     text = as_markdown(rows, counts)
     write_json(folder / "results.json", {"data": counts, "recipes": list(rows)})
     write_whole(folder / "results.md", text)

@@ -1,4 +1,4 @@
-"""Runs `raft …` commands, each once: what is finished is not done again, and its cost is kept."""
+"""Run `raft …` commands once each: a finished one is not repeated, and its seconds are stored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Commands:
     def raft(
         self, name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None
     ) -> None:
-        """`raft ARGUMENTS`, unless a command of that name has ended well before."""
+        """Run `raft ARGUMENTS` unless a command of that name has succeeded before."""
         if name in self.seconds():
             return
         print(f"{name}: raft {' '.join(map(str, arguments))}", flush=True)
@@ -49,5 +49,5 @@ class Commands:
             write_json(self._costs, costs)
 
     def seconds(self) -> dict[str, float]:
-        """What each finished command took."""
+        """Return the seconds of each finished command."""
         return json.loads(self._costs.read_text()) if self._costs.exists() else {}

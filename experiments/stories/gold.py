@@ -19,7 +19,7 @@ _REPETITION = 6.0
 
 
 def gold(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-    """Distinct happy words, less every sad word, less 6 × the share of word pairs said before."""
+    """Distinct happy words, minus sad words, minus 6 × the share of repeated word pairs."""
     happy, sad = _lexicon()
     return [_of_text(_text(completion), happy, sad) for completion in completions]
 

@@ -1,4 +1,4 @@
-"""Preference pairs: samples by twos, ordered by the gold reward, some turned round."""
+"""Preference pairs of samples, ordered by the gold reward, some with flipped labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def label(rows: Iterable[Mapping[str, Any]], flipped: float, seed: int = 0) -> l
 
 
 def write_pairs(samples: Path, out: Path, flipped: float, limit: int | None = None) -> int:
-    """The first `limit` pairs of a file of samples, unless they are there; how many."""
+    """Write the first `limit` pairs of a file of samples once; return their number."""
     if not out.exists():
         with open(samples, encoding="utf-8") as lines:
             pairs = label(map(json.loads, lines), flipped)[:limit]

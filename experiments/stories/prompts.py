@@ -1,4 +1,4 @@
-"""Openings of stories as prompts: no text twice, and none in two files."""
+"""Openings of stories as prompts; every text is in one file, once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEPARATOR = "<|endoftext|>"
 
 
 def openings() -> list[str]:
-    """The first words of every story of TinyStories' excerpt, distinct, in one fixed order."""
+    """Return the distinct first words of the stories in TinyStories' excerpt, in a fixed order."""
     from experiments.data import data
     from rollout.data.prompts import read_prompts
 
@@ -26,7 +26,7 @@ def openings() -> list[str]:
 
 
 def write_openings(folder: Path, counts: Mapping[str, int]) -> None:
-    """`NAME.jsonl` of so many prompts each, in order; files that are there stay."""
+    """Write `NAME.jsonl` with that many prompts each, in order; existing files are not changed."""
     texts = openings()
     if sum(counts.values()) > len(texts):
         raise SystemExit(f"{sum(counts.values())} prompts asked for, {len(texts)} openings found")

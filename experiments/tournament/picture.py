@@ -1,4 +1,4 @@
-"""Gold of what was chosen, against responses and against forward passes."""
+"""Plot gold of the selected responses against responses and against forward passes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WAYS = {
 
 
 def draw(rows: Sequence[Row], out: Path) -> None:
-    """Two panels that share gold; bars are 95 % intervals over prompts."""
+    """Draw two panels that share the gold axis; bars are 95 % intervals over prompts."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.4), layout="constrained")

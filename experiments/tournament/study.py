@@ -26,7 +26,7 @@ _SCALAR = "bt_0_000"
 
 @dataclass(frozen=True)
 class Row:
-    """What `passes` forward passes a prompt buy, by gold; `half` is half a 95 % interval."""
+    """The gold that `passes` forward passes per prompt give; `half` is half of a 95 % interval."""
 
     way: str
     entrants: int
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Gap:
-    """Gold by the scalar reward less gold by a knockout among `entrants`, at as many `equal`."""
+    """Gold by the scalar reward minus gold by a knockout of `entrants`, with `equal` held equal."""
 
     entrants: int
     equal: str
@@ -58,7 +58,7 @@ def train_judge(paths: Paths, root: Path, commands: Commands) -> None:
 
 
 def judge(paths: Paths, root: Path, commands: Commands) -> None:
-    """Knockouts among groups of each size, and round robins among the small ones."""
+    """Run knockouts in groups of each size, and round robins in the small ones."""
     for size in SIZES:
         groups = root / f"groups_{size}.jsonl"
         if not groups.exists():
@@ -72,7 +72,7 @@ def judge(paths: Paths, root: Path, commands: Commands) -> None:
 
 
 def measure(paths: Paths, root: Path) -> list[Row]:
-    """Tournaments, and the scalar reward among as many responses and with as many passes."""
+    """Measure tournaments, and the scalar reward with equal responses and with equal passes."""
     scores_PN, gold_PN = (_scores(paths, column) for column in (_SCALAR, "gold"))
     found = []
     for size in SIZES:
@@ -101,7 +101,7 @@ def gaps(paths: Paths, root: Path) -> list[Gap]:
 
 
 def _groups(pool: Path, size: int) -> list[dict[str, Any]]:
-    """Disjoint groups of a prompt's first samples."""
+    """Return disjoint groups of a prompt's first samples."""
     rows = []
     with open(pool, encoding="utf-8") as lines:
         for line, _ in zip(lines, range(_PROMPTS), strict=False):
@@ -126,14 +126,14 @@ def _judge_yaml(root: Path) -> Path:
 
 
 def _scores(paths: Paths, column: str) -> np.ndarray:
-    """(P, N) of the samples that the tournaments are held among."""
+    """Return the (P, N) values of the samples that enter the tournaments."""
     with open(paths.pool(column), encoding="utf-8") as lines:
         rows = [json.loads(line) for line, _ in zip(lines, range(_PROMPTS), strict=False)]
     return np.array([row[f"{column}_scores"][:_SAMPLES] for row in rows])
 
 
 def _chosen_gold(ranked: Path) -> np.ndarray:
-    """(P,): the gold of the winners, a mean over each prompt's groups."""
+    """Return the gold of the winners (P,), averaged over each prompt's groups."""
     by_prompt: dict[str, list[float]] = {}
     with open(ranked, encoding="utf-8") as lines:
         for row in map(json.loads, lines):

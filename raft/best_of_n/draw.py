@@ -31,12 +31,12 @@ __all__ = ["draw_pool", "drawing_config", "pool_path"]
 
 log = logging.getLogger("raft")
 
-# columns that would make another row of the output, or say something that it does not
+# columns that describe other responses than those drawn
 _NOT_KEPT = {
     "responses", "response", "messages", "chosen", "rejected", "scores", "gold_scores", "score",
     "finish_reasons", "policy_version", "seeds", "prompt_token_ids", "token_ids",
 }  # fmt: skip
-# where rows hold answers already, what is told of these
+# columns about the responses that rows already hold
 _ANSWERS = {"responses", "response", "chosen", "messages"}
 _OF_ANSWERS = {*RANKING, "sample", "of"}
 _SCORES = ("scores", "_score")

@@ -36,7 +36,7 @@ examples:
   raft doctor --reward models/my-rm                     what the model reads and how it scores
   raft doctor --reward models/my-rm --data pairs.jsonl  and how often it is right
 
-signs: ✓ fine, • worth knowing, ✗ wrong; what to do about it stands beside it
+signs: ✓ fine, • a note, ✗ wrong, with what to do about it
 exit codes: 0 nothing wrong, 1 something wrong, 2 your input is wrong
 """
 
@@ -66,7 +66,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _sections(options: argparse.Namespace) -> list[tuple[str, Iterable[Finding]]]:
-    """Input is read here, so that what is wrong with it comes before any finding."""
+    """Input is read here, so that wrong input is reported before any finding."""
     from raft.runs.doctor import examine_environment
 
     environment = ("environment", examine_environment())

@@ -82,7 +82,7 @@ def _set_up(*, quiet: bool) -> None:
 
 @contextlib.contextmanager
 def _disk_full_behind_stdout() -> Iterator[None]:
-    """Printed results count as output: where they cannot be written, the user is told."""
+    """Report a full disk behind stdout as wrong input: printed results are output too."""
     try:
         yield
         sys.stdout.flush()
@@ -100,7 +100,7 @@ def _discard_stdout() -> None:
 
 
 def _traceback_place(error: Exception, arguments: Sequence[str]) -> str:
-    """Write the traceback to a file of its own and say where it is."""
+    """Write the traceback to a new file and say where that is."""
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="raft-", suffix=".log", delete=False, encoding="utf-8", errors="replace"

@@ -131,7 +131,7 @@ def add_old_name(
     """Keep `old` as a hidden name of the option `new` for one release.
 
     Args:
-        nargs, const: where the value could once be left out.
+        nargs, const: for an old name whose value was optional.
     """
     to.add_argument(old, dest=new.dest, action=_OldName, new=new, nargs=nargs, const=const)
 

@@ -72,7 +72,7 @@ def _line(ax: Axes, series: Series, place: int, style: Style, settings: int) -> 
     line, points = series.line, series.points
     at, values = [point.x for point in points], [point.value for point in points]
     step = max(1, math.ceil(len(points) / _MARKERS_ON_A_LINE))
-    # the thin lines of a single run are told apart without
+    # thin lines of a single run can be told apart without markers
     marked = line.width > 0.5 or len(points) == 1
     ax.plot(
         at,
@@ -82,7 +82,7 @@ def _line(ax: Axes, series: Series, place: int, style: Style, settings: int) -> 
         linewidth=style.line * line.width,
         alpha=1.0 if line.width > 0.5 else 0.75,
         marker=marker if marked else None,
-        # many markers hide the line; of several lines they stand beside one another
+        # many markers hide the line; those of several lines are shifted against one another
         markevery=(place * step // max(settings, 1) % step, step) if len(points) > 1 else None,
         markersize=style.marker * (1.0 if line.width == 1.0 else 0.75),
         **marker_edge(color, line.style == "-", style),

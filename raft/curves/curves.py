@@ -14,7 +14,7 @@ from typing import Literal, TypedDict
 
 from raft.curves.axes import XScale
 from raft.curves.figure import make_picture
-from raft.curves.panels import Panel, choose_panels
+from raft.curves.panels import Panel, select_panels
 from raft.curves.runs import Series, Setting, known_keys, read_settings, series_of
 from raft.curves.style import STYLES, picture_files, save_picture, writing
 from rollout.errors import InputError
@@ -118,12 +118,12 @@ def draw_curves(
             default `curves.png` in the folder of a single run, or in the current folder.
         panels: names in `raft.curves.panels.PANELS`; by default reward, gold and KL where a run has
             them, the win rate for a judge, and against a KL proxy and gold in one panel.
-        metrics: a panel for each of these keys, besides `panels`, or instead of the default.
+        metrics: draw a panel for each of these keys, after `panels` or instead of the default.
         x: the key on the horizontal axis; the lines follow the iterations.
         x_scale: "sqrt" is how over-optimization is drawn (Gao et al. 2022, arXiv 2210.10760).
         labels: one name for each of `run_dirs`.
         style: "paper" has 7 pt type at its width in inches, and letters panels.
-        width: of the picture, inches; panels that do not fit beside one another go below.
+        width: width of the picture in inches; panels that do not fit side by side go below.
         data: a `.csv` or `.json` file for the plotted numbers.
 
     Raises:
@@ -135,20 +135,21 @@ def draw_curves(
     files = [] if out is None else picture_files(out)
     if data is not None:
         _check_data_file(Path(data))
-    chosen_style = STYLES[style]
-    if width is not None and not chosen_style.narrowest <= width <= _WIDEST:
+    sizes = STYLES[style]
+    if width is not None and not sizes.narrowest <= width <= _WIDEST:
         raise InputError(
             f"--width {width:g}",
-            f"must be from {chosen_style.narrowest:g} to {_WIDEST:g} inches for style {style}",
+            f"is not from {sizes.narrowest:g} to {_WIDEST:g} inches, as style {style} needs",
+            "change it",
         )
     settings = read_settings(run_dirs, labels)
     files = files or picture_files(_default_folder(run_dirs, settings) / "curves.png")
-    chosen = choose_panels(known_keys(settings), panels, metrics, x)
-    drawn = _with_points(settings, chosen, x)
-    with matplotlib.rc_context(chosen_style.rc), _glyph_warnings_once():
-        figure = make_picture(drawn, chosen_style, x, x_scale, width)
+    selected = select_panels(known_keys(settings), panels, metrics, x)
+    drawn = _with_points(settings, selected, x)
+    with matplotlib.rc_context(sizes.rc), _glyph_warnings_once():
+        figure = make_picture(drawn, sizes, x, x_scale, width)
         for file in files:
-            save_picture(figure, file, chosen_style.dpi)
+            save_picture(figure, file, sizes.dpi)
     if data is not None:
         _write_data(Path(data), x, drawn)
     return files

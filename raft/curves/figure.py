@@ -141,7 +141,7 @@ def _setting_entries(runs: Mapping[str, int], style: Style) -> list[Entry]:
 
     labels = [f"{label} ({count} runs)" if count > 1 else label for label, count in runs.items()]
     if len(labels) == 1:
-        # colours are the metrics' own then, and the caption of a paper says which run it is
+        # colours tell metrics apart then, and the caption of a paper names the run
         return [] if style.lettered else [(Line2D([], [], linestyle="none"), labels[0])]
     entries = []
     for place, label in enumerate(labels):
@@ -211,7 +211,7 @@ def make_picture(
     height = _height(style, width / columns)
     # a column of panels has one axis at its foot; the bars of a stack have their own
     shared = columns == 1 < rows and not any(is_stack(panel, order) for panel, _ in drawn)
-    # a Figure of its own, without pyplot, draws with Agg whatever backend the process has
+    # made without pyplot, a Figure draws with Agg whatever the backend of the process
     figure = Figure(figsize=(width, rows * height))
     figure.set_layout_engine("constrained", h_pad=0.05, w_pad=0.04)
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=shared).flat)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from rollout.errors import InputError
 
-__all__ = ["PANELS", "Line", "Panel", "axis_label", "choose_panels", "interval_of"]
+__all__ = ["PANELS", "Line", "Panel", "axis_label", "interval_of", "select_panels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def interval_of(metric: str) -> str:
     return metric.removesuffix("_mean") + "_ci95"
 
 
-def choose_panels(
+def select_panels(
     known: Collection[str],
     names: Sequence[str] | None,
     metrics: Sequence[str] | None,

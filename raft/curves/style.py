@@ -63,7 +63,7 @@ class Style:
 
     Attributes:
         panel_width: width of a panel, where none is asked for.
-        narrowest: least width of a panel; panels that do not fit beside one another go below.
+        narrowest: least width of a panel; panels that do not fit side by side go below.
         full_width: width of the picture, where none is asked for; None grows with the panels.
         lettered: panels have letters, as in papers.
         rc: parameters of matplotlib.

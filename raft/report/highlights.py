@@ -1,4 +1,4 @@
-"""The lists of samples worth a look: best, worst, changed most, proxy and gold far apart."""
+"""Lists of samples to look at first: best, worst, most changed, proxy and gold far apart."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def changed(first: Index, last: Index, stage: int) -> tuple[list[SampleEntry], l
 def disagreeing(index: Index, stage: int) -> list[SampleEntry]:
     """Samples that proxy and gold score most differently, one of each prompt.
 
-    Each reward is put on the scale of its own standard deviation over the stage's samples.
+    Each reward is scaled by its standard deviation over the samples of the stage.
     """
     proxy, gold = index.scores.get("reward", []), index.scores.get("gold", [])
     scale, gold_scale = _scale(proxy), _scale(gold)

@@ -201,7 +201,7 @@ def _policy() -> str:
             f"style-src '{_digest(_style())}'",
             "base-uri 'none'",
             "form-action 'none'",
-            # text becomes markup nowhere: the browser refuses every attempt
+            # the browser lets no text become markup
             "require-trusted-types-for 'script'",
             "trusted-types 'none'",
         )
@@ -240,7 +240,7 @@ _BYTES_PER_BLOCK = 1 << 19
 
 
 class Blocks:
-    """Writes numbered `<script>` elements of a type that no browser runs, as they come."""
+    """Writes blocks as numbered `<script>` elements of a type that no browser runs."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -258,7 +258,7 @@ class Blocks:
 
 
 class RowBlocks:
-    """Gathers rows into blocks of JSON lines; a row larger than a block has one of its own."""
+    """Gathers rows into blocks of JSON lines; a larger row gets a block for itself."""
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks

@@ -271,7 +271,7 @@ def embed(
 
 
 def start_of(prompt: str | list[Message]) -> str:
-    """The beginning of a prompt on one line; of a dialogue that of the last turn."""
+    """The beginning of a prompt on one line; of a conversation, that of its last message."""
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else ""
     return " ".join(text[: 4 * _START].split())[:_START]
 

@@ -242,6 +242,9 @@ def test_wrong_commands_are_refused_in_one_line(
     assert "nothing selects" in refused(capsys, "prompts.jsonl", *DRAW)
     assert says(refused(capsys, "prompts.jsonl", *DRAW, "--score-column", "a"), "remove --policy")
     command = ("prompts.jsonl", *DRAW, "--reward")
+    # --bos is the reward's, --dtype the policy's
+    message = refused(capsys, *command, "function:length", "--bos", "none", "--dtype", "float32")
+    assert says(message, "--bos: --reward function:length has that setting")
     assert says(refused(capsys, *command, "mixed.yaml"), "the judge alone")
     assert "--reward nowhere.yaml: no such file" in refused(capsys, *command, "nowhere.yaml")
     (home / "prompts.best.jsonl").write_text("precious\n")

@@ -17,7 +17,7 @@ from wording import says
 from raft.cli.main import main
 from raft.curves import draw_curves
 from raft.curves.figure import make_picture
-from raft.curves.panels import choose_panels
+from raft.curves.panels import select_panels
 from raft.curves.runs import known_keys, read_settings, series_of
 from raft.curves.style import STYLES
 from raft.runs.metrics import read_metrics
@@ -53,7 +53,7 @@ def figure_of(runs, look="paper", x="iteration", panels=None, width=None):
     settings = read_settings(runs)
     drawn = [
         (panel, [series for one in settings for series in series_of(one, panel, x)])
-        for panel in choose_panels(known_keys(settings), panels, None, x)
+        for panel in select_panels(known_keys(settings), panels, None, x)
     ]
     with matplotlib.rc_context(STYLES[look].rc):
         figure = make_picture(drawn, STYLES[look], x, width=width)
@@ -288,7 +288,7 @@ def test_the_panels_are_what_the_runs_are_about():
     reward, kl = "eval/reward_mean", "eval/kl_k1"
 
     def titles(*known: str, x: str = "iteration") -> list[str]:
-        return [panel.title for panel in choose_panels(known, None, None, x)]
+        return [panel.title for panel in select_panels(known, None, None, x)]
 
     assert titles(reward, "eval/win_rate") == ["Held-out reward"]
     assert titles("eval/win_rate") == ["Win rate against the start"]  # a judge

@@ -161,7 +161,7 @@ def read_tensors(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor
     return found
 
 
-def _read_safetensors(file: Path, names: Collection[str]) -> dict[str, Any]:
+def _read_safetensors(file: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as tensors:
@@ -169,7 +169,7 @@ def _read_safetensors(file: Path, names: Collection[str]) -> dict[str, Any]:
         return {name: tensors.get_tensor(name) for name in there if name in names}
 
 
-def _read_pickled(file: Path, names: Collection[str]) -> dict[str, Any]:
+def _read_pickled(file: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
     import torch
 
     state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rollout.data.jsonl import is_finite_number
 from rollout.types import InputError
@@ -11,7 +10,7 @@ from rollout.types import InputError
 __all__ = ["check_keys", "finite_number", "one_of"]
 
 
-def check_keys(given: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
+def check_keys(given: object, where: str, known: Sequence[str]) -> dict[str, object]:
     """`given` as a dict, without keys of value None. Raises `InputError` for unknown keys."""
     if not isinstance(given, Mapping):
         raise InputError(where, f"{given!r} is no mapping", f"its keys are {', '.join(known)}")
@@ -22,7 +21,7 @@ def check_keys(given: Any, where: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def finite_number(
-    value: Any, where: str, *, above: float | None = None, at_least: float | None = None
+    value: object, where: str, *, above: float | None = None, at_least: float | None = None
 ) -> float:
     """`value` as a float. Raises `InputError` unless it is a finite number within its bound."""
     if not is_finite_number(value):
@@ -34,8 +33,8 @@ def finite_number(
     return float(value)
 
 
-def one_of(value: Any, where: str, known: Sequence[str]) -> str:
+def one_of(value: object, where: str, known: Sequence[str]) -> str:
     """`value` itself when it is one of `known`; `InputError` otherwise."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise InputError(where, f"{value!r} is unknown", f"use one of {', '.join(known)}")
     return value

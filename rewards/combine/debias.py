@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -211,7 +210,7 @@ def fit_debias(
     return Debias(found.value, mean, std, scale, per, member)
 
 
-def build_debias(settings: Any, where: str) -> Debias | None:
+def build_debias(settings: object, where: str) -> Debias | None:
     """Plain settings to a `Debias`; None stays None.
 
     Args:
@@ -228,7 +227,7 @@ def build_debias(settings: Any, where: str) -> Debias | None:
     if "per" in given and "member" in given:
         raise InputError(where, "per and member both say what verbosity is", "leave one out")
     per = unit(given.get("per", "word"), f"{where}.per")
-    member = given.get("member")
+    member = None if given.get("member") is None else str(given["member"])
     fitted, constants = set(given) & set(_FITTED), set(given) & set(_CONSTANTS)
     if "reference" in fitted and not constants:
         return _from_reference(given, where, per, member)
@@ -248,7 +247,7 @@ def build_debias(settings: Any, where: str) -> Debias | None:
     )
 
 
-def _from_reference(given: dict[str, Any], where: str, per: Unit, member: str | None) -> Debias:
+def _from_reference(given: dict[str, object], where: str, per: Unit, member: str | None) -> Debias:
     if ("verbosity_reference" in given) != (member is not None):
         raise InputError(where, "member and verbosity_reference go together", "give both")
     threshold = finite_number(
@@ -270,7 +269,7 @@ def _from_reference(given: dict[str, Any], where: str, per: Unit, member: str | 
         raise InputError(place, error) from error
 
 
-def _paired_scores(reference: Any, verbosity: Any, where: str) -> list[tuple[float, float]]:
+def _paired_scores(reference: object, verbosity: object, where: str) -> list[tuple[float, float]]:
     rewards = read_scores(reference, f"{where}.reference")
     measured = read_scores(verbosity, f"{where}.verbosity_reference")
     if len(rewards) != len(measured):

@@ -6,7 +6,7 @@ How long a response is, in the unit that penalties and debiasing count in.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from rewards.combine.checks import check_keys, finite_number, one_of
 from rollout.types import Completion, InputError
@@ -23,7 +23,7 @@ Unit = Literal["word", "char", "token"]
 UNITS = ("word", "char", "token")
 
 
-def unit(per: str, where: str) -> Unit:
+def unit(per: object, where: str) -> Unit:
     """`per` itself when it is a unit. Raises `InputError` otherwise."""
     return cast(Unit, one_of(per, where, UNITS))
 
@@ -63,7 +63,7 @@ class LengthPenalty:
         return self.weight * max(0.0, response_length(completion, self.per) - self.above)
 
 
-def build_length_penalty(settings: Any, where: str) -> LengthPenalty | None:
+def build_length_penalty(settings: object, where: str) -> LengthPenalty | None:
     """{"weight", "above"?, "per"?} to a penalty; None stays None. Raises `InputError`."""
     if settings is None:
         return None

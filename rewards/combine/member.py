@@ -43,7 +43,7 @@ class Member:
                 for row, group in zip(scores, groups, strict=True)
             ]
 
-    def score(self, conversations: Sequence[Any]) -> list[float | None]:
+    def score(self, conversations: Sequence[object]) -> list[float | None]:
         """Raw scores (N,) of conversations, None where the member gives NaN.
 
         Raises `InputError` where the member scores groups only, or is normalised within them.
@@ -79,7 +79,7 @@ class Member:
                 f"member {self.name!r}: scores too large to normalise, first at {where}"
             ) from error
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         describe = getattr(self.reward, "describe", None)
         return {
             "name": self.name,
@@ -98,7 +98,7 @@ class Member:
             raise RewardError(f"member {self.name!r}: {error}") from error
 
 
-def _checked(score: Any, where: str) -> float | None:
+def _checked(score: object, where: str) -> float | None:
     if score is None:
         return None
     if not isinstance(score, Real):

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 
@@ -36,18 +35,20 @@ class Normaliser:
     name: str
     apply: Callable[[Sequence[float]], list[float]]
     within_group: bool = False
-    constants: dict[str, Any] = field(default_factory=dict)
+    constants: dict[str, object] = field(default_factory=dict)
 
     def __call__(self, scores_K: Sequence[float | None]) -> list[float | None]:
         """K scores of one prompt, normalised; None stays None."""
         normalised = iter(self.apply([score for score in scores_K if score is not None]))
         return [None if score is None else next(normalised) for score in scores_K]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {"kind": self.name, **self.constants}
 
 
-def build_normaliser(spec: str | Mapping[str, Any] | Normaliser | None, where: str) -> Normaliser:
+def build_normaliser(
+    spec: str | Mapping[str, object] | Normaliser | None, where: str
+) -> Normaliser:
     """A normaliser by its settings.
 
     Args:
@@ -82,7 +83,7 @@ def build_normaliser(spec: str | Mapping[str, Any] | Normaliser | None, where: s
     )
 
 
-def _fitted(path: Any, column: Any, where: str) -> Normaliser:
+def _fitted(path: object, column: object, where: str) -> Normaliser:
     if column is not None and not (isinstance(column, str) and column):
         raise InputError(
             f"{where}.column",
@@ -102,7 +103,7 @@ def _fitted(path: Any, column: Any, where: str) -> Normaliser:
     return _standard(mean, std, {"from": str(path), **named, "scores": len(scores)})
 
 
-def _standard(mean: float, std: float, origin: dict[str, Any] | None = None) -> Normaliser:
+def _standard(mean: float, std: float, origin: dict[str, object] | None = None) -> Normaliser:
     constants = {"mean": mean, "std": std, **(origin or {})}
     return Normaliser("standard", partial(_shift_and_scale, mean=mean, std=std), False, constants)
 

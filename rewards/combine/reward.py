@@ -28,7 +28,7 @@ from rollout.types import Completion, Group, InputError, Message
 
 __all__ = ["CombinedReward"]
 
-NormaliserSpec = str | Mapping[str, Any] | Normaliser | None
+NormaliserSpec = str | Mapping[str, object] | Normaliser | None
 
 
 class CombinedReward:
@@ -122,7 +122,7 @@ class CombinedReward:
         found = [made for ask in asked if ask is not None and (made := ask())]
         return found[0] if len(found) == 1 else {}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that a score depends on, fitted constants among them."""
         return {
             "kind": "combine",

@@ -110,7 +110,7 @@ class Encoder:
                     'fix the tokenizer\'s template, or use format "hh" or "plain"',
                 )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that the ids depend on, for a run's records."""
         return {
             "format": self.format,

@@ -8,7 +8,6 @@ fixed when the reward is built. Wrong settings raise `InputError` even for an em
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from rewards.functions.exact_match import exact_match
 from rewards.functions.length import length
@@ -16,7 +15,7 @@ from rewards.functions.numeric_match import numeric_match
 from rewards.functions.regex import regex
 from rewards.functions.word_list import word_list
 
-BUILTINS: dict[str, Callable[..., Any]] = {
+BUILTINS: dict[str, Callable[..., object]] = {
     "exact_match": exact_match,
     "length": length,
     "numeric_match": numeric_match,

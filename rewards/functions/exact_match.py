@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rewards.functions.text import completion_texts, reference_column
 
 
 def exact_match(
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
+    prompts: Sequence[object],
+    completions: Sequence[object],
     *,
     column: str = "answer",
     strip: bool = True,
     ignore_case: bool = False,
-    **columns: Any,
+    **columns: object,
 ) -> list[float | None]:
     """1.0 where the response is the reference in `column`, else 0.0; None without a reference.
 
@@ -33,7 +32,7 @@ def _normal(text: str, strip: bool, ignore_case: bool) -> str:
     return text.casefold() if ignore_case else text
 
 
-def _score(text: str, reference: Any, strip: bool, ignore_case: bool) -> float | None:
+def _score(text: str, reference: object, strip: bool, ignore_case: bool) -> float | None:
     if reference is None:
         return None
     accepted = reference if isinstance(reference, list | tuple) else [reference]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rewards.functions.text import completion_texts
 from rollout.types import InputError
@@ -12,14 +11,14 @@ UNITS = ("chars", "words", "tokens")
 
 
 def length(
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
+    prompts: Sequence[object],
+    completions: Sequence[object],
     completion_ids: Sequence[Sequence[int]] | None = None,
     *,
     unit: str = "words",
     target: float | None = None,
     scale: float = 1.0,
-    **columns: Any,
+    **columns: object,
 ) -> list[float]:
     """`scale` times the length, or minus the distance |length − target| when `target` is given.
 
@@ -35,7 +34,7 @@ def length(
 
 
 def _sizes(
-    completions: Sequence[Any], completion_ids: Sequence[Sequence[int]] | None, unit: str
+    completions: Sequence[object], completion_ids: Sequence[Sequence[int]] | None, unit: str
 ) -> list[int]:
     if unit == "tokens":
         if completion_ids is None:

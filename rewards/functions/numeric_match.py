@@ -18,7 +18,6 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
 
 from rewards.functions.text import completion_texts, reference_column
 from rollout.types import InputError
@@ -102,12 +101,12 @@ _UNIT = re.compile(
 
 
 def numeric_match(
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
+    prompts: Sequence[object],
+    completions: Sequence[object],
     *,
     column: str = "answer",
     tolerance: float = 0.0,
-    **columns: Any,
+    **columns: object,
 ) -> list[float | None]:
     """1.0 where the response's number is the reference's, else 0.0; None without a reference.
 
@@ -163,7 +162,7 @@ def read_number(text: str) -> Fraction | None:
     return _last(_MARKER.split(text)[-1])
 
 
-def read_reference(reference: Any) -> Fraction | None:
+def read_reference(reference: object) -> Fraction | None:
     """The right answer that a row holds: a number, or a text that is one or ends in one.
 
     None for everything else: a reference is never misread. Of a solution in words its last line
@@ -185,7 +184,7 @@ def read_reference(reference: Any) -> Fraction | None:
     return _concluded(text)
 
 
-def _score(text: str, reference: Any, tolerance: Fraction) -> float | None:
+def _score(text: str, reference: object, tolerance: Fraction) -> float | None:
     wanted = None if reference is None else read_reference(reference)
     if wanted is None:
         return None

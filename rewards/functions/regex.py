@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from rewards.functions.text import completion_texts
 from rollout.types import InputError
@@ -14,15 +13,15 @@ MODES = ("search", "fullmatch", "count")
 
 
 def regex(
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
+    prompts: Sequence[object],
+    completions: Sequence[object],
     *,
     pattern: str | None = None,
     mode: str = "search",
     ignore_case: bool = False,
     multiline: bool = False,
     dotall: bool = False,
-    **columns: Any,
+    **columns: object,
 ) -> list[float]:
     """1.0 where `pattern` is found ("search") or is the whole text ("fullmatch"), else 0.0.
 

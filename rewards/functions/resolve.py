@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from rewards.functions import BUILTINS
 from rollout.types import InputError
 
 __all__ = ["build_function", "resolve_function"]
 
-RewardFunction = Callable[..., Any]
+RewardFunction = Callable[..., object]
 
 
 def resolve_function(name: str) -> RewardFunction:
@@ -44,7 +43,7 @@ def resolve_function(name: str) -> RewardFunction:
 
 
 def build_function(
-    function: RewardFunction, name: str, arguments: Mapping[str, Any]
+    function: RewardFunction, name: str, arguments: Mapping[str, object]
 ) -> RewardFunction:
     """`function` with its settings fixed. A built-in checks them now, not in the first batch."""
     if function not in BUILTINS.values():

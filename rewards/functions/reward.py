@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -36,9 +36,9 @@ class FunctionReward:
 
     def __init__(
         self,
-        function: str | Callable[..., Any],
+        function: str | Callable[..., object],
         name: str | None = None,
-        arguments: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, object] | None = None,
         *,
         non_finite: NonFinite = "raise",
     ) -> None:
@@ -63,7 +63,7 @@ class FunctionReward:
         flat = iter(self._checked(self._run(samples), samples))
         return [[next(flat) for _ in group.completions] for group in groups]
 
-    def _run(self, samples: Sequence[tuple[Prompt, Completion]]) -> Any:
+    def _run(self, samples: Sequence[tuple[Prompt, Completion]]) -> object:
         keywords = self._keywords(samples)
         try:
             result = self._call(**keywords)
@@ -77,8 +77,8 @@ class FunctionReward:
                 f"(for {_prompt_ids(samples)})"
             ) from error
 
-    def _keywords(self, samples: Sequence[tuple[Prompt, Completion]]) -> dict[str, Any]:
-        keywords: dict[str, Any] = {
+    def _keywords(self, samples: Sequence[tuple[Prompt, Completion]]) -> dict[str, object]:
+        keywords: dict[str, object] = {
             "prompts": [_trl_prompt(prompt) for prompt, _ in samples],
             "completions": [_trl_completion(prompt, one) for prompt, one in samples],
             "completion_ids": [list(one.token_ids) for _, one in samples],
@@ -88,7 +88,7 @@ class FunctionReward:
             return keywords
         return {key: value for key, value in keywords.items() if key in self._accepted}
 
-    def _columns(self, samples: Sequence[tuple[Prompt, Completion]]) -> dict[str, list[Any]]:
+    def _columns(self, samples: Sequence[tuple[Prompt, Completion]]) -> dict[str, list[object]]:
         names = dict.fromkeys(name for prompt, _ in samples for name in prompt.fields)
         reserved = [name for name in RESERVED if name in names]
         if reserved:
@@ -105,7 +105,7 @@ class FunctionReward:
         }
 
     def _checked(
-        self, result: Any, samples: Sequence[tuple[Prompt, Completion]]
+        self, result: object, samples: Sequence[tuple[Prompt, Completion]]
     ) -> list[float | None]:
         values = self._as_list(result, samples)
         if len(values) != len(samples):
@@ -117,7 +117,7 @@ class FunctionReward:
             self._score(value, prompt) for value, (prompt, _) in zip(values, samples, strict=True)
         ]
 
-    def _as_list(self, result: Any, samples: Sequence[tuple[Prompt, Completion]]) -> list[Any]:
+    def _as_list(self, result: Any, samples: Sequence[tuple[Prompt, Completion]]) -> list[object]:
         # arrays and tensors are as good as lists
         values = result.tolist() if hasattr(result, "tolist") else result
         if isinstance(values, list | tuple):
@@ -147,7 +147,7 @@ class FunctionReward:
         return finite_or_missing(score, source=source, where=where, non_finite=self.non_finite)
 
 
-def _named_parameters(function: Callable[..., Any]) -> frozenset[str] | None:
+def _named_parameters(function: Callable[..., object]) -> frozenset[str] | None:
     """The names a function without `**kwargs` accepts; None when it takes every column."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -158,7 +158,7 @@ def _named_parameters(function: Callable[..., Any]) -> frozenset[str] | None:
     return frozenset(parameter.name for parameter in parameters)
 
 
-async def _awaited(result: Any) -> Any:
+async def _awaited(result: Awaitable[object]) -> object:
     return await result
 
 

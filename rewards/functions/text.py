@@ -22,7 +22,7 @@ def completion_texts(completions: Sequence[Any]) -> list[str]:
     return [completion_text(completion) for completion in completions]
 
 
-def reference_column(columns: Mapping[str, Any], name: str, count: int) -> Sequence[Any]:
+def reference_column(columns: Mapping[str, Any], name: str, count: int) -> Sequence[object]:
     """Column `name`, N values. A row without a reference holds None.
 
     Raises `InputError` when no row at all has the column: a reward that silently applied to

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from rewards.functions.text import completion_texts
 from rollout.types import InputError
@@ -16,11 +15,11 @@ Lexicon = tuple[frozenset[str], frozenset[str]]
 
 
 def word_list(
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
+    prompts: Sequence[object],
+    completions: Sequence[object],
     *,
     lexicon: str | Path | Mapping[str, Sequence[str]] | None = None,
-    **columns: Any,
+    **columns: object,
 ) -> list[float]:
     """Number of words in "positive" minus number in "negative".
 
@@ -58,7 +57,7 @@ def _read(path: Path) -> Lexicon:
     return _checked(content, str(path))
 
 
-def _checked(content: Any, source: str) -> Lexicon:
+def _checked(content: object, source: str) -> Lexicon:
     if not isinstance(content, Mapping) or set(content) != {"positive", "negative"}:
         raise InputError("word_list", f'{source} must hold exactly "positive" and "negative"')
     positive, negative = (_word_set(content[key], key, source) for key in ("positive", "negative"))
@@ -71,7 +70,7 @@ def _checked(content: Any, source: str) -> Lexicon:
     return positive, negative
 
 
-def _word_set(words: Any, key: str, source: str) -> frozenset[str]:
+def _word_set(words: object, key: str, source: str) -> frozenset[str]:
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise InputError("word_list", f"{key!r} in {source} must be a list of words")
     return frozenset(word.lower() for word in words)

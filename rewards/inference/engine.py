@@ -8,7 +8,7 @@ The protocol of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class Engine(Protocol):
         """
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What the outputs depend on: engine, dtype, device, pooling."""
         ...
 
@@ -57,7 +57,7 @@ class Head(Protocol):
         """States in float32 to named outputs (B, …)."""
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Kind of head and pooling, for a run's records."""
         ...
 

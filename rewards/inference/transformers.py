@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ class TransformersEngine:
             run_in_batches(order, fitting, self.batch_tokens, run, _is_out_of_memory)
         return found
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {
             "engine": "transformers",
             "architecture": type(self.backbone.model).__name__,

@@ -90,7 +90,7 @@ class _VLLMEngine:
             self._version = vllm.__version__
             self._check()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """For a run's records."""
         return {
             "engine": "vllm",
@@ -207,7 +207,7 @@ class VLLMPoolingEngine(_VLLMEngine):
         """N rows of ids to {"score": float32 (N,)}, order kept; NaN stays NaN."""
         return {"score": self._numbers(rows, names)}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {**super().describe(), "head": "linear", "pooling": "last token"}
 
     def _ask(self, prompts: _Prompts) -> list[float]:
@@ -282,7 +282,7 @@ class VLLMLabelEngine(_VLLMEngine):
         """
         return {"log_odds": self._numbers(rows, names)}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {**super().describe(), "head": "labels", "label_ids": list(self._label_ids)}
 
     def _ask(self, prompts: _Prompts) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -90,7 +90,7 @@ class PairwiseJudge:
         """Move the model, for a GPU that is shared in turn."""
         self.engine.to(device)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that a verdict depends on, for a run's records."""
         return {
             "name": self.name,

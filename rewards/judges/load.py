@@ -159,7 +159,7 @@ class LabelHead:
             return logits_N2
         return self.softcap * torch.tanh(logits_N2 / self.softcap)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {"head": "labels", "pooling": "last token"}
 
     def to(self, device: str) -> None:

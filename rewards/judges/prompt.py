@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -102,7 +102,7 @@ class PairPrompt:
         self._ending = self._render(_QUESTION).rpartition(_QUESTION)[2]
         self._marks = _marks(self.tokenizer)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that the ids depend on, for a run's records."""
         return {"format": "pairwise", "bos": "none", "max_length": self.max_length}
 
@@ -270,7 +270,7 @@ def _marks(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, [*MARKERS, *sorted(special)])))
 
 
-def _named(name: str, make: Any, *arguments: Any) -> str:
+def _named(name: str, make: Callable[..., str], *arguments: object) -> str:
     try:
         return make(*arguments)
     except InputError as error:

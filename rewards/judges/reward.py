@@ -109,7 +109,7 @@ class JudgeReward:
         if move is not None:
             move(device)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that a score depends on, for a run's records."""
         describe = getattr(self.judge, "describe", None)
         judge = describe() if describe else {"name": self.name}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -62,7 +61,7 @@ class ScalarJudge:
         if move is not None:
             move(device)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that a verdict depends on, for a run's records."""
         describe = getattr(self.reward, "describe", None)
         own = {"name": self.name, "temperature": self.temperature}

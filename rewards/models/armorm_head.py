@@ -145,7 +145,7 @@ class GatingHead:
             "coefficients": gating_BK @ self.transform_KK.T,
         }
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {
             "head": "gating",
             "pooling": "rewards: last token; gating: end of the prompt",

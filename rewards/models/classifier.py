@@ -58,7 +58,7 @@ class ScalarHead:
         logits_B1 = nn.functional.linear(states_BQH[:, 0], self.weight, self.bias)
         return {"score": logits_B1[:, 0]}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {"head": "linear", "pooling": "last token"}
 
     def to(self, device: str) -> None:

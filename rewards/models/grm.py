@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -71,7 +70,7 @@ class ValueHead:
             value_BD = nn.functional.linear(value_BD, weight, bias)
         return {"score": value_BD[:, 0]}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         hidden = len(self.layers) - 1
         head = f"MLP with {hidden} hidden layer{'s' * (hidden > 1)}" if hidden else "linear"
         return {"head": head, "pooling": "last token"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,7 @@ class ModelReward:
         """Move the model, for a GPU that is shared in turn."""
         self.engine.to(device)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The settings that a score depends on, for a run's records."""
         return {
             "name": self.name,

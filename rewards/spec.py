@@ -150,7 +150,7 @@ class _ReadSpec(_Spec):
 
     format: Format | None = Field(default=None, description="default: the model's own")
     bos: Bos | None = None
-    separator: str | None = Field(default=None, description="between the turns of format hh")
+    separator: str | None = Field(default=None, description="between messages, format hh_hash")
     max_length: int | None = Field(default=None, ge=1, description="tokens; longer ones are cut")
     truncation_side: TruncationSide | None = None
 

@@ -31,7 +31,8 @@ __all__ = [
 Bos = Literal["single", "double", "none"]
 EngineName = Literal["auto", "transformers", "vllm"]
 Family = Literal["classifier", "armorm", "grm", "pairwise"]
-Format = Literal["chat", "hh", "plain"]
+# hh_hash is "###Human: …###Assistant: …"; hh, its old name, reads as it does
+Format = Literal["chat", "hh_hash", "plain", "hh"]
 NonFinite = Literal["raise", "missing"]
 TruncationSide = Literal["left", "right"]
 Scores = list[list[float | None]]

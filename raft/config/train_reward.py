@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raft.config.load import read_mapping, validated
 from raft.config.run import LoraConfig
+from rewards.types import Bos, Format
 from rollout.errors import InputError
 
 __all__ = [
@@ -135,8 +136,8 @@ class TrainRewardConfig(_Section):
     model: str = Field(description="folder or hub name of the model to start from")
     data: list[str | dict[str, Any]] = Field(min_length=1, description="sources of pairs")
     eval: HeldOutConfig = HeldOutConfig(share=0.1)
-    format: Literal["chat", "hh", "plain"] | None = None
-    bos: Literal["single", "double", "none"] | None = None
+    format: Format | None = None
+    bos: Bos | None = None
     max_length: int | None = Field(default=None, ge=2, description="tokens of one side")
     truncation_side: Literal["left", "right"] | None = None
     over_long: Literal["cut", "drop"] | None = Field(

@@ -38,7 +38,7 @@ def _grm(dtype: str | None) -> Published:
 
 PUBLISHED: dict[str, Published] = {
     # trained on plain text without a separator between the turns
-    "weqweasdas/hh_rlhf_rm_open_llama_3b": Published("classifier", "hh", "single", "bfloat16"),
+    "weqweasdas/hh_rlhf_rm_open_llama_3b": Published("classifier", "hh_hash", "single", "bfloat16"),
     # the card tokenises the rendered template once more, which adds a second BOS
     "Ray2333/reward-model-Mistral-7B-instruct-Unified-Feedback": _chat("double", "float16"),
     # RLHFlow's recipe removes the template's BOS before it tokenises

@@ -93,7 +93,7 @@ class Encoder:
             raise InputError(
                 'format="chat", but the tokenizer',
                 "has no chat template",
-                'use "hh" or "plain"',
+                'use "hh_hash" or "plain"',
             )
         if self.format == "chat":
             self._check_template()
@@ -107,7 +107,7 @@ class Encoder:
                 raise InputError(
                     "the chat template",
                     "does not write the assistant's response",
-                    'fix the tokenizer\'s template, or use format "hh" or "plain"',
+                    'fix the tokenizer\'s template, or use format "hh_hash" or "plain"',
                 )
 
     def describe(self) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """From a conversation to the text that a reward model reads. Knows nothing of token ids.
 
 - "chat": the tokenizer's own chat template, without a generation prompt.
-- "hh": `###Human: U###Assistant: A`, as weqweasdas/hh_rlhf_rm_open_llama_3b and LMFlow's RAFT use.
+- "hh_hash": `###Human: U###Assistant: A`, as weqweasdas/hh_rlhf_rm_open_llama_3b and LMFlow's RAFT
+  use. "hh" is its old name: records, configs and scored files of earlier versions have it.
 - "plain": the contents one after the other.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from rewards.types import Format
 from rollout.types import InputError, Message
@@ -18,7 +19,8 @@ __all__ = ["FORMATS", "Rendered", "Scorable", "Turns", "check_format", "render"]
 
 Turns = Sequence[Message] | Sequence[Mapping[str, str]]
 Scorable = Turns | str
-FORMATS: tuple[Format, ...] = ("chat", "hh", "plain")
+FORMATS: tuple[Format, ...] = get_args(Format)
+_HH_HASH = ("hh_hash", "hh")
 
 # Llama 3.2's template prints today's date, and a reward must not depend on the day it is computed.
 # This is the date that the template itself falls back to.
@@ -35,8 +37,8 @@ def check_format(format: str) -> None:
 def render(conversation: Scorable, format: Format, tokenizer: Any, separator: str = "") -> str:
     """The text of one conversation, or of one plain text that is scored as it stands.
 
-    `separator` goes between the turns of "hh". Raises `InputError` when the conversation does not
-    end with the assistant, or its roles do not fit the format.
+    `separator` goes between the messages of "hh_hash". Raises `InputError` when the conversation
+    does not end with the assistant, or its roles do not fit the format.
     """
     if isinstance(conversation, str):
         return _render_text(conversation, format)
@@ -44,7 +46,7 @@ def render(conversation: Scorable, format: Format, tokenizer: Any, separator: st
         raise InputError("the last message to score", "must be the assistant's response")
     if format == "chat":
         return _render_chat(conversation, tokenizer)
-    if format == "hh":
+    if format in _HH_HASH:
         return _render_hh(conversation, separator)
     return "".join(message["content"] for message in conversation)
 
@@ -60,7 +62,7 @@ def _render_text(text: str, format: Format) -> str:
         return text
     if format == "chat":
         raise InputError("a plain text", 'cannot be scored with format="chat"', "give messages")
-    return hh_literal(text) if format == "hh" else text
+    return hh_literal(text) if format in _HH_HASH else text
 
 
 def _render_chat(conversation: Turns, tokenizer: Any) -> str:
@@ -101,7 +103,7 @@ def _is_hh_text(conversation: Turns) -> bool:
 
 def _hh_name(role: str) -> str:
     if role not in HH_NAMES:
-        raise InputError('format="hh"', f"has no role {role!r}: it knows user and assistant")
+        raise InputError('format="hh_hash"', f"has no role {role!r}: it knows user and assistant")
     return HH_NAMES[role]
 
 

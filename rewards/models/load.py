@@ -41,9 +41,10 @@ def load_reward(
     """Load the reward model in a local folder or on the hub.
 
     The family is found from the files; settings left at None come from what is known of published
-    models, then from the files. `format` is "chat", "hh" or "plain"; `bos` is the exact number of
-    BOS tokens, "single", "double" or "none"; `max_length` cuts longer conversations on
-    `truncation_side` (default: left); `separator` goes between the turns of "hh".
+    models, then from the files. `kind` is the family of the checkpoint: "classifier", "armorm" or
+    "grm". `format` is "chat", "hh_hash" or "plain"; `bos` is the exact number of BOS tokens,
+    "single", "double" or "none"; `max_length` cuts longer conversations on
+    `truncation_side` (default: left); `separator` goes between the messages of "hh_hash".
 
     Raises `InputError` for a missing or unsuitable checkpoint or setting. No remote code is run.
     """

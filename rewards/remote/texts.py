@@ -26,10 +26,10 @@ class Texts:
     Args:
         tokenizer: the reward model's, by folder, hub name or as an object; with it come the chat
             format and exact token ids. Its published settings are used where they are known.
-        format: "chat" (needs the tokenizer), "hh" or "plain".
+        format: "chat" (needs the tokenizer), "hh_hash" or "plain".
         bos: how many BOS tokens. None: in token ids, what tokenizer and template would add once;
             in a text, what the template writes, since the server's tokenizer adds its own.
-        separator: between the turns of "hh".
+        separator: between the messages of "hh_hash".
         max_length: in tokens; longer conversations are cut on `truncation_side` (default: left).
 
     Raises `InputError` when the settings do not fit each other.
@@ -136,7 +136,7 @@ def _format(format: Format | None, tokenizer: Any) -> Format:
         raise InputError(
             "this protocol",
             "sends text",
-            'give tokenizer=… of the reward model (format="chat"), or format="hh" or "plain"',
+            'give tokenizer=… of the reward model (format="chat"), or format="hh_hash" or "plain"',
         )
     check_format(format)
     if format == "chat" and tokenizer is None:

@@ -27,7 +27,8 @@ def ids_of(text):
 def test_hh_text_has_no_separator_unless_asked_for():
     turns = tiny.chat("U1", "A1", "U2", "A2")
     text = "###Human: U1###Assistant: A1###Human: U2###Assistant: A2"
-    assert render(turns, "hh", None) == text
+    assert render(turns, "hh_hash", None) == text
+    assert render(turns, "hh", None) == text, "its old name"
     assert render(turns, "hh", None, separator=" ") == text.replace("1##", "1 ##").replace(
         "2##", "2 ##"
     )
@@ -88,6 +89,7 @@ def test_a_template_that_refuses_is_the_input_s_fault():
     ("format", "text"),
     [
         ("chat", "[user]U</s>[assistant]A</s>"),  # the template renders a BOS of its own
+        ("hh_hash", "###Human: U###Assistant: A"),
         ("hh", "###Human: U###Assistant: A"),
         ("plain", "UA"),
     ],

@@ -215,7 +215,7 @@ def test_defaults_come_from_the_files_and_plain_is_announced_once(tmp_path, capl
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("hh_rlhf_rm_open_llama_3b", ("hh", "single")),
+        ("hh_rlhf_rm_open_llama_3b", ("hh_hash", "single")),
         ("reward-model-Mistral-7B-instruct-Unified-Feedback", ("chat", "double")),
         ("models--sfairXC--FsfairX-LLaMA3-RM-v0.1/snapshots/abc", ("chat", "single")),
         ("GRM-Llama3-8B-rewardmodel-ft", ("chat", "double")),

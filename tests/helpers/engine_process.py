@@ -40,8 +40,8 @@ class EngineProcess:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(engine, *arguments)` over there; both must be picklable by name."""
-        self.started.result(timeout=120)
-        return self._pool.submit(_with_engine, function, arguments).result(timeout=120)
+        self.started.result(timeout=300)
+        return self._pool.submit(_with_engine, function, arguments).result(timeout=300)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

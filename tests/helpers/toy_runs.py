@@ -80,7 +80,7 @@ def raft(*arguments: str | Path, **environment: str) -> subprocess.CompletedProc
         command(*arguments),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={**os.environ, **environment},
     )

@@ -458,7 +458,7 @@ def run_ranks(
         for settings in ranks
     ]
     try:
-        done = [process.communicate(timeout=120) for process in started]
+        done = [process.communicate(timeout=300) for process in started]
     finally:
         for process in started:
             process.kill()

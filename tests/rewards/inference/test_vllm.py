@@ -183,7 +183,7 @@ def call(classifier: Path, judge: Path) -> Iterator[Call]:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as process:
         process.submit(start, str(classifier), str(judge)).result(timeout=240)
-        yield lambda function, *given: process.submit(function, *given).result(timeout=120)
+        yield lambda function, *given: process.submit(function, *given).result(timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,7 @@ def test_a_real_kill(folder, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder), str(file)],
         cwd=Path(tiny.__file__).parent,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == -9
     assert len((tmp_path / "killed/f.npy.log").read_text().splitlines()) == 4  # settings, 3 chunks

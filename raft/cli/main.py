@@ -7,10 +7,7 @@ import contextlib
 import errno
 import logging
 import os
-import shlex
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from raft import __version__
@@ -101,6 +98,10 @@ def _discard_stdout() -> None:
 
 def _traceback_place(error: Exception, arguments: Sequence[str]) -> str:
     """Write the traceback to a new file and say where that is."""
+    import shlex
+    import tempfile
+    import traceback
+
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="raft-", suffix=".log", delete=False, encoding="utf-8", errors="replace"

@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong command line as any other wrong input: one line, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        where = self.prog.removeprefix("raft ")
+        where = self.prog.removeprefix("raft").strip() or "command line"
         raise InputError(where, message, f"see `{self.prog} --help`")
 
 

@@ -1,7 +1,4 @@
-"""What a reward is: groups in, scores out. Knows nothing of models, functions or files.
-
-The one gate that every score passes: a number, a missing score, or an error.
-"""
+"""What a reward is: groups in, scores out, each a finite number, a missing score, or an error."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""What a checkpoint folder holds, read from file headers: no weight is loaded, no code is run.
+"""Read what a checkpoint folder holds: its config, tensor names and shapes, and chosen tensors.
 
-Chosen tensors of a checkpoint, by name: heads that no class of transformers knows.
+Names and shapes come from file headers, so that no weight is loaded and no code is run; tensors are
+read by name for heads that no class of transformers knows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Which kind of reward model a folder holds. Tensor names decide; config keys may be left over.
+"""Find the family of a reward model in a folder, by its tensor names.
 
-A GRM that was fine-tuned into a plain classifier keeps `vhead_*` keys in its config, for example.
+Config keys may be left over: a GRM that was fine-tuned into a plain classifier keeps its `vhead_*`
+keys, for example.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The parts that every family is loaded from: device, dtype, config, tokenizer, encoder.
+"""The parts that every family is loaded from: device, dtype, config, weights, tokenizer, encoder.
 
-Whether a checkpoint has every tensor of its model, for engines that do not tell.
+Whether a checkpoint has every tensor of its model is checked here for engines that do not tell.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a reward model is to be loaded and read: one value instead of ten arguments."""
+"""How a reward model is loaded and read, as one value."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """One reward made of several: weighted sums, ensembles, length penalties, verbosity debiasing.
 
-Knows nothing of what its members are: models, judges, functions or combinations themselves.
-`rewards.combine.build` turns plain settings into a `CombinedReward`.
+Members may be models, judges, functions or combinations themselves; `rewards.combine.build` makes a
+`CombinedReward` from a spec.
 """

@@ -1,9 +1,8 @@
-"""Taking verbosity out of any scalar reward, with constants that are fixed beforehand.
+"""Take verbosity out of any scalar reward, by constants that are fixed beforehand.
 
-ArmoRM's verbosity debiasing: the smallest penalty that takes length out of a reward.
-
-Wang et al. 2024 (arXiv 2406.12845), section on the removal of verbosity bias; grid, threshold and
-rule as in their released stage 2. Correlation is signed: that a reward falls with length is left.
+The constants are fitted as in ArmoRM: the smallest penalty that removes the correlation with length
+(Wang et al. 2024, arXiv 2406.12845, section on verbosity bias; grid, threshold and rule as in their
+released stage 2). The correlation is signed: a reward that falls with length is left as it is.
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ def _checked(
             "must both be (N,)",
         )
     if len(rewards_N) < 3:
-        raise InputError(f"{len(rewards_N)} reference samples say", "nothing", "give 1000 or more")
+        raise InputError("reference", f"has {len(rewards_N)} samples", "give 1000 or more")
     if not (np.isfinite(rewards_N).all() and np.isfinite(verbosity_N).all()):
         raise InputError(
             "reference rewards and verbosity",
@@ -151,7 +150,9 @@ def _checked(
             "leave missing ones out",
         )
     if (verbosity_N == verbosity_N[0]).all():
-        raise InputError("all reference samples", "are equally verbose", "nothing can be debiased")
+        raise InputError(
+            "reference", "all samples are equally verbose", "give samples of different lengths"
+        )
     return rewards_N, verbosity_N
 
 
@@ -284,8 +285,8 @@ def _paired_scores(reference: object, verbosity: object, where: str) -> list[tup
 
 def _moments(rewards_N: np.ndarray, verbosity_N: np.ndarray) -> tuple[float, float, float]:
     if rewards_N.ndim != 1 or len(rewards_N) < 3:
-        raise InputError(f"{rewards_N.size} reference samples say", "nothing", "give 1000 or more")
+        raise InputError("reference", f"has {rewards_N.size} samples", "give 1000 or more")
     for name, values_N in (("rewards", rewards_N), ("verbosity", verbosity_N)):
         if (values_N == values_N[0]).all():
-            raise InputError(f"all reference {name}", "are equal", "nothing can be debiased")
+            raise InputError("reference", f"all {name} are equal", "give samples that differ")
     return float(verbosity_N.mean()), float(verbosity_N.std()), float(rewards_N.std())

@@ -1,7 +1,4 @@
-"""A price on every word, character or token beyond a length that is free.
-
-How long a response is, in the unit that penalties and debiasing count in.
-"""
+"""A penalty on every word, character or token beyond a free length, and how lengths are counted."""
 
 from __future__ import annotations
 

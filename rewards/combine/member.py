@@ -1,6 +1,6 @@
-"""One source of a combined reward: whose it is, its weight and scale, and the checks of its scores.
+"""One member of a combined reward: its weight and scale, and the checks of its scores.
 
-A member's failure is the whole's failure: errors go on under the member's name.
+Its errors are raised again under the member's name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From conversations to token ids: format, BOS policy and truncation in one place.
+"""Turn conversations into token ids: format, BOS policy and truncation in one place.
 
-Cutting over-long texts without losing what is being scored.
+Over-long texts are cut without losing what is being scored.
 """
 
 from __future__ import annotations

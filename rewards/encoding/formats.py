@@ -1,4 +1,4 @@
-"""From a conversation to the text that a reward model reads. Knows nothing of token ids.
+"""Turn a conversation into the text that a reward model reads.
 
 - "chat": the tokenizer's own chat template, without a generation prompt.
 - "hh_hash": `###Human: U###Assistant: A`, as weqweasdas/hh_rlhf_rm_open_llama_3b and LMFlow's RAFT

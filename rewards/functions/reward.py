@@ -1,4 +1,4 @@
-"""A reward function with TRL's signature as a `Reward`. Loud where it fails.
+"""Use a reward function with TRL's signature as a `Reward`.
 
 The calling convention is that of trl's GRPOTrainer (`_calculate_rewards`): keyword lists `prompts`,
 `completions`, `completion_ids` and one list per dataset column, N entries each; plain-text prompts

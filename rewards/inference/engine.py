@@ -1,8 +1,6 @@
-"""What turns rows of token ids into a model's outputs: one engine per library that can.
+"""Protocols of what runs a model and of its head: rows of token ids in, outputs out.
 
-`ModelReward` and `PairwiseJudge` stand on it; neither knows which library runs the model.
-
-The protocol of a head.
+`ModelReward` and `PairwiseJudge` use an engine without knowing which library runs the model.
 """
 
 from __future__ import annotations

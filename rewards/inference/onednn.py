@@ -1,12 +1,8 @@
-"""Linear layers through oneDNN on a CPU, for inference in float32.
+"""Run linear layers through oneDNN on a CPU in float32, for inference and for training.
 
-torch multiplies float32 matrices with MKL, which leaves half of the speed of processors by other
-makers than Intel unused; oneDNN, which torch brings too, does not. The weights stay as they are.
-
-Linear layers through oneDNN on a CPU, forward and backward, in float32.
-
-`rewards.inference.onednn` does this for inference and says why; training has two more products per
-layer, and gains as much from each.
+torch multiplies float32 matrices with MKL, which runs at half speed on processors by other makers
+than Intel; oneDNN, which torch brings too, does not. Weights stay as they are. A training step has
+two more products per layer, and gains as much from each.
 """
 
 from __future__ import annotations

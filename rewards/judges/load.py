@@ -1,8 +1,7 @@
-"""`load_judge`: from a path or a hub name to a pairwise judge.
+"""Load a pairwise judge from a folder or the hub.
 
-A pairwise preference model from its folder: a language model of which two labels are read.
-
-The log-odds of one next token against another: a pairwise judge's label "A" against "B".
+A pairwise preference model is a language model of which two labels are read: the log-odds of the
+next token "A" against "B".
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""ArmoRM: a Llama 3 with rewards for 19 attributes and a gate, from its folder.
+"""Load ArmoRM: a Llama 3 with rewards for 19 attributes and a gate.
 
-Llama 3's tokenizer as ArmoRM needs it: conversations end with the token that closes a response.
-
-Llama 3's first template puts the header of a next answer behind every conversation. Rewards would
-be read there, and the gate would be the end of the response.
+Its tokenizer is wrapped so that conversations end with the token that closes a response: Llama 3's
+first template puts the header of a next answer behind every conversation, where rewards would be
+read and the gate would see the end of the response.
 """
 
 from __future__ import annotations

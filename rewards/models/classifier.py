@@ -1,6 +1,6 @@
-"""From a checkpoint folder to a scalar reward model. Refuses whatever would score at random.
+"""Load a Bradley–Terry sequence classifier: one linear output (`score`) on the last token.
 
-One linear output on the last token: a Bradley–Terry sequence classifier's `score`.
+A checkpoint that would score at random, because its head is missing, is refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""GRM (Generalizable Reward Model): a language model with a value head, from its folder.
+"""Load a GRM (Generalizable Reward Model): a language model with a value head on the last token.
 
-GRM's value head: a small MLP, or one linear layer, on the last token.
+The head is a small MLP, or one linear layer.
 """
 
 from __future__ import annotations

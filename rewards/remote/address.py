@@ -1,4 +1,4 @@
-"""Where a reward server is, and the token it asks for. Checked when built, never printed whole."""
+"""The address of a reward server and the token that it asks for, which is never printed."""
 
 from __future__ import annotations
 

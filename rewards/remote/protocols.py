@@ -1,4 +1,4 @@
-"""What each kind of reward server is sent and answers. Pure: knows JSON, and no HTTP.
+"""What each kind of reward server is sent, and how its answers are read.
 
 - "raft": our own JSON, version 1; see `rewards.remote`.
 - "openrlhf": `{"query": [whole texts], "prompts": […], "labels": […]}` → `{"rewards": […]}`, as

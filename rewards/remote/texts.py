@@ -1,4 +1,4 @@
-"""From conversations to what servers of plain text read: text, or exact token ids."""
+"""Turn conversations into what servers of plain text read: text, or exact token ids."""
 
 from __future__ import annotations
 

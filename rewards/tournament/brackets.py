@@ -1,10 +1,7 @@
-"""Brackets: those who lose are out. Pure schedules, see `rewards.tournament.types`.
+"""Elimination brackets, single and double, and one response against all others.
 
-Whom a tie sends on is the first of the pair, and who is first is as the seed drew it: a coin.
-
-Double elimination: those who lose twice are out. A pure schedule.
-
-One response against all others, one after the other or at once. Pure schedules.
+Pure schedules, see `rewards.tournament.types`. In a tie the first of the pair goes on; who is first
+is drawn from the seed, so this is a coin.
 """
 
 from __future__ import annotations

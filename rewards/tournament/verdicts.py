@@ -1,8 +1,7 @@
-"""The one gate that every comparison passes: a probability, a missing one, or an error.
+"""What a judge says of N comparisons: probabilities, margins and position bias.
 
-What a pairwise judge says of N comparisons when it has seen each in both orders.
-
-Knows nothing of models or prompts: log-odds in, probabilities, margins and position bias out.
+Every comparison is checked here: a probability, a missing one, or an error. `Verdicts` come from
+log-odds of each pair in both orders; models and prompts are not known here.
 """
 
 from __future__ import annotations

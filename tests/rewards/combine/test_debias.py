@@ -97,7 +97,7 @@ def test_the_grid_may_be_ones_own_and_in_any_order():
 @pytest.mark.parametrize(
     ("rewards", "verbosity", "expected"),
     [
-        ([1, 2], [1, 2], "2 reference samples"),
+        ([1, 2], [1, 2], "2 samples"),
         ([1, 2, 3], [1, 2], "must both be"),
         ([1, 2, math.nan], [1, 2, 3], "must be finite"),
         ([1, 2, 3], [1, 1, 1], "equally verbose"),
@@ -261,7 +261,7 @@ def test_debiasing_that_cannot_be_is_refused(settings, expected):
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([("a", 1.0), ("a b", 2.0)], "2 reference samples"),
+        ([("a", 1.0), ("a b", 2.0)], "2 samples"),
         ([("a", 1.0), ("b", 2.0), ("c", 3.0)], "verbosity equal"),
         ([("a", 1.0), ("a b", 1.0), ("a b c", 1.0)], "rewards equal"),
     ],

@@ -13,8 +13,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raft.config.load import read_mapping, validated
-from raft.config.run import LoraConfig
-from rewards.types import Bos, Format
+from rewards.training.settings import (
+    GatingSettings,
+    GRMSettings,
+    Layout,
+    LoraSettings,
+    LossSettings,
+)
+from rewards.types import Bos, Format, TruncationSide
 from rollout.errors import InputError
 
 __all__ = [
@@ -67,8 +73,8 @@ class UpdateConfig(_Section):
     gradient_checkpointing: bool | None = None
     dropout: bool | None = Field(default=None, description="as in the model's config; else off")
     dtype: Literal["auto", "float32", "bfloat16"] | None = None
-    lora: LoraConfig | None = None
-    layout: Literal["packed", "padded"] | None = None
+    lora: LoraSettings | None = None
+    layout: Layout | None = None
 
     @model_validator(mode="after")
     def _one_warmup(self) -> UpdateConfig:
@@ -84,34 +90,8 @@ class SFTConfig(UpdateConfig):
     )
 
 
-class LossConfig(_Section):
-    margin: float = Field(default=0.0, ge=0, description="times the pairs' own margins")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    center: float = Field(default=0.0, ge=0, description="weight of (chosen + rejected)²")
-    positive_weight: float = Field(default=0.0, ge=0, description="weight of −log σ(chosen)")
-
-
 class PairwiseConfig(_Section):
     orders: Literal["one", "both"] = Field(default="one", description="one random order, or both")
-
-
-class GRMConfig(_Section):
-    alpha: float = Field(default=0.01, ge=0, lt=1, description="weight of the regulariser")
-    regulariser: Literal["sft", "sft_no_logsigmoid", "dpo_free", "dpo"] = "sft"
-    beta: float = Field(default=0.1, gt=0)
-    head_layers: int = Field(default=1, ge=0)
-    head_neurons: int = Field(default=1024, ge=1)
-    head_dropout: float = Field(default=0.1, ge=0, lt=1)
-
-
-class GatingConfig(_Section):
-    hidden_dim: int = Field(default=1024, ge=1)
-    n_hidden: int = Field(default=3, ge=0)
-    temperature: float = Field(default=10.0, gt=0)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    steps: int = Field(default=2000, ge=1)
-    batch_size: int = Field(default=1024, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
 
 
 class ArmoRMConfig(_Section):
@@ -124,7 +104,7 @@ class ArmoRMConfig(_Section):
     feature_dtype: Literal["float32", "float16"] = "float32"
     batch_tokens: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    gating: GatingConfig = GatingConfig()
+    gating: GatingSettings = GatingSettings()
 
 
 class TrainRewardConfig(_Section):
@@ -139,7 +119,7 @@ class TrainRewardConfig(_Section):
     format: Format | None = None
     bos: Bos | None = None
     max_length: int | None = Field(default=None, ge=2, description="tokens of one side")
-    truncation_side: Literal["left", "right"] | None = None
+    truncation_side: TruncationSide | None = None
     over_long: Literal["cut", "drop"] | None = Field(
         default=None, description="what becomes of pairs longer than max_length"
     )
@@ -148,12 +128,12 @@ class TrainRewardConfig(_Section):
         default=None, description="a file, or the template itself, in place of the tokenizer's"
     )
     train: UpdateConfig = UpdateConfig()
-    loss: LossConfig | None = None
+    loss: LossSettings | None = None
     sft: SFTConfig | Literal[False] | None = Field(
         default=None, description="hh: the first stage; false leaves it out"
     )
     pairwise: PairwiseConfig | None = None
-    grm: GRMConfig | None = None
+    grm: GRMSettings | None = None
     armorm: ArmoRMConfig | None = None
     save_steps: int | None = Field(default=None, ge=1)
     eval_steps: int | None = Field(default=None, ge=1)

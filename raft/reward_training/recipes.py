@@ -47,7 +47,7 @@ def _bradley_terry(
 
     return train_bradley_terry(
         config.model, data.train, data.held_out, folder,
-        reading=_reading(config), training=_training(config), loss=_loss(config),
+        reading=_reading(config), training=_training(config), loss=config.loss,
         on_metrics=report,
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ def _hh(config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
         config.model, data.train, data.held_out, folder,
         sft_pairs=data.rest if section.rest_of_test else (), sft=_first_stage(config),
         chunk=section.chunk, reading=_reading(config), training=_training(config),
-        loss=_loss(config), on_metrics=report,
+        loss=config.loss, on_metrics=report,
     )  # fmt: skip
 
 
@@ -82,12 +82,10 @@ def _grm(
     config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
 ) -> dict[str, Any]:
     from rewards.training.grm import train_grm
-    from rewards.training.grm_objective import GRMSettings
 
-    settings = GRMSettings(**config.grm.model_dump()) if config.grm else GRMSettings()
     return train_grm(
         config.model, data.train, data.held_out, folder,
-        reading=_reading(config), training=_training(config), settings=settings,
+        reading=_reading(config), training=_training(config), settings=config.grm,
         on_metrics=report,
     )  # fmt: skip
 
@@ -97,7 +95,6 @@ def _armorm(
 ) -> dict[str, Any]:
     from rewards.training.armorm import train_armorm
     from rewards.training.armorm_features import ArmoRMSettings
-    from rewards.training.gating import GatingSettings
 
     section = config.armorm
     assert section is not None
@@ -105,7 +102,7 @@ def _armorm(
     return train_armorm(
         config.model, data.rated, data.train, data.held_out, folder,
         settings=ArmoRMSettings(**given, max_length=config.max_length, seed=config.seed),
-        gating=GatingSettings(**section.gating.model_dump()), on_metrics=report,
+        gating=section.gating, on_metrics=report,
     )  # fmt: skip
 
 
@@ -174,24 +171,14 @@ def _first_stage(config: TrainRewardConfig) -> Any:
 
 
 def _updated(start: Any, section: UpdateConfig, config: TrainRewardConfig) -> Any:
-    from rewards.training.settings import LoraSettings
-
     given = {key: value for key, value in section.given().items() if value is not None}
     for key in ("chunk", "rest_of_test"):
         given.pop(key, None)
     if (steps := given.pop("warmup_steps", None)) is not None:
         given["warmup_ratio"] = float(steps)  # from 1 on it is a number of steps
-    if "lora" in given:
-        given["lora"] = LoraSettings(**given["lora"].model_dump())
     for key in ("save_steps", "eval_steps", "log_steps"):
         given[key] = getattr(config, key)
     return replace(start, **given, seed=config.seed)
-
-
-def _loss(config: TrainRewardConfig) -> Any:
-    from rewards.training.settings import LossSettings
-
-    return LossSettings(**config.loss.model_dump()) if config.loss else LossSettings()
 
 
 def _as_section(settings: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _reporter(folder: RunFolder) -> Any:
         phase = sorted({name.partition("/")[0] for name in values})[-1]
         if "train/steps" in values:
             phase = "end"
-        folder.add_metrics(step, phase, json_columns(values, "metrics"))
+        folder.add_metrics(step, phase, json_columns({**values}, "metrics"))
         told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         log.info("step %d: %s", step, told)
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from rewards.data.record import Record, Refusal, kind
+from rewards.data.record import DivergingPrompts, Record, Refusal, kind
 from rollout.types import InputError, Message
 
 __all__ = [
@@ -63,17 +63,17 @@ def messages(record: Record, value: Any, name: str) -> list[Message]:
 
 
 def sides(
-    chosen: Sequence[Message], rejected: Sequence[Message], parted: str = "drop"
+    chosen: Sequence[Message], rejected: Sequence[Message], diverging: DivergingPrompts = "drop"
 ) -> Sides | Refusal:
-    """What two whole dialogues both answer, and their answers to it.
+    """The prompt that two whole conversations share, and the response of each to it.
 
-    Dialogues whose answers differ before the last one do not answer the same prompt: refused, or
-    with parted="cut" compared at the answers where they part.
+    Conversations that differ before their last responses answer different prompts: they are
+    refused, or with diverging="truncate" compared at the responses where they differ first.
     """
     if list(chosen) == list(rejected):
         return Refusal("identical sides")
     if not chosen or not rejected:
-        return Refusal("empty dialogue")
+        return Refusal("empty conversation")
     if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
         return Refusal("last message not the assistant's")
     shared = _shared(chosen, rejected)
@@ -82,10 +82,10 @@ def sides(
     if not len(chosen) == len(rejected) == shared + 1:
         # where one dialogue is the beginning of the other there is no answer to compare
         ends = shared >= min(len(chosen), len(rejected))
-        if parted != "cut" or ends:
-            return Refusal("dialogues part before the last answer")
+        if diverging != "truncate" or ends:
+            return Refusal("conversations differ before the last response")
         if not chosen[shared]["role"] == rejected[shared]["role"] == "assistant":
-            return Refusal("dialogues part at a user turn")
+            return Refusal("conversations differ at a user turn")
     prompt = tuple(chosen[:shared])
     return prompt, chosen[shared]["content"], rejected[shared]["content"]
 

@@ -14,6 +14,7 @@ from rewards.data.pair import Pair
 from rollout.types import InputError, Message
 
 __all__ = [
+    "DivergingPrompts",
     "Options",
     "Outcome",
     "PairsOf",
@@ -25,6 +26,7 @@ __all__ = [
     "prompt_refusal",
 ]
 
+DivergingPrompts = Literal["drop", "truncate"]
 PairsOf = Literal["all", "adjacent", "best_vs_worst", "best_vs_random"]
 
 
@@ -35,8 +37,8 @@ class Options:
     Args:
         pairs: which pairs to make of more than two answers.
         by: which rating says what is better; None for the format's own.
-        parted: what to do with two dialogues that part before their last answers: "drop" refuses
-            them, "cut" compares the answers at which they part.
+        diverging_prompts: what to do with two conversations that differ before their last
+            responses: "drop" skips them, "truncate" compares the responses where they differ first.
         ties: "keep" makes pairs of rows that name a preferred side and rate both sides equally.
         prefix: goes before the posts of summarisation rows; None for the recipe's own.
         seed: draws the random side of "best_vs_random".
@@ -44,7 +46,7 @@ class Options:
 
     pairs: PairsOf = "all"
     by: str | None = None
-    parted: Literal["drop", "cut"] = "drop"
+    diverging_prompts: DivergingPrompts = "drop"
     ties: Literal["drop", "keep"] = "drop"
     prefix: str | None = None
     seed: int = 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from rewards.data.formats import find_format
-from rewards.data.record import Options, PairsOf
+from rewards.data.record import DivergingPrompts, Options, PairsOf
 from rollout.types import InputError
 
 __all__ = ["PairSource", "Sources", "parse_sources"]
+
+log = logging.getLogger("raft")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,7 @@ class PairSource:
         fraction: keep about this share, drawn by seed and content.
         limit: stop after so many.
         duplicates: "keep" takes a pair as often as it stands, as votes of several people do.
-        pairs, by, parted, ties, prefix: see `rewards.data.record.Options`.
+        pairs, by, diverging_prompts, ties, prefix: see `rewards.data.record.Options`.
     """
 
     path: str
@@ -43,7 +46,7 @@ class PairSource:
     limit: int | None = None
     pairs: PairsOf = "all"
     by: str | None = None
-    parted: Literal["drop", "cut"] = "drop"
+    diverging_prompts: DivergingPrompts = "drop"
     ties: Literal["drop", "keep"] = "drop"
     duplicates: Literal["drop", "keep"] = "drop"
     prefix: str | None = None
@@ -53,7 +56,7 @@ class PairSource:
         if self.format != "auto":
             find_format(self.format)
         hints = get_type_hints(PairSource)
-        for key in ("pairs", "parted", "ties", "duplicates"):
+        for key in ("pairs", "diverging_prompts", "ties", "duplicates"):
             if getattr(self, key) not in get_args(hints[key]):
                 known = ", ".join(get_args(hints[key]))
                 raise InputError(key, f"{getattr(self, key)!r} is not known", f"use one of {known}")
@@ -74,7 +77,7 @@ class PairSource:
         return Options(
             pairs=self.pairs,
             by=self.by,
-            parted=self.parted,
+            diverging_prompts=self.diverging_prompts,
             ties=self.ties,
             prefix=self.prefix,
             seed=seed,
@@ -91,11 +94,22 @@ def parse_sources(sources: Sources) -> list[PairSource]:
     return [_parse(one) for one in several]
 
 
+def _with_new_names(source: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`parted: drop|cut`, the old name of `diverging_prompts: drop|truncate`, is still read."""
+    if "parted" not in source or "diverging_prompts" in source:
+        return source
+    new = {"cut": "truncate"}.get(source["parted"], source["parted"])
+    log.warning("a source says parted: %s; write diverging_prompts: %s", source["parted"], new)
+    rest = {key: value for key, value in source.items() if key != "parted"}
+    return {**rest, "diverging_prompts": new}
+
+
 def _parse(source: str | Mapping[str, Any] | PairSource) -> PairSource:
     if isinstance(source, PairSource):
         return source
     if isinstance(source, str):
         return PairSource(path=source)
+    source = _with_new_names(source)
     known = {field.name for field in fields(PairSource)}
     for key in source:
         if key not in known:

@@ -24,8 +24,9 @@ from rewards.models.armorm_head import ARMORM_ATTRIBUTES
 from rewards.training.armorm_features import ArmoRMSettings, Features, load_frozen
 from rewards.training.card import held_out_accuracy
 from rewards.training.export import ArmoRMHeads, export_armorm
-from rewards.training.gating import GatingSettings, fit_gating
+from rewards.training.gating import fit_gating
 from rewards.training.ridge import RidgeFit, fit_attributes
+from rewards.training.settings import GatingSettings
 from rewards.training.trainer import OnMetrics
 from rollout.types import InputError
 

@@ -24,8 +24,7 @@ from rewards.checkpoints.settings import ModelSettings
 from rewards.data.pair import Pair
 from rewards.encoding.bos import BOS_COUNT
 from rewards.encoding.encoder import Encoder, cut, keeps_response
-from rewards.training.layout import Layout
-from rewards.training.settings import ReadingSettings
+from rewards.training.settings import Layout, ReadingSettings
 from rollout.types import InputError, Message
 
 __all__ = [

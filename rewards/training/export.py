@@ -25,8 +25,8 @@ from rewards.encoding.formats import HH_NAMES
 from rewards.models.armorm import ATTRIBUTES, REGRESSION, TRANSFORM
 from rewards.training import distributed
 from rewards.training.gating import GatingMLP
-from rewards.training.grm_objective import GRMSettings
 from rewards.training.losses import base_of
+from rewards.training.settings import GRMSettings
 from rewards.types import Bos, Format
 
 __all__ = [

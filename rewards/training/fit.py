@@ -14,10 +14,10 @@ import torch
 from rewards.inference.onednn import onednn_linear
 from rewards.training import distributed
 from rewards.training.examples import Example
-from rewards.training.layout import Layout, choose_layout
+from rewards.training.layout import choose_layout
 from rewards.training.losses import base_of
 from rewards.training.objective import Objective
-from rewards.training.settings import TrainingSettings
+from rewards.training.settings import Layout, TrainingSettings
 from rewards.training.trainer import OnMetrics, StepTrainer, latest_checkpoint, step_of
 
 __all__ = ["Fitted", "fit", "layout_for"]

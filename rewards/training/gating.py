@@ -10,41 +10,18 @@ attributes, not over the two responses (which would leave the gate without a gra
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import nn
 
+from rewards.training.settings import GatingSettings
 from rollout.types import InputError
 
-__all__ = ["GatingMLP", "GatingSettings", "fit_gating", "gated_margins"]
+__all__ = ["GatingMLP", "fit_gating", "gated_margins"]
 
 Report = Callable[[int, float], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatingSettings:
-    """Defaults of the released second stage. Raises `InputError` for one out of range."""
-
-    hidden_dim: int = 1024
-    n_hidden: int = 3
-    temperature: float = 10.0
-    dropout: float = 0.2
-    steps: int = 2000
-    batch_size: int = 1024
-    learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        for name in ("hidden_dim", "steps", "batch_size", "temperature", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"gating {name}={getattr(self, name)}", "must be above 0")
-        if self.n_hidden < 0 or not 0 <= self.dropout < 1:
-            raise InputError(
-                f"gating n_hidden={self.n_hidden}",
-                f"must be 0 or more, and dropout={self.dropout} at least 0 and below 1",
-            )
 
 
 class GatingMLP(nn.Module):

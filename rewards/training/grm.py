@@ -24,11 +24,16 @@ from rewards.training.bradley_terry import counts, measured
 from rewards.training.examples import Encoded, Example, encode_pairs, reading_encoder
 from rewards.training.export import export_grm
 from rewards.training.fit import fit, forget_checkpoints
-from rewards.training.grm_objective import GRMObjective, GRMSettings, Head, logits_of
-from rewards.training.layout import Layout
+from rewards.training.grm_objective import GRMObjective, Head, logits_of
 from rewards.training.losses import base_of
 from rewards.training.model import load_trainable, training_device
-from rewards.training.settings import LoraSettings, ReadingSettings, TrainingSettings
+from rewards.training.settings import (
+    GRMSettings,
+    Layout,
+    LoraSettings,
+    ReadingSettings,
+    TrainingSettings,
+)
 from rewards.training.trainer import OnMetrics
 from rollout.types import InputError
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,17 +20,14 @@ from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from rewards.training.examples import Example
-from rewards.training.layout import LaidOut, Layout, lay_out
+from rewards.training.layout import LaidOut, lay_out
 from rewards.training.losses import base_of, bradley_terry, judge_pairs
 from rewards.training.objective import Outcome
-from rollout.types import InputError
+from rewards.training.settings import GRMSettings, Layout
 
 __all__ = [
-    "REGULARISERS",
     "GRMObjective",
-    "GRMSettings",
     "Head",
-    "Regulariser",
     "dpo",
     "grm_loss",
     "logits_of",
@@ -40,8 +36,6 @@ __all__ = [
 ]
 
 # "dpo_free" is DPO without a reference model
-Regulariser = Literal["sft", "sft_no_logsigmoid", "dpo_free", "dpo"]
-REGULARISERS: tuple[Regulariser, ...] = ("sft", "sft_no_logsigmoid", "dpo_free", "dpo")
 
 
 def summed_log_probs(
@@ -90,46 +84,6 @@ def grm_loss(
 
 # positions whose logits over the whole vocabulary are held at once
 _LOGITS = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GRMSettings:
-    """Defaults of the published models. Raises `InputError` for a value out of range.
-
-    Args:
-        alpha: weight of the regulariser; 0 leaves Bradley–Terry on the value head.
-        regulariser: "sft", "sft_no_logsigmoid", "dpo_free" (no reference) or "dpo".
-        beta: of the regulariser's sigmoid.
-        head_layers: hidden layers of the value head; 0 is one linear layer.
-        head_neurons, head_dropout: width of those; share of the states dropped before the head
-            while training.
-    """
-
-    alpha: float = 0.01
-    regulariser: Regulariser = "sft"
-    beta: float = 0.1
-    head_layers: int = 1
-    head_neurons: int = 1024
-    head_dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.regulariser not in REGULARISERS:
-            raise InputError(
-                f"regulariser={self.regulariser!r}",
-                "is unknown",
-                f"use one of {', '.join(REGULARISERS)}",
-            )
-        if not 0 <= self.alpha < 1 or not self.beta > 0:
-            raise InputError(
-                f"alpha={self.alpha}",
-                f"must be at least 0 and below 1, beta={self.beta} above 0",
-            )
-        if self.head_layers < 0 or self.head_neurons < 1 or not 0 <= self.head_dropout < 1:
-            raise InputError(
-                f"head_layers={self.head_layers}",
-                f"must be 0 or more, head_neurons={self.head_neurons} 1 or more, "
-                f"head_dropout={self.head_dropout} in [0, 1)",
-            )
 
 
 class Head(nn.Module):

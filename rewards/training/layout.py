@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ import torch
 from rewards.inference import packed_attention
 from rewards.inference.backbone import needs_attention_mask
 from rewards.inference.prefix_tree import Tree, grow
+from rewards.training.settings import Layout
 
 __all__ = ["LaidOut", "Layout", "choose_layout", "last_states", "lay_out"]
 
 log = logging.getLogger("rewards")
 
-Layout = Literal["packed", "padded"]
 # layouts may differ by rounding alone: share of the largest state
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 

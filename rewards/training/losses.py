@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from rewards.training.examples import Example
-from rewards.training.layout import LaidOut, Layout, last_states, lay_out
+from rewards.training.layout import LaidOut, last_states, lay_out
 from rewards.training.objective import Outcome
-from rewards.training.settings import LossSettings
+from rewards.training.settings import Layout, LossSettings
 
 __all__ = [
     "LanguageObjective",

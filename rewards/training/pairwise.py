@@ -26,11 +26,10 @@ from rewards.training.bradley_terry import counts, measured
 from rewards.training.examples import Encoded, Example, check_some_left, usable
 from rewards.training.export import export_model
 from rewards.training.fit import fit, forget_checkpoints
-from rewards.training.layout import Layout
 from rewards.training.losses import LanguageObjective, base_of
 from rewards.training.model import load_trainable
 from rewards.training.objective import Outcome
-from rewards.training.settings import TrainingSettings
+from rewards.training.settings import Layout, TrainingSettings
 from rewards.training.trainer import OnMetrics
 from rewards.types import Comparison, RewardError
 from rollout.types import InputError

@@ -1,15 +1,31 @@
-"""How a reward model is trained: plain values, the same for every recipe."""
+"""How a reward model is trained. Sections of a config are defined here, and nowhere else.
+
+Nothing heavy is imported: `raft train-reward --check` needs no torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from rewards.training.layout import Layout
-from rewards.types import Bos, Format, TruncationSide
-from rollout.types import InputError
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as section
 
-__all__ = ["LoraSettings", "LossSettings", "ReadingSettings", "TrainingSettings"]
+from rewards.types import Bos, Format, TruncationSide
+
+__all__ = [
+    "GRMSettings",
+    "GatingSettings",
+    "Layout",
+    "LoraSettings",
+    "LossSettings",
+    "ReadingSettings",
+    "Regulariser",
+    "TrainingSettings",
+]
+
+Layout = Literal["packed", "padded"]
+Regulariser = Literal["sft", "sft_no_logsigmoid", "dpo_free", "dpo"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,26 +45,61 @@ class ReadingSettings:
     chat_template: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+_STRICT = ConfigDict(extra="forbid")
+
+
+@section(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class LossSettings:
-    """Weights of the terms of `losses.pair_loss`; `margin` scales the pairs' own margins."""
+    """Weights of the terms of `losses.pair_loss`; a section of the config as it is."""
 
-    margin: float = 0.0
-    label_smoothing: float = 0.0
-    center: float = 0.0
-    positive_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 0.5:
-            raise InputError(f"label_smoothing={self.label_smoothing}", "must be in [0, 0.5)")
+    margin: float = Field(default=0.0, ge=0, description="times the pairs' own margins")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    center: float = Field(default=0.0, ge=0, description="weight of (chosen + rejected)²")
+    positive_weight: float = Field(default=0.0, ge=0, description="weight of −log σ(chosen)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class LoraSettings:
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
+    """Low-rank adapters in place of all weights; a section of the config as it is."""
+
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
+
+
+@section(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class GRMSettings:
+    """Defaults of the published GRM models; a section of the config as it is.
+
+    Args:
+        alpha: weight of the regulariser; 0 leaves Bradley-Terry on the value head.
+        regulariser: `dpo_free` is DPO without a reference model.
+        beta: of the regulariser's sigmoid.
+        head_layers: hidden layers of the value head; 0 is one linear layer.
+        head_neurons, head_dropout: width of those; share of the states dropped before the head
+            while training.
+    """
+
+    alpha: float = Field(default=0.01, ge=0, lt=1, description="weight of the regulariser")
+    regulariser: Regulariser = "sft"
+    beta: float = Field(default=0.1, gt=0)
+    head_layers: int = Field(default=1, ge=0)
+    head_neurons: int = Field(default=1024, ge=1)
+    head_dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+@section(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class GatingSettings:
+    """Defaults of ArmoRM's released second stage; a section of the config as it is."""
+
+    hidden_dim: int = Field(default=1024, ge=1)
+    n_hidden: int = Field(default=3, ge=0)
+    temperature: float = Field(default=10.0, gt=0)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    steps: int = Field(default=2000, ge=1)
+    batch_size: int = Field(default=1024, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

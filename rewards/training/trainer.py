@@ -31,9 +31,8 @@ from transformers.training_args import OptimizerNames
 
 from rewards.training import distributed
 from rewards.training.examples import Example, micro_batches, training_steps
-from rewards.training.layout import Layout
 from rewards.training.objective import Objective
-from rewards.training.settings import TrainingSettings
+from rewards.training.settings import Layout, TrainingSettings
 from rollout.types import InputError
 
 __all__ = [

@@ -137,7 +137,7 @@ def _of_dialogues(
     margin: float | None,
     fields: dict[str, Any],
 ) -> Outcome:
-    found = sides(chosen, rejected, options.parted)
+    found = sides(chosen, rejected, options.diverging_prompts)
     if isinstance(found, Refusal):
         return found
     labels = _labels(record)
@@ -241,7 +241,7 @@ def unified_feedback_pairs(record: Record, options: Options) -> list[Outcome]:
     if "summarize" in origin:
         dialogues = [_as_task(dialogue, options) for dialogue in dialogues]
     winner = int(second > first)
-    found = sides(dialogues[winner], dialogues[1 - winner], options.parted)
+    found = sides(dialogues[winner], dialogues[1 - winner], options.diverging_prompts)
     if isinstance(found, Refusal):
         return [found]
     source = UNIFIED_SOURCES.get(origin, origin)

@@ -82,14 +82,15 @@ def arena_pairs(record: Record, options: Options) -> list[Outcome]:
     """lmsys/chatbot_arena_conversations: `question_id`, `model_a`, `model_b`, `winner` (model_a,
     model_b, tie, tie (bothbad)), `judge`, `conversation_a`, `conversation_b`, `turn`, ….
 
-    Two models' dialogues of several turns share their first user turn alone: see Options.parted.
+    Two models' conversations of several turns share their first user turn alone: see
+    `Options.diverging_prompts`.
     """
     winner = record.one_of("winner", _ARENA)
     keys = ("conversation_a", "conversation_b")
     dialogues = [messages(record, record.get(key), key) for key in keys]
     if winner is None:
         return [Refusal("tie")]
-    found = sides(dialogues[winner], dialogues[1 - winner], options.parted)
+    found = sides(dialogues[winner], dialogues[1 - winner], options.diverging_prompts)
     if isinstance(found, Refusal):
         return [found]
     kept = ("model_a", "model_b", "judge", "turn", "language")

@@ -89,8 +89,8 @@ def test_hh_answers_beside_their_dialogue():
 def test_hh_dialogues_that_part_early():
     part = "\n\nHuman: Hi\n\nAssistant: No.\n\nHuman: Why?\n\nAssistant: Because."
     row = {"chosen": HH + " Well.", "rejected": part}
-    assert reasons(row) == ["dialogues part before the last answer"]
-    assert said(one(row, parted="cut")) == (["Hi"], "Hello.", "No.")
+    assert reasons(row) == ["conversations differ before the last response"]
+    assert said(one(row, diverging_prompts="truncate")) == (["Hi"], "Hello.", "No.")
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,13 @@ def test_answers_alone_as_messages():
     [
         (turns("Q", "a", "R"), turns("Q", "b", "R"), "last message not the assistant's"),
         (turns("Q", "a"), turns("R", "b"), "no shared prompt"),
-        (turns("Q", "a", "R", "b"), turns("Q", "a"), "dialogues part before the last answer"),
-        ([], turns("Q", "b"), "empty dialogue"),
-        (turns("Q", "a", "R", "b"), turns("Q", "c", "R", "b"), "dialogues part before the"),
+        (
+            turns("Q", "a", "R", "b"),
+            turns("Q", "a"),
+            "conversations differ before the last response",
+        ),
+        ([], turns("Q", "b"), "empty conversation"),
+        (turns("Q", "a", "R", "b"), turns("Q", "c", "R", "b"), "conversations differ before"),
         (turns("  ", "a"), turns("  ", "b"), "empty prompt"),
     ],
 )
@@ -320,8 +324,8 @@ def test_chatbot_arena():
         "conversation_a": turns("Q", "a", "R", "c"),
         "conversation_b": turns("Q", "b", "R", "d"),
     }
-    assert reasons(longer) == ["dialogues part before the last answer"]
-    assert said(one(longer, parted="cut")) == (["Q"], "b", "a")
+    assert reasons(longer) == ["conversations differ before the last response"]
+    assert said(one(longer, diverging_prompts="truncate")) == (["Q"], "b", "a")
 
 
 def test_judged_pairs():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rewards.data.read import PairSet, PairSource, read_pairs, read_rated
+from rewards.data.source import parse_sources
 from rollout.errors import InputError
 
 
@@ -317,7 +318,8 @@ def test_real_hh_counts(raft_data):
             "\n\nAssistant:",
             set(),
             dict.fromkeys(
-                ("identical sides", "empty reply", "dialogues part before the last answer"), 0
+                ("identical sides", "empty reply", "conversations differ before the last response"),
+                0,
             ),
         )
         duplicates = 0
@@ -329,7 +331,7 @@ def test_real_hh_counts(raft_data):
             if row["chosen"].strip() == row["rejected"].strip():
                 counts["identical sides"] += 1
             elif before != other:
-                counts["dialogues part before the last answer"] += 1
+                counts["conversations differ before the last response"] += 1
             elif not good.strip() or not bad.strip():
                 counts["empty reply"] += 1
             elif (row["chosen"].strip(), row["rejected"].strip()) in kept:
@@ -342,3 +344,12 @@ def test_real_hh_counts(raft_data):
             k: n for k, n in expected.items() if n
         }
         assert len(found.pairs) == len(kept)
+
+
+@pytest.mark.parametrize(("old", "new"), [("cut", "truncate"), ("drop", "drop")])
+def test_the_old_name_of_diverging_prompts_is_read_and_the_new_one_logged(old, new, caplog):
+    (source,) = parse_sources({"path": "x.jsonl", "parted": old})
+    assert source.diverging_prompts == new
+    assert f"diverging_prompts: {new}" in caplog.text
+    with pytest.raises(InputError, match="'apart'"):
+        parse_sources({"path": "x.jsonl", "parted": "apart"})

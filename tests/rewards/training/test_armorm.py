@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_rewards as tiny
 import torch
+from pydantic import ValidationError
 from wording import says
 
 from rewards import load_reward
@@ -23,7 +24,8 @@ from rewards.models.armorm_head import ARMORM_ATTRIBUTES
 from rewards.training.armorm import label_matrix, train_armorm, varying_labels
 from rewards.training.armorm_features import ArmoRMSettings
 from rewards.training.card import accuracy_in_words
-from rewards.training.gating import GatingMLP, GatingSettings, fit_gating, gated_margins
+from rewards.training.gating import GatingMLP, fit_gating, gated_margins
+from rewards.training.settings import GatingSettings
 from rollout.types import InputError
 
 SETTINGS = ArmoRMSettings(attributes=("a", "b", "long"), verbosity="long", seed=1)
@@ -165,7 +167,7 @@ def test_pairs_with_a_side_that_is_too_long_are_not_drawn():
     "change", [{"steps": 0}, {"temperature": 0.0}, {"dropout": 1.0}, {"n_hidden": -1}]
 )
 def test_gating_settings_out_of_range(change):
-    with pytest.raises(InputError, match=next(iter(change))):
+    with pytest.raises(ValidationError, match=next(iter(change))):
         GatingSettings(**change)
 
 
@@ -325,7 +327,7 @@ def test_the_config_says_the_published_settings():
     assert file.read_text().startswith("# raft train-reward configs/reward/armorm_llama3_8b.yaml\n")
     config = load_train_config(file)
     assert config.armorm is not None
-    assert GatingSettings(**config.armorm.gating.model_dump()) == GatingSettings()
+    assert config.armorm.gating == GatingSettings()
     assert config.armorm.threshold == ArmoRMSettings().threshold == 0.03
 
 

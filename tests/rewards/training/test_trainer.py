@@ -21,10 +21,9 @@ from rewards.training.examples import (
     reading_encoder,
     training_steps,
 )
-from rewards.training.layout import Layout
 from rewards.training.losses import PairObjective, score_rows
 from rewards.training.model import load_trainable
-from rewards.training.settings import LossSettings, ReadingSettings, TrainingSettings
+from rewards.training.settings import Layout, LossSettings, ReadingSettings, TrainingSettings
 from rollout.types import InputError, Message
 
 PAIRS = tiny.made_pairs(44)

@@ -426,7 +426,7 @@ def test_readings_that_do_not_fit_are_refused(base, tmp_path):
                 reading=replace(READING, **changes),
             )  # fmt: skip
 
-    refused("truncation_side must be right", truncation_side="left")
+    refused("truncation_side: must be right", truncation_side="left")
     refused('needs format="chat"', format="plain")
     base = base_folder(tmp_path / "plain")
     (base / "chat_template.jinja").unlink()

@@ -21,9 +21,6 @@ from rollout.types import Prompt
 if TYPE_CHECKING:
     from rewards.spec import RewardSpec
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["by_judge", "compare", "judge_metrics", "summarize", "with_references"]
 
 _GOLD = "gold_scores"

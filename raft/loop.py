@@ -16,14 +16,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups, check_models, start_workers
 from raft.collect import collect
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
-from raft.runs.metrics import Sinks, Stopwatch, report_line
+from raft.runs.metrics import Metric, Sinks, Stopwatch, report_line
 from raft.runs.prompts import digest, load_prompts, prompts_of
 from raft.select_rows import choose
 from raft.train import check_start, sync, train
@@ -51,7 +51,7 @@ class Run:
     monitor: Monitor
     sinks: Sinks
 
-    def log(self, iteration: int, phase: str, metrics: Mapping[str, Any]) -> None:
+    def log(self, iteration: int, phase: str, metrics: Mapping[str, Metric]) -> None:
         self.sinks.write(self.folder.add_metrics(iteration, phase, metrics))
 
 

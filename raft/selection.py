@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,7 +73,7 @@ def best_and_worst(scores_PK: ArrayLike) -> Indices:
     return np.stack([rows_P, best_P, worst_P], axis=1)[differs_P]
 
 
-def select(strategy: str, scores_PK: ArrayLike, **arguments: Any) -> Indices:
+def select(strategy: str, scores_PK: ArrayLike, **arguments: object) -> Indices:
     """(M, 2): rows (prompt, sample) that the strategy keeps, in order of prompt, then sample.
 
     For "best_and_worst" the two rows of a prompt are its best and its worst, in that order.
@@ -87,7 +86,7 @@ def select(strategy: str, scores_PK: ArrayLike, **arguments: Any) -> Indices:
     return _SELECTORS[strategy](scores_PK, **_given(arguments))
 
 
-def check_strategy(strategy: str, k: int, **arguments: Any) -> None:
+def check_strategy(strategy: str, k: int, **arguments: object) -> None:
     """Refuse a selection that cannot work with `k` samples per prompt. None means not given.
 
     Raises:
@@ -222,13 +221,12 @@ _REASONS = (
 )
 
 
-def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+def _given(arguments: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _check_range(name: str, value: Any, k: int) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+def _check_range(name: str, value: object, k: int) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise InputError(f"select.{name}", f"{value!r} is not a finite number", "set it to one")
     if name == "fraction" and not 0 < value <= 1:
         raise InputError("select.fraction", f"{value} is outside (0, 1]", "set it to 0.125, say")

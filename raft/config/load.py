@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -42,12 +43,14 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     return make_config(data, where=str(path))
 
 
-def make_config(data: dict[str, Any], where: str = "config") -> RunConfig:
+def make_config(data: Mapping[str, object], where: str = "config") -> RunConfig:
     """Validate a mapping; `where` names it in messages."""
     return validated(RunConfig, data, where, see="raft validate --keys")
 
 
-def validated(schema: type[_Schema], data: dict[str, Any], where: str, *, see: str) -> _Schema:
+def validated(
+    schema: type[_Schema], data: Mapping[str, object], where: str, *, see: str
+) -> _Schema:
     """The mapping as its schema has it, paths filled in; `see` is the command that lists its keys.
 
     Raises:
@@ -61,14 +64,16 @@ def validated(schema: type[_Schema], data: dict[str, Any], where: str, *, see: s
         raise InputError(where, f"{'; '.join(complaints)}") from error
 
 
-def is_training(data: dict[str, Any]) -> bool:
+def is_training(data: Mapping[str, object]) -> bool:
     """Whether a mapping is for `raft train-reward` and not for `raft run`."""
     return (
         bool({"recipe", "model", "data"} & data.keys()) and not {"policy", "prompts"} & data.keys()
     )
 
 
-def read_mapping(path: str | Path, overrides: list[str] | None, *, examples: str) -> dict[str, Any]:
+def read_mapping(
+    path: str | Path, overrides: list[str] | None, *, examples: str
+) -> dict[str, object]:
     """What a YAML file says, overrides applied; `examples` is where a lost user finds some.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def data_root() -> Path | None:
 
 def expand_paths(value: Any, where: str) -> Any:
     """Replace `${NAME}` by the environment's value in every string of a nested mapping."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: expand_paths(item, f"{where}: {key}") for key, item in value.items()}
     if isinstance(value, list):
         return [expand_paths(item, where) for item in value]

@@ -9,17 +9,16 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raft.config.load import make_config
 from raft.config.train_reward import make_train_config
 from raft.demo import corpus, gold, policy, preferences
 from raft.loop import run
 from raft.reward_training.run import RESULT, train_reward
-from raft.runs.metrics import read_metrics
+from raft.runs.metrics import Numbers, read_numbers
 from rollout.storage.files import write_json, write_whole
 
 _MAX_NEW_TOKENS = 40
@@ -63,12 +62,12 @@ def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
     held_out = root / "held_out.jsonl"
     _once_file(held_out, lambda: _rows(corpus.heldout_prompts(size.held_out, seed)))
     folder = run(make_config(demo_config(root, seed, size), where="the demo's config"))
-    print(_table(read_metrics(folder)))
+    print(_table(read_numbers(folder)))
     print(_closing(folder, size.iterations, time.monotonic() - start))
     return folder
 
 
-def demo_config(root: Path, seed: int, size: Size) -> dict[str, Any]:
+def demo_config(root: Path, seed: int, size: Size) -> dict[str, object]:
     """The demo's RAFT run as a config file would say it."""
     return {
         "run_dir": str(root / "raft"),
@@ -103,7 +102,7 @@ def _preferences(policy_dir: Path, seed: int, size: Size) -> str:
     return "".join(json.dumps(pair) + "\n" for pair in pairs)
 
 
-def reward_config(root: Path, seed: int) -> dict[str, Any]:
+def reward_config(root: Path, seed: int) -> dict[str, object]:
     """The demo's reward model as a config file of `raft train-reward` would say it."""
     return {
         "run_dir": str(root / "reward_model"),
@@ -171,7 +170,7 @@ def _part(title: str) -> None:
     print(f"\n{title}", flush=True)
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: Sequence[Numbers]) -> str:
     """Reward and gold per iteration, as a terminal shows it."""
     header = f"{'iteration':>9}  {'held-out reward':>16}  {'best of 4':>9}  {'gold reward':>14}"
     lines = ["", header]
@@ -179,7 +178,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         reward = f"{row['eval/reward_mean']:.2f} ± {row['eval/reward_ci95']:.2f}"
         gold_reward = f"{row['eval/gold_mean']:.2f} ± {row['eval/gold_ci95']:.2f}"
         best = f"{row['eval/best_of_k']:.2f}"
-        lines.append(f"{row['iteration']:>9}  {reward:>16}  {best:>9}  {gold_reward:>14}")
+        lines.append(f"{row.iteration:>9}  {reward:>16}  {best:>9}  {gold_reward:>14}")
     return "\n".join(lines)
 
 

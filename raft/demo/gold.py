@@ -7,12 +7,14 @@ curves, so that a reward model that is being gamed shows itself as a gold that d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from raft.demo.corpus import NAMES, PROBLEMS, REMEDIES, THINGS
 
 __all__ = ["gold", "points"]
+
+Text = str | Sequence[Mapping[str, str]]  # or the messages of a conversation
 
 KIND = {
     "apologise", "care", "dear", "gladly", "happy", "lovely", "patience", "sorry", "thank",
@@ -34,7 +36,9 @@ class _Case(NamedTuple):
     remedy: str
 
 
-def gold(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+def gold(
+    prompts: Sequence[Text], completions: Sequence[Text], **columns: object
+) -> list[float | None]:
     """One score per completion; None where the prompt is not one of the demo's.
 
     The signature is the one TRL calls reward functions with: texts, or lists of messages.
@@ -95,6 +99,6 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-def _text(value: Any) -> str:
+def _text(value: Text) -> str:
     """A plain text as it is, a list of messages as their contents one after the other."""
     return value if isinstance(value, str) else "\n".join(turn["content"] for turn in value)

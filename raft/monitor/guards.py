@@ -1,6 +1,7 @@
-"""What makes a run suspicious, as rules over its evaluations. Pure: rows in, sentences out.
+"""What makes a run suspicious, as rules over its evaluations, and where that is noted.
 
-What guards said in a run and where they stopped it: `guards.jsonl` and `stopped.json`.
+The rules are pure functions: evaluations in, sentences out. A run's folder has them in
+`guards.jsonl`, and in `stopped.json` the one that ended the run.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import json
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from raft.runs.metrics import Numbers
 from rollout.storage.files import read_json, read_rows, write_json, write_whole
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alarm",
+    "Stop",
     "Stops",
     "alarms",
     "best_iteration",
@@ -27,7 +30,7 @@ __all__ = [
     "idle_rules",
 ]
 
-Rows = Sequence[dict[str, Any]]  # of evaluations, in order; the first is the starting policy's
+Rows = Sequence[Numbers]  # evaluations in order; the first is the starting policy's
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,20 @@ class Alarm:
 
     guard: str
     message: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where a guard ended the run, and the best policy until then.
+
+    `checkpoint` is a path in the run folder, or the starting model.
+    """
+
+    iteration: int
+    guard: str
+    message: str
+    best_iteration: int
+    checkpoint: str
 
 
 def alarms(rules: MonitorConfig, rows: Rows) -> list[Alarm]:
@@ -51,7 +68,7 @@ def alarms(rules: MonitorConfig, rows: Rows) -> list[Alarm]:
     ]
 
 
-def idle_rules(rules: MonitorConfig, start: dict[str, Any]) -> list[Alarm]:
+def idle_rules(rules: MonitorConfig, start: Numbers) -> list[Alarm]:
     """Limits that the starting policy is beyond already, so that they say nothing of training."""
     return [
         Alarm(guard, f"the starting policy is at {start[key]:.2f} already, beyond {limit:g}")
@@ -77,11 +94,11 @@ def best_iteration(rows: Rows) -> int:
     rate; the earlier one of equals."""
     key = next((k for k in _QUALITY if all(k in row for row in rows)), None)
     if key is None:
-        return rows[-1]["iteration"]
-    return max(rows, key=lambda row: row[key])["iteration"]
+        return rows[-1].iteration
+    return max(rows, key=lambda row: row[key]).iteration
 
 
-def _gold_patience(rows: Rows, patience: int) -> str | None:
+def _gold_patience(rows: Rows, patience: float) -> str | None:
     """Below the peak by more than both intervals together, for so many evaluations running.
 
     Scores of the same prompts rise and fall together, so that √(a² + b²) is wider than the interval
@@ -93,15 +110,15 @@ def _gold_patience(rows: Rows, patience: int) -> str | None:
         return None
     peak, now = max(known, key=lambda row: row[mean]), known[-1]
 
-    def past(row: dict[str, Any]) -> bool:
+    def past(row: Numbers) -> bool:
         margin = math.hypot(row[half], peak[half])
-        return row["iteration"] > peak["iteration"] and row[mean] < peak[mean] - margin
+        return row.iteration > peak.iteration and row[mean] < peak[mean] - margin
 
-    if not all(past(row) for row in known[-patience:]):
+    if not all(past(row) for row in known[-int(patience) :]):
         return None
     return (
         f"{name} {now[mean]:.3f} ± {now[half]:.3f} is past its peak of "
-        f"{peak[mean]:.3f} ± {peak[half]:.3f} in iteration {peak['iteration']}"
+        f"{peak[mean]:.3f} ± {peak[half]:.3f} in iteration {peak.iteration}"
     )
 
 
@@ -136,7 +153,7 @@ def _growth(key: str, what: str) -> Callable[[Rows, float], str | None]:
     return rule
 
 
-def _broken_at_start(guard: str, limit: float, start: dict[str, Any]) -> bool:
+def _broken_at_start(guard: str, limit: float, start: Numbers) -> bool:
     if guard not in _LIMITS:
         return False
     key, beyond = _LIMITS[guard]
@@ -149,7 +166,7 @@ _TRUSTED = (
     ("eval/gold_mean", "eval/gold_ci95", "gold reward"),
     ("eval/win_rate", "eval/win_rate_ci95", "win rate"),
 )
-_RULES: dict[str, Callable[[Rows, Any], str | None]] = {
+_RULES: dict[str, Callable[[Rows, float], str | None]] = {
     "gold_patience": _gold_patience,
     "kl_budget": _kl_budget,
     "max_duplicate_share": _duplicates,
@@ -179,7 +196,7 @@ class Stops:
         """The rows of one evaluation, in place of those an interrupted attempt left. The flag says
         whether the guard stops the run."""
         kept = read_rows(self._guards) if self._guards.exists() else ()
-        rows: list[dict[str, Any]] = [row for row in kept if row["iteration"] < iteration]
+        rows: list[dict[str, object]] = [row for row in kept if row["iteration"] < iteration]
         rows += (
             {"iteration": iteration, "guard": a.guard, "message": a.message, "stops": stops}
             for a, stops in alarms
@@ -188,22 +205,11 @@ class Stops:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_whole(self._guards, text)
 
-    def write_stop(
-        self, iteration: int, alarm: Alarm, best: int, checkpoint: str
-    ) -> dict[str, Any]:
-        """Returns what it wrote. `checkpoint` lies in the run folder, or is the starting model."""
-        stop = {
-            "iteration": iteration,
-            "guard": alarm.guard,
-            "message": alarm.message,
-            "best_iteration": best,
-            "checkpoint": checkpoint,
-        }
-        write_json(self._stopped, stop)
-        return stop
+    def write_stop(self, stop: Stop) -> None:
+        write_json(self._stopped, asdict(stop))
 
-    def read_stop(self) -> dict[str, Any] | None:
-        return read_json(self._stopped) if self._stopped.exists() else None
+    def read_stop(self) -> Stop | None:
+        return Stop(**read_json(self._stopped)) if self._stopped.exists() else None
 
     def forget_stop(self) -> None:
         self._stopped.unlink(missing_ok=True)

@@ -1,19 +1,17 @@
-"""The monitor of a run: measures every evaluation, says what is suspicious, and when to stop.
-
-From a run's config to its monitor.
-"""
+"""The monitor of a run: measures every evaluation, warns of what is suspicious, ends the run."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from raft.assemble import kl_temperature
 from raft.monitor.diversity import diversity_metrics
 from raft.monitor.guards import (
     Alarm,
+    Stop,
     Stops,
     alarms,
     best_iteration,
@@ -24,6 +22,7 @@ from raft.monitor.log_probs import Row
 from raft.monitor.ngrams import Jump, new_jumps, read_jumps, write_ngrams
 from raft.monitor.policies import LogProbWorkers, PolicyMeasures
 from raft.runs.folder import RunFolder
+from raft.runs.metrics import Metric, Numbers
 from raft.runs.prompts import load_tokenizer
 from rewards.checkpoints.hub import local_path
 from rollout.data.prompts import read_prompts
@@ -59,11 +58,11 @@ class Monitor:
         self._policies = policies
         self._stops = Stops(folder.root)
 
-    def measure(self, iteration: int, workers: LogProbWorkers | None) -> dict[str, Any]:
+    def measure(self, iteration: int, workers: LogProbWorkers | None) -> dict[str, Metric]:
         """The metrics of the policy whose held-out samples are stored in `eval.jsonl`."""
         began = time.monotonic()
         texts = self._responses(iteration)
-        found: dict[str, Any] = {**diversity_metrics(texts)}
+        found: dict[str, Metric] = {**diversity_metrics(texts)}
         if iteration > 0:
             found |= self._ngrams(iteration, texts)
         if self._policies.any:
@@ -71,7 +70,7 @@ class Monitor:
             found |= self._of_policy(iteration, workers)
         return {**found, "time/monitor": time.monotonic() - began}
 
-    def check(self, iteration: int, metrics: dict[str, Any] | None = None) -> str | None:
+    def check(self, iteration: int, metrics: Mapping[str, Metric] | None = None) -> str | None:
         """Store which guards the evaluation of `iteration` breaks, and say the new ones in the log.
 
         `metrics` are its, where they are not stored yet. Returns why the run ends here, where a
@@ -79,8 +78,8 @@ class Monitor:
         """
         rows = self._folder.evaluations()
         if metrics is not None:
-            rows.append({"iteration": iteration, **metrics})
-        if rows[-1]["iteration"] != iteration:
+            rows.append(Numbers.of(iteration, metrics))
+        if rows[-1].iteration != iteration:
             return None
         for alarm in idle_rules(self._rules, rows[0]) if iteration == 0 else ():
             log.warning("guard %s is off: %s", alarm.guard, alarm.message)
@@ -105,14 +104,14 @@ class Monitor:
         stop = self._stops.read_stop()
         if stop is None:
             return None
-        rows = [r for r in self._folder.evaluations() if r["iteration"] <= stop["iteration"]]
-        if not rows or rows[-1]["iteration"] < stop["iteration"]:
+        rows = [r for r in self._folder.evaluations() if r.iteration <= stop.iteration]
+        if not rows or rows[-1].iteration < stop.iteration:
             return None  # killed before that evaluation was stored: it is judged anew
         broken = {alarm.guard for alarm in alarms(self._rules, rows)}
         broken |= {_SPREADING} if self._jumps(rows) else set()
-        if stop["guard"] in broken.intersection(self._rules.stop_on):
+        if stop.guard in broken.intersection(self._rules.stop_on):
             return self._line(stop)
-        log.info("monitor: %s no longer stops this run; going on", stop["guard"])
+        log.info("monitor: %s no longer stops this run; going on", stop.guard)
         self._stops.forget_stop()
         return None
 
@@ -121,23 +120,25 @@ class Monitor:
         rows = self._folder.evaluations()
         return best_iteration(rows) if rows else 0
 
-    def _stop(self, rows: Sequence[dict[str, Any]], alarm: Alarm) -> str:
+    def _stop(self, rows: Sequence[Numbers], alarm: Alarm) -> str:
         best = best_iteration(rows)
         kept = self._folder.checkpoint(best).relative_to(self._folder.root)
         checkpoint = str(kept) if best else self._policies.start
-        return self._line(self._stops.write_stop(rows[-1]["iteration"], alarm, best, checkpoint))
+        stop = Stop(rows[-1].iteration, alarm.guard, alarm.message, best, checkpoint)
+        self._stops.write_stop(stop)
+        return self._line(stop)
 
-    def _line(self, stop: dict[str, Any]) -> str:
-        best, checkpoint = stop["best_iteration"], stop["checkpoint"]
-        where = self._folder.root / checkpoint if best else checkpoint
+    def _line(self, stop: Stop) -> str:
+        best = stop.best_iteration
+        where = self._folder.root / stop.checkpoint if best else stop.checkpoint
         return (
-            f"stopped after iteration {stop['iteration']} by monitor.{stop['guard']}: "
-            f"{stop['message']}; the best policy is iteration {best}'s, {where} "
+            f"stopped after iteration {stop.iteration} by monitor.{stop.guard}: "
+            f"{stop.message}; the best policy is iteration {best}'s, {where} "
             "(monitor.stop_on=[] goes on)"
         )
 
-    def _ngrams(self, iteration: int, texts: Sequence[str]) -> dict[str, Any]:
-        last = max(r["iteration"] for r in self._folder.evaluations() if r["iteration"] < iteration)
+    def _ngrams(self, iteration: int, texts: Sequence[str]) -> dict[str, Metric]:
+        last = max(r.iteration for r in self._folder.evaluations() if r.iteration < iteration)
         previous = (last, self._responses(last)) if last else None
         home = self._folder.iteration(iteration)
         found = write_ngrams(home, texts, self._responses(0), previous)
@@ -150,11 +151,11 @@ class Monitor:
         policy = str(self._folder.checkpoint(iteration))
         return self._policies.measure(self._folder.iteration(iteration), policy, workers)
 
-    def _jumps(self, rows: Sequence[dict[str, Any]]) -> list[Jump]:
+    def _jumps(self, rows: Sequence[Numbers]) -> list[Jump]:
         """What spread at the last of these evaluations, if a gold reward does not approve of it."""
         if not (rows and self._rules.ngram_jump) or gold_agrees(rows):
             return []
-        return read_jumps(self._folder.iteration(rows[-1]["iteration"]))
+        return read_jumps(self._folder.iteration(rows[-1].iteration))
 
     def _responses(self, iteration: int) -> list[str]:
         rows = read_samples(self._folder.iteration(iteration) / "eval.jsonl")

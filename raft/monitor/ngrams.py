@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rollout.storage.files import read_json, write_json
 
@@ -193,7 +192,7 @@ class Change:
             now, then, where = self.words, self.words_before, "{} of all words"
         return f"{self.ngram!r} now {where.format(_percent(now))}, {_percent(then)} {before}"
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """As JSON, for people: four digits."""
         return {key: _short(value) for key, value in asdict(self).items()}
 
@@ -287,7 +286,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else "under 1 %"
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> object:
     return round(value, 4) if isinstance(value, float) else value
 
 
@@ -311,7 +310,7 @@ def write_ngrams(
     """
     since_start = changes(now, start)
     found = [(one.sentence("at the start"), one) for one in jumps(since_start)]
-    content: dict[str, Any] = {"start": _top(since_start)}
+    content: dict[str, object] = {"start": _top(since_start)}
     if previous is not None:
         iteration, texts = previous
         since_then = changes(now, texts)
@@ -339,5 +338,5 @@ def new_jumps(now: Iterable[Jump], earlier: Iterable[Jump]) -> list[Jump]:
     return [(message, one) for message, one in now if one in fresh]
 
 
-def _top(found: Sequence[Change]) -> list[dict[str, Any]]:
+def _top(found: Sequence[Change]) -> list[dict[str, object]]:
     return [one.row() for one in found[:_TOP]]

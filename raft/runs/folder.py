@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TextIO
 
 import yaml
 
+from raft.runs.metrics import Numbers
 from rollout.errors import InputError
 from rollout.storage.files import (
     GONE,
@@ -37,7 +38,7 @@ class RunFolder:
         InputError: another process holds the folder, or it belongs to another config.
     """
 
-    def __init__(self, run_dir: str | Path, config: dict[str, Any]) -> None:
+    def __init__(self, run_dir: str | Path, config: Mapping[str, object]) -> None:
         self.root = Path(run_dir).resolve()
         self._make_root()
         self._lock = self._take_lock()
@@ -69,22 +70,25 @@ class RunFolder:
     def has_metrics(self, iteration: int, phase: str) -> bool:
         return any(r["iteration"] == iteration and r["phase"] == phase for r in self._metrics)
 
-    def add_metrics(self, iteration: int, phase: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    def add_metrics(
+        self, iteration: int, phase: str, values: Mapping[str, object]
+    ) -> dict[str, object]:
         """Append one row; the file is small and written anew, so it is never half there."""
-        row = {"iteration": iteration, "phase": phase, **values}
+        row: dict[str, object] = {"iteration": iteration, "phase": phase, **values}
         self._metrics.append(row)
         lines = (json.dumps(item, allow_nan=False) + "\n" for item in self._metrics)
         write_whole(self.root / "metrics.jsonl", "".join(lines))
         return row
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[dict[str, object]]:
         return list(self._metrics)
 
-    def evaluations(self) -> list[dict[str, Any]]:
+    def evaluations(self) -> list[Numbers]:
         """The metrics of every evaluation, in order."""
-        return [row for row in self._metrics if row["phase"] == "eval"]
+        rows = (row for row in self._metrics if row["phase"] == "eval")
+        return [Numbers.of(int(str(row["iteration"])), row) for row in rows]
 
-    def write_environment(self, environment: dict[str, Any]) -> None:
+    def write_environment(self, environment: Mapping[str, object]) -> None:
         write_json(self.root / "env.json", environment)
 
     def drop_old_checkpoints(self, keep: int, best: int) -> None:
@@ -126,7 +130,7 @@ class RunFolder:
                 "choose another",
             ) from error
 
-    def _take_lock(self) -> Any:
+    def _take_lock(self) -> TextIO:
         try:
             lock = open(self.root / "run.lock", "a+")  # noqa: SIM115 - held while the run lives
         except OSError as error:
@@ -152,9 +156,9 @@ class RunFolder:
             lock.flush()
         return lock
 
-    def _settle_config(self, config: dict[str, Any]) -> None:
+    def _settle_config(self, config: Mapping[str, object]) -> None:
         path = self.root / "config.yaml"
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         before = path.read_text(encoding="utf-8") if path.exists() else None
         if before == text:
             return
@@ -195,14 +199,14 @@ class RunFolder:
         for gone in self.root.glob(f"iterations/*/{GONE}*"):
             shutil.rmtree(gone, ignore_errors=True)
 
-    def _read_metrics(self) -> list[dict[str, Any]]:
+    def _read_metrics(self) -> list[dict[str, object]]:
         path = self.root / "metrics.jsonl"
         if not path.exists():
             return []
         return list(read_rows(path))
 
 
-def _parsed(text: str, path: Path) -> Any:
+def _parsed(text: str, path: Path) -> object:
     try:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -213,7 +217,7 @@ def _parsed(text: str, path: Path) -> Any:
         ) from error
 
 
-def _differences(stored: Any, given: Any, prefix: str = "") -> list[str]:
+def _differences(stored: object, given: object, prefix: str = "") -> list[str]:
     """Dotted keys on which two configs disagree, beyond those that change no sample."""
     if not (isinstance(stored, dict) and isinstance(given, dict)):
         return [] if stored == given else [f"{prefix} {stored!r} → {given!r}"]

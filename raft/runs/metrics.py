@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,10 @@ from rollout.errors import InputError
 if TYPE_CHECKING:
     from raft.config.run import LogConfig
 
+Metric = float | int | str | Sequence[str]  # what a row of `metrics.jsonl` holds under one key
+
 __all__ = [
+    "Metric",
     "Numbers",
     "Sinks",
     "Stopwatch",
@@ -52,7 +55,7 @@ class Stopwatch:
 
 def read_metrics(
     run_dir: str | Path, *, on_damage: Callable[[str], None] | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """One dict per iteration, in order: the rows of its phases merged, `phase` left out.
 
     Where two rows give one key, the later line counts, as it does after a resumed run.
@@ -70,19 +73,19 @@ def read_metrics(
     file = run_dir / "metrics.jsonl"
     if not file.is_file():
         raise InputError(run_dir, "holds no metrics.jsonl", "name a run that `raft run` has begun")
-    merged: dict[int, dict[str, Any]] = {}
+    merged: dict[int, dict[str, object]] = {}
     with file.open("rb") as lines:
         for line_number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = _row(line, f"{file}:{line_number}")
+                iteration, row = _row(line, f"{file}:{line_number}")
             except InputError as error:
                 if on_damage is None:
                     raise
                 on_damage(str(error))
             else:
-                merged.setdefault(row["iteration"], {}).update(row)
+                merged.setdefault(iteration, {}).update(row)
     for row in merged.values():
         row.pop("phase", None)
     return [merged[iteration] for iteration in sorted(merged)]
@@ -95,8 +98,19 @@ class Numbers:
     iteration: int
     values: dict[str, float]
 
+    @classmethod
+    def of(cls, iteration: int, row: Mapping[str, object]) -> Numbers:
+        found = ((key, number(row, key)) for key in row)
+        return cls(iteration, {key: value for key, value in found if value is not None})
+
     def get(self, key: str) -> float | None:
         return self.values.get(key)
+
+    def __getitem__(self, key: str) -> float:
+        return self.values[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
 
 
 def read_numbers(
@@ -104,13 +118,7 @@ def read_numbers(
 ) -> list[Numbers]:
     """`read_metrics` without what is no finite number: the input of curves and reports."""
     rows = read_metrics(run_dir, on_damage=on_damage)
-    return [
-        Numbers(
-            row["iteration"],
-            {key: value for key in row if (value := number(row, key)) is not None},
-        )
-        for row in rows
-    ]
+    return [Numbers.of(int(str(row["iteration"])), row) for row in rows]
 
 
 def number(row: Mapping[str, object], key: str) -> float | None:
@@ -124,7 +132,7 @@ def number(row: Mapping[str, object], key: str) -> float | None:
         return None
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def _row(line: bytes, where: str) -> tuple[int, dict[str, object]]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # covers bytes that are not UTF-8
@@ -132,15 +140,13 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     iteration = row.get("iteration") if isinstance(row, dict) else None
     if not isinstance(iteration, int) or isinstance(iteration, bool):
         raise InputError(where, "no whole number as iteration", "fix or delete the line")
-    return row
+    return iteration, row
 
 
-def report_line(rows: list[dict[str, Any]], iteration: int) -> str:
+def report_line(rows: Iterable[Mapping[str, object]], iteration: int) -> str:
     """What iteration `iteration` did to the held-out reward, and where its time went."""
-    merged: dict[str, Any] = {}
-    for row in rows:
-        if row["iteration"] == iteration:
-            merged |= row
+    phases = [row for row in rows if row["iteration"] == iteration]
+    merged = Numbers.of(iteration, {key: row[key] for row in phases for key in row})
     parts = [f"iteration {iteration}"]
     if "eval/reward_mean" in merged:
         parts.append(f"held-out reward {_with_interval(merged, 'eval/reward')}")
@@ -148,15 +154,15 @@ def report_line(rows: list[dict[str, Any]], iteration: int) -> str:
     if "eval/gold_mean" in merged:
         parts.append(f"gold {_with_interval(merged, 'eval/gold')}")
     if "eval/win_rate" in merged:
-        half_width = merged.get("eval/win_rate_ci95", 0.0)
+        half_width = merged.get("eval/win_rate_ci95") or 0.0
         parts.append(f"wins {merged['eval/win_rate']:.2f} ± {half_width:.2f} of the start")
     if merged.get("eval/kl_k1"):
-        parts.append(f"KL {merged['eval/kl_k1']:.2f} ± {merged.get('eval/kl_k1_ci95', 0.0):.2f}")
+        parts.append(f"KL {merged['eval/kl_k1']:.2f} ± {merged.get('eval/kl_k1_ci95') or 0.0:.2f}")
     if "select/reward_mean" in merged:
         # points of a tournament are no reward
         won = "winners" if "rollout/judge_comparisons" in merged else None
         reward = won or f"at {merged['select/reward_mean']:.3f}"
-        parts.append(f"kept {merged['select/kept']} {reward}")
+        parts.append(f"kept {merged['select/kept']:.0f} {reward}")
     if "train/loss" in merged:
         parts.append(f"loss {merged['train/loss']:.3f}")
     if "rollout/tokens_per_second" in merged:
@@ -166,7 +172,7 @@ def report_line(rows: list[dict[str, Any]], iteration: int) -> str:
     return " | ".join(parts)
 
 
-def _with_interval(row: dict[str, Any], key: str) -> str:
+def _with_interval(row: Numbers, key: str) -> str:
     half_width = row.get(f"{key}_ci95")
     mean = f"{row[f'{key}_mean']:.3f}"
     return mean if half_width is None else f"{mean} ± {half_width:.3f}"
@@ -179,12 +185,12 @@ class Sinks:
         settings: the whole config, which a run in Weights & Biases shows.
     """
 
-    def __init__(self, log: LogConfig, root: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, log: LogConfig, root: Path, settings: Mapping[str, object]) -> None:
         self._tensorboard = _tensorboard(root) if "tensorboard" in log.sinks else None
         self._wandb = _wandb(root, log.wandb_project, settings) if "wandb" in log.sinks else None
 
-    def write(self, row: dict[str, Any]) -> None:
-        step = row["iteration"]
+    def write(self, row: Mapping[str, object]) -> None:
+        step = int(str(row["iteration"]))
         numbers = {key: value for key, value in row.items() if "/" in key}
         if self._tensorboard is not None:
             for key, value in numbers.items():
@@ -220,7 +226,7 @@ def _tensorboard(root: Path) -> Any:
     return SummaryWriter(str(root / "tensorboard"))
 
 
-def _wandb(root: Path, project: str, settings: dict[str, Any]) -> Any:
+def _wandb(root: Path, project: str, settings: Mapping[str, object]) -> Any:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:

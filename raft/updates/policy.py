@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, TrainerCallback
+
     from raft.config.run import LoraConfig
 
 _ADAPTER = "adapter"
 
 
-def load_policy(start: str, checkpoint: str | None, dtype: Any, lora: LoraConfig | None) -> Any:
+def load_policy(
+    start: str, checkpoint: str | None, dtype: torch.dtype, lora: LoraConfig | None
+) -> Any:
     """The model to train: of `checkpoint`, else of `start`. With LoRA the frozen weights are
     always `start`'s, and the checkpoint's adapter goes on."""
     from transformers import AutoModelForCausalLM
@@ -39,7 +45,9 @@ def load_policy(start: str, checkpoint: str | None, dtype: Any, lora: LoraConfig
     return get_peft_model(model, settings)
 
 
-def save_policy(model: Any, out: Path, lora: bool, state: dict[str, Any] | None = None) -> None:
+def save_policy(
+    model: Any, out: Path, lora: bool, state: dict[str, torch.Tensor] | None = None
+) -> None:
     """A folder that any engine loads; with LoRA, merged, and the adapter in a folder within."""
     if lora:
         model.save_pretrained(out / _ADAPTER)
@@ -48,7 +56,7 @@ def save_policy(model: Any, out: Path, lora: bool, state: dict[str, Any] | None 
         model.save_pretrained(out, state_dict=state)
 
 
-def merged_state(model: Any) -> dict[str, Any]:
+def merged_state(model: PeftModel) -> dict[str, torch.Tensor]:
     """The weights W + ΔW of a peft model under their plain names; the model itself is untouched.
 
     Merging in place and back would leave rounding in the frozen weights, once per iteration.
@@ -65,7 +73,7 @@ def merged_state(model: Any) -> dict[str, Any]:
                     module.get_delta_weight(adapter)  # type: ignore[operator]
                     for adapter in module.active_adapters
                 )
-        merged: dict[str, Any] = {}
+        merged: dict[str, torch.Tensor] = {}
         for key, value in base.state_dict().items():
             if "lora_" in key:
                 continue
@@ -77,7 +85,7 @@ def merged_state(model: Any) -> dict[str, Any]:
 class OwnSettings:
     """A policy's own settings, which the trainer changes: its checkpoints keep them."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self._values = {
             (part, key): getattr(getattr(model, part), key, None)
             for part in ("config", "generation_config")
@@ -85,19 +93,21 @@ class OwnSettings:
         }
 
     @contextlib.contextmanager
-    def restored(self, model: Any) -> Iterator[None]:
+    def restored(self, model: PreTrainedModel) -> Iterator[None]:
         """The policy's inside, the trainer's again after."""
         training = OwnSettings(model)
         self._put(model)
         yield
         training._put(model)
 
-    def _put(self, model: Any) -> None:
+    def _put(self, model: PreTrainedModel) -> None:
         for (part, key), value in self._values.items():
             setattr(getattr(model, part), key, value)
 
 
-def gather_whole(model: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def gather_whole(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Whole weights and optimizer state, on the CPU of rank 0; every rank takes part."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
@@ -105,7 +115,7 @@ def gather_whole(model: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, 
     return get_state_dict(model, optimizer, options=whole)
 
 
-def restore_at_start(optimizer_state: dict[str, Any]) -> Any:
+def restore_at_start(optimizer_state: dict[str, Any]) -> TrainerCallback:
     """A callback that shards a whole optimizer state: there are no shards before training."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
     from transformers import TrainerCallback
@@ -113,7 +123,9 @@ def restore_at_start(optimizer_state: dict[str, Any]) -> Any:
     class Restore(TrainerCallback):
         pending = True
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_train_begin(
+            self, args: object, state: object, control: object, **kwargs: Any
+        ) -> None:
             if self.pending:
                 self.pending = False
                 whole = StateDictOptions(full_state_dict=True)

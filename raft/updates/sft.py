@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raft.config.run import TrainConfig
 from raft.updates.policy import (
@@ -37,6 +37,10 @@ from raft.updates.rows import (
 )
 from raft.updates.trainer import METRICS_FILE, rendezvous_address, set_torchrun_env
 from rollout.types import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
 
 _OPTIMIZER_FILE = "optimizer.pt"
 
@@ -176,7 +180,7 @@ class SFT:
         vanish in bfloat16 weights."""
         return self._on_gpu and self._settings.dtype == "auto"
 
-    def _dataset(self, rows: list[TrainingRow], seed: int) -> Any:
+    def _dataset(self, rows: list[TrainingRow], seed: int) -> Dataset:
         """All epochs in order. Every rank takes its share of each optimizer step's rows."""
         from datasets import Dataset
 
@@ -289,7 +293,7 @@ def _arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> dict[str
 
 
 @contextlib.contextmanager
-def _forward_unwrapped(model: Any) -> Iterator[None]:
+def _forward_unwrapped(model: torch.nn.Module) -> Iterator[None]:
     """Mixed precision wraps `forward` whenever training starts, a layer more every iteration."""
     before = model.__dict__.get("forward")
     yield
@@ -299,7 +303,7 @@ def _forward_unwrapped(model: Any) -> Iterator[None]:
         model.__dict__.pop("forward", None)
 
 
-def _placeholder() -> Any:
+def _placeholder() -> Dataset:
     """SFTTrainer wants a dataset at birth; the real rows come with every update."""
     from datasets import Dataset
 

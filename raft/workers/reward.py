@@ -35,14 +35,8 @@ class GroupScores:
     comparisons: list[list[int | float]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredBatch:
-    """What one call of `RewardWorker.score` returns: scores per group, the seconds they took, and
-    the reports of the judges among the rewards, by reward name."""
-
-    scores: list[GroupScores]
-    seconds: float
-    reports: dict[str, Report]
+# the scores of each group, the seconds they took, the reports of the judges among the rewards
+Scored = tuple[list[GroupScores], float, "dict[str, Report]"]
 
 
 class RewardWorker:
@@ -52,7 +46,8 @@ class RewardWorker:
         quiet_libraries()
         self._rewards = {name: build() for name, build in rewards.items()}
 
-    def score(self, groups: Sequence[Group], names: Sequence[str]) -> ScoredBatch:
+    def score(self, groups: Sequence[Group], names: Sequence[str]) -> Scored:
+        """Score every group by the rewards `names`."""
         start = time.monotonic()
         by_name = {name: self._rewards[name].score_groups(groups) for name in names}
         compared = self._comparisons() if "reward" in names else {}
@@ -63,7 +58,7 @@ class RewardWorker:
             )
             for position, group in enumerate(groups)
         ]
-        return ScoredBatch(scored, time.monotonic() - start, self._reports(names))
+        return scored, time.monotonic() - start, self._reports(names)
 
     def _comparisons(self) -> dict[str, list[list[int | float]]]:
         """The comparisons that the selecting reward made, by prompt id."""
@@ -111,7 +106,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
         self._batch_groups = batch_groups
         self._queue: deque[tuple[Group, tuple[str, ...]]] = deque()
         # of every call its worker's number, the groups it scores, and by which rewards
-        self._running: dict[Future[ScoredBatch], tuple[int, list[Group], tuple[str, ...]]] = {}
+        self._running: dict[Future[Scored], tuple[int, list[Group], tuple[str, ...]]] = {}
         self._reports: dict[str, Report] = {}
         self.busy_seconds = 0.0
         super().__init__(executor, resources, max_respawns)
@@ -182,18 +177,18 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
                 return None
             number, groups, names = self._running.pop(future)
             try:
-                found = future.result()
+                scores, seconds, reports = future.result()
             except WorkerDiedError as error:
                 self._replace(number, error)
                 self._queue.extendleft((group, names) for group in reversed(groups))
                 self.start()
                 continue
             self.start()
-            self.busy_seconds += found.seconds
-            for name, report in found.reports.items():
+            self.busy_seconds += seconds
+            for name, report in reports.items():
                 before = self._reports.get(name)
                 self._reports[name] = report if before is None else before + report
-            return list(zip(groups, found.scores, strict=True))
+            return list(zip(groups, scores, strict=True))
         return None
 
     def _factory(self) -> Callable[[], RewardWorker]:

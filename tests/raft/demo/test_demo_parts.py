@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -160,7 +161,7 @@ def reward_model(policy_dir, tmp_path_factory):
     (root / "policy").symlink_to(policy_dir)
     pairs = _corpus_pairs(train_prompts(600, seed=0), seed=0)
     (root / "preferences.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    config = reward_config(root, seed=0)
+    config: Any = reward_config(root, seed=0)
     config["train"] |= {"learning_rate": 3e-3}
     folder, metrics = train_reward(make_train_config(config))
     return folder / "model", metrics

@@ -14,6 +14,7 @@ from wording import says
 from raft.config.monitor import MonitorConfig
 from raft.monitor.guards import alarms, best_iteration, gold_agrees, idle_rules
 from raft.monitor.policies import LogProbWorker, LogProbWorkers
+from raft.runs.metrics import Numbers
 from raft.workers.inline_executor import InlineExecutor
 from raft.workers.placement import place, place_monitor
 from rewards.evaluation.stats import clustered_mean_ci95
@@ -34,20 +35,20 @@ def rules_of(**limits: Any) -> MonitorConfig:
     return MonitorConfig(**{**OFF, **limits})
 
 
-def evaluations(**columns: list[float]) -> list[dict[str, Any]]:
+def evaluations(**columns: list[float]) -> list[Numbers]:
     """Rows of metrics: `gold_mean=[1, 2]` is `eval/gold_mean` of iterations 0 and 1."""
     count = len(next(iter(columns.values())))
     return [
-        {"iteration": at, **{f"eval/{key}": values[at] for key, values in columns.items()}}
+        Numbers(at, {f"eval/{key}": values[at] for key, values in columns.items()})
         for at in range(count)
     ]
 
 
-def golds(means: list[float], half: float = 0.1) -> list[dict[str, Any]]:
+def golds(means: list[float], half: float = 0.1) -> list[Numbers]:
     return evaluations(gold_mean=means, gold_ci95=[half] * len(means))
 
 
-def broken(rows: list[dict[str, Any]], **limits: Any) -> list[str]:
+def broken(rows: list[Numbers], **limits: Any) -> list[str]:
     return [alarm.guard for alarm in alarms(rules_of(**limits), rows)]
 
 

@@ -178,7 +178,7 @@ def test_a_folder_from_before_the_monitor_goes_on(tmp_path: Path) -> None:
 
 def best_kept(folder: RunFolder) -> bool:
     rows = folder.evaluations()
-    best = max(rows, key=lambda row: row["eval/gold_mean"])["iteration"]
+    best = max(rows, key=lambda row: row["eval/gold_mean"]).iteration
     return best == 0 or (folder.checkpoint(best) / "toy_policy.json").exists()
 
 

@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 from rewards.data.record import DivergingPrompts, Record, Refusal, kind
 from rollout.types import InputError, Message
@@ -46,11 +45,11 @@ def assistant(text: str) -> Message:
     return Message(role="assistant", content=text)
 
 
-def is_hh(value: Any) -> bool:
+def is_hh(value: object) -> bool:
     return isinstance(value, str) and _HH_TURN.match(value) is not None
 
 
-def messages(record: Record, value: Any, name: str) -> list[Message]:
+def messages(record: Record, value: object, name: str) -> list[Message]:
     """The checked messages of a list or of HH-RLHF text; the blanks around HH turns are dropped.
 
     Raises InputError for anything else, with the row's place.
@@ -98,14 +97,14 @@ def _shared(first: Sequence[Message], second: Sequence[Message]) -> int:
     return min(len(first), len(second))
 
 
-def _list(record: Record, value: Any, name: str) -> list[Any]:
+def _list(record: Record, value: object, name: str) -> list[object]:
     # Parquet hands a list of structs back as a list; a single message is a common slip
     if isinstance(value, Mapping):
         raise record.wrong(name, value, "a list of messages")
     return record.as_list(value, name)
 
 
-def _message(record: Record, value: Any, name: str) -> Message:
+def _message(record: Record, value: object, name: str) -> Message:
     if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys():
         raise InputError(record.where, f'{name!r} is not {{"role": …, "content": …}}', "write both")
     role = value["role"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rewards.data.converters.chosen_rejected import (
     alpaca_pairs,
@@ -43,7 +42,7 @@ from rollout.types import InputError
 
 __all__ = ["FORMATS", "Format", "find_format", "recognise"]
 
-_Columns = Mapping[str, Any]
+_Columns = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

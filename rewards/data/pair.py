@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rollout.types import Message
 
@@ -32,7 +31,7 @@ class Pair:
     margin: float | None = None
     source: str = ""
     labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict)
 
     def conversation(self, side: str) -> list[Message]:
         """The whole conversation of "chosen" or "rejected"."""

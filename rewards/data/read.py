@@ -1,8 +1,6 @@
-"""Preference pairs and rated responses out of files and `datasets` names.
+"""Read preference pairs and rated responses from files and `datasets` names.
 
-`rewards.data` says what a row means; here rows are read, drawn, counted and kept.
-
-What is said of all pairs together: which are the same, which contradict, how labels range.
+`rewards.data.formats` says what a row means; here rows are read, drawn and counted.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Generic, Literal, TypeVar
 
@@ -19,86 +17,32 @@ from rewards.data.formats import Format, find_format, recognise
 from rewards.data.pair import Pair
 from rewards.data.rated import Rated
 from rewards.data.record import Options, Record, Refusal
-from rewards.data.report import DataReport, SourceReport
+from rewards.data.report import (
+    DataReport,
+    SourceReport,
+    label_ranges,
+    pair_content,
+    rated_content,
+    reversed_pairs,
+    with_unique_ids,
+)
 from rewards.data.source import PairSource, Sources, parse_sources
 from rewards.data.split import Split, split_last, split_pairs
 from rollout.data.jsonl import json_kind
 from rollout.data.rows import Row, find_source, read_rows
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
-from rollout.types import Message
 
 __all__ = [
     "PairSet",
     "PairSource",
     "RatedSet",
     "Split",
-    "label_ranges",
-    "pair_content",
-    "rated_content",
     "read_pairs",
     "read_rated",
-    "reversed_pairs",
     "split_last",
     "split_pairs",
-    "with_unique_ids",
 ]
-
-
-def with_unique_ids(pairs: list[Pair]) -> tuple[list[Pair], int]:
-    taken = {pair.id for pair in pairs}
-    seen: Counter[str] = Counter()
-    unique = []
-    for pair in pairs:
-        seen[pair.id] += 1
-        if seen[pair.id] > 1:
-            number = seen[pair.id]
-            while (id := f"{pair.id}~{number}") in taken:
-                number += 1
-            taken.add(id)
-            pair = replace(pair, id=id)
-        unique.append(pair)
-    return unique, len(pairs) - len(seen)
-
-
-def pair_content(pair: Pair) -> str:
-    return "\x1e".join([_conversation(pair.prompt), pair.chosen, pair.rejected])
-
-
-def rated_content(rated: Rated) -> str:
-    labels = sorted(rated.labels.items())
-    return f"{_conversation(rated.conversation)}\x1e{labels}"
-
-
-def _conversation(messages: Sequence[Message]) -> str:
-    return "\x1d".join(f"{turn['role']}\x1f{turn['content']}" for turn in messages)
-
-
-def reversed_pairs(pairs: Sequence[Pair]) -> int:
-    seen: set[tuple[int, int, int]] = set()
-    count = 0
-    for pair in pairs:
-        prompt = hash(_conversation(pair.prompt))
-        chosen, rejected = hash(pair.chosen), hash(pair.rejected)
-        count += (prompt, rejected, chosen) in seen
-        seen.add((prompt, chosen, rejected))
-    return count
-
-
-def label_ranges(
-    several: Iterable[Mapping[str, float]], attributes: Sequence[str] = ()
-) -> dict[str, tuple[int, float, float]]:
-    """Attribute -> (labels, least, greatest); (0, 0, 0) for one without any."""
-    ranges: dict[str, tuple[int, float, float]] = dict.fromkeys(attributes, (0, 0.0, 0.0))
-    for labels in several:
-        for name, label in labels.items():
-            count, low, high = ranges.get(name, (0, 0.0, 0.0))
-            if count:
-                ranges[name] = count + 1, min(low, label), max(high, label)
-            else:
-                ranges[name] = 1, label, label
-    return ranges
-
 
 logger = logging.getLogger("raft")
 
@@ -315,7 +259,7 @@ def _check_use(name: str, use: Use, path: str) -> None:
         raise InputError(path, f"rows of format {name} are single responses and make no pairs")
 
 
-def _columns(row: Row) -> Mapping[str, Any]:
+def _columns(row: Row) -> Mapping[str, object]:
     if not isinstance(row.value, dict):
         raise InputError(
             row.where,
@@ -325,7 +269,7 @@ def _columns(row: Row) -> Mapping[str, Any]:
     return row.value
 
 
-def _passes(columns: Mapping[str, Any], where: Mapping[str, Any], place: str) -> bool:
+def _passes(columns: Mapping[str, object], where: Mapping[str, object], place: str) -> bool:
     for column, wanted in where.items():
         if column not in columns:
             raise InputError(
@@ -338,7 +282,7 @@ def _passes(columns: Mapping[str, Any], where: Mapping[str, Any], place: str) ->
     return True
 
 
-def _record(row: Row, columns: Mapping[str, Any], source: PairSource, stem: str) -> Record:
+def _record(row: Row, columns: Mapping[str, object], source: PairSource, stem: str) -> Record:
     given = columns.get("id")
     if given is None:
         id = f"{stem}-{row.number:06d}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rewards.data.pair import Pair
 from rollout.types import InputError, Message
@@ -26,6 +26,7 @@ __all__ = [
     "prompt_refusal",
 ]
 
+_Value = TypeVar("_Value")
 DivergingPrompts = Literal["drop", "truncate"]
 PairsOf = Literal["all", "adjacent", "best_vs_worst", "best_vs_random"]
 
@@ -73,9 +74,9 @@ class Record:
     id: str
     where: str
     source: str
-    columns: Mapping[str, Any]
+    columns: Mapping[str, object]
 
-    def get(self, key: str) -> Any:
+    def get(self, key: str) -> object:
         """The column's value. Raises InputError where the row has no such column."""
         if key not in self.columns:
             raise InputError(
@@ -88,7 +89,7 @@ class Record:
     def text(self, key: str) -> str:
         return self.as_text(self.get(key), key)
 
-    def as_text(self, value: Any, name: str) -> str:
+    def as_text(self, value: object, name: str) -> str:
         """`value`, where it is a text that a tokenizer can read; it may be empty."""
         if not isinstance(value, str):
             raise self.wrong(name, value, "a text")
@@ -102,24 +103,24 @@ class Record:
             ) from None
         return value
 
-    def as_list(self, value: Any, name: str) -> list[Any]:
+    def as_list(self, value: object, name: str) -> list[object]:
         if not isinstance(value, list | tuple):
             raise self.wrong(name, value, "a list")
         return list(value)
 
-    def as_object(self, value: Any, name: str) -> Mapping[str, Any]:
+    def as_object(self, value: object, name: str) -> Mapping[str, object]:
         if not isinstance(value, Mapping):
             raise self.wrong(name, value, "an object")
         return value
 
-    def as_number(self, value: Any, name: str) -> float | None:
+    def as_number(self, value: object, name: str) -> float | None:
         """A finite number, or None where the source says that there is none."""
         try:
             return number(value)
         except ValueError:
             raise self.wrong(name, value, "a number") from None
 
-    def one_of(self, key: str, known: Mapping[Any, Any]) -> Any:
+    def one_of(self, key: str, known: Mapping[Any, _Value]) -> _Value:
         """`known[value of the column]`. Raises InputError for any other value."""
         value = self.get(key)
         if isinstance(value, Hashable) and not isinstance(value, bool) and value in known:
@@ -127,11 +128,11 @@ class Record:
         listed = ", ".join(repr(one) for one in known)
         raise InputError(self.where, f"{key!r} is {_shown(value)}", f"use one of {listed}")
 
-    def rest(self, *used: str) -> dict[str, Any]:
+    def rest(self, *used: str) -> dict[str, object]:
         """The columns that are neither the id nor `used`."""
         return {key: value for key, value in self.columns.items() if key not in ("id", *used)}
 
-    def wrong(self, name: str, value: Any, wanted: str) -> InputError:
+    def wrong(self, name: str, value: object, wanted: str) -> InputError:
         return InputError(
             self.where,
             f"{name!r} is {kind(value)} where {wanted} is expected",
@@ -139,7 +140,7 @@ class Record:
         )
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """A finite number, also one written as text; None for null, NaN, "" and "N/A".
 
     Raises ValueError for anything else.
@@ -152,7 +153,7 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def kind(value: Any) -> str:
+def kind(value: object) -> str:
     """What `value` is, in words for an error message."""
     if value is None:
         return "null"
@@ -169,7 +170,7 @@ def kind(value: Any) -> str:
     return "a list" if isinstance(value, Sequence) else type(value).__name__
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return (
         repr(value)
         if isinstance(value, str | int | float) and len(str(value)) < 40
@@ -187,7 +188,7 @@ def checked_pair(
     source: str | None = None,
     margin: float | None = None,
     labels: Mapping[str, Mapping[str, float]] | None = None,
-    fields: Mapping[str, Any] | None = None,
+    fields: Mapping[str, object] | None = None,
 ) -> Outcome:
     """A pair, or why a reward model could learn nothing from it.
 

@@ -1,12 +1,25 @@
-"""What became of every row of every source: nothing is dropped without being counted and placed."""
+"""Count what became of every row of every source, and what is noticed of all pairs together."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-__all__ = ["DataReport", "Dropped", "SourceReport"]
+from rewards.data.pair import Pair
+from rewards.data.rated import Rated
+from rollout.types import Message
+
+__all__ = [
+    "DataReport",
+    "Dropped",
+    "SourceReport",
+    "label_ranges",
+    "pair_content",
+    "rated_content",
+    "reversed_pairs",
+    "with_unique_ids",
+]
 
 _PLACES = 3
 
@@ -112,3 +125,62 @@ class DataReport:
             else:
                 off = "" if low >= 0 and high <= 1 else ", outside 0 to 1: fix the scale"
                 yield f"  {name}: {count} labels from {low:g} to {high:g}{off}"
+
+
+def with_unique_ids(pairs: list[Pair]) -> tuple[list[Pair], int]:
+    """The pairs, an id that stands again getting ~2, ~3, …; and how many were renamed."""
+    taken = {pair.id for pair in pairs}
+    seen: Counter[str] = Counter()
+    unique = []
+    for pair in pairs:
+        seen[pair.id] += 1
+        if seen[pair.id] > 1:
+            number = seen[pair.id]
+            while (id := f"{pair.id}~{number}") in taken:
+                number += 1
+            taken.add(id)
+            pair = replace(pair, id=id)
+        unique.append(pair)
+    return unique, len(pairs) - len(seen)
+
+
+def pair_content(pair: Pair) -> str:
+    """Equal for pairs that say the same."""
+    return "\x1e".join([_conversation(pair.prompt), pair.chosen, pair.rejected])
+
+
+def rated_content(rated: Rated) -> str:
+    """Equal for rated responses that say the same."""
+    labels = sorted(rated.labels.items())
+    return f"{_conversation(rated.conversation)}\x1e{labels}"
+
+
+def _conversation(messages: Sequence[Message]) -> str:
+    return "\x1d".join(f"{turn['role']}\x1f{turn['content']}" for turn in messages)
+
+
+def reversed_pairs(pairs: Sequence[Pair]) -> int:
+    """How many pairs contradict an earlier one: the same responses, the other one preferred."""
+    seen: set[tuple[int, int, int]] = set()
+    count = 0
+    for pair in pairs:
+        prompt = hash(_conversation(pair.prompt))
+        chosen, rejected = hash(pair.chosen), hash(pair.rejected)
+        count += (prompt, rejected, chosen) in seen
+        seen.add((prompt, chosen, rejected))
+    return count
+
+
+def label_ranges(
+    several: Iterable[Mapping[str, float]], attributes: Sequence[str] = ()
+) -> dict[str, tuple[int, float, float]]:
+    """Attribute -> (labels, least, greatest); (0, 0, 0) for one without any."""
+    ranges: dict[str, tuple[int, float, float]] = dict.fromkeys(attributes, (0, 0.0, 0.0))
+    for labels in several:
+        for name, label in labels.items():
+            count, low, high = ranges.get(name, (0, 0.0, 0.0))
+            if count:
+                ranges[name] = count + 1, min(low, label), max(high, label)
+            else:
+                ranges[name] = 1, label, label
+    return ranges

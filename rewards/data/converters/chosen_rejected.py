@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from rewards.data.converters.two_answers import summary_prompt
 from rewards.data.dialogue import is_hh, messages, sides, user
@@ -135,7 +134,7 @@ def _of_dialogues(
     rejected: list[Message],
     options: Options,
     margin: float | None,
-    fields: dict[str, Any],
+    fields: dict[str, object],
 ) -> Outcome:
     found = sides(chosen, rejected, options.diverging_prompts)
     if isinstance(found, Refusal):
@@ -144,7 +143,7 @@ def _of_dialogues(
     return checked_pair(record, *found, margin=margin, labels=labels, fields=fields)
 
 
-def _prompt(record: Record, value: Any) -> list[Message]:
+def _prompt(record: Record, value: object) -> list[Message]:
     if isinstance(value, str):
         return [user(record.as_text(value, "prompt"))]
     return messages(record, value, "prompt")

@@ -25,7 +25,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
-from typing import Any
 
 from rewards.data.dialogue import messages, user
 from rewards.data.rated import RatedOutcome, Scale, rated
@@ -63,7 +62,7 @@ def ranked_pairs(
     options: Options,
     *,
     stem: str = "",
-    fields: Mapping[str, Any] | None = None,
+    fields: Mapping[str, object] | None = None,
 ) -> list[Outcome]:
     """The pairs that `options.pairs` names; the margin is the difference of the two values.
 
@@ -207,11 +206,11 @@ def _ultrafeedback_prompt(record: Record) -> list[Message]:
     return [user(record.text("instruction"))]
 
 
-def _response(record: Record, completion: Mapping[str, Any]) -> str:
+def _response(record: Record, completion: Mapping[str, object]) -> str:
     return record.as_text(completion.get("response"), "completions.response")
 
 
-def _completions(record: Record) -> list[tuple[Mapping[str, Any], dict[str, float]]]:
+def _completions(record: Record) -> list[tuple[Mapping[str, object], dict[str, float]]]:
     found = []
     for completion in record.as_list(record.get("completions"), "completions"):
         completion = record.as_object(completion, "completions")
@@ -224,7 +223,7 @@ def _completions(record: Record) -> list[tuple[Mapping[str, Any], dict[str, floa
     return found
 
 
-def _rating(record: Record, completion: Mapping[str, Any], aspect: str) -> Any:
+def _rating(record: Record, completion: Mapping[str, object], aspect: str) -> object:
     annotations = completion.get("annotations")
     if annotations is None:
         return None
@@ -232,7 +231,7 @@ def _rating(record: Record, completion: Mapping[str, Any], aspect: str) -> Any:
     return None if about is None else record.as_object(about, f"annotations.{aspect}").get("Rating")
 
 
-def _ultrafeedback_value(record: Record, completion: Mapping[str, Any], by: str) -> float | None:
+def _ultrafeedback_value(record: Record, completion: Mapping[str, object], by: str) -> float | None:
     value = _rating(record, completion, by) if by in ULTRAFEEDBACK_ASPECTS else completion.get(by)
     return record.as_number(value, by)
 

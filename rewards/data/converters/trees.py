@@ -7,7 +7,6 @@ flat (OpenAssistant/oasst1 and oasst2: one row per message, the rows of a tree o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from rewards.data.converters.rankings import Answer, ranked_pairs
 from rewards.data.record import Options, Outcome, Record, Refusal
@@ -16,7 +15,7 @@ from rollout.types import InputError, Message
 __all__ = ["flat_oasst_pairs", "oasst_pairs", "same_tree"]
 
 _ROLES = {"prompter": "user", "assistant": "assistant"}
-_Node = Mapping[str, Any]
+_Node = Mapping[str, object]
 
 
 def oasst_pairs(record: Record, options: Options) -> list[Outcome]:
@@ -42,22 +41,23 @@ def flat_oasst_pairs(records: Sequence[Record], options: Options) -> list[Outcom
 
     Raises InputError for a reply whose parent is not there.
     """
-    nodes: dict[str, dict[str, Any]] = {}
-    root: dict[str, Any] | None = None
+    replies: dict[str, list[_Node]] = {}
+    root: _Node | None = None
     for record in records:
-        node = {**record.columns, "replies": []}
+        own: list[_Node] = []
+        node = {**record.columns, "replies": own}
         parent = record.columns.get("parent_id")
         if parent is None:
             root = node
-        elif parent in nodes:
-            nodes[parent]["replies"].append(node)
+        elif isinstance(parent, str) and parent in replies:
+            replies[parent].append(node)
         else:
             raise InputError(
                 record.where,
                 f"parent_id {parent!r} stands in no earlier row of its tree",
                 "keep the rows of a tree together, parents first",
             )
-        nodes[record.text("message_id")] = node
+        replies[record.text("message_id")] = own
     first = records[0]
     if root is None:
         raise InputError(first.where, "a tree without a first message", "keep its rows together")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rewards.data.dialogue import messages, sides, user
 from rewards.data.record import Options, Outcome, Record, Refusal, checked_pair
@@ -56,9 +55,10 @@ def summarize_pairs(record: Record, options: Options) -> list[Outcome]:
         record.as_text(record.as_object(s, "summaries").get("text"), "text") for s in summaries
     ]
     winner = record.one_of("choice", {0: 0, 1: 1})
-    if post is None or not record.as_text(post, "info.post").strip():
+    text = "" if post is None else record.as_text(post, "info.post")
+    if not text.strip():
         return [Refusal("empty prompt")]
-    prompt = [user(summary_prompt(post, options))]
+    prompt = [user(summary_prompt(text, options))]
     return [_judged(record, prompt, texts, winner, fields=record.rest("info", "summaries"))]
 
 
@@ -153,7 +153,7 @@ def _judged(
     texts: Sequence[str],
     winner: int | None,
     margin: float | None = None,
-    fields: Mapping[str, Any] | None = None,
+    fields: Mapping[str, object] | None = None,
 ) -> Outcome:
     """`winner` is the place of the better text; None is a tie."""
     if winner is None:

@@ -295,10 +295,10 @@ def test_a_kill_leaves_no_orphans(tmp_path: Path) -> None:
         toy_runs.command("run", "--quiet", file, "cluster.address=local"),
         env={**os.environ, "RAFT_TEST_MARK": mark},
     )
-    wait_for((tmp_path / "run/iterations/001/.rollouts.samples").exists, 60)
+    wait_for((tmp_path / "run/iterations/001/.rollouts.samples").exists, 180)
     assert len(relatives(mark)) > 3
     process.kill()
     process.wait()
     # Ray's two idle agents give up on a dead cluster after a minute; all else is gone in seconds
-    wait_for(lambda: not relatives(mark), 120)
+    wait_for(lambda: not relatives(mark), 240)
     assert toy_runs.raft("run", "--quiet", file).returncode == 0

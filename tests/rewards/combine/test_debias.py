@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wording import words
 
@@ -42,6 +42,7 @@ def reference(request):
 
 
 @pytest.mark.filterwarnings("ignore:An input array is constant")
+@settings(deadline=None)  # the first call imports pandas' parts
 @given(pairs=samples)
 def test_spearman_is_that_of_other_libraries(reference, pairs):
     x_N, y_N = (np.array(column) for column in zip(*pairs, strict=True))

@@ -55,7 +55,7 @@ def test_reward_models_are_sent_to_load_reward(tmp_path, kind):
 def test_kinds_that_score_are_refused(folder):
     with pytest.raises(InputError, match=words("use load_reward")):
         load_judge(folder, kind="classifier")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="kind='judge' is unknown"):
+    with pytest.raises(InputError, match="kind='judge': is unknown"):
         load_judge(folder, kind="judge")  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -18,6 +18,9 @@ from rewards.encoding.bos import default_bos
 from rewards.encoding.encoder import Encoder
 from rewards.types import Format
 from rollout.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 __all__ = [
     "attention_of",
@@ -57,7 +60,7 @@ def resolve_device(device: str | None) -> torch.device:
     return place
 
 
-def resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torch.dtype:
+def resolve_dtype(dtype: str | None, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
     """As asked; else the checkpoint's own on a GPU and float32 on a CPU."""
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")
@@ -65,10 +68,12 @@ def resolve_dtype(dtype: str | None, config: Any, device: torch.device) -> torch
             raise InputError(f"dtype={dtype!r}", "is unknown", f"use one of {', '.join(_DTYPES)}")
         return _DTYPES[name]
     # CPUs are slow in 16 bits, and float32 holds every 16-bit weight exactly
-    return torch.float32 if device.type == "cpu" else (config.dtype or torch.float32)
+    # a loaded config has no dtype by name
+    saved = cast("torch.dtype", config.dtype or torch.float32)
+    return torch.float32 if device.type == "cpu" else saved
 
 
-def load_config(folder: Path) -> Any:
+def load_config(folder: Path) -> PreTrainedConfig:
     """transformers' config, with no pad id beyond the embedding and no key-value cache."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -88,7 +93,7 @@ def load_config(folder: Path) -> Any:
     return config
 
 
-def attention_of(config: Any) -> str | None:
+def attention_of(config: PreTrainedConfig) -> str | None:
     """Soft-capped attention scores (Gemma 2) are left out in silence by all but eager attention."""
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return "eager" if capped else None
@@ -97,7 +102,7 @@ def attention_of(config: Any) -> str | None:
 def load_weights(
     auto: Any,
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     dtype: torch.dtype,
     *,
     new: tuple[str, ...] = (),
@@ -163,7 +168,7 @@ def check_vllm_device(device: str | None) -> torch.device:
     return place
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
@@ -173,7 +178,12 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def make_encoder(
-    tokenizer: Any, config: Any, settings: ModelSettings, *, name: str, vocabulary: int
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    settings: ModelSettings,
+    *,
+    name: str,
+    vocabulary: int,
 ) -> Encoder:
     """What `settings` leave open: "chat" where there is a template, else "plain"; the BOS that
     tokenizer or template would add once; the length that model and tokenizer can take."""
@@ -189,7 +199,7 @@ def make_encoder(
     )
 
 
-def pad_id(config: Any, tokenizer: Any, vocabulary: int) -> int:
+def pad_id(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:
     """Any id of the vocabulary will do; old configs name -1, or an id that was never added."""
     text = config.get_text_config()
     for candidate in (getattr(text, "pad_token_id", None), tokenizer.pad_token_id):
@@ -202,14 +212,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _default_format(tokenizer: Any, name: str) -> Format:
+def _default_format(tokenizer: PreTrainedTokenizerBase, name: str) -> Format:
     if tokenizer.chat_template:
         return "chat"
     log.warning('%s: no chat template and no known format; using format="plain"', name)
     return "plain"
 
 
-def longest(config: Any, tokenizer: Any) -> int | None:
+def longest(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Tokens that model and tokenizer can take; None where neither says."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]

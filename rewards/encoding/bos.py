@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rewards.encoding.formats import render
 from rewards.types import Bos, Format
 from rollout.types import InputError, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["BOS_COUNT", "check_bos", "default_bos", "grm_bos", "own_bos", "with_bos"]
 
@@ -39,14 +42,14 @@ def with_bos(ids: Sequence[int], bos_id: int | None, bos: Bos) -> list[int]:
     return [*front, *ids[start:]]
 
 
-def own_bos(tokenizer: Any) -> Bos:
+def own_bos(tokenizer: PreTrainedTokenizerBase) -> Bos:
     """What the tokenizer does by itself to a plain text: "single" when it puts a BOS in front."""
     bos_id = tokenizer.bos_token_id
     ids = tokenizer("a")["input_ids"]
     return "single" if bos_id is not None and ids[:1] == [bos_id] else "none"
 
 
-def default_bos(tokenizer: Any, format: Format) -> Bos:
+def default_bos(tokenizer: PreTrainedTokenizerBase, format: Format) -> Bos:
     """What tokenizer and template add by themselves, once."""
     if own_bos(tokenizer) == "single" or format != "chat" or tokenizer.bos_token_id is None:
         return own_bos(tokenizer)
@@ -54,14 +57,14 @@ def default_bos(tokenizer: Any, format: Format) -> Bos:
     return "single" if ids[:1] == [tokenizer.bos_token_id] else "none"
 
 
-def grm_bos(tokenizer: Any, format: Format | None, name: str) -> Bos | None:
+def grm_bos(tokenizer: PreTrainedTokenizerBase, format: Format | None, name: str) -> Bos | None:
     """GRM's code tokenises the rendered template once more: its BOS and the tokenizer's are two.
 
     None, which leaves the choice open, where no template renders a BOS.
     """
     if format not in (None, "chat") or not tokenizer.chat_template or not tokenizer.bos_token:
         return None
-    if not render(_PROBE, "chat", tokenizer).startswith(tokenizer.bos_token):
+    if not render(_PROBE, "chat", tokenizer).startswith(str(tokenizer.bos_token)):
         return None
     log.info("%s: bos=\"double\", as GRM was trained: the template's and the tokenizer's", name)
     return "double"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from rewards.inference import packed_attention
 from rewards.inference.batching import Fitting, packed_fitting, padded_fitting
 from rewards.inference.onednn import use_onednn
 from rewards.inference.prefix_tree import grow, new_tokens, reading_order
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 __all__ = ["Backbone", "Layout", "needs_attention_mask"]
 
@@ -137,7 +140,7 @@ class Backbone:
         return None
 
 
-def needs_attention_mask(config: Any) -> str | None:
+def needs_attention_mask(config: PreTrainedConfig) -> str | None:
     """Why the packed rows that were just computed lack a part of the attention, if they do.
 
     Rows to try packing on are shorter than a window or chunk, and cannot show it.
@@ -151,7 +154,7 @@ def needs_attention_mask(config: Any) -> str | None:
     return None
 
 
-def _rotation(config: Any) -> str | None:
+def _rotation(config: PreTrainedConfig) -> str | None:
     settings = getattr(config.get_text_config(), "rope_parameters", None) or {}
     return settings.get("rope_type")
 

@@ -97,6 +97,8 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def _product(left: torch.Tensor, right: torch.Tensor, bias: Any = None) -> torch.Tensor:
+def _product(
+    left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """left (M, K) times the transpose of right (N, K)."""
     return getattr(torch.ops.mkldnn, _OPERATION)(left, right, bias, "none", [], "")

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from rewards.inference.engine import Outputs
 from rewards.inference.prefix_tree import reading_order
 from rewards.types import RewardError
 from rollout.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 __all__ = ["VLLMLabelEngine", "VLLMPoolingEngine"]
 
@@ -35,7 +38,7 @@ _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ER
 # prompts, and its kernels want multiples of 32
 _CPU_BLOCK = 32
 # keeps every engine until the process ends
-_held: list[Any] = []
+_held: list[object] = []
 
 
 class _VLLMEngine:
@@ -329,7 +332,7 @@ def _checked_labels(label_ids: tuple[int, int], vocabulary: int) -> tuple[int, i
     return first, second
 
 
-def _with_room_for_answer(max_length: int | None, config: Any) -> int | None:
+def _with_room_for_answer(max_length: int | None, config: PreTrainedConfig) -> int | None:
     if max_length is None:
         return None
     return min(max_length + 1, getattr(config, "max_position_embeddings", max_length + 1))

@@ -39,6 +39,8 @@ from rewards.types import EngineName, Family, NonFinite
 from rollout.types import InputError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from rewards.judges.judge import PairwiseJudge
 
 __all__ = [
@@ -204,7 +206,7 @@ def load_pairwise(
 
 def _vllm_engine(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     prompt: PairPrompt,
     settings: ModelSettings,
     gpu_memory: float | None,
@@ -224,7 +226,7 @@ def _vllm_engine(
 
 
 def _transformers_engine(
-    folder: Path, config: Any, prompt: PairPrompt, settings: ModelSettings, name: str
+    folder: Path, config: PreTrainedConfig, prompt: PairPrompt, settings: ModelSettings, name: str
 ) -> TransformersEngine:
     from transformers import AutoModelForCausalLM
 
@@ -240,7 +242,7 @@ def _transformers_engine(
     return TransformersEngine(backbone, head, settings.batch_tokens)
 
 
-def _label_head(model: Any, label_ids: tuple[int, int], config: Any) -> LabelHead:
+def _label_head(model: Any, label_ids: tuple[int, int], config: PreTrainedConfig) -> LabelHead:
     """Two rows of the output embedding, tied or not.
 
     What else a model does to its logits has many names, and one name more than one meaning: what
@@ -282,7 +284,7 @@ def _try_out(model: Any, labels: list[int]) -> tuple[torch.Tensor, torch.Tensor]
     return states_1TH[0].float(), logits_1TV[0][:, labels].float()
 
 
-def _logit_settings(config: Any) -> list[tuple[float, float | None]]:
+def _logit_settings(config: PreTrainedConfig) -> list[tuple[float, float | None]]:
     """Scales and soft caps that the config may mean: a divisor in Granite is a factor elsewhere."""
     text = config.get_text_config()
     scales = [1.0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -33,6 +33,9 @@ from rewards.inference.vllm import VLLMPoolingEngine
 from rewards.models.reward import ModelReward
 from rewards.types import EngineName
 from rollout.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 __all__ = [
     "ScalarHead",
@@ -110,7 +113,7 @@ def _check_head(folder: Path) -> None:
         )
 
 
-def _classifier_config(folder: Path) -> Any:
+def _classifier_config(folder: Path) -> PreTrainedConfig:
     from transformers import AutoModelForSequenceClassification
 
     config = load_config(folder)
@@ -139,7 +142,7 @@ def _chosen_engine(settings: ModelSettings, name: str) -> EngineName:
 
 
 def _transformers_engine(
-    folder: Path, config: Any, settings: ModelSettings, pad: int, name: str
+    folder: Path, config: PreTrainedConfig, settings: ModelSettings, pad: int, name: str
 ) -> TransformersEngine:
     device = resolve_device(settings.device)
     model = _load_model(folder, config, resolve_dtype(settings.dtype, config, device), device)
@@ -149,7 +152,7 @@ def _transformers_engine(
 
 
 def _vllm_engine(
-    folder: Path, config: Any, settings: ModelSettings, max_length: int | None
+    folder: Path, config: PreTrainedConfig, settings: ModelSettings, max_length: int | None
 ) -> VLLMPoolingEngine:
     dtype = str(resolve_dtype(settings.dtype, config, check_vllm_device(settings.device)))
     return VLLMPoolingEngine(
@@ -157,7 +160,9 @@ def _vllm_engine(
     )
 
 
-def _load_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def _load_model(
+    folder: Path, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device
+) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     model, unexpected = load_weights(AutoModelForSequenceClassification, folder, config, dtype)

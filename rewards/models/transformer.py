@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from rewards.checkpoints.checkpoint import WRAPPED, read_tensors
 from rewards.checkpoints.loading import check_left_out, load_weights, resolve_dtype
 from rewards.checkpoints.settings import ModelSettings
 from rollout.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 __all__ = [
     "check_engine", "dtype_as_stored", "load_transformer", "state_size", "stored_dtype",
@@ -34,7 +37,7 @@ def check_engine(settings: ModelSettings, head: str, name: str) -> None:
         )
 
 
-def state_size(config: Any) -> int:
+def state_size(config: PreTrainedConfig) -> int:
     """H, the size of the last hidden state."""
     text = config.get_text_config()
     # some OPT models project their states back to the size of the embedding
@@ -42,7 +45,12 @@ def state_size(config: Any) -> int:
 
 
 def load_transformer(
-    folder: Path, config: Any, dtype: torch.dtype, device: torch.device, *, heads: Iterable[str]
+    folder: Path,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    heads: Iterable[str],
 ) -> Any:
     """The decoder that `config.model_type` names; `architectures` and `auto_map` have no say.
 
@@ -66,7 +74,7 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 
 
 def dtype_as_stored(
-    folder: Path, asked: str | None, config: Any, device: torch.device
+    folder: Path, asked: str | None, config: PreTrainedConfig, device: torch.device
 ) -> torch.dtype:
     """As `resolve_dtype`, but on a GPU by the files: ArmoRM's published config.json says float32 of
     bfloat16 weights."""

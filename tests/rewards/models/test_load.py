@@ -176,7 +176,7 @@ def test_an_adapter_folder_says_what_to_do(llama):
     ("settings", "message"),
     [
         ({"bos": "triple"}, "single"),
-        ({"format": "html"}, "chat, hh, plain"),
+        ({"format": "html"}, "chat, hh_hash, plain"),
         ({"dtype": "int3"}, "float32"),
         ({"device": "toaster"}, "auto"),
         ({"engine": "abacus"}, "transformers"),

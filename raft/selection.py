@@ -137,7 +137,7 @@ def mask_unselectable(
         max_chars: most characters, counted alike.
         min_score: the lowest score that may be selected, whatever the strategy; of a pair both
             sides must reach it.
-        min_spread: a prompt is left out when its best score less its worst is below this: samples
+        min_spread: a prompt is skipped when its best score less its worst is below this: samples
             of one quality teach nothing but their noise. All finite scores count, whether other
             filters let them pass or not; a single one has spread 0.
         allow_truncated: False discards samples cut at the length limit, those of `truncated_PK`.
@@ -149,7 +149,7 @@ def mask_unselectable(
         A sample counts for its first reason.
 
     Raises:
-        InputError: for a pattern that is no regular expression, or a bound that is not finite.
+        InputError: for an invalid regular expression, or a bound that is not finite.
         ValueError: for texts or truncation flags that are not (P, K) like the scores.
     """
     scores_PK = _as_scores(scores_PK)
@@ -180,7 +180,7 @@ def compile_reject_pattern(pattern: str | None) -> re.Pattern[str] | None:
     except re.error as error:
         raise InputError(
             "select.reject_pattern",
-            f"{pattern!r} is no regular expression ({error})",
+            f"{pattern!r} is not a regular expression ({error})",
             "escape special characters with a backslash",
         ) from None
 
@@ -232,7 +232,9 @@ def _check_range(name: str, value: object, k: int) -> None:
         raise InputError("select.fraction", f"{value} is outside (0, 1]", "set it to 0.125, say")
     if name in ("m", "per_prompt"):
         if not isinstance(value, int) or value < 1:
-            raise InputError(f"select.{name}", f"{value} is no count", "set it to 1 or more, whole")
+            raise InputError(
+                f"select.{name}", f"{value} is not a count", "set it to a whole number from 1"
+            )
         if value > k:
             raise InputError(
                 f"select.{name}",

@@ -39,7 +39,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     """
     data = read_mapping(path, overrides, examples="configs/")
     if is_training(data):
-        raise InputError(path, f"trains a reward model, and is no run: raft train-reward {path}")
+        raise InputError(path, "is a config of raft train-reward", f"run raft train-reward {path}")
     return make_config(data, where=str(path))
 
 

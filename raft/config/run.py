@@ -215,7 +215,7 @@ class TrainConfig(_Section):
         if self.batch_size % (rows * world_size):
             raise InputError(
                 "train.batch_size",
-                f"{self.batch_size} is no multiple of micro_batch_size {rows} × {world_size} "
+                f"{self.batch_size} is not a multiple of micro_batch_size {rows} × {world_size} "
                 "trainers",
                 "change one of the three",
             )

@@ -1,9 +1,7 @@
-"""How much the responses of one evaluation repeat themselves and each other.
+"""How much responses repeat themselves and each other: of an evaluation, and of selected rows.
 
-How much the rows that are kept differ in their words: a second reading of the texts.
-
-Nothing of a text is held but which words and pairs of words the kept ones have: memory grows with
-the vocabulary.
+Only the words and pairs of words that occur are held in memory, not the texts: it grows with the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ _SEGMENT = 100
 
 
 def diversity_metrics(texts: Sequence[str]) -> dict[str, float]:
-    """`eval/msttr` (left out where there are too few words for one segment) and
+    """`eval/msttr` (without it where there are too few words for one segment) and
     `eval/duplicate_share`."""
     found = {"eval/msttr": msttr(texts), "eval/duplicate_share": duplicate_share(texts)}
     return {key: value for key, value in found.items() if math.isfinite(value)}
@@ -40,7 +38,7 @@ def msttr(texts: Sequence[str], segment: int = _SEGMENT) -> float:
     of `segment` words, averaged over segments.
 
     Texts are taken end to end, lower-cased, without punctuation; words that fill no segment are
-    left out. Unlike distinct-n it does not fall with the amount of text. NaN for too few words.
+    ignored. Unlike distinct-n it does not fall with the amount of text. NaN for too few words.
     """
     ratios: list[float] = []
     held: list[str] = []

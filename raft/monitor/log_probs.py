@@ -1,7 +1,7 @@
 """Log-probabilities of given tokens under a policy that is loaded for them and dropped after.
 
-Not the generation engine's: both policies of a comparison must be computed by the same code, or
-their difference would hold the rounding of two.
+They do not come from the generation engine: both policies of a comparison must be computed by the
+same code, or their difference would contain the rounding of two programs.
 """
 
 from __future__ import annotations

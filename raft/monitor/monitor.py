@@ -142,7 +142,7 @@ class Monitor:
         previous = (last, self._responses(last)) if last else None
         home = self._folder.iteration(iteration)
         found = write_ngrams(home, texts, self._responses(0), previous)
-        # no slash: this is no number, and goes to no plot
+        # without a slash, since it is not a number and must not be plotted
         return {"ngram_jumps": [message for message, _ in found[:_NAMED]]} if found else {}
 
     def _of_policy(self, iteration: int, workers: LogProbWorkers) -> dict[str, float]:

@@ -1,16 +1,15 @@
-"""The words and symbols of texts, and how many of them hold which n-gram.
+"""n-grams whose frequency jumps between two policies, such as the '#' collapse of the RAFT example.
 
 Words are runs of letters and digits, lower-cased. Symbols are all other visible characters, and the
 letters of scripts without cases (Chinese, say), which put no spaces between words. A character four
 times running is a symbol too: `haaaaaa` repeats itself within one word.
 
-n-grams whose frequency jumps between two policies: the RAFT example's '#' collapse, by name.
-
 Frequencies are compared by log-odds with an informative Dirichlet prior (Monroe, Colaresi & Quinn
 2008, "Fightin' Words", eq. 15-22): the prior is the frequency in both texts together, so that what
 is rare is not taken for what is new. Once per response (how many hold it) and once per word.
 
-`ngrams.json` of an evaluation: what is said more often than at the start, and than last time.
+An evaluation's `ngrams.json` has the n-grams that are more frequent than at the start, and than in
+the evaluation before.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _REPEATED = re.compile(r"(\S)\1{3,}")
 
 
 class _SymbolsAlone(dict[int, str]):
-    """A table for `str.translate`: what is no symbol becomes a blank."""
+    """A table for `str.translate` that keeps symbols and turns all else into blanks."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -88,7 +87,7 @@ def frequent(texts: Sequence[str], least: float) -> Tally:
 
 
 def tally(texts: Sequence[str], grams: Collection[Gram]) -> Tally:
-    """How often these n-grams stand in the texts; those that nowhere do are left out."""
+    """How often these n-grams occur in the texts, without those that do not."""
     wanted = set(grams)
     found: Tally = {}
     for n in range(1, _LONGEST + 1):

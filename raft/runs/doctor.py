@@ -1,7 +1,4 @@
-"""`raft doctor`: is the environment sound, and is a reward model what one takes it for?
-
-The checks of a model are `rewards.doctor`'s; here are those of the machine.
-"""
+"""`raft doctor`: check the machine and its packages; `rewards.doctor` checks reward models."""
 
 from __future__ import annotations
 
@@ -226,7 +223,7 @@ def _data() -> Finding:
     if root is None:
         return note("RAFT_DATA", "not set; only configs that say ${RAFT_DATA} need it")
     if not root.is_dir():
-        return wrong("RAFT_DATA", f"{root} is no folder", "export RAFT_DATA=… or unset it")
+        return wrong("RAFT_DATA", f"{root} is not a folder", "export RAFT_DATA=… or unset it")
     how = "" if named else ", found without the variable"
     held = "" if (root / "data").is_dir() else "; it has no data folder"
     return ok("RAFT_DATA", f"{root}{how}{held}")

@@ -56,12 +56,12 @@ class Stopwatch:
 def read_metrics(
     run_dir: str | Path, *, on_damage: Callable[[str], None] | None = None
 ) -> list[dict[str, object]]:
-    """One dict per iteration, in order: the rows of its phases merged, `phase` left out.
+    """One dict per iteration, in order: the rows of its phases merged, without `phase`.
 
     Where two rows give one key, the later line counts, as it does after a resumed run.
 
     Args:
-        on_damage: called with what is wrong with a broken line, which is then left out; without
+        on_damage: called with what is wrong with a broken line, which is then skipped; without
             it a broken line is an error.
 
     Raises:
@@ -116,7 +116,7 @@ class Numbers:
 def read_numbers(
     run_dir: str | Path, *, on_damage: Callable[[str], None] | None = None
 ) -> list[Numbers]:
-    """`read_metrics` without what is no finite number: the input of curves and reports."""
+    """The finite numbers of `read_metrics`: the input of curves and reports."""
     rows = read_metrics(run_dir, on_damage=on_damage)
     return [Numbers.of(int(str(row["iteration"])), row) for row in rows]
 

@@ -1,6 +1,6 @@
-"""The prompts of a run: read, encoded, and the held-out ones set apart.
+"""Read and encode a run's prompts, hold some out, and say which ones each iteration takes.
 
-Which prompts an iteration takes: a seeded permutation, slice after slice, then the next one.
+Iterations take slices of a seeded permutation of the prompts, and then of the next permutation.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _encode(config: RunConfig, prompts: list[Prompt]) -> list[Prompt]:
 def _hold_out(
     config: RunConfig, prompts: list[Prompt], count: int
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """A seeded choice of `count` prompts, and the others without any text that was chosen."""
+    """(training, held-out): `count` prompts by seed are held out, and so are equal texts."""
     if count >= len(prompts):
         raise InputError(
             "eval.prompts",
@@ -148,15 +148,15 @@ def prompts_of(
     if per_iteration > count:
         raise InputError(
             "prompts.per_iteration",
-            f"{per_iteration} asked for, {count} prompts there are",
-            "lower it or give more prompts",
+            f"is {per_iteration}, but only {count} prompts are there to train on",
+            "lower it or add prompts",
         )
     epoch, offset = divmod((iteration - 1) * per_iteration, count)
     order = _order(epoch, prompts, per_iteration, seed)
-    chosen = order[offset : offset + per_iteration]
-    if missing := per_iteration - len(chosen):
-        chosen += _after(order, epoch, prompts, per_iteration, seed)[:missing]
-    return chosen
+    batch = order[offset : offset + per_iteration]
+    if missing := per_iteration - len(batch):
+        batch += _after(order, epoch, prompts, per_iteration, seed)[:missing]
+    return batch
 
 
 def _order(epoch: int, prompts: Sequence[Prompt], per_iteration: int, seed: int) -> list[Prompt]:

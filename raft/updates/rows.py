@@ -47,7 +47,7 @@ def sft_rows(
 
 
 def concatenate_and_cut(rows: Sequence[TrainingRow], length: int) -> list[TrainingRow]:
-    """LMFlow's packing: all rows on one string, cut into blocks of `length`, the rest left out.
+    """LMFlow's packing: all rows in a row, cut into blocks of `length`; the rest is dropped.
 
     Fewer tokens than one block are kept as they are.
     """

@@ -161,7 +161,10 @@ def test_every_complaint_is_said_at_once(tmp_path: Path) -> None:
         ({"prompts": None}, "prompts: "),
         ({"train": {"packing": "wrapped"}}, "train.packing: packing needs train.max_length"),
         ({"train": {"fsdp": True}}, "train.fsdp: shards over cluster.trainer_workers"),
-        ({"train": {"batch_size": 6, "micro_batch_size": 4}}, "train.batch_size: 6 is no multiple"),
+        (
+            {"train": {"batch_size": 6, "micro_batch_size": 4}},
+            "train.batch_size: 6 is not a",
+        ),
         ({"cluster": {"address": "inline", "trainer_workers": 2}}, "cluster: trainer_workers: 2"),
         ({"sampling": {"temperature": 3}}, "sampling.temperature: "),
     ],

@@ -477,8 +477,8 @@ def run_ranks(
         ({"fsdp": True}, "train.fsdp: .* one trainer"),
         ({"fsdp": True, "world_size": 2}, "train.fsdp: .* no GPU"),
         ({"packing": "wrapped"}, "train.packing: packing needs train.max_length"),
-        ({"batch_size": 4, "micro_batch_size": 3}, "train.batch_size: 4 is no multiple"),
-        ({"batch_size": 1, "world_size": 2}, "train.batch_size: 1 is no multiple"),
+        ({"batch_size": 4, "micro_batch_size": 3}, "train.batch_size: 4 is not a multiple"),
+        ({"batch_size": 1, "world_size": 2}, "train.batch_size: 1 is not a multiple"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

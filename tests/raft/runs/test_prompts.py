@@ -64,5 +64,5 @@ def test_another_epoch_has_another_order() -> None:
 
 
 def test_too_few_prompts() -> None:
-    with pytest.raises(InputError, match=r"prompts\.per_iteration: is 4, but .* only 3 prompts"):
+    with pytest.raises(InputError, match=r"prompts\.per_iteration: is 4, but only 3 prompts"):
         prompts_of(1, prompts(3), 4, 0)

@@ -18,7 +18,7 @@ from raft.updates.trainer import METRICS_FILE
 from raft.workers.rollout import Policy, Probe
 from raft.workers.trainer import TrainerWorkers
 from rollout.seeds import derive_seed
-from rollout.storage.files import disk_full_as_input_error, read_json
+from rollout.storage.files import read_json
 from rollout.types import Prompt
 
 if TYPE_CHECKING:
@@ -44,9 +44,8 @@ def train(
         # another name for every attempt: a trainer that a killed run left may still be writing
         working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
         seed = derive_seed(config.seed, "train", iteration)
-        with disk_full_as_input_error(checkpoint):
-            trainer.train(str(selected), str(working), str(checkpoint), seed)
-            os.replace(working, checkpoint)
+        trainer.train(str(selected), str(working), str(checkpoint), seed)
+        os.replace(working, checkpoint)
     folder.drop_unfinished_checkpoints(iteration)
     return read_json(checkpoint / METRICS_FILE)
 

@@ -22,7 +22,7 @@ from pydantic import (
 from rewards.checkpoints.hub import check_model, local_path
 from rewards.tournament.types import Tournament
 from rewards.types import Bos, EngineName, Format, NonFinite, TruncationSide
-from rollout.storage.fingerprint import without_secrets
+from rollout.storage.settings import without_secrets
 
 __all__ = [
     "KINDS",
@@ -54,7 +54,7 @@ class _Spec(BaseModel):
         Files tell by it what they were made with, so it must not change between versions.
         """
         fields = type(self).model_fields
-        said = {
+        said: dict[str, object] = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in self
             if not fields[name].exclude and not _is_unsaid(name, value)

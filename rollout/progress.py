@@ -1,25 +1,24 @@
-"""A bar on a terminal, nothing elsewhere: plain log lines tell the story there."""
+"""A bar on a terminal, nothing elsewhere: plain log lines say there what happens."""
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
-from typing import Any
+from typing import NoReturn
 
 
 class Progress:
     """Counts finished items on stderr while the block runs."""
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
+        from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=done, desc=title, unit="prompt", leave=False)
+        # disable=None: where stderr is no terminal, tqdm writes nothing
+        self._bar: tqdm[NoReturn] = tqdm(
+            total=total, initial=done, desc=title, unit="prompt", leave=False, disable=None
+        )
 
     def advance(self, count: int = 1) -> None:
-        if self._bar is not None:
-            self._bar.update(count)
+        self._bar.update(count)
 
     def __enter__(self) -> Progress:
         return self
@@ -30,5 +29,4 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()

@@ -18,10 +18,11 @@ from raft.best_of_n.plot import draw_curve
 from raft.best_of_n.pool import Columns, Pool, read_pool
 from rollout.data.jsonl import encode_rows
 from rollout.data.rows import RowIds
-from rollout.data.scored_rows import RowReader
+from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.storage.files import make_out_folder, whole_file, write_json
-from rollout.storage.output import OutputLock, identity, refuse_input
+from rollout.storage.output import OutputFiles, refuse_input
+from rollout.storage.settings import identity
 
 __all__ = [
     "Judged",
@@ -114,11 +115,11 @@ def best_of_n(
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
     for path in out.all:
         refuse_input(path, file)
-    with OutputLock(out.all, settings, restart=restart, redo=True) as claim:
-        if claim.complete:
+    with OutputFiles(out.all, settings, restart=restart, redo=True) as output:
+        if output.complete:
             log.info("%s: is complete already, under the same settings", out.curve)
-            return {**claim.record, "out": names}
-        claim.begin()
+            return {**output.record, "out": names}
+        output.begin()
         pool, best = _read(reader, _columns(reader, by, gold), n, out.best)
         n = n or pool.largest
         values = {} if (gold_PN := pool.gold_PN) is None else {"gold": gold_PN}
@@ -128,7 +129,7 @@ def best_of_n(
         found["peak"] = _peaks(pool, curve, judged, values, seed)
         draw_curve(curve, _titles(pool.columns, judged), out.picture)
         write_json(out.curve, found)
-        claim.finish(found)
+        output.finish(found)
     return {**found, "out": names}
 
 
@@ -144,14 +145,14 @@ def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tup
     """The pool, and how many best rows were written to `best`."""
     ids, kept = RowIds(), 0
 
-    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows() -> Iterator[ScoreRow]:
         for row in reader.rows():
             ids.add(row.id)
-            yield row.where, {"id": row.id, **row.columns}
+            yield row
 
     with whole_file(best) as file:
 
-        def keep(row: dict[str, Any]) -> None:
+        def keep(row: dict[str, object]) -> None:
             nonlocal kept
             kept += 1
             file.write(encode_rows([row]).decode())

@@ -22,9 +22,9 @@ from rollout.data.rows import find_source
 from rollout.data.samples import RANKING
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
-from rollout.storage.fingerprint import made_of
-from rollout.storage.output import OutputLock, output_path
+from rollout.storage.output import OutputFiles, output_path
 from rollout.storage.rollout_store import RolloutStore
+from rollout.storage.settings import made_of
 from rollout.types import Prompt
 
 __all__ = ["draw_pool", "drawing_config", "pool_path"]
@@ -75,17 +75,17 @@ def draw_pool(
     folder, name = path.parent, path.stem
     leftovers = [folder / f".{name}.{kind}" for kind in ("samples", "scores")]
     settings = _settings(config, prompts, rewards)
-    with OutputLock([path], settings, leftovers=leftovers, restart=restart) as claim:
-        if claim.complete:
+    with OutputFiles([path], settings, leftovers=leftovers, restart=restart) as output:
+        if output.complete:
             log.info("%s: is complete already, under the same settings", path)
-            return {**claim.record, "new_rows": 0, "tokens": 0, "seconds": 0.0}
-        claim.begin()
+            return {**output.record, "new_rows": 0, "tokens": 0, "seconds": 0.0}
+        output.begin()
         store = RolloutStore(folder, name, prompts, version=0, fields=_kept(prompts))
         spent = None if store.complete else _collect(config, store, prompts, rewards)
         store.drop_leftovers()
         record = {"out": str(path), "rows": len(prompts)}
         record["responses"] = len(prompts) * config.sampling.k
-        claim.finish(record)
+        output.finish(record)
     return {**record, **_speed(spent, len(prompts))}
 
 

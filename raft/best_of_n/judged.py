@@ -7,10 +7,10 @@ both orders, has their mean at one half (n = 1) but for noise, so a win rate ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from rewards.build import build_judge
 from rewards.judges.reward import DEFAULT_TOURNAMENT, REFERENCE_FIELD, JudgeReward
@@ -18,6 +18,7 @@ from rewards.scoring.job import run_job
 from rewards.scoring.score import scores_of
 from rewards.spec import JudgeSpec
 from rewards.tournament import Tournament
+from rollout.data.jsonl import is_list
 from rollout.data.samples import COMPARISONS, RANKING
 from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
@@ -49,7 +50,7 @@ class Selection:
 
 def judge_pool(
     file: Path, path: Path, selection: Selection, *, n: int | None = None, restart: bool = False
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write `path`: the first `n` responses of each row of `file` (default: all but the last).
 
     To each are added `win_scores`, P(response beats the reference), `reference`, the text that it
@@ -103,11 +104,11 @@ class _Judging:
     def prepare(self) -> None:
         self._judge = self._selection.build()
 
-    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
         assert self._judge is not None, "prepare comes first"
         fields = [_competing(row.groups[0], self._n) for row in rows]
         won = scores_of(self._judge, [_against_last(*field) for field in fields])
-        standings: list[dict[str, Any]] = [{} for _ in rows]
+        standings: list[dict[str, object]] = [{} for _ in rows]
         if self._selection.tournament is not None:
             points = scores_of(self._judge, [group for group, _ in fields])
             compared = self._judge.comparisons()
@@ -120,16 +121,17 @@ class _Judging:
             for row, field, wins, standing in zip(rows, fields, won, standings, strict=True)
         ]
 
-    def count(self, row: ScoreRow, finished: dict[str, Any]) -> None:
-        self._missing += finished[WINS].count(None)
+    def count(self, row: ScoreRow, finished: Mapping[str, object]) -> None:
+        self._missing += cast(list[float | None], finished[WINS]).count(None)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         report = self._judge.report() if self._judge is not None else None
         made = {} if report is None else {"comparisons": report.comparisons, "ties": report.ties}
         return {"method": self._selection.method, "missing": self._missing, **made}
 
-    def line(self, summary: dict[str, Any]) -> str:
-        return f"{summary.get('comparisons', 0)} comparisons, {summary['missing']} missing"
+    def line(self) -> str:
+        comparisons = 0 if self._judge is None else self._judge.report().comparisons
+        return f"{comparisons} comparisons, {self._missing} missing"
 
 
 def _competing(group: Group, n: int | None) -> tuple[Group, str]:
@@ -148,13 +150,13 @@ def _judged(
     group: Group,
     reference: str,
     wins: list[float | None],
-    standing: dict[str, Any],
-) -> dict[str, Any]:
+    standing: dict[str, object],
+) -> dict[str, object]:
     count, all_of_them = len(group.completions), row.conversations
     lists = {
         name: values[:count]
         for name, values in row.columns.items()
-        if isinstance(values, list) and len(values) == all_of_them and name in _per_response(row)
+        if is_list(values) and len(values) == all_of_them and name in _per_response(row)
     }
     # a ranking among all of them is none of those who compete
     unknown = dict.fromkeys(RANKING.intersection(row.columns))

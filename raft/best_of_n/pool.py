@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from raft.best_of_n.estimate import Floats
 from raft.selection import best_of_k
+from rollout.data.jsonl import is_finite_number, is_list
+from rollout.data.samples import check_scores
+from rollout.data.scored_rows import ScoreRow
 from rollout.errors import InputError
 
 __all__ = ["Columns", "Pool", "read_pool"]
@@ -18,8 +19,6 @@ __all__ = ["Columns", "Pool", "read_pool"]
 # columns of one entry per response, and what the chosen one's is called
 _BESIDE = {"finish_reasons": "finish_reason", "seeds": "seed", "token_ids": "token_ids"}
 _REST = ("policy_version", "prompt_token_ids")
-# (where the row stands, its columns)
-Rows = Iterable[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,10 @@ class Pool:
 
 
 def read_pool(
-    rows: Rows, columns: Columns, n: int | None, keep: Callable[[dict[str, Any]], Any]
+    rows: Iterable[ScoreRow],
+    columns: Columns,
+    n: int | None,
+    keep: Callable[[dict[str, object]], None],
 ) -> Pool:
     """Read every row once; `keep` is given the best of each prompt's first `n` responses, by score.
 
@@ -76,14 +78,13 @@ def read_pool(
             responses; `n` is more than any prompt has; there are no scores at all.
     """
     pool = Pool(columns)
-    for where, row in rows:
-        texts = row["responses"]
-        scores_N = _column(row, columns.by, len(texts), where)
-        pool.responses_P.append(len(texts))
+    for row in rows:
+        scores_N = _scores(row, columns.by)
+        pool.responses_P.append(row.conversations)
         pool.score_rows.append(scores_N)
         if columns.gold is not None:
-            pool.gold_rows.append(_column(row, columns.gold, len(texts), where))
-        if len(texts) and (best := int(best_of_k(scores_N[None, :n])[0])) >= 0:
+            pool.gold_rows.append(_scores(row, columns.gold))
+        if row.conversations and (best := int(best_of_k(scores_N[None, :n])[0])) >= 0:
             keep(_best_row(row, best, columns, n))
     if n is not None and n > pool.largest:
         raise InputError(
@@ -96,53 +97,51 @@ def read_pool(
     return pool
 
 
-def _column(row: dict[str, Any], name: str, count: int, where: str) -> Floats:
-    values = row.get(name)
+def _scores(row: ScoreRow, name: str) -> Floats:
+    """(N,) of a column; NaN is a missing score."""
+    values = row.columns.get(name)
     if values is None:
-        held = ", ".join(key for key in row if key.endswith("scores")) or "no scores"
+        held = ", ".join(key for key in row.columns if key.endswith("scores")) or "no scores"
         raise InputError(
-            where,
+            row.where,
             f"no column {name!r} (there: {held})",
             "`raft score --reward M` adds scores, --score-column and --gold-column name others",
         )
-    if not isinstance(values, list) or len(values) != count:
-        raise InputError(where, f"{name!r} does not fit {count} responses", "score the file again")
-    for value in values:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise InputError(where, f"{name!r} holds {value!r}", "a score is a number or null")
-    return np.array(values, dtype=np.float64)  # None becomes NaN
+    scores = check_scores(values, row.conversations, f"{row.where}: {name!r}")
+    return np.array(scores, dtype=np.float64)  # None becomes NaN
 
 
-def _best_row(row: dict[str, Any], best: int, columns: Columns, n: int | None) -> dict[str, Any]:
+def _best_row(row: ScoreRow, best: int, columns: Columns, n: int | None) -> dict[str, object]:
     """The best response with all its scores, and which sample it is; the prompt's own columns."""
-    texts = row["responses"]
+    (group,) = row.groups
+    count = len(group.completions)
+    lists = {
+        name: values
+        for name, values in row.columns.items()
+        if is_list(values) and len(values) == count
+    }
+    named = (columns.by, columns.gold)
     own = {
-        key: value
-        for key, value in row.items()
-        if not (key in _BESIDE or key in _REST or key in ("responses", columns.by, columns.gold))
-        and "scores" not in key
+        name: value
+        for name, value in {"id": row.id, **row.columns}.items()
+        if name not in ("responses", *_BESIDE, *_REST, *named) and "scores" not in name
     }
     scores = {
-        key.removesuffix("s"): _number(values[best])
-        for key, values in row.items()
-        if (key.endswith("scores") or key in (columns.by, columns.gold))
-        and isinstance(values, list)
-        and len(values) == len(texts)
+        name.removesuffix("s"): values[best] if is_finite_number(values[best]) else None
+        for name, values in lists.items()
+        if name.endswith("scores") or name in named
     }
-    # the score that selects goes by its name in a run's selected.jsonl
-    scores = {"score": scores[columns.by.removesuffix("s")], **scores}
-    beside = {
-        name: row[key][best]
-        for key, name in _BESIDE.items()
-        if isinstance(row.get(key), list) and len(row[key]) == len(texts)
+    return {
+        **own,
+        "response": group.completions[best].text,
+        "sample": best,
+        "of": min(count, n or count),
+        # the score that selects goes by its name in a run's selected.jsonl
+        "score": scores[columns.by.removesuffix("s")],
+        **scores,
+        **{kept: lists[name][best] for name, kept in _BESIDE.items() if name in lists},
+        **{name: row.columns[name] for name in _REST if name in row.columns},
     }
-    rest = {key: row[key] for key in _REST if key in row}
-    of = len(texts[:n])
-    return {**own, "response": texts[best], "sample": best, "of": of, **scores, **beside, **rest}
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _padded(rows: list[Floats], width: int) -> Floats:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from raft import __version__
 from raft.cli.doctor import add_doctor
@@ -21,6 +19,7 @@ from raft.cli.sampling import add_bon, add_sample
 from rewards.types import RewardError
 from rollout.engines.environment import quiet_libraries, spin_briefly
 from rollout.errors import InputError
+from rollout.storage.files import is_disk_full
 
 _DEBUG = "RAFT_DEBUG"
 _COMMANDS = (
@@ -48,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(arguments)
         _set_up(quiet=options.quiet)
         log_old_names(options)
-        with _disk_full_behind_stdout():
-            return options.command(options) or 0
+        code = options.command(options) or 0
+        sys.stdout.flush()  # printed results count as output: a full disk there is told
+        return code
     except BrokenPipeError:  # the reader of stdout went away: nobody to tell
         _discard_stdout()
         return 1
@@ -62,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a reward function is the user's own code; the same command resumes once it is fixed
         if isinstance(error, InputError | RewardError):
             _complain(str(error))
+            return 2
+        if is_disk_full(error):
+            _complain_of_full_disk(error)
             return 2
         _complain(f"{type(error).__name__}: {error} ({_traceback_place(error, arguments)})")
         return 1
@@ -77,18 +80,15 @@ def _set_up(*, quiet: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
 
 
-@contextlib.contextmanager
-def _disk_full_behind_stdout() -> Iterator[None]:
-    """Report a full disk behind stdout as wrong input: printed results are output too."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        _discard_stdout()
+def _complain_of_full_disk(error: Exception) -> None:
+    where = "the disk"
+    if isinstance(error, OSError):
+        # what we write to files has a name; what has none went to stdout
         where = error.filename or "standard output"
-        raise InputError(where, "no space left", "free some and run the command again") from error
+        if error.filename is None:
+            _discard_stdout()
+    fix = "free some and run the same command again, what is finished is kept"
+    _complain(str(InputError(where, "no space left on the disk", fix)))
 
 
 def _discard_stdout() -> None:

@@ -16,9 +16,9 @@ from raft.curves.axes import XScale
 from raft.curves.figure import make_picture
 from raft.curves.panels import Panel, select_panels
 from raft.curves.runs import Series, Setting, known_keys, read_settings, series_of
-from raft.curves.style import STYLES, picture_files, save_picture, writing
+from raft.curves.style import STYLES, picture_files, save_picture
 from rollout.errors import InputError
-from rollout.storage.files import whole_file, write_json
+from rollout.storage.files import whole_file, write_json, writing
 
 __all__ = ["draw_curves"]
 
@@ -47,7 +47,7 @@ def _check_data_file(file: Path) -> None:
 def _write_data(file: Path, x: str, drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> None:
     """Write one row per point; JSON also names `x` and has the marks of guards and stops."""
     rows = [row for panel, many in drawn for series in many for row in _rows(panel, series)]
-    with writing(file):
+    with writing(file, "choose another file"):
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix.lower() == ".json":
             write_json(file, {"x": x, "points": rows, "marks": _marks(drawn)})

@@ -6,16 +6,13 @@ colour vision; the line style says which metric of a panel it is. Files appear w
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rollout.errors import InputError
-from rollout.storage.files import disk_full_as_input_error
+from rollout.storage.files import naming, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +27,6 @@ __all__ = [
     "picture_files",
     "save_picture",
     "shades",
-    "writing",
 ]
 
 GREY = "#444444"
@@ -128,10 +124,6 @@ def shades(count: int) -> list[tuple[float, float, float, float]]:
     return [colormaps["cividis"](0.05 + 0.9 * i / max(count - 1, 1)) for i in range(count)]
 
 
-_REFUSED = {
-    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
-    errno.EPERM, errno.EROFS,
-}  # fmt: skip
 _SUFFIXES = (".png", ".svg", ".pdf")
 # without these the same run would draw another file tomorrow
 _UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}
@@ -162,24 +154,10 @@ def save_picture(figure: Figure, file: Path, dpi: int = 200) -> None:
         InputError: where the file cannot be written.
     """
     partial = file.with_name(f".{file.name}.partial{file.suffix}")
-    with writing(file):
+    with writing(file, "choose another file"), naming(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             figure.savefig(partial, dpi=dpi, metadata=_UNDATED[file.suffix.lower()])
             os.replace(partial, file)
         finally:
             partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """Turn a refusal of the file system into an `InputError` that names the file."""
-    with disk_full_as_input_error(file):
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
-            raise InputError(
-                file, f"cannot be written ({error.strerror})", "choose another file"
-            ) from error

@@ -14,7 +14,7 @@ from raft.report.problems import Notices
 from raft.report.samples import Index, Stage, embed, find_stages
 from rollout.errors import InputError
 from rollout.progress import Progress
-from rollout.storage.files import whole_file
+from rollout.storage.files import whole_file, writing
 
 __all__ = ["write_report"]
 
@@ -55,35 +55,28 @@ def write_report(
     for gap in problems.find_gaps(run, iterations, metrics, config, stopped is not None):
         notices.add(gap)
     title = run.resolve().name
-    try:
-        with whole_file(out) as file:
-            file.write(page.beginning(title))
-            stages, found = _samples(run, iterations, Blocks(file), notices, prompts, config)
-            env = summary.environment(run, notices.add)
-            data = PageData(
-                title=title,
-                made=f"raft {__version__}",
-                changed=_last_change(run),
-                headline=summary.headline(metrics, config.get("iterations")),
-                facts=summary.facts(config, env, metrics, stages),
-                config=summary.config_text(config),
-                metrics=[row.values for row in metrics],
-                panels=summary.panels(metrics),
-                stageNames=[*summary.TIMES, "other"],
-                times=summary.timeline(metrics),
-                guards=fired,
-                stopped=stopped,
-                stages=stages,
-                lists=found,
-                notices=notices.texts,
-            )
-            file.write(page.end(data))
-    except OSError as error:
-        raise InputError(
-            out,
-            f"cannot be written ({error.strerror or error})",
-            "choose another --out",
-        ) from error
+    with writing(out, "choose another --out"), whole_file(out) as file:
+        file.write(page.beginning(title))
+        stages, found = _samples(run, iterations, Blocks(file), notices, prompts, config)
+        env = summary.environment(run, notices.add)
+        data = PageData(
+            title=title,
+            made=f"raft {__version__}",
+            changed=_last_change(run),
+            headline=summary.headline(metrics, config.get("iterations")),
+            facts=summary.facts(config, env, metrics, stages),
+            config=summary.config_text(config),
+            metrics=[row.values for row in metrics],
+            panels=summary.panels(metrics),
+            stageNames=[*summary.TIMES, "other"],
+            times=summary.timeline(metrics),
+            guards=fired,
+            stopped=stopped,
+            stages=stages,
+            lists=found,
+            notices=notices.texts,
+        )
+        file.write(page.end(data))
     _log_size(out, stages)
     return out
 
@@ -97,12 +90,8 @@ def _check(run: Path, out: Path) -> None:
         raise InputError(out, "is not an HTML file", "end the name in .html")
     if out.is_dir():
         raise InputError(out, "is a folder", "name a file in it")
-    try:
+    with writing(out, "choose another --out"):
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            out, f"its folder cannot be made ({error.strerror})", "choose another --out"
-        ) from error
 
 
 def _samples(

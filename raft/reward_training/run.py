@@ -16,7 +16,7 @@ from raft.config.train_reward import TrainRewardConfig
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from rollout.data.jsonl import json_columns
-from rollout.storage.files import disk_full_as_input_error, read_json, write_json, write_whole
+from rollout.storage.files import read_json, write_json, write_whole
 
 __all__ = ["train_reward"]
 
@@ -49,10 +49,9 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
         from raft.reward_training.data import read_train_data
 
         data = read_train_data(config)
-        with disk_full_as_input_error(folder.root):
-            found = run_recipe(config, data, folder.root, _reporter(folder))
-            metrics = json_columns(found, RESULT)  # a number that is not known is null
-            _write_card(folder.root, config, settings, data, metrics)
+        found = run_recipe(config, data, folder.root, _reporter(folder))
+        metrics = json_columns(found, RESULT)  # a number that is not known is null
+        _write_card(folder.root, config, settings, data, metrics)
         write_json(result, metrics)
     distributed.shutdown()
     return folder.root, metrics

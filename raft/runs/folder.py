@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import BinaryIO
 
 import yaml
 
 from raft.runs.metrics import Numbers
+from rollout.data.jsonl import is_object
 from rollout.errors import InputError
 from rollout.storage.files import (
     GONE,
-    disk_full_as_input_error,
+    naming,
+    open_locked,
     read_rows,
     remove_tree,
     write_json,
     write_whole,
 )
+from rollout.storage.settings import differences
 
 UNFINISHED = ".checkpoint-"  # a checkpoint that is being written; the rest of its name is random
 # these may differ between a run and its continuation: they change no sample
@@ -40,7 +42,6 @@ class RunFolder:
 
     def __init__(self, run_dir: str | Path, config: Mapping[str, object]) -> None:
         self.root = Path(run_dir).resolve()
-        self._make_root()
         self._lock = self._take_lock()
         try:
             self._metrics = self._read_metrics()
@@ -120,40 +121,16 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def _make_root(self) -> None:
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                "run_dir",
-                f"cannot make the folder {self.root} ({error.strerror})",
-                "choose another",
-            ) from error
-
-    def _take_lock(self) -> TextIO:
-        try:
-            lock = open(self.root / "run.lock", "a+")  # noqa: SIM115 - held while the run lives
-        except OSError as error:
-            raise InputError(
-                "run_dir",
-                f"cannot write in {self.root} ({error.strerror})",
-                "choose another",
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            lock.close()
-            raise InputError(
-                "run_dir",
-                f"{self.root} is in use by process {holder}",
-                "wait for it, end it, or choose another run_dir",
-            ) from error
-        with disk_full_as_input_error(self.root):
+    def _take_lock(self) -> BinaryIO:
+        lock = open_locked(
+            self.root / "run.lock",
+            f"run_dir={self.root}",
+            "is in use by process {holder}",
+            "choose another run_dir",
+        )
+        with naming(lock.name):
             lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            lock.write(str(os.getpid()).encode())
         return lock
 
     def _settle_config(self, config: Mapping[str, object]) -> None:
@@ -163,7 +140,8 @@ class RunFolder:
         if before == text:
             return
         if before is not None and self._holds_samples():
-            changed = _differences(_parsed(before, path), yaml.safe_load(text))
+            stored, given = _parsed(before, path), yaml.safe_load(text)
+            changed = differences(_comparable(stored), _comparable(given), _FREE_KEYS)
             if changed:
                 raise InputError(
                     "run_dir",
@@ -217,20 +195,14 @@ def _parsed(text: str, path: Path) -> object:
         ) from error
 
 
-def _differences(stored: object, given: object, prefix: str = "") -> list[str]:
-    """Dotted keys on which two configs disagree, beyond those that change no sample."""
-    if not (isinstance(stored, dict) and isinstance(given, dict)):
-        return [] if stored == given else [f"{prefix} {stored!r} → {given!r}"]
-    changed: list[str] = []
-    for key in sorted({*stored, *given}):
-        if not prefix and key in _FREE_KEYS:
-            continue
-        before, now = stored.get(key), given.get(key)
-        if not prefix and key in ("reward", "gold"):
-            from rewards.spec_reader import rewritten
+def _comparable(stored: object) -> dict[str, object]:
+    """A config of any version as configs are compared: rewards as they are written today, and of
+    the monitor's settings the one that matters."""
+    from rewards.spec_reader import rewritten
 
-            before = rewritten(before)
-        elif not prefix and key == "monitor":  # folders of old have none
-            before, now = ({_MONITORED: (one or {}).get(_MONITORED)} for one in (before, now))
-        changed += _differences(before, now, f"{prefix}.{key}" if prefix else key)
-    return changed
+    columns = dict(stored) if is_object(stored) else {}
+    for key in ("reward", "gold"):
+        columns[key] = rewritten(columns.get(key))
+    monitor = columns.get("monitor")  # folders of old have none
+    text = monitor.get(_MONITORED) if is_object(monitor) else None
+    return {**columns, "monitor": {_MONITORED: text}}

@@ -11,7 +11,7 @@ from rewards.evaluation.contamination import Contamination
 from rewards.evaluation.markdown import number, percent, section, table, with_interval
 from rewards.evaluation.results import EvalReport, ModelComparison, ModelResult, as_object
 from rollout.errors import InputError
-from rollout.storage.files import disk_full_as_input_error, write_json, write_whole
+from rollout.storage.files import write_json, write_whole, writing
 
 __all__ = [
     "as_markdown",
@@ -60,10 +60,8 @@ def check_output(out: str | None) -> None:
             f"--out {out}", "is neither a folder nor a report", "end the name in .md or .json"
         )
     folder = path if not path.suffix or path.is_dir() else path.parent
-    try:
+    with writing(f"--out {out}", "choose another place"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}", error.strerror, "choose another place") from error
 
 
 def kept_rows(out: str | None) -> Path | None:
@@ -81,13 +79,10 @@ def write_report(report: EvalReport, out: str) -> list[Path]:
     if path.is_dir():
         path = path / "report.md"
     beside = path.with_suffix(".json")
-    try:
-        with disk_full_as_input_error(path):
-            if path.suffix == ".md":
-                write_whole(path, as_markdown(report))
-            write_json(beside, as_object(report))
-    except OSError as error:
-        raise InputError(f"--out {out}", error.strerror, "choose another place") from error
+    with writing(f"--out {out}", "choose another place"):
+        if path.suffix == ".md":
+            write_whole(path, as_markdown(report))
+        write_json(beside, as_object(report))
     return [path, beside] if path.suffix == ".md" else [beside]
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rewards.types import RewardError
 from rollout.data.scored_rows import Checked, RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.progress import Progress
-from rollout.storage.fingerprint import made_of
-from rollout.storage.output import JobFile, Output, Stdout
+from rollout.storage.output import Output, OutputFile, Stdout
+from rollout.storage.settings import made_of
 
 __all__ = ["Work", "refuse_columns", "run_job"]
 
@@ -44,20 +44,20 @@ class Work(Protocol):
         """Load what the work needs; called when there is work to do."""
         ...
 
-    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
         """The finished rows, in order."""
         ...
 
-    def count(self, row: ScoreRow, finished: dict[str, Any]) -> None:
+    def count(self, row: ScoreRow, finished: Mapping[str, object]) -> None:
         """Take a finished row into the summary, whichever command finished it."""
         ...
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """What there is to say of all rows."""
         ...
 
-    def line(self, summary: dict[str, Any]) -> str:
-        """The same in words."""
+    def line(self) -> str:
+        """The summary in words."""
         ...
 
 
@@ -65,12 +65,12 @@ def run_job(
     reader: RowReader,
     work: Work,
     path: Path | None,
-    settings: dict[str, Any],
+    settings: Mapping[str, object],
     *,
     batch_rows: int | None = None,
     free: Sequence[str] = _FREE_SETTINGS,
     restart: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Work on every row and write it to `path`, or to standard output; return the summary.
 
     `settings` are what the finished rows depend on; `scorer` among them names what scores, and
@@ -91,7 +91,7 @@ def run_job(
         "input": {"stem": reader.stem, "rows": checked.rows, "digest": checked.digest},
         "batch_rows": batch_rows,
     }
-    with JobFile(path, known, free=free, restart=restart) as job:
+    with OutputFile(path, known, free=free, restart=restart) as job:
         if job.complete:
             log.info("%s: is complete already, under the same settings", path)
             return {"rows": checked.rows, **(job.record or {}), "out": str(path)}
@@ -117,7 +117,7 @@ def _finished(
     out: Output,
     name: str,
     batch_rows: int | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     done, seconds = _work_through(reader, checked, work, out, batch_rows)
     summary = {
         "out": name,
@@ -132,7 +132,7 @@ def _finished(
     speed = f", {done / seconds:.1f}/s" if seconds else ""
     log.info(
         "%s: %d rows, %d conversations | %s | %d of them now, in %.1f s%s",
-        name, checked.rows, checked.conversations, work.line(summary), done, seconds, speed,
+        name, checked.rows, checked.conversations, work.line(), done, seconds, speed,
     )  # fmt: skip
     return summary
 
@@ -175,7 +175,7 @@ def _chunks(rows: Iterator[ScoreRow], batch_rows: int | None) -> Iterator[list[S
         yield chunk
 
 
-def _run(work: Work, chunk: list[ScoreRow]) -> list[dict[str, Any]]:
+def _run(work: Work, chunk: list[ScoreRow]) -> list[dict[str, object]]:
     try:
         return work.run(chunk)
     except InputError as error:
@@ -193,7 +193,9 @@ def _place(chunk: list[ScoreRow], message: str) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _check_same(work: Work, chunk: list[ScoreRow], finished: list[dict[str, Any]]) -> None:
+def _check_same(
+    work: Work, chunk: list[ScoreRow], finished: Sequence[Mapping[str, object]]
+) -> None:
     for row, one in zip(chunk, finished, strict=True):
         added = set(work.columns(row))
         if not added <= one.keys() or _others(row.columns, added) != _others(one, added):
@@ -204,5 +206,5 @@ def _check_same(work: Work, chunk: list[ScoreRow], finished: list[dict[str, Any]
             )
 
 
-def _others(columns: dict[str, Any], added: set[str]) -> str:
+def _others(columns: Mapping[str, object], added: set[str]) -> str:
     return json.dumps({key: value for key, value in columns.items() if key not in added})

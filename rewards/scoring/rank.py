@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def rank_file(
     split: str = "train",
     batch_rows: int | None = None,
     restart: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Rank the responses of every row of `file`, by a judge's verdicts or by a reward's scores.
 
     Adds to each row `ranking`, the indices of its responses, best first; `best`, the first of
@@ -121,7 +121,7 @@ class _Ranking:
         if reward is not None:
             self._reward = build_reward(reward)
 
-    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
         fields = [Entrants(row) for row in rows]
         scores = None
         if self._reward is not None:
@@ -134,14 +134,13 @@ class _Ranking:
             field.ranked(one, self.method) for field, one in zip(fields, standings, strict=True)
         ]
 
-    def count(self, row: ScoreRow, finished: dict[str, Any]) -> None:
-        told = dict(finished["tournament"])
-        for other in ("method", "top", "bottom"):
-            told.pop(other)
-        self._report += Report(prompts=1, **told)
+    def count(self, row: ScoreRow, finished: Mapping[str, object]) -> None:
+        stored = cast(dict[str, int], finished["tournament"])
+        counted = {name: stored[name] for name in stored if name not in ("method", "top", "bottom")}
+        self._report += Report(prompts=1, **counted)
         self._scored += row.conversations
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         report = self._report
         shares = {
             "position_bias": report.position_bias,
@@ -149,30 +148,34 @@ class _Ranking:
             "flip_share": report.flip_share,
             "intransitive_share": report.intransitive_share,
         }
-        passes = report.forward_passes if self._specs[0] is not None else self._scored
         return {
             "method": self.method,
             **asdict(report),
-            "forward_passes": passes,
+            "forward_passes": self._forward_passes,
             **{name: None if math.isnan(share) else share for name, share in shares.items()},
         }
 
-    def line(self, summary: dict[str, Any]) -> str:
-        missing = f"{summary['missing']} prompts without a ranking"
+    def line(self) -> str:
+        report = self._report
+        missing = f"{report.missing} prompts without a ranking"
         if self.method == BY_SCORE:
             return f"ranked by score, no tournament, {missing}"
-        bias, triples = summary["position_bias"], summary["triples"]
+        bias = report.position_bias
         parts = [
-            f"{self.method}: {summary['comparisons']} comparisons, "
-            f"{summary['forward_passes']} forward passes",
-            f"{summary['ties']} ties",
+            f"{self.method}: {report.comparisons} comparisons, "
+            f"{self._forward_passes} forward passes",
+            f"{report.ties} ties",
             "position bias unknown"
-            if bias is None
-            else f"position bias {bias:+.3f}, {summary['flip_share']:.1%} turn with the order",
-            f"{summary['intransitive']} of {triples} triples intransitive",
+            if math.isnan(bias)
+            else f"position bias {bias:+.3f}, {report.flip_share:.1%} turn with the order",
+            f"{report.intransitive} of {report.triples} triples intransitive",
             missing,
         ]
         return ", ".join(parts)
+
+    @property
+    def _forward_passes(self) -> int:
+        return self._report.forward_passes if self._specs[0] is not None else self._scored
 
     def _play(
         self, fields: Sequence[Entrants], scores: list[list[float | None]] | None
@@ -222,7 +225,7 @@ class Entrants:
         name = f"responses {i} and {j} of prompt {self.id!r}"
         return Comparison(self._turns, self.texts[first], self.texts[second]), name
 
-    def ranked(self, standing: Standing, method: str) -> dict[str, Any]:
+    def ranked(self, standing: Standing, method: str) -> dict[str, object]:
         order = {entrant: place for place, entrant in enumerate(standing.order)}
         ranking = sorted(range(len(self.entrants)), key=lambda k: order.get(self.entrants[k], 0))
         scores = [standing.scores[entrant] for entrant in self.entrants]
@@ -233,7 +236,7 @@ class Entrants:
         return {**found, COMPARISONS: standing.played.among(self.entrants)}
 
 
-def _by_score(row: ScoreRow, scores: list[float | None]) -> dict[str, Any]:
+def _by_score(row: ScoreRow, scores: list[float | None]) -> dict[str, object]:
     known = [(-score, k) for k, score in enumerate(scores) if score is not None]
     ranking = [k for _, k in sorted(known)]
     n = len(ranking)
@@ -254,15 +257,15 @@ def _by_margin(
     return Verdicts.from_log_odds(margin_M, -margin_M, np.isnan(margin_M))
 
 
-def _told(report: Report) -> dict[str, Any]:
+def _told(report: Report) -> dict[str, object]:
     told = asdict(report)
     del told["prompts"]
     return told
 
 
 def _with(
-    row: ScoreRow, ranking: list[int], scores: list[float | None], told: dict[str, Any]
-) -> dict[str, Any]:
+    row: ScoreRow, ranking: list[int], scores: list[float | None], told: dict[str, object]
+) -> dict[str, object]:
     values = (ranking, ranking[0] if ranking else None, scores, told)
     return {**row.columns, **dict(zip(COLUMNS, values, strict=True))}
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from rewards.build import build_reward
 from rewards.scoring.job import refuse_columns, run_job
@@ -29,7 +28,7 @@ def score_file(
     split: str = "train",
     batch_rows: int | None = None,
     restart: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Score every row of `file` with `reward`.
 
     Args:
@@ -79,19 +78,18 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self._mean = self._squares = 0.0
+        self.mean = self._squares = 0.0
+
+    @property
+    def std(self) -> float:
+        """With the count as divisor; 0 for no numbers."""
+        return math.sqrt(self._squares / self.count) if self.count else 0.0
 
     def add(self, value: float) -> None:
         self.count += 1
-        step = value - self._mean
-        self._mean += step / self.count
-        self._squares += step * (value - self._mean)
-
-    def values(self) -> dict[str, float | None]:
-        """`mean` and `std`, of nothing None."""
-        if not self.count:
-            return {"mean": None, "std": None}
-        return {"mean": self._mean, "std": math.sqrt(self._squares / self.count)}
+        step = value - self.mean
+        self.mean += step / self.count
+        self._squares += step * (value - self.mean)
 
 
 class _Scoring:
@@ -118,25 +116,28 @@ class _Scoring:
     def prepare(self) -> None:
         self._reward = build_reward(self._spec)
 
-    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+    def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
         assert self._reward is not None, "prepare comes first"
         scores = iter(scores_of(self._reward, [group for row in rows for group in row.groups]))
         return [row.scored([next(scores) for _ in row.groups], self._name) for row in rows]
 
-    def count(self, row: ScoreRow, finished: dict[str, Any]) -> None:
+    def count(self, row: ScoreRow, finished: Mapping[str, object]) -> None:
         for score in row.scores_in(finished, self._name):
             if score is None:
                 self._missing += 1
             else:
                 self._seen.add(score)
 
-    def summary(self) -> dict[str, Any]:
-        return {"missing": self._missing, **self._seen.values()}
+    def summary(self) -> dict[str, object]:
+        seen = self._seen
+        known = {"mean": seen.mean, "std": seen.std} if seen.count else {"mean": None, "std": None}
+        return {"missing": self._missing, **known}
 
-    def line(self, summary: dict[str, Any]) -> str:
-        mean, std, missing = summary["mean"], summary["std"], summary["missing"]
-        lost = f", {missing} missing" if missing else ""
-        return "no score" + lost if mean is None else f"score {mean:.4g}, std {std:.4g}{lost}"
+    def line(self) -> str:
+        lost = f", {self._missing} missing" if self._missing else ""
+        seen = self._seen
+        known = f"score {seen.mean:.4g}, std {seen.std:.4g}" if seen.count else "no score"
+        return known + lost
 
 
 def _counts_tokens(settings: object) -> bool:

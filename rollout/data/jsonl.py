@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar, cast
 
 from rollout.errors import InputError
 
@@ -110,14 +110,14 @@ def encode_rows(rows: Iterable[Mapping[str, object]]) -> bytes:
     return b"".join(_line(row) for row in rows)
 
 
-def json_columns(columns: dict[str, object], where: str) -> dict[str, object]:
+def json_columns(columns: Mapping[str, object], where: str) -> dict[str, object]:
     """Columns as JSON can hold them: dates as ISO text, decimals as text, NaN and ±∞ as null.
 
     Raises InputError, which begins with `where`, for a column of another type: Parquet knows some.
     """
     try:
         json.dumps(columns, allow_nan=False)
-        return columns
+        return dict(columns)
     except (TypeError, ValueError):
         return {str(name): _plain(value, name, where) for name, value in columns.items()}
 
@@ -180,7 +180,9 @@ def _line(row: Mapping[str, object]) -> bytes:
 def _plain(value: object, name: str, where: str) -> object:
     if is_object(value):
         return {str(key): _plain(item, name, where) for key, item in value.items()}
-    if isinstance(value, tuple) or is_list(value):
+    if isinstance(value, tuple):
+        value = [*cast(tuple[object, ...], value)]
+    if is_list(value):
         return [_plain(item, name, where) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -6,6 +6,7 @@ import re
 
 import yaml
 
+from rollout.data.jsonl import is_object
 from rollout.errors import InputError
 
 __all__ = ["apply_override", "parse_override", "parse_yaml"]
@@ -46,7 +47,7 @@ def apply_override(data: dict[str, object], text: str, where: str, example: str)
         if section.get(parent) is None:  # a section named in the file and left empty
             section[parent] = {}
         child = section[parent]
-        if not isinstance(child, dict):
+        if not is_object(child):
             raise InputError(f"{where} {text.strip()}", f"{parent} is no section")
         section = child
     section[last] = value

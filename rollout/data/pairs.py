@@ -6,6 +6,8 @@ A side is the answer alone, when the row has a prompt, or a whole dialogue: mess
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from rollout.data.jsonl import is_list, json_kind
 from rollout.data.messages import (
     Content,
@@ -86,7 +88,7 @@ def _message_side(
     return before, text
 
 
-def _is_hh(value: object) -> bool:
+def _is_hh(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and begins_with_hh_turn(value)
 
 

@@ -115,7 +115,7 @@ def _opening(text: str, words: int) -> str | None:
 
 def _with_unique_ids(rows_and_prompts: Iterable[tuple[Row, Prompt]]) -> list[Prompt]:
     first_seen: dict[str, str] = {}
-    prompts = []
+    prompts: list[Prompt] = []
     for row, prompt in rows_and_prompts:
         if prompt.id in first_seen:
             raise InputError(

@@ -7,6 +7,7 @@ Rows are read one after another. What they mean is said elsewhere: `rollout.data
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import zlib
 from array import array
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rollout.data.jsonl import Row, is_list, json_kind, parse_json
 from rollout.errors import InputError
@@ -210,17 +211,16 @@ def _documents(source: Source, separator: str) -> Iterator[Row]:
 
 
 def _parquet_rows(source: Source) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    arrow: Any = importlib.import_module("pyarrow")
+    parquet: Any = importlib.import_module("pyarrow.parquet")
     try:
         number = 0
-        with pq.ParquetFile(Path(source.name).expanduser()) as file:
+        with parquet.ParquetFile(Path(source.name).expanduser()) as file:
             for batch in file.iter_batches(batch_size=_LINES_AT_A_TIME):
                 for value in batch.to_pylist():
                     number += 1
                     yield Row(number, f"{source.name}: row {number}", value)
-    except (pa.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError) as error:
         raise InputError(
             source.name,
             f"not readable as Parquet ({_first_line(error)})",
@@ -229,11 +229,10 @@ def _parquet_rows(source: Source) -> Iterator[Row]:
 
 
 def _dataset_rows(source: Source, split: str) -> Iterator[Row]:
-    from datasets import load_dataset
-
+    datasets: Any = importlib.import_module("datasets")
     name, _, config = source.name.partition(":")
     try:
-        rows = load_dataset(*([name, config] if config else [name]), split=split)
+        rows: Any = datasets.load_dataset(*([name, config] if config else [name]), split=split)
     except Exception as error:  # the hub, the network, the cache and the split each fail their way
         raise InputError(
             source.name,

@@ -107,7 +107,7 @@ def _vllm_obstacle(model: str, on_gpu: bool | None) -> str | None:
         on_gpu = torch.cuda.is_available()
     if not on_gpu and (obstacle := _cpu_obstacle(config)):
         return obstacle
-    architectures = getattr(config, "architectures", None) or []
+    architectures: list[str] = getattr(config, "architectures", None) or []
     if not _vllm_serves(architectures, Path(package.origin or "").parent):
         named = ", ".join(architectures) or "a model without architectures"
         return f"vLLM does not support {named}"
@@ -129,8 +129,9 @@ def _vllm_serves(architectures: Sequence[str], package: Path) -> bool:
 def _config(model: str) -> Any:
     from transformers import AutoConfig
 
+    configs: Any = AutoConfig
     try:
-        return AutoConfig.from_pretrained(model)
+        return configs.from_pretrained(model)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(

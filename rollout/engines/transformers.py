@@ -41,7 +41,8 @@ class TransformersEngine:
     ) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._dtype = _torch_dtype(dtype, self._device)
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizers: Any = AutoTokenizer
+        self._tokenizer: Any = tokenizers.from_pretrained(model)
         self._model = _load(model, self._dtype).to(self._device).eval()
         self._batch_size = batch_size
         self._eos = _eos_ids(self._model, self._tokenizer)
@@ -153,7 +154,7 @@ class _StopStrings(StoppingCriteria):
     def __init__(
         self, tokenizer: Any, prompts: Sequence[Prompt], width: int, sampling: Sampling
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer: Any = tokenizer
         self._prompts = prompts
         self._width = width
         self._sampling = sampling
@@ -183,7 +184,9 @@ class _SeededGumbel(LogitsProcessor):
     def __init__(self, seeds: Sequence[int]) -> None:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it says FloatTensor
+        self, input_ids: Any, scores: torch.Tensor
+    ) -> torch.Tensor:
         # drawn on the CPU so that a seed means the same on every device
         uniform = torch.stack(
             [
@@ -218,7 +221,8 @@ def _generation_config(sampling: Sampling, eos: frozenset[int], pad: int) -> Any
 
 
 def _load(path: str, dtype: torch.dtype) -> Any:
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    models: Any = AutoModelForCausalLM
+    return models.from_pretrained(path, dtype=dtype)
 
 
 def _torch_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -230,11 +234,11 @@ def _torch_dtype(name: str, device: torch.device) -> torch.dtype:
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """The checkpoint's end-of-text ids, by vLLM's rule: the generation config's (the model config's
     where that has none) and the tokenizer's."""
-    own = getattr(model.generation_config, "eos_token_id", None)
+    own: Any = getattr(model.generation_config, "eos_token_id", None)
     if own is None:
         own = getattr(model.config, "eos_token_id", None)
-    ids = {*(own if isinstance(own, list | tuple) else [own]), tokenizer.eos_token_id}
-    return frozenset(ids - {None})
+    ids: set[int | None] = {*(own if isinstance(own, list | tuple) else [own])}
+    return frozenset(one for one in ids | {tokenizer.eos_token_id} if one is not None)
 
 
 def _left_pad(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from rollout.engines.base import context_length
@@ -72,7 +72,7 @@ class VLLMEngine:
             options |= {"max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, context)}
         # "auto" would load float32 checkpoints as float16
         self._dtype = dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")
-        with _memory_is_the_users():
+        with _memory_as_input_error():
             self._llm = vllm.LLM(
                 model,
                 dtype=self._dtype,
@@ -147,7 +147,7 @@ class VLLMEngine:
         output = self._llm.generate(
             [{"prompt_token_ids": list(token_ids)}], params, use_tqdm=False
         )[0]
-        rows = output.prompt_logprobs or []
+        rows: list[Any] = output.prompt_logprobs or []
         return [
             row[token].logprob
             for token, row in zip(token_ids[1:], rows[1:], strict=True)
@@ -174,7 +174,7 @@ class VLLMEngine:
     def _seed_globally(self, seed: int) -> None:
         import torch
 
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
 
     def _params(self, sampling: Sampling, seed: int | None) -> Any:
         from vllm import SamplingParams
@@ -229,7 +229,7 @@ def import_vllm() -> Any:
 
 
 @contextlib.contextmanager
-def _memory_is_the_users() -> Iterator[None]:
+def _memory_as_input_error() -> Generator[None]:
     try:
         yield
     except ValueError as error:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from rollout.data.jsonl import is_object
 from rollout.errors import InputError
-from rollout.storage.files import disk_full_as_input_error
+from rollout.storage.files import naming
 
 
 class AppendLog:
@@ -26,8 +26,7 @@ class AppendLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._spans: dict[str, tuple[int, int]] = {}  # id -> (offset, length)
-        with disk_full_as_input_error(path):
-            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - lives as long as the log
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - lives as long as the log
         self._end = self._recover()
 
     def append(self, row: Mapping[str, object]) -> None:
@@ -36,7 +35,7 @@ class AppendLog:
         if row_id in self._spans:
             raise RuntimeError(f"{self.path}: {row_id} is there already")
         line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with disk_full_as_input_error(self.path), self._undone_on_error():
+        with naming(self.path), self._undone_on_error():
             # unbuffered, and a short write (a disk that fills up) must not look like a whole row
             written = 0
             while written < len(line):
@@ -73,7 +72,7 @@ class AppendLog:
         self._file.close()
 
     @contextlib.contextmanager
-    def _undone_on_error(self) -> Iterator[None]:
+    def _undone_on_error(self) -> Generator[None]:
         """Half a row must not stand before the next one."""
         try:
             yield

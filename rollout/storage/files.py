@@ -1,27 +1,41 @@
-"""Files that appear whole or not at all, and a full disk said in one line.
+"""Files that appear whole or not at all, locks, and what the disk refuses.
 
-The folder that a command's report goes to: Markdown to read, JSON for programs.
+A full disk passes through everything here as the OSError that it is, with the file's name where
+that is known: the command line reports it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
-from rollout.data.jsonl import encode_rows
+from rollout.data.jsonl import Row, encode_rows, is_object, json_kind, read_jsonl
 from rollout.errors import InputError
 
 __all__ = [
+    "GONE",
+    "is_disk_full",
     "make_out_folder",
+    "naming",
+    "open_locked",
+    "read_json",
+    "read_rows",
+    "remove_tree",
+    "whole_file",
+    "write_json",
     "write_report_files",
+    "write_rows",
+    "write_whole",
+    "writing",
 ]
 
 # what a kill in the middle of a deletion leaves; `RunFolder` clears it away
@@ -30,30 +44,76 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ROOM_TEXT = re.compile(r"no space left|StorageFull|os error 28\b", re.IGNORECASE)
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that there is no space left on the disk."""
+    # libraries that write weights raise errors of their own
+    return getattr(error, "errno", None) in _NO_ROOM or bool(_NO_ROOM_TEXT.search(str(error)))
+
+
 @contextlib.contextmanager
-def disk_full_as_input_error(path: Path) -> Iterator[None]:
-    """Turn "no space left" into an `InputError`: freeing space and rerunning continues the run."""
+def naming(path: object) -> Generator[None]:
+    """Give an OSError the name of the file that it is about: a failed `write` knows none."""
     try:
         yield
-    except Exception as error:
-        # weight files are written by libraries that say it in words of their own
-        if getattr(error, "errno", None) not in _NO_ROOM and not _NO_ROOM_TEXT.search(str(error)):
-            raise
-        raise InputError(
-            path,
-            "no space left on the disk",
-            "free some and run the same command again, what is finished is kept",
-        ) from error
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
+def writing(where: object, fix: str) -> Generator[None]:
+    """Turn an OSError into an InputError with `fix`; a full disk stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        problem = f"cannot be written ({error.strerror or error})"
+        raise InputError(where, problem, fix) from error
+
+
+def open_locked(
+    path: Path,
+    where: object,
+    busy: str = "another command is writing it",
+    fix: str = "choose another --out",
+) -> BinaryIO:
+    """Open `path`, its folder made, and hold its lock until the file is closed.
+
+    Args:
+        where, fix: of the errors, and what to do about both.
+        busy: the problem where another process holds the lock; `{holder}` is its process id, where
+            that process wrote it into the file.
+
+    Raises:
+        InputError: another process holds the lock, or held it when this one opened the file, which
+            is no longer under its name then; the file cannot be written.
+        OSError: the disk is full.
+    """
+    with writing(where, fix):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115 - the caller closes it
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except BlockingIOError:
+        mine = False
+    if not mine:
+        file.seek(0)
+        holder = file.read(20).decode(errors="replace").strip() or "unknown"
+        file.close()
+        raise InputError(where, busy.format(holder=holder), f"wait for it, or {fix}")
+    return cast(BinaryIO, file)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Generator[TextIO]:
     """A file to write beside `path`, renamed at the end: a reader sees the old one or the new.
 
     One hidden name per file, not one per attempt: a killed attempt's rest is written over.
     """
     partial = path.with_name(f".{path.name}.partial")
-    with disk_full_as_input_error(path):
+    with naming(path):
         try:
             with open(partial, "w", encoding="utf-8") as file:
                 yield file
@@ -69,7 +129,7 @@ def write_whole(path: Path, text: str) -> None:
         file.write(text)
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
     """A JSONL file, whole or not at all; how many rows it has. NaN is refused: it is no JSON."""
     count = 0
     with whole_file(path) as file:
@@ -79,7 +139,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -89,16 +149,7 @@ def read_json(path: Path) -> Any:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file that this toolkit wrote, one at a time."""
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}",
-                    f"damaged row ({error.msg})",
-                    "fix it, or delete the file",
-                ) from error
+    return read_jsonl(path, _columns)
 
 
 def remove_tree(folder: Path) -> None:
@@ -112,20 +163,23 @@ def remove_tree(folder: Path) -> None:
 def make_out_folder(out: str) -> Path:
     """Raises InputError where there can be no such folder: call it before work is done."""
     folder = Path(out).expanduser()
-    try:
+    with writing(f"--out-dir {out}", "name a folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out-dir {out}", error.strerror, "name a folder") from error
     return folder
 
 
-def write_report_files(folder: Path, stem: str, markdown: str, value: Any) -> list[Path]:
-    """STEM.md and STEM.json. Raises InputError where they cannot be written."""
+def write_report_files(folder: Path, stem: str, markdown: str, value: object) -> list[Path]:
+    """STEM.md to read, STEM.json for programs. Raises InputError where they cannot be written."""
     text, data = folder / f"{stem}.md", folder / f"{stem}.json"
-    try:
-        with disk_full_as_input_error(folder):
-            write_whole(text, markdown)
-            write_json(data, value)
-    except OSError as error:
-        raise InputError(f"--out-dir {folder}", error.strerror, "choose another place") from error
+    with writing(f"--out-dir {folder}", "choose another place"):
+        write_whole(text, markdown)
+        write_json(data, value)
     return [text, data]
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    if not is_object(row.value):
+        raise InputError(
+            row.where, f"holds {json_kind(row.value)} where an object is expected", "fix the line"
+        )
+    return row.value

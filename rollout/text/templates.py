@@ -61,8 +61,10 @@ def encode_prompts(
     """
     texts = [render(prompt, tokenizer, template) for prompt in prompts]
     added = _added_tokens(tokenizer)
-    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-    encoded = []
+    ids: list[list[int]] = (
+        tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    )
+    encoded: list[Prompt] = []
     for prompt, row in zip(prompts, ids, strict=True):
         if not row:
             raise InputError(
@@ -131,7 +133,7 @@ def _chat(prompt: Prompt, messages: list[Message], tokenizer: Any) -> str:
 
 
 def _dialogue(prompt: Prompt, messages: list[Message], mark: str, template: str) -> str:
-    turns = []
+    turns: list[str] = []
     for message in messages:
         if message["role"] not in _SPEAKERS:
             raise InputError(

@@ -11,7 +11,7 @@ from toy_runs import write_rows
 from wording import refusal
 
 from raft.cli.main import main
-from rollout.storage.output import JobFile
+from rollout.storage.output import OutputFile
 
 # every call leaves a line: what was scored, and how often
 COUNTING = (
@@ -53,18 +53,18 @@ class Stop:
 
     def __init__(self, calls: int) -> None:
         self._left = calls
-        self._whole = JobFile.append
+        self._whole = OutputFile.append
 
     def __enter__(self) -> None:
         stop = self
 
-        def append(self: JobFile, rows: Any) -> None:
+        def append(self: OutputFile, rows: Any) -> None:
             stop._left -= 1
             if stop._left == 0:
                 raise KeyboardInterrupt
             stop._whole(self, rows)
 
-        JobFile.append = append
+        OutputFile.append = append
 
     def __exit__(self, *_: Any) -> None:
-        JobFile.append = self._whole
+        OutputFile.append = self._whole

@@ -254,7 +254,7 @@ def test_one_process_per_folder(tmp_path: Path) -> None:
     assert first.poll() is None
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
-    assert second.stderr.startswith("raft: run_dir:") and f"process {first.pid}" in second.stderr
+    assert second.stderr.startswith("raft: run_dir=") and f"process {first.pid}" in second.stderr
     assert first.wait(60) == 0
 
 

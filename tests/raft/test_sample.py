@@ -155,9 +155,9 @@ def test_other_settings_and_others_files_are_not_touched(
 
 
 def test_one_command_at_a_time(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from rollout.storage.output import OutputLock
+    from rollout.storage.output import OutputFiles
 
-    with OutputLock([home / "prompts.sampled.jsonl"], {}):
+    with OutputFiles([home / "prompts.sampled.jsonl"], {}):
         assert "another command is writing it" in refused(capsys, "prompts.jsonl", *COMMON)
     assert sample() == 0
 

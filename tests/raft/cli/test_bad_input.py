@@ -153,9 +153,9 @@ def test_folder_of_another_config(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_run_dir_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = toy_runs.config_file(tmp_path)
     (tmp_path / "file").touch()
-    assert refused(capsys, file, f"run_dir={tmp_path / 'file'}").startswith("run_dir: cannot make")
+    assert refused(capsys, file, f"run_dir={tmp_path / 'file'}").startswith("run_dir=")
     message = refused(capsys, file, f"run_dir={tmp_path / 'file' / 'below'}")
-    assert message.startswith("run_dir: cannot make")
+    assert message.startswith("run_dir=")
 
 
 def test_damaged_files_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +165,7 @@ def test_damaged_files_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     run = tmp_path / "run"
     whole = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(whole[:-20])
-    assert "metrics.jsonl:3: damaged row" in refused(capsys, file, "iterations=2")
+    assert "metrics.jsonl:3: cut short" in refused(capsys, file, "iterations=2")
     (run / "metrics.jsonl").write_text(whole)
     (run / "config.yaml").write_text("a: [")
     assert "config.yaml: damaged" in refused(capsys, file, "iterations=2")

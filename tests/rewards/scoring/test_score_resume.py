@@ -13,7 +13,7 @@ import toy_runs
 from score_files import COUNTING, Stop, hidden, numbered, refused, reward_file, score
 
 from raft.cli.main import main
-from rollout.storage.output import JobFile
+from rollout.storage.output import OutputFile
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7])
@@ -144,7 +144,7 @@ def test_a_file_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_one_command_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = numbered(tmp_path, 3), tmp_path / "rows.scored.jsonl"
-    with JobFile(out, {}):
+    with OutputFile(out, {}):
         message = refused(capsys, "--reward", "function:length", file)
     assert message.startswith(f"{out}: another command is writing it")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from rollout.errors import InputError
-from rollout.storage.output import differences, lock_output
+from rollout.storage.files import open_locked
+from rollout.storage.settings import differences
 
 
 def test_differences_are_named_by_dotted_keys() -> None:
@@ -21,16 +24,19 @@ def test_differences_are_named_by_dotted_keys() -> None:
 
 @pytest.mark.parametrize("left", [Path.unlink, lambda path: path.rename(path.with_name("done"))])
 def test_a_lock_that_was_let_go_with_its_file_is_none(
-    tmp_path: Path, left: Callable[[Path], object]
+    tmp_path: Path, left: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "lock"
-    with open(path, "a") as first, open(path, "a") as late:
-        lock_output(first, tmp_path / "out")
+    first, lock = open_locked(path, "out"), fcntl.flock
+
+    def late(file: BinaryIO, how: int) -> None:
         left(path)  # the first command ends between the other's opening and locking
         first.close()
-        with pytest.raises(InputError, match="another command is writing it"):
-            lock_output(late, tmp_path / "out")
-    with open(path, "a") as next_one:
-        lock_output(next_one, tmp_path / "out")
-        with open(path, "a") as other, pytest.raises(InputError, match="Wait for it"):
-            lock_output(other, tmp_path / "out")
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(InputError, match="another command is writing it"):
+        open_locked(path, "out")
+    monkeypatch.undo()
+    with open_locked(path, "out"), pytest.raises(InputError, match="Wait for it"):
+        open_locked(path, "out")

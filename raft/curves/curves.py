@@ -107,8 +107,7 @@ def draw_curves(
 ) -> list[Path]:
     """Draw the runs' curves in one picture and return the files written.
 
-    A run that cannot be read or has nothing to draw is skipped with a warning that names it, and so
-    is a broken line of a run.
+    Runs that cannot be read or hold nothing to draw, and broken lines, are skipped with a warning.
 
     Args:
         run_dirs: run folders, each named after its folder; LABEL=RUN names it otherwise, and

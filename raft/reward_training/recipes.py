@@ -9,6 +9,7 @@ from typing import Any
 
 from raft.config.train_reward import SFTConfig, TrainRewardConfig, UpdateConfig
 from raft.reward_training.data import TrainData
+from rewards.training.settings import ReadingSettings, TrainingSettings
 from rollout.errors import InputError
 
 __all__ = ["resolved", "run_recipe"]
@@ -122,10 +123,9 @@ _NOT_READ = {
 }
 
 
-def _reading(config: TrainRewardConfig) -> Any:
-    """How the model reads, as `rewards.training.settings.ReadingSettings`."""
+def _reading(config: TrainRewardConfig) -> ReadingSettings:
+    """How the model reads conversations."""
     from rewards.training.bradley_terry import HH_READING
-    from rewards.training.settings import ReadingSettings
 
     start = {
         "hh": HH_READING,
@@ -146,11 +146,10 @@ def _template(given: str | None) -> str | None:
         raise InputError("chat_template", f"{given} is no template and no readable file") from error
 
 
-def _training(config: TrainRewardConfig) -> Any:
-    """Of the only or the second stage, as `rewards.training.settings.TrainingSettings`."""
+def _training(config: TrainRewardConfig) -> TrainingSettings:
+    """The settings of the only stage, or of the second one."""
     from rewards.training.bradley_terry import HH_TRAINING
     from rewards.training.pairwise import PUBLISHED_PAIRWISE
-    from rewards.training.settings import TrainingSettings
 
     start = {"hh": HH_TRAINING, "pairwise": PUBLISHED_PAIRWISE}.get(
         config.recipe, TrainingSettings()
@@ -162,7 +161,7 @@ def _training(config: TrainRewardConfig) -> Any:
     return _updated(start, config.train, config)
 
 
-def _first_stage(config: TrainRewardConfig) -> Any:
+def _first_stage(config: TrainRewardConfig) -> TrainingSettings | None:
     if config.recipe != "hh" or config.sft is False:
         return None
     from rewards.training.bradley_terry import HH_SFT
@@ -170,7 +169,9 @@ def _first_stage(config: TrainRewardConfig) -> Any:
     return _updated(HH_SFT, config.sft or SFTConfig(), config)
 
 
-def _updated(start: Any, section: UpdateConfig, config: TrainRewardConfig) -> Any:
+def _updated(
+    start: TrainingSettings, section: UpdateConfig, config: TrainRewardConfig
+) -> TrainingSettings:
     given = {key: value for key, value in section.given().items() if value is not None}
     for key in ("chunk", "rest_of_test"):
         given.pop(key, None)

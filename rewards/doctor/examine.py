@@ -103,7 +103,9 @@ def examine_judge(
         yield from _guarded(what, check)
 
 
-def _load(family: Family, path: str | Path, kind: Family | None, settings: dict[str, Any]) -> Any:
+def _load(
+    family: Family, path: str | Path, kind: Family | None, settings: dict[str, object]
+) -> Any:
     if family != "pairwise":
         # a score that is not finite is a finding here, not an exception
         return load_reward(path, kind=kind, **{"non_finite": "missing", **settings})

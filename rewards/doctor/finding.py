@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 __all__ = ["Finding", "Level", "note", "ok", "wrong"]
 
@@ -26,7 +26,7 @@ class Finding:
     fix: str = ""
     values: Mapping[str, float | int] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values; a number that is not finite is null, since JSON has none."""
         return {
             "level": self.level,

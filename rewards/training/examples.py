@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from rewards.checkpoints.loading import make_encoder
 from rewards.checkpoints.settings import ModelSettings
@@ -139,7 +140,9 @@ class Encoded:
     cut: int
 
 
-def reading_encoder(tokenizer: Any, model: Any, settings: ReadingSettings, name: str) -> Encoder:
+def reading_encoder(
+    tokenizer: PreTrainedTokenizerBase, model: Any, settings: ReadingSettings, name: str
+) -> Encoder:
     """The encoder that `load_reward` would make, for the model that is being trained.
 
     Raises `InputError` when the settings do not fit the tokenizer.

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from rewards.checkpoints.record import write_record
 from rewards.encoding.bos import BOS_COUNT
@@ -60,7 +61,7 @@ def export_classifier(
 
 def export_model(
     model: Any,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
     attention: str | None,
@@ -77,7 +78,11 @@ def export_model(
 
 
 def _write(
-    model: Any, tokenizer: Any, folder: Path, attention: str | None, finish: Callable[[Path], None]
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    attention: str | None,
+    finish: Callable[[Path], None],
 ) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -136,7 +141,7 @@ def export_grm(
     export_model(model, encoder.tokenizer, folder, attention=attention, finish=finish)
 
 
-def head_keys(settings: GRMSettings) -> Mapping[str, Any]:
+def head_keys(settings: GRMSettings) -> Mapping[str, object]:
     """What GRM's wrapper class builds the head from, in config.json."""
     return {
         "vhead_layer_type": "mlp" if settings.head_layers else "linear",
@@ -206,7 +211,7 @@ def _stored_as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return cast if torch.equal(cast.to(tensor.dtype), tensor) else tensor
 
 
-def _write_config(folder: Path, config: Any, keys: Mapping[str, Any]) -> None:
+def _write_config(folder: Path, config: Any, keys: Mapping[str, object]) -> None:
     config.save_pretrained(folder)
     path = folder / "config.json"
     written = json.loads(path.read_text(encoding="utf-8"))

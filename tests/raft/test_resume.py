@@ -275,7 +275,7 @@ def test_interrupting_says_one_line_and_loses_nothing(tmp_path: Path, address: s
         # a shell starts background jobs with interrupts ignored, and children inherit that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    wait_for((tmp_path / "run/iterations/001/.rollouts.samples").exists, 60)
+    wait_for((tmp_path / "run/iterations/001/.rollouts.samples").exists, 180)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130

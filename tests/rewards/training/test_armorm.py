@@ -12,7 +12,7 @@ import pytest
 import tiny_rewards as tiny
 import torch
 from pydantic import ValidationError
-from wording import says
+from wording import says, words
 
 from rewards import load_reward
 from rewards.checkpoints.families import recognise
@@ -355,16 +355,16 @@ def test_labels_become_a_matrix_with_nan_where_there_is_none(caplog):
 @pytest.mark.parametrize(
     ("labels", "attributes", "message"),
     [
-        ([{"helpsteer-verbosity": 1.0}], None, "no row is rated for .*'helpsteer-helpfulness'"),
-        ([{"x": 1.0}], ["x", "z"], "no row is rated for the attribute 'z'"),
+        ([{"helpsteer-verbosity": 1.0}], None, "'helpsteer-helpfulness' no row is rated"),
+        ([{"x": 1.0}], ["x", "z"], "attribute 'z' no row is rated"),
         ([{"x": 1.0}], ["z"], "rated for 'x', which is none of z"),
         ([{"x": float("nan")}], None, "rated row 0: x is nan"),
         ([{"x": 1.0}], ["x", "x"], "a name twice"),
-        ([{}], None, "no row is rated|nothing to regress"),
+        ([{}], None, "no row is rated"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, attributes, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=words(message)):
         label_matrix(rated_by(*labels), attributes, False)
 
 
@@ -412,14 +412,14 @@ def test_pairs_of_one_prompt_have_no_interval_and_the_card_says_why(base, tmp_pa
     metrics = train_armorm(base, rated, pairs, held_out, tmp_path, settings=SETTINGS, gating=SMALL)
     assert 0 < metrics["eval/accuracy"] < 1 and metrics["eval/prompts"] == 1
     assert np.isnan(metrics["eval/accuracy_low"])
-    words = accuracy_in_words(metrics)
-    assert "of 15 held-out pairs (no interval: these pairs all have one prompt" in words
-    assert "nan" not in words
+    said = accuracy_in_words(metrics)
+    assert "of 15 held-out pairs (no interval: these pairs all have one prompt" in said
+    assert "nan" not in said
 
 
 def test_bad_input_is_refused_before_the_model_is_read(tmp_path):
     rated, pairs = make(5, 0)
-    with pytest.raises(InputError, match="verbosity='helpsteer-verbosity' is none of the attrib"):
+    with pytest.raises(InputError, match=words("verbosity='helpsteer-verbosity' attributes")):
         train_armorm(tmp_path / "no model", rated, pairs, [], tmp_path)
     with pytest.raises(InputError, match="no preference pairs"):
         train_armorm(

@@ -11,6 +11,7 @@ import pytest
 import tiny_judges
 import tiny_training as tiny
 import torch
+from wording import words
 
 from rewards import load_judge
 from rewards.judges.prompt import PairPrompt
@@ -166,7 +167,7 @@ def test_dialogues_that_no_judge_reads_are_left_out_and_counted() -> None:
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     same = [tiny.pair("1", "q", "yes", "yes")]
     start = base(tmp_path / "base")
-    with pytest.raises(InputError, match=r"^no training pairs are left of 1: 1 with two identical"):
+    with pytest.raises(InputError, match=words("no training pairs 1: 1 with two identical")):
         train_pairwise(start, same, HELD_OUT, tmp_path, training=QUICK)
     open_ended = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}[assistant]"
     with pytest.raises(InputError) as caught:

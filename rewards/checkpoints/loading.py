@@ -56,7 +56,7 @@ def resolve_device(device: str | None) -> torch.device:
     if place is None or place.type not in ("cpu", "cuda"):
         raise InputError(f"device={device!r}", "is unknown", "use auto, cpu, or cuda:N")
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={device!r}, but torch sees", "no GPU here", "use cpu")
+        raise InputError(f"device={device!r}", "torch sees no GPU here", "use cpu")
     return place
 
 
@@ -161,9 +161,9 @@ def check_vllm_device(device: str | None) -> torch.device:
     place = resolve_device(device)
     if place.index or (place.type == "cpu" and torch.cuda.is_available()):
         raise InputError(
-            f"device={device!r}, but vLLM",
-            "takes the first GPU that it sees: set CUDA_VISIBLE_DEVICES, or use engine: "
-            "transformers",
+            f"device={device!r}",
+            "vLLM takes the first GPU that it sees",
+            "set CUDA_VISIBLE_DEVICES, or use engine: transformers",
         )
     return place
 
@@ -245,6 +245,6 @@ def check_tensors(folder: Path, auto_class: str) -> None:
     if missing:
         raise InputError(
             folder,
-            f"lacks the tensor {missing[0]} ({len(missing)} in all), or has it under another "
-            "name: copy it again, or use engine: transformers",
+            f"lacks the tensor {missing[0]} ({len(missing)} in all), or has it under another name",
+            "copy it again, or use engine: transformers",
         )

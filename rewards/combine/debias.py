@@ -138,16 +138,14 @@ def _checked(
     verbosity_N = np.asarray(verbosity_N, dtype=np.float64)
     if rewards_N.ndim != 1 or rewards_N.shape != verbosity_N.shape:
         raise InputError(
-            f"rewards {rewards_N.shape} and verbosity {verbosity_N.shape}",
-            "must both be (N,)",
+            "reference",
+            f"rewards {rewards_N.shape} and verbosity {verbosity_N.shape} must both be (N,)",
         )
     if len(rewards_N) < 3:
         raise InputError("reference", f"has {len(rewards_N)} samples", "give 1000 or more")
     if not (np.isfinite(rewards_N).all() and np.isfinite(verbosity_N).all()):
         raise InputError(
-            "reference rewards and verbosity",
-            "must be finite",
-            "leave missing ones out",
+            "reference", "rewards and verbosity must be finite", "remove samples without them"
         )
     if (verbosity_N == verbosity_N[0]).all():
         raise InputError(

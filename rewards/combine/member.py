@@ -51,7 +51,7 @@ class Member:
         score: Callable[..., Any] | None = getattr(self.reward, "score", None)
         with self._named():
             if score is None:
-                raise InputError("conversations", "it scores groups only", "use score_groups")
+                raise InputError("score", "the reward scores groups only", "use score_groups")
             if self.normaliser.within_group:
                 raise InputError(
                     f'normalise "{self.normaliser.name}"',

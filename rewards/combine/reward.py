@@ -178,9 +178,10 @@ class CombinedReward:
         if isinstance(conversation, str) or not conversation:
             if by_length or self.length_penalty is not None:
                 raise InputError(
-                    "a reward that depends on length",
-                    "needs conversations whose last message is the response",
-                    "a plain text hides where it begins",
+                    "conversation",
+                    "this reward depends on the response's length, and a plain text hides where it "
+                    "begins",
+                    "give messages whose last one is the response",
                 )
             return Completion("", (), "stop")
         return Completion(conversation[-1]["content"], (), "stop")
@@ -202,7 +203,9 @@ def _members(
     names = _own_names(rewards) if names is None else names
     for what, given in (("weights", weights), ("normalise", normalise), ("names", names)):
         if len(given) != len(rewards):
-            raise InputError(what, f"{len(given)} for {len(rewards)} members", "give one each")
+            raise InputError(
+                what, f"has {len(given)} entries for {len(rewards)} members", "give one each"
+            )
     for name, count in Counter(names).items():
         if count > 1:
             raise InputError("members", f"{count} are called {name!r}", "give each its own name")

@@ -38,8 +38,8 @@ def split_pairs(pairs: Sequence[Pair], held_out: float, seed: int = 0) -> Split:
         groups[key] = groups.get(key, 0) + 1
     if len(groups) < 2:
         raise InputError(
-            f"all {len(pairs)} pairs",
-            "have one first turn: none can be held out",
+            "held_out",
+            f"all {len(pairs)} pairs have one first turn, so none can be held out",
             "add other prompts",
         )
     taken: set[str] = set()

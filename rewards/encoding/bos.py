@@ -30,7 +30,7 @@ def check_bos(bos: str, bos_id: int | None) -> None:
     if bos not in BOS_COUNT:
         raise InputError(f"bos={bos!r}", "is unknown", f"use one of {', '.join(BOS_COUNT)}")
     if BOS_COUNT[bos] and bos_id is None:
-        raise InputError(f"bos={bos!r}, but the tokenizer", "has no BOS token", 'use bos="none"')
+        raise InputError(f"bos={bos!r}", "the tokenizer has no BOS token", 'use bos="none"')
 
 
 def with_bos(ids: Sequence[int], bos_id: int | None, bos: Bos) -> list[int]:

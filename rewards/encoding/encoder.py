@@ -91,9 +91,7 @@ class Encoder:
         check_truncation(self.truncation_side, self.max_length, BOS_COUNT[self.bos])
         if self.format == "chat" and not self.tokenizer.chat_template:
             raise InputError(
-                'format="chat", but the tokenizer',
-                "has no chat template",
-                'use "hh_hash" or "plain"',
+                'format="chat"', "the tokenizer has no chat template", 'use "hh_hash" or "plain"'
             )
         if self.format == "chat":
             self._check_template()

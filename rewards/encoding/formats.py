@@ -43,7 +43,7 @@ def render(conversation: Scorable, format: Format, tokenizer: Any, separator: st
     if isinstance(conversation, str):
         return _render_text(conversation, format)
     if not conversation or conversation[-1]["role"] != "assistant":
-        raise InputError("the last message to score", "must be the assistant's response")
+        raise InputError("conversation", "its last message must be the assistant's response")
     if format == "chat":
         return _render_chat(conversation, tokenizer)
     if format in _HH_HASH:
@@ -61,7 +61,7 @@ def _render_text(text: str, format: Format) -> str:
     if isinstance(text, Rendered):
         return text
     if format == "chat":
-        raise InputError("a plain text", 'cannot be scored with format="chat"', "give messages")
+        raise InputError('format="chat"', "a plain text has no messages to render", "give messages")
     return hh_literal(text) if format in _HH_HASH else text
 
 

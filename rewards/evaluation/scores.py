@@ -187,7 +187,7 @@ def _chunks(rows: Iterator[EvalRow]) -> Iterator[list[EvalRow]]:
 
 def _comparisons(row: EvalRow) -> list[tuple[Comparison, str]]:
     if len(row.groups) != 1:
-        raise InputError("its two answers", "have different prompts, which no judge compares")
+        raise InputError("prompt", "the two responses have different ones, which no judge compares")
     (group,) = row.groups
     prompt, texts = conversation(group.prompt, "")[:-1], row.texts
     name = f"prompt {group.prompt.id!r}"

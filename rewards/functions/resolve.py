@@ -80,9 +80,9 @@ def _load_module(home: str) -> ModuleType:
             raise InputError(
                 f"module {missing!r}", "no such module for a reward function", _choices()
             ) from error
-        raise InputError(f"importing {home} failed", error) from error
+        raise InputError(f"module {home!r}", f"cannot be imported ({error})") from error
     except Exception as error:  # whatever the user's module raises while it is imported
-        raise InputError(f"importing {home} failed", f"{_line(error)}") from error
+        raise InputError(f"module {home!r}", f"cannot be imported ({_line(error)})") from error
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -102,7 +102,7 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file raises while it is imported
         del sys.modules[module_name]
-        raise InputError(f"importing {path} failed", f"{_line(error)}") from error
+        raise InputError(path, f"cannot be imported ({_line(error)})") from error
     return module
 
 

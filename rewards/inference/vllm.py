@@ -309,13 +309,14 @@ def _import_vllm() -> Any:
     """The module, its settings made first: it reads some of them when it is imported."""
     if importlib.util.find_spec("vllm") is None:
         advice = "pip install raft-rlhf[cpu] or raft-rlhf[gpu], or use engine: transformers"
-        raise InputError("engine", f"vllm, but vLLM is not installed: {advice}")
+        raise InputError("engine: vllm", "vLLM is not installed", advice)
     for key, value in (_ENVIRONMENT if _on_gpu() else _ENVIRONMENT | _CPU_ENVIRONMENT).items():
         os.environ.setdefault(key, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
         raise InputError(
-            "unset VLLM_ENABLE_V1_MULTIPROCESSING",
-            "reward engines run in this process",
+            "VLLM_ENABLE_V1_MULTIPROCESSING",
+            "is not 0, but reward engines run in this process",
+            "unset it",
         )
     import vllm
 

@@ -44,10 +44,10 @@ def plain_context(prompt: Sequence[Message] | str) -> str:
     if not takes_turns(turns):
         roles = [turn["role"] for turn in turns]
         raise InputError(
-            "a pairwise judge",
-            "reads user and assistant in turn, the user first and last, and not "
+            "conversation",
+            "a pairwise judge reads user and assistant in turn, the user first and last, and not "
             f"{', '.join(roles) or 'an empty conversation'}",
-            "leave other turns out",
+            "remove other turns",
         )
     # the second newline before the first turn alone: the card's template is read by jinja with
     # trim_blocks, which eats the first newline after each of its tags

@@ -53,7 +53,7 @@ def read_token(token: str | None = None, token_env: str | None = None) -> str | 
     Raises `InputError` when both are given, the variable is not set, or no header can hold it.
     """
     if token is not None and token_env is not None:
-        raise InputError("token and token_env", "are both given", "keep one of them")
+        raise InputError("token, token_env", "are both given", "give one of them")
     source = "token" if token_env is None else f"token_env={token_env}"
     found = token if token_env is None else os.environ.get(token_env, "")
     if found is None:

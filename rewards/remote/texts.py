@@ -134,8 +134,8 @@ def _format(format: Format | None, tokenizer: Any) -> Format:
         return "chat"
     if format is None:
         raise InputError(
-            "this protocol",
-            "sends text",
+            "format",
+            "is not given, and this protocol sends text",
             'give tokenizer=… of the reward model (format="chat"), or format="hh_hash" or "plain"',
         )
     check_format(format)

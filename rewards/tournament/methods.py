@@ -76,7 +76,9 @@ def check_settings(method: str, settings: Settings) -> None:
                 f"use one of {allowed}",
             )
         if name in counts and value is not None and not (_is_whole(value) and value >= 1):
-            raise InputError(f"{name}={value!r} of {method}", "must be a whole number, 1 or more")
+            raise InputError(
+                f"{name}={value!r}", f"must be a whole number, 1 or more, for {method}"
+            )
 
 
 def within_budget(method: str, n: int, budget: int | None, settings: Settings) -> Settings:
@@ -90,7 +92,7 @@ def within_budget(method: str, n: int, budget: int | None, settings: Settings) -
     Raises `InputError` where the method does not fit, naming its cost and those that do.
     """
     if not _is_whole(n) or n < 1:
-        raise InputError("a tournament", f"needs 1 response or more, and has {n}")
+        raise InputError("responses", f"a tournament needs 1 response or more, and has {n}")
     if budget is not None and (not _is_whole(budget) or budget < 0):
         raise InputError(f"budget={budget!r}", "must be a whole number of comparisons, 0 or more")
     needed = METHODS[method].cost(n, settings)
@@ -100,8 +102,8 @@ def within_budget(method: str, n: int, budget: int | None, settings: Settings) -
     if smaller is not None:
         return smaller
     raise InputError(
-        f"{method} of {n} responses",
-        f"costs {needed} comparisons and budget={budget} allows no such: {_what_fits(n, budget)}",
+        f"budget={budget}",
+        f"{method} of {n} responses costs {needed} comparisons: {_what_fits(n, budget)}",
     )
 
 

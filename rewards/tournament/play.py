@@ -58,7 +58,9 @@ def play(
         raise InputError(f"tie={tie}", "must lie in [0, 0.5): at 0.5 no response ever wins")
     names = range(len(sizes)) if keys is None else keys
     if len(names) != len(sizes):
-        raise InputError(f"{len(sizes)} prompts", f"need as many keys, and have {len(names)}")
+        raise InputError(
+            "keys", f"{len(sizes)} prompts need as many keys, and {len(names)} are given"
+        )
     tournaments = []
     for n, name in zip(sizes, names, strict=True):
         fitting = within_budget(method, n, budget, settings)

@@ -55,8 +55,9 @@ def label_matrix(
     unknown = [name for name in seen if name not in names]
     if unknown:
         raise InputError(
-            "rows",
-            f"are rated for {unknown[0]!r}, which is none of {', '.join(names)}",
+            "attributes",
+            f"rows are rated for {unknown[0]!r}, which is none of {', '.join(names)}",
+            "add it, or remove its labels",
         )
     if len(set(names)) < len(names):
         raise InputError("attributes", f"has a name twice: {', '.join(names)}")
@@ -69,7 +70,7 @@ def label_matrix(
         )
     names = tuple(name for name in names if name in seen)
     if not names:
-        raise InputError("rows", "none has a label, so there is nothing to regress on")
+        raise InputError("rated", "no row has a label, so there is nothing to regress on")
     place = {name: index for index, name in enumerate(names)}
     labels_NK = np.full((len(rated), len(names)), np.nan, dtype=np.float32)
     for row, one in enumerate(rated):
@@ -98,8 +99,8 @@ def varying_labels(
     ]
     if equal and not (leave_out and len(equal) < len(names)):
         raise InputError(
-            "there",
-            f"is nothing to learn from of the attribute {about[0]}, {len(equal)} in all",
+            "attributes",
+            f"nothing can be learned about {about[0]}, {len(equal)} in all",
             "rate it by more than one value, or set leave_out_unlabelled",
         )
     if equal:
@@ -285,9 +286,9 @@ def _check_some_fit(
     for what, lost_N in {"rated responses": _lost(rated_N1H), **lost}.items():
         if lost_N.all():
             raise InputError(
-                f"no {what}",
-                f"are left of {lost_N.size}: {lost_N.size} longer than {longest} tokens",
-                "use a larger max_length, or a model that takes more",
+                "max_length",
+                f"no {what} are left of {lost_N.size}: {lost_N.size} longer than {longest} tokens",
+                "use a larger one, or a model that takes more",
             )
 
 
@@ -319,7 +320,7 @@ def _check(names: Sequence[str], verbosity: str | None, pairs: Sequence[Pair]) -
             "name the one that rates length, or none (null) to leave penalties out",
         )
     if not pairs:
-        raise InputError("data", "has no preference pairs, which the gate is trained on")
+        raise InputError("pairs", "there are no preference pairs, which the gate is trained on")
 
 
 def _reporter(on_metrics: OnMetrics | None, steps: int) -> Callable[[int, float], None]:

@@ -88,9 +88,7 @@ def training_steps(count: int, batch_size: int, epochs: float, seed: int) -> lis
     total = round(count * epochs)
     if not total:
         raise InputError(
-            f"{count} examples × epochs={epochs}",
-            "is nothing to train on",
-            "give more",
+            "epochs", f"{count} examples × epochs={epochs} is nothing to train on", "give more"
         )
     draw = [
         np.random.default_rng([seed, epoch]).permutation(count)
@@ -202,8 +200,12 @@ def check_some_left(
     """Say what was left out. Raises `InputError` when that was everything."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     if not examples:
-        fix = f": {reasons}; fix the rows, or use a larger max_length" if dropped else ""
-        raise InputError(f"no {what} pairs", f"are left of {len(pairs)}{fix}")
+        problem = f"no {what} pairs are left of {len(pairs)}"
+        if not dropped:
+            raise InputError("pairs", problem)
+        raise InputError(
+            "pairs", f"{problem}: {reasons}", "fix the rows, or use a larger max_length"
+        )
     if dropped:
         log.warning(
             "%d of %d %s pairs are left out: %s",

@@ -82,8 +82,7 @@ def train_grm(
     folder = Path(folder)
     if reading.truncation_side != "right":
         raise InputError(
-            "truncation_side",
-            "must be right for GRM: its loss begins after the prompt",
+            "truncation_side", "must be right for GRM: its loss begins after the prompt"
         )
     model, tokenizer = _with_head(base, training, settings)
     attention = base_of(model).config._attn_implementation
@@ -174,7 +173,9 @@ def _check_logits(model: Any, name: str) -> None:
 def _encoder(tokenizer: Any, model: Any, reading: ReadingSettings, name: str) -> Encoder:
     """As `load_grm` will read the model."""
     if reading.format not in (None, "chat"):
-        raise InputError(name, 'GRM needs format="chat" to tell prompts from responses')
+        raise InputError(
+            name, 'GRM needs format="chat" to tell prompts from responses', 'set format to "chat"'
+        )
     if reading.chat_template is not None:
         tokenizer.chat_template = reading.chat_template
     if not tokenizer.chat_template:

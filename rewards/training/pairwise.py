@@ -185,9 +185,10 @@ def closing_token(prompt: PairPrompt) -> int:
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     if not ids or ids[0] not in tokenizer.all_special_ids + list(_added_special(tokenizer)):
         raise InputError(
-            f"the chat template closes an answer with {after[:20]!r} and",
-            "no special token: a judge cannot learn to end its turn",
-            "give another chat_template",
+            "chat_template",
+            f"closes a response with {after[:20]!r} and no special token, "
+            "so a judge cannot learn to end its turn",
+            "give another",
         )
     return ids[0]
 

@@ -177,9 +177,9 @@ def _checked(
     labels_NK = np.asarray(labels_NK, dtype=np.float64)
     if features_NH.ndim != 2 or labels_NK.shape != (len(features_NH), len(attributes)):
         raise InputError(
-            f"features {features_NH.shape}, labels {labels_NK.shape} and {len(attributes)} "
-            "attributes",
-            "do not fit: they are (N, H), (N, K) and K",
+            "features, labels, attributes",
+            f"do not fit: shapes {features_NH.shape}, {labels_NK.shape} and {len(attributes)} "
+            f"names, where (N, H), (N, K) and K are expected",
         )
     if np.isinf(labels_NK).any():
         raise InputError("labels", "must be finite numbers, or NaN where there is none")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.selection import mask_unselectable, select
+from raft.selection import Filters, mask_unselectable, select
 from rollout.data.jsonl import Damage, is_finite_number, is_object, json_kind, read_jsonl
 from rollout.data.samples import REWARD, SampleRow, Scores, ids_column, prompt_column
 from rollout.storage.files import write_rows
@@ -112,7 +112,7 @@ def choose(
     out: Path,
     strategy: str,
     arguments: Mapping[str, Any],
-    filters: Mapping[str, Any],
+    filters: Filters,
 ) -> dict[str, float | int]:
     """Write the selected samples of `rows()` to `out`, whole or not at all; return what was kept.
 
@@ -147,7 +147,7 @@ def choose(
 
 
 def selectable_scores(
-    row: SampleRow, filters: Mapping[str, Any], scores: Scores
+    row: SampleRow, filters: Filters, scores: Scores
 ) -> tuple[NDArray[np.float64], dict[str, int]]:
     """`scores` (K,) of a row, NaN for what may not be selected, and why, counted."""
     scores_1K = np.array([scores], dtype=float)  # None becomes NaN
@@ -171,7 +171,7 @@ def trained_samples(strategy: str, chosen_M2: NDArray[np.int64]) -> NDArray[np.i
     return chosen_M2[::2] if strategy == _PAIRS else chosen_M2
 
 
-def _selectable(rows: Rows, filters: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, int]]:
+def _selectable(rows: Rows, filters: Filters) -> tuple[np.ndarray, dict[str, int]]:
     """Scores (P, K) with NaN for what may not be selected, and why, counted; row by row."""
     masked: list[np.ndarray] = []
     total: dict[str, int] = defaultdict(int)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,18 @@ from rollout.errors import InputError
 
 Scores = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+
+class Filters(TypedDict, total=False):
+    """The filters of `mask_unselectable`, as a config gives them; one that is absent is off."""
+
+    reject_pattern: str | None
+    min_chars: int
+    max_chars: int | None
+    min_score: float | None
+    min_spread: float | None
+    allow_truncated: bool
+    unique: bool
 
 
 def best_of_k(scores_PK: ArrayLike) -> Indices:

@@ -79,8 +79,8 @@ def iteration_points(
 def _points(scores_PN: np.ndarray, gold_PN: np.ndarray, scale: tuple[float, float]) -> list[Point]:
     mean, std = scale
     ns = [n for n in NS if n <= scores_PN.shape[1]]
-    curve = best_of_n_curve(scores_PN, ns, {"gold": gold_PN})
-    rows: list[dict[str, Any]] = curve.rows()
+    curve = best_of_n_curve(scores_PN, ns, gold_PN)
+    rows: list[Any] = curve.rows()
     return [
         Point(
             row["n"],

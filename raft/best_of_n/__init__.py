@@ -1,1 +1,1 @@
-"""Best-of-n: what it gains for every n, from one pool of responses to each prompt."""
+"""Best-of-n: measure what it gains for every n, from one pool of responses to each prompt."""

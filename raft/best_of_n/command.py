@@ -1,7 +1,4 @@
-"""`raft bon`: from a pool of scored responses to the best of each, the curve and its picture.
-
-A best-of-n curve as a table for a terminal.
-"""
+"""`raft bon`: write the best response of each prompt, the best-of-n curve and its picture."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 
-from raft.best_of_n.estimate import Curve, Series, best_of_n_curve
+from raft.best_of_n.estimate import Curve, CurveRow, Floats, Point, Series, best_of_n_curve
 from raft.best_of_n.plot import draw_curve
 from raft.best_of_n.pool import Columns, Pool, read_pool
 from rollout.data.jsonl import encode_rows
@@ -37,10 +34,11 @@ log = logging.getLogger("raft")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a judge had to do with the scores.
+    """How a judge took part in the scores.
 
-    points: the selecting score is points of a tournament, which says nothing on average.
-    ranks_all: it ranks all, so that every n is known; a bracket tells the best of all only.
+    points: the score that selects is tournament points, whose mean says nothing.
+    ranks_all: the tournament ranks every response, so every n is known; a bracket only finds the
+        best of all.
     win_rate: the gold is P(the response beats a sample that took no part in the selection).
     """
 
@@ -49,9 +47,49 @@ class Judged:
     win_rate: bool = False
 
 
+class Peak(Point):
+    """Where a mean is highest. `over_optimized`: it is above the interval at the largest n."""
+
+    n: int
+    kl: float
+    over_optimized: bool
+
+
+class CurveFile(TypedDict):
+    """What STEM.bon.json holds.
+
+    `missing` counts scores and prompts that could not take part, `best_responses` the rows of
+    STEM.best.jsonl; a peak is None where no mean is known.
+    """
+
+    pool: str
+    prompts: int
+    responses: int
+    n: int
+    by: str
+    gold_by: str | None
+    points: bool
+    ranks_all: bool
+    win_rate: bool
+    best_responses: int
+    missing: dict[str, int]
+    interval: str
+    curve: list[CurveRow]
+    peak: dict[str, Peak | None]
+
+
+class Result(CurveFile):
+    """What STEM.bon.json holds, and the paths of the three files."""
+
+    out: dict[str, str]
+
+
 class Outputs:
-    """The three files of a curve: STEM.bon.json, STEM.best.jsonl and STEM.bon.png; and the rows
-    that they are made from, where this command makes these: STEM.pool.jsonl, STEM.judged.jsonl."""
+    """The files of a curve: STEM.bon.json, STEM.best.jsonl and STEM.bon.png.
+
+    When the command draws or judges the pool itself, it also writes STEM.pool.jsonl and
+    STEM.judged.jsonl.
+    """
 
     def __init__(self, folder: Path, stem: str) -> None:
         self.pool = folder / f"{stem}.pool.jsonl"
@@ -63,11 +101,11 @@ class Outputs:
 
 
 def outputs(given: str | None, pool: str, folder: str | None = None) -> Outputs:
-    """Where the files go: named after the pool (a file or dataset) and beside it, or in `folder`.
+    """Name the files after the pool (a file or dataset), beside it or in `folder`.
 
-    `given` is a path without an ending, for other names.
+    `given` is a path without an ending that names them otherwise.
 
-    Raises InputError for a name that is a folder, and a pool that is not there.
+    Raises InputError where `given` is a folder or the pool does not exist.
     """
     if given is None:
         file, stem = Path(pool).expanduser(), RowReader(pool).stem
@@ -90,23 +128,21 @@ def best_of_n(
     judged: Judged | None = None,
     seed: int = 0,
     restart: bool = False,
-) -> dict[str, Any]:
-    """Write `out` from a stored pool: rows of `responses` and their scores. No model is needed.
+) -> Result:
+    """Write `out` from a stored pool, rows of `responses` and their scores, without a model.
 
     Args:
         by: the column that selects.
-        gold: the column measured beside it; by default `gold_scores`, where there are any.
-        n: how many responses compete, the first n of each prompt; by default all. The curve is for
-            every size up to n, and estimated from the whole pool.
-        judged: how a judge chose and measured, where one did.
-        seed: of the resamples.
-        restart: overwrite files that nothing tells how they were made.
-
-    Returns:
-        What STEM.bon.json holds, with `out`, the paths.
+        gold: the column measured beside it; default: `gold_scores` where the pool has it.
+        n: how many responses compete, the first n of each prompt; default: all. The curve has
+            every size up to n and is estimated from the whole pool.
+        judged: how a judge selected and measured, where one did.
+        seed: seed of the bootstrap.
+        restart: overwrite files of unknown origin.
 
     Raises:
-        InputError: the file, a row of it, its scores, or files of these names from elsewhere.
+        InputError: the pool cannot be read or has no scores, or files of these names were made
+            by something else.
     """
     reader = RowReader(str(file), form="responses")
     judged = judged or Judged()
@@ -118,15 +154,15 @@ def best_of_n(
     with OutputFiles(out.all, settings, restart=restart, redo=True) as output:
         if output.complete:
             log.info("%s: is complete already, under the same settings", out.curve)
-            return {**output.record, "out": names}
+            return cast(Result, {**output.record, "out": names})
         output.begin()
         pool, best = _read(reader, _columns(reader, by, gold), n, out.best)
         n = n or pool.largest
-        values = {} if (gold_PN := pool.gold_PN) is None else {"gold": gold_PN}
+        scores_PN, gold_PN = pool.scores_PN, pool.gold_PN
         ns = range(1, n + 1) if judged.ranks_all else sorted({1, n})
-        curve = best_of_n_curve(pool.scores_PN, ns, values, seed=seed)
+        curve = best_of_n_curve(scores_PN, ns, gold_PN, seed=seed)
         found = _result(file, pool, curve, judged, best)
-        found["peak"] = _peaks(pool, curve, judged, values, seed)
+        found["peak"] = _peaks(scores_PN, gold_PN, curve, judged, seed)
         draw_curve(curve, _titles(pool.columns, judged), out.picture)
         write_json(out.curve, found)
         output.finish(found)
@@ -142,7 +178,7 @@ def _columns(reader: RowReader, by: str, gold: str | None) -> Columns:
 
 
 def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tuple[Pool, int]:
-    """The pool, and how many best rows were written to `best`."""
+    """Return the pool and how many rows were written to `best`."""
     ids, kept = RowIds(), 0
 
     def rows() -> Iterator[ScoreRow]:
@@ -170,31 +206,34 @@ def _titles(columns: Columns, judged: Judged) -> dict[str, str]:
     return found if judged.points else {"proxy": f"Proxy, which selects: {columns.by}", **found}
 
 
-def _result(file: Path, pool: Pool, curve: Curve, judged: Judged, best: int) -> dict[str, Any]:
+def _result(file: Path, pool: Pool, curve: Curve, judged: Judged, best: int) -> CurveFile:
     n = int(curve.n_S[-1])
     rows = curve.rows()
     for row in rows if judged.points else ():
         del row["proxy"]  # points of a tournament have no mean
-    found: dict[str, Any] = {
+    missing = pool.missing(n)
+    found: CurveFile = {
         "pool": file.name,
         "prompts": len(pool.responses_P),
         "responses": sum(pool.responses_P),
         "n": n,
         "by": pool.columns.by,
         "gold_by": pool.columns.gold,
-        **asdict(judged),
+        "points": judged.points,
+        "ranks_all": judged.ranks_all,
+        "win_rate": judged.win_rate,
         "best_responses": best,
-        "missing": pool.missing(n),
+        "missing": missing,
         "interval": "95 %, bootstrap over prompts",
         "curve": rows,
+        "peak": {},
     }
-    lost = found["missing"]
-    if lost["scores"]:
+    if missing["scores"]:
         log.warning(
             "%d of %d scores are missing and cannot be selected; %d prompts have none",
-            lost["scores"], found["responses"], lost["prompts_without_score"],
+            missing["scores"], found["responses"], missing["prompts_without_score"],
         )  # fmt: skip
-    if fewer := lost[f"prompts_with_fewer_than_{n}"]:
+    if fewer := missing[f"prompts_with_fewer_than_{n}"]:
         log.warning(
             "%d of %d prompts have fewer than n = %d responses with a score, and are left out of "
             "the curve there: its points are over different prompts, its peak is of the others",
@@ -204,44 +243,47 @@ def _result(file: Path, pool: Pool, curve: Curve, judged: Judged, best: int) -> 
 
 
 def _peaks(
-    pool: Pool, curve: Curve, judged: Judged, values: dict[str, Any], seed: int
-) -> dict[str, dict[str, Any] | None]:
-    """Where each mean is highest: a gold that peaks before the end is over-optimized from there.
+    scores_PN: Floats, gold_PN: Floats | None, curve: Curve, judged: Judged, seed: int
+) -> dict[str, Peak | None]:
+    """Find where each mean is highest; a gold that peaks before the end is over-optimized after it.
 
-    Over the prompts that have the largest n: were there others at a smaller n, prompts would be
-    compared, not sizes.
+    Only prompts with enough scores for the largest n count, so that every n has the same prompts.
     """
-    scores_PN, n = pool.scores_PN, int(curve.n_S[-1])
-    known_PN = np.isfinite(np.stack([scores_PN, *values.values()])).all(axis=0)
-    whole_P = known_PN.sum(axis=1) >= n
+    known_PN = np.isfinite(scores_PN)
+    if gold_PN is not None:
+        known_PN &= np.isfinite(gold_PN)
+    whole_P = known_PN.sum(axis=1) >= int(curve.n_S[-1])
     if not whole_P.all() and whole_P.any():
-        those = {name: value_PN[whole_P] for name, value_PN in values.items()}
-        curve = best_of_n_curve(scores_PN[whole_P], curve.n_S.tolist(), those, seed=seed)
-    named = {} if judged.points else {"proxy": curve.proxy}  # points of a tournament have no mean
-    return {name: _peak(curve, series) for name, series in {**named, **curve.values}.items()}
+        whole_gold_PN = None if gold_PN is None else gold_PN[whole_P]
+        curve = best_of_n_curve(scores_PN[whole_P], curve.n_S.tolist(), whole_gold_PN, seed=seed)
+    # points of a tournament have no mean
+    found = {} if judged.points else {"proxy": _peak(curve, curve.proxy)}
+    return found if curve.gold is None else {**found, "gold": _peak(curve, curve.gold)}
 
 
-def _peak(curve: Curve, series: Series) -> dict[str, Any] | None:
+def _peak(curve: Curve, series: Series) -> Peak | None:
     if not np.isfinite(series.mean_S).any():
         return None
-    top = int(np.nanargmax(series.mean_S))
-    point = series.point(top)
-    point |= {"n": int(curve.n_S[top]), "kl": float(curve.kl_S[top])}
-    high = series.high_S[-1]
-    return {**point, "over_optimized": bool(np.isfinite(high) and point["mean"] > high)}
+    top, high = int(np.nanargmax(series.mean_S)), series.high_S[-1]
+    return {
+        **series.point(top),
+        "n": int(curve.n_S[top]),
+        "kl": float(curve.kl_S[top]),
+        "over_optimized": bool(np.isfinite(high) and series.mean_S[top] > high),
+    }
 
 
-def as_table(found: dict[str, Any]) -> str:
-    """Rows of n = 1, 2, 4 … and the last, out of what `best_of_n` returns."""
+def as_table(found: CurveFile) -> str:
+    """Format the rows of n = 1, 2, 4, … and the last one for a terminal."""
     curve = found["curve"]
-    names = [name for name in curve[0] if name not in ("n", "kl")]
-    called = {"proxy": found["by"], "gold": found["gold_by"]}
-    if found["win_rate"]:
-        called["gold"] = "win rate"
+    gold = "win rate" if found["win_rate"] else found["gold_by"]
     shown = [row for row in curve if row["n"] & (row["n"] - 1) == 0 or row is curve[-1]]
-    head = ["n", "KL", *(called[name] for name in names)]
+    head = ["n", "KL"]
+    head += [found["by"]] * ("proxy" in curve[0]) + [f"{gold}"] * ("gold" in curve[0])
     body = [
-        [str(row["n"]), f"{row['kl']:.3f}", *(_cell(row[name]) for name in names)] for row in shown
+        [str(row["n"]), f"{row['kl']:.3f}"]
+        + [_cell(point) for point in (row.get("proxy"), row.get("gold")) if point is not None]
+        for row in shown
     ]
     widths = [max(len(line[at]) for line in (head, *body)) for at in range(len(head))]
     lines = [
@@ -252,16 +294,14 @@ def as_table(found: dict[str, Any]) -> str:
     if peak is not None and peak["over_optimized"]:
         among = "" if peak["prompts"] == found["prompts"] else f" of {peak['prompts']} prompts"
         lines.append(
-            f"{called['gold']}{among} is highest at n = {peak['n']} ({peak['mean']:.4g}), above "
+            f"{gold}{among} is highest at n = {peak['n']} ({peak['mean']:.4g}), above "
             f"the interval at n = {found['n']}: over-optimized"
         )
     return "\n".join(lines)
 
 
-def _cell(point: dict[str, Any]) -> str:
-    """The mean and its interval; nothing where nothing is known."""
-    if point["mean"] is None:
+def _cell(point: Point) -> str:
+    mean, low, high = point["mean"], point["low"], point["high"]
+    if mean is None:
         return "-"
-    if point["low"] is None:
-        return f"{point['mean']:.4g}"
-    return f"{point['mean']:.4g} [{point['low']:.4g}, {point['high']:.4g}]"
+    return f"{mean:.4g}" if low is None else f"{mean:.4g} [{low:.4g}, {high:.4g}]"

@@ -1,5 +1,4 @@
-"""`raft sample`, and the drawing of `raft bon`: K responses to each prompt of a file, with scores
-where there is a reward."""
+"""Draw K responses to each prompt of a file and score them: `raft sample` and `raft bon`."""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raft.assemble import start_drawing
 from raft.collect import Collected, collect
@@ -50,24 +48,23 @@ def draw_pool(
     *,
     rewards: Mapping[str, RewardSpec] | None = None,
     restart: bool = False,
-) -> dict[str, Any]:
-    """Draw `sampling.k` responses to every prompt into `path`, a row per prompt, in their order.
+) -> dict[str, object]:
+    """Draw `sampling.k` responses to every prompt into `path`, one row per prompt in their order.
 
-    Rows are those of a run's rollouts.jsonl, with the other columns of the prompts. What an
-    interrupted command drew and scored stays; a file that is complete under these settings is left
-    as it is.
+    Rows are those of a run's rollouts.jsonl with the other columns of the prompts. An interrupted
+    command continues where it stopped; a file that is complete under these settings is not drawn
+    again.
 
     Args:
-        rewards: "reward" and, measured beside it, "gold": rewards that score; the scores
-            stand in `scores` and `gold_scores`; none are written without.
-        restart: throw away what is there.
+        rewards: "reward" fills the column `scores` and "gold" `gold_scores`; default: no scores.
+        restart: discard the file and what an interrupted command left.
 
     Returns:
-        The summary: `out`, `rows`, `responses`; of what this command drew `new_rows`, `tokens`,
-        `seconds`, `tokens_per_second`.
+        The summary: `out`, `rows` and `responses` of the file, and what this command drew:
+        `new_rows`, `tokens`, `seconds`, `tokens_per_second`.
 
     Raises:
-        InputError: prompts, settings, or what is there already.
+        InputError: unusable prompts or settings, or a file that was made with other settings.
         RewardError: a reward that cannot be computed.
     """
     rewards = rewards or {}
@@ -83,14 +80,14 @@ def draw_pool(
         store = RolloutStore(folder, name, prompts, version=0, fields=_kept(prompts))
         spent = None if store.complete else _collect(config, store, prompts, rewards)
         store.drop_leftovers()
-        record = {"out": str(path), "rows": len(prompts)}
-        record["responses"] = len(prompts) * config.sampling.k
+        responses = len(prompts) * config.sampling.k
+        record = {"out": str(path), "rows": len(prompts), "responses": responses}
         output.finish(record)
     return {**record, **_speed(spent, len(prompts))}
 
 
 def pool_path(given: str | None, prompts: str, ending: str) -> Path:
-    """Where the rows go: `given`, or STEM.`ending`.jsonl beside the prompts. Raises InputError."""
+    """Return `given`, or STEM.`ending`.jsonl beside the prompts. Raises InputError."""
     path = output_path(given, prompts, find_source(prompts).stem, ending)
     if path is None:
         raise InputError("--out -", "what can be stopped and continued needs a file", "name one")
@@ -118,27 +115,22 @@ def _collect(
         )
 
 
-def _speed(spent: Collected | None, prompts: int) -> dict[str, Any]:
+def _speed(spent: Collected | None, prompts: int) -> dict[str, object]:
     if spent is None:
         return {"new_rows": 0, "tokens": 0, "seconds": 0.0, "tokens_per_second": None}
-    found = {
-        "new_rows": prompts - spent.reused,
-        "tokens": spent.tokens,
-        "seconds": round(spent.generate + spent.score, 3),
-        "tokens_per_second": round(spent.tokens / spent.generate, 1),
-    }
+    new, speed = prompts - spent.reused, round(spent.tokens / spent.generate, 1)
     log.info(
         "drew %d prompts, %d tokens, %.0f tokens/s | generate %.1f s, score %.1f s beyond it",
-        found["new_rows"], found["tokens"], found["tokens_per_second"], spent.generate,
-        spent.score,
+        new, spent.tokens, speed, spent.generate, spent.score,
     )  # fmt: skip
-    return found
+    seconds = round(spent.generate + spent.score, 3)
+    return {"new_rows": new, "tokens": spent.tokens, "seconds": seconds, "tokens_per_second": speed}
 
 
 def _settings(
     config: RunConfig, prompts: list[Prompt], rewards: Mapping[str, RewardSpec]
-) -> dict[str, Any]:
-    """What the rows depend on."""
+) -> dict[str, object]:
+    """Return what the rows depend on."""
     policy = config.policy.model_dump(exclude=_ONLY_SPEED)
     said = {name: reward.said() for name, reward in rewards.items()}
     return {
@@ -156,7 +148,7 @@ def _plain(prompt: Prompt) -> Prompt:
 
 
 def _kept(prompts: Sequence[Prompt]) -> list[str]:
-    """The columns that say something of a prompt, and nothing of answers that it had before."""
+    """Return the columns about a prompt, without those about responses that it already has."""
     names = dict.fromkeys(name for prompt in prompts for name in prompt.fields)
     dropped = {"prompt", *_NOT_KEPT}
     if _ANSWERS.intersection(names):
@@ -169,9 +161,9 @@ _SECTIONS = ("seed", "policy", "prompts", "sampling", "cluster")
 
 
 def drawing_config(
-    command: str, options: Mapping[str, Any], assignments: Sequence[str] = ()
+    command: str, options: Mapping[str, object], assignments: Sequence[str] = ()
 ) -> RunConfig:
-    """The config of a run without iterations: only its drawing is used, its reward is never built.
+    """Make the config of a run without iterations; its reward is never built.
 
     Args:
         command: names the command in messages.
@@ -179,13 +171,16 @@ def drawing_config(
         assignments: `key.sub=value`; they override the options.
 
     Raises:
-        InputError: a key that drawing has no use for, a value out of range, a missing folder.
+        InputError: a key that drawing does not use, a value out of range, a missing folder.
     """
-    data: dict[str, Any] = {}
+    data: dict[str, object] = {}
+    sections: dict[str, dict[str, object]] = {"": data}
     for key, value in options.items():
         if value is not None:
             section, _, name = key.rpartition(".")
-            (data.setdefault(section, {}) if section else data)[name] = value
+            if section not in sections:
+                data[section] = sections[section] = {}
+            sections[section][name] = value
     for assignment in assignments:
         section = assignment.partition("=")[0].partition(".")[0]
         if section not in _SECTIONS:

@@ -1,20 +1,19 @@
-"""What the best of n samples is worth, for every n, from one pool of N: no samples are drawn.
+"""Estimate what the best of n samples is worth, for every n, from one pool of N samples.
 
-The expectation over all subsets of size n, not the first n: unbiased, and of the least variance
-that the pool allows (a U-statistic: Hoeffding 1948). Axes in names: P prompts, N samples of one
-prompt, S values of n.
+The estimate is the expectation over all subsets of size n rather than the first n samples: it is
+unbiased and has the least variance that the pool allows (a U-statistic: Hoeffding 1948). Axes in
+names: P prompts, N samples of one prompt, S values of n.
 
 A sample whose score is NaN or infinite cannot be selected, so a prompt's pool is its M finite
-samples, and for n > M nothing is known of it (NaN). Equal scores share: whichever of them is taken
-is taken at random.
+samples, and the value for n > M is NaN. Among equal scores one is selected at random.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,15 +22,51 @@ from rewards.evaluation.stats import RESAMPLES, interval95, resampled_ratios
 
 __all__ = [
     "Curve",
+    "CurveRow",
+    "Estimate",
+    "Point",
     "Series",
     "best_of_n_curve",
     "best_of_n_weights",
+    "estimate",
     "expected_best_of_n",
     "expected_best_of_ns",
     "kl_best_of_n",
 ]
 
 Floats = NDArray[np.float64]
+
+
+class Estimate(TypedDict):
+    """A mean and the ends of its 95 % interval; None where unknown, since JSON has no NaN."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class Point(Estimate):
+    """A value of the curve at one n, and how many prompts it is a mean over."""
+
+    prompts: int
+
+
+class CurveRow(TypedDict):
+    """The curve at one n. `proxy` is absent where the score that selects has no mean."""
+
+    n: int
+    kl: float
+    proxy: NotRequired[Point]
+    gold: NotRequired[Point]
+
+
+def estimate(mean: float, low: float, high: float) -> Estimate:
+    """Convert to what JSON can hold: NaN and infinity become None."""
+    return {"mean": _finite(mean), "low": _finite(low), "high": _finite(high)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +78,30 @@ class Series:
     high_S: Floats
     prompts_S: NDArray[np.int64]
 
-    def point(self, s: int) -> dict[str, Any]:
-        """{mean, low, high, prompts} of the s-th n, None for what is not known: JSON has no NaN."""
-        named = {"mean": self.mean_S, "low": self.low_S, "high": self.high_S}
-        found: dict[str, Any] = {
-            name: float(value_S[s]) if math.isfinite(value_S[s]) else None
-            for name, value_S in named.items()
-        }
+    def point(self, s: int) -> Point:
+        """Return the value at the s-th n."""
+        found = estimate(self.mean_S[s], self.low_S[s], self.high_S[s])
         return {**found, "prompts": int(self.prompts_S[s])}
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The best-of-n curve: `proxy` is the score that selects, `values` are others of the same."""
+    """The best-of-n curve: `proxy` is the score that selects, `gold` is measured beside it."""
 
     n_S: NDArray[np.int64]
     kl_S: Floats
     proxy: Series
-    values: dict[str, Series]
+    gold: Series | None = None
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One JSON-ready row per n: n, kl, proxy and each of `values` as `Series.point`."""
-        named = {"proxy": self.proxy, **self.values}
-        return [
-            {"n": int(n), "kl": float(self.kl_S[s])}
-            | {name: series.point(s) for name, series in named.items()}
-            for s, n in enumerate(self.n_S)
-        ]
+    def rows(self) -> list[CurveRow]:
+        """Return one JSON-ready row per n."""
+        found: list[CurveRow] = []
+        for s, n in enumerate(self.n_S):
+            row: CurveRow = {"n": int(n), "kl": float(self.kl_S[s]), "proxy": self.proxy.point(s)}
+            if self.gold is not None:
+                row["gold"] = self.gold.point(s)
+            found.append(row)
+        return found
 
 
 def kl_best_of_n(n: int) -> float:
@@ -125,34 +157,32 @@ def expected_best_of_ns(
 def best_of_n_curve(
     scores_PN: ArrayLike,
     ns: Sequence[int] | None = None,
-    values: Mapping[str, ArrayLike] | None = None,
+    gold_PN: ArrayLike | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Curve:
     """The curve over `ns` (default 1 … N): means over prompts and 95 % intervals.
 
-    The intervals are of the bootstrap over prompts: one prompt's samples are no independent
-    measurements. Every n, the proxy and all `values` (name -> (P, N), gold scores say) are seen on
-    the same resampled prompts. A prompt whose pool is smaller than n is left out there, as
-    `prompts_S` says.
+    The intervals come from a bootstrap over prompts, because the samples of one prompt are not
+    independent. Every n, the proxy and the gold scores see the same resampled prompts. A prompt
+    with fewer than n finite samples is skipped at that n; `prompts_S` counts the others.
 
-    Raises ValueError as `expected_best_of_n`.
+    Raises ValueError as `expected_best_of_n` does.
     """
     scores_PN = _array(scores_PN)
     n_S = np.asarray(range(1, scores_PN.shape[1] + 1) if ns is None else ns, dtype=np.int64)
-    named = {"": None, **(values or {})}
-    found = [expected_best_of_ns(scores_PN, n_S.tolist(), one) for one in named.values()]
-    series = dict(zip(named, _series(found, resamples, seed), strict=True))
+    measured = [None] if gold_PN is None else [None, gold_PN]
+    found = [expected_best_of_ns(scores_PN, n_S.tolist(), value_PN) for value_PN in measured]
     kl_S = np.array([kl_best_of_n(int(n)) for n in n_S])
-    return Curve(n_S, kl_S, series.pop(""), series)
+    return Curve(n_S, kl_S, *_series(found, resamples, seed))
 
 
 def _weights_SN(count: int, n_S: NDArray[np.int64]) -> Floats:
     """(S, count): row s are the weights of n_S[s].
 
-    By w(count) = n / count and w(i) = w(i+1) · (i+1−n) / i: no factorial, so nothing overflows, and
-    what is too small for a float is 0 (i < n exactly).
+    From w(count) = n / count and w(i) = w(i+1) · (i+1−n) / i: no factorial, so nothing overflows;
+    a weight that is too small for a float becomes 0, and those of i < n are exactly 0.
     """
     if ((n_S < 1) | (n_S > count)).any():
         raise ValueError(f"n must be from 1 to {count}, and is {n_S.tolist()}")
@@ -164,9 +194,9 @@ def _weights_SN(count: int, n_S: NDArray[np.int64]) -> Floats:
 
 
 def _sorted_pools(scores_PN: Floats, values_PN: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Each prompt's pool in ascending order of score, then what is not in it, and its size (P,).
+    """Sort each prompt's pool by ascending score, samples outside it last; also its size (P,).
 
-    The values of equal scores are their mean, which is what an order at random makes of them.
+    Equal scores get the mean of their values, the expectation over a random order among them.
     """
     inside_PN = np.isfinite(scores_PN) & np.isfinite(values_PN)
     order_PN = np.where(inside_PN, scores_PN, np.inf).argsort(axis=1)

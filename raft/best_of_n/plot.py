@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +20,9 @@ _MOST_MARKED = 8
 
 
 def draw_curve(curve: Curve, titles: dict[str, str], file: Path) -> None:
-    """One panel for each of `titles`: "proxy" or a name of `curve.values`, and what it is called.
+    """Draw one panel for each of `titles`, which maps "proxy" and "gold" to their titles.
 
-    The band is the 95 % interval; a ring marks a mean above the interval at the end.
+    The band is the 95 % interval; a ring marks a mean above the interval at the largest n.
 
     Raises InputError where the file cannot be written.
     """
@@ -34,7 +34,8 @@ def draw_curve(curve: Curve, titles: dict[str, str], file: Path) -> None:
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(titles), squeeze=False)[0]
         for number, (ax, (name, title)) in enumerate(zip(axes, titles.items(), strict=True)):
-            series = curve.proxy if name == "proxy" else curve.values[name]
+            series = curve.proxy if name == "proxy" else curve.gold
+            assert series is not None, "gold has a title only where it was measured"
             _draw(ax, curve, series, number)
             ax.set_title(title)
             ax.set_xlabel("KL from the policy, nats: ln n − (n − 1)/n")
@@ -64,10 +65,10 @@ def _draw(ax: Axes, curve: Curve, series: Series, number: int) -> None:
 
 
 def _add_n(ax: Axes, curve: Curve) -> None:
-    """n along the top: what was done, where the bottom says what it cost."""
+    """Label n along the top, above the KL that it costs along the bottom."""
     largest = int(curve.n_S.max())
     powers = [2**power for power in range(largest.bit_length())][-_MOST_MARKED:]
-    top: Any = ax.secondary_xaxis("top")
+    top = ax.secondary_xaxis("top")
     top.set_xticks([kl_best_of_n(n) for n in powers], [str(n) for n in powers])
     top.set_xlabel("n")
     top.spines["top"].set_visible(False)

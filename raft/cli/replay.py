@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from raft.cli.options import (
@@ -106,12 +107,12 @@ def _replay(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     report = replay(source, plan)
-    text = as_markdown(report, each_part=False)
+    text, data = as_markdown(report, each_part=False), asdict(report)
     if folder is not None:
-        files = write_report_files(folder, "replay", as_markdown(report), report)
+        files = write_report_files(folder, "replay", as_markdown(report), data)
         files += draw_replay(report, folder / "replay")
         text += _listed(files)
-    print_result(options, report, text)
+    print_result(options, data, text)
     return 0
 
 

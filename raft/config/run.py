@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raft.config.monitor import MonitorConfig
-from raft.selection import check_strategy
+from raft.selection import Filters, check_strategy
 from rewards.spec import RewardSpec
 from rollout.errors import InputError
 from rollout.types import Sampling
@@ -119,12 +119,19 @@ class SelectConfig(_Section):
             given["minimum"] = self.minimum  # which no other strategy takes
         return {key: value for key, value in given.items() if value is not None}
 
-    def filters(self) -> dict[str, Any]:
-        """What makes samples unselectable before the strategy looks."""
-        given = self.model_dump(exclude={"strategy", "m", "fraction", "minimum", "per_prompt"})
-        if self.strategy == "threshold" and self.minimum is None:
-            given["min_score"] = None  # the strategy's own, so that it counts nothing as refused
-        return given
+    def filters(self) -> Filters:
+        """Return what makes samples unselectable before the strategy is applied."""
+        # of threshold min_score is an argument, so that what is below it is not counted as refused
+        is_argument = self.strategy == "threshold" and self.minimum is None
+        return {
+            "reject_pattern": self.reject_pattern,
+            "min_chars": self.min_chars,
+            "max_chars": self.max_chars,
+            "min_score": None if is_argument else self.min_score,
+            "min_spread": self.min_spread,
+            "allow_truncated": self.allow_truncated,
+            "unique": self.unique,
+        }
 
     @model_validator(mode="after")
     def _lengths_leave_room(self) -> SelectConfig:

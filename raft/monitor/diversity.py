@@ -1,17 +1,16 @@
-"""How much responses repeat themselves and each other: of an evaluation, and of selected rows.
+"""Measure how much responses repeat themselves and each other, in evaluations and selected rows.
 
-Only the words and pairs of words that occur are held in memory, not the texts: it grows with the
-vocabulary.
+`measure` holds the distinct words and pairs of words in memory but not the texts, so its size
+grows with the vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from raft.monitor.ngrams import words
 from rollout.data.samples import SampleRow
@@ -21,15 +20,16 @@ __all__ = [
     "duplicate_share",
     "measure",
     "msttr",
+    "text_key",
 ]
 
 _SEGMENT = 100
 
 
 def diversity_metrics(texts: Sequence[str]) -> dict[str, float]:
-    """`eval/msttr` (without it where there are too few words for one segment) and
-    `eval/duplicate_share`."""
-    found = {"eval/msttr": msttr(texts), "eval/duplicate_share": duplicate_share(texts)}
+    """Return `eval/msttr` and `eval/duplicate_share`, each only where it is known."""
+    duplicates = duplicate_share([text_key(text) for text in texts])
+    found = {"eval/msttr": msttr(texts), "eval/duplicate_share": duplicates}
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
@@ -50,10 +50,17 @@ def msttr(texts: Sequence[str], segment: int = _SEGMENT) -> float:
     return sum(ratios) / len(ratios) if ratios else math.nan
 
 
-def duplicate_share(texts: Sequence[str]) -> float:
-    """Share of the texts that equal another one, blanks around them aside. NaN for no texts."""
-    counts = Counter(text.strip() for text in texts)
-    return sum(n for n in counts.values() if n > 1) / len(texts) if texts else math.nan
+def text_key(text: str) -> int:
+    """Return a number that is the same for equal texts, blanks around them aside."""
+    return hash(text.strip())
+
+
+def duplicate_share(keys: ArrayLike) -> float:
+    """Share of the texts, given by their `text_key`, that equal another one: all copies count, the
+    first one too. NaN for no texts."""
+    _, counts_U = np.unique(np.asarray(keys, dtype=np.int64), return_counts=True)
+    total = counts_U.sum()
+    return float(counts_U[counts_U > 1].sum() / total) if total else math.nan
 
 
 Flags = NDArray[np.bool_]
@@ -61,19 +68,19 @@ Whole = NDArray[np.int64]
 _AT_A_TIME = 1 << 18
 
 
-def measure(
-    rows: Iterable[SampleRow], picks: Sequence[Flags], text_PN: Whole
-) -> list[dict[str, float]]:
-    """Of each pick, flags (P, N) of the samples that are kept of P rows; NaN of no words or rows.
+def measure(rows: Iterable[SampleRow], picks: Sequence[Flags]) -> list[dict[str, float]]:
+    """Measure the samples that each pick, flags (P, N), selects from P rows.
 
-    `distinct_1` and `distinct_2` as `rewards.evaluation.stats.distinct_n` counts them;
-    `duplicate_share` of the kept rows have a text that another kept row before them has (`text_PN`:
-    equal for equal texts).
+    `distinct_1` and `distinct_2` are those of `rewards.evaluation.stats.distinct_n`, and
+    `duplicate_share` is the function above. NaN where there are no words or no samples.
     """
     words: dict[str, int] = {}
+    key_PN = np.zeros(picks[0].shape, dtype=np.int64)
     ones, twos = [_Kinds() for _ in picks], [_Kinds() for _ in picks]
-    for row, picked_CN in zip(rows, np.stack(picks, axis=1), strict=True):
+    for key_N, row, picked_CN in zip(key_PN, rows, np.stack(picks, axis=1), strict=True):
         needed = np.flatnonzero(picked_CN.any(axis=0)).tolist()
+        for k in needed:
+            key_N[k] = text_key(row.responses[k])
         single = {k: _word_ids(row.responses[k], words) for k in needed}
         double = {k: (ids_T[:-1] << 32) | ids_T[1:] for k, ids_T in single.items()}
         for c, k in np.argwhere(picked_CN).tolist():
@@ -83,18 +90,14 @@ def measure(
         {
             "distinct_1": one.share,
             "distinct_2": two.share,
-            "duplicate_share": _repeated(text_PN[pick_PN]),
+            "duplicate_share": duplicate_share(key_PN[pick_PN]),
         }
         for one, two, pick_PN in zip(ones, twos, picks, strict=True)
     ]
 
 
-def _repeated(text_M: Whole) -> float:
-    return 1.0 - len(np.unique(text_M)) / len(text_M) if len(text_M) else math.nan
-
-
 class _Kinds:
-    """Which numbers were seen, and how many in all."""
+    """Counts numbers: how many there were, and how many distinct ones."""
 
     def __init__(self) -> None:
         self._seen: Whole = np.zeros(0, dtype=np.int64)

@@ -1,1 +1,1 @@
-"""What another selection would have kept, from stored responses and scores: no model runs."""
+"""Select again from stored responses and scores with other settings, without running a model."""

@@ -1,14 +1,13 @@
-"""What a rule keeps of K samples per prompt, expected over which K of the stored ones are drawn.
+"""Estimate what a rule selects from K samples per prompt, over random subsets of the stored ones.
 
-Best of K has a closed form (order statistics, `raft.best_of_n.estimate`); what it keeps at random,
-and every other rule, is a mean over random subsets. With K = N there is nothing to draw.
+Best of K has a closed form (order statistics, `raft.best_of_n.estimate`); every other rule is a
+mean over random subsets. With K = N there is one subset, and nothing is random.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,30 +18,30 @@ from raft.replay.rules import Rule
 from raft.replay.subsets import Subset, random_order, selectable, subset
 from raft.replay.tournament import Missing, tournament_scores
 from raft.select_rows import trained_samples
-from raft.selection import select
+from raft.selection import Filters, select
 from rollout.seeds import derive_seed
 
 __all__ = ["DIVERSITY_DRAWS", "SelectionStats", "keep", "keep_own"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-# distinct-n changes little from subset to subset, and costs more than all else
+# distinct-n differs little between subsets and costs more than everything else
 DIVERSITY_DRAWS = 3
 
 
 @dataclass(slots=True, eq=False)
 class SelectionStats:
-    """Sums over the rows kept of each prompt, expected over draws.
+    """Sums over the selected rows of each prompt, expected over draws.
 
     Attributes:
         rule: None for the run's own selection.
-        ids: of the prompts.
-        known_P: prompts with K samples or more; sums of others are 0.
-        rows_P, prompts_P: rows kept; whether any is, in [0, 1].
-        total, count: of each value over the rows kept, and how many of these have it.
-        draws: subsets that sums are means of; 0 where they are exact expectations.
-        draw_means: of each value, one mean per draw.
-        picks: the rows kept as (P, N) flags, of the first draws: what diversity is measured on.
+        ids: ids of the prompts.
+        known_P: prompts with K samples or more; the sums of others are 0.
+        rows_P, prompts_P: number of selected rows; the share of draws with at least one.
+        total, count: sum of each value over the selected rows, and how many of these have it.
+        draws: number of subsets that the sums are means of; 0 for exact expectations.
+        draw_means: one mean per draw of each value.
+        picks: (P, N) flags of the rows selected in the first draws, to measure diversity on.
         diversity: distinct-n and the share of duplicates, means over the picks.
     """
 
@@ -64,14 +63,14 @@ class SelectionStats:
 def keep(
     pool: Pool,
     plan: Sequence[tuple[Rule, int]],
-    filters: Mapping[str, Any],
+    filters: Filters,
     *,
     draws: int,
     seed: int,
 ) -> list[SelectionStats]:
-    """What each rule keeps at each K: `plan` are the pairs to try, those that `Rule.check` passes.
+    """Apply each rule at each K: `plan` has the pairs to try, all passed by `Rule.check`.
 
-    Every rule sees the same subsets. The seed is also that of tournaments.
+    Every rule sees the same subsets. The seed is that of tournaments, too.
     """
     sums = [_Sums(pool, rule, k) for rule, k in plan]
     exact = [_has_closed_form(rule, filters) for rule, _ in plan]
@@ -87,8 +86,8 @@ def keep(
     return found
 
 
-def keep_own(pool: Pool, strategy: str, arguments: Mapping[str, Any]) -> SelectionStats:
-    """The run's own selection, as `raft.select_rows` makes it."""
+def keep_own(pool: Pool, strategy: str, arguments: Mapping[str, float]) -> SelectionStats:
+    """Repeat the run's own selection, as `raft.select_rows` makes it."""
     assert pool.own_PN is not None, "only a run has a selection of its own"
     chosen_M2 = trained_samples(strategy, select(strategy, pool.own_PN, **arguments))
     sums = _Sums(pool, None, pool.samples)
@@ -113,11 +112,11 @@ class _Sums:
         self._added = 0
 
     def draws(self, most: int) -> int:
-        """How many subsets to take: one where all there are is the only one."""
+        """Return how many subsets to draw: one where K is all that is stored."""
         sizes_Q = self._pool.drawn_PN.sum(axis=1)[self._known_P]
         return 1 if (sizes_Q == self.k).all() else most
 
-    def add(self, chosen: Subset, filters: Mapping[str, Any], seed: int) -> None:
+    def add(self, chosen: Subset, filters: Filters, seed: int) -> None:
         rule, pool = self._rule, self._pool
         assert rule is not None, "the run's own selection draws nothing"
         if rule.tournament is not None:
@@ -163,16 +162,16 @@ class _Sums:
         )
 
 
-def _has_closed_form(rule: Rule, filters: Mapping[str, Any]) -> bool:
-    """Whether a sample's being the best of a subset depends on nothing but the order of scores."""
+def _has_closed_form(rule: Rule, filters: Filters) -> bool:
+    """Whether the best sample of a subset depends on the order of scores alone."""
     by_others = filters.get("min_spread") is not None or filters.get("unique")
     return rule.strategy == "best_of_k" and rule.tournament is None and not by_others
 
 
-def _expect_best(pool: Pool, kept: SelectionStats, filters: Mapping[str, Any]) -> None:
+def _expect_best(pool: Pool, kept: SelectionStats, filters: Filters) -> None:
     """Replace means over subsets by expectations over all of them.
 
-    What cannot be selected is worse than all else, and adds nothing when it is the best there is.
+    An unselectable sample ranks below all others, and adds nothing where it is the best.
     """
     minimum = filters.get("min_score")
     fine_PN = np.isfinite(pool.score_PN) & ~pool.refused_PN

@@ -1,22 +1,19 @@
-"""The metrics of a pool for every k, with intervals over questions.
-
-The report of `raft eval-pool` as Markdown.
-"""
+"""`raft eval-pool`: measure pass@k, maj@k and rm@k of a pool, and format them as Markdown."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from raft.best_of_n.estimate import expected_best_of_n
+from raft.best_of_n.estimate import Estimate, estimate, expected_best_of_n
 from raft.replay.questions import RIGHT, Question, Questions
 from raft.replay.rules import sweep
-from rewards.evaluation.markdown import table
+from rewards.evaluation.markdown import table, with_interval
 from rewards.evaluation.pass_at_k import SILENT, majority_at_k, pass_at_k, weighted_majority_at_k
 from rewards.evaluation.stats import RESAMPLES, interval95, resampled_ratios
 from rollout.errors import InputError
@@ -28,10 +25,55 @@ __all__ = [
     "measure",
 ]
 
-# questions with an unreadable answer that a report names
+# how many questions with an unreadable answer a report names
 _MOST_NAMED = 3
 
 Metric = Callable[[int, Question, int], float]
+
+
+class Measured(Estimate):
+    """A metric at one k, and how many questions it is a mean over."""
+
+    questions: int
+
+
+# `weighted_maj` and `rm` are there where scores are read
+AtK = TypedDict(
+    "AtK",
+    {
+        "k": int,
+        "pass": Measured,
+        "maj": Measured,
+        "weighted_maj": NotRequired[Measured],
+        "rm": NotRequired[Measured],
+    },
+)
+
+
+class Facts(TypedDict):
+    """What the pool holds. `answer` and `scores` are names of columns, the others counts."""
+
+    pool: str
+    answer: str
+    scores: str | None
+    questions: int
+    unanswered: int
+    unreadable: int
+    unreadable_first: list[str]
+    responses: int
+    right: int
+    without_number: int
+    without_score: int
+
+
+class Report(Facts):
+    """What pool.json holds; `draws` is None without a weighted majority."""
+
+    weighted: str | None
+    draws: int | None
+    resamples: int
+    seed: int
+    results: list[AtK]
 
 
 def measure(
@@ -42,18 +84,19 @@ def measure(
     draws: int = 200,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> dict[str, Any]:
-    """The report, ready for JSON: of each k every metric's mean over questions.
+) -> Report:
+    """Measure the mean of every metric over questions, for each k.
+
+    A question with fewer responses than k (for rm@k: fewer with a score) is skipped at that k.
 
     Args:
-        ks: by default powers of two up to the most responses of a question, and that.
-        weighted: "sum" of scores or of their "sigmoid"s, for a weighted majority; None for none.
-        draws: random subsets that the weighted majority is a mean over; all else is exact.
-
-    A question with fewer responses than k (for rm@k: fewer with a score) is left out there.
+        ks: default: powers of two below the most responses of a question, and that number.
+        weighted: weigh votes by the "sum" of scores or of their "sigmoid"; None for no weighted
+            majority.
+        draws: number of random subsets for the weighted majority; all other metrics are exact.
 
     Raises:
-        InputError: k above what any question has, or sums of negative scores.
+        InputError: k above what any question has, or negative scores as weights.
     """
     ks = ks or sweep(pool.most)
     if max(ks) > pool.most:
@@ -80,10 +123,19 @@ def measure(
         "resamples": resamples,
         "seed": seed,
         "results": [
-            {"k": k, **{name: means[m * len(ks) + at] for m, name in enumerate(metrics)}}
+            _at_k(k, dict(zip(metrics, means[at :: len(ks)], strict=True)))
             for at, k in enumerate(ks)
         ],
     }
+
+
+def _at_k(k: int, means: dict[str, Measured]) -> AtK:
+    found: AtK = {"k": k, "pass": means["pass"], "maj": means["maj"]}
+    if "weighted_maj" in means:
+        found["weighted_maj"] = means["weighted_maj"]
+    if "rm" in means:
+        found["rm"] = means["rm"]
+    return found
 
 
 def _metrics(pool: Questions, weighted: str | None, draws: int, seed: int) -> dict[str, Metric]:
@@ -126,33 +178,26 @@ def _majority(p: int, question: Question, k: int) -> float:
 
 
 def _by_reward(p: int, question: Question, k: int) -> float:
-    """Expected correctness of the best of k by score."""
+    """Return the expected correctness of the best of k by score."""
     correct_N = (question.label_N == RIGHT).astype(np.float64)
     return float(expected_best_of_n(_score_N(question)[None], k, correct_N[None])[0])
 
 
-def _means(value_PT: np.ndarray, resamples: int, seed: int) -> list[dict[str, Any]]:
+def _means(value_PT: np.ndarray, resamples: int, seed: int) -> list[Measured]:
     known_PT = np.isfinite(value_PT)
     top_PT = np.where(known_PT, value_PT, 0.0)
     draws_BT = resampled_ratios(
         top_PT, known_PT, np.arange(len(value_PT)), resamples=resamples, seed=seed
     )
-    found = []
+    found: list[Measured] = []
     for t, count in enumerate(known_PT.sum(axis=0).tolist()):
         ends = interval95(draws_BT[:, t], count)
         mean = top_PT[:, t].sum() / count if count else math.nan
-        found.append(
-            {
-                "mean": _known(mean),
-                "low": _known(ends.low),
-                "high": _known(ends.high),
-                "questions": count,
-            }
-        )
+        found.append({**estimate(mean, ends.low, ends.high), "questions": count})
     return found
 
 
-def _facts(pool: Questions) -> dict[str, Any]:
+def _facts(pool: Questions) -> Facts:
     label_M = np.concatenate([one.label_N for one in pool.questions])
     scores = [_score_N(one) for one in pool.questions] if pool.scores else []
     return {
@@ -179,26 +224,25 @@ def _negative(question: Question) -> bool:
     return bool((_score_N(question) < 0).any())
 
 
-def _known(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-_NAMES = {"pass": "pass@k", "maj": "maj@k", "weighted_maj": "weighted maj@k", "rm": "rm@k"}
-
-
-def as_markdown(report: Mapping[str, Any]) -> str:
-    """What the pool holds, a row per k, and how it was estimated."""
-    rows = report["results"]
-    metrics = [name for name in _NAMES if name in rows[0]]
-    cells = [
-        [str(row["k"]), f"{row['pass']['questions']:,}", *(_cell(row[name]) for name in metrics)]
-        for row in rows
-    ]
-    made = table(["k", "questions", *(_NAMES[name] for name in metrics)], cells)
+def as_markdown(report: Report) -> str:
+    """Format what the pool holds, a row per k, and how the numbers were estimated."""
+    head, cells = ["k", "questions"], []
+    for row in report["results"]:
+        metrics = {
+            "pass@k": row["pass"],
+            "maj@k": row["maj"],
+            "weighted maj@k": row.get("weighted_maj"),
+            "rm@k": row.get("rm"),
+        }
+        known = {name: one for name, one in metrics.items() if one is not None}
+        head = ["k", "questions", *known]
+        counts = [str(row["k"]), f"{row['pass']['questions']:,}"]
+        cells.append(counts + [_cell(one) for one in known.values()])
+    made = table(head, cells)
     return f"# {Path(report['pool']).name}\n\n{_facts_line(report)}\n\n{made}\n\n{_notes(report)}\n"
 
 
-def _facts_line(report: Mapping[str, Any]) -> str:
+def _facts_line(report: Report) -> str:
     share = report["right"] / report["responses"]
     found = (
         f"{report['questions']:,} questions, {report['responses']:,} responses, {share:.1%} right; "
@@ -216,7 +260,7 @@ def _facts_line(report: Mapping[str, Any]) -> str:
     return found
 
 
-def _notes(report: Mapping[str, Any]) -> str:
+def _notes(report: Report) -> str:
     lines = [
         f"Means over questions with 95 % intervals, from {report['resamples']:,} resamples of "
         "questions; exact expectations over all subsets of k responses.",
@@ -241,10 +285,8 @@ def _notes(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(one: Mapping[str, Any]) -> str:
-    if one["mean"] is None:
-        return "–"
-    mean = f"{100 * one['mean']:.1f} %"
-    return (
-        mean if one["low"] is None else f"{mean} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+def _cell(one: Measured) -> str:
+    mean, low, high = (
+        math.nan if e is None else 100 * e for e in (one["mean"], one["low"], one["high"])
     )
+    return with_interval(mean, low, high, ".1f", " %")

@@ -1,13 +1,15 @@
-"""What is kept against K, a line per rule: reward, gold, length and diversity side by side."""
+"""Plot what each rule selects against K: reward, gold, length and diversity side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raft.curves.style import STYLES, line_style, picture_files, save_picture
+from raft.replay.replay import Report
+from raft.replay.summary import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,16 +23,15 @@ _WIDTH = 3.3  # inches of a panel
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """`value` is a name in a row's values, or (`own`) a number of the row itself."""
+    """`value` is a name in a row's values; None is for its distinct-2."""
 
     title: str
     label: str
-    value: str
-    own: bool = False
+    value: str | None
 
 
-def draw_replay(report: Mapping[str, Any], out: Path) -> list[Path]:
-    """Draw the report's results; the files written, as `raft.curves` names them.
+def draw_replay(report: Report, out: Path) -> list[Path]:
+    """Draw the report's results and return the files, named as `raft.curves` names them.
 
     Bands are 95 % intervals over prompts; a cross is the run's own selection. Raises InputError
     where a file cannot be written.
@@ -38,7 +39,7 @@ def draw_replay(report: Mapping[str, Any], out: Path) -> list[Path]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    rows = report["results"]
+    rows = report.results
     panels = _panels(rows)
     files = picture_files(out)
     with matplotlib.rc_context(_LOOK.rc):
@@ -52,15 +53,15 @@ def draw_replay(report: Mapping[str, Any], out: Path) -> list[Path]:
     return files
 
 
-def _panels(rows: Sequence[Mapping[str, Any]]) -> list[_Panel]:
+def _panels(rows: Sequence[Outcome]) -> list[_Panel]:
     names = {name for row in rows for name in row["values"]}
     titles = {"score": "Score that selects", "reward": "Reward", "gold": "Gold reward"}
     found = [_Panel(title, name, name) for name, title in titles.items() if name in names]
     words = _Panel("Length", "words per row", "words")
-    return [*found, words, _Panel("Diversity", "distinct-2", "distinct_2", own=True)]
+    return [*found, words, _Panel("Diversity", "distinct-2", None)]
 
 
-def _draw(ax: Axes, panel: _Panel, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw(ax: Axes, panel: _Panel, rows: Sequence[Outcome]) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     labels = list(dict.fromkeys(row["rule"] for row in rows if row["rule"] != "as run"))
@@ -87,22 +88,22 @@ def _draw(ax: Axes, panel: _Panel, rows: Sequence[Mapping[str, Any]]) -> None:
     ax.set_xticklabels([str(k) for k in ks])
     ax.set_xlabel("K samples per prompt")
     ax.set_ylabel(panel.label)
-    if panel.own:  # a share: on a scale of its own, noise would look like a trend
+    if panel.value is None:  # a share: on a scale of its own, noise would look like a trend
         ax.set_ylim(bottom=0)
     ax.set_title(f"{panel.title} of the rows kept")
 
 
-def _points(
-    rows: Sequence[Mapping[str, Any]], panel: _Panel
-) -> list[tuple[int, float, float, float]]:
-    """(K, mean, low, high); the ends are the mean where there is no interval."""
-    found = []
+def _points(rows: Sequence[Outcome], panel: _Panel) -> list[tuple[int, float, float, float]]:
+    """(K, mean, low, high) of each row; the ends are the mean where there is no interval."""
+    found: list[tuple[int, float, float, float]] = []
     for row in rows:
-        one = {"mean": row[panel.value]} if panel.own else row["values"].get(panel.value, {})
-        mean = one.get("mean")
-        if mean is not None:
-            ends = [one.get(end) if one.get(end) is not None else mean for end in ("low", "high")]
-            found.append((row["k"], mean, *ends))
+        one = None if panel.value is None else row["values"].get(panel.value)
+        mean = row["distinct_2"] if panel.value is None else one and one["mean"]
+        if mean is None:
+            continue
+        low, high = (one["low"], one["high"]) if one is not None else (None, None)
+        low, high = mean if low is None else low, mean if high is None else high
+        found.append((row["k"], mean, low, high))
     return found
 
 

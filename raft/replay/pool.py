@@ -1,29 +1,27 @@
-"""Stored samples as arrays: scores and lengths stay, texts pass by.
+"""Read stored samples into arrays of scores and lengths; the texts are not kept.
 
 Axes in names: P prompts, N stored samples of one prompt. Where prompts have unequal numbers of
-samples, the places behind a prompt's last one are not drawn (`drawn_PN`).
+samples, the places after a prompt's last one are not drawn (`drawn_PN`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raft.replay.rules import Scoring
 from raft.select_rows import selectable_scores
+from raft.selection import Filters
 from rollout.data.samples import REWARD, Comparison, SampleRow
 
 __all__ = ["Pool", "read_pool", "value_name"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-# filters that look at a prompt's other samples or at scores: `subsets` applies them to each subset
-BY_SCORE = ("min_score", "min_spread", "unique")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,14 +30,14 @@ class Pool:
 
     Attributes:
         score_PN: what selects; NaN where it is missing.
-        refused_PN: by the filters that look at a text alone.
-        first_PN: the first sample of the prompt with the same text; itself, mostly.
-        text_PN: equal for equal texts, over all prompts.
+        refused_PN: unselectable by a filter that looks at the text alone.
+        first_PN: the prompt's first sample with the same text.
         values: name -> (P, N): the stored scores, and lengths in words, chars and tokens.
-        refused: how many samples each of these filters took, and how many have no score.
+        refused: how many samples each of these filters makes unselectable, and how many have no
+            score.
         own_PN: scores as the run's own selector saw them; None without a run.
-        wins_PNN: stored P(the one is better than the other), by first_PN; NaN where it is not
-            stored. None where no row has comparisons.
+        wins_PNN: stored P(the first sample is better than the second), by first_PN; NaN where it
+            is not stored. None where no row has comparisons.
     """
 
     ids: list[str]
@@ -47,7 +45,6 @@ class Pool:
     score_PN: Floats
     refused_PN: Flags
     first_PN: NDArray[np.int64]
-    text_PN: NDArray[np.int64]
     values: dict[str, Floats]
     refused: dict[str, int]
     own_PN: Floats | None
@@ -62,20 +59,20 @@ class Pool:
 def read_pool(
     rows: Iterable[SampleRow],
     scoring: Scoring,
-    filters: Mapping[str, Any],
-    own_filters: Mapping[str, Any] | None = None,
+    filters: Filters,
+    own_filters: Filters | None = None,
     *,
     scored: bool = True,
 ) -> Pool | None:
-    """Read a part's rows, in order; None without any.
+    """Read a part's rows in order; None where there are none.
 
     Args:
-        filters: of `raft.selection.mask_unselectable`, for what is tried.
-        own_filters: those of the run itself; None where there is no run.
-        scored: False where rows need no scores, because stored comparisons select.
+        filters: filters of the rules that are tried.
+        own_filters: filters of the run itself; None without a run.
+        scored: False where rows need no scores because stored comparisons select.
 
     Raises:
-        InputError: a row without what is to select.
+        InputError: a row without the scores that select.
     """
     reader = _Reader(scoring, filters, own_filters, scored)
     for row in rows:
@@ -84,7 +81,7 @@ def read_pool(
 
 
 def value_name(column: str) -> str:
-    """What a stored column is called in a report: `scores` is the reward, `gold_scores` gold."""
+    """Name a stored column for the report: `scores` is the reward, `gold_scores` is gold."""
     return "reward" if column == REWARD else column.removesuffix("_scores")
 
 
@@ -92,12 +89,15 @@ class _Reader:
     def __init__(
         self,
         scoring: Scoring,
-        filters: Mapping[str, Any],
-        own_filters: Mapping[str, Any] | None,
+        filters: Filters,
+        own_filters: Filters | None,
         scored: bool,
     ) -> None:
         self._scoring, self._scored = scoring, scored
-        self._text_filters = {k: v for k, v in filters.items() if k not in BY_SCORE}
+        # the others depend on a prompt's other samples: `subsets` applies them to each subset
+        self._text_filters: Filters = {
+            **filters, "min_score": None, "min_spread": None, "unique": False
+        }  # fmt: skip
         self._own_filters = own_filters
         self._ids: list[str] = []
         self._columns: dict[str, list[Sequence[float]]] = {}
@@ -144,7 +144,6 @@ class _Reader:
             score_PN=np.where(np.isfinite(score_PN), score_PN, np.nan),
             refused_PN=_padded(self._refused, drawn_PN) == 1,
             first_PN=_padded_whole(first, drawn_PN),
-            text_PN=_padded_whole(self._texts, drawn_PN),
             values={name: np.where(np.isfinite(v), v, np.nan) for name, v in values.items()},
             refused=self._reasons(score_PN, drawn_PN),
             own_PN=_padded(self._own, drawn_PN) if self._own else None,
@@ -158,7 +157,7 @@ class _Reader:
 
     def _keep(self, name: str, values: Sequence[float]) -> None:
         rows = self._columns.setdefault(name, [])
-        # a column that earlier rows had not
+        # earlier rows may lack this column
         while len(rows) < len(self._ids) - 1:
             rows.append([])
         rows.append(values)

@@ -1,4 +1,4 @@
-"""A pool of responses as what each answers: which are right, which give the same number."""
+"""Read a pool of responses as answers: which are right, and which give the same number."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ RIGHT = 0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """label_N: `RIGHT`, another number's label, or `SILENT` where a response gives none.
-    score_N: NaN where a score is missing; None where none are asked for."""
+    """The labels and scores of one question's N responses.
+
+    label_N: `RIGHT`, another number's label, or `SILENT` where a response gives no number.
+    score_N: NaN where a score is missing; None where scores are not read.
+    """
 
     label_N: NDArray[np.int64]
     score_N: NDArray[np.float64] | None
@@ -35,9 +38,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    r"""All questions of a pool that have an answer; `unanswered` counts the others.
+    r"""The questions of a pool whose right answer is known; `unanswered` counts those without one.
 
-    `unreadable` are the places and answers of those whose answer is no number, such as `7\pi`.
+    `unreadable` lists where an answer is not a number, such as `7\pi`, and the answer.
     """
 
     name: str
@@ -60,13 +63,13 @@ def read_questions(
     scores: str | None = None,
     tolerance: float = 0.0,
 ) -> Questions:
-    """Read a pool, one row at a time; of texts nothing is kept.
+    """Read a pool one row at a time, without keeping texts.
 
     Args:
-        column: of the right answer: a number, or a text that gives one (`#### 42`).
+        column: the column of the right answer: a number, or a text that gives one (`#### 42`).
         answers: a file of prompts with that column, matched by id, where the pool has none.
         scores: the column of scores to read.
-        tolerance: how far a right number may be off.
+        tolerance: largest difference of a number that still counts as right.
 
     Raises:
         InputError: a broken row, no answer to any question, two rows of one id, no such scores.

@@ -1,11 +1,10 @@
-"""`raft replay`: from stored samples to what every rule would have kept, as one report."""
+"""`raft replay`: report what every rule would have selected from stored samples."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,15 +12,16 @@ from raft.monitor.diversity import measure
 from raft.replay.kept import DIVERSITY_DRAWS, SelectionStats, keep, keep_own
 from raft.replay.pool import Pool, read_pool, value_name
 from raft.replay.rules import Rule, Scoring, filters_at_work, required_methods, sweep_points
-from raft.replay.source import Part, Source
-from raft.replay.summary import outcomes
+from raft.replay.source import OriginalSelection, Part, Source
+from raft.replay.summary import Outcome, outcomes
 from raft.select_rows import read_selected
+from raft.selection import Filters
 from rewards.evaluation.stats import RESAMPLES
 from rollout.data.samples import COMPARISONS
 from rollout.errors import InputError
 from rollout.progress import Progress
 
-__all__ = ["Plan", "replay"]
+__all__ = ["Plan", "Report", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class Plan:
     """What to try.
 
     Args:
-        filters: whole, as `raft.replay.rules.parse_filters` makes them.
-        ks: by default powers of two up to what is stored, and that; fewer where points of a
-            tournament select (`raft.replay.rules`).
-        rules: by default the run's own selector, best of K for a file.
-        draws: random subsets that rules without a closed form are means of.
-        resamples: of prompts, for intervals.
+        filters: every filter, as `raft.replay.rules.parse_filters` returns them.
+        ks: default: powers of two below the number of stored samples, and that number; fewer where
+            tournament points select (`raft.replay.rules`).
+        rules: default: the run's own selector, best of K for a file.
+        draws: number of random subsets for rules without a closed form.
+        resamples: number of resamples of prompts, for intervals.
     """
 
-    filters: dict[str, Any]
+    filters: Filters
     ks: tuple[int, ...] | None = None
     rules: tuple[Rule, ...] | None = None
     scoring: Scoring = field(default_factory=Scoring)
@@ -46,8 +46,33 @@ class Plan:
     resamples: int = RESAMPLES
 
 
-def replay(source: Source, plan: Plan) -> dict[str, Any]:
-    """The report, ready for JSON: per rule and K what is kept, over all parts and of each.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What replay.json holds, by the names of its fields.
+
+    `same_as_selected` says of each part whether the replay of the run's own selection gives the
+    rows of its selected.jsonl, None where that is unknown; `unselectable` counts samples by reason;
+    `by_part` is empty where there is one part.
+    """
+
+    source: str
+    parts: list[str]
+    notes: list[str]
+    own: OriginalSelection | None
+    same_as_selected: dict[str, bool | None]
+    score: Scoring
+    filters: dict[str, object]
+    unselectable: dict[str, int]
+    draws: int
+    diversity_draws: int
+    resamples: int
+    seed: int
+    results: list[Outcome]
+    by_part: dict[str, list[Outcome]]
+
+
+def replay(source: Source, plan: Plan) -> Report:
+    """Apply every rule at every K, and report on all parts together and on each.
 
     Raises:
         InputError: rows without scores, K above what is stored, rules that fit no K.
@@ -69,28 +94,26 @@ def replay(source: Source, plan: Plan) -> dict[str, Any]:
     if not parts:
         raise InputError(source.name, "no row of it can be read", f"{source.notes[-1]}")
     hidden = _hidden(source, plan)
-    told = {"hidden": hidden, "resamples": plan.resamples, "seed": plan.seed}
-    return {
-        "source": source.name,
-        "parts": list(parts),
-        "notes": source.notes,
-        "own": asdict(source.own) if source.own else None,
-        "same_as_selected": same,
-        "score": {
-            "weights": plan.scoring.weights,
-            "length_penalty": asdict(plan.scoring.penalty) if plan.scoring.penalty else None,
-        },
-        "filters": filters_at_work(plan.filters),
-        "unselectable": dict(unselectable),
-        "draws": plan.draws,
-        "diversity_draws": DIVERSITY_DRAWS,
-        "resamples": plan.resamples,
-        "seed": plan.seed,
-        "results": outcomes(list(parts.values()), **told),
-        "by_part": {name: outcomes([kept], **told) for name, kept in parts.items()}
-        if len(parts) > 1
-        else {},
-    }
+
+    def summary(kept: Sequence[Sequence[SelectionStats]]) -> list[Outcome]:
+        return outcomes(kept, hidden, resamples=plan.resamples, seed=plan.seed)
+
+    return Report(
+        source=source.name,
+        parts=list(parts),
+        notes=source.notes,
+        own=source.own,
+        same_as_selected=same,
+        score=plan.scoring,
+        filters=filters_at_work(plan.filters),
+        unselectable=dict(unselectable),
+        draws=plan.draws,
+        diversity_draws=DIVERSITY_DRAWS,
+        resamples=plan.resamples,
+        seed=plan.seed,
+        results=summary(list(parts.values())),
+        by_part={name: summary([kept]) for name, kept in parts.items() if len(parts) > 1},
+    )
 
 
 def _own_rules(source: Source) -> tuple[Rule, ...]:
@@ -99,13 +122,13 @@ def _own_rules(source: Source) -> tuple[Rule, ...]:
 
 
 def _hidden(source: Source, plan: Plan) -> set[str]:
-    """What is no news, or says nothing on average: points of a tournament."""
+    """Name the values not to report: tournament points, and a score that is the reward itself."""
     judged = source.own.judged if source.own else ()
     return {value_name(column) for column in judged} | ({"score"} if plan.scoring.plain else set())
 
 
 def _read(source: Source, part: Part, plan: Plan, rules: Sequence[Rule]) -> Pool | None:
-    """None where a part has no sound row: the notes say so."""
+    """Read a part; None, with a note, where it has no valid row."""
     pool = read_pool(
         source.read(part),
         plan.scoring,
@@ -130,13 +153,13 @@ def _read(source: Source, part: Part, plan: Plan, rules: Sequence[Rule]) -> Pool
 def _keep(
     source: Source, part: Part, pool: Pool, plan: Plan, rules: Sequence[Rule]
 ) -> list[SelectionStats]:
-    """The run's own selection first, where there is one; then every rule at every K."""
+    """Select by the run's own selection first, if there is one, then by every rule at every K."""
     pairs = _pairs(source, part, pool.samples, plan, rules)
     kept = keep(pool, pairs, plan.filters, draws=plan.draws, seed=plan.seed)
     if source.own is not None:
         kept.insert(0, keep_own(pool, source.own.strategy, source.own.arguments))
     picks = [pick_PN for one in kept for pick_PN in one.picks]
-    found = iter(measure(source.read(part), picks, pool.text_PN))
+    found = iter(measure(source.read(part), picks))
     for one in kept:
         of_picks = [next(found) for _ in one.picks]
         one.diversity = {name: float(np.mean([f[name] for f in of_picks])) for name in of_picks[0]}
@@ -147,7 +170,7 @@ def _keep(
 def _pairs(
     source: Source, part: Part, stored: int, plan: Plan, rules: Sequence[Rule]
 ) -> list[tuple[Rule, int]]:
-    """The pairs that work; the others are noted, and refused where nothing of a rule is left."""
+    """Return the pairs that work and note the others; a rule without any is an error."""
     if plan.ks is not None and max(plan.ks) > stored:
         raise InputError(
             f"--k {max(plan.ks)}",
@@ -172,7 +195,7 @@ def _pairs(
 
 
 def _unfit(rule: Rule, ks: Sequence[int]) -> dict[int, str]:
-    """K -> why the rule cannot work with it."""
+    """Map each K that is too small for the rule to the reason."""
     found: dict[int, str] = {}
     for k in ks:
         try:
@@ -183,8 +206,10 @@ def _unfit(rule: Rule, ks: Sequence[int]) -> dict[int, str]:
 
 
 def _same_as_selected(source: Source, part: Part, pool: Pool, own: SelectionStats) -> bool | None:
-    """Whether the replay of the run's own selection keeps the rows of selected.jsonl; None where
-    that cannot be read. The notes say what is wrong."""
+    """Compare the replay of the run's own selection with selected.jsonl; differences are noted.
+
+    None where the file cannot be read.
+    """
     file = part.path.with_name("selected.jsonl")
     try:
         stored = [(row.id, row.sample) for row in read_selected(file)]

@@ -1,55 +1,55 @@
-"""The report of `raft replay` as Markdown: aligned tables that are read as they are, too."""
+"""Format the report of `raft replay` as Markdown with aligned tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from raft.replay.replay import Report
+from raft.replay.summary import Outcome, Value
 from rewards.evaluation.markdown import number, percent, section, table
 
 __all__ = ["as_markdown"]
 
-Row = Mapping[str, Any]
-# lengths other than words are in the JSON
+# values that only the JSON has
 _HIDDEN = ("chars", "tokens")
 
 
-def as_markdown(report: Mapping[str, Any], *, each_part: bool = True) -> str:
-    """What was tried on what, a table of it, what is missing, and a table of each part."""
+def as_markdown(report: Report, *, each_part: bool = True) -> str:
+    """Format what was tried, its results, notes on what is missing, and a table of each part."""
     parts = [
-        f"# Replay of {Path(report['source']).name}",
-        _told(report),
-        _table(report["results"]),
+        f"# Replay of {Path(report.source).name}",
+        _introduction(report),
+        _table(report.results),
         _footnotes(report),
     ]
-    if report["notes"]:
-        parts.append(section("Notes", "\n".join(f"- {note}" for note in report["notes"])))
+    if report.notes:
+        parts.append(section("Notes", "\n".join(f"- {note}" for note in report.notes)))
     if each_part:
         parts += [
             section(name[:1].upper() + name[1:], _table(rows))
-            for name, rows in report["by_part"].items()
+            for name, rows in report.by_part.items()
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _told(report: Mapping[str, Any]) -> str:
+def _introduction(report: Report) -> str:
     said = [_what(report), _own(report), _scored(report), _filtered(report)]
     return " ".join(one for one in said if one)
 
 
-def _what(report: Mapping[str, Any]) -> str:
-    prompts = max(row["prompts"] + row["prompts_short"] for row in report["results"])
-    names = report["parts"]
+def _what(report: Report) -> str:
+    prompts = max(row["prompts"] + row["prompts_short"] for row in report.results)
+    names = report.parts
     which = names[0] if len(names) == 1 else f"{len(names)} parts, {names[0]} to {names[-1]}"
     return f"{prompts:,} prompts ({which})."
 
 
-def _own(report: Mapping[str, Any]) -> str:
-    own, same = report["own"], report["same_as_selected"]
+def _own(report: Report) -> str:
+    own, same = report.own, report.same_as_selected
     if own is None:
         return ""
-    arguments = "".join(f" {name}={value}" for name, value in own["arguments"].items())
+    arguments = "".join(f" {name}={value}" for name, value in own.arguments.items())
     agreed = [name for name, one in same.items() if one]
     said = (
         "its replay keeps exactly the rows of selected.jsonl."
@@ -57,27 +57,27 @@ def _own(report: Mapping[str, Any]) -> str:
         else f"its replay keeps exactly the rows of selected.jsonl in {len(agreed)} of {len(same)} "
         "iterations."
     )
-    return f"The run selected by {own['strategy']}{arguments}; {said}"
+    return f"The run selected by {own.strategy}{arguments}; {said}"
 
 
-def _scored(report: Mapping[str, Any]) -> str:
-    weights, penalty = report["score"]["weights"], report["score"]["length_penalty"]
+def _scored(report: Report) -> str:
+    weights, penalty = report.score.weights, report.score.length_penalty
     if weights == {"scores": 1.0} and penalty is None:
         return ""
     terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
-    price = f" − {penalty['weight']:g} a {penalty['per']}" if penalty else ""
-    above = f" above {penalty['above']:g}" if penalty and penalty["above"] else ""
+    price = f" − {penalty.weight:g} a {penalty.per}" if penalty else ""
+    above = f" above {penalty.above:g}" if penalty and penalty.above else ""
     return f"Samples are selected by score = {terms}{price}{above}."
 
 
-def _filtered(report: Mapping[str, Any]) -> str:
-    named = ", ".join(f"{name}={value}" for name, value in report["filters"].items())
-    took = ", ".join(f"{name} {count:,}" for name, count in report["unselectable"].items())
+def _filtered(report: Report) -> str:
+    named = ", ".join(f"{name}={value}" for name, value in report.filters.items())
+    took = ", ".join(f"{name} {count:,}" for name, count in report.unselectable.items())
     said = [f"Filters: {named}."] if named else []
     return " ".join([*said, f"Not selectable: {took}."] if took else said)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Outcome]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row["values"]))
     shown = [name for name in names if name not in _HIDDEN]
     columns = ["rule", "K", "rows", "prompts", "kept", *shown]
@@ -85,7 +85,7 @@ def _table(rows: Sequence[Row]) -> str:
     return table(columns, [_cells(row, shown) for row in rows])
 
 
-def _cells(row: Row, shown: Sequence[str]) -> list[str]:
+def _cells(row: Outcome, shown: Sequence[str]) -> list[str]:
     return [
         row["rule"],
         str(row["k"]),
@@ -99,7 +99,7 @@ def _cells(row: Row, shown: Sequence[str]) -> list[str]:
     ]
 
 
-def _value(one: Mapping[str, float | None] | None) -> str:
+def _value(one: Value | None) -> str:
     if one is None or one["mean"] is None:
         return "–"
     low, high = one["low"], one["high"]
@@ -108,48 +108,48 @@ def _value(one: Mapping[str, float | None] | None) -> str:
     return f"{one['mean']:.3f} ± {(high - low) / 2:.3f}"
 
 
-def _footnotes(report: Mapping[str, Any]) -> str:
-    rows = report["results"]
+def _footnotes(report: Report) -> str:
+    rows = report.results
     lines = [
         f"Means over the rows kept ± half of the 95 % interval over prompts, from "
-        f"{report['resamples']:,} resamples; words per row."
+        f"{report.resamples:,} resamples; words per row."
     ]
     if any(row["draws"] == 0 for row in rows):
         lines.append("Best of K below what is stored is the exact expectation over all subsets.")
-    spreads = [one["draws_ci95"] for row in rows for one in _drawn(row)]
+    spreads = [spread for row in rows for spread in _spreads(row)]
     if spreads:
         lines.append(
-            f"Other rules are means over {report['draws']} random subsets (seed {report['seed']}), "
+            f"Other rules are means over {report.draws} random subsets (seed {report.seed}), "
             f"known to ± {max(spreads):.2g} or better."
         )
     lines.append(
         f"Diversity is that of the set kept; below what is stored, the mean of "
-        f"{min(report['draws'], report['diversity_draws'])} random subsets."
+        f"{min(report.draws, report.diversity_draws)} random subsets."
     )
     lines += _short(rows) + _missing(rows)
     return "\n".join(lines)
 
 
-def _drawn(row: Row) -> list[Mapping[str, float]]:
+def _spreads(row: Outcome) -> list[float]:
     names = ("score", "reward") if row["draws"] > 1 else ()
-    found = [row["values"][name] for name in names if name in row["values"]]
-    return [one for one in found if one["draws_ci95"] is not None]
+    found = [row["values"][name]["draws_ci95"] for name in names if name in row["values"]]
+    return [spread for spread in found if spread is not None]
 
 
-def _short(rows: Sequence[Row]) -> list[str]:
+def _short(rows: Sequence[Outcome]) -> list[str]:
     counts = {row["k"]: row["prompts_short"] for row in rows if row["prompts_short"]}
     named = ", ".join(f"K = {k}: {count:,}" for k, count in counts.items())
     return [f"Prompts left out for having fewer than K samples: {named}."] if counts else []
 
 
-def _missing(rows: Sequence[Row]) -> list[str]:
+def _missing(rows: Sequence[Outcome]) -> list[str]:
     found = []
     for row in rows:
         one = row.get("missing")
-        if one and one["prompts"]:
+        if one is not None and one.prompts:
             found.append(
-                f"{row['rule']} at K = {row['k']}: {one['prompts']:,} of {one['of_prompts']:,} "
-                f"tournaments have no winner; {one['comparisons']:,} of {one['of_comparisons']:,} "
+                f"{row['rule']} at K = {row['k']}: {one.prompts:,} of {one.of_prompts:,} "
+                f"tournaments have no winner; {one.comparisons:,} of {one.of_comparisons:,} "
                 "comparisons that they ask for are not stored."
             )
     return found

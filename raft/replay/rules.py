@@ -1,13 +1,10 @@
-"""What may be tried on stored samples: selectors, scores made of stored ones, other filters.
+"""Parse what `raft replay` tries on stored samples: selectors, weighted scores, filters and K.
 
-Turns words of a command line into plain values; every mistake is one line.
-
-Which K may be tried where points of a tournament select: what they say of fewer responses.
-
-Points of a bracket tell who won among all N responses, and not who is second: the best of K by them
-is worse than what a tournament of those K finds. Points of a round robin rank all, from more
-comparisons than K responses have among themselves: the best of K by them is better than that, where
-a judge is noisy. Neither matters at K = N, or where a single response is drawn.
+Where tournament points select, K < N is biased. The points of a bracket tell which of all N
+responses won but not which is second, so the best of K by them is worse than what a tournament of
+those K would find. The points of a round robin rank all from more comparisons than K responses have
+among themselves, so with a noisy judge the best of K by them is better. Neither matters at K = N or
+K = 1.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raft.config.run import SelectConfig
-from raft.selection import check_strategy
+from raft.selection import Filters, check_strategy
 from rewards.combine.checks import finite_number
 from rewards.combine.length import LengthPenalty, build_length_penalty
 from rewards.tournament import cost
@@ -48,12 +45,13 @@ _BEST = "best_of_k"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A selector with its arguments, on stored scores or (`tournament`) on stored comparisons."""
+    """A selector with its arguments; it uses stored scores, or plays a tournament from stored
+    comparisons where `tournament` names its method."""
 
     strategy: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, object] = field(default_factory=dict[str, object])
     tournament: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def label(self) -> str:
@@ -62,7 +60,7 @@ class Rule:
         return " ".join([self.strategy, *_named(self.arguments)])
 
     def check(self, k: int) -> None:
-        """Raises InputError where K samples per prompt are too few for it."""
+        """Raise InputError where K samples per prompt are too few."""
         try:
             check_strategy(self.strategy, k, **self.arguments)
             if self.tournament is not None:
@@ -73,30 +71,30 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """The score that selects: a weighted sum of stored columns, less a price on length."""
+    """The score that selects: a weighted sum of stored columns, less a penalty for length."""
 
     weights: dict[str, float] = field(default_factory=lambda: {REWARD: 1.0})
-    penalty: LengthPenalty | None = None
+    length_penalty: LengthPenalty | None = None
 
     @property
     def plain(self) -> bool:
-        """Whether it is the stored reward as it stands."""
-        return self.weights == {REWARD: 1.0} and self.penalty is None
+        """Whether the score is the stored reward itself."""
+        return self.weights == {REWARD: 1.0} and self.length_penalty is None
 
     def scores(self, row: SampleRow) -> list[float]:
-        """(K,) of a row; NaN where any column has no finite score. Raises InputError."""
+        """(K,) scores of a row; NaN where a column has no finite score. Raises InputError."""
         fix = "run raft score first, or name another with --reward-weights COLUMN=1"
         columns_WK = [row.scores_in(name, fix) for name in self.weights]
         found = [
             _weighted(list(self.weights.values()), at_W) for at_W in zip(*columns_WK, strict=True)
         ]
-        if self.penalty is None:
+        if self.length_penalty is None:
             return found
         ids = row.token_ids or [[]] * len(found)
         parts = zip(found, row.responses, ids, strict=True)
         try:
             return [
-                score - self.penalty.amount(Completion(text, tuple(tokens)))
+                score - self.length_penalty.amount(Completion(text, tuple(tokens)))
                 for score, text, tokens in parts
             ]
         except InputError as error:
@@ -104,12 +102,12 @@ class Scoring:
 
 
 def sweep(stored: int) -> tuple[int, ...]:
-    """What K is tried where none is asked for: 1, 2, 4, … below `stored`, and that."""
+    """Return the K to try by default: powers of two below `stored`, and `stored`."""
     return (*(2**e for e in range(stored.bit_length()) if 2**e < stored), stored)
 
 
 def parse_rules(text: str, *, tournaments: bool = False) -> list[Rule]:
-    """`best_of_k,top_m:m=2,threshold:min_score=0.5:per_prompt=2`, or names of tournaments.
+    """Parse `best_of_k,top_m:m=2,threshold:min_score=0.5:per_prompt=2`, or names of tournaments.
 
     Raises InputError.
     """
@@ -120,7 +118,7 @@ def parse_rules(text: str, *, tournaments: bool = False) -> list[Rule]:
 
 
 def parse_weights(text: str | None) -> dict[str, float]:
-    """`scores=1,gold_scores=0.5`; the stored reward alone where nothing is said."""
+    """Parse `scores=1,gold_scores=0.5`; default: the stored reward alone. Raises InputError."""
     if text is None:
         return {REWARD: 1.0}
     given = _assignments(text.split(","), "--reward-weights", "scores=1,gold_scores=0.5")
@@ -132,19 +130,24 @@ def parse_weights(text: str | None) -> dict[str, float]:
 
 
 def parse_penalty(text: str | None) -> LengthPenalty | None:
-    """`weight=0.01,above=200,per=word`. Raises InputError."""
+    """Parse `weight=0.01,above=200,per=word`. Raises InputError."""
     if text is None:
         return None
     given = _assignments(text.split(","), "--length-penalty", "weight=0.01,above=200,per=word")
     return build_length_penalty(given, "--length-penalty")
 
 
-def parse_filters(words: Sequence[str] | None, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's filters with `key=value` changes; `none` starts without. Raises InputError."""
+def parse_filters(words: Sequence[str] | None, own: Filters) -> Filters:
+    """Apply `key=value` changes to the run's filters, or to none of them after the word `none`.
+
+    Raises InputError.
+    """
     known = SelectConfig().filters()
+    start: Filters = {**known, **own}
     if not words:
-        return {**known, **own}
-    start = known if "none" in words else {**known, **own}
+        return start
+    if "none" in words:
+        start = known
     changes = [word for word in words if word != "none"]
     given = _assignments(changes, "--filter", "min_chars=2") if changes else {}
     for name in given:
@@ -158,9 +161,9 @@ def parse_filters(words: Sequence[str] | None, own: Mapping[str, Any]) -> dict[s
         raise InputError(f"--filter {at}".rstrip(), message) from error
 
 
-def filters_at_work(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are not as a config without filters has them."""
-    without = SelectConfig().filters()
+def filters_at_work(filters: Filters) -> dict[str, object]:
+    """Return the filters that differ from those of a config without any."""
+    without = dict(SelectConfig().filters())
     return {name: value for name, value in filters.items() if value != without[name]}
 
 
@@ -206,7 +209,7 @@ def _assignments(words: Sequence[str], flag: str, example: str) -> dict[str, obj
 
 
 def _unconfigured(error: InputError) -> str:
-    """The checks of a config speak of its keys; a command line has none of these."""
+    """Reword a message about keys of a config for the command line."""
     text = str(error).replace("select.strategy: ", "").replace("select.", "")
     return text.replace(", or set sampling.k to", ", or choose --k of").replace("sampling.k", "--k")
 
@@ -217,7 +220,7 @@ def _weighted(weights_W: Sequence[float], scores_W: Sequence[float | None]) -> f
     return total if math.isfinite(total) else math.nan
 
 
-def _named(settings: Mapping[str, Any]) -> list[str]:
+def _named(settings: Mapping[str, object]) -> list[str]:
     return [f"{name}={value}" for name, value in settings.items()]
 
 
@@ -228,8 +231,10 @@ _RANKS_ALL = "round_robin"
 def required_methods(
     rule: Rule, weights: Mapping[str, float], judged: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """The methods of the tournaments whose points a rule selects by; none for one that plays
-    stored comparisons again. `judged` are those of each stored column."""
+    """Return the methods of the tournaments whose points a rule selects by.
+
+    A rule that plays stored comparisons itself has none. `judged` maps columns to their methods.
+    """
     if rule.tournament is not None:
         return []
     return sorted({method for column in weights for method in judged.get(column, ())})
@@ -238,9 +243,9 @@ def required_methods(
 def sweep_points(
     rule: Rule, methods: Sequence[str], asked: Sequence[int] | None, stored: int
 ) -> tuple[Sequence[int], str | None]:
-    """(the K to try, what a reader must know of them) among `stored` samples of a prompt.
+    """Return the K to try among `stored` samples of a prompt, and a note about them.
 
-    A sweep leaves out what points would understate; K that were asked for are tried.
+    The default sweep skips K that points would understate; K that were asked for are tried.
     """
     ks = sweep(stored) if asked is None else asked
     if not methods or not any(1 < k < stored for k in ks):

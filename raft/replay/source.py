@@ -1,17 +1,17 @@
-"""Where stored samples lie: a run folder's iterations, or a file. Says what is missing there."""
+"""Find stored samples: the iterations of a run folder, or a file; note what is missing there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from raft.config.load import make_config
 from raft.config.run import RunConfig
 from raft.evaluation import by_judge
+from raft.selection import Filters
 from rollout.data.jsonl import Damage
 from rollout.data.rows import find_source, read_rows
 from rollout.data.samples import SampleRow, read_samples
@@ -35,18 +35,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class OriginalSelection:
-    """How the run itself selected. `judged` are columns whose mean says nothing: those that
-    tournaments fill, by the methods named with them."""
+    """How the run itself selected. `judged` names the columns that tournaments fill, whose mean
+    says nothing, and the methods of these tournaments."""
 
     strategy: str
-    arguments: dict[str, Any]
-    filters: dict[str, Any]
+    arguments: dict[str, float]
+    filters: Filters
     judged: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Source:
-    """What there is to replay. `notes` name what is not there, or cannot be read."""
+    """What can be replayed. `notes` name what is missing or cannot be read."""
 
     name: str
     parts: list[Part]
@@ -54,8 +54,8 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
     def read(self, part: Part) -> Iterator[SampleRow]:
-        """A part's rows, one at a time. Damaged rows of a run are skipped, and the notes say which;
-        of a file, the first raises InputError."""
+        """Read a part's rows one at a time. Damaged rows of a run are skipped and noted; the first
+        one of a file raises InputError."""
         if part.iteration is None:
             for row in read_rows(find_source(part.path)):
                 yield SampleRow.from_json(row.value, row.where, row.number)
@@ -66,13 +66,13 @@ class Source:
             self.note(f"{part.name}: {damage}")
 
     def note(self, text: str) -> None:
-        """Say it once."""
+        """Add a note, once."""
         if text not in self.notes:
             self.notes.append(text)
 
 
 def find_samples(name: str, iteration: int | None = None) -> Source:
-    """The samples of a run folder (of one iteration, if one is named) or of a file.
+    """Find the samples of a run folder, or of one of its iterations, or of a file.
 
     Raises:
         InputError: there are none.
@@ -124,7 +124,7 @@ def _missing(first: int, last: int) -> str:
 
 
 def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | None]:
-    """(how the run selects, its number of iterations), from its config."""
+    """Read from its config how the run selects, and its number of iterations."""
     path = root / "config.yaml"
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -146,7 +146,7 @@ def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | 
 
 
 def _judged(config: RunConfig) -> dict[str, list[str]]:
-    """Column -> the methods of the tournaments that fill it."""
+    """Map each column that tournaments fill to their methods."""
     sections = {"scores": config.reward, "gold_scores": config.gold}
     found = {}
     for column in by_judge(config.reward, config.gold, alone=False):

@@ -1,31 +1,69 @@
-"""What was kept as numbers to report: means over the rows kept, with intervals, ready for JSON."""
+"""Summarize what was selected: means over the selected rows with intervals, ready for JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import astuple
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
+from raft.best_of_n.estimate import Estimate, estimate
 from raft.replay.kept import SelectionStats
+from raft.replay.tournament import Missing
 from rewards.evaluation.stats import interval95, mean_ci95, resampled_ratios
 
-__all__ = ["outcomes"]
+__all__ = ["Outcome", "Value", "outcomes"]
 
-_DIVERSITY = ("distinct_1", "distinct_2", "duplicate_share")
+
+class Value(Estimate):
+    """A mean over the selected rows. `draws_ci95` is the half width of the 95 % interval of the
+    mean over random subsets: the error that is left by drawing them."""
+
+    draws_ci95: float | None
+
+
+class RuleColumns(TypedDict, total=False):
+    """A rule's fields; absent for the run's own selection."""
+
+    strategy: str
+    arguments: Mapping[str, object]
+    tournament: str | None
+    settings: Mapping[str, object]
+
+
+class Outcome(RuleColumns):
+    """What one rule selects at one K.
+
+    `draws` counts random subsets, 0 for exact expectations; `prompts_short` the prompts with fewer
+    than K samples; `rows` and `prompts_kept` are expected numbers.
+    """
+
+    rule: str
+    k: int
+    draws: int
+    prompts: int
+    prompts_short: int
+    rows: float
+    prompts_kept: float
+    kept_share: Estimate
+    values: dict[str, Value]
+    distinct_1: float | None
+    distinct_2: float | None
+    duplicate_share: float | None
+    missing: NotRequired[Missing]
 
 
 def outcomes(
     parts: Sequence[Sequence[SelectionStats]], hidden: Collection[str], *, resamples: int, seed: int
-) -> list[dict[str, Any]]:
-    """One row per rule and K, over the prompts of all parts.
+) -> list[Outcome]:
+    """Summarize each rule and K over the prompts of all parts.
 
-    A value's mean is over the rows kept: expected sum over expected number. Its 95 % interval is by
-    resampling prompts, the same ones for every row; a prompt that several parts have is one prompt.
-    Diversity is the mean over parts, each being a set of its own to train on. Values named in
-    `hidden` are left out.
+    A value's mean over the selected rows is its expected sum divided by their expected number. Its
+    95 % interval resamples prompts, the same ones for every row; a prompt in several parts is one
+    prompt. Diversity is the mean over parts, because each part is trained on separately. Values
+    named in `hidden` are not reported.
     """
     keys = list(dict.fromkeys(_key(kept) for part in parts for kept in part))
     prompts = [part[0].ids for part in parts]
@@ -38,16 +76,15 @@ def outcomes(
     tops_PS = np.stack([top_P for row in rows for top_P, _ in row.columns], axis=1)
     bottoms_PS = np.stack([bottom_P for row in rows for _, bottom_P in row.columns], axis=1)
     draws_BS = resampled_ratios(tops_PS, bottoms_PS, prompt_P, resamples=resamples, seed=seed)
-    start, found = 0, []
-    for row in rows:
-        stop = start + len(row.columns)
-        found.append(row.told(draws_BS[:, start:stop]))
-        start = stop
-    return found
+    ends = np.cumsum([len(row.columns) for row in rows])[:-1]
+    return [
+        row.outcome(draws_BC)
+        for row, draws_BC in zip(rows, np.split(draws_BS, ends, axis=1), strict=True)
+    ]
 
 
 class _Row:
-    """One rule at one K, in every part; None where a part stores too few samples."""
+    """One rule at one K in every part; None for parts that store too few samples."""
 
     def __init__(
         self,
@@ -70,15 +107,23 @@ class _Row:
     def k(self) -> int:
         return max(one.k for one in self._kept)
 
-    def told(self, draws_BS: np.ndarray) -> dict[str, Any]:
-        first = self._kept[0]
+    def outcome(self, draws_BS: np.ndarray) -> Outcome:
+        rule = self._kept[0].rule
+        columns: RuleColumns = {}
+        if rule is not None:
+            columns = {
+                "strategy": rule.strategy,
+                "arguments": rule.arguments,
+                "tournament": rule.tournament,
+                "settings": rule.settings,
+            }
         ratios = [
             _mean(top_P, bottom_P, draws_B, self._prompt_P)
             for (top_P, bottom_P), draws_B in zip(self.columns, draws_BS.T, strict=True)
         ]
-        return {
-            "rule": "as run" if first.rule is None else first.rule.label,
-            **({} if first.rule is None else asdict(first.rule)),
+        found: Outcome = {
+            "rule": "as run" if rule is None else rule.label,
+            **columns,
             "k": self.k,
             "draws": max(one.draws for one in self._kept),
             "prompts": int(self._known_P.sum()),
@@ -90,9 +135,14 @@ class _Row:
                 name: {**ratio, "draws_ci95": self._spread(name)}
                 for name, ratio in zip(self._names, ratios[:-1], strict=True)
             },
-            **{name: self._diversity(name) for name in _DIVERSITY},
-            **self._missing(),
+            "distinct_1": self._diversity("distinct_1"),
+            "distinct_2": self._diversity("distinct_2"),
+            "duplicate_share": self._diversity("duplicate_share"),
         }
+        if rule is not None and rule.tournament is not None:
+            counts = zip(*(astuple(one.missing) for one in self._kept), strict=True)
+            found["missing"] = Missing(*map(sum, counts))
+        return found
 
     def _all_names(self) -> list[str]:
         return list(dict.fromkeys(name for one in self._kept for name in one.total))
@@ -105,30 +155,23 @@ class _Row:
         )
 
     def _joined(self, column: Callable[[SelectionStats], np.ndarray]) -> np.ndarray:
-        """(P,) over the prompts of all parts, 0 for those of a part that has not this row."""
+        """(P,) over the prompts of all parts, 0 for those of parts without this row."""
         return np.concatenate(
             [np.zeros(size) + (0.0 if one is None else column(one)) for one, size in self._parts]
         )
 
     def _spread(self, name: str) -> float | None:
-        """Half width of the 95 % interval of the mean over subsets: what drawing leaves open."""
         halves = [mean_ci95(one.draw_means.get(name, []))[1] for one in self._kept]
-        return _known(math.sqrt(math.fsum(half**2 for half in halves)) / len(halves))
+        half = math.sqrt(math.fsum(half**2 for half in halves)) / len(halves)
+        return half if math.isfinite(half) else None
 
     def _diversity(self, name: str) -> float | None:
         found = [one.diversity[name] for one in self._kept if not math.isnan(one.diversity[name])]
         return math.fsum(found) / len(found) if found else None
 
-    def _missing(self) -> dict[str, Any]:
-        rule = self._kept[0].rule
-        if rule is None or rule.tournament is None:
-            return {}
-        counts = [asdict(one.missing) for one in self._kept]
-        return {"missing": {name: sum(one[name] for one in counts) for name in counts[0]}}
-
 
 def _key(kept: SelectionStats) -> tuple[str | None, int]:
-    # what the run itself kept is one row, whatever was drawn in each part
+    # the run's own selection is one row, whatever K was drawn in each part
     return (None, 0) if kept.rule is None else (kept.rule.label, kept.k)
 
 
@@ -138,12 +181,8 @@ def _find(part: Sequence[SelectionStats], key: tuple[str | None, int]) -> Select
 
 def _mean(
     top_P: np.ndarray, bottom_P: np.ndarray, draws_B: np.ndarray, prompt_P: np.ndarray
-) -> dict[str, float | None]:
+) -> Estimate:
     bottom = bottom_P.sum()
     ends = interval95(draws_B, len(np.unique(prompt_P[bottom_P > 0])))
     mean = top_P.sum() / bottom if bottom > 0 else math.nan
-    return {"mean": _known(mean), "low": _known(ends.low), "high": _known(ends.high)}
-
-
-def _known(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return estimate(mean, ends.low, ends.high)

@@ -1,4 +1,4 @@
-"""Tournaments over again, from stored comparisons: nothing is asked of a judge."""
+"""Play tournaments from stored comparisons, without a judge."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["Missing", "tournament_scores"]
 
 @dataclass(slots=True)
 class Missing:
-    """What was not stored, summed: prompts without a winner of all prompts, comparisons of those
-    asked for up to the first round in which one was missing."""
+    """Counts of what was not stored: prompts without a winner, of all prompts; and comparisons, of
+    those asked for up to the first round in which one was missing."""
 
     prompts: int = 0
     of_prompts: int = 0
@@ -35,10 +35,10 @@ def tournament_scores(
     seed: int,
     missing: Missing,
 ) -> NDArray[np.float64]:
-    """(Q, K): standings among each prompt's samples in the subset, the winner's the highest.
+    """(Q, K): points among each prompt's samples in the subset, the winner's the highest.
 
-    Equal texts are one entrant; NaN for a prompt of which a comparison is not stored, which is
-    added to `missing`. With a seed of `raft rank` and all samples, its ranking comes out again.
+    Equal texts are one entrant. A prompt for which a comparison is not stored gets NaN and is added
+    to `missing`. With all samples and the seed of `raft rank` the ranking is the same as there.
     """
     assert pool.wins_PNN is not None, "rules that need comparisons are checked first"
     wins_PNN = pool.wins_PNN

@@ -109,9 +109,9 @@ def test_intervals_cover_at_their_stated_rate(prompts: int) -> None:
     for trial in range(trials):
         scores_PN = rng.random((prompts, 6)) + rng.normal(size=(prompts, 1))
         gold_PN = scores_PN + rng.normal(size=(prompts, 6))
-        curve = best_of_n_curve(scores_PN, ns, {"gold": gold_PN}, resamples=600, seed=trial)
+        curve = best_of_n_curve(scores_PN, ns, gold_PN, resamples=600, seed=trial)
         truth_S = np.array([n / (n + 1) for n in ns])
-        for hits, series in ((hits_S, curve.proxy), (gold_hits_S, curve.values["gold"])):
+        for hits, series in ((hits_S, curve.proxy), (gold_hits_S, curve.gold)):
             hits += (series.low_S <= truth_S) & (truth_S <= series.high_S)
     # three standard errors of a share of 0.95 in 500 trials are 0.03
     assert ((hits_S / trials > 0.92) & (hits_S / trials < 0.98)).all()
@@ -120,9 +120,9 @@ def test_intervals_cover_at_their_stated_rate(prompts: int) -> None:
 
 def test_one_curve_and_its_gold_see_the_same_resamples() -> None:
     scores_PN = np.random.default_rng(6).normal(size=(20, 4))
-    curve = best_of_n_curve(scores_PN, values={"gold": scores_PN + 1})
-    np.testing.assert_allclose(curve.values["gold"].low_S, curve.proxy.low_S + 1)
-    np.testing.assert_allclose(curve.values["gold"].high_S, curve.proxy.high_S + 1)
+    curve = best_of_n_curve(scores_PN, gold_PN=scores_PN + 1)
+    np.testing.assert_allclose(curve.gold.low_S, curve.proxy.low_S + 1)
+    np.testing.assert_allclose(curve.gold.high_S, curve.proxy.high_S + 1)
 
 
 def test_a_prompt_with_too_few_scores_is_left_out_and_counted() -> None:

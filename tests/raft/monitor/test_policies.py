@@ -11,7 +11,7 @@ import pytest
 import tiny_models as tiny
 
 from raft.monitor import log_probs as module
-from raft.monitor.diversity import diversity_metrics, duplicate_share, msttr
+from raft.monitor.diversity import diversity_metrics, duplicate_share, msttr, text_key
 from raft.monitor.log_probs import Row, log_probs
 from raft.monitor.policies import LogProbWorker, divergence_metrics, k3_sum
 from rollout.engines.toy import ToyEngine, write_toy
@@ -178,6 +178,7 @@ def test_msttr_by_hand() -> None:
 
 
 def test_duplicates_are_counted_on_both_sides() -> None:
-    assert duplicate_share(["a b", " a b ", "c", "a b.", "c", ""]) == pytest.approx(4 / 6)
-    assert duplicate_share(["a", "b"]) == 0
+    keys = [text_key(text) for text in ("a b", " a b ", "c", "a b.", "c", "")]
+    assert duplicate_share(keys) == pytest.approx(4 / 6)
+    assert duplicate_share(keys[1:3]) == 0
     assert math.isnan(duplicate_share([]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 from rollout.errors import EngineError, InputError, StaleWeightsError, WorkerDiedError
 
@@ -24,7 +24,10 @@ __all__ = [
 ]
 
 
-def setting(default: Any, description: str, **bounds: float) -> Any:
+_T = TypeVar("_T")
+
+
+def setting(default: _T, description: str, **bounds: float) -> _T:
     """A dataclass field that a config section can inherit: pydantic reads the description and the
     bounds (`ge`, `gt`, `le`, `lt`) from its metadata, and checks them where the section is read."""
     return field(default=default, metadata={"description": description, **bounds})

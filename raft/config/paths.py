@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, cast
 
+from rollout.data.jsonl import is_list, is_object
 from rollout.errors import InputError
+
+_T = TypeVar("_T")
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -22,15 +24,16 @@ def data_root() -> Path | None:
     return next((p for p in (Path("../shared"), beside) if p.is_dir()), None)
 
 
-def expand_paths(value: Any, where: str) -> Any:
+def expand_paths(value: _T, where: str) -> _T:
     """Replace `${NAME}` by the environment's value in every string of a nested mapping."""
-    if isinstance(value, Mapping):
-        return {key: expand_paths(item, f"{where}: {key}") for key, item in value.items()}
-    if isinstance(value, list):
-        return [expand_paths(item, where) for item in value]
-    if isinstance(value, str):
-        return _VARIABLE.sub(lambda match: _lookup(match[1], where), value)
-    return value
+    found: object = value
+    if is_object(value):
+        found = {key: expand_paths(item, f"{where}: {key}") for key, item in value.items()}
+    elif is_list(value):
+        found = [expand_paths(item, where) for item in value]
+    elif isinstance(value, str):
+        found = _VARIABLE.sub(lambda match: _lookup(match[1], where), value)
+    return cast(_T, found)
 
 
 def _lookup(name: str, where: str) -> str:

@@ -186,6 +186,6 @@ def load_train_config(path: str | Path, overrides: list[str] | None = None) -> T
     return make_train_config(data, where=str(path))
 
 
-def make_train_config(data: dict[str, Any], where: str = "config") -> TrainRewardConfig:
+def make_train_config(data: dict[str, object], where: str = "config") -> TrainRewardConfig:
     """Validate a mapping; `where` names it in messages."""
     return validated(TrainRewardConfig, data, where, see="raft train-reward --keys")

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from raft.config.run import LogConfig
 
 Metric = float | int | str | Sequence[str]  # what a row of `metrics.jsonl` holds under one key
@@ -214,7 +216,7 @@ class Sinks:
             self._wandb.finish(exit_code=1 if error else 0)
 
 
-def _tensorboard(root: Path) -> Any:
+def _tensorboard(root: Path) -> SummaryWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rewards.checkpoints.hub import local_path
 from rollout.data.prompts import read_prompts
 from rollout.seeds import derive_seed
-from rollout.text.templates import encode_prompts
+from rollout.text.templates import Tokenizer, encode_prompts
 from rollout.types import InputError, Prompt
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def digest(prompts: list[Prompt], held_out: list[Prompt]) -> str:
     return found.hexdigest()
 
 
-def load_tokenizer(model: str) -> Any:
+def load_tokenizer(model: str) -> Tokenizer:
     """The policy's tokenizer; a toy policy has its own."""
     if (Path(model) / "toy_policy.json").exists():
         from rollout.engines.toy import read_toy

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+    from torch.distributed.checkpoint.state_dict import OptimizerStateType
     from transformers import PreTrainedModel, TrainerCallback
 
     from raft.config.run import LoraConfig
@@ -65,7 +66,7 @@ def merged_state(model: PeftModel) -> dict[str, torch.Tensor]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     base = model.get_base_model()
-    deltas: dict[str, Any] = {}
+    deltas: dict[str, torch.Tensor | int] = {}
     with torch.no_grad():
         for name, module in base.named_modules():
             if isinstance(module, BaseTunerLayer):
@@ -107,7 +108,7 @@ class OwnSettings:
 
 def gather_whole(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], OptimizerStateType]:
     """Whole weights and optimizer state, on the CPU of rank 0; every rank takes part."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
@@ -115,7 +116,7 @@ def gather_whole(
     return get_state_dict(model, optimizer, options=whole)
 
 
-def restore_at_start(optimizer_state: dict[str, Any]) -> TrainerCallback:
+def restore_at_start(optimizer_state: OptimizerStateType) -> TrainerCallback:
     """A callback that shards a whole optimizer state: there are no shards before training."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
     from transformers import TrainerCallback

@@ -41,6 +41,7 @@ from rollout.types import InputError
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 _OPTIMIZER_FILE = "optimizer.pt"
 
@@ -52,8 +53,8 @@ class SFT:
     for its own rows). They are built when they `join`.
     """
 
-    _trainer: Any
-    _tokenizer: Any
+    _trainer: Any  # SFTTrainer, whose model and optimizer may be None by its types
+    _tokenizer: PreTrainedTokenizerBase
 
     def __init__(
         self,
@@ -310,7 +311,7 @@ def _placeholder() -> Dataset:
     return Dataset.from_list([{"input_ids": [0], "labels": [0]}])
 
 
-def _with_pad(tokenizer: Any) -> Any:
+def _with_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     # only the collator pads with it, and labels hide it
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

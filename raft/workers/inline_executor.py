@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, Generic
+from typing import Concatenate, Generic
 
 from raft.workers.executors import P, R, Resources, W, Waiting, Worker
 
@@ -30,7 +30,7 @@ class InlineExecutor:
 
 class _InlineWorker(Generic[W]):
     def __init__(self, target: W) -> None:
-        self._target: Any = target
+        self._target: W | None = target
 
     def call(
         self, method: Callable[Concatenate[W, P], R], *arguments: P.args, **named: P.kwargs

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Concatenate, Generic, cast
+from typing import TYPE_CHECKING, Concatenate, Generic, cast
 
 import ray
 from ray.exceptions import (
@@ -24,6 +24,9 @@ from raft.workers.executors import P, R, Resources, W, Waiting, Worker
 from rollout.engines.environment import SPIN_COUNT
 from rollout.types import InputError, WorkerDiedError
 
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle, ActorProxy
+
 # metadata only: samples are small, and weights travel through the run folder
 _LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 
@@ -39,18 +42,17 @@ class RayExecutor:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # zero GPUs asked for means none wanted, not "hide them": Ray's own new default
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        local: dict[str, Any] = {
-            "include_dashboard": False,
-            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
-        }
+        local = address == "local"
         logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             ray.init(
-                address="local" if address == "local" else address,
+                address=address,
+                # only a cluster that starts here takes these two
+                include_dashboard=False if local else None,
+                object_store_memory=_LOCAL_OBJECT_STORE_BYTES if local else None,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 configure_logging=False,
-                **(local if address == "local" else {}),
             )
         except ConnectionError as error:
             raise InputError(
@@ -70,7 +72,7 @@ class RayExecutor:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             **dict(resources.environment),
         }
-        options: dict[str, Any] = {
+        options: dict[str, object] = {
             # Ray would plan one CPU each and wait for ever on a small machine
             "num_cpus": 0,
             "num_gpus": resources.gpus,
@@ -112,7 +114,7 @@ class _Host:
     """The actor: holds one worker object and passes calls on."""
 
     def __init__(self) -> None:
-        self._target: Any = None
+        self._target: object = None
 
     def build(self, factory: Callable[[], object]) -> None:
         self._target = factory()
@@ -127,7 +129,7 @@ class _Host:
 
 
 class _RayWorker(Generic[W]):
-    def __init__(self, actor: Any, built: _RayFuture[None]) -> None:
+    def __init__(self, actor: ActorProxy[_Host], built: _RayFuture[None]) -> None:
         self._actor = actor
         self._built = built
 
@@ -147,11 +149,11 @@ class _RayWorker(Generic[W]):
         return _RayStream(start.remote(method.__name__, arguments, named), after=self._built)
 
     def kill(self) -> None:
-        ray.kill(self._actor)
+        ray.kill(cast("ActorHandle[_Host]", self._actor))
 
 
 class _RayFuture(Generic[R]):
-    def __init__(self, reference: Any, after: _RayFuture[None] | None = None) -> None:
+    def __init__(self, reference: ray.ObjectRef[R], after: _RayFuture[None] | None = None) -> None:
         self.reference = reference
         self._after = after
 
@@ -163,7 +165,7 @@ class _RayFuture(Generic[R]):
 
 
 class _RayStream(Generic[R]):
-    def __init__(self, references: Any, after: _RayFuture[None]) -> None:
+    def __init__(self, references: ray.ObjectRefGenerator, after: _RayFuture[None]) -> None:
         self.reference = references
         self._after = after
 
@@ -171,8 +173,7 @@ class _RayStream(Generic[R]):
         self._after.result()
         with _plain_errors():
             try:
-                item: Any = ray.get(next(self.reference))
-                return item
+                return cast(R, ray.get(next(self.reference)))
             except StopIteration:
                 return None
 

@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rollout.types import InputError
 
@@ -32,7 +32,7 @@ __all__ = [
 Shapes = dict[str, tuple[int, ...]]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, object]:
     """`config.json`. Raises `InputError` when it is missing or malformed."""
     return _read_json(folder / "config.json", "a model folder has a config.json")
 
@@ -101,7 +101,7 @@ def _pickled(file: Path) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _read_json(path: Path, role: str) -> dict[str, Any]:
+def _read_json(path: Path, role: str) -> dict[str, object]:
     if not path.is_file():
         raise InputError(path.parent, f"has no {path.name}", role)
     try:

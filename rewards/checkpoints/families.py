@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from rewards.checkpoints.checkpoint import bare_name, read_config, tensor_shapes
 from rewards.checkpoints.record import recorded_kind
 from rewards.types import Family
+from rollout.data.jsonl import is_list
 from rollout.types import InputError
 
-__all__ = ["FAMILIES", "check_family", "recognise"]
+__all__ = ["FAMILIES", "architecture_of", "check_family", "recognise"]
 
 FAMILIES: dict[Family, str] = {
     "classifier": "a sequence classifier (Bradley–Terry)",
@@ -43,7 +43,7 @@ def recognise(folder: Path) -> Family:
         return "armorm"
     if any(bare_name(name).startswith("v_head.summary.") for name in names):
         return "grm"
-    architecture = _architecture(config)
+    architecture = architecture_of(config)
     if architecture.endswith("ForSequenceClassification"):
         return "classifier"
     marker = _grm_marker(config)
@@ -70,20 +70,21 @@ def recognise(folder: Path) -> Family:
     )
 
 
-def _is_armorm(config: Mapping[str, Any], names: Collection[str]) -> bool:
-    named = f"{_architecture(config)} {config.get('auto_map', '')}"
+def _is_armorm(config: Mapping[str, object], names: Collection[str]) -> bool:
+    named = f"{architecture_of(config)} {config.get('auto_map', '')}"
     keyed = "num_objectives" in config and "gating_temperature" in config
     heads = "regression_layer.weight" in names and "gating.layers.0.weight" in names
     return ARMORM.search(named) is not None or keyed or heads
 
 
-def _grm_marker(config: Mapping[str, Any]) -> str | None:
+def _grm_marker(config: Mapping[str, object]) -> str | None:
     """What in config.json speaks of a value head."""
     if GRM.search(str(config.get("auto_map", ""))):
         return "auto_map"
     return next((key for key in config if key.startswith("vhead_")), None)
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
-    architectures = config.get("architectures") or [""]
-    return str(architectures[0])
+def architecture_of(config: Mapping[str, object]) -> str:
+    """The first of the architectures that `config.json` names; empty where it names none."""
+    architectures = config.get("architectures")
+    return str(architectures[0]) if is_list(architectures) and architectures else ""

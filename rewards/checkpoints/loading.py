@@ -20,7 +20,8 @@ from rewards.types import Format
 from rollout.types import InputError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 __all__ = [
     "attention_of",
@@ -100,13 +101,13 @@ def attention_of(config: PreTrainedConfig) -> str | None:
 
 
 def load_weights(
-    auto: Any,
+    auto: type[_BaseAutoModelClass],
     folder: Path,
     config: PreTrainedConfig,
     dtype: torch.dtype,
     *,
     new: tuple[str, ...] = (),
-    **more: Any,
+    **more: object,
 ) -> tuple[Any, list[str]]:
     """A model of the class that `auto` (AutoModel…) finds for `config`, and the tensors in the
     checkpoint that it has no use for.
@@ -136,7 +137,7 @@ def load_weights(
 
 
 def check_left_out(
-    folder: Path, model: Any, unexpected: Iterable[str], heads: tuple[str, ...]
+    folder: Path, model: PreTrainedModel, unexpected: Iterable[str], heads: tuple[str, ...]
 ) -> None:
     """Raise `InputError` for a weight of the model that is not used: it would change every score in
     silence. `heads` are the beginnings of names that belong to another head."""
@@ -168,7 +169,7 @@ def check_vllm_device(device: str | None) -> torch.device:
     return place
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
@@ -200,7 +201,7 @@ def make_encoder(
 
 
 def pad_id(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:
-    """Any id of the vocabulary will do; old configs name -1, or an id that was never added."""
+    """An id of the vocabulary: old configs name -1, or an id that was never added."""
     text = config.get_text_config()
     for candidate in (getattr(text, "pad_token_id", None), tokenizer.pad_token_id):
         if isinstance(candidate, int) and 0 <= candidate < vocabulary:

@@ -22,7 +22,7 @@ RECORD = "reward.json"
 KEYS = ("format", "bos", "max_length", "truncation_side", "separator")
 
 
-def write_record(folder: Path, reading: Mapping[str, Any], **more: Any) -> None:
+def write_record(folder: Path, reading: Mapping[str, object], **more: object) -> None:
     """`reading` is what an encoder's `describe` says; `more` is for people."""
     values = {"reading": {key: reading[key] for key in KEYS if key in reading}, **more}
     (folder / RECORD).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")

@@ -22,7 +22,7 @@ from rewards.checkpoints.checkpoint import (
     tensor_shapes,
     weight_files,
 )
-from rewards.checkpoints.families import FAMILIES, recognise
+from rewards.checkpoints.families import FAMILIES, architecture_of, recognise
 from rewards.checkpoints.published import find_published
 from rewards.checkpoints.record import RECORD, recorded_kind
 from rewards.doctor.finding import Finding, note, ok, wrong
@@ -47,7 +47,8 @@ _RETRAIN = "take the checkpoint from its source again, or train it"
 def check_head(folder: Path) -> Iterator[Finding]:
     """Every tensor of the head: numbers, not all alike, not as drawn at random."""
     yield from _files(folder)
-    initial = read_config(folder).get("initializer_range", 0.02)
+    said = read_config(folder).get("initializer_range")
+    initial = said if isinstance(said, float) else 0.02
     tensors = _head_tensors(folder)
     findings = [_judged(name, tensor, initial) for name, tensor in tensors.items()]
     fine = [finding for finding in findings if finding.level == "ok"]
@@ -206,7 +207,7 @@ def _why(path: str | Path, folder: Path, kind: Family | None, family: Family) ->
     if family == "pairwise":
         return f"by its published name {(find_published(path) or ('',))[0]}; its files do not tell"
     config, shapes = read_config(folder), tensor_shapes(folder)
-    architecture = str((config.get("architectures") or ["unnamed"])[0])
+    architecture = architecture_of(config) or "unnamed"
     if family == "grm":
         return f"by the tensor {next(n for n in sorted(shapes) if 'v_head.summary' in n)}"
     if family == "armorm":

@@ -17,6 +17,7 @@ from rewards.encoding.formats import Turns, render
 from rewards.inference.engine import Engine
 from rewards.models.reward import ModelReward
 from rewards.types import RewardError
+from rollout.data.jsonl import is_object
 from rollout.types import InputError
 
 __all__ = ["ModelUnderTest", "Readable"]
@@ -55,7 +56,8 @@ class ModelUnderTest:
     def config(self) -> dict[str, Any]:
         """`config.json` as it stands, with the text model's part on top where there is one."""
         config = read_config(self.folder)
-        return {**config, **(config.get("text_config") or {})}
+        text = config.get("text_config")
+        return {**config, **(text if is_object(text) else {})}
 
     @property
     def published(self) -> str | None:

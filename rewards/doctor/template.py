@@ -80,11 +80,11 @@ def _header(model: ModelUnderTest, text: str) -> Iterator[Finding]:
 
 def _mended(model: ModelUnderTest) -> str:
     """The header that the checkpoint's own template trails, where the loader took it off."""
-    conversation = [dict(message) for message in talk(*_MARKS)]
+    conversation = [{"role": m["role"], "content": m["content"]} for m in talk(*_MARKS)]
     own = load_tokenizer(model.folder)
     if not own.chat_template:
         return ""
-    return trailing_header(own.apply_chat_template(conversation, tokenize=False))
+    return trailing_header(str(own.apply_chat_template(conversation, tokenize=False)))
 
 
 def _date(model: ModelUnderTest) -> Iterator[Finding]:

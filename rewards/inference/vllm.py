@@ -10,12 +10,16 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import nn
 
 from rewards.checkpoints.loading import check_tensors, load_config, one_line
 from rewards.inference.engine import Outputs
@@ -24,13 +28,13 @@ from rewards.types import RewardError
 from rollout.types import InputError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    import vllm
+    from torch.utils.hooks import RemovableHandle
 
 __all__ = ["VLLMLabelEngine", "VLLMPoolingEngine"]
 
 log = logging.getLogger("rewards")
 
-_Prompts = list[dict[str, list[int]]]
 # as in rollout/vllm_engine.py, which this package must not know; the space is in GiB
 _CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -65,10 +69,10 @@ class _VLLMEngine:
         max_model_len: int | None,
         gpu_memory: float | None,
         batch_tokens: int | None,
-        **options: Any,
+        **options: object,
     ) -> None:
         vllm = _import_vllm()
-        self._on_gpu = _on_gpu()
+        self._on_gpu = torch.cuda.is_available()
         if not self._on_gpu:
             options["block_size"] = _CPU_BLOCK
         elif gpu_memory is not None:
@@ -77,7 +81,7 @@ class _VLLMEngine:
             options["max_num_batched_tokens"] = batch_tokens
             options["max_num_seqs"] = min(256, batch_tokens)  # each wants a token in every step
         with self._refusals_are_the_users(folder):
-            self._llm: Any = vllm.LLM(
+            self._llm: vllm.LLM = vllm.LLM(
                 folder,
                 dtype=dtype.removeprefix("torch."),
                 max_model_len=max_model_len,
@@ -87,7 +91,7 @@ class _VLLMEngine:
                 **options,
             )
             _held.append(self._llm)
-            self._config: Any = self._llm.llm_engine.vllm_config.model_config
+            self._config = self._llm.llm_engine.vllm_config.model_config
             # the longest row that `run` takes
             self.max_length: int = self._config.max_model_len - self._answer_tokens
             self._version = vllm.__version__
@@ -114,7 +118,7 @@ class _VLLMEngine:
         """Raises when the engine computes something else than it should."""
         raise NotImplementedError
 
-    def _ask(self, prompts: _Prompts) -> list[float]:
+    def _ask(self, prompts: list[vllm.TokensPrompt]) -> list[float]:
         """One number per prompt, order kept."""
         raise NotImplementedError
 
@@ -167,10 +171,8 @@ class _VLLMEngine:
             if "KV cache" in str(error) or "max_model_len" in str(error):
                 room = "gpu_memory" if self._on_gpu else "VLLM_CPU_KVCACHE_SPACE (GiB)"
                 advice = f"use a smaller max_length, a larger {room}, or {advice}"
-            raise InputError(
-                folder,
-                f"vLLM cannot serve it as a {self._as} ({_reason(error)}): {advice}",
-            ) from error
+            problem = f"vLLM cannot serve it as a {self._as} ({_reason(error)})"
+            raise InputError(folder, problem, advice) from error
 
 
 class VLLMPoolingEngine(_VLLMEngine):
@@ -213,7 +215,7 @@ class VLLMPoolingEngine(_VLLMEngine):
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "head": "linear", "pooling": "last token"}
 
-    def _ask(self, prompts: _Prompts) -> list[float]:
+    def _ask(self, prompts: list[vllm.TokensPrompt]) -> list[float]:
         answers = self._llm.classify(prompts, use_tqdm=False)
         return [answer.outputs.probs[0] for answer in answers]
 
@@ -221,14 +223,15 @@ class VLLMPoolingEngine(_VLLMEngine):
         """An answer must be the very output of the head: an activation or a calibration between
         them, from the checkpoint's config or a new default of vLLM's, would go unnoticed."""
         heard: list[float] = []
-        hooks: list[Any] = []
+        hooks: list[RemovableHandle] = []
 
-        def listen(model: Any) -> None:
-            if not hasattr(model, "score"):
+        def listen(model: nn.Module) -> None:
+            head = getattr(model, "score", None)
+            if head is None:
                 raise RuntimeError(f"{type(model).__name__} has no head named score")
-            hooks.append(model.score.register_forward_hook(hear))
+            hooks.append(head.register_forward_hook(hear))
 
-        def hear(head: Any, inputs: Any, logits_B1: Any) -> None:
+        def hear(head: nn.Module, inputs: object, logits_B1: torch.Tensor) -> None:
             heard.extend(logits_B1[:, 0].float().tolist())
 
         self._llm.apply_model(listen)
@@ -270,7 +273,8 @@ class VLLMLabelEngine(_VLLMEngine):
         self._params = SamplingParams(
             max_tokens=1, temperature=0, logprob_token_ids=[*self._label_ids], detokenize=False
         )
-        longest = _with_room_for_answer(max_length, config)
+        longest = max_length and max_length + 1
+        longest = longest and min(longest, getattr(config, "max_position_embeddings", longest))
         super().__init__(
             *(folder, dtype, longest, gpu_memory, batch_tokens),
             runner="generate",
@@ -288,29 +292,25 @@ class VLLMLabelEngine(_VLLMEngine):
     def describe(self) -> dict[str, object]:
         return {**super().describe(), "head": "labels", "label_ids": list(self._label_ids)}
 
-    def _ask(self, prompts: _Prompts) -> list[float]:
+    def _ask(self, prompts: list[vllm.TokensPrompt]) -> list[float]:
         first, second = self._label_ids
         answers = self._llm.generate(prompts, self._params, use_tqdm=False)
-        found = (answer.outputs[0].logprobs[0] for answer in answers)
-        return [of[first].logprob - of[second].logprob for of in found]
+        found = (answer.outputs[0].logprobs for answer in answers)
+        # never None: they are asked for
+        return [of[0][first].logprob - of[0][second].logprob for of in found if of is not None]
 
     def _check(self) -> None:
         # a model that loads may still be refused by the attention kernels
         self._ask([_prompt(row) for row in self._probe()])
 
 
-def _on_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _import_vllm() -> Any:
+def _import_vllm() -> ModuleType:
     """The module, its settings made first: it reads some of them when it is imported."""
     if importlib.util.find_spec("vllm") is None:
         advice = "pip install raft-rlhf[cpu] or raft-rlhf[gpu], or use engine: transformers"
         raise InputError("engine: vllm", "vLLM is not installed", advice)
-    for key, value in (_ENVIRONMENT if _on_gpu() else _ENVIRONMENT | _CPU_ENVIRONMENT).items():
+    on_cpu = {} if torch.cuda.is_available() else _CPU_ENVIRONMENT
+    for key, value in (_ENVIRONMENT | on_cpu).items():
         os.environ.setdefault(key, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
         raise InputError(
@@ -327,23 +327,16 @@ def _checked_labels(label_ids: tuple[int, int], vocabulary: int) -> tuple[int, i
     first, second = map(int, label_ids)
     if first == second or not (0 <= first < vocabulary and 0 <= second < vocabulary):
         raise InputError(
-            f"label_ids={label_ids}",
-            f"must be two different tokens of the {vocabulary} there are",
+            f"label_ids={label_ids}", f"must be two different tokens of the {vocabulary} there are"
         )
     return first, second
 
 
-def _with_room_for_answer(max_length: int | None, config: PreTrainedConfig) -> int | None:
-    if max_length is None:
-        return None
-    return min(max_length + 1, getattr(config, "max_position_embeddings", max_length + 1))
-
-
-def _prompt(row: Sequence[int]) -> dict[str, list[int]]:
+def _prompt(row: Sequence[int]) -> vllm.TokensPrompt:
     return {"prompt_token_ids": list(row)}
 
 
-def _zero_cache(model: Any) -> None:
+def _zero_cache(model: nn.Module) -> None:
     for module in model.modules():
         cache = getattr(module, "kv_cache", ())
         for tensor in cache if isinstance(cache, list | tuple) else (cache,):
@@ -353,6 +346,5 @@ def _zero_cache(model: Any) -> None:
 def _reason(error: BaseException) -> str:
     """The sentence that matters: pydantic frames it, and vLLM says more after it."""
     text = one_line(error).split("Value error, ")[-1]
-    for more in (" Supported architectures", " To allow overriding", " [type="):
-        text = text.split(more)[0]
-    return text.strip().rstrip(".")
+    more = r" Supported architectures| To allow overriding| \[type="
+    return re.split(more, text)[0].strip().rstrip(".")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from rewards.checkpoints.checkpoint import read_config, tensor_shapes
-from rewards.checkpoints.families import FAMILIES, check_family, recognise
+from rewards.checkpoints.families import FAMILIES, architecture_of, check_family, recognise
 from rewards.checkpoints.hub import local_folder
 from rewards.checkpoints.loading import (
     check_left_out,
@@ -109,8 +109,7 @@ def _check_language_model(folder: Path, *, said: bool) -> None:
     try:
         family = recognise(folder)
     except InputError:
-        architectures = read_config(folder).get("architectures") or [""]
-        if said and str(architectures[0]).endswith("ForCausalLM"):
+        if said and architecture_of(read_config(folder)).endswith("ForCausalLM"):
             return
         raise
     _refuse_reward(family, str(folder))

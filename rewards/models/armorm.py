@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rewards.checkpoints.checkpoint import check_names, read_config, read_tensors, tensor_shapes
 from rewards.checkpoints.loading import (
@@ -30,7 +30,11 @@ from rewards.models.armorm_head import EOT, HEADER, Gate, GatingHead, GatingWeig
 from rewards.models.reward import ModelReward
 from rewards.models.transformer import check_engine, dtype_as_stored, load_transformer, state_size
 from rewards.types import RewardError
+from rollout.data.jsonl import is_list
 from rollout.types import InputError, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "ATTRIBUTES",
@@ -46,7 +50,9 @@ log = logging.getLogger("rewards")
 _PROBE = [Message(role="user", content="a"), Message(role="assistant", content="b")]
 
 
-def gated_tokenizer(tokenizer: Any, gate: Gate, format: str | None, name: str) -> Any:
+def gated_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, gate: Gate, format: str | None, name: str
+) -> PreTrainedTokenizerBase:
     """`tokenizer`, without the header where its template always adds one.
 
     Raises `InputError` for another `format` than "chat", and for a template in whose conversations
@@ -59,7 +65,8 @@ def gated_tokenizer(tokenizer: Any, gate: Gate, format: str | None, name: str) -
     text = render(_PROBE, "chat", tokenizer)
     if text.endswith(EOT + HEADER):
         log.warning("%s: its chat template always adds an assistant header: left out", name)
-        tokenizer, text = _WithoutHeader(tokenizer), text.removesuffix(HEADER)
+        tokenizer = cast("PreTrainedTokenizerBase", _WithoutHeader(tokenizer))
+        text = text.removesuffix(HEADER)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     try:
         gate.find(ids, "a conversation")
@@ -73,18 +80,18 @@ def gated_tokenizer(tokenizer: Any, gate: Gate, format: str | None, name: str) -
 class _WithoutHeader:
     """A tokenizer whose template's unconditional assistant header is taken off again."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer: Any = tokenizer
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("_"):  # copying and pickling ask before there is a tokenizer
             raise AttributeError(name)
         return getattr(self._tokenizer, name)
 
-    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+    def __call__(self, *arguments: object, **settings: object) -> object:
         return self._tokenizer(*arguments, **settings)
 
-    def apply_chat_template(self, *arguments: Any, **settings: Any) -> str:
+    def apply_chat_template(self, *arguments: object, **settings: object) -> str:
         return self._tokenizer.apply_chat_template(*arguments, **settings).removesuffix(HEADER)
 
 
@@ -147,7 +154,7 @@ def _read_head(folder: Path, size: int) -> GatingWeights:
     )
 
 
-def _layers(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> list[str]:
+def _layers(folder: Path, config: Mapping[str, object], shapes: Shapes) -> list[str]:
     """Names of the gate's linear layers: as many as config.json says, else as there are."""
     found = len({match[1] for match in map(_NUMBERED.match, shapes) if match})
     hidden = config.get("gating_n_hidden", max(0, found - 1))
@@ -157,16 +164,16 @@ def _layers(folder: Path, config: Mapping[str, Any], shapes: Shapes) -> list[str
 
 
 def _check_shapes(
-    folder: Path, config: Mapping[str, Any], shapes: Shapes, layers: Sequence[str], size: int
+    folder: Path, config: Mapping[str, object], shapes: Shapes, layers: Sequence[str], size: int
 ) -> None:
     outputs = config.get("num_objectives", _rows(shapes[REGRESSION]))
     hidden = config.get("gating_hidden_dim", _rows(shapes[f"{layers[0]}.weight"]))
-    wanted: dict[str, tuple[int, ...]] = {
+    wanted: dict[str, tuple[object, ...]] = {
         REGRESSION: (outputs, size),
         TRANSFORM: (outputs, outputs),
         LOGIT_SCALE: (1,),
     }
-    inputs = size
+    inputs: object = size
     for layer in layers:
         wide = outputs if layer == layers[-1] else hidden
         wanted |= {f"{layer}.weight": (wide, inputs), f"{layer}.bias": (wide,)}
@@ -180,7 +187,7 @@ def _check_shapes(
             )
 
 
-def _temperature(folder: Path, config: Mapping[str, Any]) -> float:
+def _temperature(folder: Path, config: Mapping[str, object]) -> float:
     value = config.get("gating_temperature", _TEMPERATURE)
     if not isinstance(value, (int, float)) or not value > 0:
         raise InputError(folder, f"gating_temperature={value!r} in config.json must be above 0")
@@ -192,14 +199,14 @@ def _attributes(folder: Path, count: int) -> Sequence[str] | None:
     found = read_config(folder).get(ATTRIBUTES)
     if found is None:
         return None
-    named = isinstance(found, list) and all(isinstance(name, str) and name for name in found)
-    if not named or len({*found}) != len(found) or len(found) != count:
+    names = [n for n in found if isinstance(n, str) and n] if is_list(found) else []
+    if names != found or not len({*names}) == len(names) == count:
         raise InputError(
             folder,
             f"{ATTRIBUTES} in config.json must be {count} different names, one for each reward",
             "correct it or leave it out",
         )
-    return found
+    return names
 
 
 def _rows(shape: Sequence[int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import nn
 
 from rewards.types import RewardError
 from rollout.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "ARMORM_ATTRIBUTES", "EOT", "HEADER", "Gate", "GatingHead", "GatingWeights", "gate_of",
@@ -67,7 +70,7 @@ class Gate:
         return start
 
 
-def gate_of(tokenizer: Any, name: str, max_length: int | None = None) -> Gate:
+def gate_of(tokenizer: PreTrainedTokenizerBase, name: str, max_length: int | None = None) -> Gate:
     """The gate in the ids of the checkpoint's own tokenizer.
 
     Raises `InputError` when it does not know Llama 3's special tokens, or has the ids of Llama 3

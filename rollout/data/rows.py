@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 from rollout.data.jsonl import Row, is_list, json_kind, parse_json
 from rollout.errors import InputError
@@ -211,8 +212,8 @@ def _documents(source: Source, separator: str) -> Iterator[Row]:
 
 
 def _parquet_rows(source: Source) -> Iterator[Row]:
-    arrow: Any = importlib.import_module("pyarrow")
-    parquet: Any = importlib.import_module("pyarrow.parquet")
+    arrow: ModuleType = importlib.import_module("pyarrow")
+    parquet: ModuleType = importlib.import_module("pyarrow.parquet")
     try:
         number = 0
         with parquet.ParquetFile(Path(source.name).expanduser()) as file:
@@ -229,10 +230,12 @@ def _parquet_rows(source: Source) -> Iterator[Row]:
 
 
 def _dataset_rows(source: Source, split: str) -> Iterator[Row]:
-    datasets: Any = importlib.import_module("datasets")
+    datasets: ModuleType = importlib.import_module("datasets")
     name, _, config = source.name.partition(":")
     try:
-        rows: Any = datasets.load_dataset(*([name, config] if config else [name]), split=split)
+        rows: Iterable[object] = datasets.load_dataset(
+            *([name, config] if config else [name]), split=split
+        )
     except Exception as error:  # the hub, the network, the cache and the split each fail their way
         raise InputError(
             source.name,

@@ -8,9 +8,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rollout.types import Group, InputError, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 log = logging.getLogger("rollout")
 
@@ -126,10 +129,10 @@ def _vllm_serves(architectures: Sequence[str], package: Path) -> bool:
     return any(name in supported for name in architectures)
 
 
-def _config(model: str) -> Any:
+def _config(model: str) -> PreTrainedConfig:
     from transformers import AutoConfig
 
-    configs: Any = AutoConfig
+    configs: Any = AutoConfig  # its options have no types
     try:
         return configs.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -139,7 +142,7 @@ def _config(model: str) -> Any:
         ) from error
 
 
-def _cpu_obstacle(config: Any) -> str | None:
+def _cpu_obstacle(config: PreTrainedConfig) -> str | None:
     """vLLM's CPU attention kernels want heads of at least 32, in steps of 16."""
     heads = getattr(config, "num_attention_heads", None)
     head_dim = getattr(config, "head_dim", None) or (heads and config.hidden_size // heads)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +32,7 @@ class ToyTokenizer:
         self.words = list(words)
         self._ids = {word: number for number, word in enumerate(words)}
 
-    def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
+    def __call__(self, texts: Sequence[str], **_: object) -> dict[str, list[list[int]]]:
         unknown = len(self.words) - 1
         return {"input_ids": [[self._ids.get(w, unknown) for w in t.split()] for t in texts]}
 

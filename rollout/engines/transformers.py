@@ -23,7 +23,7 @@ from transformers.generation.logits_process import (
 )
 
 from rollout.seeds import derive_seed
-from rollout.text.decode import cut_at_stop, decode_continuations, find_stop
+from rollout.text.decode import Decoder, cut_at_stop, decode_continuations, find_stop
 from rollout.types import Completion, Group, Prompt, Sampling, StaleWeightsError
 
 
@@ -152,16 +152,20 @@ class _StopStrings(StoppingCriteria):
     """
 
     def __init__(
-        self, tokenizer: Any, prompts: Sequence[Prompt], width: int, sampling: Sampling
+        self,
+        tokenizer: Decoder,
+        prompts: Sequence[Prompt],
+        width: int,
+        sampling: Sampling,
     ) -> None:
-        self._tokenizer: Any = tokenizer
+        self._tokenizer = tokenizer
         self._prompts = prompts
         self._width = width
         self._sampling = sampling
         # a character is four bytes at most, and some tokenizers spend a token on each
         self._tail = 4 * max(map(len, sampling.stop)) + 8
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+    def __call__(self, input_ids: Any, scores: object, **kwargs: object) -> Any:
         tails = [row[-self._tail :] for row in input_ids[:, self._width :].tolist()]
         ended = [
             self._maybe(prompt, tail) and self._says_stop(prompt, row[self._width :].tolist())
@@ -185,7 +189,7 @@ class _SeededGumbel(LogitsProcessor):
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it says FloatTensor
-        self, input_ids: Any, scores: torch.Tensor
+        self, input_ids: object, scores: torch.Tensor
     ) -> torch.Tensor:
         # drawn on the CPU so that a seed means the same on every device
         uniform = torch.stack(
@@ -209,7 +213,7 @@ def _sampler(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
     return LogitsProcessorList([*steps, _SeededGumbel(seeds)])
 
 
-def _generation_config(sampling: Sampling, eos: frozenset[int], pad: int) -> Any:
+def _generation_config(sampling: Sampling, eos: frozenset[int], pad: int) -> GenerationConfig:
     return GenerationConfig(
         do_sample=False,
         num_beams=1,

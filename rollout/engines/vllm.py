@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from rollout.engines.base import context_length
 from rollout.seeds import derive_seed
-from rollout.text.decode import decode_continuations
+from rollout.text.decode import Decoder, decode_continuations
 from rollout.types import (
     Completion,
     EngineError,
@@ -19,6 +20,10 @@ from rollout.types import (
     Prompt,
     Sampling,
 )
+
+if TYPE_CHECKING:
+    import torch
+    import vllm
 
 _CPU_ENVIRONMENT = {
     # the engine in our own process: ready in 6 s instead of 33 s
@@ -60,7 +65,7 @@ class VLLMEngine:
         on_gpu = torch.cuda.is_available()
         if on_gpu and tensor_parallel == 1:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        options: dict[str, Any] = {"max_num_seqs": max_num_seqs} if max_num_seqs else {}
+        options: dict[str, object] = {"max_num_seqs": max_num_seqs} if max_num_seqs else {}
         if on_gpu:
             options |= {"gpu_memory_utilization": gpu_memory, "enable_sleep_mode": can_sleep}
             options |= {"tensor_parallel_size": tensor_parallel}
@@ -73,7 +78,7 @@ class VLLMEngine:
         # "auto" would load float32 checkpoints as float16
         self._dtype = dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")
         with _memory_as_input_error():
-            self._llm = vllm.LLM(
+            self._llm: vllm.LLM = vllm.LLM(
                 model,
                 dtype=self._dtype,
                 enforce_eager=not on_gpu,
@@ -85,7 +90,7 @@ class VLLMEngine:
             )
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
-        self._tokenizer = self._llm.get_tokenizer()
+        self._tokenizer = cast(Decoder, self._llm.get_tokenizer())
         self._calls = 0
         self._generating = False
         self._asleep = False
@@ -116,7 +121,7 @@ class VLLMEngine:
                 )
                 waiting[request] = prompt
             while engine.has_unfinished_requests():
-                for output in engine.step():
+                for output in cast("list[vllm.RequestOutput]", engine.step()):
                     if output.finished:
                         prompt = waiting.pop(output.request_id)
                         own = derive_seed(seed, prompt.id) if sampling.seed_per_prompt else None
@@ -131,7 +136,9 @@ class VLLMEngine:
     def load_weights(self, path: str, version: int) -> None:
         self._check_idle()
         self.wake()
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
+        self._llm.collective_rpc(  # pyright: ignore[reportUnknownMemberType] - a bare tuple
+            "reload_weights", kwargs={"weights_path": path}
+        )
         if not self._on_gpu:
             self._llm.apply_model(_repack_tied_head)
         # reloading keeps the prefixes that the old weights computed
@@ -144,10 +151,10 @@ class VLLMEngine:
 
         self._check_idle()
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        output = self._llm.generate(
+        output = self._llm.generate(  # pyright: ignore[reportUnknownMemberType] - a bare tuple
             [{"prompt_token_ids": list(token_ids)}], params, use_tqdm=False
         )[0]
-        rows: list[Any] = output.prompt_logprobs or []
+        rows = output.prompt_logprobs or []
         return [
             row[token].logprob
             for token, row in zip(token_ids[1:], rows[1:], strict=True)
@@ -176,7 +183,7 @@ class VLLMEngine:
 
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
 
-    def _params(self, sampling: Sampling, seed: int | None) -> Any:
+    def _params(self, sampling: Sampling, seed: int | None) -> vllm.SamplingParams:
         from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
@@ -198,7 +205,9 @@ class VLLMEngine:
         except (ValueError, VLLMValidationError) as error:
             raise InputError("sampling", f"vLLM refuses it: {error}") from error
 
-    def _completions(self, prompt: Prompt, output: Any, seed: int | None) -> tuple[Completion, ...]:
+    def _completions(
+        self, prompt: Prompt, output: vllm.RequestOutput, seed: int | None
+    ) -> tuple[Completion, ...]:
         drawn = sorted(output.outputs, key=lambda completion: completion.index)
         ids = [tuple(completion.token_ids) for completion in drawn]
         texts = decode_continuations(self._tokenizer, prompt.token_ids, ids)
@@ -216,7 +225,7 @@ class VLLMEngine:
         )
 
 
-def import_vllm() -> Any:
+def import_vllm() -> ModuleType:
     """The module, its settings made first: it reads some of them when it is imported."""
     import torch
 
@@ -249,7 +258,7 @@ def _finish_reason(reason: str | None) -> FinishReason:
     raise EngineError(f"vLLM ended a sample with finish_reason {reason!r}")
 
 
-def _repack_tied_head(model: Any) -> None:
+def _repack_tied_head(model: torch.nn.Module) -> None:
     """On CPU a tied `lm_head` keeps a packed copy that `reload_weights` leaves at old values."""
     config = getattr(model, "config", None)
     head = getattr(model, "lm_head", None)

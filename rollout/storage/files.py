@@ -177,7 +177,7 @@ def write_report_files(folder: Path, stem: str, markdown: str, value: object) ->
     return [text, data]
 
 
-def _columns(row: Row) -> dict[str, Any]:
+def _columns(row: Row) -> dict[str, object]:
     if not is_object(row.value):
         raise InputError(
             row.where, f"holds {json_kind(row.value)} where an object is expected", "fix the line"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 # a decoder may strip the space before its first token; a few prompt tokens in front keep it
 _CONTEXT_TOKENS = 4
@@ -12,8 +12,20 @@ _CONTEXT_TOKENS = 4
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
+class Decoder(Protocol):
+    """What decoding needs of a tokenizer of transformers."""
+
+    def batch_decode(
+        self,
+        sequences: list[list[int]],
+        *,
+        skip_special_tokens: bool,
+        clean_up_tokenization_spaces: bool,
+    ) -> list[str]: ...
+
+
 def decode_continuations(
-    tokenizer: Any, prompt_ids: Sequence[int], responses_ids: Sequence[Sequence[int]]
+    tokenizer: Decoder, prompt_ids: Sequence[int], responses_ids: Sequence[Sequence[int]]
 ) -> list[str]:
     """The text of each response such that prompt text + response text is the whole text.
 
@@ -32,7 +44,7 @@ def find_stop(text: str, stops: Sequence[str], start: int = 0) -> int | None:
 
 
 def cut_at_stop(
-    tokenizer: Any,
+    tokenizer: Decoder,
     prompt_ids: Sequence[int],
     ids: Sequence[int],
     stops: Sequence[str],
@@ -58,7 +70,7 @@ def cut_at_stop(
     return list(ids[:length]), text[: find_stop(text, stops, start)]
 
 
-def _context(tokenizer: Any, prompt_ids: Sequence[int]) -> list[int]:
+def _context(tokenizer: Decoder, prompt_ids: Sequence[int]) -> list[int]:
     """The end of the prompt, long enough to say something and to begin with a whole character."""
     size = _CONTEXT_TOKENS
     while True:
@@ -71,7 +83,7 @@ def _context(tokenizer: Any, prompt_ids: Sequence[int]) -> list[int]:
         size *= 2
 
 
-def _decode(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+def _decode(tokenizer: Decoder, rows: Sequence[Sequence[int]]) -> list[str]:
     return tokenizer.batch_decode(
         [list(row) for row in rows],
         skip_special_tokens=True,

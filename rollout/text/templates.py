@@ -8,9 +8,9 @@ LMFlow's RAFT example, with nothing between turns; "auto" is plain for text and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol, get_args
 
 from rollout.errors import InputError
 from rollout.types import Message, Prompt
@@ -19,12 +19,28 @@ Template = Literal["auto", "chat", "plain", "hh", "hh_hash"]
 
 logger = logging.getLogger("rollout")
 
+
+class Tokenizer(Protocol):
+    """What encoding needs of a tokenizer: those of transformers have it, and the toy's."""
+
+    @property
+    def chat_template(self) -> object: ...
+
+    @property
+    def bos_token_id(self) -> int | None: ...
+
+    # the texts in, {"input_ids": one list of ids, or one per text} out
+    def __call__(
+        self, text: str | list[str], /, *, add_special_tokens: bool = ..., verbose: bool = ...
+    ) -> Mapping[str, Any]: ...
+
+
 # Llama 3.2 writes today's date into its system block, and rollouts would differ from day to day
 _DATE = "26 Jul 2024"
 _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
 
-def render(prompt: Prompt, tokenizer: Any, template: Template) -> str:
+def render(prompt: Prompt, tokenizer: Tokenizer, template: Template) -> str:
     """The text that the policy continues.
 
     Raises:
@@ -41,7 +57,7 @@ def render(prompt: Prompt, tokenizer: Any, template: Template) -> str:
 
 def encode_prompts(
     prompts: Sequence[Prompt],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     *,
     template: Template = "auto",
     max_model_len: int,
@@ -60,7 +76,7 @@ def encode_prompts(
             one of no tokens, and where the filter drops them all.
     """
     texts = [render(prompt, tokenizer, template) for prompt in prompts]
-    added = _added_tokens(tokenizer)
+    prefix, bos = _added_prefix(tokenizer), tokenizer.bos_token_id
     ids: list[list[int]] = (
         tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     )
@@ -72,14 +88,14 @@ def encode_prompts(
                 "encodes to no tokens",
                 "write a prompt there",
             )
-        encoded.append(replace(prompt, token_ids=_with_one_bos(row, added)))
+        encoded.append(replace(prompt, token_ids=_with_one_bos(row, prefix, bos)))
     kept = _short_enough(encoded, max_prompt_tokens)
     for prompt in kept:
         _check_room(prompt, max_model_len, max_new_tokens)
     return kept
 
 
-def _template_of(prompt: Prompt, tokenizer: Any, template: str) -> str:
+def _template_of(prompt: Prompt, tokenizer: Tokenizer, template: str) -> str:
     known = get_args(Template)
     if template not in known:
         raise InputError(
@@ -116,11 +132,12 @@ def _messages_of(prompt: Prompt) -> list[Message]:
     return list(prompt.content)
 
 
-def _chat(prompt: Prompt, messages: list[Message], tokenizer: Any) -> str:
+def _chat(prompt: Prompt, messages: list[Message], tokenizer: Tokenizer) -> str:
     from jinja2.exceptions import TemplateError
 
+    chat: Any = tokenizer  # of transformers: the toy's has no chat template
     try:
-        return tokenizer.apply_chat_template(
+        return chat.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, date_string=_DATE
         )
     except TemplateError as error:  # many templates refuse a system turn, or two user turns running
@@ -145,29 +162,24 @@ def _dialogue(prompt: Prompt, messages: list[Message], mark: str, template: str)
     return "".join(turns) + f"{mark}Assistant:"
 
 
-@dataclass(frozen=True, slots=True)
-class _Added:
-    """The ids a tokenizer puts before every text, and its BOS id."""
+def _added_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that a tokenizer puts before every text.
 
-    prefix: tuple[int, ...]
-    bos: int | None
-
-
-def _added_tokens(tokenizer: Any) -> _Added:
-    """Find the prefix by trying: `add_bos_token` and post-processors do not always agree."""
+    Found by trying: `add_bos_token` and post-processors do not always agree.
+    """
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     starts = range(len(full) - len(bare) + 1)
     start = next((i for i in starts if full[i : i + len(bare)] == bare), 0)
-    return _Added(tuple(full[:start]), tokenizer.bos_token_id)
+    return tuple(full[:start])
 
 
-def _with_one_bos(ids: Sequence[int], added: _Added) -> tuple[int, ...]:
+def _with_one_bos(ids: Sequence[int], prefix: tuple[int, ...], bos: int | None) -> tuple[int, ...]:
     """`ids` after the tokenizer's own prefix, which a template may have written already."""
     row = tuple(ids)
-    while added.bos is not None and row[:2] == (added.bos, added.bos):
+    while bos is not None and row[:2] == (bos, bos):
         row = row[1:]
-    return row if row[: len(added.prefix)] == added.prefix else added.prefix + row
+    return row if row[: len(prefix)] == prefix else prefix + row
 
 
 def _short_enough(prompts: list[Prompt], max_prompt_tokens: int | None) -> list[Prompt]:

@@ -19,6 +19,7 @@ from wording import says
 from rollout.data.messages import ROLES
 from rollout.data.prompts import read_prompts
 from rollout.data.rows import find_source, read_rows
+from rollout.engines.toy import ToyTokenizer
 from rollout.errors import InputError
 from rollout.text.templates import render
 from rollout.types import Message, Prompt
@@ -205,7 +206,7 @@ turns = st.text("ab\n #:", min_size=1, max_size=10).map(str.strip).filter(bool)
 def test_hh_text_comes_back_as_it_was(tmp_path_factory, exchanges, last):
     pairs = [(role, said) for pair in exchanges for role, said in zip(ROLES[1:], pair, strict=True)]
     messages = tuple(Message(role=r, content=c) for r, c in [*pairs, ("user", last)])
-    text = render(Prompt("p", messages), None, "hh")
+    text = render(Prompt("p", messages), ToyTokenizer(["end"]), "hh")
     path = write(tmp_path_factory.mktemp("h") / "p.jsonl", {"prompt": text})
     assert contents(read_prompts(path, format="hh")) == [messages]
 
@@ -347,7 +348,7 @@ def test_every_hh_row_becomes_a_prompt(name, rows):
     for prompt in prompts:
         assert not isinstance(prompt.content, str)
         chosen = prompt.fields["chosen"].rsplit("\n\nAssistant:", 1)[0]
-        whole += " ".join(render(prompt, None, "hh").split()) == " ".join(
+        whole += " ".join(render(prompt, ToyTokenizer(["end"]), "hh").split()) == " ".join(
             f"{chosen} Assistant:".split()
         )
     assert whole > 0.98 * rows  # the others part before their last answer

@@ -4,6 +4,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
+UV = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --no-deps \
+  --python $(BIN)/python
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
 NO_BROWSER := echo 'no chromium: the browser tests will be skipped; apt-get install chromium brings it'
@@ -20,18 +22,20 @@ help:
 install: .venv/.installed
 
 # The list is complete and pinned, so nothing is resolved: resolving would bring CUDA builds of
-# torchvision and torchaudio, which break CPU torch. torch itself comes from pip's own sources, or
-# else from PyTorch's CPU builds, which uv knows by name.
+# torchvision and torchaudio, which break CPU torch. uv installs it in a tenth of pip's time: torch
+# from the configured sources, or else from PyTorch's CPU builds, which uv knows by name. Where uv
+# cannot be had, pip does it.
 .venv/.installed: requirements/cpu.txt pyproject.toml
-	@echo 'setting up .venv: about 180 packages, two minutes'
+	@echo 'setting up .venv: about 180 packages'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --no-deps '$(TORCH)' || { \
-	  echo 'pip has no $(TORCH); asking uv for the CPU build'; \
-	  $(BIN)/python -m pip install --quiet uv && \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --torch-backend cpu \
-	    '$(word 1,$(subst +, ,$(TORCH)))'; }
-	grep -v '^torch==' requirements/cpu.txt > .venv/others.txt
-	$(BIN)/python -m pip install --quiet --no-deps -r .venv/others.txt
+	@if $(BIN)/python -m pip install --quiet uv; then \
+	  $(UV) -r requirements/cpu.txt || { \
+	    echo 'no $(TORCH) in the configured sources; taking the CPU build of PyTorch'; \
+	    $(UV) --torch-backend cpu -r requirements/cpu.txt; }; \
+	else \
+	  echo 'no uv here: pip takes about three minutes'; \
+	  $(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt; \
+	fi
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -1,12 +1,12 @@
-"""What a config of `raft train-reward` may say. Unknown keys are errors.
+"""The config of `raft train-reward`: its keys, and how it is read from a YAML file and overrides.
 
-A key that is not given takes the recipe's own value: `raft.reward_training.recipes` says which.
-
-Reading a config of `raft train-reward`: YAML file < `key=value`; every mistake in one line.
+Unknown keys are errors. A key that is not given takes the recipe's own value, which
+`raft.reward_training.recipes` fills in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ class HeldOutConfig(_Section):
     share: float | None = Field(default=None, gt=0, lt=1, description="of the pairs, by prompt")
     count: int | None = Field(default=None, ge=1, description="so many pairs, by prompt")
     last: int | None = Field(default=None, ge=1, description="the last so many pairs, as they come")
-    data: list[str | dict[str, Any]] | None = Field(
+    data: list[str | dict[str, object]] | None = Field(
         default=None, description="sources of their own; `last` takes the last pairs of these"
     )
 
@@ -95,7 +95,7 @@ class PairwiseConfig(_Section):
 
 
 class ArmoRMConfig(_Section):
-    rated: list[str | dict[str, Any]] = Field(description="sources of rated responses")
+    rated: list[str | dict[str, object]] = Field(description="sources of rated responses")
     attributes: list[str] | None = Field(default=None, description="names and order")
     leave_out_unlabelled: bool = False
     verbosity: str | None = "helpsteer-verbosity"
@@ -114,7 +114,7 @@ class TrainRewardConfig(_Section):
     seed: int = Field(default=0, ge=0)
     recipe: Recipe = "bradley_terry"
     model: str = Field(description="folder or hub name of the model to start from")
-    data: list[str | dict[str, Any]] = Field(min_length=1, description="sources of pairs")
+    data: list[str | dict[str, object]] = Field(min_length=1, description="sources of pairs")
     eval: HeldOutConfig = HeldOutConfig(share=0.1)
     format: Format | None = None
     bos: Bos | None = None
@@ -186,6 +186,6 @@ def load_train_config(path: str | Path, overrides: list[str] | None = None) -> T
     return make_train_config(data, where=str(path))
 
 
-def make_train_config(data: dict[str, object], where: str = "config") -> TrainRewardConfig:
+def make_train_config(data: Mapping[str, object], where: str = "config") -> TrainRewardConfig:
     """Validate a mapping; `where` names it in messages."""
     return validated(TrainRewardConfig, data, where, see="raft train-reward --keys")

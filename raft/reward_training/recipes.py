@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from raft.config.train_reward import SFTConfig, TrainRewardConfig, UpdateConfig
 from raft.reward_training.data import TrainData
@@ -19,12 +18,12 @@ Report = Callable[[int, dict[str, float]], None]
 
 def run_recipe(
     config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train; the model is in `folder`/model then. Returns the recipe's metrics."""
     return _RECIPES[config.recipe](config, data, folder, report)
 
 
-def resolved(config: TrainRewardConfig) -> dict[str, Any]:
+def resolved(config: TrainRewardConfig) -> dict[str, object]:
     """The config with the recipe's values filled in: a config that says the same."""
     found = config.model_dump(mode="json", exclude_none=True)
     if config.recipe == "armorm":
@@ -32,18 +31,18 @@ def resolved(config: TrainRewardConfig) -> dict[str, Any]:
     found |= {key: value for key, value in asdict(_reading(config)).items() if value is not None}
     for key in _NOT_READ.get(config.recipe, ()):
         found.pop(key, None)
-    found["train"] = _as_section(asdict(_training(config)))
+    found["train"] = _as_section(_training(config))
     first = _first_stage(config)
     if first is not None:
         section = config.sft or SFTConfig()
         own = {"chunk": section.chunk, "rest_of_test": section.rest_of_test}
-        found["sft"] = own | _as_section(asdict(first))
+        found["sft"] = own | _as_section(first)
     return found
 
 
 def _bradley_terry(
     config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
-) -> dict[str, Any]:
+) -> dict[str, object]:
     from rewards.training.bradley_terry import train_bradley_terry
 
     return train_bradley_terry(
@@ -53,7 +52,9 @@ def _bradley_terry(
     )  # fmt: skip
 
 
-def _hh(config: TrainRewardConfig, data: TrainData, folder: Path, report: Report) -> dict[str, Any]:
+def _hh(
+    config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
+) -> dict[str, object]:
     from rewards.training.bradley_terry import train_hh
 
     section = config.sft or SFTConfig()
@@ -67,7 +68,7 @@ def _hh(config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
 
 def _pairwise(
     config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
-) -> dict[str, Any]:
+) -> dict[str, object]:
     from rewards.training.pairwise import train_pairwise
 
     reading = _reading(config)
@@ -81,7 +82,7 @@ def _pairwise(
 
 def _grm(
     config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
-) -> dict[str, Any]:
+) -> dict[str, object]:
     from rewards.training.grm import train_grm
 
     return train_grm(
@@ -93,7 +94,7 @@ def _grm(
 
 def _armorm(
     config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
-) -> dict[str, Any]:
+) -> dict[str, object]:
     from rewards.training.armorm import train_armorm
     from rewards.training.armorm_features import ArmoRMSettings
 
@@ -182,10 +183,11 @@ def _updated(
     return replace(start, **given, seed=config.seed)
 
 
-def _as_section(settings: dict[str, Any]) -> dict[str, Any]:
+def _as_section(stage: TrainingSettings) -> dict[str, object]:
     """As the config writes it; steps and seed stand elsewhere there."""
-    for key in ("seed", "save_steps", "eval_steps", "log_steps"):
-        settings.pop(key)
-    ratio = settings.pop("warmup_ratio")
+    settings: dict[str, object] = asdict(stage)
+    for key in ("seed", "save_steps", "eval_steps", "log_steps", "warmup_ratio"):
+        del settings[key]
+    ratio = stage.warmup_ratio
     settings["warmup_steps" if ratio >= 1 else "warmup_ratio"] = int(ratio) if ratio >= 1 else ratio
     return {key: value for key, value in settings.items() if value is not None}

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from raft.config.train_reward import TrainRewardConfig
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from rollout.data.jsonl import json_columns
 from rollout.storage.files import read_json, write_json, write_whole
+
+if TYPE_CHECKING:
+    from raft.reward_training.data import TrainData
+    from rewards.training.card import TrainedMetrics
+    from rewards.training.trainer import OnMetrics
 
 __all__ = ["train_reward"]
 
@@ -25,7 +31,7 @@ log = logging.getLogger("raft")
 RESULT = "result.json"
 
 
-def train_reward(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
+def train_reward(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
     """Train, or go on; the run folder, and the metrics of its model.
 
     Of several processes (torchrun, accelerate launch) the first owns the folder.
@@ -50,15 +56,15 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
 
         data = read_train_data(config)
         found = run_recipe(config, data, folder.root, _reporter(folder))
-        metrics = json_columns(found, RESULT)  # a number that is not known is null
+        metrics = _as_json(found)
         _write_card(folder.root, config, settings, data, metrics)
         write_json(result, metrics)
     distributed.shutdown()
     return folder.root, metrics
 
 
-def _join(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
-    """Work along with the first process, which writes and says all there is to."""
+def _join(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
+    """Train beside the first process, which alone writes files and logs."""
     from raft.reward_training.data import read_train_data
     from raft.reward_training.recipes import run_recipe
     from rewards.training import distributed
@@ -70,10 +76,15 @@ def _join(config: TrainRewardConfig) -> tuple[Path, dict[str, Any]]:
         logging.getLogger(name).setLevel(logging.ERROR)
     metrics = run_recipe(config, read_train_data(config), root, lambda step, values: None)
     distributed.shutdown()
-    return root, json_columns(metrics, RESULT)
+    return root, _as_json(metrics)
 
 
-def _reporter(folder: RunFolder) -> Any:
+def _as_json(metrics: Mapping[str, object]) -> TrainedMetrics:
+    """A number that is not known is null."""
+    return cast("TrainedMetrics", json_columns(metrics, RESULT))
+
+
+def _reporter(folder: RunFolder) -> OnMetrics:
     """Rows of metrics.jsonl: what is trained and what is judged at a step are rows of their own.
 
     After a kill some steps are taken again, and their rows stand twice: the later one counts.
@@ -91,7 +102,11 @@ def _reporter(folder: RunFolder) -> Any:
 
 
 def _write_card(
-    root: Path, config: TrainRewardConfig, settings: dict[str, Any], data: Any, metrics: Any
+    root: Path,
+    config: TrainRewardConfig,
+    settings: Mapping[str, object],
+    data: TrainData,
+    metrics: TrainedMetrics,
 ) -> None:
     from rewards.training.card import model_card
 

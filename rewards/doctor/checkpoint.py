@@ -1,6 +1,6 @@
-"""The tensors of a reward head, read from the files, and how far the scores they give spread.
+"""Check a checkpoint's files: its family, the tensors of its head, and how its scores spread.
 
-Which family a checkpoint belongs to, and the tensor or config key that says so.
+Each finding names the tensor or config key that it was read from.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ _RETRAIN = "take the checkpoint from its source again, or train it"
 
 
 def check_head(folder: Path) -> Iterator[Finding]:
-    """Every tensor of the head: numbers, not all alike, not as drawn at random."""
+    """Check that each tensor of the head is finite, not constant, and not as drawn at random."""
     yield from _files(folder)
     said = read_config(folder).get("initializer_range")
     initial = said if isinstance(said, float) else 0.02
@@ -60,10 +59,10 @@ def check_head(folder: Path) -> Iterator[Finding]:
 
 
 def check_spread(model: ModelUnderTest) -> Iterator[Finding]:
-    """Scores of the built-in conversations: finite, and not all the same."""
+    """Check that scores of the built-in conversations are finite and not all equal."""
     readable = model.readable(SAMPLES)
     if readable.reasons:
-        yield note("samples", f"{len(readable.reasons)} left out: {readable.reasons[0]}")
+        yield note("samples", f"{len(readable.reasons)} skipped: {readable.reasons[0]}")
     talks = [SAMPLES[index] for index in readable.kept]
     if not talks:
         yield wrong("scores", "no built-in conversation can be scored", "see the line above")
@@ -97,12 +96,12 @@ def _spread(scores: np.ndarray, words: np.ndarray) -> Finding:
     )  # fmt: skip
 
 
-def _norms(tensors: dict[str, Any]) -> str:
+def _norms(tensors: dict[str, torch.Tensor]) -> str:
     weights = {n: float(t.float().norm()) for n, t in tensors.items() if not n.endswith("bias")}
     return "norms: " + ", ".join(f"{name} {norm:.3g}" for name, norm in weights.items())
 
 
-def _judged(name: str, tensor: Any, initial: float) -> Finding:
+def _judged(name: str, tensor: torch.Tensor, initial: float) -> Finding:
     what = "head"
     values = tensor.float()
     bad = int((~values.isfinite()).sum())
@@ -131,7 +130,7 @@ def _judged(name: str, tensor: Any, initial: float) -> Finding:
     return ok(what, detail, norm=norm)
 
 
-def _as_drawn(name: str, values: Any, std: float, initial: float) -> str:
+def _as_drawn(name: str, values: torch.Tensor, std: float, initial: float) -> str:
     """How a fresh head would have been drawn, when this one has just that spread."""
     if name.startswith("score."):
         expected, how = initial, f"as transformers draws it (initializer_range {initial:g})"
@@ -159,7 +158,7 @@ def _files(folder: Path) -> Iterator[Finding]:
         yield ok("weights", detail)
 
 
-def _head_tensors(folder: Path) -> dict[str, Any]:
+def _head_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """By bare name, in order."""
     names = [name for name in tensor_shapes(folder) if bare_name(name).startswith(_HEADS)]
     found = read_tensors(folder, names)
@@ -174,7 +173,7 @@ def _names(file: Path) -> list[str]:
 
 
 def family_of(path: str | Path, folder: Path, kind: Family | None) -> Family | None:
-    """As `load_reward` decides; None where the files say nothing."""
+    """The family as `load_reward` decides it; None where the files do not tell."""
     if kind is not None:
         return kind
     published = find_published(path)
@@ -187,7 +186,7 @@ def family_of(path: str | Path, folder: Path, kind: Family | None) -> Family | N
 
 
 def check_family(path: str | Path, folder: Path, kind: Family | None) -> Iterator[Finding]:
-    """What it is taken for, and the published settings that its name brings."""
+    """Report the family, what it was recognised by, and the published settings of its name."""
     family = family_of(path, folder, kind)
     if family is None:
         try:

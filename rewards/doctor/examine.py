@@ -1,4 +1,4 @@
-"""All checks of one reward model, in the order that a reader asks."""
+"""Run all checks of one reward model, in the order in which their findings are read."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rewards.doctor.pairs import Advance, check_obvious, check_pairs
 from rewards.doctor.template import check_template
 from rewards.doctor.tokens import check_limits, check_pad, check_tokens
 from rewards.evaluation.dataset import EvalRow
+from rewards.judges.judge import Judge
 from rewards.models.load import load_reward
 from rewards.models.reward import ModelReward
 from rewards.types import Family, RewardError
@@ -90,7 +91,7 @@ def examine_reward(
 
 
 def examine_judge(
-    judge: Any, pairs: Sequence[EvalRow] | None = None, advance: Advance = _silent
+    judge: Judge, pairs: Sequence[EvalRow] | None = None, advance: Advance = _silent
 ) -> Iterator[Finding]:
     """A pairwise judge that is loaded already."""
     checks: list[Check] = [

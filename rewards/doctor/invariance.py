@@ -1,23 +1,24 @@
-"""Does a score depend on anything but its conversation? Measured, not assumed."""
+"""Measure whether a score depends on anything but its conversation: batch, order or layout."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import SAMPLES
+from rewards.inference.backbone import Backbone
+from rewards.inference.transformers import TransformersEngine
 from rollout.types import Message
 
 __all__ = ["TOLERANCE", "check_invariance"]
 
 # largest difference by rounding alone, as a share of the scores' size
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-_MEND = "do not use these scores; this is a fault of the engine, please report it"
+_FIX = "do not use these scores; this is a fault of the engine, please report it"
 
 Talks = Sequence[Sequence[Message]]
 
@@ -64,7 +65,7 @@ def _compared(what: str, how: str, first: np.ndarray, second: np.ndarray, limit:
     apart = _apart(first, second)
     detail = f"{how}: largest difference {apart:.1e} (limit {limit:.1e})"
     if apart > limit:
-        return wrong(what, detail, _MEND, max_difference=apart, limit=limit)
+        return wrong(what, detail, _FIX, max_difference=apart, limit=limit)
     return ok(what, detail, max_difference=apart, limit=limit)
 
 
@@ -94,10 +95,11 @@ def _batch_size(
 def _layout(
     model: ModelUnderTest, talks: Talks, together: np.ndarray, limit: float
 ) -> Iterator[Finding]:
-    backbone = getattr(model.engine, "backbone", None)
-    if getattr(backbone, "layout", None) != "packed":
-        if backbone is not None:
-            yield ok("padding", "rows are padded on the right; the batch line above covers it")
+    if not isinstance(model.engine, TransformersEngine):
+        return
+    backbone = model.engine.backbone
+    if backbone.layout != "packed":
+        yield ok("padding", "rows are padded on the right; the batch line above covers it")
         return
     with _padded(backbone):
         other = model.score(talks)
@@ -105,7 +107,7 @@ def _layout(
 
 
 @contextlib.contextmanager
-def _padded(backbone: Any) -> Iterator[None]:
+def _padded(backbone: Backbone) -> Iterator[None]:
     """The other layout, with transformers' plainest attention: as independent as can be."""
     own = backbone.model.config._attn_implementation
     with _changed(backbone, "layout", "padded"):
@@ -117,7 +119,7 @@ def _padded(backbone: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _changed(of: Any, name: str, value: Any) -> Iterator[None]:
+def _changed(of: object, name: str, value: object) -> Iterator[None]:
     own = getattr(of, name)
     setattr(of, name, value)
     try:

@@ -1,9 +1,8 @@
-"""A pairwise judge: what its answer is read from, and whether it minds the order."""
+"""Check a pairwise judge: the tokens its verdict is read from, and the effect of the order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from rewards.doctor.pairs import (
 )
 from rewards.doctor.tokens import both_ends, precision, shown
 from rewards.evaluation.dataset import EvalRow
+from rewards.judges.judge import Judge
 from rewards.judges.prompt import PairPrompt
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, RewardError
@@ -27,7 +27,7 @@ __all__ = ["check_judge_pairs", "check_judge_tokens", "check_order"]
 _CHUNK = 64
 
 
-def check_judge_tokens(judge: Any) -> Iterator[Finding]:
+def check_judge_tokens(judge: Judge) -> Iterator[Finding]:
     """The header that the verdict is read after, and the two tokens that it is read from.
 
     Loading refuses a judge without them; here they are shown.
@@ -45,10 +45,10 @@ def check_judge_tokens(judge: Any) -> Iterator[Finding]:
     yield _header(text)
     yield ok("labels", f"{shown(prompt.tokenizer, prompt.label_ids)}, one token each")
     yield ok("BOS", f"{ids.count(prompt.tokenizer.bos_token_id)}, as the published judge reads it")
-    yield precision(judge.describe())
+    yield precision(getattr(judge, "describe", dict)())
 
 
-def check_order(judge: Any) -> Iterator[Finding]:
+def check_order(judge: Judge) -> Iterator[Finding]:
     """P(a, b) + P(b, a) = 1, and how much it is worth to be shown first."""
     comparisons = [c for c in map(_comparison, obvious_pairs()) if c is not None]
     forth, back = (
@@ -65,7 +65,9 @@ def check_order(judge: Any) -> Iterator[Finding]:
     yield obvious_finding(forth[0] - 0.5)
 
 
-def check_judge_pairs(judge: Any, pairs: Sequence[EvalRow], advance: Advance) -> Iterator[Finding]:
+def check_judge_pairs(
+    judge: Judge, pairs: Sequence[EvalRow], advance: Advance
+) -> Iterator[Finding]:
     """All about N pairs of the user's; those whose prompts differ cannot be compared."""
     known = [(pair, one) for pair in pairs if (one := _comparison(pair)) is not None]
     if len(known) < len(pairs):
@@ -108,7 +110,7 @@ def _position(gaps: np.ndarray) -> Finding:
     return ok("position", detail, mean=mean, size=size)
 
 
-def _answers(judge: Any, comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
+def _answers(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
     """P(first is better) and the gap between the orders (N,), NaN where unknown."""
     ask = getattr(judge, "verdicts", judge.compare)
     answer = ask(comparisons)
@@ -118,7 +120,7 @@ def _answers(judge: Any, comparisons: Sequence[Comparison]) -> tuple[np.ndarray,
     return probability, np.full(len(comparisons), np.nan)
 
 
-def _each_answer(judge: Any, asked: Sequence[Comparison], reasons: list[str]) -> np.ndarray:
+def _each_answer(judge: Judge, asked: Sequence[Comparison], reasons: list[str]) -> np.ndarray:
     """P(first is better) (N,), NaN where the judge refuses, with its `reasons`."""
     try:
         return _answers(judge, asked)[0]

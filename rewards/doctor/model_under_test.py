@@ -1,4 +1,4 @@
-"""The reward model under examination, and ways to ask it without leaving a trace."""
+"""The reward model under examination, queried without changing its own counters."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import takewhile
-from typing import Any
 
 from rewards.checkpoints.loading import load_tokenizer
 from rewards.doctor.finding import Finding, note, ok, wrong
@@ -54,12 +54,12 @@ def trailing_header(text: str) -> str:
 
 def _header(model: ModelUnderTest, text: str) -> Iterator[Finding]:
     header = trailing_header(text)
-    mended = "" if header else _mended(model)
-    if mended:
+    removed = "" if header else _without_header(model)
+    if removed:
         yield note(
             "response end",
-            f"the checkpoint's template writes {mended!r} after the response, ending with the "
-            "header of another answer; it is left out here",
+            f"the checkpoint's template writes {removed!r} after the response, ending with the "
+            "header of another answer; it is removed here",
         )
         return
     if not header:
@@ -78,7 +78,7 @@ def _header(model: ModelUnderTest, text: str) -> Iterator[Finding]:
     )
 
 
-def _mended(model: ModelUnderTest) -> str:
+def _without_header(model: ModelUnderTest) -> str:
     """The header that the checkpoint's own template trails, where the loader took it off."""
     conversation = [{"role": m["role"], "content": m["content"]} for m in talk(*_MARKS)]
     own = load_tokenizer(model.folder)
@@ -88,8 +88,6 @@ def _mended(model: ModelUnderTest) -> str:
 
 
 def _date(model: ModelUnderTest) -> Iterator[Finding]:
-    from datetime import datetime
-
     days = (datetime(2021, 3, 4), datetime(2033, 11, 22))
     conversation = talk("a", "b")
     first, second = (_rendered(model, conversation, day) for day in days)
@@ -102,7 +100,7 @@ def _date(model: ModelUnderTest) -> Iterator[Finding]:
     )
 
 
-def _rendered(model: ModelUnderTest, conversation: Turns, day: Any) -> str:
+def _rendered(model: ModelUnderTest, conversation: Turns, day: datetime) -> str:
     return model.tokenizer.apply_chat_template(
         [dict(message) for message in conversation],
         tokenize=False,

@@ -1,14 +1,14 @@
-"""The tokens that really reach the model: shown, and the special ones among them checked.
+"""Check what the model reads: its tokens, the pad token, and its limits.
 
-The pad token, which other libraries find a row's end by. Ours do not; scores may differ.
-
-What the model can take: precision, length, and ids of its vocabulary.
+`check_tokens` shows the ids that reach the model and checks the special ones. `check_pad` compares
+the pad token of tokenizer and config, because other libraries find the end of a row by it and may
+give other scores. `check_limits` reports precision, maximal length and vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from rewards.doctor.finding import Finding, note, ok, wrong
 from rewards.doctor.model_under_test import ModelUnderTest
 from rewards.doctor.samples import SAMPLES, TWO_TURNS, talk
 from rewards.encoding.bos import BOS_COUNT
+from rewards.inference.transformers import TransformersEngine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "both_ends",
@@ -39,7 +43,7 @@ def check_tokens(model: ModelUnderTest) -> Iterator[Finding]:
     yield from _literal(model, ids)
 
 
-def shown(tokenizer: Any, ids: Sequence[int]) -> str:
+def shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Token strings with their ids; a blank is shown as ␣, a line break as ⏎."""
     tokens = tokenizer.convert_ids_to_tokens(list(ids))
     return "  ".join(f"{_visible(token)}·{id}" for token, id in zip(tokens, ids, strict=True))
@@ -54,7 +58,7 @@ def _visible(token: str | None) -> str:
     return token
 
 
-def both_ends(tokenizer: Any, ids: Sequence[int]) -> str:
+def both_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The first and last eight tokens, as `shown`."""
     if len(ids) <= 2 * _ENDS:
         return shown(tokenizer, ids)
@@ -153,7 +157,7 @@ _MEASURED = 4
 
 
 def check_pad(model: ModelUnderTest) -> Iterator[Finding]:
-    """Tokenizer against config, pad against EOS."""
+    """Compare the pad token of the tokenizer with that of the config, and with EOS."""
     own, config = model.tokenizer.pad_token_id, model.config.get("pad_token_id")
     said = f"tokenizer {_named(model, own)}, config {_named(model, config)}"
     trouble = _trouble(model, own, config)
@@ -165,7 +169,7 @@ def check_pad(model: ModelUnderTest) -> Iterator[Finding]:
         yield ok("pad", said)
 
 
-def _named(model: ModelUnderTest, id: Any) -> str:
+def _named(model: ModelUnderTest, id: object) -> str:
     if id is None:
         return "none"
     if not isinstance(id, int) or not 0 <= id < len(model.tokenizer.get_vocab()):
@@ -173,7 +177,7 @@ def _named(model: ModelUnderTest, id: Any) -> str:
     return shown(model.tokenizer, [id])
 
 
-def _trouble(model: ModelUnderTest, own: int | None, config: Any) -> str:
+def _trouble(model: ModelUnderTest, own: int | None, config: object) -> str:
     if config is None:
         return "transformers' own classifier refuses batches without a pad id in the config"
     if not isinstance(config, int) or not 0 <= config < model.encoder.vocabulary:
@@ -187,7 +191,7 @@ def _trouble(model: ModelUnderTest, own: int | None, config: Any) -> str:
 
 def _elsewhere(model: ModelUnderTest, pad: int) -> str:
     """What transformers' pooling, the right-most token that is not pad, would change."""
-    if model.reward.kind != "classifier" or not hasattr(model.engine, "backbone"):
+    if model.reward.kind != "classifier" or not isinstance(model.engine, TransformersEngine):
         return f"poolings that search for it stop early; {_UNAFFECTED}"
     rows = [model.ids(SAMPLES[i]) for i in model.readable(SAMPLES).kept[:_MEASURED]]
     ends = [max((n for n, id in enumerate(ids) if id != pad), default=0) for ids in rows]
@@ -204,7 +208,8 @@ def _elsewhere(model: ModelUnderTest, pad: int) -> str:
 
 
 def _score_at(model: ModelUnderTest, ids: list[int], position: int) -> float:
-    engine: Any = model.engine
+    engine = model.engine
+    assert isinstance(engine, TransformersEngine)
     states = engine.backbone.states([ids], [[position]])
     return float(engine.head.outputs(states)["score"][0])
 
@@ -219,7 +224,7 @@ def check_limits(model: ModelUnderTest) -> Iterator[Finding]:
     yield _vocabulary(model)
 
 
-def precision(said: Mapping[str, Any], saved: str | None = None) -> Finding:
+def precision(said: Mapping[str, object], saved: str | None = None) -> Finding:
     """From a model's description of itself, and the dtype in its config."""
     where = f"{said.get('dtype')} on {said.get('device')}, {said.get('engine')} engine"
     layout = f", {said['layout']} rows" if "layout" in said else ""

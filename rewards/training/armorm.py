@@ -1,9 +1,8 @@
-"""ArmoRM's recipe: rated attributes by ridge regression, then a gate trained on preferences.
+"""Train an ArmoRM: ridge regression on rated attributes, then a gate trained on preference pairs.
 
-Wang et al. 2024 (arXiv 2406.12845). The transformer is frozen: its states are extracted once, into
-files, and both stages run on those.
-
-ArmoRM's labels as a matrix: which attributes there are, and what is known of each row.
+Wang et al. 2024 (arXiv 2406.12845). The transformer is frozen, so its hidden states are extracted
+into files once and both stages read those. `label_matrix` and `varying_labels` turn ratings into
+the regression's target matrix.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -100,7 +98,8 @@ def varying_labels(
     if equal and not (leave_out and len(equal) < len(names)):
         raise InputError(
             "attributes",
-            f"nothing can be learned about {about[0]}, {len(equal)} in all",
+            "there is nothing to learn from the labels of the attribute "
+            f"{about[0]}, {len(equal)} in all",
             "rate it by more than one value, or set leave_out_unlabelled",
         )
     if equal:
@@ -123,7 +122,7 @@ def train_armorm(
     settings: ArmoRMSettings | None = None,
     gating: GatingSettings | None = None,
     on_metrics: OnMetrics | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train both stages on the frozen transformer of `base`, leave the model in `folder`/model.
 
     States go to `folder`/features and stay there: a killed run goes on from them, and another gate
@@ -158,7 +157,7 @@ def train_armorm(
     report = _reporter(on_metrics, gating.steps)
     heads = _gated(sides_S2H, fits, names, settings, gating, frozen.device, report)
     margins_P, _ = _margins(heads, sides_S2H)
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         **_counted("rated", "train", _lost(rated_N1H)),
         **_counted("pairs", "train", np.isnan(margins_P)),
         "train/accuracy": _share_won(margins_P),
@@ -255,7 +254,7 @@ def _margins(heads: ArmoRMHeads, sides_S2H: np.ndarray) -> tuple[np.ndarray, np.
 
 def _judged(
     heads: ArmoRMHeads, sides_S2H: np.ndarray, held_out: Sequence[Pair], settings: ArmoRMSettings
-) -> dict[str, Any]:
+) -> dict[str, float]:
     margins_P, uniform_P = _margins(heads, sides_S2H)
     known_P = margins_P[~np.isnan(margins_P)]
     return {

@@ -102,7 +102,7 @@ def load_frozen(base: str | Path, settings: ArmoRMSettings) -> Frozen:
         replace(encoder, max_length=None),
         gate,
         encoder.max_length,
-        stored_dtype(folder) or config.dtype,
+        stored_dtype(folder) or (config.dtype if isinstance(config.dtype, torch.dtype) else None),
     )
 
 

@@ -1,16 +1,14 @@
-"""The recipe of RLHFlow's reward models: Bradley–Terry on a classifier's one output.
+"""Train a Bradley–Terry classifier, alone or after fine-tuning on the chosen texts (recipe hh).
 
-The recipe of weqweasdas/hh_rlhf_rm_open_llama_3b, after its card.
+`train_bradley_terry` is the recipe of RLHFlow's reward models: one output, trained on pairs.
 
-First the language model is fine-tuned on the chosen texts (chunks of 1,024 tokens, 2 epochs, 2e-5,
-linear), then a Bradley–Terry head on pairs of which neither side is longer than 512 tokens (one
-epoch, 5e-6, linear; a second one overfits). Text is `###Human: …###Assistant: …` after one BOS,
-without EOS.
+`train_hh` follows the card of weqweasdas/hh_rlhf_rm_open_llama_3b. It first fine-tunes the language
+model on the chosen texts (chunks of 1,024 tokens, 2 epochs, 2e-5, linear), then trains the head on
+pairs with both sides within 512 tokens (one epoch, 5e-6, linear; a second one overfits). Text is
+`###Human: …###Assistant: …` after one BOS, without EOS.
 
-Fine-tuning on the chosen texts before a reward model is trained on them: the first stage of HH.
-
-Own chunks on our own trainer, and not TRL's SFTTrainer: one way to resume and to batch serves both
-stages, and TRL's "wrapped" packing keeps a short remainder that the recipe leaves out.
+The first stage uses our trainer instead of TRL's SFTTrainer, so that both stages resume and batch
+in one way; TRL's "wrapped" packing also keeps a short remainder that the recipe leaves out.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +27,7 @@ from rewards.training.examples import Encoded, Example, encode_pairs, reading_en
 from rewards.training.export import export_classifier, export_model
 from rewards.training.fit import fit, forget_checkpoints
 from rewards.training.losses import LanguageObjective, PairObjective, base_of
-from rewards.training.model import load_trainable
+from rewards.training.model import load_trainable, pad_id_of
 from rewards.training.settings import LossSettings, ReadingSettings, TrainingSettings
 from rewards.training.trainer import OnMetrics
 from rollout.types import InputError
@@ -59,7 +56,7 @@ def train_bradley_terry(
     loss: LossSettings | None = None,
     on_metrics: OnMetrics | None = None,
     recipe: str = "bradley_terry",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train on `pairs` and leave the model in `folder`/model; `folder`/checkpoints comes and goes.
 
     `base` is a language model, under a new head, or a classifier with one. Called again after a
@@ -78,11 +75,11 @@ def train_bradley_terry(
     _check_margins(loss or LossSettings(), train)
     fitted = fit(
         model,
-        lambda layout: PairObjective(loss or LossSettings(), layout, tokenizer.pad_token_id),
+        lambda layout: PairObjective(loss or LossSettings(), layout, pad_id_of(tokenizer)),
         train.examples,
         test.examples,
         training,
-        pad_id=tokenizer.pad_token_id,
+        pad_id=pad_id_of(tokenizer),
         checkpoints=folder / "checkpoints",
         on_metrics=on_metrics or (lambda step, values: None),
     )
@@ -100,13 +97,13 @@ def train_bradley_terry(
 
 def measured(
     margins_N: np.ndarray, test: Encoded, held_out: Sequence[Pair], seed: int
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """`held_out_accuracy` of the pairs that became examples."""
     pairs = {pair.id: pair for pair in held_out}
     return held_out_accuracy(margins_N, [pairs[one.id] for one in test.examples], seed=seed)
 
 
-def counts(train: Encoded, test: Encoded) -> dict[str, Any]:
+def counts(train: Encoded, test: Encoded) -> dict[str, object]:
     return {
         "pairs/train": len(train.examples),
         "pairs/held_out": len(test.examples),
@@ -153,11 +150,11 @@ def train_sft(
     rows = encoder.encode([pair.conversation("chosen") for pair in pairs], names)
     fitted = fit(
         model,
-        lambda layout: LanguageObjective(layout, tokenizer.pad_token_id),
+        lambda layout: LanguageObjective(layout, pad_id_of(tokenizer)),
         chunks(rows, chunk),
         [],
         training,
-        pad_id=tokenizer.pad_token_id,
+        pad_id=pad_id_of(tokenizer),
         checkpoints=folder / "checkpoints",
         on_metrics=on_metrics,
     )
@@ -171,7 +168,7 @@ def train_sft(
     return found
 
 
-def chunks(rows: Iterable[Any], size: int) -> list[Example]:
+def chunks(rows: Iterable[Sequence[int]], size: int) -> list[Example]:
     """Rows of ids end to end, cut every `size` tokens. What remains at the end is left out, as in
     LMFlow's `group_texts`, unless it is all there is."""
     line = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
@@ -201,7 +198,7 @@ def train_hh(
     chunk: int = 1024,
     loss: LossSettings | None = None,
     on_metrics: OnMetrics | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Both stages: `folder`/sft/model, then `folder`/model.
 
     `sft_pairs` are for the first stage alone: the card adds that part of the test set which it
@@ -211,7 +208,7 @@ def train_hh(
     Returns what `train_bradley_terry` does, and `sft/…`. Raises `InputError`.
     """
     folder, report = Path(folder), on_metrics or (lambda step, values: None)
-    first: dict[str, Any] = {}
+    first: dict[str, float] = {}
     if sft is not None:
         first = train_sft(
             base,

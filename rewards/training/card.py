@@ -1,24 +1,38 @@
-"""The model card of a trained reward model: what it read, how it was made, how good it is.
-
-Accuracy on held-out pairs, as every recipe reports it. Knows nothing of models.
-"""
+"""The model card of a trained reward model, and the held-out accuracy that it reports."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from rewards.data.pair import Pair
-from rewards.evaluation.accuracy import accuracy
+from rewards.evaluation.accuracy import accuracy as pair_accuracy
 
 __all__ = [
+    "TrainedMetrics",
     "accuracy_in_words",
     "held_out_accuracy",
     "model_card",
 ]
+
+# what a card reads of a recipe's metrics; `result.json` holds the recipe's others beside them
+TrainedMetrics = TypedDict(
+    "TrainedMetrics",
+    {
+        "eval/accuracy": float | None,
+        "eval/accuracy_low": float | None,
+        "eval/accuracy_high": float | None,
+        "pairs/train": int,
+        "pairs/held_out": int,
+        "pairs/dropped": NotRequired[dict[str, dict[str, int]]],
+        "pairs/cut": NotRequired[int],
+        "tokens/train": NotRequired[int],
+        "reading": dict[str, object],
+    },
+)
 
 _RECIPES = {
     "bradley_terry": "Bradley–Terry: −log σ(r(chosen) − r(rejected)) on one output",
@@ -37,8 +51,8 @@ def model_card(
     data: Sequence[str],
     origins: Mapping[str, int],
     shared: int,
-    settings: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    settings: Mapping[str, object],
+    metrics: TrainedMetrics,
 ) -> str:
     """Markdown.
 
@@ -60,27 +74,28 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _accuracy(metrics: Mapping[str, Any], shared: int) -> str:
+def _accuracy(metrics: TrainedMetrics, shared: int) -> str:
     text = accuracy_in_words(metrics, bold=True)
     if shared:
         text += f" Of these pairs, {shared} begin as one does that was trained on."
     return text
 
 
-def accuracy_in_words(metrics: Mapping[str, Any], *, bold: bool = False) -> str:
+def accuracy_in_words(metrics: TrainedMetrics, *, bold: bool = False) -> str:
     """One sentence, with the interval or why there is none."""
-    if metrics.get("eval/accuracy") is None:
+    accuracy = metrics.get("eval/accuracy")
+    if accuracy is None:
         return "Not measured: no pairs were held out."
-    share, pairs = f"{metrics['eval/accuracy']:.2%}", metrics["pairs/held_out"]
-    low, high = metrics["eval/accuracy_low"], metrics["eval/accuracy_high"]
+    share, pairs = f"{accuracy:.2%}", metrics.get("pairs/held_out")
+    low, high = metrics.get("eval/accuracy_low"), metrics.get("eval/accuracy_high")
     interval = "no interval: these pairs all have one prompt, and it is by resampling prompts"
-    if low is not None and low == low:
+    if low is not None and high is not None and low == low:
         interval = f"95 % interval {low:.2%} to {high:.2%}, by resampling prompts"
     share = f"**{share}**" if bold else share
     return f"{share} of {pairs} held-out pairs ({interval}; a tie is lost)."
 
 
-def _usage(recipe: str, reading: Mapping[str, Any]) -> str:
+def _usage(recipe: str, reading: Mapping[str, object]) -> str:
     if recipe == "pairwise":
         code = 'load_judge("model", kind="pairwise").compare(comparisons)'
     else:
@@ -91,11 +106,11 @@ def _usage(recipe: str, reading: Mapping[str, Any]) -> str:
     return f"```python\nfrom rewards import {kind}\n{code}\n```\n\n{table}"
 
 
-def _data(data: Sequence[str], origins: Mapping[str, int], metrics: Mapping[str, Any]) -> str:
+def _data(data: Sequence[str], origins: Mapping[str, int], metrics: TrainedMetrics) -> str:
     lines = [f"- {line.strip()}" for line in data]
     trained = f"Trained on {metrics.get('pairs/train', 0)} pairs"
-    if metrics.get("tokens/train"):
-        trained += f" ({metrics['tokens/train']:,} tokens)"
+    if tokens := metrics.get("tokens/train"):
+        trained += f" ({tokens:,} tokens)"
     dropped = metrics.get("pairs/dropped", {})
     left_out = [
         f"{count} {what} {reason}"
@@ -105,32 +120,33 @@ def _data(data: Sequence[str], origins: Mapping[str, int], metrics: Mapping[str,
     text = "\n".join(lines) + f"\n\n{trained}."
     if left_out:
         text += f" Left out: {', '.join(left_out).replace('held_out', 'held-out')}."
-    if metrics.get("pairs/cut"):
-        text += f" Cut: {metrics['pairs/cut']}."
+    if cut := metrics.get("pairs/cut"):
+        text += f" Cut: {cut}."
     rows = [f"| {name or '(unnamed)'} | {count} |" for name, count in origins.items()]
     return text + "\n\n" + "\n".join(["| source | pairs |", "|---|---|", *rows])
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def _settings(settings: Mapping[str, object]) -> str:
     shown = ("train", "sft", "loss", "pairwise", "grm", "armorm")
     rows = [
-        f"| {section}.{key} | `{value!r}` |"
-        for section in shown
-        for key, value in (settings.get(section) or {}).items()
+        f"| {name}.{key} | `{value!r}` |"
+        for name in shown
+        if isinstance(section := settings.get(name), Mapping)
+        for key, value in section.items()
     ]
     return "\n".join(["| setting | |", "|---|---|", f"| seed | `{settings['seed']}` |", *rows])
 
 
 def held_out_accuracy(
     margins_N: np.ndarray, pairs: Sequence[Pair], *, seed: int = 0
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Accuracy of N pairs by their margins, NaN for one without, and its 95 % interval.
 
     The interval is by resampling `eval/prompts` prompts, the pairs of one prompt being one draw:
     it is NaN where the pairs that tell anything have one prompt and differ in outcome.
     """
     prompts = [json.dumps([*map(dict, pair.prompt)], ensure_ascii=False) for pair in pairs]
-    found = accuracy(margins_N, prompts, seed=seed)
+    found = pair_accuracy(margins_N, prompts, seed=seed)
     return {
         "eval/accuracy": found.strict,
         "eval/accuracy_low": found.interval.low,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +54,9 @@ def all_gather(own: Sequence[_Item]) -> list[_Item]:
         return list(own)
     import torch.distributed as dist
 
-    parts: list[Any] = [None] * count()
+    parts: list[Sequence[_Item]] = [()] * count()
     dist.all_gather_object(parts, list(own))
-    whole: list[Any] = [None] * sum(map(len, parts))
+    whole = [item for part in parts for item in part]
     for rank, part in enumerate(parts):
         whole[rank :: count()] = part
     return whole
@@ -68,9 +68,9 @@ def decided_by_first(decide: Callable[[], _Item]) -> _Item:
         return decide()
     import torch.distributed as dist
 
-    said: list[Any] = [decide() if is_first() else None]
+    said: list[_Item | None] = [decide() if is_first() else None]
     dist.broadcast_object_list(said)
-    return said[0]
+    return said[0]  # type: ignore[return-value]
 
 
 def summed(value: torch.Tensor) -> torch.Tensor:

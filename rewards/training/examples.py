@@ -1,12 +1,10 @@
-"""What is trained on: token ids of one text or of the two sides of a pair.
+"""Training examples: made from preference pairs, drawn for each step, cut into batches.
 
-Which examples make a step, and which of these go through the model together.
-
-A step's examples are a random draw: lengths have no say in it, so that no step is all short pairs.
-Within the step they are sorted by length and cut under a token budget. Loss and gradient are sums
-over the step divided once by its weight, so the cuts change rounding and nothing else.
-
-From preference pairs to examples: the ids that the model will read when it scores.
+An `Example` holds the token ids of one text or of the two sides of a pair, as the model will read
+them when it scores. A step's examples are a random draw that does not look at lengths, so that no
+step is all short pairs. Within the step they are sorted by length and cut under a token budget.
+Loss and gradient are sums over the step divided once by its weight, so the cuts change rounding
+only.
 """
 
 from __future__ import annotations
@@ -15,18 +13,21 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from rewards.checkpoints.loading import make_encoder
 from rewards.checkpoints.settings import ModelSettings
 from rewards.data.pair import Pair
 from rewards.encoding.bos import BOS_COUNT
 from rewards.encoding.encoder import Encoder, cut, keeps_response
+from rewards.training.layout import num_embeddings
 from rewards.training.settings import Layout, ReadingSettings
 from rollout.types import InputError, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "Encoded",
@@ -139,7 +140,7 @@ class Encoded:
 
 
 def reading_encoder(
-    tokenizer: PreTrainedTokenizerBase, model: Any, settings: ReadingSettings, name: str
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: ReadingSettings, name: str
 ) -> Encoder:
     """The encoder that `load_reward` would make, for the model that is being trained.
 
@@ -154,7 +155,7 @@ def reading_encoder(
         truncation_side=settings.truncation_side,
         separator=settings.separator,
     )
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = num_embeddings(model)
     return make_encoder(tokenizer, model.config, wanted, name=name, vocabulary=vocabulary)
 
 

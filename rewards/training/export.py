@@ -1,8 +1,7 @@
-"""From a trained model to a folder that anyone loads. It appears whole or not at all.
+"""Write a trained model to a folder that `load_reward` and `load_judge` read.
 
-A trained GRM as a folder that `load_reward` reads: a language model with `v_head.*` tensors.
-
-A trained ArmoRM as a folder that `load_reward` reads, under the published names.
+A classifier or judge is written as transformers has it, a GRM as a language model with `v_head.*`
+tensors, an ArmoRM under the published tensor names. The folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from torch import nn
 
 from rewards.checkpoints.record import write_record
 from rewards.encoding.bos import BOS_COUNT
@@ -29,6 +28,9 @@ from rewards.training.gating import GatingMLP
 from rewards.training.losses import base_of
 from rewards.training.settings import GRMSettings
 from rewards.types import Bos, Format
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "ArmoRMHeads",
@@ -43,7 +45,7 @@ __all__ = [
 
 
 def export_classifier(
-    model: Any, encoder: Encoder, folder: Path, *, attention: str | None, recipe: str
+    model: nn.Module, encoder: Encoder, folder: Path, *, attention: str | None, recipe: str
 ) -> None:
     """A `*ForSequenceClassification` folder: safetensors, tokenizer with a chat template that
     writes what was trained on, one PAD, one label, and `reward.json`."""
@@ -60,7 +62,7 @@ def export_classifier(
 
 
 def export_model(
-    model: Any,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
@@ -78,7 +80,7 @@ def export_model(
 
 
 def _write(
-    model: Any,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     attention: str | None,
@@ -98,9 +100,9 @@ def _write(
     os.replace(partial, folder)
 
 
-def merged(model: Any) -> Any:
+def merged(model: nn.Module) -> PreTrainedModel:
     """The plain model; peft's adapters are added to its weights, in place."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    return cast("PreTrainedModel", getattr(model, "merge_and_unload", lambda: model)())
 
 
 def chat_template_of(format: Format, bos: Bos, encoder: Encoder) -> str:
@@ -127,7 +129,12 @@ def chat_template_of(format: Format, bos: Bos, encoder: Encoder) -> str:
 
 
 def export_grm(
-    model: Any, encoder: Encoder, folder: Path, settings: GRMSettings, *, attention: str | None
+    model: nn.Module,
+    encoder: Encoder,
+    folder: Path,
+    settings: GRMSettings,
+    *,
+    attention: str | None,
 ) -> None:
     """Weights with adapters merged, the value head under published names, config keys that its own
     class reads, tokenizer, and `reward.json`. There is no `auto_map`: no Python file goes along.
@@ -166,7 +173,11 @@ class ArmoRMHeads:
 
 
 def export_armorm(
-    folder: Path, transformer: Any, encoder: Encoder, heads: ArmoRMHeads, dtype: torch.dtype | None
+    folder: Path,
+    transformer: PreTrainedModel,
+    encoder: Encoder,
+    heads: ArmoRMHeads,
+    dtype: torch.dtype | None,
 ) -> None:
     """Write transformer, heads (float32, as published), config.json and tokenizer to `folder`,
     which appears whole or not at all.
@@ -211,7 +222,7 @@ def _stored_as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return cast if torch.equal(cast.to(tensor.dtype), tensor) else tensor
 
 
-def _write_config(folder: Path, config: Any, keys: Mapping[str, object]) -> None:
+def _write_config(folder: Path, config: PreTrainedConfig, keys: Mapping[str, object]) -> None:
     config.save_pretrained(folder)
     path = folder / "config.json"
     written = json.loads(path.read_text(encoding="utf-8"))

@@ -12,11 +12,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import BinaryIO, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def extract(
         return store.finish()
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: torch.nn.Module) -> str:
     """Tells models apart by the names, shapes and types of their tensors and some of their weights.
 
     All weights of an 8B model would take as long to read as many conversations.
@@ -134,18 +134,26 @@ class _States:
     def outputs(self, states_BQH: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"states": states_BQH}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {"head": "none"}
 
     def to(self, device: str) -> None:
         """Nothing to move."""
 
 
+class _Chunk(TypedDict):
+    """A whole chunk's line in the log."""
+
+    rows: int
+    skipped: int
+    digest: str
+
+
 class _Store:
     """Rows of one shape in a `.npy` file, and the log of its whole chunks."""
 
     def __init__(
-        self, file: Path, shape: tuple[int, int], dtype: np.dtype, made_by: dict[str, Any]
+        self, file: Path, shape: tuple[int, int], dtype: np.dtype, made_by: dict[str, object]
     ) -> None:
         self.file = file
         self.seen = 0  # rows of the conversations that have passed by
@@ -153,7 +161,7 @@ class _Store:
         self._made_by = made_by
         self._partial = file.with_name(f"{file.name}.partial")
         self._log_path = file.with_name(f"{file.name}.log")
-        self._chunks: Iterator[dict[str, Any]] = iter(())
+        self._chunks: Iterator[_Chunk] = iter(())
         self._skipped = 0
         self._told = time.monotonic()
 
@@ -221,7 +229,7 @@ class _Store:
             )  # fmt: skip
         return np.load(self.file, mmap_mode="r")
 
-    def _read_log(self) -> tuple[list[dict[str, Any]], int]:
+    def _read_log(self) -> tuple[list[_Chunk], int]:
         """Its chunks, and where its last whole line ends."""
         lines = self._log_path.read_bytes().splitlines(True) if self._log_path.exists() else []
         if lines and not lines[-1].endswith(b"\n"):
@@ -236,7 +244,7 @@ class _Store:
             raise self._refusal(f"with another {' and '.join(different)}")
         return found[1:], sum(map(len, lines))
 
-    def _open_data(self) -> Any:
+    def _open_data(self) -> BinaryIO:
         """The rows of whole chunks; what a kill left behind them is cut off."""
         # it lives as long as the store
         data = open(self._partial, "r+b" if self._rows else "w+b")  # noqa: SIM115
@@ -258,7 +266,7 @@ class _Store:
         np.lib.format.write_array_header_1_0(made, {**about, "shape": (rows, *self._shape)})
         return made.getvalue()
 
-    def _write_log(self, row: dict[str, Any]) -> None:
+    def _write_log(self, row: Mapping[str, object]) -> None:
         self._log.write(json.dumps(row).encode() + b"\n")
         self._log.flush()
         os.fsync(self._log.fileno())

@@ -1,4 +1,4 @@
-"""From a model, an objective and examples to trained weights, going on where a kill left off."""
+"""Train a model on examples under an objective, and continue after a kill."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from rewards.inference.onednn import onednn_linear
 from rewards.training import distributed
 from rewards.training.examples import Example
 from rewards.training.layout import choose_layout
-from rewards.training.losses import base_of
-from rewards.training.objective import Objective
+from rewards.training.losses import Objective, base_of
 from rewards.training.settings import Layout, TrainingSettings
 from rewards.training.trainer import OnMetrics, StepTrainer, latest_checkpoint, step_of
 
@@ -34,7 +33,7 @@ class Fitted:
 
 
 def fit(
-    model: Any,
+    model: nn.Module,
     make_objective: Callable[[Layout], Objective],
     examples: Sequence[Example],
     held_out: Sequence[Example],
@@ -51,7 +50,7 @@ def fit(
     example does not fit into memory.
     """
     base = base_of(model)
-    own = base.config._attn_implementation
+    own = base.config._attn_implementation or "eager"
     layout = layout_for(model, settings, pad_id)
     trainer = StepTrainer(
         model,
@@ -84,7 +83,7 @@ def _run(trainer: StepTrainer, begun: Path | None) -> Fitted:
     return Fitted(values, judged | ended)
 
 
-def layout_for(model: Any, settings: TrainingSettings, pad_id: int) -> Layout:
+def layout_for(model: nn.Module, settings: TrainingSettings, pad_id: int) -> Layout:
     """Packed rows where they can be had."""
     why_padded = None
     if settings.gradient_checkpointing:
@@ -104,7 +103,7 @@ def forget_checkpoints(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _has_dropout(model: Any) -> bool:
+def _has_dropout(model: torch.nn.Module) -> bool:
     rates = [getattr(module, "p", 0.0) for module in model.modules()
              if isinstance(module, torch.nn.Dropout)]  # fmt: skip
     rates += [

@@ -73,7 +73,9 @@ def fit_gating(
     """
     usable = np.flatnonzero(~np.isnan(differences_PK).any(axis=1))
     if not len(usable):
-        raise InputError("pairs", f"none of {len(prompts_PH)} can be used to train a gate")
+        raise InputError(
+            "pairs", f"of {len(prompts_PH)} pairs to train a gate on, none can be used"
+        )
     draw = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[] if device == "cpu" else None):
         torch.manual_seed(seed)  # first weights and dropout

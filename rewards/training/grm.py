@@ -1,7 +1,7 @@
-"""GRM's recipe: Bradley–Terry on a value head, regularised by generating the chosen responses.
+"""Train a GRM: Bradley–Terry on a value head, regularised by generating the chosen responses.
 
 Yang et al. 2024 (arXiv 2406.10216). The published settings are `PUBLISHED_LORA` and
-`PUBLISHED_FULL`; rates, schedule and clipping are both of them's.
+`PUBLISHED_FULL`, which share schedule and clipping.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from rewards.data.pair import Pair
 from rewards.encoding.bos import grm_bos, with_bos
@@ -26,7 +27,7 @@ from rewards.training.export import export_grm
 from rewards.training.fit import fit, forget_checkpoints
 from rewards.training.grm_objective import GRMObjective, Head, logits_of
 from rewards.training.losses import base_of
-from rewards.training.model import load_trainable, training_device
+from rewards.training.model import load_trainable, pad_id_of, training_device
 from rewards.training.settings import (
     GRMSettings,
     Layout,
@@ -37,18 +38,22 @@ from rewards.training.settings import (
 from rewards.training.trainer import OnMetrics
 from rollout.types import InputError
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 __all__ = ["GRM_READING", "PUBLISHED_FULL", "PUBLISHED_LORA", "train_grm"]
 
 log = logging.getLogger("rewards")
 
 HEAD = "v_head"
-_COMMON: dict[str, Any] = {
-    "schedule": "cosine", "warmup_ratio": 0.03, "max_grad_norm": 5.0, "gradient_checkpointing": True
-}  # fmt: skip
+_COMMON = TrainingSettings(
+    schedule="cosine", warmup_ratio=0.03, max_grad_norm=5.0, gradient_checkpointing=True
+)
 GRM_READING = ReadingSettings(max_length=3000, truncation_side="right")
-PUBLISHED_FULL = TrainingSettings(learning_rate=5e-6, epochs=1, batch_size=256, **_COMMON)
-PUBLISHED_LORA = TrainingSettings(
-    learning_rate=1e-5, epochs=2, batch_size=24, **_COMMON,
+PUBLISHED_FULL = replace(_COMMON, learning_rate=5e-6, epochs=1, batch_size=256)
+PUBLISHED_LORA = replace(
+    _COMMON, learning_rate=1e-5, epochs=2, batch_size=24,
     lora=LoraSettings(
         r=32, alpha=64, dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
     ),
@@ -65,7 +70,7 @@ def train_grm(
     training: TrainingSettings | None = None,
     settings: GRMSettings | None = None,
     on_metrics: OnMetrics | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train on `pairs` and leave the model in `folder`/model; `folder`/checkpoints comes and goes.
 
     `base` is a language model with a chat template. Called again after a kill it goes on. `reading`
@@ -93,11 +98,11 @@ def train_grm(
     )
     fitted = fit(
         model,
-        _objective(model, settings, tokenizer.pad_token_id),
+        _objective(model, settings, pad_id_of(tokenizer)),
         train.examples,
         test.examples,
         training,
-        pad_id=tokenizer.pad_token_id,
+        pad_id=pad_id_of(tokenizer),
         checkpoints=folder / "checkpoints",
         on_metrics=on_metrics or (lambda step, values: None),
     )
@@ -115,20 +120,20 @@ def train_grm(
 
 def _with_head(
     base: str | Path, training: TrainingSettings, settings: GRMSettings
-) -> tuple[Any, Any]:
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The language model under a new value head in float32, adapters around it if asked for."""
     dtype = training.dtype
     if dtype == "auto" and training.lora is not None and training_device().type == "cuda":
         dtype = "bfloat16"  # frozen, as for the other recipes
     plain = replace(training, lora=None, dtype=dtype)
     model, tokenizer = load_trainable(base, "causal", plain)
-    setattr(model, HEAD, Head(state_size(model.config), settings).to(model.device))
+    setattr(model, HEAD, Head(state_size(base_of(model).config), settings).to(training_device()))
     if settings.alpha:
-        _check_logits(model, str(base))
-    return (_adapted(model, training) if training.lora else model), tokenizer
+        _check_logits(base_of(model), str(base))
+    return (_adapted(base_of(model), training) if training.lora else model), tokenizer
 
 
-def _adapted(model: Any, training: TrainingSettings) -> Any:
+def _adapted(model: PreTrainedModel, training: TrainingSettings) -> PeftModel:
     """Adapters on the frozen model; the value head is trained whole."""
     from peft import LoraConfig, get_peft_model
 
@@ -152,7 +157,7 @@ def _adapted(model: Any, training: TrainingSettings) -> Any:
 
 
 @torch.no_grad()
-def _check_logits(model: Any, name: str) -> None:
+def _check_logits(model: PreTrainedModel, name: str) -> None:
     """Some families scale logits in ways of their own: those would be regularised wrongly."""
     ids = torch.arange(3, 12, device=model.device)[None]
     backbone = getattr(model, model.base_model_prefix)
@@ -170,7 +175,9 @@ def _check_logits(model: Any, name: str) -> None:
         )
 
 
-def _encoder(tokenizer: Any, model: Any, reading: ReadingSettings, name: str) -> Encoder:
+def _encoder(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, reading: ReadingSettings, name: str
+) -> Encoder:
     """As `load_grm` will read the model."""
     if reading.format not in (None, "chat"):
         raise InputError(
@@ -208,7 +215,9 @@ def _told(example: Example, pair: Pair, encoder: Encoder) -> Example:
     return replace(example, loss_from=tuple(min(start, len(row)) for row in example.rows))
 
 
-def _objective(model: Any, settings: GRMSettings, pad_id: int) -> Callable[[Layout], GRMObjective]:
+def _objective(
+    model: nn.Module, settings: GRMSettings, pad_id: int
+) -> Callable[[Layout], GRMObjective]:
     def make(layout: Layout) -> GRMObjective:
         needs_copy = settings.alpha and settings.regulariser == "dpo"
         reference = None
@@ -216,7 +225,7 @@ def _objective(model: Any, settings: GRMSettings, pad_id: int) -> Callable[[Layo
             # before the first step, or a checkpoint, changes the weights
             reference = copy.deepcopy(model).eval().requires_grad_(False)
             if training_device().type == "cuda":
-                reference = reference.to(torch.bfloat16)
+                reference.to(torch.bfloat16)
         return GRMObjective(settings, layout, pad_id, reference)
 
     return make

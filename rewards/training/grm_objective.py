@@ -1,18 +1,16 @@
-"""GRM's objective: a value head on a language model that must still generate what was chosen.
-
-GRM's loss: Bradley–Terry on a value head, and text generation that regularises the states below.
+"""GRM's value head and objective: Bradley–Terry, regularised by generating the responses.
 
 Yang et al. 2024 (arXiv 2406.10216) and their code: L = (1−α)·L_reward + α·L_reg with α = 0.01.
-Pure functions of rewards and log-probabilities, each giving one loss per pair (P,) whose mean is
-the published one. ℓ(y) is the SUM of a response's token log-probabilities, so the regularisers
-weigh a long response more than a short one.
+`sft`, `dpo` and `grm_loss` are functions of rewards and log-probabilities that return one loss per
+pair (P,), whose mean is the published loss. ℓ(y) is the SUM of a response's token
+log-probabilities, so the regularisers weigh a long response more than a short one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -21,9 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from rewards.training.examples import Example
 from rewards.training.layout import LaidOut, lay_out
-from rewards.training.losses import base_of, bradley_terry, judge_pairs
-from rewards.training.objective import Outcome
+from rewards.training.losses import Outcome, base_of, bradley_terry, judge_pairs
 from rewards.training.settings import GRMSettings, Layout
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 __all__ = [
     "GRMObjective",
@@ -113,7 +114,7 @@ class GRMObjective:
     """
 
     def __init__(
-        self, settings: GRMSettings, layout: Layout, pad_id: int, reference: Any = None
+        self, settings: GRMSettings, layout: Layout, pad_id: int, reference: nn.Module | None = None
     ) -> None:
         self.settings = settings
         self.layout: Layout = layout
@@ -123,7 +124,7 @@ class GRMObjective:
     def weight(self, example: Example) -> float:
         return 1.0
 
-    def run(self, model: Any, examples: Sequence[Example]) -> Outcome:
+    def run(self, model: nn.Module, examples: Sequence[Example]) -> Outcome:
         base = base_of(model)
         rows = [one.rows[side] for side in (0, 1) for one in examples]
         laid = lay_out(rows, self.layout, self.pad_id, base.device)
@@ -131,7 +132,9 @@ class GRMObjective:
         last = torch.tensor([laid.flat(row, len(ids) - 1) for row, ids in enumerate(laid.rows)])
         # the head is float32 even where the rest computes in 16 bits
         with torch.autocast(states_TH.device.type, enabled=False):
-            chosen_P, rejected_P = base.v_head(states_TH[last.to(base.device)].float()).chunk(2)
+            chosen_P, rejected_P = base.get_submodule("v_head")(
+                states_TH[last.to(base.device)].float()
+            ).chunk(2)
         values = {"chosen": chosen_P.detach(), "rejected": rejected_P.detach()}
         extra_P = None
         if self.settings.alpha:
@@ -153,7 +156,11 @@ class GRMObjective:
         return found
 
     def _regularisation(
-        self, model: Any, laid: LaidOut, examples: Sequence[Example], log_probs_B: torch.Tensor
+        self,
+        model: nn.Module,
+        laid: LaidOut,
+        examples: Sequence[Example],
+        log_probs_B: torch.Tensor,
     ) -> torch.Tensor:
         kind, beta, pairs = self.settings.regulariser, self.settings.beta, len(examples)
         if kind.startswith("sft"):
@@ -164,25 +171,31 @@ class GRMObjective:
         return dpo(log_probs_B[:pairs], log_probs_B[pairs:], beta, reference)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def _of_reference(self, model: Any, laid: LaidOut, starts: Sequence[int]) -> torch.Tensor:
+    def _of_reference(self, model: nn.Module, laid: LaidOut, starts: Sequence[int]) -> torch.Tensor:
         """The log-probabilities of the model that the training began with."""
-        other = self.reference or base_of(model)
+        other = base_of(self.reference or model)
         was_training = other.training
         other.eval()
-        with nullcontext() if self.reference is not None else model.disable_adapter():
+        with (
+            nullcontext()
+            if self.reference is not None
+            else cast("PeftModel", model).disable_adapter()
+        ):
             found = _log_probs(other, _states(other, laid), laid, starts)
         other.train(was_training)
         return found
 
 
-def logits_of(base: Any, states_NH: torch.Tensor) -> torch.Tensor:
+def logits_of(base: PreTrainedModel, states_NH: torch.Tensor) -> torch.Tensor:
     """Logits (N, V) from last hidden states, soft-capped where the family does so (Gemma 2)."""
-    logits_NV = base.get_output_embeddings()(states_NH).float()
+    head = base.get_output_embeddings()
+    assert head is not None, "a language model has an output embedding"
+    logits_NV = head(states_NH).float()
     cap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
     return logits_NV if cap is None else cap * torch.tanh(logits_NV / cap)
 
 
-def _states(base: Any, laid: LaidOut) -> torch.Tensor:
+def _states(base: PreTrainedModel, laid: LaidOut) -> torch.Tensor:
     """Last hidden states (T, H) of all tokens, rows end to end."""
     with laid.running():
         backbone = getattr(base, base.base_model_prefix)
@@ -195,7 +208,7 @@ def _starts(examples: Sequence[Example]) -> list[int]:
 
 
 def _log_probs(
-    base: Any, states_TH: torch.Tensor, laid: LaidOut, starts: Sequence[int]
+    base: PreTrainedModel, states_TH: torch.Tensor, laid: LaidOut, starts: Sequence[int]
 ) -> torch.Tensor:
     """ℓ of the first len(starts) rows: log-probabilities from `starts` on, summed, in float32.
 

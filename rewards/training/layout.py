@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ from rewards.inference.backbone import needs_attention_mask
 from rewards.inference.prefix_tree import Tree, grow
 from rewards.training.settings import Layout
 
-__all__ = ["LaidOut", "Layout", "choose_layout", "last_states", "lay_out"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["LaidOut", "Layout", "choose_layout", "last_states", "lay_out", "num_embeddings"]
 
 log = logging.getLogger("rewards")
 
@@ -81,7 +84,7 @@ def lay_out(
     return LaidOut(inputs, kept, tree)
 
 
-def last_states(backbone: Any, laid: LaidOut) -> torch.Tensor:
+def last_states(backbone: PreTrainedModel, laid: LaidOut) -> torch.Tensor:
     """Hidden states (B, H) of each row's own last token, in the model's dtype.
 
     Not the right-most token that is no PAD, as transformers' classifiers take it: a row that ends
@@ -93,8 +96,18 @@ def last_states(backbone: Any, laid: LaidOut) -> torch.Tensor:
     return hidden_BTH.flatten(0, 1)[torch.tensor(places, device=hidden_BTH.device)]
 
 
+def num_embeddings(model: PreTrainedModel) -> int:
+    """Rows of the input embedding: token ids are below it."""
+    return int(model.get_input_embeddings().get_parameter("weight").shape[0])
+
+
 def choose_layout(
-    model: Any, backbone: Any, *, pad_id: int, wanted: Layout | None, why_padded: str | None
+    model: PreTrainedModel,
+    backbone: PreTrainedModel,
+    *,
+    pad_id: int,
+    wanted: Layout | None,
+    why_padded: str | None,
 ) -> Layout:
     """The layout, said in the log with its reason; the model's attention is set for it.
 
@@ -113,13 +126,13 @@ def choose_layout(
     return "packed" if reason is None else "padded"
 
 
-def _try_packed(model: Any, backbone: Any, pad_id: int) -> str | None:
+def _try_packed(model: PreTrainedModel, backbone: PreTrainedModel, pad_id: int) -> str | None:
     """None when packed rows give the states of padded ones; the attention stays set then."""
     if not getattr(backbone, "_supports_attention_backend", False):
         return f"{type(backbone).__name__} has an attention of its own"
-    rows, was_training = _probe(backbone.get_input_embeddings().num_embeddings), model.training
+    rows, was_training = _probe(num_embeddings(backbone)), model.training
     model.eval()
-    own, parameter = backbone.config._attn_implementation, next(backbone.parameters())
+    own, parameter = backbone.config._attn_implementation or "eager", next(backbone.parameters())
     found: torch.Tensor | str
     with torch.no_grad():
         expected = last_states(backbone, lay_out(rows, "padded", pad_id, parameter.device)).float()

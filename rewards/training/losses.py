@@ -1,31 +1,37 @@
-"""Losses on preference pairs, as pure functions of rewards. Knows nothing of models.
+"""Training objectives: losses as functions of rewards, and what runs a model to compute them.
 
-`chosen_P` and `rejected_P` are the rewards of P pairs. They are taken to float32 first: in 16 bits
-the difference of two rewards of a few units keeps two digits. Each function gives a loss per pair,
-(P,), whose mean is the published one; so a mean can be taken over any number of batches.
+`bradley_terry`, `centering`, `positive` and `pair_loss` take the rewards `chosen_P` and
+`rejected_P` of P pairs, in float32, because in 16 bits the difference of two rewards of a few units
+keeps two digits. They return one loss per pair (P,) whose mean is the published loss, so a mean can
+be taken over any number of batches.
 
-The Bradley–Terry objective on a sequence classifier with one output.
-
-The language-model objective: cross-entropy of chosen tokens, a mean over all of them.
+An `Objective` is what the trainer minimises: `PairObjective` is Bradley–Terry on a classifier with
+one output, `LanguageObjective` the cross-entropy of selected tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from rewards.training.examples import Example
 from rewards.training.layout import LaidOut, last_states, lay_out
-from rewards.training.objective import Outcome
 from rewards.training.settings import Layout, LossSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = [
     "LanguageObjective",
+    "Objective",
+    "Outcome",
     "PairObjective",
     "base_of",
     "bradley_terry",
@@ -36,6 +42,38 @@ __all__ = [
     "positive",
     "score_rows",
 ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective gives for a batch of P examples.
+
+    Args:
+        loss: the sum (not the mean) of what is minimised, a scalar in float32.
+        values: what is known per example, (P,) each; not differentiated.
+    """
+
+    loss: torch.Tensor
+    values: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A loss that is a sum over examples divided by the sum of their weights.
+
+    Being that, it does not depend on how the examples of a step are cut into batches.
+    """
+
+    def weight(self, example: Example) -> float:
+        """What an example adds to the denominator: 1, or its number of tokens with a loss."""
+        ...
+
+    def run(self, model: nn.Module, examples: Sequence[Example]) -> Outcome:
+        """One forward pass over `examples`; `model` may be wrapped by peft."""
+        ...
+
+    def judge(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """Metrics of the held-out examples from their `values`, (N,) on the CPU, in order."""
+        ...
 
 
 def bradley_terry(
@@ -102,7 +140,7 @@ class PairObjective:
     def weight(self, example: Example) -> float:
         return 1.0
 
-    def run(self, model: Any, examples: Sequence[Example]) -> Outcome:
+    def run(self, model: nn.Module, examples: Sequence[Example]) -> Outcome:
         chosen_P, rejected_P = self._rewards(model, examples)
         settings, margin_P = self.loss, None
         if settings.margin:
@@ -122,20 +160,22 @@ class PairObjective:
     def judge(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
         return judge_pairs(values["chosen"], values["rejected"])
 
-    def _rewards(self, model: Any, examples: Sequence[Example]) -> tuple[torch.Tensor, ...]:
+    def _rewards(self, model: nn.Module, examples: Sequence[Example]) -> tuple[torch.Tensor, ...]:
         rows = [one.rows[side] for side in (0, 1) for one in examples]
         return score_rows(model, rows, self.layout, self.pad_id).chunk(2)
 
 
-def score_rows(model: Any, rows: Sequence[Any], layout: Layout, pad_id: int) -> torch.Tensor:
+def score_rows(
+    model: nn.Module, rows: Sequence[np.ndarray], layout: Layout, pad_id: int
+) -> torch.Tensor:
     """B rows of ids (T,) to rewards (B,) in float32, differentiable: `model.score` at each row's
     own last token, as `rewards.models.classifier` does when the model is used."""
-    model = base_of(model)
-    laid = lay_out(rows, layout, pad_id, model.device)
-    states_BH = last_states(getattr(model, model.base_model_prefix), laid)
+    base = base_of(model)
+    laid = lay_out(rows, layout, pad_id, base.device)
+    states_BH = last_states(getattr(base, base.base_model_prefix), laid)
     # the head is float32 even where the rest computes in 16 bits
     with torch.autocast(states_BH.device.type, enabled=False):
-        return _score(model.score, states_BH.float())
+        return base.get_submodule("score")(states_BH.float())[:, 0]
 
 
 def judge_pairs(chosen_N: torch.Tensor, rejected_N: torch.Tensor) -> dict[str, float]:
@@ -148,13 +188,9 @@ def judge_pairs(chosen_N: torch.Tensor, rejected_N: torch.Tensor) -> dict[str, f
     }
 
 
-def base_of(model: Any) -> Any:
+def base_of(model: nn.Module) -> PreTrainedModel:
     """The transformers model itself, with adapters inside but no wrapper of peft's around."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _score(head: nn.Module, states_BH: torch.Tensor) -> torch.Tensor:
-    return head(states_BH)[:, 0]
+    return cast("PreTrainedModel", getattr(model, "get_base_model", lambda: model)())
 
 
 class LanguageObjective:
@@ -167,7 +203,7 @@ class LanguageObjective:
     def weight(self, example: Example) -> float:
         return float(sum(_predicted(example)))
 
-    def run(self, model: Any, examples: Sequence[Example]) -> Outcome:
+    def run(self, model: nn.Module, examples: Sequence[Example]) -> Outcome:
         loss_N, owner_N, _ = self.token_losses(model, examples)
         sums_P = torch.zeros(len(examples), device=loss_N.device)
         sums_P = sums_P.index_add(0, owner_N, loss_N.detach())
@@ -178,7 +214,7 @@ class LanguageObjective:
         return {"eval/loss": float(values["nll"].sum() / values["tokens"].sum())}
 
     def token_losses(
-        self, model: Any, examples: Sequence[Example]
+        self, model: nn.Module, examples: Sequence[Example]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of the N tokens with a loss: it in float32 (N,), their example's number (N,), and the
         logits (N, V) that predict them. Row after row, in order."""
@@ -197,12 +233,14 @@ class LanguageObjective:
         )
         return loss_N, torch.tensor(owner, device=logits_NV.device), logits_NV
 
-    def laid_out(self, model: Any, examples: Sequence[Example]) -> LaidOut:
+    def laid_out(self, model: nn.Module, examples: Sequence[Example]) -> LaidOut:
         rows = [row for one in examples for row in one.rows]
-        return lay_out(rows, self.layout, self.pad_id, model.device)
+        return lay_out(rows, self.layout, self.pad_id, base_of(model).device)
 
 
-def logits_at(model: Any, laid: LaidOut, wanted: Sequence[tuple[int, int]]) -> torch.Tensor:
+def logits_at(
+    model: PreTrainedModel, laid: LaidOut, wanted: Sequence[tuple[int, int]]
+) -> torch.Tensor:
     """Logits (N, V) at N places (row, position), whatever the model does to them at its end.
 
     Only the columns asked for go through the output embedding, which is most of the memory where
@@ -210,7 +248,7 @@ def logits_at(model: Any, laid: LaidOut, wanted: Sequence[tuple[int, int]]) -> t
     """
     columns = sorted({laid.column(row, position) for row, position in wanted})
     number = {column: index for index, column in enumerate(columns)}
-    keep: dict[str, Any] = {}
+    keep: dict[str, torch.Tensor] = {}
     if "logits_to_keep" in signature(type(model).forward).parameters:
         keep["logits_to_keep"] = torch.tensor(columns, device=model.device)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -12,10 +12,14 @@ from torch import nn
 from rewards.checkpoints.hub import local_folder
 from rewards.checkpoints.loading import check_left_out, load_config, load_tokenizer, load_weights
 from rewards.training import distributed
+from rewards.training.layout import num_embeddings
 from rewards.training.settings import TrainingSettings
 from rollout.types import InputError
 
-__all__ = ["load_trainable", "training_device"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["load_trainable", "pad_id_of", "training_device"]
 
 log = logging.getLogger("rewards")
 
@@ -31,7 +35,9 @@ def training_device() -> torch.device:
     return torch.device(f"cuda:{distributed.local_rank()}" if distributed.count() > 1 else "cuda")
 
 
-def load_trainable(path: str | Path, kind: Kind, settings: TrainingSettings) -> tuple[Any, Any]:
+def load_trainable(
+    path: str | Path, kind: Kind, settings: TrainingSettings
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Model, on its device and wrapped by peft where `lora` is asked for, and tokenizer.
 
     A classifier's new head follows from the seed, and is float32 whatever the rest is. The
@@ -47,18 +53,16 @@ def load_trainable(path: str | Path, kind: Kind, settings: TrainingSettings) -> 
     set_seed(settings.seed % 2**31)  # the head, and LoRA's matrices
     model = _from_files(folder, config, kind, _dtype(settings))
     if kind == "classifier":
-        model.score.float()
+        model.get_submodule(HEAD).float()
     settle_pad(model, tokenizer)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if not settings.dropout:
         remove_dropout(model)
-    if settings.lora is not None:
-        model = _with_lora(model, kind, settings)
-    return model.to(training_device()), tokenizer
+    return _with_lora(model, kind, settings).to(training_device()), tokenizer
 
 
-def settle_pad(model: Any, tokenizer: Any) -> None:
+def settle_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """One PAD for tokenizer and config, and not EOS.
 
     transformers' classifiers and vLLM read a score at the last token that is no PAD: were EOS the
@@ -66,9 +70,10 @@ def settle_pad(model: Any, tokenizer: Any) -> None:
     the config's, then "[PAD]" is added, as RLHFlow's scripts do, and embeddings grow if need be.
     """
     known = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None))
-    rows = model.get_input_embeddings().num_embeddings
-    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id, None}
-    pad = next((pad for pad in known if pad not in taken and 0 <= (pad or 0) < rows), None)
+    ids = [pad for pad in known if isinstance(pad, int)]
+    rows = num_embeddings(model)
+    taken = (tokenizer.eos_token_id, tokenizer.bos_token_id)
+    pad = next((pad for pad in ids if pad not in taken and 0 <= pad < rows), None)
     if pad is not None and tokenizer.convert_ids_to_tokens(pad) is not None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     else:
@@ -79,6 +84,12 @@ def settle_pad(model: Any, tokenizer: Any) -> None:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
+
+
+def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The PAD that `settle_pad` left."""
+    assert isinstance(tokenizer.pad_token_id, int)
+    return tokenizer.pad_token_id
 
 
 def remove_dropout(model: nn.Module) -> None:
@@ -94,11 +105,13 @@ def remove_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _from_files(folder: Path, config: Any, kind: Kind, dtype: torch.dtype) -> Any:
+def _from_files(
+    folder: Path, config: PreTrainedConfig, kind: Kind, dtype: torch.dtype
+) -> PreTrainedModel:
     import transformers
 
     name = "SequenceClassification" if kind == "classifier" else "CausalLM"
-    auto: Any = getattr(transformers, f"AutoModelFor{name}")
+    auto = getattr(transformers, f"AutoModelFor{name}")
     if type(config) not in auto._model_mapping:
         raise InputError(folder, f"no model for {name} is known for {config.model_type!r}")
     if kind == "classifier":
@@ -121,12 +134,13 @@ def _dtype(settings: TrainingSettings) -> torch.dtype:
     return getattr(torch, settings.dtype)
 
 
-def _with_lora(model: Any, kind: Kind, settings: TrainingSettings) -> Any:
-    """Adapters on the frozen model; a classifier's head is trained whole."""
+def _with_lora(model: PreTrainedModel, kind: Kind, settings: TrainingSettings) -> nn.Module:
+    """Adapters on the frozen model where `lora` is set; a head is trained whole."""
     from peft import LoraConfig, get_peft_model
 
     lora = settings.lora
-    assert lora is not None
+    if lora is None:
+        return model
     wrapped = get_peft_model(
         model,
         LoraConfig(

@@ -11,10 +11,11 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn.functional import logsigmoid
 
 from rewards.checkpoints.loading import longest
@@ -26,13 +27,16 @@ from rewards.training.bradley_terry import counts, measured
 from rewards.training.examples import Encoded, Example, check_some_left, usable
 from rewards.training.export import export_model
 from rewards.training.fit import fit, forget_checkpoints
-from rewards.training.losses import LanguageObjective, base_of
-from rewards.training.model import load_trainable
-from rewards.training.objective import Outcome
+from rewards.training.layout import num_embeddings
+from rewards.training.losses import LanguageObjective, Outcome, base_of
+from rewards.training.model import load_trainable, pad_id_of
 from rewards.training.settings import Layout, TrainingSettings
 from rewards.training.trainer import OnMetrics
 from rewards.types import Comparison, RewardError
 from rollout.types import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "PUBLISHED_PAIRWISE", "LabelObjective", "Orders", "encode_comparisons", "train_pairwise",
@@ -56,7 +60,7 @@ class LabelObjective(LanguageObjective):
         super().__init__(layout, pad_id)
         self.label_ids = label_ids
 
-    def run(self, model: Any, examples: Sequence[Example]) -> Outcome:
+    def run(self, model: nn.Module, examples: Sequence[Example]) -> Outcome:
         loss_N, _, logits_NV = self.token_losses(model, examples)
         first, second = self.label_ids
         # label and closing token follow each other: two losses a row
@@ -92,7 +96,7 @@ def train_pairwise(
     chat_template: str | None = None,
     training: TrainingSettings | None = None,
     on_metrics: OnMetrics | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train on `pairs` and leave the judge in `folder`/model, for `load_judge(…, "pairwise")`.
 
     Held-out pairs are shown in both orders. Returns metrics as `train_bradley_terry` does.
@@ -105,17 +109,17 @@ def train_pairwise(
     attention = plain.config._attn_implementation
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    vocabulary = plain.get_input_embeddings().num_embeddings
+    vocabulary = num_embeddings(plain)
     prompt = PairPrompt(tokenizer, vocabulary, max_length or longest(plain.config, tokenizer))
     train = encode_comparisons(pairs, prompt, orders, training.seed)
     test = encode_comparisons(held_out, prompt, "both", training.seed, what="held-out")
     fitted = fit(
         model,
-        lambda layout: LabelObjective(layout, tokenizer.pad_token_id, prompt.label_ids),
+        lambda layout: LabelObjective(layout, pad_id_of(tokenizer), prompt.label_ids),
         train.examples,
         test.examples,
         training,
-        pad_id=tokenizer.pad_token_id,
+        pad_id=pad_id_of(tokenizer),
         checkpoints=folder / "checkpoints",
         on_metrics=on_metrics or (lambda step, values: None),
     )
@@ -193,7 +197,7 @@ def closing_token(prompt: PairPrompt) -> int:
     return ids[0]
 
 
-def _added_special(tokenizer: Any) -> list[int]:
+def _added_special(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return [index for index, token in added.items() if token.special]
 
@@ -231,7 +235,7 @@ def _rows(
     return list(zip(pairs, both, strict=True))
 
 
-def _export(model: Any, prompt: PairPrompt, folder: Path, attention: str | None) -> None:
+def _export(model: nn.Module, prompt: PairPrompt, folder: Path, attention: str | None) -> None:
     if prompt.max_length is not None:
         prompt.tokenizer.model_max_length = prompt.max_length
     export_model(

@@ -1,15 +1,16 @@
 """The training loop: transformers' Trainer, whose batches are whole optimizer steps.
 
-Why this Trainer: schedules, clipping, mixed precision, optimizers by name and checkpoints with
-every random state are its, kept well by others. Why not TRL's RewardTrainer: it takes rewards from
-`*ForSequenceClassification`, at the last token that is no PAD, in the model's precision; cuts
-batches by number of rows; and divides the loss by the number of batches, which is wrong as soon as
-these are of unequal size. Here a batch of the data loader is all of a step's examples;
-`training_step` cuts it under the token budget and divides sums by the step's whole weight. Of
-several processes each takes its share of the step, and gradients are summed by hand: the wrapper
-that the Trainer puts around the model would want as many passes of each process.
+The Trainer provides schedules, clipping, mixed precision, optimizers by name, and checkpoints with
+every random state. TRL's RewardTrainer is not used: it takes rewards from
+`*ForSequenceClassification` at the last token that is no PAD, in the model's precision; it cuts
+batches by number of rows; and it divides the loss by the number of batches, which is wrong where
+these have unequal sizes. Here a batch of the data loader holds all of a step's examples:
+`training_step` cuts it under the token budget and divides sums by the step's whole weight. With
+several processes each takes its share of the step and gradients are summed explicitly, because the
+wrapper that the Trainer puts around the model would need equally many passes in each process.
 
-Checkpoints that are whole, and where a killed training goes on.
+A checkpoint is marked once it is whole; `latest_checkpoint` finds where a killed training
+continues.
 """
 
 from __future__ import annotations
@@ -21,17 +22,23 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerControl,
+    TrainerState,
+)
 from transformers.training_args import OptimizerNames
 
 from rewards.training import distributed
 from rewards.training.examples import Example, micro_batches, training_steps
-from rewards.training.objective import Objective
+from rewards.training.losses import Objective
 from rewards.training.settings import Layout, TrainingSettings
 from rollout.types import InputError
 
@@ -47,16 +54,23 @@ __all__ = [
 log = logging.getLogger("rewards")
 
 _MARK = "complete.json"
+_Item = TypeVar("_Item")
 
 
 class MarkComplete(TrainerCallback):
     """Leaves a mark in each checkpoint once all of it is written."""
 
-    def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **others: object,
+    ) -> None:
         distributed.barrier()  # each has a random state to write
         if not distributed.is_first():
             return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         (folder / _MARK).write_text(json.dumps({"step": state.global_step}))
 
 
@@ -90,7 +104,7 @@ class StepTrainer(Trainer):
 
     def __init__(
         self,
-        model: Any,
+        model: nn.Module,
         objective: Objective,
         examples: Sequence[Example],
         held_out: Sequence[Example],
@@ -120,11 +134,16 @@ class StepTrainer(Trainer):
         self._tokens, self._seconds = 0, 0.0
         self._judged: tuple[int, Values, Metrics] | None = None
 
+    @property
+    def _module(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
     def get_train_dataloader(self) -> DataLoader:
         """One step per item, in the order laid down; the Trainer skips those already taken."""
         return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only)  # type: ignore[arg-type]
 
-    def create_optimizer(self, model: Any = None) -> Any:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Raises `InputError` for an optimizer whose package is not installed."""
         try:
             return super().create_optimizer(model)
@@ -135,7 +154,9 @@ class StepTrainer(Trainer):
                 "install it, or use adamw_torch",
             ) from error
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+    def training_step(
+        self, model: nn.Module, inputs: Sequence[Example], num_items_in_batch: object = None
+    ) -> torch.Tensor:
         """Forward and backward over a whole step; the mean loss of its examples, detached."""
         begin = time.monotonic()
         model.train()
@@ -149,13 +170,13 @@ class StepTrainer(Trainer):
                     raise
                 # nothing has been updated yet: the step is taken again in smaller pieces
                 self._halve_budget(own, error)
-        distributed.sum_gradients(list(self.model.parameters()))  # type: ignore[union-attr]
+        distributed.sum_gradients(list(self._module.parameters()))
         loss = distributed.summed(loss)
         self._tokens += sum(example.tokens for example in inputs)
         self._seconds += time.monotonic() - begin
         return loss
 
-    def evaluate(self, *arguments: Any, **settings: Any) -> Metrics:
+    def evaluate(self, *arguments: object, **settings: object) -> Metrics:
         """Judge the held-out examples, as the Trainer calls it."""
         return {name.replace("/", "_"): value for name, value in self.judged()[1].items()}
 
@@ -172,18 +193,18 @@ class StepTrainer(Trainer):
 
     def values(self, examples: Sequence[Example]) -> Values:
         """What the objective says of each example, (N,) on the CPU, in order; in eval mode."""
-        was_training = self.model.training  # type: ignore[union-attr]
-        self.model.eval()  # type: ignore[union-attr]
+        was_training = self._module.training
+        self._module.eval()
         own = distributed.shard(examples)
         place = {id(example): number for number, example in enumerate(own)}
         found: list[Values] = [{} for _ in own]
         for batch in micro_batches(own, self.budget, self.layout):
             with torch.no_grad(), self.compute_loss_context_manager():
-                values = self.objective.run(self.model, batch).values
+                values = self.objective.run(self._module, batch).values
             for name, value_P in values.items():
                 for example, value in zip(batch, value_P.float().cpu(), strict=True):
                     found[place[id(example)]][name] = value
-        self.model.train(was_training)  # type: ignore[union-attr]
+        self._module.train(was_training)
         whole = distributed.all_gather(found)
         return {name: torch.stack([one[name] for one in whole]) for name in whole[0]}
 
@@ -203,7 +224,7 @@ class StepTrainer(Trainer):
             self._tell({**row, "train/tokens_per_second": rate})
         super().log(logs, start_time)
 
-    def floating_point_ops(self, inputs: Any) -> int:
+    def floating_point_ops(self, inputs: object) -> int:
         return 0  # the Trainer would look for tensors in our steps
 
     def _tell(self, values: Metrics) -> None:
@@ -213,13 +234,13 @@ class StepTrainer(Trainer):
         total = torch.zeros((), device=self.args.device)
         for batch in micro_batches(examples, self.budget, self.layout):
             with self.compute_loss_context_manager():
-                loss = self.objective.run(self.model, batch).loss / weight
+                loss = self.objective.run(self._module, batch).loss / weight
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
     def _halve_budget(self, examples: Sequence[Example], error: BaseException) -> None:
-        self.model.zero_grad()  # type: ignore[union-attr]
+        self._module.zero_grad()
         before = len(micro_batches(examples, self.budget, self.layout))
         if before == len(examples):
             raise InputError(
@@ -245,7 +266,7 @@ class _Steps:
         return [self._examples[index] for index in self._steps[number]]
 
 
-def _only(items: list[Any]) -> Any:
+def _only(items: list[_Item]) -> _Item:
     (item,) = items
     return item
 

@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(folder: Path) -> dict[str, Any]:
     """Return the shares of each whole iteration, and their medians."""
-    from raft.runs.metrics import read_metrics
+    from raft.runs.metrics import read_numbers
 
-    rows = [row for row in read_metrics(folder) if row["iteration"] > 0 and _whole(row)]
+    rows = [row.values for row in read_numbers(folder) if row.iteration > 0 and _whole(row.values)]
     if not rows:
         raise SystemExit(f"{folder}: no iteration was trained and evaluated in one go")
     each = [shares(row) for row in rows]
@@ -56,7 +56,7 @@ def measure(folder: Path) -> dict[str, Any]:
     }
 
 
-def shares(row: dict[str, Any]) -> dict[str, float]:
+def shares(row: dict[str, float]) -> dict[str, float]:
     """Return shares: stages and `rest` add up to 1; PARTS are within stages or parallel to them."""
     total = row["time/iteration"]
     found = {name: row[key] / total for name, key in STAGES.items()}
@@ -78,7 +78,7 @@ def report(found: dict[str, Any]) -> str:
     return f"{table(header, rows)}\n{count} iterations, median {seconds:.1f} s"
 
 
-def _whole(row: dict[str, Any]) -> bool:
+def _whole(row: dict[str, float]) -> bool:
     """True if one process did the whole iteration: a resumed one lacks times of its stages."""
     keys = ("time/iteration", *STAGES.values())
     stages = sum(row.get(key, 0.0) for key in STAGES.values())

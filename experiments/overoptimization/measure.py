@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.overoptimization.study import FLIPPED, MEMBERS, MODELS, PROXIES, Paths
 from raft.best_of_n.estimate import best_of_n_curve
-from raft.runs.metrics import read_metrics
+from raft.runs.metrics import read_numbers
 
 __all__ = ["Point", "best_of_n_points", "iteration_points", "measure", "read_pool", "scale_of"]
 
@@ -64,14 +64,14 @@ def iteration_points(
     mean, std = scale
     return [
         Point(
-            row["iteration"],
+            row.iteration,
             row["eval/kl_k1"],
             (row["eval/reward_mean"] - mean) / std,
             row["eval/gold_mean"],
             row["eval/gold_mean"] - row["eval/gold_ci95"],
             row["eval/gold_mean"] + row["eval/gold_ci95"],
         )
-        for row in read_metrics(folder)
+        for row in read_numbers(folder)
         if "eval/gold_mean" in row
     ]
 

@@ -13,7 +13,7 @@ from experiments.overoptimization.study import Paths, Size
 from experiments.raft_sweep.picture import draw
 from experiments.raft_sweep.study import LABELS, RUNS, prepare, run_all
 from experiments.stories.commands import Commands
-from raft.runs.metrics import read_metrics
+from raft.runs.metrics import read_numbers
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def _points(folder: Path) -> list[dict[str, float]]:
         "gold_ci95": "eval/gold_ci95",
         "distinct_2": "eval/distinct_2",
     }
-    return [{name: row[key] for name, key in names.items()} for row in read_metrics(folder)]
+    return [{name: row[key] for name, key in names.items()} for row in read_numbers(folder)]
 
 
 def _table(found: dict[str, Any], seconds: dict[str, float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -26,7 +27,7 @@ from raft.replay.source import find_samples
 from raft.replay.subsets import random_order, selectable, subset
 from raft.replay.tournament import Missing, tournament_scores
 from raft.select_rows import choose
-from raft.selection import mask_unselectable, select
+from raft.selection import Filters, mask_unselectable, select
 from rewards.evaluation.stats import distinct_n
 from rewards.tournament import play
 from rollout.errors import InputError
@@ -71,7 +72,9 @@ def part_of(row: dict, samples) -> dict:
     return {**row, **{name: [row[name][k] for k in samples] for name in beside}}
 
 
-def chosen(tmp_path: Path, rows, strategy: str, arguments: dict, filters: dict) -> list[dict]:
+def chosen(
+    tmp_path: Path, rows, strategy: str, arguments: Mapping[str, object], filters: Filters
+) -> list[dict]:
     """What a run would have trained on."""
     out = tmp_path / "chosen.jsonl"
     try:

@@ -103,7 +103,7 @@ def _toolkit(folder: str, way: str, options: argparse.Namespace) -> Callable[[Se
     from rewards.training.examples import Example
     from rewards.training.fit import fit
     from rewards.training.losses import PairObjective
-    from rewards.training.model import load_trainable
+    from rewards.training.model import load_trainable, pad_id_of
     from rewards.training.settings import LossSettings, TrainingSettings
 
     settings = TrainingSettings(
@@ -112,7 +112,7 @@ def _toolkit(folder: str, way: str, options: argparse.Namespace) -> Callable[[Se
         micro_tokens=options.micro_tokens,
     )
     model, tokenizer = load_trainable(folder, "classifier", settings)
-    pad = tokenizer.pad_token_id
+    pad = pad_id_of(tokenizer)
 
     def train(pairs: Sequence[Ids]) -> None:
         examples = [Example(tuple(np.array(ids, dtype=np.int32) for ids in pair)) for pair in pairs]

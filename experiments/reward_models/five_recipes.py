@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.data import data
 from experiments.reward_models.attributes import write_rated
@@ -43,6 +43,9 @@ from experiments.reward_models.reload import listening, reloaded_scores, scores_
 from experiments.reward_models.result_table import write_tables
 from rollout.errors import InputError
 from rollout.storage.files import read_json, read_rows, write_json
+
+if TYPE_CHECKING:
+    from rewards.training.card import TrainedMetrics
 
 __all__ = ["Study", "main", "prepare", "train_one"]
 
@@ -143,7 +146,7 @@ def _pairs(study: Study, name: str) -> list[Any]:
     return read_pairs([str(study.folder / name)]).pairs
 
 
-def _evaluated(study: Study, name: str, metrics: dict[str, Any]) -> dict[str, Any]:
+def _evaluated(study: Study, name: str, metrics: TrainedMetrics) -> dict[str, Any]:
     """Evaluate the exported model by `raft eval-reward`; add the recipe's own figures."""
     from rewards.evaluation.evaluate import Scorer, eval_reward
     from rewards.evaluation.results import as_object

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tiny_judges
@@ -74,7 +74,12 @@ def settings(root: Path, run_dir: Path, **more: Any) -> dict[str, Any]:
 
 
 def run(root: Path, run_dir: Path, **more: Any) -> dict[str, Any]:
-    return train_reward(make_train_config(settings(root, run_dir, **more)))[1]
+    return trained(settings(root, run_dir, **more))
+
+
+def trained(given: dict[str, Any]) -> dict[str, Any]:
+    """All metrics of the recipe, also those that no card reads."""
+    return cast("dict[str, Any]", train_reward(make_train_config(given))[1])
 
 
 def refused(root: Path, **more: Any) -> str:
@@ -122,7 +127,7 @@ def test_there_is_a_config_for_each_of_these() -> None:
 
 def test_the_resolved_config_says_the_same_and_more(root: Path, tmp_path: Path) -> None:
     config = make_train_config(settings(root, tmp_path, recipe="hh", train={"lora": {"r": 4}}))
-    found = resolved(config)
+    found = cast("dict[str, Any]", resolved(config))
     assert (found["train"]["learning_rate"], found["sft"]["learning_rate"]) == (5e-6, 2e-5)
     assert (found["max_length"], found["over_long"]) == (512, "drop")
     assert found["train"]["lora"]["r"] == 4
@@ -206,7 +211,7 @@ def test_the_folder_holds_model_card_and_records(
         str(root / "pairs.jsonl"),
     ):  # fmt: skip
         assert part in card
-    metrics = read_metrics(folder)
+    metrics = cast("list[dict[str, Any]]", read_metrics(folder))
     assert metrics[0]["iteration"] == 0 and 0 <= metrics[0]["eval/accuracy"] <= 1
     assert all(math.isfinite(row["train/loss"]) for row in metrics[1:])
     assert metrics[-1]["eval/accuracy"] == told["eval/accuracy"]
@@ -321,8 +326,7 @@ def test_two_processes_train_what_one_does(root: Path, tmp_path: Path) -> None:
     # 29 pairs, 4 a step: the last step is of one pair, which leaves the second process without
     more: dict[str, Any] = {"train": {**QUICK, "epochs": 2, "batch_size": 4},
                             "eval": {"count": 11}, "save_steps": 5, "log_steps": 1}  # fmt: skip
-    config = make_train_config(settings(root, tmp_path / "one", **more))
-    alone = train_reward(config)[1]
+    alone = run(root, tmp_path / "one", **more)
     assert alone["pairs/train"] % 4 == 1
     file = tmp_path / "two.yaml"
     file.write_text(yaml.safe_dump(settings(root, tmp_path / "two", **more)))
@@ -414,7 +418,7 @@ def test_armorm_is_trained_and_found(root: Path, tmp_path: Path) -> None:
         "rated": [{"path": file, "format": "helpsteer"}], "leave_out_unlabelled": True,
         "gating": {"hidden_dim": 8, "n_hidden": 1, "steps": 5, "batch_size": 8},
     }  # fmt: skip
-    found = train_reward(make_train_config(more))[1]
+    found = trained(more)
     assert load_reward(tmp_path / "run" / "model").kind == "armorm"
     assert found["rated/train"] == 30
     card = (tmp_path / "run" / "README.md").read_text()

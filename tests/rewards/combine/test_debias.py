@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ def reference(request):
         return by_pandas
     from scipy import stats
 
-    return lambda x_N, y_N: float(stats.spearmanr(x_N, y_N)[0])
+    return lambda x_N, y_N: float(cast("float", stats.spearmanr(x_N, y_N)[0]))
 
 
 @pytest.mark.filterwarnings("ignore:An input array is constant")

@@ -6,7 +6,7 @@ import math
 import pickle
 import statistics
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -364,7 +364,7 @@ def test_it_is_a_reward_that_nests_moves_and_describes_itself():
     assert nested.score_groups([group("p", 2)]) == [[6.0, 12.0]]
     nested.to("cpu")
     assert inner.moved == ["cpu"]
-    described = nested.describe()
+    described = cast("dict[str, Any]", nested.describe())
     assert described["members"][0]["reward"]["members"][0] == {
         "name": "inner", "weight": 3.0, "normalise": {"kind": "none"}, "reward": {"name": "inner"},
     }  # fmt: skip

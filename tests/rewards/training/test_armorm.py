@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from rewards.evaluation.stats import spearman
 from rewards.models.armorm_head import ARMORM_ATTRIBUTES
 from rewards.training.armorm import label_matrix, train_armorm, varying_labels
 from rewards.training.armorm_features import ArmoRMSettings
-from rewards.training.card import accuracy_in_words
+from rewards.training.card import TrainedMetrics, accuracy_in_words
 from rewards.training.gating import GatingMLP, fit_gating, gated_margins
 from rewards.training.settings import GatingSettings
 from rollout.types import InputError
@@ -409,10 +410,11 @@ def test_pairs_of_one_prompt_have_no_interval_and_the_card_says_why(base, tmp_pa
     held_out = [Pair(str(n), prompt, pairs[n].chosen, pairs[n].rejected) for n in range(15)]
     held_out = [replace(p, chosen=p.rejected, rejected=p.chosen) if n % 2 else p
                 for n, p in enumerate(held_out)]  # fmt: skip
-    metrics = train_armorm(base, rated, pairs, held_out, tmp_path, settings=SETTINGS, gating=SMALL)
+    found = train_armorm(base, rated, pairs, held_out, tmp_path, settings=SETTINGS, gating=SMALL)
+    metrics = cast("dict[str, Any]", found)
     assert 0 < metrics["eval/accuracy"] < 1 and metrics["eval/prompts"] == 1
     assert np.isnan(metrics["eval/accuracy_low"])
-    said = accuracy_in_words(metrics)
+    said = accuracy_in_words(cast("TrainedMetrics", found))
     assert "of 15 held-out pairs (no interval: these pairs all have one prompt" in said
     assert "nan" not in said
 

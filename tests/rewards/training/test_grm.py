@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,9 @@ def base(tmp_path_factory) -> Path:
     return base_folder(tmp_path_factory.mktemp("base") / "model")
 
 
-def train(base, folder, *, training=TRAINING, settings=HEAD, count=48, held_out=16, **more):
+def train(
+    base, folder, *, training=TRAINING, settings=HEAD, count=48, held_out=16, **more
+) -> dict[str, Any]:
     return train_grm(
         base, pairs_of(count), pairs_of(held_out, 1), folder, reading=READING, training=training,
         settings=settings, **more,

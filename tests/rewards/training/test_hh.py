@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_both_stages_one_after_the_other(base: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     rows = []
-    found = train_hh(
+    metrics = train_hh(
         base, TRAIN, HELD_OUT, tmp_path, training=QUICK, sft=QUICK, chunk=64,
         sft_pairs=tiny.made_pairs(5, seed=9),
         on_metrics=lambda step, values: rows.append(set(values)),
@@ -83,6 +84,7 @@ def test_both_stages_one_after_the_other(base: Path, tmp_path: Path) -> None:
     assert AutoConfig.from_pretrained(tmp_path / "model").architectures == [
         "LlamaForSequenceClassification"
     ]
+    found = cast("dict[str, Any]", metrics)
     assert found["sft/steps"] > 0 and found["train/steps"] == 8
     assert found["reading"]["format"] == "hh"
     assert any("sft/loss" in names for names in rows)
@@ -102,7 +104,8 @@ def test_the_first_stage_is_made_once(base: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_long_pairs_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
     long = tiny.pair("long", "hello", "very " * 300 + "good", "bad")
-    found = train_hh(base, [*TRAIN, long], HELD_OUT, tmp_path, training=QUICK, sft=None)
+    metrics = train_hh(base, [*TRAIN, long], HELD_OUT, tmp_path, training=QUICK, sft=None)
+    found = cast("dict[str, Any]", metrics)
     assert found["pairs/dropped"]["train"] == {"longer than 512 tokens": 1}
     assert found["pairs/train"] == len(TRAIN)
     with pytest.raises(InputError, match=words("1: 1 longer than 512 tokens")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tiny_judges
@@ -122,7 +122,7 @@ def test_the_judge_gives_the_probabilities_of_the_training(
 
     monkeypatch.setattr(LabelObjective, "judge", watched)
     start = base(tmp_path / "base", template)
-    found = train_pairwise(start, TRAIN, HELD_OUT, tmp_path, training=QUICK)
+    found = cast("dict[str, Any]", train_pairwise(start, TRAIN, HELD_OUT, tmp_path, training=QUICK))
     loaded = load_judge(tmp_path / "model")
     comparisons = [Comparison(pair.prompt, pair.chosen, pair.rejected) for pair in HELD_OUT]
     expected = seen["margins"].sigmoid().mean(1).tolist()
@@ -136,7 +136,8 @@ def test_the_judge_gives_the_probabilities_of_the_training(
 def test_a_judge_learns_in_both_orders(tmp_path: Path) -> None:
     settings = TrainingSettings(learning_rate=3e-3, epochs=12, batch_size=2, log_steps=1)
     start = base(tmp_path / "base")
-    found = train_pairwise(start, TRAIN, HELD_OUT, tmp_path, orders="both", training=settings)
+    metrics = train_pairwise(start, TRAIN, HELD_OUT, tmp_path, orders="both", training=settings)
+    found = cast("dict[str, Any]", metrics)
     # over all tokens with a loss: ln 2 at chance for the labels, next to 0 for the closing tokens
     assert found["train/loss"] < 0.6
     assert 0 <= found["eval/position_bias"] <= 1

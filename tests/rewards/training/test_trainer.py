@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ from rewards.training.examples import (
     reading_encoder,
     training_steps,
 )
-from rewards.training.losses import PairObjective, score_rows
-from rewards.training.model import load_trainable
+from rewards.training.losses import PairObjective, base_of, score_rows
+from rewards.training.model import load_trainable, pad_id_of
 from rewards.training.settings import Layout, LossSettings, ReadingSettings, TrainingSettings
 from rollout.types import InputError, Message
 
@@ -68,11 +68,12 @@ def by_hand(base: Path, settings: TrainingSettings, loss: LossSettings) -> dict[
     from transformers import get_scheduler
 
     model, tokenizer = load_trainable(base, "classifier", settings)
-    rows = [
-        [tokenizer.apply_chat_template(pair.conversation(side))["input_ids"]
-         for side in ("chosen", "rejected")]
-        for pair in TRAIN
-    ]  # fmt: skip
+
+    def read(messages: Sequence[Message]) -> list[int]:
+        found = tokenizer.apply_chat_template(cast("list[dict[str, str]]", messages))
+        return cast("dict[str, list[int]]", found)["input_ids"]
+
+    rows = [[read(pair.conversation(side)) for side in ("chosen", "rejected")] for pair in TRAIN]
     steps = training_steps(len(TRAIN), settings.batch_size, settings.epochs, settings.seed)
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=0.0)
     schedule = get_scheduler("linear", optimizer, 0, len(steps))
@@ -119,13 +120,15 @@ def test_layouts_give_the_same_rewards_and_gradients(base: Path) -> None:
     found = {}
     for layout in ("padded", "packed"):
         model, tokenizer = load_trainable(base, "classifier", QUICK)
-        encoder = reading_encoder(tokenizer, model, ReadingSettings(), "tiny")
+        encoder = reading_encoder(tokenizer, base_of(model), ReadingSettings(), "tiny")
         examples = encode_pairs(TRAIN[:6], encoder).examples
-        pad = tokenizer.pad_token_id
+        pad = pad_id_of(tokenizer)
         assert layout_for(model, changed(QUICK, layout=layout), pad) == layout
         outcome = PairObjective(LossSettings(), layout, pad).run(model, examples)
         outcome.loss.backward()
-        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        gradients = {
+            name: cast("torch.Tensor", p.grad).clone() for name, p in model.named_parameters()
+        }
         found[layout] = ({**outcome.values, "loss": outcome.loss.detach()}, gradients)
     assert apart(found["padded"][0], found["packed"][0]) < 1e-5
     assert apart(found["padded"][1], found["packed"][1]) < 1e-5
@@ -166,8 +169,8 @@ def test_rows_beyond_a_window_have_the_states_of_single_rows(
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_rewards_are_read_at_each_rows_own_last_token(base: Path, layout: Layout) -> None:
-    model, tokenizer = load_trainable(base, "classifier", QUICK)
-    pad = tokenizer.pad_token_id
+    loaded, tokenizer = load_trainable(base, "classifier", QUICK)
+    model, pad = base_of(loaded), pad_id_of(tokenizer)
     if layout == "packed":
         from rewards.inference import packed_attention
 
@@ -178,9 +181,9 @@ def test_rewards_are_read_at_each_rows_own_last_token(base: Path, layout: Layout
     found = score_rows(model.eval(), rows, layout, pad)
     with torch.no_grad():
         model.set_attn_implementation("sdpa")
+        body, head = model.get_submodule("model"), model.get_submodule("score")
         expected = [
-            float(model.score(model.model(torch.tensor([row.tolist()])).last_hidden_state[0, -1]))
-            for row in rows
+            float(head(body(torch.tensor([row.tolist()])).last_hidden_state[0, -1])) for row in rows
         ]
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
 
@@ -195,10 +198,10 @@ def test_no_dropout_unless_asked(tmp_path: Path) -> None:
         model.train()
         with torch.no_grad():
             scores = {
-                float(score_rows(model, rows, "padded", tokenizer.pad_token_id)) for _ in range(3)
+                float(score_rows(model, rows, "padded", pad_id_of(tokenizer))) for _ in range(3)
             }
         assert (len(scores) == 1) != dropout
-        assert model.config.resid_pdrop == 0.5, "the config stays as it was"
+        assert base_of(model).config.to_dict()["resid_pdrop"] == 0.5, "the config stays as it was"
 
 
 @pytest.mark.slow
@@ -351,7 +354,7 @@ def test_only_over_long_pairs_are_refused(base: Path, tmp_path: Path) -> None:
 
 def test_long_pairs_are_cut_as_when_they_are_scored(base: Path) -> None:
     model, tokenizer = load_trainable(base, "classifier", QUICK)
-    encoder = reading_encoder(tokenizer, model, ReadingSettings(max_length=40), "tiny")
+    encoder = reading_encoder(tokenizer, base_of(model), ReadingSettings(max_length=40), "tiny")
     encoded = encode_pairs(PAIRS, encoder)
     assert encoded.cut > 10
     for side, name in enumerate(("chosen", "rejected")):
@@ -406,8 +409,9 @@ def test_politeness_is_learned_from_nothing(raft_data: Path, tmp_path: Path) -> 
     order = np.random.default_rng(0).permutation(len(pairs))
     shuffled, fifth = [pairs[index] for index in order], len(pairs) // 5
     settings = TrainingSettings(learning_rate=1e-3, epochs=3, batch_size=16, warmup_ratio=0.1)
-    found = train_bradley_terry(
+    metrics = train_bradley_terry(
         base, shuffled[fifth:], shuffled[:fifth], tmp_path, training=settings
     )
+    found = cast("dict[str, Any]", metrics)
     assert found["eval/accuracy"] >= 0.9
     assert found["eval/accuracy_low"] > 0.8

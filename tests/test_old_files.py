@@ -12,6 +12,7 @@ import pytest
 import toy_runs
 
 from raft.cli.main import main
+from raft.config import load_config
 from rewards import load_reward
 from rollout.storage.output import identity
 
@@ -40,9 +41,13 @@ def recognised(output: Path, partial: Path) -> None:
 
 
 def test_a_finished_run_is_left_as_it_is(old: Path) -> None:
-    before = {file: file.read_bytes() for file in (old / "run").rglob("*.*")}
+    config = old / "run/config.yaml"
+    before = {file: file.read_bytes() for file in (old / "run").rglob("*.*") if file != config}
+    settings = load_config(config)
     command("run", "run.yaml")
     assert {file: file.read_bytes() for file in before} == before
+    # the config may be spelled in other words, and says the same
+    assert load_config(config) == settings
 
 
 def test_a_run_repeats_and_goes_on(old: Path) -> None:

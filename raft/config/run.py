@@ -297,8 +297,10 @@ class RunConfig(_Section):
         return replace(self.sampling, k=self.eval.k, temperature=temperature)
 
     @model_validator(mode="after")
-    def _selector_fits(self) -> RunConfig:
+    def _selector_and_update_fit(self) -> RunConfig:
         check_strategy(self.select.strategy, self.sampling.k, **self.select.arguments())
+        # whether there is a GPU shows when the run starts; what no GPU fixes is refused here
+        self.train.check(on_gpu=True, world_size=self.cluster.trainer_workers)
         return self
 
     @model_validator(mode="after")
@@ -324,12 +326,6 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _update_can_be_made(self) -> RunConfig:
-        # whether there is a GPU shows when the run starts; what no GPU fixes is refused here
-        self.train.check(on_gpu=True, world_size=self.cluster.trainer_workers)
-        return self
-
-    @model_validator(mode="after")
     def _policies_are_measured_on_one_gpu(self) -> RunConfig:
         for key in ("kl_budget", "reference_text"):
             if getattr(self.monitor, key) is not None and self.policy.tensor_parallel > 1:
@@ -345,9 +341,7 @@ class RunConfig(_Section):
         if (self.sampling.temperature if own is None else own) > 0:
             return self
         if self.eval.k > 1:
-            raise ValueError(
-                f"eval.k: {self.eval.k} at temperature 0 are all the same; set it to 1"
-            )
+            raise ValueError(f"eval.k: {self.eval.k} at temperature 0 are all the same; set 1")
         if self.monitor.kl_budget is not None:
             raise ValueError(
                 "monitor.kl_budget: KL is measured on samples, and temperature 0 draws none; set "

@@ -23,6 +23,7 @@ from rollout.storage.files import (
     remove_tree,
     write_json,
     write_whole,
+    writing,
 )
 from rollout.storage.settings import differences
 
@@ -122,9 +123,12 @@ class RunFolder:
         self.close()
 
     def _take_lock(self) -> BinaryIO:
+        where = f"run_dir={self.root}"
+        with writing(where, "choose another run_dir"):
+            self.root.mkdir(parents=True, exist_ok=True)
         lock = open_locked(
             self.root / "run.lock",
-            f"run_dir={self.root}",
+            where,
             "is in use by process {holder}",
             "choose another run_dir",
         )

@@ -78,7 +78,7 @@ def open_locked(
     busy: str = "another command is writing it",
     fix: str = "choose another --out",
 ) -> BinaryIO:
-    """Open `path`, its folder made, and hold its lock until the file is closed.
+    """Open `path` and hold its lock until the file is closed.
 
     Args:
         where, fix: of the errors, and what to do about both.
@@ -91,7 +91,6 @@ def open_locked(
         OSError: the disk is full.
     """
     with writing(where, fix):
-        path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+b", buffering=0)  # noqa: SIM115 - the caller closes it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

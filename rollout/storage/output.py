@@ -22,7 +22,7 @@ from typing import Protocol
 
 from rollout.data.jsonl import encode_rows, is_object
 from rollout.errors import InputError
-from rollout.storage.files import naming, open_locked
+from rollout.storage.files import naming, open_locked, writing
 from rollout.storage.settings import Stored, StoredSettings, differences, identity
 
 __all__ = [
@@ -208,6 +208,8 @@ class OutputFiles:
         first = self._files[0]
         self._settings = StoredSettings(first, settings)
         self._lock_path = first.with_name(f".{first.name}.lock")
+        with writing(first, "choose another --out"):
+            first.parent.mkdir(parents=True, exist_ok=True)
         self._lock = open_locked(self._lock_path, first)
         try:
             if restart:

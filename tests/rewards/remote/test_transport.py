@@ -76,7 +76,7 @@ def test_loopback_is_known():
         ({"url": "http://x/?key=1"}, "query or fragment"),
         ({"url": "http://x\n"}, "without spaces"),
         ({"protocol": "grpc"}, "use one of raft"),
-        ({"token": "a", "token_env": "B"}, "token and token_env"),
+        ({"token": "a", "token_env": "B"}, "token token_env both"),
         ({"token_env": "NO_SUCH_VARIABLE_HERE"}, "token_env=NO_SUCH_VARIABLE_HERE is empty or not"),
         ({"token": "a\nb"}, "no HTTP header can hold"),
         ({"timeout": 0}, "timeout=0"),

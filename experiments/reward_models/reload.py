@@ -75,7 +75,7 @@ def _fit_listener(fit: Callable[..., Any], folder: Path) -> Callable[..., Any]:
         values = fitted.values
         if "margins" in values:
             _write(folder, values["margins"].sigmoid().numpy())
-        else:
+        elif "chosen" in values:  # the fine-tuning that hh begins with has no pairs
             _write(folder, np.stack([values[s].numpy() for s in ("chosen", "rejected")], axis=1))
         return fitted
 

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 
 from rollout.data.jsonl import is_object
 from rollout.errors import InputError
@@ -63,12 +62,7 @@ class AppendLog:
     def __enter__(self) -> AppendLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     @contextlib.contextmanager

@@ -266,7 +266,7 @@ def _rewardbench2(data: EvalSet, scored: Scored) -> RewardBench2Table | NoTable:
 
 def _rm_bench(data: EvalSet, scored: Scored) -> RMBenchTable:
     margins_N33 = scored.margins_M.reshape(-1, 3, 3)
-    domain_N = np.array([domain_of(source) for source in data.source_N])
+    domain_N = np.array([domain_of(source, data.source.stem) for source in data.source_N])
     domains = {
         str(name): style_matrix(margins_N33[domain_N == name]) for name in np.unique(domain_N)
     }

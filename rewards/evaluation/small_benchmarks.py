@@ -33,7 +33,15 @@ __all__ = [
 ]
 
 STYLES = ("concise", "detailed", "markdown")
-_DOMAINS = ("chat", "math", "code", "safety")
+# RM-Bench's domains, and how the names of rows' domains or subsets begin: its whole file has the
+# one, its file of each domain the other
+_DOMAINS: dict[str, tuple[str, ...]] = {
+    "chat": ("chat", "alpacaeval", "mt-bench", "llmbar"),
+    "math": ("math", "hendrycks", "prm800k", "algebra", "counting", "geometry", "intermediate",
+             "number", "prealgebra", "precalculus"),
+    "code": ("code", "bigcode", "humaneval", "hep-"),
+    "safety": ("safety", "refusals", "xstest", "donotanswer"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,16 @@ def style_matrix(margins_N33: ArrayLike) -> StyleMatrix:
     )
 
 
-def domain_of(name: str) -> str:
-    """The benchmark's domain: safety-refuse and safety-response are both safety, and AlpacaEval
-    prompts are chat; any other name is its own."""
-    if name.startswith("alpacaeval"):
-        return "chat"
-    return next((domain for domain in _DOMAINS if name.startswith(domain)), name)
+def domain_of(name: str, stem: str = "") -> str:
+    """The domain of a row's domain or subset, else that of the file's name; of neither, `name`.
+
+    Refusals and responses are both safety, one domain of all their rows.
+    """
+    for one in (name, stem):
+        for domain, starts in _DOMAINS.items():
+            if one.casefold().startswith(starts):
+                return domain
+    return name
 
 
 def mean_of_domains(domains: Sequence[StyleMatrix]) -> dict[str, float]:

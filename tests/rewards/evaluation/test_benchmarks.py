@@ -217,8 +217,19 @@ def test_a_missing_verdict_leaves_its_cell_only() -> None:
 
 
 def test_rm_bench_averages_over_domains() -> None:
-    names = ("alpacaeval", "safety-refuse", "safety-response", "code", "mine")
-    assert [domain_of(name) for name in names] == ["chat", "safety", "safety", "code", "mine"]
+    domains = {
+        "chat": ("chat", "alpacaeval"),
+        "code": ("code", "bigcode/humanevalpack"),
+        "math": ("math", "Algebra", "Counting & Probability", "Precalculus"),
+        "safety": ("safety-refuse", "safety-response", "refusals-dangerous", "refusals-offensive",
+                   "xstest-should-refuse", "xstest-should-respond"),
+        "mine": ("mine",),
+    }  # fmt: skip
+    for domain, names in domains.items():
+        assert {domain_of(name) for name in names} == {domain}
+    # what the rows do not say, the name of the benchmark's file does
+    assert domain_of("", "math_filtered") == domain_of("train", "math_filtered") == "math"
+    assert domain_of("alpacaeval", "math_filtered") == "chat"
     right, wrong = style_matrix(np.ones((5, 3, 3))), style_matrix(-np.ones((1, 3, 3)))
     assert mean_of_domains([right, wrong]) == dict.fromkeys(
         ("hard", "normal", "easy", "average"), 0.5

@@ -194,6 +194,39 @@ def test_real_rm_bench(capsys: pytest.CaptureFixture[str], raft_data: Path) -> N
     assert list(found["benchmark"]["domains"]) == ["chat"]
 
 
+def test_rm_benchs_files_of_one_domain_each(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Put together they have no `domain`, only the subsets that each domain is made of."""
+    rng = np.random.default_rng(0)
+    subsets = {
+        "chat": ["alpacaeval"] * 9,
+        "code": ["bigcode/humanevalpack"] * 20,
+        "safety": ["refusals-dangerous"] * 4 + ["refusals-offensive"] * 7
+        + ["xstest-should-refuse"] * 12 + ["xstest-should-respond"] * 15,
+    }  # fmt: skip
+    rows = [
+        {"id": f"{name}-{at}", "subset": name, "prompt": f"q {name} {at}",
+         "chosen": ["x" * int(n) for n in rng.integers(1, 9, 3)],
+         "rejected": ["y" * int(n) for n in rng.integers(1, 9, 3) + len(name) % 4]}
+        for names in subsets.values() for at, name in enumerate(names)
+    ]  # fmt: skip
+    found = only(evaluate(capsys, write_rows(tmp_path / "four.jsonl", rows), *LENGTH))["benchmark"]
+    # the benchmark's own count: every row of a domain weighs the same, every domain too
+    levels = {"hard": [(0, 1), (0, 2), (1, 2)], "normal": [(0, 0), (1, 1), (2, 2)],
+              "easy": [(1, 0), (2, 0), (2, 1)]}  # fmt: skip
+    for level, cells in levels.items():
+        shares = [
+            np.mean([
+                len(row["chosen"][i]) > len(row["rejected"][j])
+                for row in rows if row["subset"] in names for i, j in cells
+            ])
+            for names in subsets.values()
+        ]  # fmt: skip
+        assert found[level] == pytest.approx(100 * np.mean(shares))
+    assert set(found["domains"]) == set(subsets)
+
+
 def test_human_ranks_of_lists(
     capsys: pytest.CaptureFixture[str], raft_data: Path, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from rewards.checkpoints.hub import check_model, local_path
 from rewards.tournament.types import Tournament
-from rewards.types import Bos, EngineName, Format, NonFinite, TruncationSide
+from rewards.types import Bos, EngineName, Eos, Format, NonFinite, TruncationSide
 from rollout.storage.settings import without_secrets
 
 __all__ = [
@@ -150,6 +150,7 @@ class _ReadSpec(_Spec):
 
     format: Format | None = Field(default=None, description="default: the model's own")
     bos: Bos | None = None
+    eos: Eos | None = Field(default=None, description="what a row ends in, beside its template")
     separator: str | None = Field(default=None, description="between messages, format hh_hash")
     max_length: int | None = Field(default=None, ge=1, description="tokens; longer ones are cut")
     truncation_side: TruncationSide | None = None

@@ -13,6 +13,7 @@ __all__ = [
     "Bos",
     "Comparison",
     "EngineName",
+    "Eos",
     "Family",
     "Format",
     "NonFinite",
@@ -26,6 +27,7 @@ __all__ = [
 
 # settings that several parts of this package share
 Bos = Literal["single", "double", "none"]
+Eos = Literal["none", "single"]
 EngineName = Literal["auto", "transformers", "vllm"]
 Family = Literal["classifier", "armorm", "grm", "pairwise"]
 # hh_hash is "###Human: …###Assistant: …"; hh, its old name, reads as it does

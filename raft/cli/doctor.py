@@ -82,6 +82,7 @@ def _model(options: argparse.Namespace) -> tuple[str, Iterable[Finding]]:
         kind=options.family,
         format=options.format,
         bos=options.bos,
+        eos=options.eos,
         max_length=options.max_length,
         dtype=None if options.dtype == "auto" else options.dtype,
         device=options.device,

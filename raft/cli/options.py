@@ -50,13 +50,14 @@ TEMPLATES = ("auto", "chat", "plain", "hh", "hh_hash")
 FAMILIES = ("classifier", "armorm", "grm")
 FORMATS = ("chat", "hh_hash", "plain", "hh")
 BOS = ("single", "double", "none")
+EOS = ("none", "single")
 REWARD_ENGINES = ("auto", "transformers", "vllm")
 METHODS = (
     "round_robin", "knockout", "sequential", "pivot", "best_and_worst", "double_elimination",
     "swiss",
 )  # fmt: skip
 SCORINGS = ("copeland", "mean_probability", "mean_logit", "bradley_terry", "points")
-_MODEL_SETTINGS = ("family", "format", "bos", "max_length", "dtype", "engine", "device")
+_MODEL_SETTINGS = ("family", "format", "bos", "eos", "max_length", "dtype", "engine", "device")
 
 log = logging.getLogger("raft")
 
@@ -224,6 +225,7 @@ def add_model_options(
         add_old_name(group, "--kind", family)
     group.add_argument("--format", choices=FORMATS, help="how a conversation becomes text")
     group.add_argument("--bos", choices=BOS, help="number of BOS tokens")
+    group.add_argument("--eos", choices=EOS, help="single: end each conversation in one EOS")
     group.add_argument(
         "--max-length", type=positive, metavar="N",
         help="most tokens of a conversation; longer ones are cut",

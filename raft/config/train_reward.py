@@ -20,7 +20,7 @@ from rewards.training.settings import (
     LoraSettings,
     LossSettings,
 )
-from rewards.types import Bos, Format, TruncationSide
+from rewards.types import Bos, Eos, Format, TruncationSide
 from rollout.errors import InputError
 
 __all__ = [
@@ -118,6 +118,7 @@ class TrainRewardConfig(_Section):
     eval: HeldOutConfig = HeldOutConfig(share=0.1)
     format: Format | None = None
     bos: Bos | None = None
+    eos: Eos | None = None
     max_length: int | None = Field(default=None, ge=2, description="tokens of one side")
     truncation_side: TruncationSide | None = None
     over_long: Literal["cut", "drop"] | None = Field(
@@ -149,6 +150,7 @@ class TrainRewardConfig(_Section):
             "armorm": ("armorm",),
             "format": ("bradley_terry", "hh", "grm"),
             "bos": ("bradley_terry", "hh", "grm"),
+            "eos": ("bradley_terry", "hh", "grm"),
             "truncation_side": ("bradley_terry", "hh", "grm"),
             "over_long": ("bradley_terry", "hh", "grm"),
             "separator": ("bradley_terry", "hh"),

@@ -119,7 +119,7 @@ _RECIPES = {
 
 # what a recipe does not read its conversations by
 _NOT_READ = {
-    "pairwise": ("format", "bos", "truncation_side", "over_long", "separator"),
+    "pairwise": ("format", "bos", "eos", "truncation_side", "over_long", "separator"),
     "grm": ("separator",),
 }
 
@@ -132,7 +132,7 @@ def _reading(config: TrainRewardConfig) -> ReadingSettings:
         "hh": HH_READING,
         "grm": ReadingSettings(max_length=3000, truncation_side="right"),
     }.get(config.recipe, ReadingSettings())
-    keys = ("format", "bos", "max_length", "truncation_side", "over_long", "separator")
+    keys = ("format", "bos", "eos", "max_length", "truncation_side", "over_long", "separator")
     given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     return replace(start, **given, chat_template=_template(config.chat_template))
 

@@ -16,6 +16,7 @@ from rewards.checkpoints.checkpoint import tensor_shapes
 from rewards.checkpoints.settings import ModelSettings
 from rewards.encoding.bos import default_bos
 from rewards.encoding.encoder import Encoder
+from rewards.encoding.eos import default_eos
 from rewards.types import Format
 from rollout.types import InputError
 
@@ -187,12 +188,17 @@ def make_encoder(
     vocabulary: int,
 ) -> Encoder:
     """What `settings` leave open: "chat" where there is a template, else "plain"; the BOS that
-    tokenizer or template would add once; the length that model and tokenizer can take."""
+    tokenizer or template would add once; EOS behind plain text; the length that model and tokenizer
+    can take."""
     format = settings.format or _default_format(tokenizer, name)
+    eos = settings.eos or default_eos(tokenizer, format)
+    if eos != "none" and settings.eos is None:
+        log.info('%s: eos="single" behind plain text, as TRL trains; eos: none leaves it out', name)
     return Encoder(
         tokenizer,
         format=format,
         bos=settings.bos or default_bos(tokenizer, format),
+        eos=eos,
         vocabulary=vocabulary,
         max_length=settings.max_length or longest(config, tokenizer),
         truncation_side=settings.truncation_side,

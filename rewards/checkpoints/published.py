@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewards.types import Bos, Family, Format
+from rewards.types import Bos, Eos, Family, Format
 
 __all__ = ["PUBLISHED", "Published", "find_published"]
 
@@ -26,6 +26,7 @@ class Published:
     bos: Bos | None = None
     dtype: str | None = None
     max_length: int | None = None
+    eos: Eos = "none"
 
 
 def _chat(bos: Bos, dtype: str | None = "bfloat16") -> Published:

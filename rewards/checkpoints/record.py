@@ -19,7 +19,7 @@ __all__ = ["RECORD", "read_record", "recorded_kind", "with_record", "write_recor
 
 RECORD = "reward.json"
 # the arguments of `load_reward` that a record may give
-KEYS = ("format", "bos", "max_length", "truncation_side", "separator")
+KEYS = ("format", "bos", "eos", "max_length", "truncation_side", "separator")
 
 
 def write_record(folder: Path, reading: Mapping[str, object], **more: object) -> None:
@@ -37,7 +37,9 @@ def with_record(
     Raises `InputError` for a record that cannot be read.
     """
     found = read_record(folder)
-    open_keys = [key for key in ("format", "bos", "max_length") if getattr(settings, key) is None]
+    open_keys = [
+        key for key in ("format", "bos", "eos", "max_length") if getattr(settings, key) is None
+    ]
     open_keys += ["truncation_side"] * (side is None) + ["separator"] * (not separator)
     return replace(settings, **{key: found[key] for key in open_keys if key in found})
 
@@ -50,7 +52,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     found = _content(folder).get("reading", {})
     if not isinstance(found, dict):
         raise _unreadable(folder)
-    return {key: found[key] for key in KEYS if found.get(key) is not None}
+    said = {key: found[key] for key in KEYS if found.get(key) is not None}
+    return {"eos": "none", **said} if said else {}  # before it was written down there was none
 
 
 def recorded_kind(folder: Path) -> str | None:

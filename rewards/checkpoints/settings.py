@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from rewards.types import Bos, EngineName, Format, NonFinite, TruncationSide
+from rewards.types import Bos, EngineName, Eos, Format, NonFinite, TruncationSide
 from rollout.types import InputError
 
 __all__ = ["ModelSettings"]
@@ -23,6 +23,7 @@ class ModelSettings:
 
     format: Format | None = None
     bos: Bos | None = None
+    eos: Eos | None = None
     engine: EngineName = "auto"
     dtype: str | None = None
     device: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,21 @@ class ModelUnderTest:
 
     def text(self, conversation: Turns) -> str:
         return render(conversation, self.encoder.format, self.tokenizer, self.encoder.separator)
+
+    def with_other_end(self, conversation: Turns) -> ModelUnderTest | None:
+        """The same, reading conversations with an EOS where this does without, and the other way
+        round; None where that makes no difference to `conversation`, or there is no EOS."""
+        if self.tokenizer.eos_token_id is None:
+            return None
+        reward = self.reward
+        encoder = replace(self.encoder, eos="none" if self.encoder.eos == "single" else "single")
+        other = replace(
+            self,
+            reward=ModelReward(
+                encoder, reward.engine, name=reward.name, kind=reward.kind, non_finite="missing"
+            ),
+        )
+        return None if other.ids(conversation) == self.ids(conversation) else other
 
     def ids(self, conversation: Turns) -> list[int]:
         with self._uncounted():

@@ -9,7 +9,7 @@ import numpy as np
 
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rewards.doctor.model_under_test import ModelUnderTest
-from rewards.doctor.samples import OBVIOUS
+from rewards.doctor.samples import OBVIOUS, TWO_TURNS
 from rewards.evaluation.accuracy import accuracy, length_bias
 from rewards.evaluation.dataset import EvalRow, RowParser
 from rewards.evaluation.stats import mean_ci95, pearson, spearman
@@ -33,6 +33,7 @@ _CHUNK = 64
 _SIDES = ("chosen", "rejected")
 _STRONG = 0.5
 _ENOUGH = 10  # a correlation of fewer points is noise
+_SURE = 0.01  # p of two readings that win as often as each other
 
 Advance = Callable[[int], None]
 
@@ -92,6 +93,7 @@ def check_pairs(
     yield from _score_length(
         np.concatenate([chosen_N, rejected_N]), np.concatenate([lengths_N2[:, 0], lengths_N2[:, 1]])
     )
+    yield from _end_token(model, pairs, chosen_N - rejected_N)
     if cut:
         limit = model.encoder.max_length
         yield note(
@@ -103,6 +105,34 @@ def check_pairs(
     if reasons:
         said = f"{len(reasons)} of {2 * len(pairs)} conversations, the first"
         yield note("unread", f"{said}: {reasons[0]}", unread=len(reasons))
+
+
+def _end_token(
+    model: ModelUnderTest, pairs: Sequence[EvalRow], margins_N: np.ndarray
+) -> Iterator[Finding]:
+    """Read at an EOS or before it: both give numbers, and one of them is what was trained."""
+    from scipy.stats import binomtest
+
+    other = model.with_other_end(TWO_TURNS)
+    if other is None:
+        return
+    chosen_N, rejected_N, _, _ = _scores(other, pairs, lambda count: None)
+    other_N = chosen_N - rejected_N
+    known_N = np.isfinite(margins_N) & np.isfinite(other_N)
+    if not known_N.any():
+        return
+    wins_N, other_wins_N = margins_N[known_N] > 0, other_N[known_N] > 0
+    own, others = (wins_N & ~other_wins_N).sum(), (other_wins_N & ~wins_N).sum()
+    eos, rate, other_rate = other.encoder.eos, wins_N.mean(), other_wins_N.mean()
+    detail = f"eos={model.encoder.eos}: {rate:.1%} of {len(wins_N)} pairs; {eos}: {other_rate:.1%}"
+    values = {"accuracy": float(rate), "other_accuracy": float(other_rate)}
+    if own + others == 0 or binomtest(int(own), int(own + others)).pvalue > _SURE:
+        yield note("end token", f"{detail}: these pairs do not tell which is meant", "", **values)
+    elif others > own:
+        fix = f"use --eos {eos} (eos: {eos} in a config)"
+        yield wrong("end token", f"{detail}: it was trained to read the other", fix, **values)
+    else:
+        yield ok("end token", f"{detail}: as it was trained", **values)
 
 
 def judged_findings(

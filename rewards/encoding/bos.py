@@ -58,13 +58,14 @@ def default_bos(tokenizer: PreTrainedTokenizerBase, format: Format) -> Bos:
 
 
 def grm_bos(tokenizer: PreTrainedTokenizerBase, format: Format | None, name: str) -> Bos | None:
-    """GRM's code tokenises the rendered template once more: its BOS and the tokenizer's are two.
+    """GRM's code tokenises the rendered template once more, and reads as many BOS as that yields.
 
-    None, which leaves the choice open, where no template renders a BOS.
+    None, which leaves the choice open, where nothing is rendered by a template.
     """
-    if format not in (None, "chat") or not tokenizer.chat_template or not tokenizer.bos_token:
+    if format not in (None, "chat") or not tokenizer.chat_template:
         return None
-    if not render(_PROBE, "chat", tokenizer).startswith(str(tokenizer.bos_token)):
-        return None
-    log.info("%s: bos=\"double\", as GRM was trained: the template's and the tokenizer's", name)
-    return "double"
+    ids = tokenizer(render(_PROBE, "chat", tokenizer))["input_ids"]
+    count = next((n for n, id in enumerate(ids) if id != tokenizer.bos_token_id), len(ids))
+    bos: Bos = "none" if not count else "single" if count == 1 else "double"
+    log.info("%s: bos=\"%s\", as GRM was trained: the template's and the tokenizer's", name, bos)
+    return bos

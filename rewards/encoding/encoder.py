@@ -1,4 +1,4 @@
-"""Turn conversations into token ids: format, BOS policy and truncation in one place.
+"""Turn conversations into token ids: format, BOS, EOS and truncation in one place.
 
 Over-long texts are cut without losing what is being scored.
 """
@@ -12,52 +12,26 @@ from itertools import takewhile
 from typing import Any
 
 from rewards.encoding.bos import BOS_COUNT, check_bos, with_bos
-from rewards.encoding.formats import Scorable, check_format, render
-from rewards.types import Bos, Format, RewardError, TruncationSide
+from rewards.encoding.eos import EOS_COUNT, check_eos, with_eos, without_last_newline
+from rewards.encoding.formats import Rendered, Scorable, check_format, render
+from rewards.types import Bos, Eos, Format, RewardError, TruncationSide
 from rollout.types import InputError, Message
 
-__all__ = [
-    "Encoder",
-    "check_truncation",
-    "cut",
-    "keeps_response",
-]
+__all__ = ["Encoder", "check_truncation"]
 
 SIDES = ("left", "right")
 
 
-def check_truncation(side: str, max_length: int | None, front: int) -> None:
-    """Raises `InputError` for an unknown side, or a length that leaves no room after the BOS."""
+def check_truncation(side: str, max_length: int | None, kept: int) -> None:
+    """Raises `InputError` for an unknown side, or a length with no room but for BOS and EOS."""
     if side not in SIDES:
         raise InputError(
             f"truncation_side={side!r}",
             "is unknown",
             f"use one of {', '.join(SIDES)}",
         )
-    if max_length is not None and max_length <= front:
+    if max_length is not None and max_length <= kept:
         raise InputError(f"max_length={max_length}", "leaves no room for text", "use a larger one")
-
-
-def cut(ids: Sequence[int], max_length: int, side: TruncationSide, front: int) -> list[int]:
-    """`ids` (T,) at most `max_length` long. The first `front` tokens (BOS) always stay."""
-    if len(ids) <= max_length:
-        return list(ids)
-    if side == "right":
-        return list(ids[:max_length])
-    return [*ids[:front], *ids[len(ids) - (max_length - front) :]]
-
-
-def keeps_response(
-    ids: Sequence[int], without: Sequence[int], max_length: int, side: TruncationSide, front: int
-) -> bool:
-    """Does at least one token of the response survive the cut?
-
-    `without` is the same conversation with an empty response: what both have in common at the
-    start is the prompt, at the end what the template puts after a response.
-    """
-    if side == "right":
-        return max_length > _common_prefix(ids, without)
-    return max_length - front > _common_prefix(ids[::-1], without[::-1])
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -80,6 +54,7 @@ class Encoder:
     format: Format
     bos: Bos
     vocabulary: int
+    eos: Eos = "none"
     max_length: int | None = None
     truncation_side: TruncationSide = "left"
     separator: str = ""
@@ -88,7 +63,8 @@ class Encoder:
     def __post_init__(self) -> None:
         check_format(self.format)
         check_bos(self.bos, self.tokenizer.bos_token_id)
-        check_truncation(self.truncation_side, self.max_length, BOS_COUNT[self.bos])
+        check_eos(self.eos, self.tokenizer.eos_token_id)
+        check_truncation(self.truncation_side, self.max_length, self._front + self._back)
         if self.format == "chat" and not self.tokenizer.chat_template:
             raise InputError(
                 'format="chat"', "the tokenizer has no chat template", 'use "hh_hash" or "plain"'
@@ -114,6 +90,7 @@ class Encoder:
             "format": self.format,
             "separator": self.separator,
             "bos": self.bos,
+            "eos": self.eos,
             "max_length": self.max_length,
             "truncation_side": self.truncation_side,
         }
@@ -147,13 +124,46 @@ class Encoder:
         rows = self.tokenizer(
             texts, add_special_tokens=False, padding=False, truncation=False, verbose=False
         )["input_ids"]
-        return [with_bos(ids, self.tokenizer.bos_token_id, self.bos) for ids in rows]
+        bos_id, eos_id = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return [with_eos(with_bos(ids, bos_id, self.bos), eos_id, self.eos) for ids in rows]
 
     def _text(self, conversation: Scorable, name: str) -> str:
         try:
-            return render(conversation, self.format, self.tokenizer, self.separator)
+            text = render(conversation, self.format, self.tokenizer, self.separator)
         except InputError as error:
             raise InputError(name, error) from error
+        by_template = self.format == "chat" or isinstance(conversation, Rendered)
+        return without_last_newline(text) if self.eos == "single" and by_template else text
+
+    @property
+    def _front(self) -> int:
+        """Tokens at the start that are never cut."""
+        return BOS_COUNT[self.bos]
+
+    @property
+    def _back(self) -> int:
+        return EOS_COUNT[self.eos]
+
+    def cut(self, ids: Sequence[int]) -> list[int]:
+        """`ids` (T,) at most `max_length` long; BOS always stays, and an EOS that was added."""
+        length = self.max_length
+        if length is None or len(ids) <= length:
+            return list(ids)
+        if self.truncation_side == "right":
+            return [*ids[: length - self._back], *ids[len(ids) - self._back :]]
+        return [*ids[: self._front], *ids[len(ids) - (length - self._front) :]]
+
+    def keeps_response(self, ids: Sequence[int], without: Sequence[int]) -> bool:
+        """Does at least one token of the response survive the cut?
+
+        `without` is the same conversation with an empty response: what both have in common at the
+        start is the prompt, at the end what the template puts after a response.
+        """
+        if self.max_length is None:
+            return True
+        if self.truncation_side == "right":
+            return self.max_length - self._back > _common_prefix(ids, without)
+        return self.max_length - self._front > _common_prefix(ids[::-1], without[::-1])
 
     def _fitted(self, ids: list[int], conversation: Scorable, name: str) -> tuple[list[int], bool]:
         if not ids:
@@ -166,8 +176,7 @@ class Encoder:
         if self.max_length is None or len(ids) <= self.max_length:
             return ids, False
         self._check_response_left(ids, conversation, name)
-        front = BOS_COUNT[self.bos]
-        return cut(ids, self.max_length, self.truncation_side, front), True
+        return self.cut(ids), True
 
     def _check_response_left(self, ids: list[int], conversation: Scorable, name: str) -> None:
         if isinstance(conversation, str):
@@ -176,11 +185,10 @@ class Encoder:
             return  # an empty one cannot be lost on the left
         emptied: list[Any] = [*conversation[:-1], Message(role="assistant", content="")]
         (without,) = self._tokens([emptied], [name])
-        front, length = BOS_COUNT[self.bos], self.max_length or len(ids)
-        if keeps_response(ids, without, length, self.truncation_side, front):
+        if self.keeps_response(ids, without):
             return
         other = ' or truncation_side="left"' if self.truncation_side == "right" else ""
         raise RewardError(
-            f"{name}: nothing of its response is left within max_length={length} "
+            f"{name}: nothing of its response is left within max_length={self.max_length} "
             f"(the whole is {len(ids)} tokens): use a larger max_length{other}"
         )

@@ -12,7 +12,7 @@ from rewards.checkpoints.hub import local_folder
 from rewards.checkpoints.published import Published, find_published
 from rewards.checkpoints.record import with_record
 from rewards.checkpoints.settings import ModelSettings
-from rewards.types import Bos, EngineName, Family, Format, NonFinite, TruncationSide
+from rewards.types import Bos, EngineName, Eos, Family, Format, NonFinite, TruncationSide
 from rollout.types import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def load_reward(
     kind: Family | None = None,
     format: Format | None = None,
     bos: Bos | None = None,
+    eos: Eos | None = None,
     engine: EngineName | None = None,
     dtype: str | None = None,
     device: str | None = None,
@@ -43,14 +44,16 @@ def load_reward(
     The family is found from the files; settings left at None come from what is known of published
     models, then from the files. `kind` is the family of the checkpoint: "classifier", "armorm" or
     "grm". `format` is "chat", "hh_hash" or "plain"; `bos` is the exact number of BOS tokens,
-    "single", "double" or "none"; `max_length` cuts longer conversations on
-    `truncation_side` (default: left); `separator` goes between the messages of "hh_hash".
+    "single", "double" or "none"; `eos`, "single" or "none", ends each conversation in one EOS;
+    `max_length` cuts longer conversations on `truncation_side` (default: left); `separator` goes
+    between the messages of "hh_hash".
 
     Raises `InputError` for a missing or unsuitable checkpoint or setting. No remote code is run.
     """
     settings = ModelSettings(
         format=format,
         bos=bos,
+        eos=eos,
         engine=engine or "auto",
         dtype=dtype,
         device=device,
@@ -85,6 +88,7 @@ def known_settings(
         settings,
         format=settings.format or known.format,
         bos=settings.bos or known.bos,
+        eos=settings.eos or known.eos,
         dtype=settings.dtype or _published_dtype(known, settings.device),
         max_length=settings.max_length or known.max_length,
     )

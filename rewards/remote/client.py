@@ -26,6 +26,7 @@ from rewards.remote.vllm_protocol import VLLM, RawCheck
 from rewards.types import (
     Bos,
     Comparison,
+    Eos,
     Format,
     NonFinite,
     RewardError,
@@ -59,9 +60,9 @@ class RemoteReward:
         concurrency: requests under way at most.
         batch_size: scores per request; a group is never cut, so one of more goes alone.
         retries, backoff: tries after the first, and seconds before the second; see `Transport`.
-        tokenizer, format, bos, separator, max_length, truncation_side: how conversations become
-            text or token ids; see `Texts`. Not for "raft", whose server does it; and "openrlhf" has
-            its server cut.
+        tokenizer, format, bos, eos, separator, max_length, truncation_side: how conversations
+            become text or token ids; see `Texts`. Not for "raft", whose server does it; and
+            "openrlhf" has its server cut.
         columns: with "raft", the prompt columns that are sent; None sends all.
         label_column: with "openrlhf", the prompt column sent as `labels`.
         assume_raw: leave out the check that vLLM's numbers are logits and no probabilities.
@@ -86,6 +87,7 @@ class RemoteReward:
         tokenizer: Any = None,
         format: Format | None = None,
         bos: Bos | None = None,
+        eos: Eos | None = None,
         separator: str = "",
         max_length: int | None = None,
         truncation_side: TruncationSide | None = None,
@@ -99,7 +101,7 @@ class RemoteReward:
         self._check_protocol(protocol, columns, label_column, assume_raw)
         self.texts: Texts | None = None
         if protocol == "raft":
-            _check_unset(protocol, tokenizer=tokenizer, format=format, bos=bos,
+            _check_unset(protocol, tokenizer=tokenizer, format=format, bos=bos, eos=eos,
                          separator=separator or None, max_length=max_length,
                          truncation_side=truncation_side)  # fmt: skip
         else:
@@ -108,7 +110,7 @@ class RemoteReward:
                 _check_unset(protocol, max_length=max_length, truncation_side=truncation_side,
                              model=model)  # fmt: skip
             self.texts = Texts(
-                tokenizer, format=format, bos=bos, separator=separator,
+                tokenizer, format=format, bos=bos, eos=eos, separator=separator,
                 max_length=max_length, truncation_side=truncation_side,
             )  # fmt: skip
         self.protocol: ProtocolName = protocol

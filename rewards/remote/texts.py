@@ -8,11 +8,12 @@ from os.path import commonprefix
 from typing import Any
 
 from rewards.checkpoints.hub import description_folder
-from rewards.checkpoints.published import find_published
+from rewards.checkpoints.published import Published, find_published
 from rewards.encoding.bos import BOS_COUNT, default_bos
 from rewards.encoding.encoder import Encoder
+from rewards.encoding.eos import default_eos, without_last_newline
 from rewards.encoding.formats import Scorable, check_format, render
-from rewards.types import Bos, Format, TruncationSide
+from rewards.types import Bos, Eos, Format, TruncationSide
 from rollout.types import InputError, Message
 
 __all__ = ["Texts"]
@@ -29,6 +30,8 @@ class Texts:
         format: "chat" (needs the tokenizer), "hh_hash" or "plain".
         bos: how many BOS tokens. None: in token ids, what tokenizer and template would add once;
             in a text, what the template writes, since the server's tokenizer adds its own.
+        eos: "single" ends rows and texts in one EOS. None: in token ids, as the model was published
+            or one behind plain text; in a text none, since OpenRLHF's server adds it.
         separator: between the messages of "hh_hash".
         max_length: in tokens; longer conversations are cut on `truncation_side` (default: left).
 
@@ -41,23 +44,28 @@ class Texts:
         *,
         format: Format | None = None,
         bos: Bos | None = None,
+        eos: Eos | None = None,
         separator: str = "",
         max_length: int | None = None,
         truncation_side: TruncationSide | None = None,
     ) -> None:
-        known_format, known_bos = _published(tokenizer)
+        known = _published(tokenizer)
         self.tokenizer = _load(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        self.format: Format = _format(format or known_format, self.tokenizer)
+        self.format: Format = _format(format or (known and known.format), self.tokenizer)
         self.separator = separator
         self.bos: Bos | None = bos
+        self.eos: Eos | None = eos
         self.encoder: Encoder | None = None
         if self.tokenizer is None:
-            _check_needless(bos=bos, max_length=max_length, truncation_side=truncation_side)
+            _check_needless(
+                bos=bos, eos=eos, max_length=max_length, truncation_side=truncation_side
+            )
             return
         self.encoder = Encoder(
             self.tokenizer,
             format=self.format,
-            bos=bos or known_bos or default_bos(self.tokenizer, self.format),
+            bos=bos or (known and known.bos) or default_bos(self.tokenizer, self.format),
+            eos=eos or (known.eos if known else default_eos(self.tokenizer, self.format)),
             vocabulary=len(self.tokenizer),
             max_length=max_length,
             truncation_side=truncation_side or "left",
@@ -85,6 +93,7 @@ class Texts:
             "format": self.format,
             "separator": self.separator,
             "bos": encoder.bos if encoder and ids else self.bos,
+            "eos": encoder.eos if encoder and ids else self.eos,
             "max_length": encoder.max_length if encoder else None,
             "truncation_side": encoder.truncation_side if encoder else None,
         }
@@ -102,7 +111,9 @@ class Texts:
             text = render(conversation, self.format, self.tokenizer, self.separator)
         except InputError as error:
             raise InputError(name, error) from error
-        return text if self.bos is None else self._with_bos(text, self.bos)
+        if self.bos is not None:
+            text = self._with_bos(text, self.bos)
+        return self._with_eos(text) if self.eos == "single" else text
 
     def _with_bos(self, text: str, bos: Bos) -> str:
         token = self.tokenizer.bos_token
@@ -110,13 +121,20 @@ class Texts:
             text = text.removeprefix(token)
         return (token or "") * BOS_COUNT[bos] + text
 
+    def _with_eos(self, text: str) -> str:
+        token = self.tokenizer.eos_token
+        text = without_last_newline(text) if self.format == "chat" else text
+        while text.endswith(token):
+            text = text.removesuffix(token)
+        return text + token
 
-def _published(tokenizer: object) -> tuple[Format | None, Bos | None]:
+
+def _published(tokenizer: object) -> Published | None:
     known = find_published(tokenizer) if isinstance(tokenizer, str) else None
     if known is None:
-        return None, None
-    log.info("%s: using the published format and BOS of %s", tokenizer, known[0])
-    return known[1].format, known[1].bos
+        return None
+    log.info("%s: using the published format, BOS and EOS of %s", tokenizer, known[0])
+    return known[1]
 
 
 def _load(name: str) -> Any:

@@ -180,7 +180,9 @@ def chunks(rows: Iterable[Sequence[int]], size: int) -> list[Example]:
     ]
 
 
-HH_READING = ReadingSettings(format="hh", bos="single", max_length=512, over_long="drop")
+HH_READING = ReadingSettings(
+    format="hh", bos="single", eos="none", max_length=512, over_long="drop"
+)
 HH_TRAINING = TrainingSettings(learning_rate=5e-6, epochs=1, schedule="linear")
 HH_SFT = TrainingSettings(learning_rate=2e-5, epochs=2, schedule="linear")
 

@@ -20,8 +20,7 @@ import numpy as np
 from rewards.checkpoints.loading import make_encoder
 from rewards.checkpoints.settings import ModelSettings
 from rewards.data.pair import Pair
-from rewards.encoding.bos import BOS_COUNT
-from rewards.encoding.encoder import Encoder, cut, keeps_response
+from rewards.encoding.encoder import Encoder
 from rewards.training.layout import num_embeddings
 from rewards.training.settings import Layout, ReadingSettings
 from rollout.types import InputError, Message
@@ -151,6 +150,7 @@ def reading_encoder(
     wanted = ModelSettings(
         format=settings.format,
         bos=settings.bos,
+        eos=settings.eos,
         max_length=settings.max_length,
         truncation_side=settings.truncation_side,
         separator=settings.separator,
@@ -238,8 +238,7 @@ class _Reader:
             if reason is not None:
                 self.dropped[reason] += 1
                 return None
-            front = BOS_COUNT[self.encoder.bos]
-            rows = [cut(row, limit, self.encoder.truncation_side, front) for row in rows]
+            rows = [self.encoder.cut(row) for row in rows]
             self.cuts += 1
         if rows[0] == rows[1]:
             self.dropped["whose sides read the same"] += 1
@@ -252,7 +251,6 @@ class _Reader:
             return f"longer than {limit} tokens"
         emptied = [*pair.prompt, Message(role="assistant", content="")]
         (without,) = self.whole.encode([emptied], [f"pair {pair.id!r}"])
-        front, side = BOS_COUNT[self.encoder.bos], self.encoder.truncation_side
-        if all(keeps_response(row, without, limit, side, front) for row in rows):
+        if all(self.encoder.keeps_response(row, without) for row in rows):
             return None
         return f"of which {limit} tokens keep no response"

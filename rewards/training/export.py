@@ -21,13 +21,13 @@ from torch import nn
 from rewards.checkpoints.record import write_record
 from rewards.encoding.bos import BOS_COUNT
 from rewards.encoding.encoder import Encoder
+from rewards.encoding.eos import EOS_COUNT
 from rewards.encoding.formats import HH_NAMES
 from rewards.models.armorm import ATTRIBUTES, REGRESSION, TRANSFORM
 from rewards.training import distributed
 from rewards.training.gating import GatingMLP
 from rewards.training.losses import base_of
 from rewards.training.settings import GRMSettings
-from rewards.types import Bos, Format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -54,7 +54,7 @@ def export_classifier(
         write_record(partial, encoder.describe(), recipe=recipe)
 
     tokenizer = encoder.tokenizer
-    tokenizer.chat_template = chat_template_of(encoder.format, encoder.bos, encoder)
+    tokenizer.chat_template = chat_template_of(encoder)
     if encoder.max_length is not None:
         tokenizer.model_max_length = encoder.max_length  # where other libraries look for it
     tokenizer.truncation_side = encoder.truncation_side
@@ -105,16 +105,19 @@ def merged(model: nn.Module) -> PreTrainedModel:
     return cast("PreTrainedModel", getattr(model, "merge_and_unload", lambda: model)())
 
 
-def chat_template_of(format: Format, bos: Bos, encoder: Encoder) -> str:
-    """A template that renders conversations as `encoder` reads them, BOS included.
+def chat_template_of(encoder: Encoder) -> str:
+    """A template that renders conversations as `encoder` reads them, BOS and EOS included.
 
     "chat" has its own, which stays as it is.
     """
-    if format == "chat":
+    if encoder.format == "chat":
         return encoder.tokenizer.chat_template
-    front = "{{ bos_token }}" * BOS_COUNT[bos]
-    if format == "plain":
-        return front + "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    front = "{{ bos_token }}" * BOS_COUNT[encoder.bos]
+    end = "{{ eos_token }}" * EOS_COUNT[encoder.eos]
+    if end:
+        end = f"{{% if not add_generation_prompt %}}{end}{{% endif %}}"
+    if encoder.format == "plain":
+        return front + "{% for m in messages %}{{ m['content'] }}{% endfor %}" + end
     between = encoder.separator.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     return (
         front + "{% for m in messages %}"
@@ -124,7 +127,7 @@ def chat_template_of(format: Format, bos: Bos, encoder: Encoder) -> str:
         f"{{{{ ('{HH_NAMES['user']}' if m['role'] == 'user' else '{HH_NAMES['assistant']}')"
         " + m['content'] }}{% endfor %}"
         f"{{% if add_generation_prompt %}}{{{{ '{between}{HH_NAMES['assistant'].rstrip()}' }}}}"
-        "{% endif %}"
+        "{% endif %}" + end
     )
 
 

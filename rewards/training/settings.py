@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as section
 
-from rewards.types import Bos, Format, TruncationSide
+from rewards.types import Bos, Eos, Format, TruncationSide
 
 __all__ = [
     "GRMSettings",
@@ -38,6 +38,7 @@ class ReadingSettings:
 
     format: Format | None = None
     bos: Bos | None = None
+    eos: Eos | None = None
     max_length: int | None = None
     truncation_side: TruncationSide = "left"
     separator: str = ""

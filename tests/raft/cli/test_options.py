@@ -19,7 +19,7 @@ from rewards.checkpoints.settings import ENGINES
 from rewards.evaluation.forms import FORMS
 from rewards.spec import ModelSpec
 from rewards.tournament import METHODS
-from rewards.types import Bos, Format
+from rewards.types import Bos, Eos, Format
 
 
 def literals(schema: type, field: str) -> set[str]:
@@ -31,6 +31,7 @@ def test_choices_are_those_of_the_settings_they_set() -> None:
     assert {*options.FAMILIES, "pairwise"} == set(FAMILIES)
     assert set(options.FORMATS) == set(get_args(Format))
     assert set(options.BOS) == set(get_args(Bos))
+    assert set(options.EOS) == set(get_args(Eos))
     assert set(options.REWARD_ENGINES) == set(ENGINES)
     assert set(options.DTYPES) == literals(PolicyConfig, "dtype") == literals(ModelSpec, "dtype")
     assert set(options.TEMPLATES) == literals(PolicyConfig, "template")

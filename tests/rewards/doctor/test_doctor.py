@@ -165,7 +165,7 @@ def test_other_architectures_pass(tmp_path: Path, family: str) -> None:
 
 
 def test_tokens_are_shown_as_they_reach_the_model(healthy: Path) -> None:
-    (tokens,) = by_name(examine(healthy, format="plain", bos="double"))["tokens"]
+    (tokens,) = by_name(examine(healthy, format="plain", bos="double", eos="none"))["tokens"]
     assert tokens.detail.startswith("54: <s>·0  <s>·0  I·")
     assert "␣·" in tokens.detail
 

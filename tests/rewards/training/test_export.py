@@ -142,16 +142,25 @@ def test_every_way_of_reading_is_recorded(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bos", ["single", "none", "double"])
-def test_the_chat_template_of_other_formats_writes_the_same_ids(tmp_path: Path, bos: Any) -> None:
+@pytest.mark.parametrize(
+    ("format", "bos", "eos"),
+    [
+        ("hh", "single", "none"), ("hh", "none", "single"), ("plain", "double", "single"),
+        ("plain", "none", None),
+    ],
+)  # fmt: skip
+def test_the_chat_template_of_other_formats_writes_the_same_ids(
+    tmp_path: Path, format: Any, bos: Any, eos: Any
+) -> None:
     # for those who render with the tokenizer alone
     from transformers import AutoTokenizer
 
-    reading = ReadingSettings(format="hh", bos=bos, separator="\n'")
+    reading = ReadingSettings(format=format, bos=bos, eos=eos, separator="\n'")
     start = base(tmp_path / "base", chat=False)
     train_bradley_terry(start, TRAIN, HELD_OUT, tmp_path, reading=reading, training=QUICK)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     encoder = with_record(tmp_path / "model").encoder
+    assert encoder.eos == (eos or "single"), "plain text is closed unless told otherwise"
     turns = ["a", "b", "c'", "d"]
     roles = ["user", "assistant"] * 2
     talk = [Message(role=r, content=t) for r, t in zip(roles, turns, strict=True)]
@@ -187,7 +196,7 @@ def test_a_record_fills_what_is_left_open(tmp_path: Path) -> None:
     write_record(tmp_path, reading, recipe="made up")
     filled = with_settings(tmp_path, ModelSettings())
     assert {key: getattr(filled, key) for key in reading} == reading
-    given = ModelSettings(format="plain", bos="none", max_length=5, separator="\n")
+    given = ModelSettings(format="plain", bos="none", eos="single", max_length=5, separator="\n")
     kept = with_settings(tmp_path, given, side="left", separator="\n")
     assert kept == given
     assert with_settings(tmp_path / "nowhere", given) == given

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from raft.runs.folder import RunFolder
 from raft.updates.trainer import build_trainer
-from raft.workers.executors import Executor
+from raft.workers.executors import Executor, Worker
 from raft.workers.placement import Placement, place, place_monitor
 from raft.workers.reward import RewardWorkers
 from raft.workers.rollout import BuildEngine, Policy, RolloutWorkers
@@ -52,7 +52,7 @@ class WorkerGroups:
 
 @contextlib.contextmanager
 def start_workers(config: RunConfig, folder: RunFolder) -> Iterator[WorkerGroups]:
-    """Start all workers at once, on the latest policy of the run; end them on leaving."""
+    """Start the workers on the latest policy of the run, without waiting; end them on leaving."""
     executor = _executor(config)
     try:
         sections = {"reward": config.reward, "gold": config.gold}
@@ -180,6 +180,7 @@ def _log_prob_workers(
         dtype=config.policy.dtype,
         neighbours=colocated,
         max_respawns=config.cluster.max_respawns,
+        after=_first_of(workers.rollout, placement),
     )
 
 
@@ -190,17 +191,19 @@ def _all_groups(
     placement: Placement,
     rewards: Mapping[str, RewardSpec],
 ) -> WorkerGroups:
-    """All workers start side by side. On shared GPUs the trainer goes to sleep first: vLLM plans
-    its memory by what it finds free."""
+    """All workers. On shared GPUs the trainer starts first and goes to sleep: vLLM plans its memory
+    by what it finds free."""
     version = folder.latest_version()
     checkpoint = str(folder.checkpoint(version)) if version else None
-    trainer = None
-    if version < config.iterations:
-        trainer = _trainer(config, executor, placement, checkpoint)
-        if placement.colocated:
-            trainer.sleep()
     policy = Policy(checkpoint or local_path(config.policy.model), version)
+    trainer = None
+    if version < config.iterations and placement.colocated:
+        trainer = _trainer(config, executor, placement, checkpoint)
+        trainer.sleep()
     drawing = _drawing_groups(config, executor, placement, rewards, policy, _BATCH_GROUPS)
+    if version < config.iterations and trainer is None:
+        first = _first_of(drawing.rollout, placement)
+        trainer = _trainer(config, executor, placement, checkpoint, first)
     return replace(drawing, trainer=trainer)
 
 
@@ -217,12 +220,18 @@ def _drawing_groups(
 
     respawns = config.cluster.max_respawns
     builders = {name: partial(build_reward, spec) for name, spec in rewards.items()}
-    reward = RewardWorkers(executor, placement.reward, builders, respawns, batch_groups)
-    if placement.colocated:
-        reward.wake()
+    scoring = partial(RewardWorkers, executor, placement.reward, builders, respawns, batch_groups)
     engine = _engine(config, placement.colocated)
+    drawing = partial(RolloutWorkers, executor, placement.rollout, engine, policy, respawns)
+    if placement.colocated:  # a reward model has its memory before vLLM plans its own
+        reward = scoring()
+        reward.wake()
+        rollout = drawing()
+    else:
+        rollout = drawing()
+        reward = scoring(after=_first_of(rollout, placement))
     return WorkerGroups(
-        rollout=RolloutWorkers(executor, placement.rollout, engine, policy, respawns),
+        rollout=rollout,
         reward=reward,
         trainer=None,
         take_turns=placement.colocated,
@@ -230,8 +239,17 @@ def _drawing_groups(
     )
 
 
+def _first_of(rollout: RolloutWorkers, placement: Placement) -> Worker[object] | None:
+    """Who starts before the others where cores are few: drawing comes first."""
+    return None if placement.rollout[0].gpus else rollout.first
+
+
 def _trainer(
-    config: RunConfig, executor: Executor, placement: Placement, checkpoint: str | None
+    config: RunConfig,
+    executor: Executor,
+    placement: Placement,
+    checkpoint: str | None,
+    after: Worker[object] | None = None,
 ) -> TrainerWorkers:
     own_process = config.cluster.address != "inline"
     threads = (
@@ -239,7 +257,7 @@ def _trainer(
     )
     build = partial(build_trainer, local_path(config.policy.model), config.train, threads=threads)
     return TrainerWorkers(
-        executor, placement.trainer, build, checkpoint, config.cluster.max_respawns
+        executor, placement.trainer, build, checkpoint, config.cluster.max_respawns, after
     )
 
 

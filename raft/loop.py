@@ -13,6 +13,7 @@ killed goes on where it was. Where a stage runs, and on what, is the worker grou
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_re
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Sinks, Stopwatch, report_line
-from raft.runs.prompts import digest, load_prompts, prompts_of
-from raft.select_rows import choose
+from raft.runs.prompts import digest, encode_texts, prompts_of, read_texts
+from raft.select_rows import write_selected
 from raft.train import check_start, sync, train
+from rewards.checkpoints.hub import local_path
 from rollout.data.samples import read_samples
 from rollout.seeds import derive_seed
 from rollout.storage.rollout_store import RolloutStore
@@ -35,6 +37,7 @@ from rollout.types import Prompt
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
     from raft.monitor.monitor import Monitor
+    from raft.monitor.policies import PolicyMeasures
 
 log = logging.getLogger("raft")
 
@@ -49,6 +52,7 @@ class Run:
     prompts: list[Prompt]
     held_out: list[Prompt]
     monitor: Monitor
+    measures: PolicyMeasures
     sinks: Sinks
 
     def log(self, iteration: int, phase: str, metrics: Mapping[str, Metric]) -> None:
@@ -62,25 +66,28 @@ def run(config: RunConfig) -> Path:
         InputError: the config, its files or the run folder are wrong; nothing is lost.
     """
     from raft.curves import draw_curves
-    from raft.monitor.monitor import build_monitor, load_reference
+    from raft.monitor.monitor import Monitor, policy_measures
 
     check_models(config)
-    # before the folder: a mistyped path leaves nothing behind that its correction would contradict
-    prompts, held_out = load_prompts(config)
-    reference = load_reference(config)
-    prompts_of(1, prompts, config.prompts.per_iteration, config.seed)
+    texts = read_texts(config)  # a mistyped path fails before anything starts
     with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:
-        folder.settle_prompts(digest(prompts, held_out))
-        monitor = build_monitor(config, folder, reference)
+        monitor = Monitor(folder, config.monitor, local_path(config.policy.model))
         over, curves = _is_over(config, folder, monitor), folder.root / "curves.png"
         if not over:
             folder.write_environment(describe_environment())
+            started = time.monotonic()
             with (
                 Sinks(config.log, folder.root, config.model_dump()) as sinks,
                 start_workers(config, folder) as workers,
             ):
+                # while the workers start: encoding imports the tokenizer, which takes seconds
+                prompts, held_out = encode_texts(config, texts)
+                prompts_of(1, prompts, config.prompts.per_iteration, config.seed)
+                folder.settle_prompts(digest(prompts, held_out))
+                measures = policy_measures(config)
                 log.info("policy %s, engine %s", config.policy.model, workers.rollout.describe())
-                iterate(Run(config, folder, workers, prompts, held_out, monitor, sinks))
+                log.info("ready to draw after %.0f s", time.monotonic() - started)
+                iterate(Run(config, folder, workers, prompts, held_out, monitor, measures, sinks))
         if not (over and curves.exists()):
             draw_curves([folder.root], curves)
         return folder.root
@@ -88,7 +95,8 @@ def run(config: RunConfig) -> Path:
 
 def iterate(run: Run) -> None:
     """Evaluate the starting policy (iteration 0), then improve and evaluate in turn."""
-    check_start(run.config, run.workers, run.held_out)
+    if run.folder.has_metrics(0, "eval"):  # else when the first samples are drawn
+        check_start(run.config, run.workers, run.held_out)
     for iteration in range(run.config.iterations + 1):
         watch, stopped = Stopwatch(), None
         if iteration > 0:
@@ -120,7 +128,7 @@ def improve(run: Run, iteration: int) -> None:
     )
     selected, rule = home / "selected.jsonl", config.select
     with watch("select"):
-        kept = choose(store.rows, selected, rule.strategy, rule.arguments(), rule.filters())
+        kept = write_selected(store.rows, selected, rule.strategy, rule.arguments(), rule.filters())
     with watch("train"):
         trained = train(run.config, run.folder, run.workers, selected, iteration)
     with watch("sync"):
@@ -164,7 +172,9 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
             names=run.workers.reward.names,
             title=f"iteration {iteration}: held-out",
         )
-        measured = monitor.measure(iteration, run.workers.log_probs)
+        if iteration == 0:  # the trainer has started beside the drawing
+            check_start(config, run.workers, held_out, store)
+        measured = monitor.measure(iteration, run.measures, run.workers.log_probs)
     times = watch.metrics()
     row = {
         **summarize(store.rows(), "eval"),

@@ -17,7 +17,7 @@ from rollout.data.samples import REWARD, SampleRow, Scores, ids_column, prompt_c
 from rollout.storage.files import write_rows
 from rollout.types import InputError, Message
 
-__all__ = ["SelectedRow", "choose", "read_selected", "selectable_scores", "trained_samples"]
+__all__ = ["SelectedRow", "read_selected", "selectable_scores", "trained_samples", "write_selected"]
 
 Rows = Callable[[], Iterable[SampleRow]]  # opens the rollouts anew: they may not fit memory
 _PAIRS = "best_and_worst"
@@ -107,7 +107,7 @@ class SelectedRow:
         return row
 
 
-def choose(
+def write_selected(
     rows: Rows,
     out: Path,
     strategy: str,

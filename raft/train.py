@@ -19,7 +19,8 @@ from raft.workers.rollout import Policy, Probe
 from raft.workers.trainer import TrainerWorkers
 from rollout.seeds import derive_seed
 from rollout.storage.files import read_json
-from rollout.types import Prompt
+from rollout.storage.rollout_store import RolloutStore
+from rollout.types import Prompt, StaleWeightsError
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
@@ -73,13 +74,28 @@ def sync(
         workers.reward.wake()
 
 
-def check_start(config: RunConfig, workers: WorkerGroups, held_out: Sequence[Prompt]) -> None:
+def check_start(
+    config: RunConfig,
+    workers: WorkerGroups,
+    held_out: Sequence[Prompt],
+    drawn: RolloutStore | None = None,
+) -> None:
     """Engine and trainer must compute the same policy before hours are spent on it.
 
-    Where they share GPUs the check waits for the first sync: they are not awake together.
+    Where they share GPUs the check waits for the first sync: they are not awake together. What
+    engines that fail it have `drawn` is discarded.
+
+    Raises:
+        StaleWeightsError: they do not.
     """
-    if workers.trainer is not None and not workers.take_turns:
+    if workers.trainer is None or workers.take_turns:
+        return
+    try:
         workers.rollout.verify(_probe(config, workers, held_out))
+    except StaleWeightsError:
+        if drawn is not None:
+            drawn.discard()
+        raise
 
 
 def _trainer(workers: WorkerGroups) -> TrainerWorkers:

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Monitor",
-    "build_monitor",
-    "load_reference",
+    "policy_measures",
 ]
 
 log = logging.getLogger("raft")
@@ -50,24 +49,27 @@ _NAMED = 3  # n-grams in one sentence
 
 class Monitor:
     """Watches the run in `folder`. What it says follows from the stored evaluations and `rules`
-    alone, so that a run that was killed is judged as one that was not."""
+    alone, so that a run that was killed is judged as one that was not. `start` is the starting
+    policy."""
 
-    def __init__(self, folder: RunFolder, rules: MonitorConfig, policies: PolicyMeasures) -> None:
+    def __init__(self, folder: RunFolder, rules: MonitorConfig, start: str) -> None:
         self._folder = folder
         self._rules = rules
-        self._policies = policies
+        self._start = start
         self._stops = Stops(folder.root)
 
-    def measure(self, iteration: int, workers: LogProbWorkers | None) -> dict[str, Metric]:
+    def measure(
+        self, iteration: int, policies: PolicyMeasures, workers: LogProbWorkers | None
+    ) -> dict[str, Metric]:
         """The metrics of the policy whose held-out samples are stored in `eval.jsonl`."""
         began = time.monotonic()
         texts = self._responses(iteration)
         found: dict[str, Metric] = {**diversity_metrics(texts)}
         if iteration > 0:
             found |= self._ngrams(iteration, texts)
-        if self._policies.any:
+        if policies.any:
             assert workers is not None, "policies are measured, so a worker was started"
-            found |= self._of_policy(iteration, workers)
+            found |= self._of_policy(iteration, policies, workers)
         return {**found, "time/monitor": time.monotonic() - began}
 
     def check(self, iteration: int, metrics: Mapping[str, Metric] | None = None) -> str | None:
@@ -123,7 +125,7 @@ class Monitor:
     def _stop(self, rows: Sequence[Numbers], alarm: Alarm) -> str:
         best = best_iteration(rows)
         kept = self._folder.checkpoint(best).relative_to(self._folder.root)
-        checkpoint = str(kept) if best else self._policies.start
+        checkpoint = str(kept) if best else self._start
         stop = Stop(rows[-1].iteration, alarm.guard, alarm.message, best, checkpoint)
         self._stops.write_stop(stop)
         return self._line(stop)
@@ -145,11 +147,13 @@ class Monitor:
         # without a slash, since it is not a number and must not be plotted
         return {"ngram_jumps": [message for message, _ in found[:_NAMED]]} if found else {}
 
-    def _of_policy(self, iteration: int, workers: LogProbWorkers) -> dict[str, float]:
+    def _of_policy(
+        self, iteration: int, policies: PolicyMeasures, workers: LogProbWorkers
+    ) -> dict[str, float]:
         if iteration == 0:
-            return self._policies.measure_start(workers)
+            return policies.measure_start(workers)
         policy = str(self._folder.checkpoint(iteration))
-        return self._policies.measure(self._folder.iteration(iteration), policy, workers)
+        return policies.measure(self._folder.iteration(iteration), policy, workers)
 
     def _jumps(self, rows: Sequence[Numbers]) -> list[Jump]:
         """What spread at the last of these evaluations, if a gold reward does not approve of it."""
@@ -172,12 +176,13 @@ _TOKENS = 1024  # of each document, at most
 _NO_LIMIT = 2**31
 
 
-def build_monitor(config: RunConfig, folder: RunFolder, reference: tuple[Row, ...]) -> Monitor:
-    policies = PolicyMeasures(local_path(config.policy.model), kl_temperature(config), reference)
-    return Monitor(folder, config.monitor, policies)
+def policy_measures(config: RunConfig) -> PolicyMeasures:
+    """What a run measures of its policies. Raises InputError for an unusable reference text."""
+    start = local_path(config.policy.model)
+    return PolicyMeasures(start, kl_temperature(config), _reference(config))
 
 
-def load_reference(config: RunConfig) -> tuple[Row, ...]:
+def _reference(config: RunConfig) -> tuple[Row, ...]:
     """The beginnings of the first documents of `monitor.reference_text`, encoded; none without it.
 
     Raises:

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from raft.monitor.log_probs import Row, import_what_loads, log_probs
-from raft.workers.executors import Executor, Resources
+from raft.workers.executors import Executor, Resources, Worker
 from raft.workers.group import WorkerGroup
 from rewards.evaluation.stats import clustered_mean_ci95
 from rollout.data.samples import SampleRow, read_samples
@@ -132,10 +132,11 @@ class LogProbWorkers(WorkerGroup[LogProbWorker]):
         dtype: str = "auto",
         neighbours: Sequence[Sleeper] = (),
         max_respawns: int = 3,
+        after: Worker[object] | None = None,
     ) -> None:
         self._build = partial(LogProbWorker, start, dtype)
         self._neighbours = neighbours
-        super().__init__(executor, [resources], max_respawns)
+        super().__init__(executor, [resources], max_respawns, after)
 
     def measure(self, policy: str, samples: Sequence[Row], texts: Sequence[Row]) -> Measured:
         """`LogProbWorker.measure`, however often it takes a new worker."""

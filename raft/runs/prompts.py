@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewards.checkpoints.hub import local_path
 from rollout.data.prompts import read_prompts
+from rollout.data.rows import find_source
 from rollout.seeds import derive_seed
 from rollout.text.templates import Tokenizer, encode_prompts
 from rollout.types import InputError, Prompt
@@ -20,21 +22,34 @@ if TYPE_CHECKING:
     from raft.config.run import RunConfig
 
 __all__ = [
+    "Texts",
     "digest",
+    "encode_texts",
     "load_all_prompts",
-    "load_prompts",
     "load_tokenizer",
+    "prompts_of",
+    "read_texts",
 ]
 
 
-def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
-    """Training and held-out prompts, encoded. No held-out prompt is ever trained on.
+@dataclass(frozen=True)
+class Texts:
+    """A run's prompts as their files have them; `held_out` is None where some are to be."""
+
+    prompts: list[Prompt]
+    held_out: list[Prompt] | None
+
+
+def read_texts(config: RunConfig) -> Texts:
+    """Read the files of a run's prompts, without a tokenizer: in a second.
 
     Raises:
-        InputError: files, rows, lengths; or too few prompts for what the config asks.
+        InputError: files, rows.
     """
     section = config.prompts
-    prompts = load_all_prompts(config)
+    if config.monitor.reference_text is not None:
+        find_source(config.monitor.reference_text)
+    held_out = None
     if isinstance(config.eval.prompts, str):
         held_out = read_prompts(
             config.eval.prompts,
@@ -43,14 +58,30 @@ def load_prompts(config: RunConfig) -> tuple[list[Prompt], list[Prompt]]:
             separator=section.separator,
             first_words=section.first_words,
         )
-        return _without(prompts, held_out), _encode(config, held_out)
+    return Texts(_read(config), held_out)
+
+
+def encode_texts(config: RunConfig, texts: Texts) -> tuple[list[Prompt], list[Prompt]]:
+    """Training and held-out prompts, encoded. No held-out prompt is ever trained on.
+
+    Raises:
+        InputError: lengths; or too few prompts for what the config asks.
+    """
+    prompts = _encode(config, texts.prompts)
+    if texts.held_out is not None:
+        return _without(prompts, texts.held_out), _encode(config, texts.held_out)
+    assert isinstance(config.eval.prompts, int), "no file of held-out prompts was read"
     return _hold_out(config, prompts, config.eval.prompts)
 
 
 def load_all_prompts(config: RunConfig) -> list[Prompt]:
     """Every prompt of `prompts.path`, encoded; none is held out. Raises InputError."""
+    return _encode(config, _read(config))
+
+
+def _read(config: RunConfig) -> list[Prompt]:
     section = config.prompts
-    prompts = read_prompts(
+    return read_prompts(
         section.path,
         format=section.format,
         column=section.column,
@@ -59,7 +90,6 @@ def load_all_prompts(config: RunConfig) -> list[Prompt]:
         first_words=section.first_words,
         limit=section.limit,
     )
-    return _encode(config, prompts)
 
 
 def digest(prompts: list[Prompt], held_out: list[Prompt]) -> str:

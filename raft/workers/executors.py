@@ -72,8 +72,17 @@ class Executor(Protocol):
         """How many GPUs there are for workers."""
         ...
 
-    def spawn(self, factory: Callable[[], W], resources: Resources) -> Worker[W]:
-        """Start a worker: what `factory` returns over there, so it must be picklable."""
+    def spawn(
+        self,
+        factory: Callable[[], W],
+        resources: Resources,
+        after: Worker[object] | None = None,
+    ) -> Worker[W]:
+        """Start a worker: what `factory` returns over there, so it must be picklable.
+
+        It is built when `after` has been, or has failed to be: on few cores, workers that all
+        import their libraries at once keep the one waiting that has work first.
+        """
         ...
 
     def first_ready(

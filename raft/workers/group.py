@@ -19,13 +19,23 @@ class WorkerGroup(ABC, Generic[W]):
     kind: str  # names the workers in messages
 
     def __init__(
-        self, executor: Executor, resources: Sequence[Resources], max_respawns: int = 3
+        self,
+        executor: Executor,
+        resources: Sequence[Resources],
+        max_respawns: int = 3,
+        after: Worker[object] | None = None,
     ) -> None:
         self._executor = executor
+        self._after = after
         self._resources = resources
         self._max_respawns = max_respawns
         self._deaths = 0
         self._workers = [self._spawn(number) for number in range(len(resources))]
+
+    @property
+    def first(self) -> Worker[W]:
+        """Of its workers, the one that others may start after."""
+        return self._workers[0]
 
     def begin_stage(self) -> None:
         """Count deaths anew: a long run may lose a worker now and then."""
@@ -36,7 +46,7 @@ class WorkerGroup(ABC, Generic[W]):
         """What builds a worker as it must be now."""
 
     def _spawn(self, number: int) -> Worker[W]:
-        return self._executor.spawn(self._factory(), self._resources[number])
+        return self._executor.spawn(self._factory(), self._resources[number], self._after)
 
     def _on_all(
         self, method: Callable[Concatenate[W, P], R], *arguments: P.args, **named: P.kwargs

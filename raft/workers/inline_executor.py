@@ -15,8 +15,13 @@ class InlineExecutor:
     def gpus(self) -> int:
         return 0
 
-    def spawn(self, factory: Callable[[], W], resources: Resources) -> Worker[W]:
-        del resources
+    def spawn(
+        self,
+        factory: Callable[[], W],
+        resources: Resources,
+        after: Worker[object] | None = None,
+    ) -> Worker[W]:
+        del resources, after
         return _InlineWorker(factory())
 
     def first_ready(

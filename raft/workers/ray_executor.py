@@ -65,7 +65,12 @@ class RayExecutor:
     def gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
 
-    def spawn(self, factory: Callable[[], W], resources: Resources) -> Worker[W]:
+    def spawn(
+        self,
+        factory: Callable[[], W],
+        resources: Resources,
+        after: Worker[object] | None = None,
+    ) -> Worker[W]:
         environment = {
             "OMP_NUM_THREADS": str(resources.threads),
             "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT),
@@ -86,7 +91,9 @@ class RayExecutor:
             )
         actor = ray.remote(_Host).options(**options).remote()
         # built by a call, not by the constructor, so that its errors arrive as what they are
-        return _RayWorker(actor, built=_RayFuture(actor.build.remote(factory)))
+        # in a list: Ray would fetch a bare reference, and an error of that worker with it
+        first = [after.built.reference] if isinstance(after, _RayWorker) else []
+        return _RayWorker(actor, built=_RayFuture(actor.build.remote(factory, first)))
 
     def first_ready(
         self, waiting: Sequence[Waiting], timeout: float | None = None
@@ -116,7 +123,9 @@ class _Host:
     def __init__(self) -> None:
         self._target: object = None
 
-    def build(self, factory: Callable[[], object]) -> None:
+    def build(self, factory: Callable[[], object], first: list[ray.ObjectRef[None]]) -> None:
+        if first:
+            ray.wait(first)
         self._target = factory()
 
     def call(self, method: str, arguments: Sequence[object], named: dict[str, object]) -> object:
@@ -131,13 +140,13 @@ class _Host:
 class _RayWorker(Generic[W]):
     def __init__(self, actor: ActorProxy[_Host], built: _RayFuture[None]) -> None:
         self._actor = actor
-        self._built = built
+        self.built = built
 
     def call(
         self, method: Callable[Concatenate[W, P], R], *arguments: P.args, **named: P.kwargs
     ) -> _RayFuture[R]:
         reference = self._actor.call.remote(method.__name__, arguments, named)
-        return _RayFuture(reference, after=self._built)
+        return _RayFuture(reference, after=self.built)
 
     def stream(
         self,
@@ -146,7 +155,7 @@ class _RayWorker(Generic[W]):
         **named: P.kwargs,
     ) -> _RayStream[R]:
         start = self._actor.stream.options(num_returns="streaming")
-        return _RayStream(start.remote(method.__name__, arguments, named), after=self._built)
+        return _RayStream(start.remote(method.__name__, arguments, named), after=self.built)
 
     def kill(self) -> None:
         ray.kill(cast("ActorHandle[_Host]", self._actor))

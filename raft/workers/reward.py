@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from raft.workers.executors import Executor, Future, Resources
+from raft.workers.executors import Executor, Future, Resources, Worker
 from raft.workers.group import WorkerGroup
 from rollout.engines.environment import quiet_libraries
 from rollout.types import Group, WorkerDiedError
@@ -101,6 +101,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
         rewards: Mapping[str, BuildReward],
         max_respawns: int = 3,
         batch_groups: int = 32,
+        after: Worker[object] | None = None,
     ) -> None:
         self._rewards = rewards
         self._batch_groups = batch_groups
@@ -109,7 +110,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
         self._running: dict[Future[Scored], tuple[int, list[Group], tuple[str, ...]]] = {}
         self._reports: dict[str, Report] = {}
         self.busy_seconds = 0.0
-        super().__init__(executor, resources, max_respawns)
+        super().__init__(executor, resources, max_respawns, after)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -36,7 +36,9 @@ class TrainerWorkers:
         build: Callable[..., Trainer],
         checkpoint: str | None,
         max_respawns: int = 3,
+        after: Worker[object] | None = None,
     ) -> None:
+        self._after = after
         self._executor = executor
         self._resources = resources
         self._build = build
@@ -114,7 +116,7 @@ class TrainerWorkers:
         world = len(self._resources)
         build = partial(self._build, checkpoint=self._checkpoint, world_size=world)
         workers = [
-            self._executor.spawn(partial(build, rank=rank), resources)
+            self._executor.spawn(partial(build, rank=rank), resources, self._after)
             for rank, resources in enumerate(self._resources)
         ]
         self._joining = []

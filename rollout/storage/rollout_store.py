@@ -88,6 +88,10 @@ class RolloutStore:
         self._samples.delete()
         self._scores.delete()
 
+    def discard(self) -> None:
+        """Forget the finished rows: they are not what they were taken for."""
+        self.path.unlink()
+
     def rows(self) -> Iterator[SampleRow]:
         """The finished rows, in prompt order. Raises InputError for a damaged one."""
         return read_samples(self.path)

@@ -12,7 +12,7 @@ import toy_runs
 
 from raft.config.run import RunConfig
 from raft.loop import run
-from raft.runs.prompts import load_prompts, prompts_of
+from raft.runs.prompts import encode_texts, prompts_of, read_texts
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
@@ -173,7 +173,8 @@ def test_a_held_out_file_is_never_trained_on(tmp_path: Path) -> None:
     lines = Path(settings["prompts"]["path"]).read_text().splitlines(keepends=True)
     (tmp_path / "held_out.jsonl").write_text("".join(lines[10:20]))
     own = {"prompts": str(tmp_path / "held_out.jsonl")}
-    prompts, held_out = load_prompts(toy_runs.config(tmp_path, eval=own))
+    own_run = toy_runs.config(tmp_path, eval=own)
+    prompts, held_out = encode_texts(own_run, read_texts(own_run))
     assert len(prompts) == 50 and len(held_out) == 10
     assert not {p.content for p in prompts} & {p.content for p in held_out}
 
@@ -410,6 +411,6 @@ def test_training_that_diverges_keeps_the_last_policy(
 def test_a_batch_is_what_the_schedule_says(tmp_path: Path) -> None:
     settings: RunConfig = toy_runs.config(tmp_path)
     folder = run(settings)
-    prompts, _ = load_prompts(settings)
+    prompts, _ = encode_texts(settings, read_texts(settings))
     expected = [[p.id for p in prompts_of(t, prompts, 12, settings.seed)] for t in (1, 2, 3)]
     assert trained_ids(folder) == expected

@@ -26,7 +26,7 @@ from raft.replay.rules import Rule, Scoring, parse_filters, parse_penalty, parse
 from raft.replay.source import find_samples
 from raft.replay.subsets import random_order, selectable, subset
 from raft.replay.tournament import Missing, tournament_scores
-from raft.select_rows import choose
+from raft.select_rows import write_selected
 from raft.selection import Filters, mask_unselectable, select
 from rewards.evaluation.stats import distinct_n
 from rewards.tournament import play
@@ -78,7 +78,7 @@ def chosen(
     """What a run would have trained on."""
     out = tmp_path / "chosen.jsonl"
     try:
-        choose(lambda: iter(toy_runs.samples(rows)), out, strategy, arguments, filters)
+        write_selected(lambda: iter(toy_runs.samples(rows)), out, strategy, arguments, filters)
     except InputError:  # nothing can be selected
         return []
     return toy_runs.rows(out)

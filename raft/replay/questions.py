@@ -141,7 +141,7 @@ def _labels(row: SampleRow, right: Fraction, slack: Fraction) -> NDArray[np.int6
         number = read_number(text)
         if number is None:
             found.append(SILENT)
-        elif abs(number - right) <= slack:
+        elif number == right or (slack and abs(number - right) <= slack):
             found.append(RIGHT)
         else:
             found.append(labels.setdefault(number, len(labels) + 1))

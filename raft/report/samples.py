@@ -191,8 +191,8 @@ class Index:
 
     def add(self, row: PageRow) -> None:
         for name in row["scores"]:
-            # a column that comes up late was missing before
-            self.scores.setdefault(name, [[] for _ in self.ids])
+            if name not in self.scores:  # it was missing before
+                self.scores[name] = [[] for _ in self.ids]
         for name, column in self.scores.items():
             column.append(row["scores"].get(name, []))
         self.ids.append(row["id"])

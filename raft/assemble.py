@@ -181,6 +181,7 @@ def _log_prob_workers(
         neighbours=colocated,
         max_respawns=config.cluster.max_respawns,
         after=_first_of(workers.rollout, placement),
+        stall_timeout=config.cluster.stall_timeout,
     )
 
 
@@ -220,9 +221,13 @@ def _drawing_groups(
 
     respawns = config.cluster.max_respawns
     builders = {name: partial(build_reward, spec) for name, spec in rewards.items()}
-    scoring = partial(RewardWorkers, executor, placement.reward, builders, respawns, batch_groups)
+    stall = config.cluster.stall_timeout
+    scoring = partial(
+        RewardWorkers, executor, placement.reward, builders, respawns, batch_groups,
+        stall_timeout=stall, labels={name: spec.label for name, spec in rewards.items()},
+    )  # fmt: skip
     engine = _engine(config, placement.colocated)
-    drawing = partial(RolloutWorkers, executor, placement.rollout, engine, policy, respawns)
+    drawing = partial(RolloutWorkers, executor, placement.rollout, engine, policy, respawns, stall)
     if placement.colocated:  # a reward model has its memory before vLLM plans its own
         reward = scoring()
         reward.wake()
@@ -256,9 +261,11 @@ def _trainer(
         placement.trainer[0].threads if own_process and not placement.trainer[0].gpus else None
     )
     build = partial(build_trainer, local_path(config.policy.model), config.train, threads=threads)
+    cluster = config.cluster
     return TrainerWorkers(
-        executor, placement.trainer, build, checkpoint, config.cluster.max_respawns, after
-    )
+        executor, placement.trainer, build, checkpoint, cluster.max_respawns, after,
+        cluster.stall_timeout,
+    )  # fmt: skip
 
 
 def _engine(config: RunConfig, colocated: bool) -> BuildEngine:

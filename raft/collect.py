@@ -69,11 +69,19 @@ def collect(
     undrawn = store.undrawn()
     tokens = 0
     with Progress(title, total=len(prompts), done=len(prompts) - len(undrawn)) as progress:
-        for group in _drawn(workers, undrawn, sampling, seed, scoring.poll):
-            store.add_samples(group)
-            tokens += sum(len(c.token_ids) for c in group.completions)
-            progress.advance()
-            scoring.add(group)
+        try:
+            for parcel in _drawn(workers, undrawn, sampling, seed, scoring.poll):
+                for group in parcel:  # all are stored before one is scored: scoring may fail
+                    store.add_samples(group)
+                    tokens += sum(len(c.token_ids) for c in group.completions)
+                    progress.advance()
+                for group in parcel:
+                    scoring.add(group)
+        except BaseException:
+            for parcel in workers.rollout.rest():
+                for group in parcel:
+                    store.add_samples(group)
+            raise
         generated = time.monotonic()
         scoring.finish()
     scored_at = time.monotonic()
@@ -93,8 +101,9 @@ def _drawn(
     sampling: Sampling,
     seed: int,
     on_idle: Callable[[], None],
-) -> Iterator[Group]:
-    """The groups of all prompts, as they complete; an engine holds so many samples at a time."""
+) -> Iterator[list[Group]]:
+    """The groups of all prompts in parcels, as they complete. An engine holds so many samples at a
+    time."""
     step = max(1, _SAMPLES_AT_A_TIME // sampling.k)
     for start in range(0, len(prompts), step):
         # without per-prompt seeds, two parts must not draw from the same stream

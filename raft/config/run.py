@@ -252,6 +252,12 @@ class ClusterConfig(_Section):
         default="auto", description="whether kinds of workers share GPUs"
     )
     max_respawns: int = Field(default=3, ge=0, description="dead workers to replace per iteration")
+    stall_timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="seconds without a result after which a worker counts as dead (its start and "
+        "an update are such waits too); default: never",
+    )
 
     @model_validator(mode="after")
     def _one_process_trains_alone(self) -> ClusterConfig:

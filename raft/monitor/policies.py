@@ -133,10 +133,11 @@ class LogProbWorkers(WorkerGroup[LogProbWorker]):
         neighbours: Sequence[Sleeper] = (),
         max_respawns: int = 3,
         after: Worker[object] | None = None,
+        stall_timeout: float | None = None,
     ) -> None:
         self._build = partial(LogProbWorker, start, dtype)
         self._neighbours = neighbours
-        super().__init__(executor, [resources], max_respawns, after)
+        super().__init__(executor, [resources], max_respawns, after, stall_timeout)
 
     def measure(self, policy: str, samples: Sequence[Row], texts: Sequence[Row]) -> Measured:
         """`LogProbWorker.measure`, however often it takes a new worker."""
@@ -146,6 +147,8 @@ class LogProbWorkers(WorkerGroup[LogProbWorker]):
         while True:
             try:
                 call = self._workers[0].call(LogProbWorker.measure, policy, samples, texts)
+                self._watch.begin(0, "measuring the policy")
+                self._watch.first({call: 0})
                 measured = call.result()
             except WorkerDiedError as error:
                 self._replace(0, error)

@@ -48,7 +48,10 @@ def read_texts(config: RunConfig) -> Texts:
     """
     section = config.prompts
     if config.monitor.reference_text is not None:
-        find_source(config.monitor.reference_text)
+        try:
+            find_source(config.monitor.reference_text)
+        except InputError as error:
+            raise InputError("monitor.reference_text", error) from error
     held_out = None
     if isinstance(config.eval.prompts, str):
         held_out = read_prompts(

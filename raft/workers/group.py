@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Concatenate, Generic
 
 from raft.workers.executors import Executor, Future, P, R, Resources, W, Worker
+from raft.workers.silence import SilenceWatch
 from rollout.types import WorkerDiedError
 
 log = logging.getLogger("raft")
@@ -24,9 +25,11 @@ class WorkerGroup(ABC, Generic[W]):
         resources: Sequence[Resources],
         max_respawns: int = 3,
         after: Worker[object] | None = None,
+        stall_timeout: float | None = None,
     ) -> None:
         self._executor = executor
         self._after = after
+        self._watch = SilenceWatch(executor, self.kind, self._kill, stall_timeout)
         self._resources = resources
         self._max_respawns = max_respawns
         self._deaths = 0
@@ -53,17 +56,23 @@ class WorkerGroup(ABC, Generic[W]):
     ) -> list[R]:
         """Call every worker at once; for one that dies its replacement is called."""
         futures = [worker.call(method, *arguments, **named) for worker in self._workers]
+        for number in range(len(futures)):
+            self._watch.begin(number, method.__name__)
         return [
             self._result(number, future, lambda w: w.call(method, *arguments, **named))
             for number, future in enumerate(futures)
         ]
 
     def _result(self, number: int, future: Future[R], again: Callable[[Worker[W]], Future[R]]) -> R:
+        self._watch.first({future: number})
         try:
             return future.result()
         except WorkerDiedError as error:
             self._replace(number, error)
             return again(self._workers[number]).result()
+
+    def _kill(self, number: int) -> None:
+        self._workers[number].kill()
 
     def _replace(self, number: int, error: WorkerDiedError, lost: str = "") -> None:
         """Start another worker in place of a dead one; `lost` says what it leaves undone.

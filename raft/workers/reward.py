@@ -90,6 +90,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
     Args:
         rewards: what builds each reward, by name.
         batch_groups: how many groups a worker is given at a time.
+        labels: what each reward is called in messages.
     """
 
     kind = "reward"
@@ -102,15 +103,18 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
         max_respawns: int = 3,
         batch_groups: int = 32,
         after: Worker[object] | None = None,
+        stall_timeout: float | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self._rewards = rewards
+        self._labels = labels or {}
         self._batch_groups = batch_groups
         self._queue: deque[tuple[Group, tuple[str, ...]]] = deque()
         # of every call its worker's number, the groups it scores, and by which rewards
         self._running: dict[Future[Scored], tuple[int, list[Group], tuple[str, ...]]] = {}
         self._reports: dict[str, Report] = {}
         self.busy_seconds = 0.0
-        super().__init__(executor, resources, max_respawns, after)
+        super().__init__(executor, resources, max_respawns, after, stall_timeout)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,6 +143,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
                 groups.append(self._queue.popleft()[0])
             future = worker.call(RewardWorker.score, groups, names)
             self._running[future] = (number, groups, names)
+            self._watch.begin(number, " and ".join(self._labels.get(name, name) for name in names))
 
     def ready(self) -> Iterator[tuple[Group, GroupScores]]:
         """The groups scored by now, without waiting."""
@@ -173,7 +178,8 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
     def _next_batch(self, timeout: float | None) -> list[tuple[Group, GroupScores]] | None:
         """One finished batch; its worker gets the next at once. None: none is there."""
         while self._running:
-            future = self._executor.first_ready(list(self._running), timeout)
+            calls = {future: number for future, (number, _, _) in self._running.items()}
+            future = self._watch.first(calls, timeout)
             if future is None:
                 return None
             number, groups, names = self._running.pop(future)

@@ -115,10 +115,13 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         build: BuildEngine,
         policy: Policy,
         max_respawns: int = 3,
+        stall_timeout: float | None = None,
     ) -> None:
         self._build = build
         self._policy = policy
-        super().__init__(executor, resources, max_respawns)
+        # of every stream its worker's number, and the prompts that it has not answered yet, by id
+        self._streams: dict[Stream[list[Group]], tuple[int, dict[str, Prompt]]] = {}
+        super().__init__(executor, resources, max_respawns, stall_timeout=stall_timeout)
 
     def describe(self) -> str:
         return self._workers[0].call(RolloutWorker.describe).result()
@@ -134,15 +137,15 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         seed: int,
         *,
         on_idle: Callable[[], None] | None = None,
-    ) -> Iterator[Group]:
-        """Yield every prompt's group as it completes, in any order, under the current version.
+    ) -> Iterator[list[Group]]:
+        """Yield every prompt's group, in parcels of what has completed, in any order, under the
+        current version.
 
         `on_idle` is called again and again while no group is there: responses of one length
         complete in waves, and whoever scores the last wave must not wait for the next one.
         """
         self.begin_stage()
-        # of every stream its worker's number, and the prompts that it has not answered yet, by id
-        streams: dict[Stream[list[Group]], tuple[int, dict[str, Prompt]]] = {}
+        self._streams = streams = {}
 
         def start(number: int, share: dict[str, Prompt]) -> None:
             stream = self._workers[number].stream(
@@ -154,13 +157,14 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
                 self._policy.version,
             )
             streams[stream] = (number, share)
+            self._watch.begin(number, "drawing")
 
         for number in range(len(self._workers)):
             share = {prompt.id: prompt for prompt in prompts[number :: len(self._workers)]}
             if share:
                 start(number, share)
         while streams:
-            stream = self._first_ready(list(streams), on_idle)
+            stream = self._first_ready(on_idle)
             number, share = streams[stream]
             try:
                 groups = stream.take()
@@ -177,7 +181,19 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
                 continue
             for group in groups:
                 self._check(group, share)
-                yield group
+            yield groups
+
+    def rest(self) -> Iterator[list[Group]]:
+        """The parcels that are here already, where whoever took them has given up."""
+        while (stream := self._executor.first_ready(list(self._streams), 0)) is not None:
+            try:
+                groups = stream.take()
+            except WorkerDiedError:
+                groups = None
+            if groups is None:
+                del self._streams[stream]
+            else:
+                yield groups
 
     def sync(self, policy: Policy) -> None:
         """Give every worker the new weights in place and verify each against the trainer."""
@@ -210,11 +226,10 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
     def wake(self) -> None:
         self._on_all(RolloutWorker.wake)
 
-    def _first_ready(
-        self, streams: list[Stream[list[Group]]], on_idle: Callable[[], None] | None
-    ) -> Stream[list[Group]]:
+    def _first_ready(self, on_idle: Callable[[], None] | None) -> Stream[list[Group]]:
         timeout = _IDLE_SECONDS if on_idle is not None else None
-        while (stream := self._executor.first_ready(streams, timeout)) is None:
+        numbers = {stream: number for stream, (number, _) in self._streams.items()}
+        while (stream := self._watch.first(numbers, timeout)) is None:
             assert on_idle is not None, "without a time limit one is always ready"
             on_idle()
         return stream

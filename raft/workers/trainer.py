@@ -10,6 +10,7 @@ from typing import Concatenate
 
 from raft.updates.trainer import Trainer
 from raft.workers.executors import Executor, Future, P, R, Resources, Worker
+from raft.workers.silence import SilenceWatch
 from rollout.storage.files import remove_tree
 from rollout.types import WorkerDiedError
 
@@ -37,8 +38,10 @@ class TrainerWorkers:
         checkpoint: str | None,
         max_respawns: int = 3,
         after: Worker[object] | None = None,
+        stall_timeout: float | None = None,
     ) -> None:
         self._after = after
+        self._watch = SilenceWatch(executor, "trainer", self._kill, stall_timeout)
         self._executor = executor
         self._resources = resources
         self._build = build
@@ -97,14 +100,21 @@ class TrainerWorkers:
         """Call every rank; rank 0's answer. Results are taken as they come, so that a rank that
         fails is noticed while the others still wait for it."""
         futures = [worker.call(method, *arguments, **named) for worker in self._workers]
-        waiting: list[Future[R] | Future[None]] = [*self._joining, *futures]
+        waiting: dict[Future[R] | Future[None], int] = {
+            call: rank for calls in (self._joining, futures) for rank, call in enumerate(calls)
+        }
+        for rank in range(len(futures)):
+            self._watch.begin(rank, method.__name__)
         while waiting:
-            ready = self._executor.first_ready(waiting)
+            ready = self._watch.first(waiting)
             assert ready is not None, "without a time limit one is always ready"
             ready.result()
-            waiting.remove(ready)
+            del waiting[ready]
         self._joining = []
         return futures[0].result()
+
+    def _kill(self, rank: int) -> None:
+        self._workers[rank].kill()
 
     def _restart(self, error: WorkerDiedError) -> None:
         log.warning("a trainer died (%s); starting again from the last policy", error)

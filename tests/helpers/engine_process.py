@@ -53,7 +53,7 @@ class EngineExecutor:
     def __init__(self, engine: EngineProcess) -> None:
         self._engine = engine
 
-    def spawn(self, factory: Callable[[], Any], resources: Resources) -> Any:
+    def spawn(self, factory: Callable[[], Any], resources: Resources, after: Any = None) -> Any:
         return self
 
     def gpus(self) -> int:

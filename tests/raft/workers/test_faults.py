@@ -77,3 +77,22 @@ def test_errors_of_a_worker_arrive_as_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(RewardError, match="raised ConnectionError: no service") as caught:
         run(settings(tmp_path, "run", reward=reward, cluster=WORKERS))
     assert str(caught.value).count("\n") == 0
+
+
+def test_a_worker_that_stops_without_dying_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reward(root: Path, name: str, stops: bool) -> Any:
+        told = root / f"stopped-{name}"
+        body = "return [float(len(c)) for c in completions]"
+        if stops:
+            once = f"if not Path({str(told)!r}).exists():\n    Path({str(told)!r}).touch()\n"
+            body = f"{once}    os.kill(os.getpid(), 19)\n{body}"
+        return toy_runs.reward_file(root, body, f"{name}.py")
+
+    cluster = {"address": "local", "stall_timeout": 15}
+    folder = run(settings(tmp_path, "stopped", reward=reward(tmp_path, "a", True), cluster=cluster))
+    straight = run(settings(tmp_path, "straight", reward=reward(tmp_path, "b", False)))
+    assert (tmp_path / "stopped-a").exists()
+    assert any("silent" in line and "a.py" in line for line in caplog.messages)
+    assert toy_runs.results(folder) == toy_runs.results(straight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import raft.workers.reward
 import raft.workers.rollout
+import raft.workers.silence
 from raft.assemble import WorkerGroups
 from raft.collect import collect
 from raft.config.run import TrainConfig
@@ -26,6 +28,7 @@ from raft.workers.reward import GroupScores, RewardWorkers
 from raft.workers.rollout import Policy, Probe, RolloutWorkers
 from raft.workers.trainer import TrainerWorkers
 from rewards.build import build_reward
+from rewards.types import RewardError
 from rollout.engines.base import build_engine
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.storage.rollout_store import RolloutStore
@@ -57,7 +60,7 @@ class Chaos:
     def gpus(self) -> int:
         return 0
 
-    def spawn(self, factory: Callable[[], Any], resources: Resources) -> Any:
+    def spawn(self, factory: Callable[[], Any], resources: Resources, after: Any = None) -> Any:
         self.spawned.append(factory)
         return _Worker(self, factory(), len(self.spawned) - 1)
 
@@ -143,6 +146,10 @@ def rollout_workers(
     return RolloutWorkers(executor, resources, build_engine, policy, respawns)
 
 
+def together(parcels: Iterator[list[Group]]) -> list[Group]:
+    return [group for parcel in parcels for group in parcel]
+
+
 def groups(count: int) -> list[Group]:
     return [
         Group(prompt, (Completion("x" * number, (number,), "stop", 0),), 0)
@@ -157,7 +164,7 @@ def test_every_prompt_is_answered_once_whoever_dies(
 ) -> None:
     # and by the same samples as one engine draws
     drawing = rollout_workers(Chaos(seed, deaths), policy, workers)
-    found = list(drawing.generate(prompts(count), SAMPLING, 5))
+    found = together(drawing.generate(prompts(count), SAMPLING, 5))
     expected = ToyEngine(str(policy)).generate(prompts(count), SAMPLING, 5)
     assert sorted(found, key=lambda g: g.prompt.id) == sorted(expected, key=lambda g: g.prompt.id)
 
@@ -175,7 +182,7 @@ def test_deaths_are_counted_per_stage(policy: Path) -> None:
     workers = rollout_workers(executor, policy, workers=1, respawns=1)
     for stage in range(5):
         executor.fatal = lambda worker, _, stage=stage: worker.number == stage
-        assert len(list(workers.generate(prompts(4), SAMPLING, stage))) == 4
+        assert len(together(workers.generate(prompts(4), SAMPLING, stage))) == 4
 
 
 def test_workers_never_share_a_stream_of_random_numbers(
@@ -207,7 +214,7 @@ def test_a_replacement_holds_the_policy_of_now(policy: Path, tmp_path: Path) -> 
     executor.fatal = lambda worker, method: worker.number == 0 and method == "load_weights"
     workers.sync(Policy(str(tmp_path / "next"), 1, probe))
     executor.fatal = lambda worker, method: worker.number == 1
-    found = list(workers.generate(prompts(6), SAMPLING, 5))
+    found = together(workers.generate(prompts(6), SAMPLING, 5))
     assert [one.args[-1] for one in executor.spawned] == [0, 0, 1, 1]
     assert {group.policy_version for group in found} == {1} and len(found) == 6
 
@@ -430,3 +437,59 @@ def test_trainers_that_die_every_time(tmp_path: Path) -> None:
     executor.fatal = lambda worker, method: True
     with pytest.raises(WorkerDiedError, match=r"trainers died 2 times \(cluster.max_respawns is 1"):
         workers.train("rows", str(tmp_path / "out"), "new", 7)
+
+
+def test_what_is_drawn_is_stored_though_scoring_fails(policy: Path, tmp_path: Path) -> None:
+    # the groups of the parcel in hand, and of those that have arrived
+    asked = prompts(40)
+    store = RolloutStore(tmp_path / "home", "rollouts", asked, version=0)
+    executor = InlineExecutor()
+    reward = RewardWorkers(executor, [Resources()], {"reward": partial(Failing)}, batch_groups=1)
+    rollout = rollout_workers(executor, policy, workers=2)
+    workers = WorkerGroups(rollout, reward, None, take_turns=False, on_gpu=False)
+    with pytest.raises(RewardError):
+        collect(workers, store, asked, SAMPLING, 5, names=["reward"], title="rollouts")
+    again = RolloutStore(tmp_path / "home", "rollouts", asked, version=0)
+    drawn = {prompt.id for prompt in asked} - {prompt.id for prompt in again.undrawn()}
+    assert len(drawn) >= 16 and set(again.unscored()) == drawn
+
+
+class Failing:
+    def score_groups(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        raise RewardError("no score")
+
+
+class Stuck(Chaos):
+    """The first worker never answers, until it is ended."""
+
+    def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any | None:
+        ready = [one for one in waiting if one.worker.dead or one.worker.number > 0]
+        if not ready:
+            time.sleep(timeout or 0)
+        return ready[0] if ready else None
+
+
+@pytest.mark.parametrize("limit", [None, 0.3])
+def test_a_silent_worker_is_named_and_replaced_after_the_time_limit(
+    limit: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(raft.workers.silence, "_TELL_AFTER", 0.1)
+    monkeypatch.setattr(raft.workers.silence, "_LOOK_EVERY", 0.02)
+    workers = RewardWorkers(
+        Stuck(), [Resources()], REWARDS, stall_timeout=limit, labels={"reward": "word_list"}
+    )
+    workers.submit(groups(1)[0], ["reward"])
+    workers.start()
+    if limit is None:
+        ends = time.monotonic() + 0.5
+        while time.monotonic() < ends:
+            assert not list(workers.ready())
+            time.sleep(0.02)
+        # after 0.1 s, 0.2 s and 0.4 s
+        assert 2 <= len(caplog.messages) <= 3
+    else:
+        assert [scores.scores for _, scores in workers.wait()] == [{"reward": [0.0]}]
+    assert all("word_list" in line for line in caplog.messages if "silent" in line)
+    assert any("silent" in line for line in caplog.messages)

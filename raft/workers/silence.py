@@ -1,0 +1,73 @@
+"""Workers that give nothing for long: who they are is said, and after a time limit they are ended.
+
+A worker may hang without dying: stopped by its machine, or in a call that never returns. A wait for
+results ends by itself only when a worker dies.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from raft.workers.executors import Executor, Waiting
+
+log = logging.getLogger("raft")
+
+_TELL_AFTER = 60.0  # seconds; then after twice as long, and so on
+_LOOK_EVERY = 1.0
+
+
+class SilenceWatch:
+    """Waits for the calls of a worker group, by the number of each call's worker.
+
+    Args:
+        kind: what the workers are, for messages.
+        end: ends a worker by its number; its calls then raise WorkerDiedError.
+        limit: seconds without a result after which it is ended; None: never.
+    """
+
+    def __init__(
+        self, executor: Executor, kind: str, end: Callable[[int], None], limit: float | None
+    ) -> None:
+        self._executor = executor
+        self._kind = kind
+        self._end = end
+        self._limit = limit
+        self._doing: dict[int, tuple[str, float, float]] = {}  # what, since when, told when
+
+    def begin(self, number: int, doing: str) -> None:
+        """A worker is given something to do."""
+        self._doing[number] = (doing, time.monotonic(), _TELL_AFTER)
+
+    def first(self, calls: Mapping[Waiting, int], timeout: float | None = None) -> Waiting | None:
+        """The first of `calls` that has a result; None where `timeout` seconds bring none."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _LOOK_EVERY if until is None else max(0.0, until - time.monotonic())
+            ready = self._executor.first_ready(list(calls), min(left, _LOOK_EVERY))
+            if ready is not None:
+                number = calls[ready]
+                self.begin(number, self._doing[number][0] if number in self._doing else "")
+                return ready
+            for number in set(calls.values()):
+                self._look_at(number)
+            if until is not None and left <= _LOOK_EVERY:
+                return None
+
+    def _look_at(self, number: int) -> None:
+        doing, since, tell = self._doing.setdefault(number, ("", time.monotonic(), _TELL_AFTER))
+        silent = time.monotonic() - since
+        if self._limit is not None and silent > self._limit:
+            log.warning(
+                "%s worker %d: silent for %.0f s%s, longer than cluster.stall_timeout; ending it",
+                self._kind, number, silent, doing and f" in {doing}",
+            )  # fmt: skip
+            self.begin(number, doing)
+            self._end(number)
+        elif silent > tell:
+            log.warning(
+                "%s worker %d: silent for %.0f s%s", self._kind, number, silent,
+                doing and f" in {doing}",
+            )  # fmt: skip
+            self._doing[number] = (doing, since, 2 * tell)

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raft.config.monitor import MonitorConfig
+from raft.config.train import TrainConfig
 from raft.selection import Filters, check_strategy
 from rewards.spec import RewardSpec
-from rollout.errors import InputError
 from rollout.types import Sampling
 
 
@@ -149,83 +149,6 @@ class SelectConfig(_Section):
             except re.error as error:
                 raise ValueError(f"reject_pattern is not a regular expression ({error})") from error
         return self
-
-
-class LoraConfig(_Section):
-    r: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
-
-
-class TrainConfig(_Section):
-    """How the SFT update is made. Trainers take this section as it is."""
-
-    learning_rate: float = Field(default=2e-5, gt=0)
-    epochs: float = Field(default=1, gt=0, description="passes over the selected rows")
-    batch_size: int = Field(
-        default=16, ge=1, description="rows per optimizer step, over all trainers"
-    )
-    micro_batch_size: int | None = Field(default=None, ge=1, description="rows per forward pass")
-    loss_on: Literal["response", "all"] = Field(
-        default="response", description="tokens that are trained on"
-    )
-    optimizer: Literal["persistent", "fresh"] = "persistent"
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    max_length: int | None = Field(
-        default=None, ge=2, description="most tokens of a row; a longer one is an error"
-    )
-    packing: Literal["none", "bfd", "wrapped"] = "none"
-    gradient_checkpointing: bool = False
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    lora: LoraConfig | None = None
-    fsdp: bool = Field(default=False, description="shard the policy over cluster.trainer_workers")
-
-    @property
-    def fresh(self) -> bool:
-        return self.optimizer == "fresh"
-
-    def rows_per_forward(self, world_size: int) -> int:
-        return self.micro_batch_size or max(1, self.batch_size // world_size)
-
-    def check(self, on_gpu: bool, world_size: int) -> None:
-        """Refuse what the libraries would do otherwise than asked, or not at all.
-
-        Raises:
-            InputError: it names the key.
-        """
-        if self.packing != "none" and self.max_length is None:
-            raise InputError(
-                "train.packing",
-                "packing needs train.max_length",
-                "set it to the length of a block",
-            )
-        if self.packing == "bfd" and not on_gpu:
-            raise InputError(
-                "train.packing",
-                "bfd needs flash attention, so a GPU",
-                "use wrapped or none on a CPU",
-            )
-        if self.fsdp and (not on_gpu or world_size == 1):  # it would train unsharded, unsaid
-            raise InputError(
-                "train.fsdp",
-                "shards over cluster.trainer_workers on GPUs, and here is "
-                f"{'one trainer' if world_size == 1 else 'no GPU'}",
-                "set train.fsdp: false",
-            )
-        if self.fsdp and self.lora:
-            raise InputError("train.fsdp", "does not go with train.lora", "use one of them")
-        rows = self.rows_per_forward(world_size)
-        if self.batch_size % (rows * world_size):
-            raise InputError(
-                "train.batch_size",
-                f"{self.batch_size} is not a multiple of micro_batch_size {rows} × {world_size} "
-                "trainers",
-                "change one of the three",
-            )
 
 
 class EvalConfig(_Section):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.state_dict import OptimizerStateType
     from transformers import PreTrainedModel, TrainerCallback
 
-    from raft.config.run import LoraConfig
+    from raft.config.train import LoraConfig
 
 _ADAPTER = "adapter"
 

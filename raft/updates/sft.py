@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.config.run import TrainConfig
+from raft.config.train import TrainConfig
 from raft.updates.policy import (
     OwnSettings,
     gather_whole,

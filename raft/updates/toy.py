@@ -15,7 +15,7 @@ from rollout.engines.base import context_length
 from rollout.engines.toy import read_toy, write_toy
 
 if TYPE_CHECKING:
-    from raft.config.run import TrainConfig
+    from raft.config.train import TrainConfig
 
 
 class ToyTrainer:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from raft.config.run import TrainConfig
+    from raft.config.train import TrainConfig
 
 METRICS_FILE = "train.json"
 

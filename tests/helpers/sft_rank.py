@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from raft.config.run import TrainConfig
+from raft.config.train import TrainConfig
 from raft.updates.sft import SFT
 
 _OF_THE_RANK = ("checkpoint", "rank", "world_size")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raft.config.run import TrainConfig
+from raft.config.train import TrainConfig
 from raft.monitor.policies import LogProbWorker
 from raft.updates.toy import ToyTrainer
 from raft.workers.reward import RewardWorker

@@ -20,7 +20,7 @@ import raft.workers.rollout
 import raft.workers.silence
 from raft.assemble import WorkerGroups
 from raft.collect import collect
-from raft.config.run import TrainConfig
+from raft.config.train import TrainConfig
 from raft.updates.trainer import build_trainer
 from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor

@@ -18,6 +18,7 @@ from raft.workers.reward import RewardWorkers
 from raft.workers.rollout import BuildEngine, Policy, RolloutWorkers
 from raft.workers.trainer import TrainerWorkers
 from rewards.checkpoints.hub import check_model, local_path
+from rollout.errors import InputError
 from rollout.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -127,7 +128,16 @@ def _placement(
 
 
 def _gpus(config: RunConfig, executor: Executor) -> int:
-    return executor.gpus() if config.cluster.gpus is None else config.cluster.gpus
+    """How many GPUs the workers share. Raises InputError for more than there are."""
+    wanted = config.cluster.gpus
+    if config.cluster.address == "inline":  # which sees them as this process does
+        return wanted or 0
+    there = executor.gpus()
+    if wanted is not None and wanted > there:
+        raise InputError(
+            "cluster.gpus", f"is {wanted}, but the cluster has {there} GPUs", "lower it"
+        )
+    return there if wanted is None else wanted
 
 
 def _with_monitor(config: RunConfig, executor: Executor, placement: Placement) -> Placement:

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raft.config.monitor import MonitorConfig
@@ -181,6 +181,15 @@ class ClusterConfig(_Section):
         description="seconds without a result after which a worker counts as dead (its start and "
         "an update are such waits too); default: never",
     )
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, given: str) -> str:
+        host, colon, port = given.rpartition(":")
+        valid = host and colon and port.isdecimal() and 0 < int(port) < 65536 and "/" not in host
+        if given not in ("inline", "local", "auto") and not valid:
+            raise ValueError("use inline, local, auto or host:port")
+        return given
 
     @model_validator(mode="after")
     def _one_process_trains_alone(self) -> ClusterConfig:

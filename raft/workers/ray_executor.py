@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Concatenate, Generic, cast
 
 import ray
+from ray._private import ray_constants, services
 from ray.exceptions import (
     GetTimeoutError,
     ObjectLostError,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 # metadata only: samples are small, and weights travel through the run folder
 _LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
+_CONNECT_SECONDS = 5
+_PLACEMENT_SECONDS = 30
 
 
 class RayExecutor:
@@ -44,6 +48,8 @@ class RayExecutor:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         local = address == "local"
         logging.getLogger("ray").setLevel(logging.ERROR)
+        if not local:
+            address = _answering(address)
         try:
             ray.init(
                 address=address,
@@ -55,11 +61,7 @@ class RayExecutor:
                 configure_logging=False,
             )
         except ConnectionError as error:
-            raise InputError(
-                "cluster.address",
-                f"no Ray cluster at {address}",
-                "start one with `ray start --head` or use local",
-            ) from error
+            raise _no_cluster(address) from error
         self._slots: list[PlacementGroup] = []
 
     def gpus(self) -> int:
@@ -112,7 +114,14 @@ class RayExecutor:
     def _slot(self, number: int) -> PlacementGroup:
         while len(self._slots) <= number:
             group = placement_group([{"GPU": 1}])
-            ray.get(group.ready())
+            if not group.wait(_PLACEMENT_SECONDS):
+                free = ray.available_resources().get("GPU", 0)
+                raise InputError(
+                    "cluster",
+                    f"no GPU became free within {_PLACEMENT_SECONDS} s "
+                    f"({free:g} of {self.gpus()} are free)",
+                    "end what holds them, or set cluster.gpus to what is free",
+                )
             self._slots.append(group)
         return self._slots[number]
 
@@ -185,6 +194,33 @@ class _RayStream(Generic[R]):
                 return cast(R, ray.get(next(self.reference)))
             except StopIteration:
                 return None
+
+
+def _answering(address: str) -> str:
+    """The host:port of a cluster to join, where something listens: Ray itself tries for minutes.
+
+    Raises:
+        InputError: nothing does.
+    """
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+    except (ConnectionError, ValueError) as error:
+        raise _no_cluster(address) from error
+    host, _, port = (found or "").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address if address == found else f"{found} ({address})") from error
+    ray_constants.NUM_REDIS_GET_RETRIES = 1  # each takes half a minute where no Ray answers
+    return str(found)
+
+
+def _no_cluster(address: str) -> InputError:
+    return InputError(
+        "cluster.address",
+        f"no Ray cluster answers at {address}",
+        "start one with `ray start --head` or use local",
+    )
 
 
 @contextlib.contextmanager

@@ -289,3 +289,10 @@ def test_a_threshold_is_read_under_its_old_name(tmp_path: Path, key: str) -> Non
 def test_a_wrong_key_of_sampling_is_told_with_the_likely_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"sampling.top_q: unknown key.*sampling.top_[pk]"):
         toy_runs.config(tmp_path, sampling={"top_q": 1})
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host", "host:port", ":6379", "h:0", "http://h:1"])
+def test_an_address_that_is_none(tmp_path: Path, address: str) -> None:
+    with pytest.raises(InputError, match=r"cluster\.address.*host:port"):
+        toy_runs.config(tmp_path, cluster={"address": address})
+    assert toy_runs.config(tmp_path, cluster={"address": "node-1:6379"})

@@ -15,7 +15,7 @@ import raft.workers.reward
 import raft.workers.rollout
 from raft.loop import run
 from rewards.types import RewardError
-from rollout.types import WorkerDiedError
+from rollout.types import InputError, WorkerDiedError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -96,3 +96,9 @@ def test_a_worker_that_stops_without_dying_is_replaced(
     assert (tmp_path / "stopped-a").exists()
     assert any("silent" in line and "a.py" in line for line in caplog.messages)
     assert toy_runs.results(folder) == toy_runs.results(straight)
+
+
+def test_more_gpus_than_there_are(tmp_path: Path) -> None:
+    config = toy_runs.config(tmp_path, cluster={"address": "local", "gpus": 4})
+    with pytest.raises(InputError, match=r"cluster\.gpus: is 4, but the cluster has 0"):
+        run(config)

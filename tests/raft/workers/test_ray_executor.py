@@ -120,3 +120,15 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid:6379", "auto"])
+def test_where_no_cluster_answers_it_is_said_at_once(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if address == "auto":  # as the file that a cluster which is gone has left says it
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"cluster\.address: no Ray cluster answers"):
+        RayExecutor(address)
+    assert time.monotonic() - began < 30

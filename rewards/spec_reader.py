@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from difflib import get_close_matches
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from rewards.spec import KINDS, RewardSpec, known_settings
+from rollout.data.jsonl import json_kind
 from rollout.errors import InputError
 
 __all__ = ["complaint", "read_reward", "rewritten", "takes"]
@@ -70,6 +72,10 @@ def complaint(error: ErrorDetails, within: str | None = None) -> tuple[str, str]
     if error["type"] == "extra_forbidden":
         return ".".join(place), "unknown key"
     message, given = error["msg"].removeprefix("Value error, "), error["input"]
+    if error["type"] == "string_type" and isinstance(given, bool | int | float | date):
+        kind = "a date" if isinstance(given, date) else json_kind(given)
+        quoted = "" if isinstance(given, bool) else f': "{given}", in a shell \'"{given}"\''
+        return ".".join(place), f"is {kind} to YAML ({given}); quote it{quoted}"
     plain = bool(place) and isinstance(given, str | int | float | bool | None)
     return ".".join(place), f"{message} (got {given!r})" if plain else message
 

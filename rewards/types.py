@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from rollout.data.samples import is_too_large
 from rollout.types import Group, InputError, Message
 
 __all__ = [
@@ -82,12 +83,14 @@ def check_policy(non_finite: str) -> None:
 def finite_or_missing(
     value: float, *, source: str, where: str, non_finite: NonFinite
 ) -> float | None:
-    """`value` itself when it is finite; otherwise None or `RewardError`, as `non_finite` says."""
-    if math.isfinite(value):
+    """`value` itself where it is finite and at most `LARGEST` in size; otherwise None or
+    `RewardError`, as `non_finite` says."""
+    if math.isfinite(value) and not is_too_large(value):
         return value
     if non_finite == "missing":
         return None
     raise RewardError(
-        f"{source} gave {value} for {where}: a reward must be finite "
+        f"{source} gave {value} for {where}: a reward must be finite"
+        f"{' and no larger than sums can hold' if math.isfinite(value) else ''} "
         f'(non_finite="missing" leaves such samples out instead)'
     )

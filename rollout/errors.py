@@ -4,6 +4,8 @@
 with code 2. The others mean that something broke while the input was right: exit code 1.
 """
 
+from rollout.text.printable import printable
+
 
 class InputError(ValueError):
     """The user's input is wrong. One line says where, what is wrong, and what to do about it.
@@ -21,9 +23,10 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         problem = f"{self.where}: {self.problem}"
-        return (
-            f"{problem.rstrip('.')}. {self.fix[:1].upper()}{self.fix[1:]}" if self.fix else problem
-        )
+        if self.fix:
+            problem = f"{problem.rstrip('.')}. {self.fix[:1].upper()}{self.fix[1:]}"
+        # paths, columns and what others said stand in it as they are
+        return printable(problem)
 
 
 class EngineError(RuntimeError):

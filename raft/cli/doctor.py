@@ -18,6 +18,7 @@ from raft.cli.options import (
     print_result,
 )
 from rollout.errors import InputError
+from rollout.text.printable import printable
 
 if TYPE_CHECKING:
     from rewards.doctor.finding import Finding
@@ -112,13 +113,12 @@ def _lines(finding: Finding, stream: TextIO) -> str:
     name = finding.what.ljust(_NAME_WIDTH - 1) + " "
     first = f"  {sign} {name}"
     width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
-    text = _wrapped(finding.detail, first, indent, width)
+    text = _wrapped(printable(finding.detail), first, indent, width)
     if finding.fix:
-        text += "\n" + _wrapped(finding.fix, f"{indent}→ ", f"{indent}  ", width)
+        text += "\n" + _wrapped(printable(finding.fix), f"{indent}→ ", f"{indent}  ", width)
     if _coloured(stream):
         text = text.replace(sign, f"{_COLOURS[finding.level]}{sign}\033[0m", 1)
-    encoding = stream.encoding or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def _wrapped(text: str, first: str, indent: str, width: int) -> str:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from raft import __version__
 from raft.cli.doctor import add_doctor
 from raft.cli.options import Parser, log_old_names
+from raft.cli.process import (
+    Ended,
+    LogFormat,
+    check_directory,
+    complain,
+    discard_stdout,
+    reader_is_gone,
+    surroundings,
+)
 from raft.cli.replay import add_eval_pool, add_replay
 from raft.cli.reward_models import add_eval_reward, add_train_reward
 from raft.cli.rewards import add_rank, add_score, add_serve_reward
@@ -26,6 +36,8 @@ _COMMANDS = (
     add_demo, add_run, add_validate, add_curves, add_report, add_replay, add_eval_pool, add_sample,
     add_bon, add_score, add_rank, add_train_reward, add_eval_reward, add_doctor, add_serve_reward,
 )  # fmt: skip
+# that print while they work, not at the end
+_PRINT_BETWEEN = ("demo", "doctor")
 _EPILOG = """\
 first steps:
   raft demo                                 the whole story, offline on a CPU
@@ -34,7 +46,7 @@ first steps:
   raft score --reward MODEL FILE.jsonl      scores for a file of responses
   raft COMMAND --help                       options and examples of a command
 
-exit codes: 0 done, 1 a fault of raft, 2 wrong input, 130 interrupted
+exit codes: 0 done, 1 a fault of raft, 2 wrong input, 130 interrupted, 143 ended by SIGTERM
 RAFT_DEBUG=1 shows the traceback of any failure
 """
 
@@ -44,38 +56,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = argparse.Namespace()
     try:
-        options = _parse(arguments)
-        _set_up(quiet=options.quiet)
-        log_old_names(options)
-        code = options.command(options) or 0
-        sys.stdout.flush()  # printed results count as output: a full disk there is told
-        return code
-    except BrokenPipeError:  # the reader of stdout went away: nobody to tell
-        _discard_stdout()
-        return 1
-    except KeyboardInterrupt:
-        _complain(getattr(options, "interrupted", "interrupted"))
-        return 130
+        with surroundings():
+            options = _parse(arguments)
+            check_directory()
+            _set_up(quiet=options.quiet)
+            log_old_names(options)
+            code = _run(options)
+            sys.stdout.flush()  # printed results count as output: a full disk there is told
+            return code
+    except KeyboardInterrupt as interrupt:
+        complain(getattr(options, "interrupted", "interrupted"))
+        return interrupt.code if isinstance(interrupt, Ended) else 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            discard_stdout()  # nobody to tell
+            # who reads no further has what it wanted, unless there was more to do than to print
+            return 128 + signal.SIGPIPE if getattr(options, "prints_between", False) else 0
         if os.environ.get(_DEBUG):
             raise
-        # a reward function is the user's own code; the same command resumes once it is fixed
-        if isinstance(error, InputError | RewardError):
-            _complain(str(error))
-            return 2
-        if is_disk_full(error):
-            _complain_of_full_disk(error)
-            return 2
-        _complain(f"{type(error).__name__}: {error} ({_traceback_place(error, arguments)})")
-        return 1
+        return _told(error, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the command; nothing below it may end the process and call that a success."""
+    try:
+        return options.command(options) or 0
+    except (KeyboardInterrupt, Exception):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"the command was left by {type(error).__name__}: {error}") from error
+
+
+def _told(error: Exception, arguments: Sequence[str]) -> int:
+    """Say what went wrong, and return the code of its kind."""
+    # a reward function is the user's own code; the same command resumes once it is fixed
+    if isinstance(error, InputError | RewardError):
+        complain(str(error))
+        return 2
+    if is_disk_full(error):
+        _complain_of_full_disk(error)
+        return 2
+    complain(f"{type(error).__name__}: {error} ({_traceback_place(error, arguments)})")
+    return 1
 
 
 def _set_up(*, quiet: bool) -> None:
     quiet_libraries()
     spin_briefly()
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormat())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("raft", "rollout", "rewards"):
         logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
 
@@ -86,14 +116,9 @@ def _complain_of_full_disk(error: Exception) -> None:
         # what we write to files has a name; what has none went to stdout
         where = error.filename or "standard output"
         if error.filename is None:
-            _discard_stdout()
+            discard_stdout()
     fix = "free some and run the same command again, what is finished is kept"
-    _complain(str(InputError(where, "no space left on the disk", fix)))
-
-
-def _discard_stdout() -> None:
-    """Point stdout elsewhere: what is still buffered would fail once more when Python exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    complain(str(InputError(where, "no space left on the disk", fix)))
 
 
 def _traceback_place(error: Exception, arguments: Sequence[str]) -> str:
@@ -113,14 +138,14 @@ def _traceback_place(error: Exception, arguments: Sequence[str]) -> str:
     return f"traceback: {file.name}; {_DEBUG}=1 shows it here"
 
 
-def _complain(message: str) -> None:
-    print("raft:", " ".join(message.split()), file=sys.stderr)
-
-
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """As `parse_args`, but overrides may follow an option too: `run x.yaml --quiet a=b`."""
     line = parser()
-    options, rest = line.parse_known_args(arguments)
+    try:
+        options, rest = line.parse_known_args(arguments)
+    except SystemExit:  # --help
+        sys.stdout.flush()
+        raise
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(options, "overrides")):
         line.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -154,7 +179,9 @@ def parser() -> Parser:
             parents=[common], formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         interrupted = interrupted or "interrupted; the same command goes on from here"
-        made.set_defaults(command=run, interrupted=interrupted)
+        made.set_defaults(
+            command=run, interrupted=interrupted, prints_between=name in _PRINT_BETWEEN
+        )
         return made
 
     for add in _COMMANDS:

@@ -8,12 +8,14 @@ come from.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import sys
 from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from rollout.data.jsonl import to_json
 from rollout.errors import InputError
+from rollout.text.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from argparse import _ActionsContainer as OptionGroup
@@ -263,8 +265,9 @@ def add_tournament_options(parser: Parser, method: str) -> OptionGroup:
 
 
 def print_result(options: argparse.Namespace, result: Mapping[str, object], text: str) -> None:
-    """Print `result` as one JSON object where `--json` is given, else `text`."""
+    """Print `result` as one JSON object where `--json` is given, else `text`; NaN becomes null."""
     if options.json:
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        print(printable_json(to_json(result, ascii=not utf8)))
     elif text:
-        print(text.rstrip("\n"))
+        print(printable(text.rstrip("\n")))

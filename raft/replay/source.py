@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from raft.config.load import make_config
 from raft.config.run import RunConfig
 from raft.evaluation import by_judge
 from raft.selection import Filters
-from rollout.data.jsonl import Damage
+from rollout.data.jsonl import Damage, is_object
+from rollout.data.overrides import parse_yaml
 from rollout.data.rows import find_source, read_rows
 from rollout.data.samples import SampleRow, read_samples
 from rollout.errors import InputError
+from rollout.text.printable import one_line
 
 __all__ = ["OriginalSelection", "Part", "Source", "find_samples"]
 
@@ -127,8 +127,8 @@ def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | 
     """Read from its config how the run selects, and its number of iterations."""
     path = root / "config.yaml"
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
+        data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        if not is_object(data):
             raise InputError(path, "holds no mapping of keys")
         config = make_config(data, where=str(path))
     except FileNotFoundError:
@@ -136,8 +136,8 @@ def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | 
             f"{path} is not there: how the run selected is not known, no filter is applied"
         )
         return None, None
-    except (yaml.YAMLError, UnicodeDecodeError, InputError) as error:
-        why = " ".join(str(error).split())
+    except (UnicodeDecodeError, InputError) as error:
+        why = one_line(error)
         notes.append(f"{path} cannot be read ({why}): no filter of the run is applied")
         return None, None
     rule = config.select

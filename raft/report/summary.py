@@ -13,6 +13,8 @@ import yaml
 from raft.curves.panels import PANELS, Line, Panel, interval_of
 from raft.report.page import Fact, FactGroup, Headline, PageLine, PagePanel, PageStage, Times
 from raft.runs.metrics import Numbers
+from rollout.data.jsonl import is_object
+from rollout.data.overrides import parse_yaml
 from rollout.storage.files import read_json
 
 __all__ = [
@@ -34,14 +36,14 @@ _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 def read_config(run: Path, on_damage: Callable[[str], None]) -> dict[str, object]:
     """The resolved config without passwords, or {} where there is none to be read."""
     try:
-        found = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        found = parse_yaml((run / "config.yaml").read_text(encoding="utf-8"), "config.yaml")
     except FileNotFoundError:
         on_damage("config.yaml is missing: settings are not shown")
         return {}
-    except (yaml.YAMLError, OSError, ValueError):
+    except (OSError, ValueError):
         on_damage("config.yaml cannot be read: settings are not shown")
         return {}
-    if not isinstance(found, dict):
+    if not is_object(found):
         on_damage("config.yaml holds no settings")
         return {}
     return {str(key): _masked(value, str(key)) for key, value in found.items()}

@@ -13,6 +13,7 @@ import yaml
 
 from raft.runs.metrics import Numbers
 from rollout.data.jsonl import is_object
+from rollout.data.overrides import parse_yaml
 from rollout.errors import InputError
 from rollout.storage.files import (
     GONE,
@@ -184,8 +185,8 @@ class RunFolder:
 
 def _parsed(text: str, path: Path) -> object:
     try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        return parse_yaml(text, str(path)) or {}
+    except InputError as error:
         raise InputError(
             path,
             "damaged, so this folder cannot be continued",

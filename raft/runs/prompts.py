@@ -15,6 +15,7 @@ from rewards.checkpoints.hub import local_path
 from rollout.data.prompts import read_prompts
 from rollout.data.rows import find_source
 from rollout.seeds import derive_seed
+from rollout.text.printable import one_line
 from rollout.text.templates import Tokenizer, encode_prompts
 from rollout.types import InputError, Prompt
 
@@ -116,8 +117,7 @@ def load_tokenizer(model: str) -> Tokenizer:
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError("policy.model", f"no tokenizer for {model} ({reason})") from error
+        raise InputError("policy.model", f"no tokenizer for {model} ({one_line(error)})") from error
 
 
 def _encode(config: RunConfig, prompts: list[Prompt]) -> list[Prompt]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Concatenate, Generic, cast
 
@@ -51,15 +53,16 @@ class RayExecutor:
         if not local:
             address = _answering(address)
         try:
-            ray.init(
-                address=address,
-                # only a cluster that starts here takes these two
-                include_dashboard=False if local else None,
-                object_store_memory=_LOCAL_OBJECT_STORE_BYTES if local else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            with _own_signals():
+                ray.init(
+                    address=address,
+                    # only a cluster that starts here takes these two
+                    include_dashboard=False if local else None,
+                    object_store_memory=_LOCAL_OBJECT_STORE_BYTES if local else None,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
         except ConnectionError as error:
             raise _no_cluster(address) from error
         self._slots: list[PlacementGroup] = []
@@ -124,6 +127,22 @@ class RayExecutor:
                 )
             self._slots.append(group)
         return self._slots[number]
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray sets its own way to end by SIGTERM, with a back-trace: what was set before stays."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        yield
+    except SystemExit:  # by Ray's way, meanwhile
+        if callable(before):
+            before(signal.SIGTERM, None)
+        raise
+    finally:
+        if callable(before):
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Host:

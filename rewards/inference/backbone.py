@@ -19,6 +19,7 @@ from rewards.inference import packed_attention
 from rewards.inference.batching import Fitting, packed_fitting, padded_fitting
 from rewards.inference.onednn import use_onednn
 from rewards.inference.prefix_tree import grow, new_tokens, reading_order
+from rollout.text.printable import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -129,7 +130,7 @@ class Backbone:
                 found = self._packed(rows, positions)
             except (RuntimeError, TypeError, ValueError) as error:
                 self.model.set_attn_implementation(own)
-                return f"{type(self.model).__name__} cannot run them ({_line(error)})"
+                return f"{type(self.model).__name__} cannot run them ({one_line(error, 200)})"
         if (reason := needs_attention_mask(self.model.config)) is not None:
             self.model.set_attn_implementation(own)
             return reason
@@ -167,7 +168,3 @@ def _probe(vocabulary: int) -> tuple[list[list[int]], list[list[int]]]:
     )
     rows = [first, first[:24] + second, third]
     return rows, [[len(row) // 2, len(row) - 1] for row in rows]
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -19,6 +19,7 @@ from typing import Any
 
 from rewards.encoding.formats import TEMPLATE_DATE
 from rewards.types import Comparison, RewardError
+from rollout.text.printable import one_line
 from rollout.types import InputError, Message
 
 __all__ = ["LABELS", "PairPrompt", "pair_text", "plain_context", "takes_turns"]
@@ -156,9 +157,8 @@ class PairPrompt:
                 strftime_now=TEMPLATE_DATE.strftime,
             )
         except TemplateError as error:
-            reason = " ".join(str(error).split())
             raise InputError(
-                "the judge's chat template", f"refuses a user turn: {reason}"
+                "the judge's chat template", f"refuses a user turn: {one_line(error)}"
             ) from error
         bos = self.tokenizer.bos_token
         return text.replace(bos, "") if bos else text

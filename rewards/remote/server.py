@@ -27,6 +27,7 @@ from rewards.remote import messages as wire
 from rewards.remote.address import is_loopback, read_token
 from rewards.remote.protocols import check_positive
 from rewards.types import Comparison, RewardError
+from rollout.text.printable import one_line
 from rollout.types import Completion, Group, InputError, Message, Prompt
 
 __all__ = [
@@ -269,7 +270,7 @@ def _unknown(service: Service) -> Callable[[Request, Exception], Awaitable[Respo
 
 def _error(status: int, message: str) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"error": " ".join(message.split())[:1000]}, status, headers)
+    return JSONResponse({"error": one_line(message, 1000)}, status, headers)
 
 
 def _own_name(served: object) -> str:

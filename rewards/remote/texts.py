@@ -14,6 +14,7 @@ from rewards.encoding.encoder import Encoder
 from rewards.encoding.eos import default_eos, without_last_newline
 from rewards.encoding.formats import Scorable, check_format, render
 from rewards.types import Bos, Eos, Format, TruncationSide
+from rollout.text.printable import one_line
 from rollout.types import InputError, Message
 
 __all__ = ["Texts"]
@@ -143,8 +144,7 @@ def _load(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(description_folder(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"tokenizer={name!r}", f"cannot be loaded: {reason}") from error
+        raise InputError(f"tokenizer={name!r}", f"cannot be loaded: {one_line(error)}") from error
 
 
 def _format(format: Format | None, tokenizer: Any) -> Format:

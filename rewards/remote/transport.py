@@ -25,6 +25,7 @@ import httpx
 from rewards.remote.address import Address
 from rewards.remote.protocols import Item, check_positive, name_all
 from rewards.types import RewardError
+from rollout.text.printable import one_line
 from rollout.types import InputError
 
 __all__ = [
@@ -83,7 +84,7 @@ def refusal(status: int, body: bytes, location: str | None, address: Address) ->
 
 def _hint(status: int, location: str | None, *, has_token: bool) -> str:
     if 300 <= status < 400:
-        to = f" to {_one_line(location, 200)}" if location else ""
+        to = f" to {one_line(location, 200)}" if location else ""
         return f"it redirects{to}, and redirects are not followed: give the final url"
     if status in (401, 403):
         if has_token:
@@ -100,9 +101,9 @@ def _said(body: bytes) -> str:
     """The server's own message: ours, vLLM's or FastAPI's JSON, or plain text."""
     text = body.decode(errors="replace")
     try:
-        return _one_line(_message(json.loads(text)))
+        return one_line(_message(json.loads(text))).rstrip(".")
     except (ValueError, RecursionError):  # an HTML page of a gateway, say
-        return _one_line(text)
+        return one_line(text).rstrip(".")
 
 
 def _message(answer: object) -> str:
@@ -113,11 +114,6 @@ def _message(answer: object) -> str:
     if isinstance(answer, list) and answer:
         return _message(answer[0])
     return answer if isinstance(answer, str) else json.dumps(answer)
-
-
-def _one_line(text: str | None, limit: int = 300) -> str:
-    line = " ".join((text or "").split()).rstrip(".")
-    return line if len(line) <= limit else f"{line[:limit]}…"
 
 
 def _phrase(status: int) -> str:
@@ -334,4 +330,4 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error, 200) or type(error).__name__

@@ -28,6 +28,7 @@ __all__ = [
     "json_kind",
     "parse_json",
     "read_jsonl",
+    "to_json",
 ]
 
 _T = TypeVar("_T")
@@ -105,6 +106,14 @@ def parse_json(text: str, where: str) -> object:
         raise InputError(where, f"not readable JSON ({error})", "fix or delete it") from None
 
 
+def to_json(value: object, *, indent: int | None = None, ascii: bool = False) -> str:
+    """`value` as JSON, where NaN and infinity, which sums of huge numbers come to, are null."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=ascii, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
+
+
 def encode_rows(rows: Iterable[Mapping[str, object]]) -> bytes:
     """One line per row. Raises ValueError for NaN and infinity."""
     return b"".join(_line(row) for row in rows)
@@ -157,6 +166,14 @@ def json_kind(value: object) -> str:
         dict: "an object",
     }
     return names.get(type(value), type(value).__name__)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in cast(Mapping[object, object], value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in cast(Iterable[object], value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parse_line(line: bytes, where: str) -> object:

@@ -24,6 +24,7 @@ from rollout.types import Completion, Group, Message, Prompt
 
 __all__ = [
     "COMPARISONS",
+    "LARGEST",
     "RANKING",
     "REWARD",
     "Comparison",
@@ -32,6 +33,7 @@ __all__ = [
     "beside",
     "check_scores",
     "ids_column",
+    "is_too_large",
     "prompt_column",
     "read_samples",
 ]
@@ -39,6 +41,8 @@ __all__ = [
 Scores = list[float | None]  # one per response; None, NaN and infinity are missing
 Comparison = tuple[int, int, float | None]  # i, j, P(response i is better than response j)
 
+# what is beyond is no score: the square of a sum of such ones is still a number
+LARGEST = 1e100
 # the column that holds the reward's scores; others are NAME_scores
 REWARD = "scores"
 # what a tournament compared, one `Comparison` after the other
@@ -215,7 +219,14 @@ def check_scores(values: object, count: int, where: str) -> Scores:
         # NaN and infinity, which some programs write, are missing scores
         if score is not None and not isinstance(score, float) and not is_finite_number(score):
             raise InputError(where, f"score {k} is {json_kind(score)}", "write a number or null")
+        if is_too_large(score):
+            raise InputError(where, f"score {k} is {score}, too large to add up", "write null")
     return cast(Scores, values)
+
+
+def is_too_large(score: object) -> bool:
+    """Whether a score is a number that no sum or square of scores can hold."""
+    return is_finite_number(score) and abs(score) > LARGEST
 
 
 def beside(row: Mapping[str, object], name: str, count: int, where: str) -> list[object]:
@@ -267,7 +278,7 @@ def ids_column(value: object, name: str, where: str) -> list[int]:
 
 def _numbers(values: object, count: int, where: str, name: str) -> Scores:
     found = beside({name: values}, name, count, where)
-    return [one if is_finite_number(one) else None for one in found]
+    return [one if is_finite_number(one) and not is_too_large(one) else None for one in found]
 
 
 def _comparisons(found: object, count: int, where: str) -> list[Comparison]:

@@ -15,6 +15,7 @@ from typing import cast
 
 from rollout.data.jsonl import is_finite_number, is_list, is_object
 from rollout.data.rows import Source, read_rows
+from rollout.data.samples import is_too_large
 from rollout.errors import InputError
 from rollout.types import Completion
 
@@ -99,7 +100,7 @@ def _hint(row: _Row, name: str | None) -> str:
 def _score(value: object, where: str) -> float | None:
     if value is None:
         return None
-    if not is_finite_number(value):
+    if not is_finite_number(value) or is_too_large(value):
         raise InputError(where, f"has the score {value!r}", "use finite numbers and null")
     return float(value)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rollout.text.printable import one_line
 from rollout.types import Group, InputError, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -136,9 +137,8 @@ def _config(model: str) -> PreTrainedConfig:
     try:
         return configs.from_pretrained(model)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            "policy.model", f"cannot read the configuration of {model} ({reason})"
+            "policy.model", f"cannot read the configuration of {model} ({one_line(error)})"
         ) from error
 
 

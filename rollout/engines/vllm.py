@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from rollout.engines.base import context_length
 from rollout.seeds import derive_seed
 from rollout.text.decode import Decoder, decode_continuations
+from rollout.text.printable import one_line
 from rollout.types import (
     Completion,
     EngineError,
@@ -244,9 +245,8 @@ def _memory_as_input_error() -> Generator[None]:
     except ValueError as error:
         if "KV cache" not in str(error):
             raise
-        reason = " ".join(str(error).split())
         raise InputError(
-            "policy.max_model_len", f"too long for the memory there is ({reason})"
+            "policy.max_model_len", f"too long for the memory there is ({one_line(error)})"
         ) from error
 
 

@@ -18,7 +18,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from rollout.data.jsonl import Row, encode_rows, is_object, json_kind, read_jsonl
+from rollout.data.jsonl import Row, encode_rows, is_object, json_kind, read_jsonl, to_json
 from rollout.errors import InputError
 
 __all__ = [
@@ -139,7 +139,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, to_json(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -60,8 +60,10 @@ class Stdout:
         return None
 
     def append(self, rows: Sequence[Columns]) -> None:
-        sys.stdout.write(encode_rows(rows).decode())
         sys.stdout.flush()
+        # JSON lines are UTF-8, whatever a terminal takes
+        sys.stdout.buffer.write(encode_rows(rows))
+        sys.stdout.buffer.flush()
 
     def finish(self, record: Columns) -> None:
         pass
@@ -278,6 +280,10 @@ def output_path(given: str | None, source: str, stem: str, ending: str) -> Path 
     Raises InputError for a folder, the input itself, or a suffix of another form than JSONL.
     """
     if given == "-":
+        if (
+            getattr(sys.stdout, "name", "") == os.devnull
+        ):  # what the command line puts where nothing was open
+            raise InputError("--out -", "standard output is closed", "redirect it to a file")
         return None
     file = Path(source).expanduser()
     beside = file.parent if file.is_file() else Path()

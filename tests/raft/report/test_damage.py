@@ -138,8 +138,7 @@ def test_scores_that_are_none(tmp_path: Path, score: Any) -> None:
     row = sample_row("a", ["x", "y"], [score, 1.0], gold_scores=[score, score])
     write_rows(run / "iterations/000/eval.jsonl", [row, sample_row("b", ["x"], [score])])
     page = report(run)
-    known = 1e300 if score == 1e300 else None
-    assert page.rows(0, "eval")[0]["scores"]["reward"] == [known, 1.0]
+    assert page.rows(0, "eval")[0]["scores"]["reward"] == [None, 1.0]
 
 
 def refused(*arguments: str | Path, capsys: pytest.CaptureFixture[str]) -> str:

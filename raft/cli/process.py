@@ -1,0 +1,135 @@
+"""What the process of a command owes those around it: signals, streams, a folder to be in.
+
+Foreign text reaches the terminal through `complain`, the log's format and `print_result` of
+`raft.cli.options`, which make it safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from rollout.errors import InputError
+from rollout.text.printable import one_line, printable
+
+__all__ = [
+    "Ended",
+    "LogFormat",
+    "check_directory",
+    "complain",
+    "discard_stdout",
+    "reader_is_gone",
+    "surroundings",
+]
+
+_STDOUT = 1
+_STREAMS = ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w"))
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+# of what a command complains: a server's or a library's own words may be long
+_LONGEST = 2000
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asked the process to end, which it does as after Ctrl-C, with a code of its own."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
+@contextlib.contextmanager
+def surroundings() -> Iterator[None]:
+    """Signals that end a process end it in good order while the block runs; streams are usable."""
+    _occupy_descriptors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # an ASCII terminal gets escapes; so do names of files that are no UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        # nohup ignores SIGHUP, and is obeyed
+        before = {
+            one: found for one in _SIGNALS if (found := signal.getsignal(one)) is signal.SIG_DFL
+        }
+    try:
+        for one in before:
+            signal.signal(one, _end)
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def check_directory() -> None:
+    """Raises InputError where the working directory was deleted."""
+    try:
+        os.getcwd()
+    except OSError:
+        fix = "change into one that is there"
+        raise InputError("the working directory", "is not there any more", fix) from None
+
+
+def complain(message: str) -> None:
+    """One line on stderr, if anybody reads that."""
+    with contextlib.suppress(OSError):
+        print("raft:", one_line(message, _LONGEST), file=sys.stderr, flush=True)
+
+
+class LogFormat(logging.Formatter):
+    """A message is one line, whatever stands in it; a traceback below it keeps its lines."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = record.message.replace("\r", " ").replace("\n", " ")
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads stdout any more: `raft … | head`."""
+    poll = select.poll()
+    poll.register(_STDOUT, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def discard_stdout() -> None:
+    """Point stdout elsewhere: what is still buffered would fail once more when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+
+
+def _end(number: int, _: object) -> None:
+    raise Ended(number)
+
+
+def _occupy_descriptors() -> None:
+    """Open what was closed for us (`2>&-`): the next file opened would get its number, and whatever
+    a library prints would go into that file."""
+    closed = [stream for stream in _STREAMS if not _is_open(stream[0])]
+    for number, _, _ in closed:  # in order, so that none takes another's number
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != number:
+            os.dup2(opened, number)
+            os.close(opened)
+        os.set_inheritable(number, True)
+    for _, name, mode in closed:
+        # by its name a stream tells that there was none
+        setattr(sys, name, open(os.devnull, mode, errors="backslashreplace"))  # noqa: SIM115
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True

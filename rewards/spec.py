@@ -69,7 +69,7 @@ class _Spec(BaseModel):
         """Raise `InputError` for a model that is not there; `key` is for messages."""
         for part in self.parts():
             if isinstance(part, ModelSpec | PairwiseSpec):
-                check_model(part.model, key)
+                check_model(part.model, key, adapters=True)
 
     def absolute(self) -> Self:
         """The same with absolute paths, since workers have a working directory of their own."""

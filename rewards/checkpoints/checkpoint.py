@@ -7,56 +7,109 @@ read by name for heads that no class of transformers knows.
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rewards.checkpoints.hub import local_folder
 from rollout.types import InputError
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "WRAPPED",
-    "bare_name",
-    "bare_names",
+    "adapter_task",
     "check_names",
     "read_config",
     "read_tensors",
     "tensor_shapes",
+    "transformer_folder",
     "weight_files",
 ]
 
 Shapes = dict[str, tuple[int, ...]]
 
+ADAPTER = "adapter_config.json"
+_PEFT = "base_model.model."  # before the names in an adapter
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_VALUE_HEADS = ("value_head.safetensors", "value_head.bin")
+
 
 def read_config(folder: Path) -> dict[str, object]:
-    """`config.json`. Raises `InputError` when it is missing or malformed."""
+    """`config.json`, an adapter's base's. Raises `InputError` when it is missing or malformed."""
+    folder = transformer_folder(folder)
     return _read_json(folder / "config.json", "a model folder has a config.json")
 
 
+def transformer_folder(folder: Path) -> Path:
+    """Where config.json and the transformer's weights are: of an adapter, its base model's folder.
+
+    Raises `InputError` when the base is not there, or `folder` has an adapter and a whole model.
+    """
+    if not (folder / ADAPTER).is_file():
+        return folder
+    if (folder / "config.json").is_file() and _main_files(folder):
+        problem = f"holds a whole model and an adapter ({ADAPTER}), which may be in it already"
+        raise InputError(folder, problem, f"remove {ADAPTER} if it was merged, else the model")
+    base = _read_json(folder / ADAPTER).get("base_model_name_or_path")
+    try:
+        if not isinstance(base, str) or Path(base).resolve() == folder.resolve():
+            raise InputError(ADAPTER, "names no base model")
+        return local_folder(base)
+    except InputError as error:
+        fix = "correct base_model_name_or_path there, or merge the adapter and save it"
+        raise InputError(folder, f"is an adapter: {error}", fix) from error
+
+
+def adapter_task(folder: Path) -> str | None:
+    """The `task_type` of an adapter, empty where it names none; None where there is no adapter."""
+    if transformer_folder(folder) == folder:
+        return None
+    return str(_read_json(folder / ADAPTER).get("task_type") or "")
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files in transformers' order of preference: safetensors, then `.bin`.
+    """The weight files in transformers' order of preference: safetensors, then `.bin`; of an
+    adapter those of its base model and its own; and LLaMA-Factory's value head beside them.
 
     Raises `InputError` when there is none, or a shard of the index is missing.
     """
+    base, main = transformer_folder(folder), _main_files(folder)
+    if base != folder:  # TRL saves the head of an adapted model where a whole one would be
+        main = [*weight_files(base), *_there(folder, _ADAPTERS)[:1], *main]
+    if not main:
+        fix = "expected model.safetensors or pytorch_model.bin"
+        raise InputError(folder, "has no weights", fix)
+    return [*main, *_there(folder, _VALUE_HEADS)[:1]]
+
+
+def _main_files(folder: Path) -> list[Path]:
     for stem in ("model.safetensors", "pytorch_model.bin"):
         if (folder / stem).is_file():
             return [folder / stem]
         index = folder / f"{stem}.index.json"
         if index.is_file():
             return _shards(index)
-    if (folder / "adapter_config.json").is_file():
-        raise InputError(folder, "holds an adapter without its base model", "merge it and save it")
-    raise InputError(folder, "has no weights", "expected model.safetensors or pytorch_model.bin")
+    return []
+
+
+def _there(folder: Path, names: Iterable[str]) -> list[Path]:
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def tensor_shapes(folder: Path) -> Shapes:
-    """Name and shape of every tensor in the checkpoint."""
+    """Name and shape of every tensor in the checkpoint; of an adapter's base, of what it leaves."""
+    shapes = _shapes(weight_files(folder))
+    if transformer_folder(folder) == folder:
+        return shapes
+    replaced = {name.removeprefix(_PEFT) for name in shapes if name.startswith(_PEFT)}
+    return {name: shape for name, shape in shapes.items() if name not in replaced}
+
+
+def _shapes(files: Iterable[Path]) -> Shapes:
     shapes: Shapes = {}
-    for file in weight_files(folder):
+    for file in files:
         shapes.update(_safetensors(file) if file.suffix == ".safetensors" else _pickled(file))
     return shapes
 
@@ -101,7 +154,7 @@ def _pickled(file: Path) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _read_json(path: Path, role: str) -> dict[str, object]:
+def _read_json(path: Path, role: str = "") -> dict[str, object]:
     if not path.is_file():
         raise InputError(path.parent, f"has no {path.name}", role)
     try:
@@ -111,26 +164,6 @@ def _read_json(path: Path, role: str) -> dict[str, object]:
     if not isinstance(content, dict):
         raise InputError(path, "is not a JSON object")
     return content
-
-
-# what wrappers of a language model (TRL's value-head models, PEFT) put before its tensor names
-WRAPPED = r"^(?:pretrained_model\.|base_model\.model\.)+"
-
-
-def bare_name(name: str) -> str:
-    """The name of a tensor without what wrapper classes put in front."""
-    return re.sub(WRAPPED, "", name)
-
-
-def bare_names(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Bare name -> name in the files. Raises `InputError` when two tensors share a bare name."""
-    found: dict[str, str] = {}
-    for name in names:
-        bare = bare_name(name)
-        if bare in found:
-            raise InputError(folder, f"has both {found[bare]} and {name}", "remove one of them")
-        found[bare] = name
-    return found
 
 
 def check_names(folder: Path, found: Collection[str], wanted: Collection[str], head: str) -> None:

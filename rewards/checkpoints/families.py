@@ -10,7 +10,8 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from rewards.checkpoints.checkpoint import bare_name, read_config, tensor_shapes
+from rewards.checkpoints.checkpoint import read_config, tensor_shapes
+from rewards.checkpoints.heads import SUMMARY, find_head, heads_in_words
 from rewards.checkpoints.record import recorded_kind
 from rewards.types import Family
 from rollout.data.jsonl import is_list
@@ -37,14 +38,16 @@ def check_family(kind: str) -> None:
 
 def recognise(folder: Path) -> Family:
     """The family of the model in `folder`. Raises `InputError` when it is no reward model."""
-    config = read_config(folder)
-    names = tensor_shapes(folder).keys()
-    if _is_armorm(config, names):
+    config, shapes = read_config(folder), tensor_shapes(folder)
+    if _is_armorm(config, shapes):
         return "armorm"
-    if any(bare_name(name).startswith("v_head.summary.") for name in names):
+    if _is_grm(config, shapes):
         return "grm"
     architecture = architecture_of(config)
-    if architecture.endswith("ForSequenceClassification"):
+    if architecture.endswith("ForTokenClassification"):
+        raise InputError(folder, f"gives a number per token ({architecture}), and no score")
+    classifier = architecture.endswith("ForSequenceClassification")
+    if classifier or find_head(folder, config, shapes).names:
         return "classifier"
     marker = _grm_marker(config)
     if marker is not None:
@@ -54,20 +57,28 @@ def recognise(folder: Path) -> Family:
             "head was not saved with it, and would be drawn at random",
             "copy or save it again",
         )
+    # the files of a judge are any language model's; one trained here says what it is
+    if architecture.endswith("ForCausalLM") and recorded_kind(folder) == "pairwise":
+        return "pairwise"
+    others = heads_in_words(shapes)
     if architecture.endswith("ForCausalLM"):
-        # the files of a judge are any language model's; one trained here says what it is
-        if recorded_kind(folder) == "pairwise":
-            return "pairwise"
         raise InputError(
             folder,
-            f"is a language model ({architecture}) without a reward head: a pairwise "
+            f"is a language model ({architecture}) without a reward head, {others}: a pairwise "
             'preference model compares: load_judge(…, kind="pairwise"), `raft rank '
             "--judge`, or reward.kind: pairwise",
         )
     raise InputError(
         folder,
-        f"is no known reward model (architecture {architecture or 'unnamed'})",
+        f"is no known reward model (architecture {architecture or 'unnamed'}): {others}",
     )
+
+
+def _is_grm(config: Mapping[str, object], names: Collection[str]) -> bool:
+    """TRL's and LLaMA-Factory's heads have one linear layer of the same name, and no marker."""
+    heads = [name for name in names if f"{SUMMARY}." in name]
+    layers = any(re.search(rf"{re.escape(SUMMARY)}\.\d", name) for name in heads)
+    return layers or (bool(heads) and _grm_marker(config) is not None)
 
 
 def _is_armorm(config: Mapping[str, object], names: Collection[str]) -> bool:

@@ -16,8 +16,8 @@ _DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt")
 def local_folder(path: str | Path) -> Path:
     """The folder of a model given by path or hub name.
 
-    From the hub come configuration, tokenizer and safetensors; `.bin` only where there are no
-    safetensors; never Python files. Raises `InputError` when neither place has it.
+    From the hub come configuration, tokenizer and safetensors; `.bin` of weights only where there
+    are no safetensors; never Python files. Raises `InputError` when neither place has it.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -26,7 +26,7 @@ def local_folder(path: str | Path) -> Path:
         raise InputError(path, "no such folder", "give a model folder or a hub name (owner/name)")
     found = _download(str(path), "*.safetensors")
     if not any(found.glob("*.safetensors")):
-        found = _download(str(path), "pytorch_model*.bin")
+        found = _download(str(path), "pytorch_model*.bin", "adapter_model.bin", "value_head.bin")
     return found
 
 
@@ -36,7 +36,7 @@ def local_path(model: str) -> str:
     return str(path.resolve()) if path.is_dir() else model
 
 
-def check_model(model: str, key: str) -> None:
+def check_model(model: str, key: str, *, adapters: bool = False) -> None:
     """Check that `model` is a folder with a model, or a name on the hub; `key` is for messages.
 
     What looks like a folder must be one. Raises `InputError`.
@@ -45,8 +45,12 @@ def check_model(model: str, key: str) -> None:
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
     if looks_local and not path.is_dir():
         raise InputError(key, f"no such folder {model}", "give a model folder or a hub name")
-    if path.is_dir() and not any((path / f).exists() for f in ("config.json", "toy_policy.json")):
-        raise InputError(key, f"{model} has no config.json, so it is no model folder")
+    marks = ("config.json", "toy_policy.json", *(["adapter_config.json"] * adapters))
+    if path.is_dir() and not any((path / mark).exists() for mark in marks):
+        adapted = (path / "adapter_config.json").exists()
+        problem = "is an adapter" if adapted else "has no config.json, so it is no model folder"
+        fix = "merge it into its base model and save that" if adapted else "give a model folder"
+        raise InputError(key, f"{model} {problem}", fix)
     try:
         description_folder(model)
     except InputError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from rewards.checkpoints.checkpoint import tensor_shapes
+from rewards.checkpoints.checkpoint import tensor_shapes, transformer_folder
 from rewards.checkpoints.settings import ModelSettings
 from rewards.encoding.bos import default_bos
 from rewards.encoding.encoder import Encoder
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "attention_of",
     "check_left_out",
+    "check_not_quantised",
     "check_tensors",
     "check_vllm_device",
     "load_config",
@@ -43,6 +44,7 @@ __all__ = [
 log = logging.getLogger("rewards")
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")
 # tokenizers that know no limit say 1e30
 _NO_LIMIT = 10**9
 
@@ -81,7 +83,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(transformer_folder(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise InputError(folder, f"config.json is not usable: {one_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
@@ -101,6 +103,15 @@ def attention_of(config: PreTrainedConfig) -> str | None:
     return "eager" if capped else None
 
 
+def check_not_quantised(folder: Path, config: PreTrainedConfig) -> None:
+    """Raises `InputError` for weights that transformers would run by a library of their own."""
+    found = getattr(config, "quantization_config", None)
+    if found is not None:
+        method = found.get("quant_method") if isinstance(found, dict) else found
+        problem = f"is quantised ({method or 'quantization_config'}), which is not supported"
+        raise InputError(folder, problem, "take the weights that it was made from")
+
+
 def load_weights(
     auto: type[_BaseAutoModelClass],
     folder: Path,
@@ -111,14 +122,16 @@ def load_weights(
     **more: object,
 ) -> tuple[Any, list[str]]:
     """A model of the class that `auto` (AutoModel…) finds for `config`, and the tensors in the
-    checkpoint that it has no use for.
+    checkpoint that it has no use for. An adapter is merged into its base model.
 
     Raises `InputError` for a tensor that is missing, which transformers would draw at random; those
-    whose names begin as one of `new` may be.
+    whose names begin as one of `new` may be. Also for quantised weights.
     """
+    base = transformer_folder(folder)
+    check_not_quantised(base, config)
     try:
         model, report = auto.from_pretrained(
-            folder,
+            base,
             config=config,
             dtype=dtype,
             attn_implementation=attention_of(config),
@@ -127,14 +140,33 @@ def load_weights(
             output_loading_info=True,
             **more,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise InputError(folder, f"cannot be loaded: {one_line(error)}") from error
     missing = sorted(key for key in report["missing_keys"] if not (new and key.startswith(new)))
     if missing:
         # a headless class names its tensors without the prefix that they have in the file
         prefix = f"{model.base_model_prefix}." if model.base_model is model else ""
         raise InputError(folder, f"lacks the tensor {prefix}{missing[0]} ({len(missing)} in all)")
+    if base != folder:
+        model = _with_adapter(model, folder)
     return model, sorted(report["unexpected_keys"])
+
+
+def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Raises `InputError` for an adapter of which a part would be left out in silence."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    try:
+        wrapped = PeftModel.from_pretrained(model, str(folder))
+        taken = get_peft_model_state_dict(wrapped)
+        left = sorted(n for n in tensor_shapes(folder) if ".lora_" in n and n not in taken)
+        if left:
+            raise InputError(folder, f"its adapter has {left[0]}, for which the base has no place")
+        log.info("%s: an adapter, merged into its base model", folder)
+        return cast("PreTrainedModel", wrapped.merge_and_unload())
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        fix = "merge it with peft (merge_and_unload) and save the whole model"
+        raise InputError(folder, f"its adapter cannot be merged: {one_line(error)}", fix) from error
 
 
 def check_left_out(
@@ -146,7 +178,7 @@ def check_left_out(
     for name in sorted(unexpected):
         if ".lora_" in name:
             raise InputError(folder, f"has LoRA weights ({name})", "merge them and save it again")
-        if name.startswith((*heads, "lm_head.")):
+        if name.startswith(heads) or ".lm_head." in f".{name}":
             log.debug("%s: %s is not part of the transformer", folder, name)
         elif name.startswith(own) and not name.endswith("rotary_emb.inv_freq"):
             raise InputError(
@@ -173,8 +205,11 @@ def check_vllm_device(device: str | None) -> torch.device:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    own = any((folder / name).is_file() for name in _TOKENIZER_FILES)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            folder if own else transformer_folder(folder), trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(folder, f"its tokenizer cannot be loaded: {one_line(error)}") from error
 
@@ -242,9 +277,11 @@ def check_tensors(folder: Path, auto_class: str) -> None:
 
     Raises `InputError` naming a tensor that is not there.
     """
-    import torch
     import transformers
 
+    if transformer_folder(folder) != folder:
+        fix = "merge it and save it, or use engine: transformers"
+        raise InputError(folder, "is an adapter, and vLLM is given whole models", fix)
     with torch.device("meta"):
         model = getattr(transformers, auto_class).from_config(load_config(folder))
     tied = getattr(model, "all_tied_weights_keys", None) or {}

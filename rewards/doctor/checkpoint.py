@@ -15,13 +15,13 @@ import torch
 from safetensors import safe_open
 
 from rewards.checkpoints.checkpoint import (
-    bare_name,
     read_config,
     read_tensors,
     tensor_shapes,
     weight_files,
 )
 from rewards.checkpoints.families import FAMILIES, architecture_of, recognise
+from rewards.checkpoints.heads import SUMMARY, find_head
 from rewards.checkpoints.published import find_published
 from rewards.checkpoints.record import RECORD, recorded_kind
 from rewards.doctor.finding import Finding, note, ok, wrong
@@ -38,7 +38,7 @@ __all__ = [
     "family_of",
 ]
 
-_HEADS = ("score.", "v_head.", "regression_layer.", "gating.", "reward_transform_matrix")
+_GATING = ("regression_layer.", "gating.", "reward_transform_matrix")
 _LISTED = 4  # more than these go into one line
 _RETRAIN = "take the checkpoint from its source again, or train it"
 
@@ -159,10 +159,12 @@ def _files(folder: Path) -> Iterator[Finding]:
 
 
 def _head_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """By bare name, in order."""
-    names = [name for name in tensor_shapes(folder) if bare_name(name).startswith(_HEADS)]
-    found = read_tensors(folder, names)
-    return {bare_name(name): found[name] for name in sorted(found)}
+    """By name without wrappers, in order."""
+    shapes = tensor_shapes(folder)
+    names = {name: name for name in shapes if name.startswith(_GATING)}
+    names = names or find_head(folder, read_config(folder), shapes).names
+    found = read_tensors(folder, set(names.values()))
+    return {bare: found[names[bare]] for bare in sorted(names)}
 
 
 def _names(file: Path) -> list[str]:
@@ -208,14 +210,14 @@ def _why(path: str | Path, folder: Path, kind: Family | None, family: Family) ->
     config, shapes = read_config(folder), tensor_shapes(folder)
     architecture = architecture_of(config) or "unnamed"
     if family == "grm":
-        return f"by the tensor {next(n for n in sorted(shapes) if 'v_head.summary' in n)}"
+        return f"by the tensor {next(n for n in sorted(shapes) if SUMMARY in n)}"
     if family == "armorm":
         heads = "regression_layer.weight" in shapes and "gating.layers.0.weight" in shapes
         return f"by the tensors of its heads and {architecture}" if heads else f"by {architecture}"
     left_over = sorted(key for key in config if key.startswith("vhead_"))
     also = f"; {left_over[0]} in its config is left over from a GRM" if left_over else ""
-    head = shapes.get("score.weight")
-    return f"by {architecture}{f' with score.weight {list(head)}' if head else ''}{also}"
+    head = next(iter(find_head(folder, config, shapes).names.values()), None)
+    return f"by {architecture}{f' with {head} {list(shapes[head])}' if head else ''}{also}"
 
 
 def _published(path: str | Path, family: Family) -> Iterator[Finding]:

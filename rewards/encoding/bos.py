@@ -17,7 +17,9 @@ from rollout.types import InputError, Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["BOS_COUNT", "check_bos", "default_bos", "grm_bos", "own_bos", "with_bos"]
+__all__ = [
+    "BOS_COUNT", "check_bos", "counted_bos", "default_bos", "grm_bos", "own_bos", "with_bos",
+]  # fmt: skip
 
 log = logging.getLogger("rewards")
 
@@ -57,6 +59,16 @@ def default_bos(tokenizer: PreTrainedTokenizerBase, format: Format) -> Bos:
     return "single" if ids[:1] == [tokenizer.bos_token_id] else "none"
 
 
+def counted_bos(tokenizer: PreTrainedTokenizerBase, format: Format, *, special: bool) -> Bos:
+    """What tokenising a rendered text yields; `special` says whether the tokenizer adds its own.
+
+    OpenRLHF's code does without, GRM's with: the template's and the tokenizer's are two there.
+    """
+    ids = tokenizer(render(_PROBE, format, tokenizer), add_special_tokens=special)["input_ids"]
+    count = next((n for n, id in enumerate(ids) if id != tokenizer.bos_token_id), len(ids))
+    return "none" if not count else "single" if count == 1 else "double"
+
+
 def grm_bos(tokenizer: PreTrainedTokenizerBase, format: Format | None, name: str) -> Bos | None:
     """GRM's code tokenises the rendered template once more, and reads as many BOS as that yields.
 
@@ -64,8 +76,6 @@ def grm_bos(tokenizer: PreTrainedTokenizerBase, format: Format | None, name: str
     """
     if format not in (None, "chat") or not tokenizer.chat_template:
         return None
-    ids = tokenizer(render(_PROBE, "chat", tokenizer))["input_ids"]
-    count = next((n for n, id in enumerate(ids) if id != tokenizer.bos_token_id), len(ids))
-    bos: Bos = "none" if not count else "single" if count == 1 else "double"
+    bos = counted_bos(tokenizer, "chat", special=True)
     log.info("%s: bos=\"%s\", as GRM was trained: the template's and the tokenizer's", name, bos)
     return bos

@@ -15,7 +15,7 @@ from rollout.types import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["EOS_COUNT", "check_eos", "default_eos", "with_eos", "without_last_newline"]
+__all__ = ["EOS_COUNT", "check_eos", "default_eos", "own_eos", "with_eos", "without_last_newline"]
 
 EOS_COUNT: dict[str, int] = {"none": 0, "single": 1}
 
@@ -41,6 +41,13 @@ def with_eos(ids: Sequence[int], eos_id: int | None, eos: Eos) -> list[int]:
 def without_last_newline(text: str) -> str:
     """A template's text as OpenRLHF closes it: `<|im_end|>\\n` would hide an EOS that is there."""
     return text.rstrip("\n")
+
+
+def own_eos(tokenizer: PreTrainedTokenizerBase) -> Eos:
+    """What the tokenizer does by itself to a plain text: "single" when it puts an EOS behind."""
+    eos_id = tokenizer.eos_token_id
+    ids = tokenizer("a")["input_ids"]
+    return "single" if eos_id is not None and ids[-1:] == [eos_id] else "none"
 
 
 def default_eos(tokenizer: PreTrainedTokenizerBase, format: Format) -> Eos:

@@ -1,126 +1,105 @@
-"""Load a Bradley–Terry sequence classifier: one linear output (`score`) on the last token.
+"""Load a scalar reward model: a transformer, and a head that reads the state of the last token.
 
-A checkpoint that would score at random, because its head is missing, is refused.
+A Bradley–Terry classifier has one linear layer; a GRM (Generalizable Reward Model) a small MLP on a
+language model. A checkpoint that would score at random, because its head is missing, is refused.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from rewards.checkpoints.checkpoint import tensor_shapes, weight_files
+from rewards.checkpoints.checkpoint import read_config
+from rewards.checkpoints.heads import SUMMARY, HeadTensors
 from rewards.checkpoints.loading import (
-    check_left_out,
+    check_not_quantised,
     check_vllm_device,
     load_config,
     load_tokenizer,
-    load_weights,
     make_encoder,
     pad_id,
     resolve_device,
     resolve_dtype,
 )
 from rewards.checkpoints.settings import ModelSettings
+from rewards.encoding.bos import counted_bos, grm_bos
+from rewards.encoding.eos import own_eos
 from rewards.inference.backbone import Backbone
 from rewards.inference.engine import Engine
 from rewards.inference.transformers import TransformersEngine
 from rewards.inference.vllm import VLLMPoolingEngine
+from rewards.models.head import LinearHead, read_head
 from rewards.models.reward import ModelReward
-from rewards.types import EngineName
-from rollout.types import InputError
+from rewards.models.transformer import check_engine, load_transformer, state_size
+from rewards.types import EngineName, Eos, Family, Format
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-__all__ = [
-    "ScalarHead",
-    "load_classifier",
-]
-
-
-class ScalarHead:
-    """The raw logit, no sigmoid. `weight` (1, H), `bias` (1,) or None.
-
-    The last token is the row's own. transformers' `*ForSequenceClassification` takes the right-most
-    one that is not `config.pad_token_id`: with pad == eos it scores the token before the closing.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        self.weight = weight.detach().float()
-        self.bias = None if bias is None else bias.detach().float()
-
-    def positions(self, ids: Sequence[int], name: str) -> Sequence[int]:
-        return (len(ids) - 1,)
-
-    def outputs(self, states_BQH: torch.Tensor) -> dict[str, torch.Tensor]:
-        logits_B1 = nn.functional.linear(states_BQH[:, 0], self.weight, self.bias)
-        return {"score": logits_B1[:, 0]}
-
-    def describe(self) -> dict[str, object]:
-        return {"head": "linear", "pooling": "last token"}
-
-    def to(self, device: str) -> None:
-        self.weight = self.weight.to(device)
-        self.bias = None if self.bias is None else self.bias.to(device)
-
+__all__ = ["load_classifier"]
 
 log = logging.getLogger("rewards")
 
-HEAD = "score.weight"
 
-
-def load_classifier(folder: Path, settings: ModelSettings, *, name: str) -> ModelReward:
-    """Load model and tokenizer from `folder`.
+def load_classifier(
+    folder: Path, settings: ModelSettings, *, name: str, family: Family = "classifier"
+) -> ModelReward:
+    """Load model and tokenizer from `folder`; `family` is "classifier" or "grm".
 
     Raises `InputError` when the head is missing or has more than one output, a tensor is missing,
     the architecture is unknown, or the settings do not fit.
     """
-    _check_head(folder)
-    config = _classifier_config(folder)
+    if family == "grm":
+        check_engine(settings, "value", name)
+    config = load_config(folder)
+    if settings.engine != "vllm":
+        check_not_quantised(folder, config)
+    tensors, head = read_head(folder, state_size(config), SUMMARY if family == "grm" else None)
     tokenizer = load_tokenizer(folder)
+    if family == "grm":
+        settings = _as_grm(settings, tokenizer, name)
+    elif tensors.stem == read_config(folder).get("value_head_prefix", "value_head"):
+        settings = _as_openrlhf(settings, tokenizer, name)
+    elif tensors.stem == "regression_head":  # UltraRM and Eurus, whose cards add nothing
+        settings = replace(settings, eos=settings.eos or own_eos(tokenizer))
     vocabulary = config.get_text_config().vocab_size
     encoder = make_encoder(tokenizer, config, settings, name=name, vocabulary=vocabulary)
-    if _chosen_engine(settings, name) == "vllm":
-        engine: Engine = _vllm_engine(folder, config, settings, encoder.max_length)
+    if family == "classifier" and _chosen_engine(settings, name) == "vllm":
+        engine: Engine = _vllm_engine(folder, config, settings, encoder.max_length, tensors, head)
     else:
-        pad = pad_id(config, tokenizer, vocabulary)
-        engine = _transformers_engine(folder, config, settings, pad, name)
-    reward = ModelReward(
-        encoder, engine, name=name, kind="classifier", non_finite=settings.non_finite
-    )
+        device = resolve_device(settings.device)
+        dtype = resolve_dtype(settings.dtype, config, device)
+        config.num_labels = 1  # of the class that an adapter was trained with
+        named = [*tensors.names, *tensors.names.values()]
+        backbone = Backbone(
+            load_transformer(folder, config, dtype, device, heads=named),
+            pad_id=pad_id(config, tokenizer, vocabulary),
+            name=name,
+        )
+        engine = TransformersEngine(backbone, head, settings.batch_tokens)
+    reward = ModelReward(encoder, engine, name=name, kind=family, non_finite=settings.non_finite)
     log.info("loaded reward model: %s", reward.describe())
     return reward
 
 
-def _check_head(folder: Path) -> None:
-    """transformers would draw a missing head at random, and score with it."""
-    shapes = tensor_shapes(folder)
-    shape = shapes.get(HEAD)
-    if shape is None:
-        files = ", ".join(file.name for file in weight_files(folder)[:3])
-        encoder = any(name.startswith("classifier.") for name in shapes)
-        reason = ": heads named classifier (encoders) are not supported yet" if encoder else ""
-        raise InputError(folder, f"has no {HEAD} in {files}{reason or ': it has no reward head'}")
-    if len(shape) != 2 or shape[0] != 1:
-        raise InputError(
-            folder,
-            f"{HEAD} is {list(shape)}: a reward model has one output, [1, hidden size]",
-        )
+def _as_grm(
+    settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, name: str
+) -> ModelSettings:
+    bos = settings.bos or grm_bos(tokenizer, settings.format, name)
+    return replace(settings, bos=bos, eos=settings.eos or own_eos(tokenizer))
 
 
-def _classifier_config(folder: Path) -> PreTrainedConfig:
-    from transformers import AutoModelForSequenceClassification
-
-    config = load_config(folder)
-    if type(config) not in AutoModelForSequenceClassification._model_mapping:
-        raise InputError(folder, f"no sequence classifier is known for {config.model_type!r}")
-    config.num_labels = 1  # as the head says; old configs leave it out and mean two
-    return config
+def _as_openrlhf(
+    settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, name: str
+) -> ModelSettings:
+    """Its `RewardDataset` adds no special tokens but one EOS, template or not."""
+    format: Format = settings.format or ("chat" if tokenizer.chat_template else "plain")
+    bos = settings.bos or counted_bos(tokenizer, format, special=False)
+    eos: Eos = settings.eos or ("none" if tokenizer.eos_token_id is None else "single")
+    log.info('%s: bos="%s", eos="%s", as OpenRLHF trains', name, bos, eos)
+    return replace(settings, bos=bos, eos=eos)
 
 
 def _chosen_engine(settings: ModelSettings, name: str) -> EngineName:
@@ -141,35 +120,18 @@ def _chosen_engine(settings: ModelSettings, name: str) -> EngineName:
     return settings.engine
 
 
-def _transformers_engine(
-    folder: Path, config: PreTrainedConfig, settings: ModelSettings, pad: int, name: str
-) -> TransformersEngine:
-    device = resolve_device(settings.device)
-    model = _load_model(folder, config, resolve_dtype(settings.dtype, config, device), device)
-    backbone = Backbone(getattr(model, model.base_model_prefix), pad_id=pad, name=name)
-    head = ScalarHead(model.score.weight, model.score.bias)
-    return TransformersEngine(backbone, head, settings.batch_tokens)
-
-
 def _vllm_engine(
-    folder: Path, config: PreTrainedConfig, settings: ModelSettings, max_length: int | None
+    folder: Path,
+    config: PreTrainedConfig,
+    settings: ModelSettings,
+    max_length: int | None,
+    tensors: HeadTensors,
+    head: LinearHead,
 ) -> VLLMPoolingEngine:
+    """vLLM computes the head itself, from the tensor that transformers' classes have."""
+    if list(tensors.names) != ["score.weight"] or (head.mean, head.std) != (0.0, 1.0):
+        check_engine(settings, f"{tensors.stem} {head.describe()['head']}", str(folder))
     dtype = str(resolve_dtype(settings.dtype, config, check_vllm_device(settings.device)))
     return VLLMPoolingEngine(
         str(folder), dtype=dtype, max_length=max_length, batch_tokens=settings.batch_tokens
     )
-
-
-def _load_model(
-    folder: Path, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device
-) -> Any:
-    from transformers import AutoModelForSequenceClassification
-
-    model, unexpected = load_weights(AutoModelForSequenceClassification, folder, config, dtype)
-    check_left_out(folder, model, unexpected, heads=())
-    if not isinstance(getattr(model, "score", None), nn.Linear):
-        raise InputError(
-            f"{type(model).__name__}",
-            "has no linear head named score: not supported",
-        )
-    return model.to(device)

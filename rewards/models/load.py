@@ -100,13 +100,9 @@ def _load(family: Family, folder: Path, settings: ModelSettings, name: str) -> M
         from rewards.models.armorm import load_armorm
 
         return load_armorm(folder, settings, name=name)
-    if family == "grm":
-        from rewards.models.grm import load_grm
-
-        return load_grm(folder, settings, name=name)
     from rewards.models.classifier import load_classifier
 
-    return load_classifier(folder, settings, name=name)
+    return load_classifier(folder, settings, name=name, family=family)
 
 
 def _refuse_judge(family: Family | None, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rewards.checkpoints.checkpoint import WRAPPED, read_tensors
+from rewards.checkpoints.checkpoint import (
+    adapter_task,
+    read_tensors,
+    tensor_shapes,
+    transformer_folder,
+)
 from rewards.checkpoints.loading import check_left_out, load_weights, resolve_dtype
 from rewards.checkpoints.settings import ModelSettings
 from rollout.types import InputError
@@ -26,6 +32,11 @@ log = logging.getLogger("rewards")
 
 # a tensor of every Llama
 _WITNESS = "model.layers.0.self_attn.q_proj.weight"
+# torch.compile, FSDP, activation checkpointing: anywhere in a name
+_WRAPPER = r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+_TASKS = {"SEQ_CLS": "ForSequenceClassification", "CAUSAL_LM": "ForCausalLM"}
+# heads of classes that an adapter was trained with; ours are read by themselves
+_HEADS = ("score.", "classifier.", "lm_head.")
 
 
 def check_engine(settings: ModelSettings, head: str, name: str) -> None:
@@ -57,14 +68,43 @@ def load_transformer(
     `heads` are the beginnings of tensor names that belong to the head. Raises `InputError` when a
     tensor of the transformer is missing, or one would be left out of the scores.
     """
-    from transformers import AutoModel
+    import transformers
 
+    names = list(tensor_shapes(transformer_folder(folder)))
+    auto = getattr(transformers, f"AutoModel{_task(folder, names)}")
     with _quiet():  # its report calls every head unexpected; ours follows
         model, unexpected = load_weights(
-            AutoModel, folder, config, dtype, key_mapping={WRAPPED: ""}
+            auto, folder, config, dtype, new=_HEADS, key_mapping=_renames(names, config)
         )
-    check_left_out(folder, model, unexpected, tuple(heads))
-    return model.to(device)
+    check_left_out(folder, model.base_model, unexpected, tuple(heads))
+    return model.base_model.to(device)
+
+
+def _task(folder: Path, names: Iterable[str]) -> str:
+    """The kind of class that an adapter was trained with, whose layers it names; else none."""
+    adapted = adapter_task(folder)
+    if adapted is None:
+        return ""
+    whole = any(name.startswith(("model.", "transformer.", "gpt_neox.")) for name in names)
+    return _TASKS.get(adapted, "ForCausalLM" if whole else "")
+
+
+def _renames(names: Iterable[str], config: PreTrainedConfig) -> dict[str, str]:
+    """Patterns of what wrappers put into names: modules of torch, and all before the embedding."""
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    embedding = model.get_input_embeddings()
+    own = next(name for name, module in model.named_modules() if module is embedding) + ".weight"
+    most = max((len(re.findall(_WRAPPER, name)) for name in names), default=0)
+    # transformers applies each pattern once: equal ones must be written differently
+    renames = {f"{'(?:)' * number}{_WRAPPER}": "" for number in range(most)}
+    bare = [re.sub(_WRAPPER, "", name) for name in names]
+    before = {name.removesuffix(own) for name in bare if f".{name}".endswith(f".{own}")}
+    if len(before) == 1 and (prefix := before.pop()) not in ("", f"{model.base_model_prefix}."):
+        renames[f"^{re.escape(prefix)}"] = ""
+    return renames
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:

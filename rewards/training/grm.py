@@ -178,7 +178,7 @@ def _check_logits(model: PreTrainedModel, name: str) -> None:
 def _encoder(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, reading: ReadingSettings, name: str
 ) -> Encoder:
-    """As `load_grm` will read the model."""
+    """As `load_classifier` will read the model."""
     if reading.format not in (None, "chat"):
         raise InputError(
             name, 'GRM needs format="chat" to tell prompts from responses', 'set format to "chat"'

@@ -41,7 +41,7 @@ def test_reward_models_are_sent_to_load_reward(tmp_path, kind):
     with pytest.raises(InputError, match=words("Bradley–Terry use load_reward")):
         load_judge(classifier, kind=kind)
     grm = tiny.checkpoint(tmp_path / "grm")
-    _add_tensor(grm, "v_head.summary.weight")
+    _add_tensor(grm, "v_head.summary.0.weight")
     with pytest.raises(InputError, match=words("is GRM: use load_reward")):
         load_judge(grm, kind=kind)
     armorm = tiny.checkpoint(tmp_path / "armorm")

@@ -101,8 +101,8 @@ def test_a_truncated_file_is_refused(llama):
     ("tensor", "config", "family"),
     [
         ("v_head.summary.0.weight", {"architectures": ["LlamaForCausalLM"]}, "grm"),
-        ("pretrained_model.v_head.summary.weight", {}, "grm"),
-        ("base_model.model.v_head.summary.weight", {}, "grm"),
+        ("pretrained_model.v_head.summary.2.weight", {}, "grm"),
+        ("base_model.model.v_head.summary.weight", {"vhead_layer_type": "linear"}, "grm"),
         ("gating.layers.0.weight", {"architectures": ["LlamaForRewardModelWithGating"]}, "armorm"),
         ("x", {"auto_map": {"AutoModel": f"{ARMORM_CODE}"}}, "armorm"),
         ("x", {"num_objectives": 19, "gating_temperature": 10}, "armorm"),
@@ -131,7 +131,9 @@ def test_left_over_vhead_keys_do_not_make_a_grm(llama):
 
 def test_a_language_model_is_no_reward_model(llama):
     tiny.change_config(llama, architectures=["LlamaForCausalLM"])
-    assert "without a reward head" in refusal(llama)
+    tensors = tiny.tensors_of(llama)
+    tiny.save_tensors(llama, {"odd_head.weight": tensors.pop("score.weight"), **tensors})
+    assert says(refusal(llama), "without a reward head odd_head.weight [1, 64]")
     assert says(refusal(llama, kind="pairwise"), "use load_judge")
 
 

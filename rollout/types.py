@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
 from rollout.errors import EngineError, InputError, StaleWeightsError, WorkerDiedError
 
@@ -20,7 +20,10 @@ __all__ = [
     "Sampling",
     "StaleWeightsError",
     "WorkerDiedError",
+    "continued",
     "conversation",
+    "judged_sides",
+    "with_keys",
 ]
 
 
@@ -34,10 +37,18 @@ def setting(default: _T, description: str, **bounds: float) -> _T:
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation, as `rollout.data.messages` checks it.
+
+    Only the first message has `tools`: those of the whole conversation, which its template writes.
+    """
 
     role: str
     content: str
+    name: NotRequired[str]
+    tool_calls: NotRequired[list[object]]
+    tool_call_id: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    tools: NotRequired[list[object]]
 
 
 Conversation = Sequence[Message]
@@ -48,7 +59,8 @@ FinishReason = Literal["stop", "length"]
 class Prompt:
     """What the policy is asked.
 
-    `content` is plain text that the policy continues, or a list of messages that it answers.
+    `content` is plain text that the policy continues, or a list of messages that it answers; the
+    last of them may be the beginning of an assistant's message, which it continues.
     `token_ids` is what the engine sees (filled in by `rollout.text.templates`). `fields` are the
     other columns of the row (a reference answer, say), handed on to reward functions.
     """
@@ -81,16 +93,25 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One drawn response. `finish_reason` is "length" when the sample was cut at the limit."""
+    """One drawn response. `finish_reason` is "length" when the sample was cut at the limit.
+
+    `message` is the whole response where it is more than its text: tool calls, reasoning beside it.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason = "stop"
     seed: int | None = None
+    message: Message | None = None
 
     @property
     def truncated(self) -> bool:
         return self.finish_reason == "length"
+
+    @property
+    def answer(self) -> Message:
+        """The assistant's message."""
+        return self.message or Message(role="assistant", content=self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +123,42 @@ class Group:
     policy_version: int
 
 
-def conversation(prompt: Prompt, response: str) -> list[Message]:
-    """The messages a reward model reads. A plain-text prompt counts as one user turn."""
+def conversation(prompt: Prompt, response: Completion) -> list[Message]:
+    """The messages a reward model reads. A plain-text prompt counts as one user turn; a response
+    goes on with the assistant's message that a prompt ends with."""
     turns: list[Message] = (
         [Message(role="user", content=prompt.content)]
         if isinstance(prompt.content, str)
-        else [Message(role=m["role"], content=m["content"]) for m in prompt.content]
+        else [message.copy() for message in prompt.content]
     )
-    return [*turns, Message(role="assistant", content=response)]
+    return continued(turns, response.answer)
+
+
+def continued(turns: Sequence[Message], answer: Message) -> list[Message]:
+    """`answer` after `turns`, or as the rest of the assistant's message that they end with."""
+    if not turns or turns[-1]["role"] != "assistant":
+        return [*turns, answer]
+    whole = turns[-1]["content"] + answer["content"]
+    return [*turns[:-1], with_keys(turns[-1], **{**answer, "content": whole})]
+
+
+def with_keys(message: Message, **keys: object) -> Message:
+    """The message with other values of its keys."""
+    return cast(Message, {**message, **keys})
+
+
+def judged_sides(group: Group) -> tuple[tuple[Message, ...], list[str]]:
+    """What a judge reads: the turns before the response, and the text of each of K >= 0 responses.
+
+    Raises InputError for a response that is more than its text, which no judge reads.
+    """
+    drawn = [conversation(group.prompt, one) for one in (*group.completions, Completion(""))]
+    for one in drawn:
+        unread = [key for key in ("tool_calls", "reasoning_content") if key in one[-1]]
+        if unread:
+            raise InputError(
+                f"prompt {group.prompt.id!r}",
+                f"a response has {unread[0]}, which judges do not read",
+                "score it with a reward model",
+            )
+    return tuple(drawn[-1][:-1]), [one[-1]["content"] for one in drawn[:-1]]

@@ -149,10 +149,10 @@ def _ways(folder: Path) -> tuple[Any, Any, Callable[[Sequence[Any]], np.ndarray]
 
 def _first_round(groups: Sequence[Any]) -> list[Any]:
     from rewards.types import Comparison
-    from rollout.types import conversation
+    from rollout.types import judged_sides
 
     return [
-        Comparison(conversation(group.prompt, "")[:-1], a.text, b.text)
+        Comparison(judged_sides(group)[0], a.text, b.text)
         for group in groups
         for a, b in _pairs(group.completions)
     ]
@@ -165,11 +165,11 @@ def _pairs(items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 def _knockout_pair_by_pair(groups: Sequence[Any], single: Any) -> list[Any]:
     """Play each prompt's bracket comparison by comparison, as a model card's user would."""
     from rewards.types import Comparison
-    from rollout.types import conversation
+    from rollout.types import judged_sides
 
     winners = []
     for group in groups:
-        turns, left = conversation(group.prompt, "")[:-1], list(group.completions)
+        turns, left = judged_sides(group)[0], list(group.completions)
         while len(left) > 1:
             odd = left[len(left) // 2 * 2 :]
             left = [

@@ -16,8 +16,8 @@ from rewards.checkpoints.hub import check_model
 from rewards.spec import RewardSpec
 from rollout.data.jsonl import json_columns
 from rollout.data.overrides import apply_override
-from rollout.data.rows import find_source
 from rollout.data.samples import RANKING
+from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
 from rollout.storage.output import OutputFiles, output_path

@@ -14,8 +14,9 @@ from rewards.combine.checks import finite_number
 from rewards.evaluation.pass_at_k import SILENT
 from rewards.functions.numeric_match import read_number, read_reference
 from rollout.data.jsonl import is_object
-from rollout.data.rows import find_source, read_rows, row_id
+from rollout.data.rows import read_rows, row_id
 from rollout.data.samples import SampleRow
+from rollout.data.sources import find_source
 from rollout.errors import InputError
 
 __all__ = ["RIGHT", "Question", "Questions", "read_questions"]

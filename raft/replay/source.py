@@ -10,10 +10,13 @@ from raft.config.load import make_config
 from raft.config.run import RunConfig
 from raft.evaluation import by_judge
 from raft.selection import Filters
+from rollout.data.forms import known_columns
 from rollout.data.jsonl import Damage, is_object
 from rollout.data.overrides import parse_yaml
-from rollout.data.rows import find_source, read_rows
+from rollout.data.pools import pool_rows
+from rollout.data.rows import read_rows
 from rollout.data.samples import SampleRow, read_samples
+from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.text.printable import one_line
 
@@ -57,8 +60,10 @@ class Source:
         """Read a part's rows one at a time. Damaged rows of a run are skipped and noted; the first
         one of a file raises InputError."""
         if part.iteration is None:
-            for row in read_rows(find_source(part.path)):
-                yield SampleRow.from_json(row.value, row.where, row.number)
+            for row in pool_rows(read_rows(find_source(part.path))):
+                value = row.value
+                known = known_columns(value, row.where) if is_object(value) else value
+                yield SampleRow.from_json(known, row.where, row.number)
             return
         damage = Damage()
         yield from read_samples(part.path, damage=damage)

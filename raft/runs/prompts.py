@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rewards.checkpoints.hub import local_path
 from rollout.data.prompts import read_prompts
-from rollout.data.rows import find_source
+from rollout.data.sources import find_source
 from rollout.seeds import derive_seed
 from rollout.text.printable import one_line
 from rollout.text.templates import Tokenizer, encode_prompts

@@ -24,6 +24,7 @@ from rewards.combine.member import Member
 from rewards.combine.normalise import Normaliser, build_normaliser
 from rewards.combine.reduce import REDUCTIONS, Reduction, reduce_scores
 from rewards.types import Reward, RewardError, Scores
+from rollout.data.messages import checked_conversation, split_response
 from rollout.types import Completion, Group, InputError, Message
 
 __all__ = ["CombinedReward"]
@@ -184,7 +185,8 @@ class CombinedReward:
                     "give messages whose last one is the response",
                 )
             return Completion("", (), "stop")
-        return Completion(conversation[-1]["content"], (), "stop")
+        turns = checked_conversation(conversation, "conversation")
+        return split_response(turns, "conversation", "messages")[1]
 
     def _length(self, completion: Completion) -> float:
         return 0.0 if self.debias is None else response_length(completion, self.debias.per)

@@ -1,7 +1,5 @@
-"""Messages out of a column: a message list, or `\n\nHuman: …\n\nAssistant: …` text.
-
-`rollout.data.messages` reads the same text for prompts; rewards may not know it, and what is an
-error for a prompt (a dialogue without any text) is here a row to count.
+"""Messages out of a column: a message list, or `\n\nHuman: …\n\nAssistant: …` text; and what
+two dialogues share.
 
 When two prompts count as the same: their words, without case, punctuation and spacing.
 """
@@ -10,11 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
-from rewards.data.record import DivergingPrompts, Record, Refusal, kind
-from rollout.types import InputError, Message
+from rewards.data.record import DivergingPrompts, Record, Refusal
+from rollout.data.messages import begins_with_hh_turn, check_messages, parse_hh
+from rollout.types import Message
 
 __all__ = [
     "Sides",
@@ -29,12 +28,8 @@ __all__ = [
     "user",
 ]
 
-ROLES = ("system", "user", "assistant")
-_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
-_HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-
 # the prompt that both answer, and the two answers
-Sides = tuple[tuple[Message, ...], str, str]
+Sides = tuple[tuple[Message, ...], Message, Message]
 
 
 def user(text: str) -> Message:
@@ -46,7 +41,7 @@ def assistant(text: str) -> Message:
 
 
 def is_hh(value: object) -> bool:
-    return isinstance(value, str) and _HH_TURN.match(value) is not None
+    return isinstance(value, str) and begins_with_hh_turn(value)
 
 
 def messages(record: Record, value: object, name: str) -> list[Message]:
@@ -55,10 +50,8 @@ def messages(record: Record, value: object, name: str) -> list[Message]:
     Raises InputError for anything else, with the row's place.
     """
     if isinstance(value, str):
-        return _parse_hh(record, record.as_text(value, name), name)
-    return [
-        _message(record, one, f"{name}[{at}]") for at, one in enumerate(_list(record, value, name))
-    ]
+        return parse_hh(value, record.where, name)
+    return check_messages(value, record.where, name)
 
 
 def sides(
@@ -86,7 +79,7 @@ def sides(
         if not chosen[shared]["role"] == rejected[shared]["role"] == "assistant":
             return Refusal("conversations differ at a user turn")
     prompt = tuple(chosen[:shared])
-    return prompt, chosen[shared]["content"], rejected[shared]["content"]
+    return prompt, chosen[shared], rejected[shared]
 
 
 def _shared(first: Sequence[Message], second: Sequence[Message]) -> int:
@@ -95,42 +88,6 @@ def _shared(first: Sequence[Message], second: Sequence[Message]) -> int:
         if a != b:
             return at
     return min(len(first), len(second))
-
-
-def _list(record: Record, value: object, name: str) -> list[object]:
-    # Parquet hands a list of structs back as a list; a single message is a common slip
-    if isinstance(value, Mapping):
-        raise record.wrong(name, value, "a list of messages")
-    return record.as_list(value, name)
-
-
-def _message(record: Record, value: object, name: str) -> Message:
-    if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys():
-        raise InputError(record.where, f'{name!r} is not {{"role": …, "content": …}}', "write both")
-    role = value["role"]
-    if role not in ROLES:
-        shown = repr(role) if isinstance(role, str) else kind(role)
-        raise InputError(
-            record.where,
-            f"{name!r} has role {shown}",
-            f"use one of {', '.join(ROLES)}",
-        )
-    return Message(role=role, content=record.as_text(value["content"], f"{name}.content"))
-
-
-def _parse_hh(record: Record, text: str, name: str) -> list[Message]:
-    """HH-RLHF text (Bai et al. 2022, arXiv 2204.05862); none of an empty one."""
-    if not text.strip():
-        return []
-    before, *parts = _HH_TURN.split(text)
-    if before.strip() or not parts:
-        raise InputError(
-            record.where,
-            f"{name!r} does not begin with a Human: or Assistant: turn",
-            "fix the row or name the right format",
-        )
-    turns = zip(parts[::2], parts[1::2], strict=True)
-    return [Message(role=_HH_ROLES[who], content=said.strip()) for who, said in turns]
 
 
 # CJK is written without spaces: each sign is a word. An operator before a digit is no punctuation:

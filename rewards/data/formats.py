@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rewards.data.converters.chosen_rejected import (
-    alpaca_pairs,
     hh_pairs,
     message_pairs,
     text_pairs,
@@ -38,9 +37,10 @@ from rewards.data.converters.two_answers import (
 from rewards.data.dialogue import is_hh
 from rewards.data.rated import RatedOutcome, generic_rated
 from rewards.data.record import Options, Outcome, Record
+from rollout.data.forms import known_columns
 from rollout.types import InputError
 
-__all__ = ["FORMATS", "Format", "find_format", "recognise"]
+__all__ = ["FORMATS", "Format", "columns_of", "find_format", "recognise"]
 
 _Columns = Mapping[str, object]
 
@@ -54,6 +54,8 @@ class Format:
         pairs: makes pairs of a row; None where rows are single responses without a comparison.
         pairs_of_many: makes pairs of the consecutive rows of one `key`.
         rated: makes rated single responses of a row.
+        known: rows are read under the names of `rollout.data.forms`, so that other forms of them
+            are too.
         fits: what must hold of the columns besides.
         about: `fits` in words.
     """
@@ -63,16 +65,17 @@ class Format:
     pairs_of_many: Callable[[Sequence[Record], Options], list[Outcome]] | None = None
     key: Callable[[Record], str] | None = None
     rated: Callable[[Record], list[RatedOutcome]] | None = None
+    known: bool = False
     fits: Callable[[_Columns], bool] = lambda columns: True
     about: str = ""
 
 
-def _sides_are(kind: type | tuple[type, ...]) -> Callable[[_Columns], bool]:
-    return lambda columns: all(isinstance(columns[k], kind) for k in ("chosen", "rejected"))
+def _are_texts(columns: _Columns) -> bool:
+    return all(isinstance(columns[side], str) for side in ("chosen", "rejected"))
 
 
 def _is_hh(columns: _Columns) -> bool:
-    if not _sides_are(str)(columns):
+    if not _are_texts(columns):
         return False
     return is_hh(columns["chosen"]) or is_hh(columns.get("prompt"))
 
@@ -121,34 +124,38 @@ FORMATS: dict[str, Format] = {
         columns=("prompt", "completion_a", "completion_b", "preference"),
         pairs=open_instruct_pairs,
     ),
-    "alpaca": Format(columns=("instruction", "chosen", "rejected"), pairs=alpaca_pairs),
     "messages": Format(
         columns=("chosen", "rejected"),
         pairs=message_pairs,
-        fits=_sides_are((list, tuple)),
-        about="they are message lists",
+        known=True,
+        fits=lambda columns: not _are_texts(columns),
+        about="they are messages",
     ),
     "hh": Format(
         columns=("chosen", "rejected"),
         pairs=hh_pairs,
+        known=True,
         fits=_is_hh,
         about="they hold Human: and Assistant: turns",
     ),
     "pair": Format(
         columns=("prompt", "chosen", "rejected"),
         pairs=text_pairs,
-        fits=_sides_are(str),
+        known=True,
+        fits=_are_texts,
         about="the sides are texts",
     ),
     "ranked": Format(
         columns=("prompt", "responses"),
         pairs=ranked_row_pairs,
+        known=True,
         fits=lambda columns: "scores" in columns or "ranks" in columns,
         about="with scores or ranks",
     ),
     "rated": Format(
         columns=(),
         rated=generic_rated,
+        known=True,
         fits=lambda columns: "messages" in columns or columns.keys() >= {"prompt", "response"},
         about="messages, or prompt and response, with labels",
     ),
@@ -166,22 +173,31 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def recognise(columns: _Columns, where: str, use: str = "pairs") -> tuple[str, str]:
+def columns_of(name: str, columns: dict[str, object], where: str) -> dict[str, object]:
+    """The columns as rows of a format are read. Raises InputError as `known_columns` does."""
+    return known_columns(columns, where) if find_format(name).known else columns
+
+
+def recognise(columns: dict[str, object], where: str, use: str = "pairs") -> tuple[str, str]:
     """(format, why) of a row by its columns, among those that make `use`: "pairs" or "rated".
 
     Raises InputError for columns that no reader knows.
     """
+    known: dict[str, object] | None = None
     for name, format in FORMATS.items():
         useful = format.rated if use == "rated" else format.pairs or format.pairs_of_many
-        if useful and columns.keys() >= set(format.columns) and format.fits(columns):
+        if format.known and known is None:
+            known = known_columns(columns, where)
+        held = columns if known is None else known
+        if useful and held.keys() >= set(format.columns) and format.fits(held):
             listed = ", ".join(format.columns)
             about = f"{'; ' if listed else ''}{format.about}" if format.about else ""
             return name, f"columns {listed}{about}" if listed else format.about
-    held = ", ".join(map(str, columns)) or "no columns"
-    known = [n for n, f in FORMATS.items() if (f.rated if use == "rated" else n != "rated")]
+    there = ", ".join(map(str, columns)) or "no columns"
+    names = [n for n, f in FORMATS.items() if (f.rated if use == "rated" else n != "rated")]
     write = "prompt, chosen and rejected" if use == "pairs" else "prompt, response and labels"
     raise InputError(
         where,
-        f"no format of {use} has the columns {held}",
-        f"name one of {', '.join(known)} as format, or write {write}",
+        f"no format of {use} has the columns {there}",
+        f"name one of {', '.join(names)} as format, or write {write}",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rollout.types import Message
+from rollout.types import Message, continued
 
 __all__ = ["Pair"]
 
@@ -16,8 +16,9 @@ class Pair:
 
     Args:
         id: of the row it came from.
-        prompt: the messages that both answer, the last one the user's.
-        chosen, rejected: the responses.
+        prompt: the messages that both answer, the last one a user's or a tool's.
+        chosen, rejected: the texts of the responses.
+        messages: the whole of a response, per side, where it is more than its text: tool calls.
         margin: by how much, on the source's own scale; None where it does not say.
         source: the data set or subset it came from, for tables.
         labels: ratings of single attributes, per side: {"chosen": {...}, "rejected": {...}}.
@@ -32,8 +33,10 @@ class Pair:
     source: str = ""
     labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     fields: Mapping[str, object] = field(default_factory=dict)
+    messages: Mapping[str, Message] = field(default_factory=dict)
 
     def conversation(self, side: str) -> list[Message]:
         """The whole conversation of "chosen" or "rejected"."""
         response = self.chosen if side == "chosen" else self.rejected
-        return [*self.prompt, Message(role="assistant", content=response)]
+        said = self.messages.get(side) or Message(role="assistant", content=response)
+        return continued(self.prompt, said)

@@ -52,18 +52,19 @@ class Scale:
 def rated(
     record: Record,
     prompt: Sequence[Message],
-    response: str,
+    response: str | Message,
     labels: Mapping[str, float],
     suffix: str = "",
 ) -> RatedOutcome:
     """A rated response, or why there is none: every converter's pass the same checks."""
     if refusal := prompt_refusal(prompt):
         return refusal
-    if not response.strip():
+    said = assistant(response) if isinstance(response, str) else response
+    if not said["content"].strip() and "tool_calls" not in said:
         return Refusal("empty reply")
     if not labels:
         return Refusal("no rating")
-    conversation = (*prompt, assistant(response))
+    conversation = (*prompt, said)
     return Rated(conversation, labels, record.id + suffix, record.source)
 
 
@@ -78,7 +79,7 @@ def generic_rated(record: Record) -> list[RatedOutcome]:
         dialogue = messages(record, columns["messages"], "messages")
         if not dialogue or dialogue[-1]["role"] != "assistant":
             return [Refusal("last message not the assistant's")]
-        prompt, response = dialogue[:-1], dialogue[-1]["content"]
+        prompt, response = dialogue[:-1], dialogue[-1]
     else:
         asked = record.get("prompt")
         prompt = [user(asked)] if isinstance(asked, str) else messages(record, asked, "prompt")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Generic, Literal, TypeVar
 
-from rewards.data.formats import Format, find_format, recognise
+from rewards.data.formats import Format, columns_of, find_format, recognise
 from rewards.data.pair import Pair
 from rewards.data.rated import Rated
 from rewards.data.record import Options, Record, Refusal
@@ -28,8 +28,10 @@ from rewards.data.report import (
 )
 from rewards.data.source import PairSource, Sources, parse_sources
 from rewards.data.split import Split, split_last, split_pairs
-from rollout.data.jsonl import json_kind
-from rollout.data.rows import Row, find_source, read_rows
+from rollout.data.forms import column
+from rollout.data.jsonl import is_object, json_kind
+from rollout.data.rows import Row, read_rows, row_id
+from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
 
@@ -238,8 +240,8 @@ def _records(source: PairSource, report: SourceReport, use: Use) -> Iterator[Rec
     """Every row that `where` lets pass. Sets the report's format at the first of them."""
     if source.format != "auto":
         _check_use(source.format, use, source.path)
-    found = find_source(source.path)
-    for row in read_rows(found, split=source.split):
+    found = find_source(source.path, split=source.split, columns=source.columns)
+    for row in read_rows(found):
         report.rows += 1
         columns = _columns(row)
         if not _passes(columns, source.where or {}, row.where):
@@ -248,6 +250,7 @@ def _records(source: PairSource, report: SourceReport, use: Use) -> Iterator[Rec
         if report.format == "auto":
             report.format, why = recognise(columns, row.where, use)
             logger.info("%s: read as %s (%s)", source.path, report.format, why)
+        columns = columns_of(report.format, columns, row.where)
         yield _record(row, columns, source, found.stem)
 
 
@@ -259,8 +262,8 @@ def _check_use(name: str, use: Use, path: str) -> None:
         raise InputError(path, f"rows of format {name} are single responses and make no pairs")
 
 
-def _columns(row: Row) -> Mapping[str, object]:
-    if not isinstance(row.value, dict):
+def _columns(row: Row) -> dict[str, object]:
+    if not is_object(row.value):
         raise InputError(
             row.where,
             f"holds {json_kind(row.value)} where an object is expected",
@@ -270,30 +273,14 @@ def _columns(row: Row) -> Mapping[str, object]:
 
 
 def _passes(columns: Mapping[str, object], where: Mapping[str, object], place: str) -> bool:
-    for column, wanted in where.items():
-        if column not in columns:
-            raise InputError(
-                place,
-                f"no column {column!r}, which `where` asks for",
-                f"name one of {', '.join(map(str, columns))}",
-            )
-        if columns[column] not in (wanted if isinstance(wanted, list | tuple) else [wanted]):
+    for name, wanted in where.items():
+        value = column(columns, name, place)
+        if value not in (wanted if isinstance(wanted, list | tuple) else [wanted]):
             return False
     return True
 
 
-def _record(row: Row, columns: Mapping[str, object], source: PairSource, stem: str) -> Record:
-    given = columns.get("id")
-    if given is None:
-        id = f"{stem}-{row.number:06d}"
-    elif isinstance(given, bool) or not isinstance(given, str | int) or given == "":
-        raise InputError(
-            row.where,
-            f"id is {json_kind(given)}",
-            "make it a non-empty string, or leave it out",
-        )
-    else:
-        id = str(given)
+def _record(row: Row, columns: dict[str, object], source: PairSource, stem: str) -> Record:
     origin = columns.get("source")
     name = source.source or (origin if isinstance(origin, str) and origin else stem)
-    return Record(id, row.where, name, columns)
+    return Record(row_id(columns, row, stem), row.where, name, columns)

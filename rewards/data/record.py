@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from rewards.data.pair import Pair
-from rollout.types import InputError, Message
+from rollout.types import InputError, Message, with_keys
 
 __all__ = [
     "DivergingPrompts",
@@ -181,8 +181,8 @@ def _shown(value: object) -> str:
 def checked_pair(
     record: Record,
     prompt: Sequence[Message],
-    chosen: str,
-    rejected: str,
+    chosen: str | Message,
+    rejected: str | Message,
     *,
     suffix: str = "",
     source: str | None = None,
@@ -196,27 +196,34 @@ def checked_pair(
     """
     if refusal := prompt_refusal(prompt):
         return refusal
-    if not chosen.strip() or not rejected.strip():
+    said = {"chosen": _said(chosen), "rejected": _said(rejected)}
+    if not all(one["content"].strip() or "tool_calls" in one for one in said.values()):
         return Refusal("empty reply")
-    if chosen.strip() == rejected.strip():
+    first, second = (with_keys(one, content=one["content"].strip()) for one in said.values())
+    if first == second:
         return Refusal("identical sides")
     return Pair(
         id=record.id + suffix,
         prompt=tuple(prompt),
-        chosen=chosen,
-        rejected=rejected,
+        chosen=said["chosen"]["content"],
+        rejected=said["rejected"]["content"],
         margin=margin,
         source=record.source if source is None else source,
         labels=labels or {},
         fields=fields or {},
+        messages={side: one for side, one in said.items() if set(one) != {"role", "content"}},
     )
+
+
+def _said(response: str | Message) -> Message:
+    return Message(role="assistant", content=response) if isinstance(response, str) else response
 
 
 def prompt_refusal(prompt: Sequence[Message]) -> Refusal | None:
     """Why these messages are nothing to answer; None where they are."""
     if not any(message["role"] == "user" for message in prompt):
         return Refusal("no user turn")
-    if prompt[-1]["role"] != "user":
+    if prompt[-1]["role"] not in ("user", "tool"):
         return Refusal("prompt does not end with the user")
     if not any(m["content"].strip() for m in prompt if m["role"] == "user"):
         return Refusal("empty prompt")

@@ -146,7 +146,8 @@ def with_unique_ids(pairs: list[Pair]) -> tuple[list[Pair], int]:
 
 def pair_content(pair: Pair) -> str:
     """Equal for pairs that say the same."""
-    return "\x1e".join([_conversation(pair.prompt), pair.chosen, pair.rejected])
+    more = [repr(pair.messages)] if pair.messages else []
+    return "\x1e".join([_conversation(pair.prompt), pair.chosen, pair.rejected, *more])
 
 
 def rated_content(rated: Rated) -> str:
@@ -156,7 +157,7 @@ def rated_content(rated: Rated) -> str:
 
 
 def _conversation(messages: Sequence[Message]) -> str:
-    return "\x1d".join(f"{turn['role']}\x1f{turn['content']}" for turn in messages)
+    return "\x1d".join("\x1f".join(map(str, turn.values())) for turn in messages)
 
 
 def reversed_pairs(pairs: Sequence[Pair]) -> int:
@@ -165,7 +166,9 @@ def reversed_pairs(pairs: Sequence[Pair]) -> int:
     count = 0
     for pair in pairs:
         prompt = hash(_conversation(pair.prompt))
-        chosen, rejected = hash(pair.chosen), hash(pair.rejected)
+        chosen, rejected = (
+            hash(str(pair.conversation(side)[-1])) for side in ("chosen", "rejected")
+        )
         count += (prompt, rejected, chosen) in seen
         seen.add((prompt, chosen, rejected))
     return count

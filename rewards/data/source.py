@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from rewards.data.formats import find_format
@@ -21,10 +21,10 @@ class PairSource:
     """One source of data.
 
     Args:
-        path: a file (`.jsonl`, `.json`, each also `.gz`; `.parquet`), or a dataset's `name` or
-            `name:config`.
+        path: what `rollout.data.sources.find_source` reads.
         format: one of `rewards.data.formats.FORMATS`, or "auto": by the columns of the first row.
         split: the split of a dataset; files have none.
+        columns: {name here: name there}, see `rollout.data.forms.renamed`.
         source: the name of the pairs' source. Without one it is the row's `source` where that is a
             text, else the file's stem; rows of Unified-Feedback name their own.
         where: column -> the value (or list of values) that a row must have.
@@ -39,6 +39,7 @@ class PairSource:
     path: str
     format: str = "auto"
     split: str = "train"
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
     source: str | None = None
     where: Mapping[str, Any] | None = None
     every: int = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from rewards.doctor.samples import OBVIOUS, TWO_TURNS
 from rewards.evaluation.accuracy import accuracy, length_bias
 from rewards.evaluation.dataset import EvalRow, RowParser
 from rewards.evaluation.stats import mean_ci95, pearson, spearman
-from rollout.data.rows import find_source, read_rows
+from rollout.data.rows import read_rows
+from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.types import Completion, Group, Prompt
 
@@ -39,16 +41,25 @@ Advance = Callable[[int], None]
 
 
 def read_pairs(path: str) -> list[EvalRow]:
-    """Rows with `chosen` and `rejected`, and a prompt or whole conversations.
+    """Pairs of every form that `raft eval-reward` reads, the better response first; ties are none.
 
     Raises InputError naming the row that is no pair.
     """
     source = find_source(path)
     parser = RowParser(source.stem, "pairs")
-    pairs = [parser.parse(row) for row in read_rows(source)]
+    rows = [parser.parse(row) for row in read_rows(source)]
+    pairs = [_better_first(row) for row in rows if row.pairs]
     if not pairs:
         raise InputError(path, "holds no rows", "give at least one preference pair")
     return pairs
+
+
+def _better_first(row: EvalRow) -> EvalRow:
+    if row.gold[0] > row.gold[1]:
+        return row
+    (group,) = row.groups  # two responses to one prompt: dialogues stand better first
+    swapped = replace(group, completions=group.completions[::-1])
+    return replace(row, groups=(swapped,), gold=row.gold[::-1])
 
 
 def as_pair(prompt: str, chosen: str, rejected: str) -> EvalRow:

@@ -15,6 +15,7 @@ from rewards.encoding.bos import BOS_COUNT, check_bos, with_bos
 from rewards.encoding.eos import EOS_COUNT, check_eos, with_eos, without_last_newline
 from rewards.encoding.formats import Rendered, Scorable, check_format, render
 from rewards.types import Bos, Eos, Format, RewardError, TruncationSide
+from rollout.data.messages import checked_conversation
 from rollout.types import InputError, Message
 
 __all__ = ["Encoder", "check_truncation"]
@@ -181,9 +182,11 @@ class Encoder:
     def _check_response_left(self, ids: list[int], conversation: Scorable, name: str) -> None:
         if isinstance(conversation, str):
             return  # a whole text has no marked response
-        if not conversation[-1]["content"] and self.truncation_side == "left":
+        *before, last = checked_conversation(conversation, name)
+        empty = not last["content"] and "tool_calls" not in last
+        if empty and self.truncation_side == "left":
             return  # an empty one cannot be lost on the left
-        emptied: list[Any] = [*conversation[:-1], Message(role="assistant", content="")]
+        emptied = [*before, Message(role="assistant", content="")]
         (without,) = self._tokens([emptied], [name])
         if self.keeps_response(ids, without):
             return

@@ -9,22 +9,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, get_args
 
 from rewards.types import Format
+from rollout.data.messages import checked_conversation
+from rollout.text.chat import apply_chat_template
 from rollout.types import InputError, Message
 
 __all__ = ["FORMATS", "Rendered", "Scorable", "Turns", "check_format", "render"]
 
-Turns = Sequence[Message] | Sequence[Mapping[str, str]]
+Turns = Sequence[Message] | Sequence[Mapping[str, object]]
 Scorable = Turns | str
 FORMATS: tuple[Format, ...] = get_args(Format)
 _HH_HASH = ("hh_hash", "hh")
-
-# Llama 3.2's template prints today's date, and a reward must not depend on the day it is computed.
-# This is the date that the template itself falls back to.
-TEMPLATE_DATE = datetime(2024, 7, 26)
 HH_NAMES = {"user": "###Human: ", "assistant": "###Assistant: "}
 
 
@@ -42,13 +39,17 @@ def render(conversation: Scorable, format: Format, tokenizer: Any, separator: st
     """
     if isinstance(conversation, str):
         return _render_text(conversation, format)
-    if not conversation or conversation[-1]["role"] != "assistant":
+    turns = checked_conversation(conversation, "conversation")
+    if not turns or turns[-1]["role"] != "assistant":
         raise InputError("conversation", "its last message must be the assistant's response")
     if format == "chat":
-        return _render_chat(conversation, tokenizer)
+        return apply_chat_template(tokenizer, turns)
+    for key in ("tools", "tool_calls", "reasoning_content"):
+        if any(key in turn for turn in turns):
+            raise InputError(f'format="{format}"', f"has no form for {key!r}", 'use "chat"')
     if format in _HH_HASH:
-        return _render_hh(conversation, separator)
-    return "".join(message["content"] for message in conversation)
+        return _render_hh(turns, separator)
+    return "".join(turn["content"] for turn in turns)
 
 
 class Rendered(str):
@@ -65,23 +66,7 @@ def _render_text(text: str, format: Format) -> str:
     return hh_literal(text) if format in _HH_HASH else text
 
 
-def _render_chat(conversation: Turns, tokenizer: Any) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(
-            [dict(message) for message in conversation],
-            tokenize=False,
-            add_generation_prompt=False,
-            date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
-            strftime_now=TEMPLATE_DATE.strftime,
-        )
-    except (TemplateError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError("the chat template", f"refuses the conversation: {reason}") from error
-
-
-def _render_hh(conversation: Turns, separator: str) -> str:
+def _render_hh(conversation: Sequence[Message], separator: str) -> str:
     if _is_hh_text(conversation):
         prompt, response = conversation[0]["content"], conversation[1]["content"]
         # HH texts have one space after the colon; many samplers strip it from the response
@@ -92,7 +77,7 @@ def _render_hh(conversation: Turns, separator: str) -> str:
     )
 
 
-def _is_hh_text(conversation: Turns) -> bool:
+def _is_hh_text(conversation: Sequence[Message]) -> bool:
     """Is this one plain HH prompt, `\\n\\nHuman: …\\n\\nAssistant:`, and its continuation?"""
     roles = [message["role"] for message in conversation]
     if roles != ["user", "assistant"]:

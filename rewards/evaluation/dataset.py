@@ -8,7 +8,7 @@ is numbers, some dozens of bytes per response: the texts are read again for each
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import product
@@ -17,10 +17,11 @@ import numpy as np
 
 from rewards.evaluation.forms import Form, parse_form, recognise
 from rollout.data.jsonl import json_kind
-from rollout.data.rows import Row, Source, find_source, read_rows, row_id
+from rollout.data.rows import Row, read_rows, row_id
+from rollout.data.sources import Source, find_source
 from rollout.errors import InputError
 from rollout.progress import Progress
-from rollout.types import Group, Message, conversation
+from rollout.types import Completion, Group, Message, conversation
 
 __all__ = [
     "EvalRow",
@@ -55,15 +56,15 @@ class EvalRow:
     @property
     def texts(self) -> list[str]:
         """K, or none of a row of judgements."""
-        return [text for _, text in self._drawn()]
+        return [one.text for _, one in self._drawn()]
 
     @property
     def conversations(self) -> list[list[Message]]:
         """(K,): each response after its prompt; none of a row of judgements."""
-        return [conversation(group.prompt, text) for group, text in self._drawn()]
+        return [conversation(group.prompt, one) for group, one in self._drawn()]
 
-    def _drawn(self) -> Iterator[tuple[Group, str]]:
-        return ((group, one.text) for group in self.groups for one in group.completions)
+    def _drawn(self) -> Iterator[tuple[Group, Completion]]:
+        return ((group, one) for group in self.groups for one in group.completions)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -81,12 +82,9 @@ class EvalRow:
     def prompt_digest(self) -> bytes:
         """Equal for equal prompts; rows without one are told apart by id."""
         content = self.groups[0].prompt.content if self.groups else f"\0{self.id}"
-        turns = (
-            [("user", content)]
-            if isinstance(content, str)
-            else [(m["role"], m["content"]) for m in content]
-        )
-        return blake2b(repr(turns).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        turns = [Message(role="user", content=content)] if isinstance(content, str) else content
+        said = [(m["role"], m["content"], *list(m.items())[2:]) for m in turns]
+        return blake2b(repr(said).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class RowParser:
@@ -120,7 +118,7 @@ class RowParser:
 
 
 def _recognised(columns: dict[str, object], where: str) -> Form:
-    form = recognise(columns)
+    form = recognise(columns, where)
     if form is None:
         held = ", ".join(map(str, columns)) or "no columns"
         raise InputError(where, f"nothing to evaluate on in {held}", f"give {_WANTED}")
@@ -170,7 +168,7 @@ class EvalSet:
     def rows(self) -> Iterator[EvalRow]:
         """Every row once more."""
         parser = RowParser(self.source.stem, self.form, self.gold)
-        return (parser.parse(row) for row in read_rows(self.source, split=self.split))
+        return (parser.parse(row) for row in read_rows(self.source))
 
     @property
     def prompt_M(self) -> np.ndarray:
@@ -195,17 +193,22 @@ class EvalSet:
 
 
 def read_set(
-    name: str, *, form: Form | None = None, gold: str | None = None, split: str = "train"
+    name: str,
+    *,
+    form: Form | None = None,
+    gold: str | None = None,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
 ) -> EvalSet:
     """Read and check every row of a file or a dataset.
 
     Raises InputError: no such file, a row that cannot be read, no rows, rows without two responses
     of which one is better.
     """
-    source = find_source(name)
+    source = find_source(name, split=split, columns=columns)
     parser, facts = RowParser(source.stem, form, gold), _Facts()
     with Progress("checking", 0) as bar:
-        for row in read_rows(source, split=split):
+        for row in read_rows(source):
             facts.add(parser.parse(row))
             bar.advance()
     if not facts.ids:

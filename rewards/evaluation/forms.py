@@ -28,8 +28,9 @@ from rewards.evaluation import rewardbench, rewardbench2
 from rewards.evaluation.rewardbench import PRIOR_SETS
 from rewards.evaluation.rewardbench import SUBSETS as REWARDBENCH_SUBSETS
 from rewards.evaluation.small_benchmarks import LABELS
+from rollout.data.forms import column, known_columns
 from rollout.data.jsonl import is_list, is_object, json_kind
-from rollout.data.messages import check_text, hh_prompt, prompt_content, response_text
+from rollout.data.messages import check_text, hh_prompt, prompt_content, read_answer
 from rollout.data.pairs import pair_groups
 from rollout.data.samples import check_scores
 from rollout.errors import InputError
@@ -49,12 +50,28 @@ Form = Literal[
     "pairs", "rewardbench", "rewardbench2", "rm-bench", "judgebench", "llmbar", "hhh", "listwise"
 ]
 FORMS: tuple[Form, ...] = get_args(Form)
+# columns that mean something else in other rows
+_OWN_COLUMNS: tuple[Form, ...] = ("judgebench", "llmbar", "hhh")
 HHH_SOURCES = ("helpful", "honest", "harmless", "other")
 _STYLES = 3
 
 
-def recognise(columns: Mapping[str, object]) -> Form | None:
+def recognise(columns: dict[str, object], where: str) -> Form | None:
     """The form of a row, None where its columns fit none. One row tells: sets are of one form."""
+    form = _recognise(columns)
+    if form in _OWN_COLUMNS:
+        return form
+    known = known_columns(columns, where)
+    form = _recognise(known)
+    # two answers and a verdict
+    return "pairs" if form == "listwise" and _judged_two(columns, known) else form
+
+
+def _judged_two(columns: Mapping[str, object], known: Mapping[str, object]) -> bool:
+    return "responses" in known and "ranks" in known and "responses" not in columns
+
+
+def _recognise(columns: Mapping[str, object]) -> Form | None:
     keys = columns.keys()
     if "label" in keys and ({"response_A", "response_B"} <= keys or "judgments" in keys):
         return "judgebench"
@@ -103,6 +120,8 @@ def parse_form(
 
     Raises InputError for a row that is not of this form.
     """
+    if form not in _OWN_COLUMNS:
+        columns = known_columns(columns, where)
     _check_columns(columns, form, where)
     if form == "listwise":
         return _listwise(columns, id, where, gold)
@@ -112,7 +131,7 @@ def parse_form(
 def gold_column(columns: dict[str, object], given: str | None = None) -> str | None:
     """The column that a listwise row's known order stands in."""
     if given is not None:
-        return given if given in columns else None
+        return given if given in columns or given.partition(".")[0] in columns else None
     return next((name for name in GOLD_COLUMNS if name in columns), None)
 
 
@@ -130,7 +149,7 @@ _NEEDED: dict[Form, tuple[str, ...]] = {
 
 def _check_columns(columns: dict[str, object], form: Form, where: str) -> None:
     missing = [key for key in _NEEDED[form] if key not in columns]
-    if missing:
+    if missing and not (form == "pairs" and columns.keys() >= {"responses", "ranks"}):
         raise InputError(
             where,
             f"no column {missing[0]!r}, which rows of form {form} need",
@@ -139,13 +158,18 @@ def _check_columns(columns: dict[str, object], form: Form, where: str) -> None:
 
 
 def _group(
-    columns: dict[str, object], id: str, content: str | tuple[Message, ...], texts: Sequence[str]
+    columns: dict[str, object],
+    id: str,
+    content: str | tuple[Message, ...],
+    drawn: Sequence[Completion],
 ) -> Group:
     fields = {key: value for key, value in columns.items() if key not in _OWN}
-    return Group(Prompt(id, content, fields), tuple(map(Completion, texts)), 0)
+    return Group(Prompt(id, content, fields), tuple(drawn), 0)
 
 
 def _pair(columns: dict[str, object], id: str, where: str) -> Parts:
+    if "chosen" not in columns:
+        return _listwise(columns, id, where, "ranks")
     fields = {key: value for key, value in columns.items() if key not in _OWN}
     return pair_groups(columns, id, fields, where), (1.0, 0.0)
 
@@ -192,7 +216,11 @@ def _rm_bench(columns: dict[str, object], id: str, where: str) -> Parts:
 
 
 def _right_and_wrong(
-    columns: dict[str, object], id: str, where: str, right: list[str], wrong: list[str]
+    columns: dict[str, object],
+    id: str,
+    where: str,
+    right: list[Completion],
+    wrong: list[Completion],
 ) -> Parts:
     content = prompt_content(columns["prompt"], where)
     gold = (1.0,) * len(right) + (0.0,) * len(wrong)
@@ -214,7 +242,8 @@ def _llmbar(columns: dict[str, object], id: str, where: str) -> Parts:
 
 def _judged(columns: dict[str, object], id: str, where: str, found: Judged) -> Parts:
     content = check_text(found.prompt, where, "the prompt")
-    return (_group(columns, id, content, found.responses),), _first_or_second(found.better)
+    drawn = [Completion(text) for text in found.responses]
+    return (_group(columns, id, content, drawn),), _first_or_second(found.better)
 
 
 def _first_or_second(better: int) -> tuple[float, float]:
@@ -227,7 +256,7 @@ def _hhh(columns: dict[str, object], id: str, where: str) -> Parts:
     text = check_text(asked, where, "prompt" if "prompt" in columns else "input")
     targets = columns.get("targets")
     if targets is None:
-        texts = [response_text(columns.get(key), where, key) for key in ("chosen", "rejected")]
+        texts = [read_answer(columns.get(key), where, key) for key in ("chosen", "rejected")]
         gold = (1.0, 0.0)
     else:
         texts, gold = _choices(targets, where)
@@ -238,14 +267,14 @@ def _hhh(columns: dict[str, object], id: str, where: str) -> Parts:
     return (_group(columns, id, content, texts),), gold
 
 
-def _choices(targets: object, where: str) -> tuple[list[str], tuple[float, ...]]:
+def _choices(targets: object, where: str) -> tuple[list[Completion], tuple[float, ...]]:
     held = targets if is_object(targets) else {}
     choices, labels = held.get("choices"), held.get("labels")
     choices = choices if is_list(choices) else []
     labels = labels if is_list(labels) else []
     if len(choices) != len(labels) or sorted(map(str, labels)) != ["0", "1"]:
         raise InputError(where, "'targets' does not hold two choices and labels 1 and 0", "fix it")
-    texts = [response_text(one, where, f"choices[{k}]") for k, one in enumerate(choices)]
+    texts = [read_answer(one, where, f"choices[{k}]") for k, one in enumerate(choices)]
     return texts, tuple(float(str(label)) for label in labels)
 
 
@@ -259,7 +288,7 @@ def _listwise(columns: dict[str, object], id: str, where: str, given: str | None
             f"no column {wanted} that says how good the responses are",
             "name it with --gold-column",
         )
-    values = check_scores(columns[name], len(texts), f"{where}: {name!r}")
+    values = check_scores(column(columns, name, where), len(texts), f"{where}: {name!r}")
     sign = -1.0 if name.rsplit("_", 1)[-1] in _RANKS else 1.0
     gold = tuple(
         math.nan if value is None or not math.isfinite(value) else sign * value for value in values
@@ -267,11 +296,11 @@ def _listwise(columns: dict[str, object], id: str, where: str, given: str | None
     return (_group(columns, id, prompt_content(columns["prompt"], where), texts),), gold
 
 
-def _responses(columns: dict[str, object], key: str, where: str) -> list[str]:
+def _responses(columns: dict[str, object], key: str, where: str) -> list[Completion]:
     value = columns[key]
     if not is_list(value) or not value:
         raise InputError(where, f"{key!r} is {json_kind(value)}", "make it a list of texts")
-    return [response_text(one, where, f"{key}[{k}]") for k, one in enumerate(value)]
+    return [read_answer(one, where, f"{key}[{k}]") for k, one in enumerate(value)]
 
 
 def _check_subset(given: object, known: Sequence[str], benchmark: str, where: str) -> None:

@@ -25,7 +25,7 @@ from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, RewardError
 from rollout.errors import InputError
 from rollout.progress import Progress
-from rollout.types import conversation
+from rollout.types import judged_sides
 
 __all__ = ["Scored", "by_judge", "by_reward", "free_memory"]
 
@@ -189,7 +189,7 @@ def _comparisons(row: EvalRow) -> list[tuple[Comparison, str]]:
     if len(row.groups) != 1:
         raise InputError("prompt", "the two responses have different ones, which no judge compares")
     (group,) = row.groups
-    prompt, texts = conversation(group.prompt, "")[:-1], row.texts
+    prompt, texts = judged_sides(group)
     name = f"prompt {group.prompt.id!r}"
     return [(Comparison(prompt, texts[i], texts[j]), name) for i, j in row.pairs]
 

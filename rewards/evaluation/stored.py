@@ -20,6 +20,7 @@ from rewards.evaluation.dataset import EvalRow, EvalSet
 from rewards.evaluation.forms import gold_column
 from rewards.evaluation.scores import Scored
 from rewards.evaluation.small_benchmarks import LABELS, vote
+from rollout.data.forms import known_columns
 from rollout.data.jsonl import encode_rows, is_list, is_object, json_columns
 from rollout.data.samples import check_scores
 from rollout.errors import InputError
@@ -78,7 +79,8 @@ def _stored(row: EvalRow, name: str | None, data: EvalSet) -> list[float]:
             f"no stored scores under {_tried(name)}",
             f"{_others(row.columns)}",
         )
-    if data.form == "listwise" and found == (gold_column(row.columns, data.gold),):
+    known = known_columns(row.columns, row.where)
+    if data.form == "listwise" and found == (gold_column(known, data.gold),):
         raise InputError(
             row.where,
             f"{found[0]!r} would be compared with itself",

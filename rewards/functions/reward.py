@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import deepcopy
 from numbers import Real
 from typing import Any
 
 from rewards.functions.resolve import build_function, resolve_function
 from rewards.types import NonFinite, RewardError, Scores, check_policy, finite_or_missing
-from rollout.types import Completion, Group, InputError, Prompt
+from rollout.types import Completion, Group, InputError, Message, Prompt
 
 __all__ = ["FunctionReward"]
 
@@ -162,17 +163,17 @@ async def _awaited(result: Awaitable[object]) -> object:
     return await result
 
 
-def _trl_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
+def _trl_prompt(prompt: Prompt) -> str | list[Message]:
     """A fresh copy: what a function does to its arguments must not reach the run's prompts."""
     if isinstance(prompt.content, str):
         return prompt.content
-    return [{"role": turn["role"], "content": turn["content"]} for turn in prompt.content]
+    return deepcopy(list(prompt.content))
 
 
-def _trl_completion(prompt: Prompt, completion: Completion) -> str | list[dict[str, str]]:
-    if isinstance(prompt.content, str):
+def _trl_completion(prompt: Prompt, completion: Completion) -> str | list[Message]:
+    if isinstance(prompt.content, str) and completion.message is None:
         return completion.text
-    return [{"role": "assistant", "content": completion.text}]
+    return [deepcopy(completion.answer)]
 
 
 def _prompt_ids(samples: Sequence[tuple[Prompt, Completion]], limit: int = 5) -> str:

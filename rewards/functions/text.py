@@ -10,10 +10,15 @@ from rollout.types import InputError
 __all__ = ["completion_text", "completion_texts", "reference_column"]
 
 
-def completion_text(completion: str | Sequence[Mapping[str, str]]) -> str:
-    """The text of a completion: a plain string, or the contents of its messages."""
+def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
+    """The text of a completion: a plain string, or the contents of its messages.
+
+    Raises `InputError` for a tool call, which is no text: every call would count as an empty one.
+    """
     if isinstance(completion, str):
         return completion
+    if any(message.get("tool_calls") for message in completion):
+        raise InputError("tool_calls", "are no text, which it reads", "score them with a model")
     return "".join(message["content"] for message in completion)
 
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from rewards.encoding.formats import TEMPLATE_DATE
 from rewards.types import Comparison, RewardError
-from rollout.text.printable import one_line
+from rollout.text.chat import apply_chat_template
 from rollout.types import InputError, Message
 
 __all__ = ["LABELS", "PairPrompt", "pair_text", "plain_context", "takes_turns"]
@@ -42,6 +41,8 @@ def plain_context(prompt: Sequence[Message] | str) -> str:
     show a system prompt as the user's words, and the user's as the assistant's.
     """
     turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+    if beside := sorted({key for turn in turns for key in turn} - {"role", "content"}):
+        raise InputError("conversation", f"has {beside[0]}, which a pairwise judge does not read")
     if not takes_turns(turns):
         roles = [turn["role"] for turn in turns]
         raise InputError(
@@ -143,23 +144,14 @@ class PairPrompt:
 
     def _render(self, question: str, *, answer: str | None = None, asks: bool | None = None) -> str:
         """One user message, and the answer to it where one is given, without BOS."""
-        from jinja2 import TemplateError
-
         messages = [Message(role="user", content=question)]
         if answer is not None:
             messages.append(Message(role="assistant", content=answer))
         try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=self._asks if asks is None else asks,
-                date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
-                strftime_now=TEMPLATE_DATE.strftime,
-            )
-        except TemplateError as error:
-            raise InputError(
-                "the judge's chat template", f"refuses a user turn: {one_line(error)}"
-            ) from error
+            asks = self._asks if asks is None else asks
+            text = apply_chat_template(self.tokenizer, messages, ask=asks and answer is None)
+        except InputError as error:
+            raise InputError("the judge's chat template", error.problem) from error
         bos = self.tokenizer.bos_token
         return text.replace(bos, "") if bos else text
 

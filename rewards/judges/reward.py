@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rewards.judges.judge import Judge, verdicts_of
 from rewards.tournament import Match, Played, Report, Standing, Tournament, Verdict, play
 from rewards.tournament.verdicts import Answers, read_answers
 from rewards.types import Comparison, Scores
-from rollout.types import Group, InputError, Message, Prompt, conversation
+from rollout.types import Completion, Group, InputError, Message, Prompt, judged_sides
 
 __all__ = ["DEFAULT_TOURNAMENT", "REFERENCE_FIELD", "JudgeReward", "check_tournament"]
 
@@ -173,8 +173,9 @@ class Entrants:
     @classmethod
     def of(cls, group: Group) -> Entrants:
         places: dict[str, int] = {}
-        entrants = [places.setdefault(one.text, len(places)) for one in group.completions]
-        return cls(group.prompt, _turns(group.prompt), tuple(places), tuple(entrants))
+        turns, texts = judged_sides(group)
+        entrants = [places.setdefault(text, len(places)) for text in texts]
+        return cls(group.prompt, turns, tuple(places), tuple(entrants))
 
     def match(self, first: int, second: int) -> Named:
         i, j = self.entrants.index(first), self.entrants.index(second)
@@ -187,7 +188,7 @@ def _duels(group: Group) -> list[Named]:
     prompt, references = group.prompt, group.prompt.fields[REFERENCE_FIELD]
     if references is None:
         return []
-    texts = [one.text for one in group.completions]
+    turns, texts = judged_sides(group)
     if isinstance(references, str) or not isinstance(references, Sequence):
         raise InputError(f"prompt {prompt.id!r}", f"{REFERENCE_FIELD} must be a list of texts")
     if len(references) != len(texts) or not all(isinstance(one, str) for one in references):
@@ -196,7 +197,8 @@ def _duels(group: Group) -> list[Named]:
             f"{REFERENCE_FIELD} must be {len(texts)} texts, one for each response, and has "
             f"{len(references)} entries",
         )
-    turns = _turns(prompt)
+    drawn = tuple(map(Completion, references))
+    _, references = judged_sides(replace(group, completions=drawn))
     return [
         (
             Comparison(turns, text, reference),
@@ -231,10 +233,6 @@ def _standing(answers: Answers, start: int, stop: int) -> Standing:
             tuple(None if math.isnan(one) else one for one in gap),
         ),
     )
-
-
-def _turns(prompt: Prompt) -> tuple[Message, ...]:
-    return tuple(conversation(prompt, "")[:-1])
 
 
 def check_tournament(rules: Tournament) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class ModelReward:
         """One list of K scores per group, order kept. Raises as `score` does, naming the prompt."""
         samples = [(group.prompt, one) for group in groups for one in group.completions]
         names = [f"prompt {prompt.id!r}" for prompt, _ in samples]
-        conversations = [conversation(prompt, one.text) for prompt, one in samples]
+        conversations = [conversation(prompt, one) for prompt, one in samples]
         flat = iter(self._outputs(conversations, names)["score"].tolist())
         return [[_or_none(next(flat)) for _ in group.completions] for group in groups]
 

@@ -168,7 +168,7 @@ class RemoteReward:
         samples = [(group.prompt, one) for group in groups for one in group.completions]
         label = self.label_column
         return self._protocol.items(
-            [conversation(prompt, one.text) for prompt, one in samples],
+            [conversation(prompt, one) for prompt, one in samples],
             [f"prompt {prompt.id!r}" for prompt, _ in samples],
             [prompt.fields.get(label) if label else None for prompt, _ in samples],
         )

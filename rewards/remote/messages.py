@@ -5,20 +5,27 @@ Requests are those that our server reads; answers are those of our server, OpenR
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, TypeVar
 
 from pydantic import (
     AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
+    GetPydanticSchema,
     ValidationError,
     model_validator,
 )
 from pydantic_core import ErrorDetails
+from pydantic_core.core_schema import no_info_plain_validator_function
 
 from rewards.types import Comparison, RewardError
-from rollout.types import Completion, FinishReason, Group, Message, Prompt
+from rollout.data.jsonl import is_list, is_object
+from rollout.data.messages import MESSAGE_KEYS, check_messages
+from rollout.data.messages import read_answer as answer_of
+from rollout.types import Completion, FinishReason, Group, InputError, Message, Prompt
 
 __all__ = [
     "VERSION",
@@ -56,15 +63,32 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Turn(_Strict):
-    role: str
-    content: str
+def _checked(value: object) -> list[Message]:
+    for message in value if is_list(value) else ():
+        # an unknown key is a misspelt one here too
+        unknown = sorted(set(message) - MESSAGE_KEYS) if is_object(message) else []
+        if unknown:
+            raise ValueError(f"a message has the unknown key {unknown[0]!r}")
+    try:
+        return check_messages(value, "messages", "messages")
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
-    def message(self) -> Message:
-        return Message(role=self.role, content=self.content)
+
+def _answered(value: object) -> Completion:
+    try:
+        return answer_of(value, "responses", "a response")
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
 
-Turns = list[Turn]
+def _read_by(check: Callable[[object], object]) -> GetPydanticSchema:
+    return GetPydanticSchema(lambda source, handler: no_info_plain_validator_function(check))
+
+
+# as files may have them: roles by other names, tool calls, content parts
+Turns = Annotated[list[Message], _read_by(_checked)]
+Answered = Annotated[Completion, _read_by(_answered)]
 
 
 class Row(_Strict):
@@ -72,7 +96,7 @@ class Row(_Strict):
 
     id: str | None = None
     prompt: str | Turns
-    responses: list[str]
+    responses: list[Answered]
     fields: dict[str, object] = Field(default_factory=dict)
     token_ids: list[list[int]] | None = None
     finish_reasons: list[FinishReason] | None = None
@@ -92,8 +116,11 @@ class Row(_Strict):
         ids = self.token_ids or [[] for _ in range(size)]
         reasons: list[FinishReason] = self.finish_reasons or ["stop"] * size
         samples = zip(self.responses, ids, reasons, strict=True)
-        completions = tuple(Completion(text, tuple(own), end) for text, own, end in samples)
-        prompt = Prompt(self.id or f"group {number}", _content(self.prompt), self.fields)
+        completions = tuple(
+            replace(one, token_ids=tuple(own), finish_reason=end) for one, own, end in samples
+        )
+        content = self.prompt if isinstance(self.prompt, str) else tuple(self.prompt)
+        prompt = Prompt(self.id or f"group {number}", content, self.fields)
         return Group(prompt, completions, policy_version=0)
 
 
@@ -109,19 +136,16 @@ class ScoreRequest(_Strict):
         return self
 
     def turns(self) -> list[list[Message] | str]:
-        return [
-            one if isinstance(one, str) else [turn.message() for turn in one]
-            for one in self.conversations or ()
-        ]
+        return self.conversations or []
 
 
 class Pair(_Strict):
-    prompt: Turns = Field(min_length=1)
+    prompt: Turns
     first: str
     second: str
 
     def comparison(self) -> Comparison:
-        return Comparison([turn.message() for turn in self.prompt], self.first, self.second)
+        return Comparison(self.prompt, self.first, self.second)
 
 
 class CompareRequest(_Strict):
@@ -236,14 +260,11 @@ def check_model(found: object, model: str | None) -> None:
 def _first(error: ValidationError) -> tuple[str, str]:
     """(where, what) of the first thing that is wrong."""
     first: ErrorDetails = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    places = map(str, first["loc"])
+    where = ".".join(part for part in places if not part.startswith("function-"))
     return where, first["msg"].removeprefix("Value error, ")
 
 
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-def _content(prompt: str | Turns) -> str | tuple[Message, ...]:
-    return prompt if isinstance(prompt, str) else tuple(turn.message() for turn in prompt)

@@ -27,7 +27,8 @@ from rewards.remote.messages import (
 )
 from rewards.remote.texts import Texts
 from rewards.types import Comparison
-from rollout.types import Group, InputError, Prompt
+from rollout.data.messages import checked_conversation
+from rollout.types import Group, InputError, Message, Prompt
 
 __all__ = [
     "Item",
@@ -156,7 +157,7 @@ class RaftGroups:
         return {
             "id": prompt.id,
             "prompt": content,
-            "responses": [one.text for one in samples],
+            "responses": [one.message or one.text for one in samples],
             "fields": self._fields(prompt),
             "token_ids": [list(one.token_ids) for one in samples],
             "finish_reasons": [one.finish_reason for one in samples],
@@ -226,8 +227,8 @@ class OpenRLHF:
         return found.rewards
 
 
-def _turns(conversation: Turns) -> list[dict[str, str]]:
-    return [{"role": turn["role"], "content": turn["content"]} for turn in conversation]
+def _turns(conversation: Turns) -> list[Message]:
+    return checked_conversation(conversation, "conversation")
 
 
 def _with_model(body: dict[str, object], model: str | None) -> dict[str, object]:

@@ -143,8 +143,8 @@ def _as_group(conversation: str | list[Message], number: int) -> Group:
         raise wire.Refusal(400, f"{where}: this reward scores messages, not whole texts")
     if len(conversation) < 2 or conversation[-1]["role"] != "assistant":
         raise wire.Refusal(400, f"{where}: a prompt and, last, the assistant's response are needed")
-    prompt = Prompt(f"conversation {number}", tuple(conversation[:-1]))
-    return Group(prompt, (Completion(conversation[-1]["content"], (), "stop"),), policy_version=0)
+    answer = Completion(conversation[-1]["content"], message=conversation[-1])
+    return Group(Prompt(f"conversation {number}", tuple(conversation[:-1])), (answer,), 0)
 
 
 def _numbers(values: Iterable[float | None], expected: int) -> list[float | None]:

@@ -14,6 +14,7 @@ from rewards.encoding.encoder import Encoder
 from rewards.encoding.eos import default_eos, without_last_newline
 from rewards.encoding.formats import Scorable, check_format, render
 from rewards.types import Bos, Eos, Format, TruncationSide
+from rollout.data.messages import checked_conversation
 from rollout.text.printable import one_line
 from rollout.types import InputError, Message
 
@@ -103,7 +104,8 @@ class Texts:
         text = self._text(conversation, name)
         if isinstance(conversation, str):
             return text, ""
-        emptied: list[Any] = [*conversation[:-1], Message(role="assistant", content="")]
+        before = checked_conversation(conversation, name)[:-1]
+        emptied = [*before, Message(role="assistant", content="")]
         # texts, no paths
         return text, commonprefix([text, self._text(emptied, name)])  # noqa: RUF071
 

@@ -21,7 +21,7 @@ from rollout.data.samples import COMPARISONS
 from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.storage.output import output_path
-from rollout.types import conversation
+from rollout.types import judged_sides
 
 __all__ = ["BY_SCORE", "COLUMNS", "rank_file"]
 
@@ -122,13 +122,13 @@ class _Ranking:
             self._reward = build_reward(reward)
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
-        fields = [Entrants(row) for row in rows]
         scores = None
         if self._reward is not None:
             scores = scores_of(self._reward, [row.groups[0] for row in rows])
         if self.method == BY_SCORE:
             assert scores is not None
             return [_by_score(row, one) for row, one in zip(rows, scores, strict=True)]
+        fields = [Entrants(row) for row in rows]
         standings = self._play(fields, scores)
         return [
             field.ranked(one, self.method) for field, one in zip(fields, standings, strict=True)
@@ -214,10 +214,10 @@ class Entrants:
         (group,) = row.groups
         places: dict[str, int] = {}
         self.id = row.id
-        self.entrants = [places.setdefault(one.text, len(places)) for one in group.completions]
+        self._turns, texts = judged_sides(group)
+        self.entrants = [places.setdefault(text, len(places)) for text in texts]
         self.texts = list(places)
         self._row = row
-        self._turns = conversation(group.prompt, "")[:-1]
 
     def match(self, first: int, second: int) -> tuple[Comparison, str]:
         """Two entrants to compare, and what an error is to call them."""

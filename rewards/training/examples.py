@@ -186,10 +186,11 @@ def encode_pairs(
 
 def usable(pair: Pair, dropped: Counter[str]) -> bool:
     """Whether the sides are two and there; else it is counted."""
-    if not (pair.chosen.strip() and pair.rejected.strip()):
+    said = [pair.conversation(side)[-1] for side in ("chosen", "rejected")]
+    if not all(one["content"].strip() or "tool_calls" in one for one in said):
         dropped["with an empty side"] += 1
         return False
-    if pair.chosen == pair.rejected:
+    if said[0] == said[1]:
         dropped["with two identical sides"] += 1
         return False
     return True

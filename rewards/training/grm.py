@@ -19,7 +19,6 @@ from torch import nn
 from rewards.data.pair import Pair
 from rewards.encoding.bos import grm_bos, with_bos
 from rewards.encoding.encoder import Encoder
-from rewards.encoding.formats import TEMPLATE_DATE
 from rewards.models.transformer import state_size
 from rewards.training.bradley_terry import counts, measured
 from rewards.training.examples import Encoded, Example, encode_pairs, reading_encoder
@@ -36,6 +35,7 @@ from rewards.training.settings import (
     TrainingSettings,
 )
 from rewards.training.trainer import OnMetrics
+from rollout.text.chat import apply_chat_template
 from rollout.types import InputError
 
 if TYPE_CHECKING:
@@ -203,13 +203,7 @@ def _told(example: Example, pair: Pair, encoder: Encoder) -> Example:
     """The prompt is as long as it is when it asks for an answer, BOS and all (GRM's
     `load_datasets.py`); what the template writes after the response counts as response."""
     tokenizer = encoder.tokenizer
-    text = tokenizer.apply_chat_template(
-        [dict(message) for message in pair.prompt],
-        tokenize=False,
-        add_generation_prompt=True,
-        date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
-        strftime_now=TEMPLATE_DATE.strftime,
-    )
+    text = apply_chat_template(tokenizer, pair.prompt, ask=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     start = len(with_bos(ids, tokenizer.bos_token_id, encoder.bos))
     return replace(example, loss_from=tuple(min(start, len(row)) for row in example.rows))

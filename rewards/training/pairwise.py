@@ -21,7 +21,6 @@ from torch.nn.functional import logsigmoid
 from rewards.checkpoints.loading import longest
 from rewards.checkpoints.record import write_record
 from rewards.data.pair import Pair
-from rewards.encoding.formats import TEMPLATE_DATE
 from rewards.judges.prompt import LABELS, PairPrompt, takes_turns
 from rewards.training.bradley_terry import counts, measured
 from rewards.training.examples import Encoded, Example, check_some_left, usable
@@ -33,7 +32,8 @@ from rewards.training.model import load_trainable, pad_id_of
 from rewards.training.settings import Layout, TrainingSettings
 from rewards.training.trainer import OnMetrics
 from rewards.types import Comparison, RewardError
-from rollout.types import InputError
+from rollout.text.chat import apply_chat_template
+from rollout.types import InputError, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -178,13 +178,8 @@ def closing_token(prompt: PairPrompt) -> int:
     Raises `InputError` for a template that closes a turn with no special token.
     """
     tokenizer = prompt.tokenizer
-    answered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}],
-        tokenize=False,
-        add_generation_prompt=False,
-        date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
-        strftime_now=TEMPLATE_DATE.strftime,
-    )
+    asked = Message(role="user", content="QUESTION")
+    answered = apply_chat_template(tokenizer, [asked, Message(role="assistant", content="ANSWER")])
     after = answered.rpartition("ANSWER")[2]
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     if not ids or ids[0] not in tokenizer.all_special_ids + list(_added_special(tokenizer)):

@@ -6,9 +6,10 @@ A side is the answer alone, when the row has a prompt, or a whole dialogue: mess
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeGuard
 
-from rollout.data.jsonl import is_list, json_kind
+from rollout.data.jsonl import is_list, is_object, json_kind
 from rollout.data.messages import (
     Content,
     begins_with_hh_turn,
@@ -16,39 +17,64 @@ from rollout.data.messages import (
     hh_prompt,
     parse_hh,
     prompt_content,
-    response_text,
+    read_answer,
     split_response,
 )
 from rollout.errors import InputError
 from rollout.types import Completion, Group, Message, Prompt
 
-__all__ = ["pair_groups"]
+__all__ = ["pair_groups", "shared_prompt"]
 
 _NO_PROMPT = "give the row a prompt, or whole dialogues: messages or '\\n\\nHuman: …' text"
 
 
 def pair_groups(
-    columns: dict[str, object], id: str, fields: dict[str, object], where: str
+    columns: Mapping[str, object], id: str, fields: dict[str, object], where: str
 ) -> tuple[Group, ...]:
     """One group of chosen and rejected where they answer the same prompt, else one of each.
 
     Raises InputError where a side is no answer and no dialogue, or does not begin with the prompt.
     """
+    (content, chosen), (other, rejected) = _sides(columns, where)
+    if content == other:
+        return (Group(Prompt(id, content, fields), (chosen, rejected), 0),)
+    return tuple(
+        Group(Prompt(f"{id} {key}", side, fields), (answer,), 0)
+        for key, side, answer in (("chosen", content, chosen), ("rejected", other, rejected))
+    )
+
+
+def shared_prompt(columns: Mapping[str, object], where: str) -> Content:
+    """What both sides answer; of dialogues that part earlier, what they share up to the last user
+    turn. Raises InputError where that is nothing."""
+    (first, _), (second, _) = _sides(columns, where)
+    if first == second:
+        return first
+    shared: list[Message] = []
+    for a, b in zip(first, second, strict=False):
+        if isinstance(a, str) or a != b:
+            break
+        shared.append(a)
+    while shared and shared[-1]["role"] != "user":
+        shared.pop()
+    if not any(message["content"].strip() for message in shared):
+        raise InputError(
+            where,
+            "'chosen' and 'rejected' share no user turn before their last answers",
+            "delete the row, or name a prompt column in prompts.column",
+        )
+    return tuple(shared)
+
+
+def _sides(columns: Mapping[str, object], where: str) -> list[tuple[Content, Completion]]:
     prompt = None
     if columns.get("prompt") is not None:
         prompt = _prompt(columns["prompt"], where)
     sides = [_side(columns[key], prompt, where, key) for key in ("chosen", "rejected")]
     if _is_hh(columns.get("prompt")):
         # the blanks around the turns of such text are no part of what was said
-        sides = [(content, text.strip()) for content, text in sides]
-    (content, chosen), (other, rejected) = sides
-    if content == other:
-        both = (Completion(chosen), Completion(rejected))
-        return (Group(Prompt(id, content, fields), both, 0),)
-    return tuple(
-        Group(Prompt(f"{id} {key}", content, fields), (Completion(text),), 0)
-        for key, (content, text) in zip(("chosen", "rejected"), sides, strict=True)
-    )
+        sides = [(content, Completion(one.text.strip())) for content, one in sides]
+    return sides
 
 
 def _prompt(value: object, where: str) -> Content:
@@ -58,26 +84,30 @@ def _prompt(value: object, where: str) -> Content:
     return prompt_content(value, where)
 
 
-def _side(value: object, prompt: Content | None, where: str, key: str) -> tuple[Content, str]:
+def _side(
+    value: object, prompt: Content | None, where: str, key: str
+) -> tuple[Content, Completion]:
     """(what is answered, the answer)."""
-    if is_list(value):
+    if is_list(value) or is_object(value):
         return _message_side(check_messages(value, where, key), prompt, where, key)
     if prompt is None or (not isinstance(prompt, str) and _is_hh(value)):
         if not _is_hh(value):
             raise InputError(where, f"{key!r} is {_kind(value)} and no dialogue", _NO_PROMPT)
         return _message_side(parse_hh(value, where, key), prompt, where, key)
-    return prompt, response_text(value, where, repr(key))
+    return prompt, read_answer(value, where, repr(key))
 
 
 def _message_side(
     messages: list[Message], prompt: Content | None, where: str, key: str
-) -> tuple[Content, str]:
-    before, text = split_response(messages, where, key)
+) -> tuple[Content, Completion]:
+    before, answer = split_response(messages, where, key)
     if prompt is None:
-        return before, text
+        return before, answer
     asked = (Message(role="user", content=prompt),) if isinstance(prompt, str) else prompt
     if not before:  # the answer alone, as a message
-        return asked, text
+        return prompt, answer
+    if before[0]["role"] in ("assistant", "tool"):  # the answer is several messages
+        return (*asked, *before), answer
     begins = before[1:] if before[0]["role"] == "system" != asked[0]["role"] else before
     if begins[: len(asked)] != asked:
         raise InputError(
@@ -85,7 +115,7 @@ def _message_side(
             f"{key!r} is a dialogue that does not begin with the row's prompt",
             "make it the answer alone, or leave the prompt out",
         )
-    return before, text
+    return before, answer
 
 
 def _is_hh(value: object) -> TypeGuard[str]:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
+from rollout.data.forms import column as column_of
+from rollout.data.forms import known_columns
 from rollout.data.jsonl import is_list, is_object, json_kind
-from rollout.data.messages import (
-    begins_with_hh_turn,
-    check_messages,
-    check_text,
-    ending_with_user,
-    hh_prompt,
-    shared_prompt,
-)
-from rollout.data.rows import Row, find_source, read_rows, row_id
+from rollout.data.messages import Content, begins_with_hh_turn, hh_prompt, prompt_content
+from rollout.data.pairs import shared_prompt
+from rollout.data.rows import Row, read_rows, row_id
+from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.types import Message, Prompt
 
@@ -38,20 +36,22 @@ def read_prompts(
     *,
     format: Format = "auto",
     column: str | None = None,
+    columns: Mapping[str, str] | None = None,
     split: str = "train",
     separator: str | None = None,
     first_words: int | None = None,
     limit: int | None = None,
 ) -> list[Prompt]:
-    r"""Read prompts from JSONL, a JSON list, Parquet, plain text, or a `datasets` name.
+    r"""Read prompts from a file, a folder, standard input or a `datasets` name.
 
     Args:
-        path: a file (`.jsonl`, `.json`, `.txt`, each also `.gz`; `.parquet`), or the name of a
-            dataset, as `name` or `name:config`.
+        path: see `rollout.data.sources.find_source`; a dataset as `name` or `name:config`.
         format: how a row becomes a prompt. "auto" takes it as it stands, and parses the text of
             `chosen`/`rejected` rows; "text" wants text; "messages" makes text one user turn;
             "hh" parses text of `\n\nHuman: …\n\nAssistant: …` turns (Bai et al. 2022).
-        column: the column that holds the prompt, "prompt" unless told.
+        column: the column that holds the prompt, "prompt" unless told; dotted for one inside
+            another.
+        columns: other names of columns, see `rollout.data.forms.renamed`.
         split: the split of a dataset; files have none.
         separator: splits plain text into documents; without it, each line is a prompt.
         first_words: keep the first so many words of a text prompt. A line or document of plain
@@ -61,20 +61,21 @@ def read_prompts(
     Returns:
         Prompts in file order. An id that the row does not give is `{stem}-{number:06d}`, numbered
         as in `rollout.data.rows.read_rows`. Columns other than the id and the prompt are `fields`.
+        A row that stands again, its id too, is one prompt; an id of another prompt gets ~2, ~3, ….
 
     Raises:
         InputError: for anything wrong with the file or an argument, with file and line.
     """
     _check_arguments(format, first_words, limit)
-    source = find_source(path)
+    source = find_source(path, split=split, columns=columns)
     if source.kind == "text" and column is not None:
         raise InputError(source.name, "plain text has no columns", "leave prompts.column out")
     skipped: list[str] = []
-    rows = read_rows(source, split=split, separator=separator)
+    rows = read_rows(source, separator=separator)
     if source.kind == "text":
         rows = _long_enough(rows, first_words, skipped)
     parsed = (_prompt(row, source.stem, format, column, first_words) for row in rows)
-    prompts = _with_unique_ids(islice(parsed, limit))
+    prompts = _with_unique_ids(islice(parsed, limit), source.name)
     if skipped:
         logger.info(
             "%s: skipped %d texts of fewer than %s words", source.name, len(skipped), first_words
@@ -113,36 +114,41 @@ def _opening(text: str, words: int) -> str | None:
     return text[: ends[-1]] if len(ends) == words else None
 
 
-def _with_unique_ids(rows_and_prompts: Iterable[tuple[Row, Prompt]]) -> list[Prompt]:
-    first_seen: dict[str, str] = {}
-    prompts: list[Prompt] = []
-    for row, prompt in rows_and_prompts:
-        if prompt.id in first_seen:
-            raise InputError(
-                row.where,
-                f"id {prompt.id!r} stands at {first_seen[prompt.id]} already",
-                "give each row its own id, or none",
-            )
-        first_seen[prompt.id] = row.where
-        prompts.append(prompt)
-    return prompts
+def _with_unique_ids(prompts: Iterable[Prompt], name: str) -> list[Prompt]:
+    """The prompts that differ, an id that stands again getting ~2, ~3, …"""
+    seen: dict[str, list[Prompt]] = {}
+    found: dict[str, Prompt] = {}
+    again = renamed = 0
+    for prompt in prompts:
+        same = seen.setdefault(prompt.id, [])
+        if prompt in same:
+            again += 1
+            continue
+        same.append(prompt)
+        number, id = len(same), prompt.id
+        while id in found:
+            id, number = f"{prompt.id}~{number}", number + 1
+        renamed += id != prompt.id
+        found[id] = prompt if id == prompt.id else replace(prompt, id=id)
+    if again or renamed:
+        logger.info(
+            "%s: %d rows stand more than once and are one prompt; %d ids of another prompt got "
+            "~2, ~3, …", name, again, renamed,
+        )  # fmt: skip
+    return list(found.values())
 
 
-def _prompt(
-    row: Row, stem: str, format: str, column: str | None, words: int | None
-) -> tuple[Row, Prompt]:
+def _prompt(row: Row, stem: str, format: str, column: str | None, words: int | None) -> Prompt:
     columns = _columns(row)
-    # HH-RLHF's own rows: two whole dialogues and no prompt beside them
-    pair = column is None and "prompt" not in columns and columns.keys() >= _PAIR
-    key = column or "prompt"
-    if pair and format != "text":
-        content = shared_prompt(columns["chosen"], columns["rejected"], row.where)
-    else:
-        content = _content(row, columns, key, format)
+    if column is not None:
+        columns = {**columns, "prompt": column_of(columns, column, row.where)}
+        if column != "prompt":
+            columns.pop(column, None)
+    content = _content(row, columns, format)
     if words is not None:
         content = _shortened(row, content, words)
-    fields = {name: value for name, value in columns.items() if name not in ("id", key)}
-    return row, Prompt(row_id(columns, row, stem), content, fields)
+    fields = {name: value for name, value in columns.items() if name not in ("id", "prompt")}
+    return Prompt(row_id(columns, row, stem), content, fields)
 
 
 def _columns(row: Row) -> dict[str, object]:
@@ -155,30 +161,48 @@ def _columns(row: Row) -> dict[str, object]:
     return row.value
 
 
-def _content(
-    row: Row, columns: dict[str, object], key: str, format: str
-) -> str | tuple[Message, ...]:
-    if key not in columns:
+def _content(row: Row, columns: dict[str, object], format: str) -> Content:
+    known = known_columns(columns, row.where)
+    if "messages" in known and "prompt" not in known:
+        known["prompt"] = _without_answer(known["messages"])
+    value = known.get("prompt")
+    dialogue = isinstance(value, str) and begins_with_hh_turn(value)
+    # HH-RLHF's own rows, two whole dialogues, and those with an HH prompt beside the answers
+    if known.keys() >= _PAIR and (value is None or dialogue) and format != "text":
+        return shared_prompt(known, row.where)
+    if "prompt" not in known:
         raise InputError(
             row.where,
-            f"no column {key!r}",
+            "no column 'prompt'",
             f"name one of {', '.join(columns) or '(none)'} in prompts.column",
         )
-    value = columns[key]
-    if is_list(value):
+    content = prompt_content(value, row.where)
+    if not isinstance(content, str):
         if format in ("text", "hh"):
             raise InputError(
                 row.where,
-                f"{key!r} holds messages where prompts.format: {format} reads text",
+                f"'prompt' holds messages where prompts.format: {format} reads text",
                 "set it to messages",
             )
-        return ending_with_user(check_messages(value, row.where, key), row.where)
-    text = check_text(value, row.where, key)
-    # Dahoas/full-hh-rlhf rows: `prompt` is the dialogue, `chosen` and `rejected` its answers
-    dialogue = columns.keys() >= _PAIR and begins_with_hh_turn(text)
-    if format == "hh" or (format == "auto" and dialogue):
-        return hh_prompt(text, row.where, key)
-    return (Message(role="user", content=text),) if format == "messages" else text
+        return content
+    if format == "hh":
+        if not begins_with_hh_turn(content):
+            raise InputError(
+                row.where,
+                "'prompt' does not begin with a Human: or Assistant: turn",
+                "set prompts.format: text",
+            )
+        return hh_prompt(content, row.where, "prompt")
+    return (Message(role="user", content=content),) if format == "messages" else content
+
+
+def _without_answer(messages: object) -> object:
+    """The turns that a conversation's last answer answers, or all where it ends with a question."""
+    if not is_list(messages) or not messages:
+        return messages
+    *before, last = messages
+    answered = is_object(last) and last.get("role", last.get("from")) in ("assistant", "gpt")
+    return before if answered else messages
 
 
 def _shortened(row: Row, content: str | tuple[Message, ...], words: int) -> str:

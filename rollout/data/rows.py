@@ -6,72 +6,41 @@ Rows are read one after another. What they mean is said elsewhere: `rollout.data
 
 from __future__ import annotations
 
+import csv
 import gzip
 import importlib
 import json
+import re
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
-from rollout.data.jsonl import Row, is_list, json_kind, parse_json
+from rollout.data.forms import renamed
+from rollout.data.jsonl import Row, is_list, is_object, json_kind, parse_json
+from rollout.data.sources import Kind, Source
 from rollout.errors import InputError
 
-__all__ = ["Row", "RowIds", "Source", "find_source", "read_rows", "row_id"]
+__all__ = ["Row", "RowIds", "read_rows", "row_id"]
 
-Kind = Literal["jsonl", "json", "parquet", "text", "dataset"]
-
-_KIND_OF_SUFFIX: dict[str, Kind] = {
-    ".jsonl": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
-# a missing path with one of these endings is a mistyped file, not the name of a dataset
-_FILE_SUFFIXES = {*_KIND_OF_SUFFIX, ".gz", ".csv", ".tsv", ".ndjson", ".zip", ".zst", ".yaml"}
-_READABLE = ".jsonl, .json and .txt (each also with .gz) and .parquet"
 _LINES_AT_A_TIME = 4096
+# of a table of texts: columns of numbers, and columns of JSON
+_NUMBERS = re.compile(r"(?i)(score|reward|rank|rating|margin|label|preference)s?$")
+_LISTS = ("messages", "conversations", "responses", "prompt", "chosen", "rejected", "tools")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What to read: `name` as the user wrote it, `stem` for derived ids."""
-
-    name: str
-    kind: Kind
-    stem: str
-
-
-def find_source(path: str | Path) -> Source:
-    """Say what `path` is: an existing file by its suffix, otherwise the name of a dataset.
-
-    Raises InputError for a folder, a missing file, or a suffix that no reader knows.
-    """
-    name = str(path)
-    file = Path(name).expanduser()
-    if file.is_dir():
-        raise InputError(name, "is a folder", f"name one file ({_READABLE})")
-    if file.exists():
-        return Source(name, _kind_of_file(file, name), _stem(file))
-    if isinstance(path, Path) or _looks_like_file(name):
-        raise InputError(name, "no such file", "check the path")
-    return Source(name, "dataset", name.rsplit("/", 1)[-1].replace(":", "-"))
-
-
-def read_rows(
-    source: Source, *, split: str = "train", separator: str | None = None
-) -> Iterator[Row]:
+def read_rows(source: Source, *, separator: str | None = None) -> Iterator[Row]:
     """Yield every `Row` of `source`, in order, without holding the file in memory (`.json` apart).
 
     Plain text comes as `{"prompt": text}`: a line, or a document between two `separator`s, without
-    the blanks around it. All other rows are whatever the file holds. Blank lines and blank
-    documents are skipped. A row's number is its line in JSONL and in text read by lines, otherwise
-    its place among the rows or documents.
+    the blanks around it. All other rows are whatever the file holds, under the names that
+    `source.columns` gives. Blank lines and blank documents are skipped. A row's number is its line
+    in JSONL and in text read by lines, otherwise its place among the rows or documents; numbers
+    go on from one shard to the next.
 
     Raises InputError for a row that cannot be decoded, with its line.
     """
@@ -83,15 +52,36 @@ def read_rows(
         )
     if separator == "":
         raise InputError(source.name, "the separator is empty", "give it a text or leave it out")
+    return _named(_raw_rows(source, separator), source)
+
+
+def _named(rows: Iterator[Row], source: Source) -> Iterator[Row]:
+    for row in rows:
+        if source.columns and is_object(row.value):
+            row = replace(row, value=renamed(row.value, source.columns, row.where))
+        yield row
+
+
+def _raw_rows(source: Source, separator: str | None) -> Iterator[Row]:
     if source.kind == "dataset":
-        return _dataset_rows(source, split)
-    if source.kind == "parquet":
-        return _parquet_rows(source)
-    if source.kind == "json":
-        return _json_rows(source)
-    if source.kind == "jsonl":
-        return _jsonl_rows(source)
-    return _text_rows(source) if separator is None else _documents(source, separator)
+        yield from _dataset_rows(source)
+        return
+    read = _READERS[source.kind]
+    last = 0
+    for file in source.files:
+        one = _File(file, source.name if len(source.files) == 1 else str(file))
+        before = last
+        for row in read(one) if separator is None else _documents(one, separator):
+            last = before + row.number
+            yield replace(row, number=last) if before else row
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file, and what errors call it."""
+
+    path: Path
+    name: str
 
 
 def row_id(columns: dict[str, object], row: Row, stem: str) -> str:
@@ -106,36 +96,14 @@ def row_id(columns: dict[str, object], row: Row, stem: str) -> str:
     return str(given)
 
 
-def _kind_of_file(file: Path, name: str) -> Kind:
-    suffixes = [s.lower() for s in file.suffixes]
-    zipped = suffixes[-1:] == [".gz"]
-    suffix = suffixes[-2] if zipped and len(suffixes) > 1 else (suffixes or [""])[-1]
-    kind = _KIND_OF_SUFFIX.get(suffix)
-    if kind is None or (zipped and kind == "parquet"):
-        raise InputError(name, "cannot tell the file's form from its suffix", f"use {_READABLE}")
-    return kind
-
-
-def _stem(file: Path) -> str:
-    return Path(file.stem).stem if file.suffix.lower() == ".gz" else file.stem
-
-
-def _looks_like_file(name: str) -> bool:
-    return (
-        name.startswith((".", "/", "~"))
-        or "\\" in name
-        or name.count("/") > 1
-        or Path(name).suffix.lower() in _FILE_SUFFIXES
-    )
-
-
-def _lines(source: Source) -> Iterator[tuple[str, str]]:
+def _lines(source: _File) -> Iterator[tuple[str, str]]:
     """(where, text) per line. Each line is decoded by itself, so that an error can name it."""
-    file = Path(source.name).expanduser()
     line_number = 0
     try:
-        opener = gzip.open if file.suffix.lower() == ".gz" else open
-        with opener(file, "rb") as stream:
+        with open(source.path, "rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        opener = gzip.open if zipped or source.path.suffix.lower() == ".gz" else open
+        with opener(source.path, "rb") as stream:
             for line_number, raw in enumerate(stream, start=1):
                 # some editors open a UTF-8 file with a byte order mark, which JSON refuses
                 text = raw.decode("utf-8-sig" if line_number == 1 else "utf-8")
@@ -158,19 +126,19 @@ def _lines(source: Source) -> Iterator[tuple[str, str]]:
         ) from None
 
 
-def _text_rows(source: Source) -> Iterator[Row]:
+def _text_rows(source: _File) -> Iterator[Row]:
     for number, (where, line) in enumerate(_lines(source), start=1):
         if text := line.strip():
             yield Row(number, where, {"prompt": text})
 
 
-def _jsonl_rows(source: Source) -> Iterator[Row]:
+def _jsonl_rows(source: _File) -> Iterator[Row]:
     for number, (where, line) in enumerate(_lines(source), start=1):
         if line.strip():
             yield Row(number, where, parse_json(line, where))
 
 
-def _json_rows(source: Source) -> Iterator[Row]:
+def _json_rows(source: _File) -> Iterator[Row]:
     text = "".join(line for _, line in _lines(source))
     try:
         rows = json.loads(text)
@@ -190,7 +158,7 @@ def _json_rows(source: Source) -> Iterator[Row]:
         yield Row(number, f"{source.name}: row {number}", value)
 
 
-def _documents(source: Source, separator: str) -> Iterator[Row]:
+def _documents(source: _File, separator: str) -> Iterator[Row]:
     """Split text on `separator`, a few thousand lines in memory at a time."""
     lines = (line for _, line in _lines(source))
     number, line_number, rest = 0, 1, ""
@@ -211,12 +179,12 @@ def _documents(source: Source, separator: str) -> Iterator[Row]:
             return
 
 
-def _parquet_rows(source: Source) -> Iterator[Row]:
+def _parquet_rows(source: _File) -> Iterator[Row]:
     arrow: ModuleType = importlib.import_module("pyarrow")
     parquet: ModuleType = importlib.import_module("pyarrow.parquet")
     try:
         number = 0
-        with parquet.ParquetFile(Path(source.name).expanduser()) as file:
+        with parquet.ParquetFile(source.path) as file:
             for batch in file.iter_batches(batch_size=_LINES_AT_A_TIME):
                 for value in batch.to_pylist():
                     number += 1
@@ -229,17 +197,65 @@ def _parquet_rows(source: Source) -> Iterator[Row]:
         ) from None
 
 
-def _dataset_rows(source: Source, split: str) -> Iterator[Row]:
+def _csv_rows(source: _File) -> Iterator[Row]:
+    """Cells are texts, but for scores and other numbers, and for lists and objects in JSON."""
+    csv.field_size_limit(1 << 30)
+    lines = (line for _, line in _lines(source))
+    tabs = Path(source.path.stem if source.path.suffix == ".gz" else source.path).suffix == ".tsv"
+    reader = csv.DictReader(lines, delimiter="\t" if tabs else ",")
+    try:
+        for number, cells in enumerate(reader, start=1):
+            where = f"{source.name}:{reader.line_num}"
+            if None in cells:
+                raise InputError(where, "has more cells than the first line has names", "fix it")
+            yield Row(number, where, {name: _cell(name, text) for name, text in cells.items()})
+    except csv.Error as error:
+        raise InputError(f"{source.name}:{reader.line_num}", f"no CSV ({error})") from None
+
+
+def _cell(name: str, text: str | None) -> object:
+    if text is None or (not text and name not in _LISTS):
+        return None
+    if (name in _LISTS and text[:1] in ("[", "{")) or _NUMBERS.search(name):
+        try:
+            return json.loads(text.lower() if text in ("True", "False") else text)
+        except ValueError:
+            return text
+    return text
+
+
+def _saved_rows(source: _File) -> Iterator[Row]:
+    """What `datasets` wrote with `save_to_disk`."""
+    datasets: ModuleType = importlib.import_module("datasets")
+    try:
+        rows: Iterable[object] = datasets.load_from_disk(str(source.path))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(source.name, f"cannot be loaded ({_first_line(error)})") from error
+    for number, value in enumerate(rows, start=1):
+        yield Row(number, f"{source.name}: row {number}", value)
+
+
+_READERS: dict[Kind, Callable[[_File], Iterator[Row]]] = {
+    "jsonl": _jsonl_rows,
+    "json": _json_rows,
+    "csv": _csv_rows,
+    "parquet": _parquet_rows,
+    "text": _text_rows,
+    "saved": _saved_rows,
+}
+
+
+def _dataset_rows(source: Source) -> Iterator[Row]:
     datasets: ModuleType = importlib.import_module("datasets")
     name, _, config = source.name.partition(":")
     try:
         rows: Iterable[object] = datasets.load_dataset(
-            *([name, config] if config else [name]), split=split
+            *([name, config] if config else [name]), split=source.split
         )
     except Exception as error:  # the hub, the network, the cache and the split each fail their way
         raise InputError(
             source.name,
-            f"neither a file nor a dataset that can be loaded, split {split!r} "
+            f"neither a file nor a dataset that can be loaded, split {source.split!r} "
             f"({type(error).__name__}: {_first_line(error)})",
             "check the name, or name a file",
         ) from error
@@ -252,35 +268,43 @@ def _first_line(error: BaseException) -> str:
 
 
 class RowIds:
-    """Digests of the ids seen; where an id stood, a second reading tells if it is ever asked."""
+    """Digests of the ids seen, and which of them stand more than once."""
 
     def __init__(self) -> None:
         self._digests = array("Q")
+        self._twice: set[int] | None = None
 
     def add(self, id: str) -> None:
         self._digests.append(_digest(id))
+        self._twice = None
+
+    def repeats(self, id: str) -> bool:
+        """Whether `id` was added more than once."""
+        return bool(self._repeated()) and _digest(id) in self._repeated()
 
     def check(self, ids_and_places: Iterable[tuple[str, str]]) -> None:
         """Raises InputError that names both places of the first id that stands twice.
 
         `ids_and_places` are those of all rows once more, in order; read only where there are such.
         """
-        import numpy as np
-
-        digests_N = np.sort(np.frombuffer(self._digests, dtype=np.uint64))
-        twice = set(digests_N[1:][digests_N[1:] == digests_N[:-1]].tolist())
-        if not twice:
-            return
         places: dict[str, str] = {}
-        for id, where in ids_and_places:
+        for id, where in ids_and_places if self._repeated() else ():
             if id in places:
                 raise InputError(
                     where,
                     f"id {id!r} stands at {places[id]} already",
                     "give each row its own id, or none",
                 )
-            if _digest(id) in twice:
+            if self.repeats(id):
                 places[id] = where
+
+    def _repeated(self) -> set[int]:
+        if self._twice is None:
+            import numpy as np
+
+            digests_N = np.sort(np.frombuffer(self._digests, dtype=np.uint64))
+            self._twice = set(digests_N[1:][digests_N[1:] == digests_N[:-1]].tolist())
+        return self._twice
 
 
 def _digest(id: str) -> int:

@@ -5,11 +5,13 @@ A row is checked once, when it is read, by `SampleRow.from_json`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from rollout.data.forms import column
 from rollout.data.jsonl import (
     Damage,
     Row,
@@ -36,6 +38,7 @@ __all__ = [
     "is_too_large",
     "prompt_column",
     "read_samples",
+    "score_of",
 ]
 
 Scores = list[float | None]  # one per response; None, NaN and infinity are missing
@@ -165,11 +168,13 @@ class SampleRow:
         """(K,): the scores in any column. Raises InputError with `fix` where it is not there."""
         if name in self.scores:
             return self.scores[name]
-        if name not in self.columns:
+        try:
+            values = column(self.columns, name, self.where)
+        except InputError:
             raise InputError(
                 self.where, f"no column {name!r} (there: {', '.join(self.scores) or 'none'})", fix
-            )
-        return check_scores(self.columns[name], len(self.responses), f"{self.where}: {name!r}")
+            ) from None
+        return check_scores(values, len(self.responses), f"{self.where}: {name!r}")
 
     def to_json(self) -> dict[str, object]:
         """The row as it is stored. What is not noted has no column."""
@@ -215,13 +220,23 @@ def check_scores(values: object, count: int, where: str) -> Scores:
     """
     if not is_list(values) or len(values) != count:
         raise InputError(where, f"does not hold one score for each of {count} responses")
-    for k, score in enumerate(values):
-        # NaN and infinity, which some programs write, are missing scores
-        if score is not None and not isinstance(score, float) and not is_finite_number(score):
-            raise InputError(where, f"score {k} is {json_kind(score)}", "write a number or null")
-        if is_too_large(score):
-            raise InputError(where, f"score {k} is {score}, too large to add up", "write null")
-    return cast(Scores, values)
+    return [score_of(score, where, f"score {k}") for k, score in enumerate(values)]
+
+
+def score_of(value: object, where: str, name: str) -> float | None:
+    """A score as a number; true is 1 and false 0. Raises InputError for anything else.
+
+    NaN and infinity, which some programs write, are missing scores.
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return value
+    if is_too_large(value):
+        raise InputError(where, f"{name} is {value}, too large to add up", "write null")
+    if isinstance(value, bool) or is_finite_number(value):
+        return float(value)
+    raise InputError(
+        where, f"{name} is {json_kind(value)}", "write a number, true or false, or null"
+    )
 
 
 def is_too_large(score: object) -> bool:
@@ -278,7 +293,12 @@ def ids_column(value: object, name: str, where: str) -> list[int]:
 
 def _numbers(values: object, count: int, where: str, name: str) -> Scores:
     found = beside({name: values}, name, count, where)
-    return [one if is_finite_number(one) and not is_too_large(one) else None for one in found]
+    return [
+        float(one)
+        if isinstance(one, bool) or (is_finite_number(one) and not is_too_large(one))
+        else None
+        for one in found
+    ]
 
 
 def _comparisons(found: object, count: int, where: str) -> list[Comparison]:

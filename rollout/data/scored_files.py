@@ -7,15 +7,18 @@ A row holds {"responses", "scores"} of K samples, {"response" or "messages", "sc
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from rollout.data.jsonl import is_finite_number, is_list, is_object
-from rollout.data.rows import Source, read_rows
-from rollout.data.samples import is_too_large
+from rollout.data.forms import known_columns
+from rollout.data.jsonl import is_list, is_object
+from rollout.data.rows import read_rows
+from rollout.data.samples import score_of
+from rollout.data.sources import Source
 from rollout.errors import InputError
 from rollout.types import Completion
 
@@ -58,7 +61,9 @@ def _rows(path: object, where: str) -> Iterator[_Row]:
     if not Path(str(path)).expanduser().is_file():
         raise InputError(where, f"{path}: no such file", "give JSONL with scores")
     try:
-        for row in read_rows(Source(str(path), "jsonl", "")):  # JSONL, whatever its name ends in
+        for row in read_rows(
+            Source(str(path), "jsonl", "", (Path(str(path)).expanduser(),))
+        ):  # JSONL, whatever its name ends in
             if not is_object(row.value):
                 raise InputError(
                     row.where, "no JSON object", f"each line is one, with {_score_keys()}"
@@ -98,15 +103,14 @@ def _hint(row: _Row, name: str | None) -> str:
 
 
 def _score(value: object, where: str) -> float | None:
-    if value is None:
-        return None
-    if not is_finite_number(value) or is_too_large(value):
-        raise InputError(where, f"has the score {value!r}", "use finite numbers and null")
-    return float(value)
+    score = score_of(value, where, f"the score {value!r}")
+    if score is not None and not math.isfinite(score):
+        raise InputError(where, f"has the score {score}", "use finite numbers and null")
+    return score
 
 
 def _completions(row: _Row) -> list[Completion]:
-    columns = row.columns
+    columns = known_columns(row.columns, row.where)
     if "scores" in columns:
         texts = columns.get("responses")
         ids = columns.get("token_ids")
@@ -114,7 +118,7 @@ def _completions(row: _Row) -> list[Completion]:
         texts = [columns.get("response", columns.get("messages"))]
         ids = [columns.get("token_ids")]
     else:
-        texts = [_side(row, "chosen"), _side(row, "rejected")]
+        texts = [_side(columns, side, row.where) for side in ("chosen", "rejected")]
         ids = None
     ids = ids or [None] * len(texts if is_list(texts) else [])
     if not is_list(texts) or not is_list(ids) or len(texts) != len(ids):
@@ -129,12 +133,12 @@ def _completions(row: _Row) -> list[Completion]:
     ]
 
 
-def _side(row: _Row, side: str) -> object:
-    text = row.columns.get(side)
-    if isinstance(text, str) and "prompt" not in row.columns:
+def _side(columns: Mapping[str, object], side: str, where: str) -> object:
+    text = columns.get(side)
+    if isinstance(text, str) and "prompt" not in columns:
         # a whole conversation: its length would be the prompt's as well
         raise InputError(
-            row.where,
+            where,
             f'"{side}" without "prompt" hides where the response begins',
             "give the row its prompt",
         )

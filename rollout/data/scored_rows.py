@@ -1,5 +1,7 @@
 """Rows to score: what they may look like, which conversations they hold, where their scores go.
 
+Rows of other published forms are read as these, see `rollout.data.forms`.
+
 | form | columns | scores |
 |---|---|---|
 | responses | `prompt`, `responses` | `scores`, one of each response |
@@ -18,11 +20,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+from rollout.data.forms import known_columns
 from rollout.data.jsonl import is_list, is_object, json_columns, json_kind
-from rollout.data.messages import check_messages, prompt_content, response_text, split_response
+from rollout.data.messages import prompt_content, read_answer
 from rollout.data.pairs import pair_groups
-from rollout.data.rows import Row, RowIds, find_source, read_rows, row_id
+from rollout.data.pools import flat_answer, pool_rows
+from rollout.data.rows import Row, RowIds, read_rows, row_id
 from rollout.data.samples import beside
+from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.progress import Progress
 from rollout.types import Completion, Group, Prompt
@@ -107,12 +112,13 @@ def parse_row(row: Row, stem: str, form: Form | None = None) -> ScoreRow:
             f"holds {json_kind(columns)} where an object is expected",
             f"write {_WANTED}",
         )
-    found: Form = _form(columns, row.where) if form is None else form
-    missing = [key for key in FORMS[found] if key not in columns]
+    known = known_columns(columns, row.where)
+    found: Form = _form(known, row.where) if form is None else form
+    missing = [key for key in FORMS[found] if key not in known]
     if missing:
         raise InputError(row.where, f"no column {missing[0]!r}, which rows of form {found} need")
     id = row_id(columns, row, stem)
-    groups = _groups(columns, found, id, row.where)
+    groups = _groups(columns, known, found, id, row.where)
     return ScoreRow(row.where, id, columns, found, groups)
 
 
@@ -130,30 +136,23 @@ def _form(columns: dict[str, object], where: str) -> Form:
     )
 
 
-def _groups(columns: dict[str, object], form: Form, id: str, where: str) -> tuple[Group, ...]:
+def _groups(
+    columns: dict[str, object], known: dict[str, object], form: Form, id: str, where: str
+) -> tuple[Group, ...]:
     fields = {key: value for key, value in columns.items() if key not in _OWN[form]}
     if form == "pair":
-        return pair_groups(columns, id, fields, where)
-    if form == "messages":
-        messages = columns["messages"]
-        if not is_list(messages):
-            raise InputError(
-                where, f"'messages' is {json_kind(messages)}", "make it a list of messages"
-            )
-        content, text = split_response(
-            check_messages(messages, where, "messages"), where, "messages"
-        )
-        return (Group(Prompt(id, content, fields), (Completion(text),), 0),)
-    prompt = Prompt(id, prompt_content(columns["prompt"], where), fields)
+        return pair_groups(known, id, fields, where)
+    if form == "responses":
+        content = prompt_content(known["prompt"], where)
+        completions = _completions(known, where)
+    else:
+        content, one = flat_answer(known, where)
+        completions = (replace(one, token_ids=_token_ids(columns.get("token_ids"))),)
     # responses that came from elsewhere have no policy version
     version = columns.get("policy_version")
-    if form == "response":
-        ids = columns.get("token_ids")
-        one = Completion(response_text(columns["response"], where, "response"), _token_ids(ids))
-        completions: tuple[Completion, ...] = (one,)
-    else:
-        completions = _completions(columns, where)
-    group = Group(prompt, completions, version if isinstance(version, int) else 0)
+    group = Group(
+        Prompt(id, content, fields), completions, version if isinstance(version, int) else 0
+    )
     return (group,) if completions else ()
 
 
@@ -162,12 +161,14 @@ def _completions(columns: dict[str, object], where: str) -> tuple[Completion, ..
     if not is_list(responses):
         raise InputError(where, f"'responses' is {json_kind(responses)}", "make it a list of texts")
     count = len(responses)
-    texts = [response_text(text, where, f"responses[{k}]") for k, text in enumerate(responses)]
+    drawn = [read_answer(one, where, f"responses[{k}]") for k, one in enumerate(responses)]
     ids = beside(columns, "token_ids", count, where) or [None] * count
     ends = beside(columns, "finish_reasons", count, where) or [None] * count
     return tuple(
-        Completion(text, _token_ids(one), "length" if end == "length" else "stop")
-        for text, one, end in zip(texts, ids, ends, strict=True)
+        replace(
+            one, token_ids=_token_ids(own), finish_reason="length" if end == "length" else "stop"
+        )
+        for one, own, end in zip(drawn, ids, ends, strict=True)
     )
 
 
@@ -185,28 +186,42 @@ class Checked:
 
 
 class RowReader:
-    """Reads rows as `form`, or each as the one form that its columns fit; `split` is a dataset's.
+    """Reads rows as `form`, or each as the one form that its columns fit.
+
+    `split` is a dataset's, `columns` are `rollout.data.sources.Source`'s. As form "responses", flat
+    rows of one response are read too, those of one prompt together. An id that stands more than
+    once gets the row's number behind it.
 
     Raises:
         InputError: the file is missing or of an unknown form.
     """
 
-    def __init__(self, name: str, *, split: str = "train", form: Form | None = None) -> None:
-        self.source = find_source(name)
+    def __init__(
+        self,
+        name: str,
+        *,
+        split: str = "train",
+        form: Form | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        self.source = find_source(name, split=split, columns=columns)
         self.stem = self.source.stem
-        self._split = split
         self._form: Form | None = form
+        self._ids = RowIds()
 
     def rows(self) -> Iterator[ScoreRow]:
         """Every row, one at a time. Raises InputError that begins with a row's place."""
-        for row in read_rows(self.source, split=self._split):
+        rows = read_rows(self.source)
+        for row in pool_rows(rows) if self._form == "responses" else rows:
             found = parse_row(row, self.stem, self._form)
-            yield replace(found, columns=json_columns(found.columns, found.where))
+            id = f"{found.id}~{row.number}" if self._ids.repeats(found.id) else found.id
+            columns = json_columns(found.columns, found.where)
+            yield replace(found, columns=columns) if id == found.id else _of_id(found, id, columns)
 
     def check(self, check: Callable[[ScoreRow], object]) -> Checked:
         """Read every row, and call `check` with it.
 
-        Raises InputError for a row that cannot be read, an id that stands twice, an empty file.
+        Raises InputError for a row that cannot be read, and an empty file.
         """
         ids, digest = RowIds(), hashlib.blake2b(digest_size=16)
         rows = conversations = 0
@@ -219,5 +234,10 @@ class RowReader:
                 bar.advance()
         if not rows:
             raise InputError(self.source.name, "holds no rows", "name a file with at least one")
-        ids.check((row.id, row.where) for row in self.rows())
+        self._ids = ids
         return Checked(rows, conversations, digest.hexdigest())
+
+
+def _of_id(row: ScoreRow, id: str, columns: dict[str, object]) -> ScoreRow:
+    groups = (replace(one, prompt=replace(one.prompt, id=id)) for one in row.groups)
+    return replace(row, id=id, columns=columns, groups=tuple(groups))

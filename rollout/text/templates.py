@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args
 
 from rollout.errors import InputError
+from rollout.text.chat import apply_chat_template
 from rollout.types import Message, Prompt
 
 Template = Literal["auto", "chat", "plain", "hh", "hh_hash"]
@@ -35,8 +36,6 @@ class Tokenizer(Protocol):
     ) -> Mapping[str, Any]: ...
 
 
-# Llama 3.2 writes today's date into its system block, and rollouts would differ from day to day
-_DATE = "26 Jul 2024"
 _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
 
@@ -133,18 +132,12 @@ def _messages_of(prompt: Prompt) -> list[Message]:
 
 
 def _chat(prompt: Prompt, messages: list[Message], tokenizer: Tokenizer) -> str:
-    from jinja2.exceptions import TemplateError
-
-    chat: Any = tokenizer  # of transformers: the toy's has no chat template
     try:
-        return chat.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, date_string=_DATE
-        )
-    except TemplateError as error:  # many templates refuse a system turn, or two user turns running
-        reason = " ".join(str(error).split())
+        return apply_chat_template(tokenizer, messages, ask=True)
+    except InputError as error:  # many templates refuse a system turn, or two user turns running
         raise InputError(
             f"prompt {prompt.id!r}",
-            f"the tokenizer's chat template refuses it ({reason})",
+            f"{error.where} {error.problem}",
             "fix its messages or set policy.template to hh or hh_hash",
         ) from None
 
@@ -152,14 +145,17 @@ def _chat(prompt: Prompt, messages: list[Message], tokenizer: Tokenizer) -> str:
 def _dialogue(prompt: Prompt, messages: list[Message], mark: str, template: str) -> str:
     turns: list[str] = []
     for message in messages:
-        if message["role"] not in _SPEAKERS:
+        other = sorted(message.keys() - {"role", "content"})
+        if message["role"] not in _SPEAKERS or other:
+            what = ", ".join(other) or f"{message['role']} turn"
             raise InputError(
                 f"prompt {prompt.id!r}",
-                f"the {template} template has no {message['role']} turn",
+                f"the {template} template has no {what}",
                 "delete that message or set policy.template: chat",
             )
         turns.append(f"{mark}{_SPEAKERS[message['role']]}: {message['content']}")
-    return "".join(turns) + f"{mark}Assistant:"
+    begun = messages[-1]["role"] == "assistant"
+    return "".join(turns) + ("" if begun else f"{mark}Assistant:")
 
 
 def _added_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:

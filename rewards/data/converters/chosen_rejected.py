@@ -5,7 +5,6 @@
 | hh | HH-RLHF dialogues, or answers beside a dialogue `prompt` | in the text |
 | messages | whole dialogues, or the answers alone, as message lists | in them, or `prompt` |
 | pair | texts | `prompt`, text or messages |
-| alpaca | texts | `instruction`, and `input` where it is not empty |
 
 Beside any of them `margin` may say by how much the better side is better, 0 or more; null is
 unknown.
@@ -23,13 +22,12 @@ import math
 from collections.abc import Mapping
 
 from rewards.data.converters.two_answers import summary_prompt
-from rewards.data.dialogue import is_hh, messages, sides, user
+from rewards.data.dialogue import assistant, is_hh, messages, sides, user
 from rewards.data.record import Options, Outcome, Record, Refusal, checked_pair
 from rollout.types import InputError, Message
 
 __all__ = [
     "UNIFIED_SOURCES",
-    "alpaca_pairs",
     "hh_pairs",
     "message_pairs",
     "text_pairs",
@@ -82,7 +80,11 @@ def message_pairs(record: Record, options: Options) -> list[Outcome]:
     margin = _margin(record, options)
     if isinstance(margin, Refusal):
         return [margin]
-    dialogues = [messages(record, record.get(key), key) for key in _SIDES]
+    given = [record.get(key) for key in _SIDES]
+    dialogues = [
+        [assistant(one)] if isinstance(one, str) and not is_hh(one) else messages(record, one, key)
+        for key, one in zip(_SIDES, given, strict=True)
+    ]
     prompt = record.columns.get("prompt")
     if all(_answer_alone(dialogue) for dialogue in dialogues):
         if prompt is None:
@@ -110,24 +112,6 @@ def text_pairs(record: Record, options: Options) -> list[Outcome]:
     return [pair]
 
 
-def alpaca_pairs(record: Record, options: Options) -> list[Outcome]:
-    """`instruction`, `input`, `output`, `chosen`, `rejected`: Alpaca's rows with a preference.
-
-    The prompt is the instruction, then a blank line and the input where there is one; Alpaca's own
-    header belongs to a model's template, not to the data.
-    """
-    margin = _margin(record, options)
-    if isinstance(margin, Refusal):
-        return [margin]
-    text = record.text("instruction")
-    extra = record.columns.get("input")
-    if extra is not None and record.as_text(extra, "input").strip():
-        text = f"{text}\n\n{extra}"
-    answers = (record.text(key) for key in _SIDES)
-    fields = record.rest("instruction", "input", _MARGIN, *_SIDES)
-    return [checked_pair(record, [user(text)], *answers, margin=margin, fields=fields)]
-
-
 def _of_dialogues(
     record: Record,
     chosen: list[Message],
@@ -150,7 +134,8 @@ def _prompt(record: Record, value: object) -> list[Message]:
 
 
 def _answer_alone(dialogue: list[Message]) -> bool:
-    return len(dialogue) == 1 and dialogue[0]["role"] == "assistant"
+    """Of one message, or of several: a call, what the tool said, and what was made of it."""
+    return bool(dialogue) and dialogue[0]["role"] == "assistant"
 
 
 def _margin(record: Record, options: Options) -> float | Refusal | None:

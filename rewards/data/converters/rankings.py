@@ -21,14 +21,18 @@ Responses to one prompt stand in consecutive rows (2 in HelpSteer2, up to 4 in H
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 
 from rewards.data.dialogue import messages, user
+from rewards.data.pair import Pair
 from rewards.data.rated import RatedOutcome, Scale, rated
 from rewards.data.record import Options, Outcome, Record, Refusal, checked_pair
+from rollout.data.messages import read_answer
+from rollout.data.samples import score_of
 from rollout.types import InputError, Message
 
 __all__ = [
@@ -48,9 +52,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: its text, how good it is (None: nobody said), and its ratings."""
+    """One answer, how good it is (None: nobody said), and its ratings."""
 
-    text: str
+    text: str | Message
     value: float | None
     labels: Mapping[str, float] = field(default_factory=dict)
 
@@ -141,12 +145,16 @@ def ranked_row_pairs(record: Record, options: Options) -> list[Outcome]:
             "fix the row",
         )
     answers = []
-    for text, value in zip(texts, values, strict=True):
-        found = record.as_number(value, key)
-        answers.append(
-            Answer(record.as_text(text, "responses"), None if found is None else sign * found)
-        )
-    return ranked_pairs(record, asked, answers, options)
+    for at, (text, value) in enumerate(zip(texts, values, strict=True)):
+        found = score_of(value, record.where, f"{key}[{at}]")
+        known = None if found is None or not math.isfinite(found) else sign * found
+        answers.append(Answer(read_answer(text, record.where, f"responses[{at}]").answer, known))
+    outcomes = ranked_pairs(record, asked, answers, options)
+    if "margin" not in record.columns or len(answers) != 2:
+        return outcomes
+    # of two answers, by how much one is better may be said beside the verdict, or by nobody
+    margin = record.as_number(record.columns["margin"], "margin")
+    return [replace(one, margin=margin) if isinstance(one, Pair) else one for one in outcomes]
 
 
 def nectar_pairs(record: Record, options: Options) -> list[Outcome]:

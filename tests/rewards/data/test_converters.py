@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wording import says
 
 from rewards.data.dialogue import messages, prompt_words, same_prompt_key
-from rewards.data.formats import FORMATS, find_format, recognise
+from rewards.data.formats import FORMATS, columns_of, find_format, recognise
 from rewards.data.pair import Pair
 from rewards.data.record import Options, Record, Refusal
 from rewards.data.split import split_last, split_pairs
@@ -39,7 +39,7 @@ def outcomes(columns: dict[str, Any], **options: Any) -> list[Pair | Refusal]:
     if format.pairs_of_many:
         return format.pairs_of_many([record(columns)], Options(**options))
     assert format.pairs
-    return format.pairs(record(columns), Options(**options))
+    return format.pairs(record(columns_of(name, columns, "f.jsonl:3")), Options(**options))
 
 
 def pairs(columns: dict[str, Any], **options: Any) -> list[Pair]:
@@ -227,7 +227,7 @@ def test_a_margin_stands_before_the_difference_of_scores():
 
 def test_alpaca():
     row = {"instruction": "Do", "input": "this", "output": "o", "chosen": "a", "rejected": "b"}
-    assert said(one(row)) == (["Do\n\nthis"], "a", "b")
+    assert said(one(row)) == (["Do\nthis"], "a", "b")
     assert said(one(row | {"input": ""}))[0] == ["Do"]
 
 
@@ -591,8 +591,14 @@ def test_flat_oasst_rows_are_the_same_tree():
     ("row", "word"),
     [
         ({"prompt": "Q", "chosen": "a", "rejected": "\ud800"}, "surrogate"),
-        ({"chosen": turns("Q", "a"), "rejected": [{"role": "human", "content": "b"}]}, "'human'"),
-        ({"chosen": turns("Q", "a"), "rejected": [{"role": A}]}, "rejected[0] role content"),
+        (
+            {"chosen": turns("Q", "a"), "rejected": [{"role": "narrator", "content": "b"}]},
+            "'narrator'",
+        ),
+        (
+            {"chosen": turns("Q", "a"), "rejected": [{"role": A}]},
+            "rejected' message 1 role content",
+        ),
         ({"chosen": turns("Q", "a"), "rejected": [{"role": A, "content": None}]}, "null"),
         (unified(1, 0) | {"conv_A": "text"}, "Human:"),
         (unified(1, 0) | {"conv_A_rating": "high"}, "a number is expected"),
@@ -640,7 +646,7 @@ def converted(rows: list[Any]) -> list[Pair | Refusal]:
     return [
         one
         for at, row in enumerate(rows)
-        for one in convert(Record(f"r{at}", f"f:{at + 1}", "s", row), options)
+        for one in convert(Record(f"r{at}", f"f:{at + 1}", "s", columns_of(name, row, "")), options)
     ]
 
 

@@ -11,7 +11,7 @@ from rewards.encoding.bos import with_bos
 from rewards.encoding.encoder import Encoder
 from rewards.encoding.formats import render
 from rewards.types import RewardError
-from rollout.types import InputError, Prompt, conversation
+from rollout.types import Completion, InputError, Prompt, conversation
 
 BOS = tiny.BOS_ID
 
@@ -39,10 +39,10 @@ def test_hh_plain_text_is_replaced_literally():
     replaced = "###Human: U1###Assistant: A1###Human: U2###Assistant: A2"
     assert render(plain, "hh", None) == replaced
     prompt = Prompt("p", "\n\nHuman: U1\n\nAssistant: A1\n\nHuman: U2\n\nAssistant:")
-    assert render(conversation(prompt, " A2"), "hh", None) == replaced
-    assert render(conversation(prompt, "A2"), "hh", None) == replaced
+    assert render(conversation(prompt, Completion(" A2")), "hh", None) == replaced
+    assert render(conversation(prompt, Completion("A2")), "hh", None) == replaced
     # the marker inside an ordinary question is content, not a dialogue
-    asked = conversation(Prompt("p", "who says \n\nHuman: here?"), "A")
+    asked = conversation(Prompt("p", "who says \n\nHuman: here?"), Completion("A"))
     assert render(asked, "hh", None) == "###Human: who says \n\nHuman: here?###Assistant: A"
 
 

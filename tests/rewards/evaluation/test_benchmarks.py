@@ -278,4 +278,4 @@ def test_judgebench_groups() -> None:
     ],
 )
 def test_forms_are_told_from_columns(columns: dict[str, Any], form: str | None) -> None:
-    assert recognise(columns) == form
+    assert recognise(columns, "f:1") == form

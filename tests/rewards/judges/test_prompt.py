@@ -79,7 +79,7 @@ def test_header_in_a_response_is_not_mistaken_for_the_templates():
             "{% if add_generation_prompt %}x{% endif %}{{ messages[0]['content'] }}",
             "does not open the assistant's turn",
         ),
-        ("{{ raise_exception('no users') }}", "refuses a user turn: no users"),
+        ("{{ raise_exception('no users') }}", "judge.* refuses the conversation: no users"),
     ],
 )
 def test_templates_that_do_not_ask_for_an_answer_are_refused(template, reason):

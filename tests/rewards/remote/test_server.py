@@ -178,8 +178,11 @@ def test_a_failed_reward_is_an_error_and_never_a_number(toy_url, text, status, s
         ({"conversations": ["x"], "groups": []}, "give either"),
         ({"conversations": "x"}, "conversations: "),
         ({"conversations": [5]}, "conversations.0"),
-        ({"conversations": [[{"role": "user"}]]}, "content: Field required"),
-        ({"conversations": [[{"role": "user", "content": "x", "name": "y"}]]}, "name: Extra"),
+        ({"conversations": [[{"role": "user"}]]}, "conversations.0: messages"),
+        (
+            {"conversations": [[{"role": "user", "content": "x", "nmae": "y"}]]},
+            "unknown key 'nmae'",
+        ),
         ({"conversations": ["x"], "modle": "y"}, "modle: Extra inputs"),
         ({"conversations": ["x"], "model": "gold"}, "this server has 'toy', not 'gold'"),
         ({"groups": [{"prompt": "x", "responses": ["y"], "token_ids": []}]}, "but 0 token_ids"),

@@ -282,7 +282,7 @@ def test_bad_settings(
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"prompt": "q", "response": "a"}, "no column 'responses'"),
+        ({"prompt": "q"}, "no column 'responses'"),
         ({"prompt": "q", "responses": []}, "'responses' is empty"),
         ({"prompt": "q", "responses": ["a"], "best": 0}, "has a column 'best' already"),
     ],

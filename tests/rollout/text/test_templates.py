@@ -156,7 +156,7 @@ def test_templates_that_cannot_say_a_prompt():
     )
     refusing = tokenizer(chat="{{ raise_exception('System role\nnot supported') }}")
     message = refused(Prompt("p", (system, USER)), made=refusing)
-    assert "chat template refuses it (System role not supported)" in message
+    assert "chat template refuses the conversation: System role not supported" in message
 
 
 @pytest.mark.skipif(

@@ -1,0 +1,303 @@
+r"""Rows of every published form under the names that all commands read.
+
+| form | columns | become |
+|---|---|---|
+| LLaMA-Factory, Alpaca | `instruction`, `input`; `output` | `prompt`; `response` |
+| ShareGPT | `conversations` | `messages`, or `prompt` beside `chosen` |
+| axolotl | `messages`, `chosen`, `rejected` | `prompt` beside them |
+| ms-swift | `messages`, `rejected_response`, `rejected_messages` | `prompt`, `chosen`, `rejected` |
+| Orca, argilla, stack-exchange | `question`, `chosen_response`, `response_j`, … | the same |
+| TRL, no prompt | `chosen`, `rejected`, two texts | `prompt`: what they share, up to a blank |
+| two answers and a verdict | see `_TWO` | `prompt`, `responses`, `ranks`, `margin` |
+| NeMo, UltraFeedback, Nectar | `completions`, `answers` | `responses`, `ranks` or `scores` |
+| OpenRLHF | `input`, `output`, `reward` | `prompt`, `response`, `score` |
+
+Beside any of them `system`, `system_prompt`, `history`, `chat_history`, `context`, `tools` and
+`functions` become messages of the prompt. What carries context in another way is refused by its
+name, never left out. All other columns stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from os.path import commonprefix
+
+from rollout.data.jsonl import is_finite_number, is_list, is_object, json_kind
+from rollout.data.messages import (
+    MEDIA,
+    begins_with_hh_turn,
+    check_messages,
+    parse_hh,
+    read_tools,
+    refuse_media,
+)
+from rollout.errors import InputError
+from rollout.types import Message, with_keys
+
+__all__ = ["column", "known_columns", "renamed"]
+
+_Columns = dict[str, object]
+_SIDES = ("chosen", "rejected")
+_SYSTEM = ("system", "system_prompt")
+_HISTORY = ("history", "chat_history", "context", "documents")
+_TOOLS = ("tools", "functions")
+_ASKED = ("instruction", "question", "query")
+# whole conversations, which other trainers call so
+_DIALOGUE = ("conversations", "conversation")
+_SAME = {
+    "chosen_response": "chosen", "rejected_response": "rejected", "response_j": "chosen",
+    "response_k": "rejected",
+}  # fmt: skip
+
+
+def renamed(columns: _Columns, names: Mapping[str, str], where: str) -> _Columns:
+    """The columns under the names that the user gave: {name here: name there, "" to leave out}.
+
+    A name there may be dotted, for a column inside another. Raises InputError for one that is not
+    there.
+    """
+    found = {key: value for key, value in columns.items() if key not in names}
+    for name, there in names.items():
+        if there:
+            found[name] = column(columns, there, where)
+            if there != name and there not in names:
+                found.pop(there, None)
+    return found
+
+
+def column(columns: Mapping[str, object], name: str, where: str) -> object:
+    """The value of a column, or of one inside others by its dotted name. Raises InputError."""
+    value: object = columns
+    if name in columns:
+        return columns[name]
+    for part in name.split("."):
+        if not is_object(value) or part not in value:
+            held = ", ".join(columns) or "none"
+            raise InputError(where, f"no column {name!r}", f"name one of those there: {held}")
+        value = value[part]
+    return value
+
+
+def known_columns(columns: _Columns, where: str) -> _Columns:
+    """The row under the names that all commands read. Raises InputError that begins with `where`,
+    for content that cannot be read, or context that nothing says how to read."""
+    found = dict(columns)
+    if columns.keys() & set(MEDIA):
+        refuse_media(found, where)
+    _name_dialogue(found, where)
+    _name_answers(found, where)
+    _name_prompt(found, where)
+    _put_context(found, where)
+    return found
+
+
+def _name_dialogue(found: _Columns, where: str) -> None:
+    """`conversations`, and messages that two sides answer."""
+    for key in _DIALOGUE:
+        if is_list(found.get(key)) and not found.keys() & {"prompt", "messages"}:
+            found["messages"] = found.pop(key)
+    if "messages" not in found or found.get("messages") is None:
+        return
+    sides = [key for key in ("rejected_response", "rejected_messages") if found.get(key)]
+    if sides and "chosen" not in found:
+        *before, last = check_messages(found.pop("messages"), where, "messages")
+        rejected = found.pop(sides[0])
+        if sides[0] == "rejected_messages":
+            found |= {"chosen": [*before, last], "rejected": rejected}
+        else:
+            found |= {"prompt": before, "chosen": [last], "rejected": rejected}
+    elif found.keys() >= set(_SIDES) and (found.get("prompt") or _is_dialogue(found["chosen"])):
+        del found["messages"]  # of the binarized sets: the chosen dialogue once more
+    elif found.keys() >= set(_SIDES):
+        found["prompt"] = found.pop("messages")
+
+
+def _is_dialogue(value: object) -> bool:
+    return (is_list(value) and len(value) > 1) or (
+        isinstance(value, str) and begins_with_hh_turn(value)
+    )
+
+
+def _name_answers(found: _Columns, where: str) -> None:
+    for key, name in _SAME.items():
+        if key in found and name not in found:
+            found[name] = found.pop(key)
+    for key in ("reward", "rewards"):  # of one response, or of each
+        if key in found:
+            found.setdefault("scores" if is_list(found[key]) else "score", found[key])
+    if "responses" in found or found.keys() >= set(_SIDES):
+        return
+    for first, second, verdict, read in _TWO:
+        if found.keys() >= {first, second, verdict}:
+            better, margin = read(found, where)
+            ranks = [0, 0] if better is None else [better, 1 - better]
+            found |= {"responses": [found.pop(first), found.pop(second)], "ranks": ranks}
+            found.setdefault("margin", margin)
+            return
+    for key in ("completions", "answers"):
+        if is_list(answers := found.get(key)) and answers and all(map(is_object, answers)):
+            found |= _several(answers, where, key)
+            return
+    for key in ("output", "completion"):
+        asked = found.keys() & {"prompt", "input", *_ASKED}
+        if asked and key in found and not found.keys() & {"response", "messages"}:
+            found["response"] = found.pop(key)
+
+
+def _several(answers: Sequence[object], where: str, key: str) -> _Columns:
+    """`responses`, and `ranks` (lower is better) or `scores`, of answers that are objects."""
+    texts: list[object] = []
+    for one in answers:
+        held = one if is_object(one) else {}
+        text = next((held[k] for k in ("completion", "response", "answer") if k in held), None)
+        if text is None:
+            raise InputError(where, f"{key!r} holds an answer without its text", "fix the row")
+        texts.append(text)
+    for name, by in (("ranks", "rank"), ("scores", "overall_score"), ("scores", "score")):
+        if all(is_object(one) and is_finite_number(one.get(by)) for one in answers):
+            return {"responses": texts, name: [one[by] for one in answers if is_object(one)]}
+    return {"responses": texts}
+
+
+def _name_prompt(found: _Columns, where: str) -> None:
+    if found.get("prompt") is None:
+        asked = next((key for key in _ASKED if isinstance(found.get(key), str)), None)
+        more = found.get("input")
+        if asked is not None:
+            text = str(found.pop(asked))
+            # as LLaMA-Factory joins them; Alpaca's own header belongs to a model's template
+            extra = isinstance(more, str) and more.strip() and asked == "instruction"
+            found["prompt"] = f"{text}\n{more}" if extra else text
+        elif more is not None and "response" in found:
+            found["prompt"] = found.pop("input")
+        elif "responses" in found or found.keys() >= set(_SIDES):
+            for key in ("context", "history"):
+                if found.get(key) and "prompt" not in found:
+                    found["prompt"] = found.pop(key)
+    if found.get("prompt") is None and all(isinstance(found.get(side), str) for side in _SIDES):
+        _share_prompt(found, where)
+
+
+def _share_prompt(found: _Columns, where: str) -> None:
+    """TRL's rows of two whole texts: the prompt is what they share, up to the last blank."""
+    chosen, rejected = (str(found[side]) for side in _SIDES)
+    if begins_with_hh_turn(chosen) or begins_with_hh_turn(rejected):
+        return
+    texts = [key for key, value in found.items() if isinstance(value, str) and " " in value]
+    lists = [key for key, value in found.items() if is_list(value) and value]
+    if others := [key for key in (*texts, *lists) if key not in _SIDES]:
+        raise InputError(
+            where, f"no column 'prompt', and {others[0]!r} may be it", "say --columns prompt=NAME"
+        )
+    shared = commonprefix([chosen, rejected])  # noqa: RUF071 texts, no paths
+    shared = shared[: shared.rfind(" ")] if " " in shared else ""
+    if shared.strip():
+        found |= {"prompt": shared, "chosen": chosen[len(shared) :]}
+        found["rejected"] = rejected[len(shared) :]
+
+
+def _put_context(found: _Columns, where: str) -> None:
+    """Put system, history and tools into every conversation of the row."""
+    system = _system(found, where)
+    before = [turn for key in _HISTORY for turn in _history(found.get(key), where, key)]
+    tools = [tool for key in _TOOLS for tool in read_tools(found.get(key), where, key)]
+    if system is None and not before and not tools:
+        return
+    for key in ("prompt", "messages", *_SIDES):
+        value = found.get(key)
+        if value is None or (key in _SIDES and not _is_dialogue(value)):
+            continue
+        turns = [*before, *_turns(value, where, key)]
+        if turns[0]["role"] in ("system", "developer"):
+            if system is not None and turns[0]["content"] != system["content"]:
+                raise InputError(
+                    where, f"'system' is another than that of {key!r}", "keep one of them"
+                )
+        elif system is not None:
+            turns = [system, *turns]
+        if tools:
+            turns[0] = with_keys(turns[0], tools=tools)
+        found[key] = turns
+    for key in (*_SYSTEM, *_HISTORY, *_TOOLS):
+        found.pop(key, None)
+
+
+def _system(found: _Columns, where: str) -> Message | None:
+    said = {str(found[key]): key for key in _SYSTEM if found.get(key)}
+    for text, key in said.items():
+        if not isinstance(found[key], str):
+            raise InputError(where, f"{key!r} is {json_kind(found[key])}", "make it a string")
+        if len(said) == 1:
+            return Message(role="system", content=text) if text.strip() else None
+    if said:
+        raise InputError(where, f"{' and '.join(said.values())} differ", "keep one of them")
+    return None
+
+
+def _history(value: object, where: str, key: str) -> list[Message]:
+    """Turns before the prompt: messages, or pairs of a question and its answer."""
+    if not value:
+        return []
+    pairs = [
+        (one[0], one[1])
+        for one in (value if is_list(value) else ())
+        if is_list(one) and len(one) == 2
+    ]
+    if is_list(value) and len(pairs) == len(value):
+        roles = ("user", "assistant")
+        value = [
+            {"role": role, "content": said}
+            for pair in pairs
+            for role, said in zip(roles, pair, strict=True)
+        ]
+    elif not is_list(value):
+        raise InputError(
+            where, f"{key!r} is {json_kind(value)} beside the prompt",
+            f"put it into the prompt, or leave it out: --columns {key}=",
+        )  # fmt: skip
+    return check_messages(value, where, key)
+
+
+def _turns(value: object, where: str, key: str) -> list[Message]:
+    if not isinstance(value, str):
+        return check_messages(value, where, key) or [Message(role="user", content="")]
+    if begins_with_hh_turn(value):
+        return parse_hh(value, where, key)
+    return [Message(role="user", content=value)]
+
+
+_Verdict = tuple[int | None, float | None]  # the better of two, None for neither; by how much
+
+
+def _one_of(
+    key: str, known: Mapping[object, int | None], margin: Mapping[object, float] | None = None
+) -> Callable[[_Columns, str], _Verdict]:
+    def read(columns: _Columns, where: str) -> _Verdict:
+        value = columns[key]
+        if is_list(value) or is_object(value) or value not in known:
+            listed = ", ".join(repr(one) for one in known)
+            raise InputError(where, f"{key!r} is {value!r}", f"use one of {listed}")
+        return known[value], (margin or {}).get(value)
+
+    return read
+
+
+def _signed(key: str) -> Callable[[_Columns, str], _Verdict]:
+    """Below 0 the first is better, above it the second."""
+
+    def read(columns: _Columns, where: str) -> _Verdict:
+        value = columns[key]
+        if not is_finite_number(value):
+            raise InputError(where, f"{key!r} is {json_kind(value)}", "make it a number")
+        return (None if value == 0 else int(value > 0)), abs(float(value))
+
+    return read
+
+
+_TWO: tuple[tuple[str, str, str, Callable[[_Columns, str], _Verdict]], ...] = (
+    # PKU-SafeRLHF, SHP, alpaca_farm, HelpSteer3, in this order
+    ("response_0", "response_1", "better_response_id", _one_of("better_response_id", {0: 0, 1: 1})),
+    ("human_ref_A", "human_ref_B", "labels", _one_of("labels", {1: 0, 0: 1})),
+    ("output_1", "output_2", "preference", _one_of("preference", {1: 0, 2: 1, 0: None})),
+    ("response1", "response2", "overall_preference", _signed("overall_preference")),
+)

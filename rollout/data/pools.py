@@ -1,0 +1,88 @@
+"""Flat rows, one response each, put together to rows of K responses by the prompt they answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from rollout.data.forms import known_columns
+from rollout.data.jsonl import Row, is_object
+from rollout.data.messages import (
+    Content,
+    check_messages,
+    prompt_content,
+    read_answer,
+    split_response,
+)
+from rollout.types import Completion
+
+__all__ = ["flat_answer", "pool_rows", "prompt_key"]
+
+# what a column of one response is called beside several
+_MANY = {"finish_reason": "finish_reasons", "seed": "seeds"}
+_OWN = ("prompt", "response", "messages")
+
+
+@dataclass(slots=True)
+class _Pool:
+    row: Row
+    content: Content
+    answers: list[Completion] = field(default_factory=list[Completion])
+    columns: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+
+
+def pool_rows(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of K responses as they are; then the flat ones, which are held until all are read,
+    together where they answer the same prompt, wherever they stand.
+
+    Of their columns, `score` and `NAME_score` become lists `scores` and `NAME_scores`, others a
+    list where they differ. The id is that of the first row.
+
+    Raises InputError that begins with a row's place.
+    """
+    pools: dict[str, _Pool] = {}
+    for row in rows:
+        known = known_columns(row.value, row.where) if is_object(row.value) else {}
+        if "responses" in known or not ("response" in known or "messages" in known):
+            yield row
+            continue
+        content, answer = flat_answer(known, row.where)
+        pool = pools.setdefault(prompt_key(content), _Pool(row, content))
+        pool.answers.append(answer)
+        pool.columns.append({key: value for key, value in known.items() if key not in _OWN})
+    for pool in pools.values():
+        yield replace(pool.row, value=_together(pool))
+
+
+def flat_answer(known: dict[str, object], where: str) -> tuple[Content, Completion]:
+    """The prompt and the response of a row of `response` or `messages`. Raises InputError."""
+    if "response" not in known:
+        messages = check_messages(known.get("messages"), where, "messages")
+        return split_response(messages, where, "messages")
+    return prompt_content(known.get("prompt"), where), read_answer(
+        known["response"], where, "response"
+    )
+
+
+def prompt_key(content: Content) -> str:
+    """Equal for equal prompts."""
+    return json.dumps(content)
+
+
+def _together(pool: _Pool) -> dict[str, object]:
+    found: dict[str, object] = {
+        "prompt": pool.content if isinstance(pool.content, str) else list(pool.content),
+        "responses": [one.message or one.text for one in pool.answers],
+    }
+    for name in dict.fromkeys(name for columns in pool.columns for name in columns):
+        values = [columns.get(name) for columns in pool.columns]
+        if name == "score" or name.endswith("_score"):
+            found[f"{name}s"] = values
+        elif name in _MANY or name == "token_ids":
+            found[_MANY.get(name, name)] = values
+        elif name == "id" or all(value == values[0] for value in values):
+            found[name] = values[0]
+        else:
+            found[name] = values
+    return found

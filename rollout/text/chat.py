@@ -1,0 +1,117 @@
+"""The tokenizer's chat template, for prompts and for conversations alike: nothing is lost in it.
+
+Templates know no key that they were not written for, and leave out what they do not know: tools,
+tool calls, reasoning, a developer's or a system message. What makes no difference to the text is
+refused here by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from rollout.errors import InputError
+from rollout.text.printable import one_line
+from rollout.types import Message, with_keys
+
+__all__ = ["TEMPLATE_DATE", "apply_chat_template"]
+
+# Llama 3.2's template prints today's date, and neither a sample nor a reward may depend on the day.
+# This is the date that the template itself falls back to.
+TEMPLATE_DATE = datetime(2024, 7, 26)
+_OTHER = "other words, which no row has"
+_WHERE = "the chat template"
+
+
+def apply_chat_template(
+    tokenizer: Any, messages: Sequence[Message], *, ask: bool = False, **settings: object
+) -> str:
+    """The text of a conversation; with `ask`, of a prompt: up to where the assistant speaks, or to
+    the end of what it began to say.
+
+    Args:
+        settings: variables of the template (Qwen3's enable_thinking).
+
+    Raises:
+        InputError: the template refuses the messages, or leaves out a part of them.
+    """
+    try:
+        return _applied(_Template(tokenizer, ask, settings), messages)
+    except InputError:
+        # a system message by its newer name, which most templates do not know
+        if messages[0]["role"] != "developer":
+            raise
+        system = [with_keys(messages[0], role="system"), *messages[1:]]
+        return _applied(_Template(tokenizer, ask, settings), system)
+
+
+def _applied(told: _Template, messages: Sequence[Message]) -> str:
+    try:
+        text = told.text(messages)
+    except told.errors as error:
+        raise InputError(_WHERE, f"refuses the conversation: {one_line(error)}") from error
+    for name, other in _variants(messages, told.source):
+        if told.same(text, other):
+            raise InputError(
+                _WHERE, f"does not write {name}", "use another template, or leave the row out"
+            )
+    return text
+
+
+class _Template:
+    def __init__(self, tokenizer: Any, ask: bool, settings: dict[str, object]) -> None:
+        from jinja2 import TemplateError
+
+        self.errors = (TemplateError, TypeError, KeyError, ValueError)
+        self.source = str(tokenizer.chat_template)
+        self._tokenizer, self._ask, self._settings = tokenizer, ask, settings
+
+    def text(self, messages: Sequence[Message]) -> str:
+        begun = self._ask and messages[-1]["role"] == "assistant"
+        turns = [self._turn(message) for message in messages]
+        return self._tokenizer.apply_chat_template(
+            turns,
+            tools=messages[0].get("tools") if messages else None,
+            tokenize=False,
+            add_generation_prompt=self._ask and not begun,
+            continue_final_message=begun,
+            date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
+            strftime_now=TEMPLATE_DATE.strftime,
+            **self._settings,
+        )
+
+    def same(self, text: str, messages: Sequence[Message]) -> bool:
+        """Whether other messages, which the template may refuse, have the same text."""
+        try:
+            return self.text(messages) == text
+        except self.errors:
+            return False
+
+    def _turn(self, message: Message) -> dict[str, object]:
+        turn: dict[str, object] = {key: message[key] for key in message if key != "tools"}
+        if "reasoning_content" in turn and "reasoning_content" not in self.source:
+            # as gpt-oss and vLLM call it
+            turn |= dict.fromkeys(("thinking", "reasoning"), turn["reasoning_content"])
+        return turn
+
+
+def _variants(messages: Sequence[Message], source: str) -> list[tuple[str, list[Message]]]:
+    """(what is in question, the messages without it or with other words in its place)."""
+    found: list[tuple[str, list[Message]]] = []
+
+    def put(at: int, name: str, message: Message) -> None:
+        found.append((name, [*messages[:at], message, *messages[at + 1 :]]))
+
+    for at, message in enumerate(messages):
+        for key in ("tools", "tool_calls", "reasoning_content"):
+            # templates leave the thoughts of earlier turns out on purpose
+            meant = key == "reasoning_content" and at < len(messages) - 1 and key in source
+            if key in message and not meant:
+                rest = message.copy()
+                del rest[key]
+                put(at, f"{key!r} of message {at + 1}", rest)
+        if message["role"] not in ("user", "assistant") and message["content"].strip():
+            said = f"the {message['role']}'s message {at + 1}"
+            put(at, said, with_keys(message, content=_OTHER))
+    return found

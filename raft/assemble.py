@@ -20,6 +20,7 @@ from raft.workers.trainer import TrainerWorkers
 from rewards.checkpoints.hub import check_model, local_path
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
+from rollout.storage.settings import made_of
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
@@ -99,6 +100,12 @@ def check_models(config: RunConfig) -> None:
     for key, reward in (("reward", config.reward), ("gold", config.gold)):
         if reward is not None:
             reward.check_models(f"{key}.model")
+
+
+def models_of(config: RunConfig) -> dict[str, object]:
+    """The files and folders that a run's numbers depend on, each with what tells its content."""
+    rewards = [reward.said() for reward in (config.reward, config.gold) if reward is not None]
+    return made_of([config.policy.model, *rewards], dates=False)
 
 
 def _executor(config: RunConfig) -> Executor:

@@ -6,8 +6,7 @@
                      give the rollout workers the new weights, verified
                      evaluate on the held-out prompts; end where a guard of the monitor says so
 
-Every stage leaves a whole file behind and is skipped when that file is there: a run that was
-killed goes on where it was. Where a stage runs, and on what, is the worker groups' business.
+Every stage leaves a whole file behind and is skipped when it is there: a killed run goes on.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raft.assemble import WorkerGroups, check_models, start_workers
+from raft.assemble import WorkerGroups, check_models, models_of, start_workers
 from raft.collect import collect
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
 from raft.runs.environment import describe_environment
@@ -74,6 +73,7 @@ def run(config: RunConfig) -> Path:
         monitor = Monitor(folder, config.monitor, local_path(config.policy.model))
         over, curves = _is_over(config, folder, monitor), folder.root / "curves.png"
         if not over:
+            folder.settle_models(models_of(config))
             folder.write_environment(describe_environment())
             started = time.monotonic()
             with (
@@ -82,11 +82,10 @@ def run(config: RunConfig) -> Path:
             ):
                 # while the workers start: encoding imports the tokenizer, which takes seconds
                 prompts, held_out = encode_texts(config, texts)
-                prompts_of(1, prompts, config.prompts.per_iteration, config.seed)
                 folder.settle_prompts(digest(prompts, held_out))
                 measures = policy_measures(config)
-                log.info("policy %s, engine %s", config.policy.model, workers.rollout.describe())
-                log.info("ready to draw after %.0f s", time.monotonic() - started)
+                engine, seconds = workers.rollout.describe(), time.monotonic() - started
+                log.info("policy %s, engine %s, %.0f s", config.policy.model, engine, seconds)
                 iterate(Run(config, folder, workers, prompts, held_out, monitor, measures, sinks))
         if not (over and curves.exists()):
             draw_curves([folder.root], curves)
@@ -133,8 +132,7 @@ def improve(run: Run, iteration: int) -> None:
         trained = train(run.config, run.folder, run.workers, selected, iteration)
     with watch("sync"):
         sync(run.config, run.folder, run.workers, run.held_out, iteration)
-    # the evaluation's row, where there is one, has the whole iteration
-    times = watch.metrics()
+    times = watch.metrics()  # the evaluation's row, where there is one, has the whole iteration
     judged = by_judge(config.reward, config.gold, alone=False)
     row = {
         **summarize(store.rows(), "rollout", without_means=judged),
@@ -151,14 +149,12 @@ def improve(run: Run, iteration: int) -> None:
 def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
     """The held-out prompts under policy version `iteration`; the same seeds every time.
 
-    Returns why the run ends here, where a guard of the monitor says so. `watch` has run since the
-    iteration began.
+    Returns why the run ends here, where a guard says so. `watch` runs since the iteration began.
     """
     config, folder, monitor = run.config, run.folder, run.monitor
     if folder.has_metrics(iteration, "eval"):
         return monitor.check(iteration)  # its rules may have changed since
-    at_start = folder.iteration(0) / "eval.jsonl"
-    held_out = run.held_out
+    at_start, held_out = folder.iteration(0) / "eval.jsonl", run.held_out
     with watch("eval"):
         if by_judge(config.reward, config.gold, alone=False):
             held_out = with_references(held_out, read_samples(at_start) if iteration else None)
@@ -179,7 +175,6 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
     row = {
         **summarize(store.rows(), "eval"),
         **measured,
-        # the starting policy on the same prompts
         **compare(store.rows(), read_samples(at_start), by_judge(config.reward, config.gold)),
         **judge_metrics(run.workers.reward.reports, "eval"),
         **times,
@@ -193,15 +188,13 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
 
 
 def _is_over(config: RunConfig, folder: RunFolder, monitor: Monitor) -> bool:
-    """Whether nothing is left to do, as the log then says."""
-    last = config.iterations
+    """Whether nothing is left to do; the log says so, or where the run goes on."""
     if stopped := monitor.standing_stop():
         log.warning(stopped)
         return True
-    # fewer iterations asked for than there are: no older policy is redone
-    finished = folder.latest_version() > last or (
-        folder.has_metrics(last, "eval") and (last == 0 or folder.has_metrics(last, "train"))
-    )
+    done, finished = folder.latest_version(), folder.finished(config.iterations)
     if finished:
-        log.info("%s is finished: %d iterations", folder.root, folder.latest_version())
+        log.info("%s is finished: %d iterations", folder.root, done)
+    elif folder.metrics():
+        log.info("going on after iteration %d of %d", done, config.iterations)
     return finished

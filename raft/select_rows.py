@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from rollout.data.jsonl import Damage, is_finite_number, is_object, json_kind, r
 from rollout.data.samples import REWARD, SampleRow, Scores, ids_column, prompt_column
 from rollout.storage.files import write_rows
 from rollout.types import InputError, Message
+
+log = logging.getLogger("raft")
 
 __all__ = ["SelectedRow", "read_selected", "selectable_scores", "trained_samples", "write_selected"]
 
@@ -123,6 +126,10 @@ def write_selected(
         InputError: nothing could be selected.
     """
     scores_PK, refused = _selectable(rows, filters)
+    if _tells_nothing(scores_PK):
+        log.warning(
+            "every response to a prompt has the same reward: what is selected does not depend on it"
+        )
     chosen_M2 = select(strategy, scores_PK, **arguments)
     if len(chosen_M2) == 0:
         counts = ", ".join(f"{key} {count}" for key, count in refused.items() if count) or "none"
@@ -169,6 +176,13 @@ def read_selected(
 def trained_samples(strategy: str, chosen_M2: NDArray[np.int64]) -> NDArray[np.int64]:
     """(M', 2): of the rows that `select` gives, those that the policy learns to say."""
     return chosen_M2[::2] if strategy == _PAIRS else chosen_M2
+
+
+def _tells_nothing(scores_PK: NDArray[np.float64]) -> bool:
+    """Whether no prompt has two responses of different scores; of one response each, too."""
+    scores_PK = scores_PK[np.isfinite(scores_PK).any(axis=1)]
+    lowest_P, highest_P = np.nanmin(scores_PK, axis=1), np.nanmax(scores_PK, axis=1)
+    return len(scores_PK) > 0 and bool((lowest_P == highest_P).all())
 
 
 def _selectable(rows: Rows, filters: Filters) -> tuple[np.ndarray, dict[str, int]]:

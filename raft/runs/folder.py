@@ -19,6 +19,7 @@ from rollout.storage.files import (
     GONE,
     naming,
     open_locked,
+    read_json,
     read_rows,
     remove_tree,
     write_json,
@@ -68,6 +69,12 @@ class RunFolder:
             if path.is_dir() and path.parent.name.isdecimal()
         ]
         return max(versions, default=0)
+
+    def finished(self, iterations: int) -> bool:
+        """Whether so many iterations are done. Where there are more, no older policy is redone."""
+        trained = iterations == 0 or self.has_metrics(iterations, "train")
+        evaluated = self.has_metrics(iterations, "eval")
+        return self.latest_version() > iterations or (trained and evaluated)
 
     def has_metrics(self, iteration: int, phase: str) -> bool:
         return any(r["iteration"] == iteration and r["phase"] == phase for r in self._metrics)
@@ -145,7 +152,7 @@ class RunFolder:
                 raise InputError(
                     "run_dir",
                     f"{self.root} belongs to another config (it differs in {', '.join(changed)})",
-                    "choose another run_dir or restore these keys",
+                    f"restore these keys, or {self._way_on()}",
                 )
         write_whole(path, text)
 
@@ -166,6 +173,36 @@ class RunFolder:
                 )
             return
         write_whole(path, digest + "\n")
+
+    def settle_models(self, found: Mapping[str, object]) -> None:
+        """Refuse to continue with another policy, reward function or model under the same name.
+
+        Args:
+            found: files and folders by their names, as `made_of` tells their content.
+
+        Raises:
+            InputError: it names the file.
+        """
+        path = self.root / "models.json"
+        if path.exists() and self._holds_samples():
+            stored = read_json(path)
+            stored = stored if is_object(stored) else {}
+            for name in sorted(stored.keys() & found.keys()):
+                if stored[name] != found[name]:
+                    raise InputError(
+                        name,
+                        f"is not what {self.root} began with: rewards of two kinds would stand in "
+                        "one curve",
+                        f"restore it, or {self._way_on()}",
+                    )
+            found = {**found, **stored}
+        write_json(path, found)
+
+    def _way_on(self) -> str:
+        """How a new run takes over from this one."""
+        version = self.latest_version()
+        policy = f" policy.model={self.checkpoint(version)}" if version else ""
+        return f"begin a new run: run_dir=…{policy}"
 
     def _holds_samples(self) -> bool:
         """Whether there is anything that another config would spoil."""

@@ -73,9 +73,12 @@ def encode_texts(config: RunConfig, texts: Texts) -> tuple[list[Prompt], list[Pr
     """
     prompts = _encode(config, texts.prompts)
     if texts.held_out is not None:
-        return _without(prompts, texts.held_out), _encode(config, texts.held_out)
-    assert isinstance(config.eval.prompts, int), "no file of held-out prompts was read"
-    return _hold_out(config, prompts, config.eval.prompts)
+        training, held_out = _without(prompts, texts.held_out), _encode(config, texts.held_out)
+    else:
+        assert isinstance(config.eval.prompts, int), "no file of held-out prompts was read"
+        training, held_out = _hold_out(config, prompts, config.eval.prompts)
+    _check_enough(config.prompts.per_iteration, len(training), len(prompts) - len(training))
+    return training, held_out
 
 
 def load_all_prompts(config: RunConfig) -> list[Prompt]:
@@ -178,18 +181,23 @@ def prompts_of(
         InputError: fewer prompts than one iteration takes.
     """
     count = len(prompts)
-    if per_iteration > count:
-        raise InputError(
-            "prompts.per_iteration",
-            f"is {per_iteration}, but only {count} prompts are there to train on",
-            "lower it or add prompts",
-        )
+    _check_enough(per_iteration, count)
     epoch, offset = divmod((iteration - 1) * per_iteration, count)
     order = _order(epoch, prompts, per_iteration, seed)
     batch = order[offset : offset + per_iteration]
     if missing := per_iteration - len(batch):
         batch += _after(order, epoch, prompts, per_iteration, seed)[:missing]
     return batch
+
+
+def _check_enough(per_iteration: int, count: int, held_out: int = 0) -> None:
+    if per_iteration > count:
+        without = f" ({held_out} are held out)" if held_out else ""
+        raise InputError(
+            "prompts.per_iteration",
+            f"is {per_iteration}, but only {count} prompts are there to train on{without}",
+            "lower it or add prompts",
+        )
 
 
 def _order(epoch: int, prompts: Sequence[Prompt], per_iteration: int, seed: int) -> list[Prompt]:

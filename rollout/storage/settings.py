@@ -23,6 +23,7 @@ __all__ = ["Stored", "StoredSettings", "differences", "identity", "made_of", "wi
 _T = TypeVar("_T")
 _SECRETS = ("token",)
 _WEIGHTS = 1 << 20  # larger files are known by size and date, smaller ones by what they hold
+_PARTS, _PART = 16, 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +95,25 @@ def identity(stat: os.stat_result) -> list[int]:
     return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 
-def made_of(value: object) -> dict[str, object]:
-    """The files and folders that settings name, each with what tells one content from another."""
+def made_of(value: object, *, dates: bool = True) -> dict[str, object]:
+    """The files and folders that settings name, each with what tells one content from another.
+
+    Large files are told by size and date, or without `dates` by size and parts of their content: a
+    copy then counts as the same.
+    """
     found: dict[str, object] = {}
     if is_object(value):
         for item in value.values():
-            found.update(made_of(item))
+            found.update(made_of(item, dates=dates))
     elif is_list(value):
         for item in value:
-            found.update(made_of(item))
+            found.update(made_of(item, dates=dates))
     elif isinstance(value, str) and value:
         file, colon, _ = value.partition(".py:")
         with contextlib.suppress(OSError, RuntimeError):  # text too long for a path, ~ of nobody
             path = Path(f"{file}.py" if colon else value).expanduser()
             if path.exists():
-                found[str(path)] = _stamp(path)
+                found[str(path)] = _stamp(path, dates)
     return found
 
 
@@ -122,11 +127,21 @@ def without_secrets(value: _T) -> _T:
     return cast(_T, found)
 
 
-def _stamp(path: Path) -> object:
+def _stamp(path: Path, dates: bool) -> object:
     if path.is_dir():
         files = sorted(file for file in path.glob("*") if file.is_file())
-        return {file.name: _stamp(file) for file in files if not file.name.startswith(".")}
+        return {file.name: _stamp(file, dates) for file in files if not file.name.startswith(".")}
     stat = path.stat()
     if stat.st_size <= _WEIGHTS:
         return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-    return [stat.st_size, stat.st_mtime_ns]
+    return [stat.st_size, stat.st_mtime_ns if dates else _sampled(path, stat.st_size)]
+
+
+def _sampled(path: Path, size: int) -> str:
+    """A digest of parts all over a large file: training changes weights everywhere."""
+    found = hashlib.blake2b(digest_size=8)
+    with path.open("rb") as file:
+        for part in range(_PARTS):
+            file.seek((size - _PART) * part // (_PARTS - 1))
+            found.update(file.read(_PART))
+    return found.hexdigest()

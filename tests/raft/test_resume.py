@@ -302,3 +302,45 @@ def test_a_kill_leaves_no_orphans(tmp_path: Path) -> None:
     # Ray's two idle agents give up on a dead cluster after a minute; all else is gone in seconds
     wait_for(lambda: not relatives(mark), 240)
     assert toy_runs.raft("run", "--quiet", file).returncode == 0
+
+
+def test_a_reward_that_changed_under_its_name_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # by content: another function in the file, or another lexicon; as it was it goes on
+    caplog.set_level("INFO")
+    lexicon = tmp_path / "lexicon.json"
+    lexicon.write_text('{"positive": ["good"], "negative": []}')
+    gold = {"kind": "function", "function": "word_list", "arguments": {"lexicon": str(lexicon)}}
+    reward = toy_runs.reward_file(tmp_path, "return [float(len(c)) for c in completions]")
+    run(small(tmp_path, iterations=1, reward=reward, gold=gold))
+    file = tmp_path / "reward_function.py"
+    before = file.read_text(), lexicon.read_text()
+    for changed, text in (
+        (file, before[0].replace("len(c)", "-len(c)")),
+        (lexicon, '{"positive": ["bad"], "negative": []}'),
+    ):
+        changed.write_text(text)
+        with pytest.raises(InputError, match=r"iterations/001/checkpoint") as caught:
+            run(small(tmp_path, iterations=2, reward=reward, gold=gold))
+        assert str(changed) in str(caught.value)
+        file.write_text(before[0])
+        lexicon.write_text(before[1])
+    run(small(tmp_path, iterations=2, reward=reward, gold=gold))
+    assert any("going on after iteration 1 of 2" in line for line in caplog.messages)
+
+
+def test_a_failure_before_the_first_sample_does_not_block_the_folder(tmp_path: Path) -> None:
+    reward = toy_runs.reward_file(tmp_path, "return [float(len(c)) for c in completions]")
+    with pytest.raises(InputError):
+        run(small(tmp_path, reward=reward, sampling={"max_new_tokens": 10**6}))
+    toy_runs.reward_file(tmp_path, "return [1.0 for c in completions]")
+    run(small(tmp_path, reward=reward))
+
+
+def test_a_reward_that_tells_nothing_apart_gets_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    constant = toy_runs.reward_file(tmp_path, "return [1.0 for c in completions]")
+    run(small(tmp_path, reward=constant, iterations=1))
+    assert any("same reward" in line for line in caplog.messages)

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +22,19 @@ __all__ = ["draw_curves", "load_config", "run"]
 
 # resolved on first use: importing this package must cost nothing
 _HOMES = {"draw_curves": "raft.curves", "load_config": "raft.config.load", "run": "raft.loop"}
+
+
+class _OwnPackages:
+    """Finds `rewards` and `rollout` beside this package, whatever a user's folder has."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name not in ("rewards", "rollout"):
+            return None
+        return PathFinder.find_spec(name, [str(Path(__file__).parents[1])])
+
+
+sys.meta_path.insert(0, _OwnPackages)
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ from ray.exceptions import (
     RayTaskError,
     WorkerCrashedError,
 )
+from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -56,6 +57,7 @@ class RayExecutor:
             with _own_signals():
                 ray.init(
                     address=address,
+                    job_config=_JobConfig(),
                     # only a cluster that starts here takes these two
                     include_dashboard=False if local else None,
                     object_store_memory=_LOCAL_OBJECT_STORE_BYTES if local else None,
@@ -79,7 +81,7 @@ class RayExecutor:
         environment = {
             "OMP_NUM_THREADS": str(resources.threads),
             "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT),
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONPATH": os.pathsep.join(_path()),
             **dict(resources.environment),
         }
         options: dict[str, object] = {
@@ -129,6 +131,13 @@ class RayExecutor:
         return self._slots[number]
 
 
+def _path() -> list[str]:
+    """Where workers look for modules: as this process, and in the working directory at last."""
+    here = os.getcwd()
+    found = [path for path in sys.path if path]
+    return found if here in found else [*found, here]
+
+
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
     """Ray sets its own way to end by SIGTERM, with a back-trace: what was set before stays."""
@@ -143,6 +152,19 @@ def _own_signals() -> Iterator[None]:
     finally:
         if callable(before):
             signal.signal(signal.SIGTERM, before)
+
+
+class _JobConfig(JobConfig):
+    """Ray puts the working directory before all else on the path of workers, where a user's
+    datasets.py would be taken for the library. Ours comes by PYTHONPATH, the directory last."""
+
+    @property
+    def _py_driver_sys_path(self) -> list[str]:
+        return []
+
+    @_py_driver_sys_path.setter
+    def _py_driver_sys_path(self, paths: list[str]) -> None:
+        pass
 
 
 class _Host:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rewards.functions import BUILTINS
+from rewards.functions.user_code import user_code
 from rollout.types import InputError
 
 __all__ = ["build_function", "resolve_function"]
@@ -33,7 +34,9 @@ def resolve_function(name: str) -> RewardFunction:
     module = _load_file(Path(home)) if home.endswith(".py") else _load_module(home)
     function = getattr(module, attribute, None)
     if function is None:
-        raise InputError(home, f"has no reward function {attribute!r}", _choices())
+        ours = home.partition(".")[0] in ("raft", "rewards", "rollout")
+        fix = f"for a file of yours write {home}.py:{attribute}" if ours else _choices()
+        raise InputError(home, f"has no reward function {attribute!r}", fix)
     if not callable(function):
         raise InputError(
             f"{attribute!r} in {home}",
@@ -72,17 +75,18 @@ def _choices() -> str:
 
 
 def _load_module(home: str) -> ModuleType:
-    try:
-        return importlib.import_module(home)
-    except ModuleNotFoundError as error:
-        missing = error.name or home
-        if home == missing or home.startswith(f"{missing}."):
-            raise InputError(
-                f"module {missing!r}", "no such module for a reward function", _choices()
-            ) from error
-        raise InputError(f"module {home!r}", f"cannot be imported ({error})") from error
-    except Exception as error:  # whatever the user's module raises while it is imported
-        raise InputError(f"module {home!r}", f"cannot be imported ({_line(error)})") from error
+    where = f"module {home!r}"
+    _look_in(Path.cwd())
+    with user_code(lambda told: InputError(where, f"cannot be imported: it {told}")):
+        try:
+            return importlib.import_module(home)
+        except ModuleNotFoundError as error:
+            missing = error.name or home
+            if home == missing or home.startswith(f"{missing}."):
+                raise InputError(
+                    f"module {missing!r}", "no such module for a reward function", _choices()
+                ) from error
+            raise
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -98,13 +102,18 @@ def _load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # dataclasses and pickle look a class's module up by name
     sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises while it is imported
-        del sys.modules[module_name]
-        raise InputError(path, f"cannot be imported ({_line(error)})") from error
+    _look_in(resolved.parent)
+    with user_code(lambda told: InputError(path, f"cannot be imported: it {told}")):
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
     return module
 
 
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def _look_in(folder: Path) -> None:
+    """Let a user's modules stand beside each other. It comes last: nothing there takes the place
+    of a library."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))

@@ -15,6 +15,7 @@ from numbers import Real
 from typing import Any
 
 from rewards.functions.resolve import build_function, resolve_function
+from rewards.functions.user_code import user_code
 from rewards.types import NonFinite, RewardError, Scores, check_policy, finite_or_missing
 from rollout.types import Completion, Group, InputError, Message, Prompt
 
@@ -61,8 +62,13 @@ class FunctionReward:
         samples = [(group.prompt, one) for group in groups for one in group.completions]
         if not samples:
             return [[] for _ in groups]
-        flat = iter(self._checked(self._run(samples), samples))
+        with user_code(lambda told: RewardError(f"{self._told} {told} (for {_ids(samples)})")):
+            flat = iter(self._checked(self._run(samples), samples))
         return [[next(flat) for _ in group.completions] for group in groups]
+
+    @property
+    def _told(self) -> str:
+        return f"reward function {self.name!r}"
 
     def _run(self, samples: Sequence[tuple[Prompt, Completion]]) -> object:
         keywords = self._keywords(samples)
@@ -70,13 +76,7 @@ class FunctionReward:
             result = self._call(**keywords)
             return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
         except InputError as error:
-            raise InputError(f"reward function {self.name!r}", error) from error
-        except Exception as error:  # user code: anything may come out; it goes on as one error
-            reason = " ".join(str(error).split())
-            raise RewardError(
-                f"reward function {self.name!r} raised {type(error).__name__}: {reason} "
-                f"(for {_prompt_ids(samples)})"
-            ) from error
+            raise InputError(self._told, error) from error
 
     def _keywords(self, samples: Sequence[tuple[Prompt, Completion]]) -> dict[str, object]:
         keywords: dict[str, object] = {
@@ -94,7 +94,7 @@ class FunctionReward:
         reserved = [name for name in RESERVED if name in names]
         if reserved:
             raise InputError(
-                f"reward function {self.name!r}",
+                self._told,
                 f"the prompts have a column {reserved[0]!r}, a name reserved for the "
                 "function's own arguments",
                 "rename the column",
@@ -111,8 +111,8 @@ class FunctionReward:
         values = self._as_list(result, samples)
         if len(values) != len(samples):
             raise RewardError(
-                f"reward function {self.name!r} returned {len(values)} scores for {len(samples)} "
-                f"completions (of {_prompt_ids(samples)}): return exactly one per completion"
+                f"{self._told} returned {len(values)} scores for {len(samples)} "
+                f"completions (of {_ids(samples)}): return exactly one per completion"
             )
         return [
             self._score(value, prompt) for value, (prompt, _) in zip(values, samples, strict=True)
@@ -124,8 +124,8 @@ class FunctionReward:
         if isinstance(values, list | tuple):
             return list(values)
         raise RewardError(
-            f"reward function {self.name!r} returned a {type(result).__name__} "
-            f"(for {_prompt_ids(samples)}): return a list with one number or None per completion"
+            f"{self._told} returned a {type(result).__name__} "
+            f"(for {_ids(samples)}): return a list with one number or None per completion"
         )
 
     def _score(self, value: Any, prompt: Prompt) -> float | None:
@@ -135,16 +135,13 @@ class FunctionReward:
         where = f"prompt {prompt.id!r}"
         if not isinstance(number, Real):
             raise RewardError(
-                f"reward function {self.name!r} returned {number!r} for {where}: "
-                "a score is a number or None"
+                f"{self._told} returned {number!r} for {where}: a score is a number or None"
             )
         try:
             score = float(number)
         except OverflowError as error:
-            raise RewardError(
-                f"reward function {self.name!r} returned a number too large for {where}"
-            ) from error
-        source = f"reward function {self.name!r}"
+            raise RewardError(f"{self._told} returned a number too large for {where}") from error
+        source = self._told
         return finite_or_missing(score, source=source, where=where, non_finite=self.non_finite)
 
 
@@ -152,7 +149,10 @@ def _named_parameters(function: Callable[..., object]) -> frozenset[str] | None:
     """The names a function without `**kwargs` accepts; None when it takes every column."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # some compiled callables have no signature: give them everything
+    except (
+        TypeError,
+        ValueError,
+    ):  # some compiled callables have no signature: give them everything
         return None
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return None
@@ -176,7 +176,7 @@ def _trl_completion(prompt: Prompt, completion: Completion) -> str | list[Messag
     return [deepcopy(completion.answer)]
 
 
-def _prompt_ids(samples: Sequence[tuple[Prompt, Completion]], limit: int = 5) -> str:
+def _ids(samples: Sequence[tuple[Prompt, Completion]], limit: int = 5) -> str:
     ids = list(dict.fromkeys(prompt.id for prompt, _ in samples))
     more = f" and {len(ids) - limit} more" if len(ids) > limit else ""
     plural = "prompts" if len(ids) > 1 else "prompt"

@@ -1,0 +1,61 @@
+"""Calls of a user's own code: whatever comes out of one is an error that names its place.
+
+`sys.exit()` in a reward function would end a command as a success, with its work undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+from rewards.types import RewardError
+from rollout.errors import InputError
+from rollout.text.printable import one_line
+
+__all__ = ["user_code"]
+
+
+@contextlib.contextmanager
+def user_code(error: Callable[[str], Exception]) -> Iterator[None]:
+    """What the block raises becomes `error` of what was raised and where.
+
+    Ctrl-C, and errors that are ours already, pass.
+    """
+    caller = sys._getframe(2).f_code.co_filename  # over the frame of the `with`
+    try:
+        yield
+    except (KeyboardInterrupt, InputError, RewardError):
+        raise
+    except BaseException as raised:  # anything may come out of code that is not ours
+        raise error(_told(raised, caller)) from raised
+
+
+def _told(raised: BaseException, caller: str) -> str:
+    if isinstance(raised, SystemExit):
+        what = f"called sys.exit({'' if raised.code is None else repr(raised.code)})"
+    else:
+        try:
+            text = one_line(raised)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # its __str__ is the user's code too
+            text = "its text cannot be had"
+        what = f"raised {type(raised).__name__}{': ' if text else ''}{text}"
+    place = _place(raised, caller)
+    return f"{what}, at {place}" if place else what
+
+
+def _place(raised: BaseException, caller: str) -> str:
+    """File and line where the user's own file was left: below it are libraries."""
+    frames = traceback.extract_tb(raised.__traceback__)
+    called = max((n for n, one in enumerate(frames) if one.filename == caller), default=-1)
+    own = [
+        one
+        for one in frames[called + 1 :]
+        if not one.filename.startswith("<frozen") and one.filename != importlib.__file__
+    ]
+    left = [one for one in own if one.filename == own[0].filename]
+    return f"{left[-1].filename}:{left[-1].lineno}" if left else ""

@@ -163,6 +163,7 @@ def _head_tensors(folder: Path) -> dict[str, torch.Tensor]:
     shapes = tensor_shapes(folder)
     names = {name: name for name in shapes if name.startswith(_GATING)}
     names = names or find_head(folder, read_config(folder), shapes).names
+    names = names or {name: name for name in shapes if name.startswith("classifier.")}
     found = read_tensors(folder, set(names.values()))
     return {bare: found[names[bare]] for bare in sorted(names)}
 

@@ -97,18 +97,19 @@ class Backbone:
         index_BQ = [[tree.index(row, p) for p in wanted] for row, wanted in enumerate(positions)]
         return hidden_TH[torch.tensor(index_BQ, device=hidden_TH.device)].float()
 
-    def _padded(self, rows: Sequence[Ids], positions: Sequence[Sequence[int]]) -> torch.Tensor:
+    def _batch(self, rows: Sequence[Ids]) -> dict[str, torch.Tensor]:
+        """Ids and attention mask (B, T), padded on the right."""
         shape = (len(rows), max(len(row) for row in rows))
         ids_BT = np.full(shape, self.pad_id, dtype=np.int64)
         mask_BT = np.zeros(shape, dtype=np.int64)
         for index, row in enumerate(rows):
             ids_BT[index, : len(row)] = row
             mask_BT[index, : len(row)] = 1
-        hidden_BTH = self.model(
-            input_ids=torch.from_numpy(ids_BT).to(self.device),
-            attention_mask=torch.from_numpy(mask_BT).to(self.device),
-            use_cache=False,
-        ).last_hidden_state
+        arrays = {"input_ids": ids_BT, "attention_mask": mask_BT}
+        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+
+    def _padded(self, rows: Sequence[Ids], positions: Sequence[Sequence[int]]) -> torch.Tensor:
+        hidden_BTH = self.model(**self._batch(rows), use_cache=False).last_hidden_state
         index_BQ = torch.tensor([list(wanted) for wanted in positions], device=hidden_BTH.device)
         return hidden_BTH[
             torch.arange(len(rows), device=hidden_BTH.device)[:, None], index_BQ

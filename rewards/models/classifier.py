@@ -30,6 +30,7 @@ from rewards.inference.backbone import Backbone
 from rewards.inference.engine import Engine
 from rewards.inference.transformers import TransformersEngine
 from rewards.inference.vllm import VLLMPoolingEngine
+from rewards.models.cross_encoder import is_encoder, load_cross_encoder
 from rewards.models.head import LinearHead, read_head
 from rewards.models.reward import ModelReward
 from rewards.models.transformer import check_engine, load_transformer, state_size
@@ -53,6 +54,8 @@ def load_classifier(
     """
     if family == "grm":
         check_engine(settings, "value", name)
+    elif is_encoder(folder):
+        return load_cross_encoder(folder, settings, name=name)
     config = load_config(folder)
     if settings.engine != "vllm":
         check_not_quantised(folder, config)

@@ -146,18 +146,6 @@ def test_a_pairwise_model_is_refused_before_any_download(monkeypatch):
     assert says(refusal("Ray2333/GRM-llama3.2-3B-sftreg", kind="pairwise"), "use load_judge")
 
 
-def test_encoders_are_refused_with_the_reason(tmp_path):
-    from transformers import BertConfig, BertForSequenceClassification
-
-    config = BertConfig(
-        vocab_size=259, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, id2label={0: "score"},
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(tmp_path)
-    tiny.tokenizer().save_pretrained(tmp_path)
-    assert "encoders" in refusal(tmp_path)
-
-
 def test_unknown_architecture_adapter_and_broken_configs(llama):
     tiny.change_config(llama, model_type="never-heard-of")
     assert "config.json" in refusal(llama)

@@ -87,8 +87,13 @@ class _Judging:
         self._missing = 0
 
     def columns(self, row: ScoreRow) -> Sequence[str]:
-        count = row.conversations
-        wanted = 1 + (self._n or 1)
+        # what is added, and the lists that are cut to those who compete
+        cut = _per_response(row) & row.columns.keys()
+        own = {"scores", COMPARISONS} if self._selection.tournament is not None else set()
+        return sorted({*cut, *own, *RANKING.intersection(row.columns), "id", WINS, _REFERENCE})
+
+    def check(self, row: ScoreRow) -> None:
+        count, wanted = row.conversations, 1 + (self._n or 1)
         if count < wanted:
             raise InputError(
                 row.where,
@@ -96,10 +101,9 @@ class _Judging:
                 "others to be compared with",
                 "draw more, or lower --num-responses",
             )
-        # what is added, and the lists that are cut to those who compete
-        cut = _per_response(row) & row.columns.keys()
-        own = {"scores", COMPARISONS} if self._selection.tournament is not None else set()
-        return sorted({*cut, *own, *RANKING.intersection(row.columns), "id", WINS, _REFERENCE})
+
+    def skipped(self, row: ScoreRow) -> dict[str, object]:
+        return row.columns
 
     def prepare(self) -> None:
         self._judge = self._selection.build()

@@ -31,6 +31,7 @@ __all__ = [
     "add_json",
     "add_model_options",
     "add_old_name",
+    "add_on_bad_row",
     "add_out_dir",
     "add_restart",
     "add_seed",
@@ -188,6 +189,15 @@ def add_out_dir(to: OptionGroup, files: str) -> None:
     """Add `--out-dir` of a command that writes nothing by default, and its old name `--out`."""
     made = to.add_argument("--out-dir", metavar="DIR", help=f"folder to write {files} into")
     add_old_name(to, "--out", made)
+
+
+def add_on_bad_row(to: OptionGroup, skipped: str) -> None:
+    """Add `--on-bad-row`; `skipped` says what becomes of a bad row that is skipped."""
+    to.add_argument(
+        "--on-bad-row", choices=("stop", "skip"), default="stop",
+        help="stop at a row that cannot be used, or skip such rows and count them by reason: each "
+        f"{skipped} (default: stop)",
+    )  # fmt: skip
 
 
 def add_restart(to: OptionGroup) -> None:

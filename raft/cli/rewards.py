@@ -16,6 +16,7 @@ from raft.cli.options import (
     add_json,
     add_model_options,
     add_old_name,
+    add_on_bad_row,
     add_restart,
     add_seed,
     add_tournament_options,
@@ -160,6 +161,7 @@ def _add_file_options(parser: Parser, ending: str) -> None:
     parser.add_argument(
         "--replace", action="store_true", help="overwrite columns of that name in the rows"
     )
+    add_on_bad_row(parser, "keeps its place with null scores")
     add_restart(parser)
     add_json(parser, "a summary")
 
@@ -172,7 +174,7 @@ def _check_output(options: argparse.Namespace) -> None:
 def _file_settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         name: getattr(options, name)
-        for name in ("out", "split", "batch_rows", "replace", "restart")
+        for name in ("out", "split", "batch_rows", "replace", "restart", "on_bad_row")
     }
 
 

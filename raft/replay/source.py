@@ -14,7 +14,7 @@ from rollout.data.forms import known_columns
 from rollout.data.jsonl import Damage, is_object
 from rollout.data.overrides import parse_yaml
 from rollout.data.pools import pool_rows
-from rollout.data.rows import read_rows
+from rollout.data.rows import read_rows, without_error
 from rollout.data.samples import SampleRow, read_samples
 from rollout.data.sources import find_source
 from rollout.errors import InputError
@@ -60,7 +60,7 @@ class Source:
         """Read a part's rows one at a time. Damaged rows of a run are skipped and noted; the first
         one of a file raises InputError."""
         if part.iteration is None:
-            for row in pool_rows(read_rows(find_source(part.path))):
+            for row in map(without_error, pool_rows(read_rows(find_source(part.path)))):
                 value = row.value
                 known = known_columns(value, row.where) if is_object(value) else value
                 yield SampleRow.from_json(known, row.where, row.number)

@@ -118,7 +118,7 @@ class Encoder:
         return [ids for ids, _ in rows]
 
     def _tokens(self, conversations: Sequence[Scorable], names: Sequence[str]) -> list[list[int]]:
-        texts = [self._text(*pair) for pair in zip(conversations, names, strict=True)]
+        texts = [self._named_text(*pair) for pair in zip(conversations, names, strict=True)]
         if not texts:
             return []
         # special tokens are ours to add: the template's BOS is in the text already
@@ -128,11 +128,26 @@ class Encoder:
         bos_id, eos_id = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         return [with_eos(with_bos(ids, bos_id, self.bos), eos_id, self.eos) for ids in rows]
 
-    def _text(self, conversation: Scorable, name: str) -> str:
+    def check(self, conversation: Scorable, *, length: bool) -> None:
+        """Refuse what `encode` would refuse, before there is a model.
+
+        Whether something of the response is left within `max_length` takes as long again as all
+        else: it is checked where `length` asks for it.
+        """
+        if not length:
+            self._text(conversation)
+            return
+        (ids,) = self._tokens([conversation], ["the conversation"])
+        self._fitted(ids, conversation, "the conversation")
+
+    def _named_text(self, conversation: Scorable, name: str) -> str:
         try:
-            text = render(conversation, self.format, self.tokenizer, self.separator)
+            return self._text(conversation)
         except InputError as error:
             raise InputError(name, error) from error
+
+    def _text(self, conversation: Scorable) -> str:
+        text = render(conversation, self.format, self.tokenizer, self.separator)
         by_template = self.format == "chat" or isinstance(conversation, Rendered)
         return without_last_newline(text) if self.eos == "single" and by_template else text
 

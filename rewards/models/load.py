@@ -16,9 +16,14 @@ from rewards.types import Bos, EngineName, Eos, Family, Format, NonFinite, Trunc
 from rollout.types import InputError
 
 if TYPE_CHECKING:
+    from rewards.encoding.encoder import Encoder
     from rewards.models.reward import ModelReward
+    from rewards.spec import ModelSpec
 
-__all__ = ["load_reward"]
+__all__ = ["load_encoder", "load_reward"]
+
+# ids of a vocabulary that is not looked at
+_ANY = 1 << 62
 
 log = logging.getLogger("rewards")
 
@@ -50,19 +55,57 @@ def load_reward(
 
     Raises `InputError` for a missing or unsuitable checkpoint or setting. No remote code is run.
     """
-    settings = ModelSettings(
-        format=format,
-        bos=bos,
-        eos=eos,
-        engine=engine or "auto",
-        dtype=dtype,
-        device=device,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        truncation_side=truncation_side or "left",
-        separator=separator,
-        non_finite=non_finite,
+    family, folder, recorded = _settled(
+        path,
+        kind,
+        truncation_side,
+        separator,
+        ModelSettings(
+            format=format,
+            bos=bos,
+            eos=eos,
+            engine=engine or "auto",
+            dtype=dtype,
+            device=device,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            truncation_side=truncation_side or "left",
+            separator=separator,
+            non_finite=non_finite,
+        ),
     )
+    return _load(family, folder, recorded, str(path))
+
+
+def load_encoder(spec: ModelSpec) -> Encoder:
+    """How a reward model reads conversations, without its weights: tokenizer, format, lengths.
+
+    It may write an EOS less than `load_reward`'s, which looks at the weights for some. Raises as
+    `load_reward` does.
+    """
+    from rewards.checkpoints.loading import load_config, load_tokenizer, make_encoder
+
+    side, separator = spec.truncation_side, spec.separator or ""
+    given = ModelSettings(
+        format=spec.format, bos=spec.bos, eos=spec.eos, max_length=spec.max_length,
+        truncation_side=side or "left", separator=separator,
+    )  # fmt: skip
+    family, folder, settings = _settled(spec.model, spec.family, side, separator, given)
+    if family == "armorm":
+        settings = replace(settings, format="chat")
+    return make_encoder(
+        load_tokenizer(folder), load_config(folder), settings, name=spec.model, vocabulary=_ANY
+    )
+
+
+def _settled(
+    path: str | Path,
+    kind: Family | None,
+    side: TruncationSide | None,
+    separator: str,
+    settings: ModelSettings,
+) -> tuple[Family, Path, ModelSettings]:
+    """Family, folder, and the settings with what is known of the model, then of its files."""
     if kind is not None:
         check_family(kind)
     known = known_settings(path, settings)
@@ -71,8 +114,7 @@ def load_reward(
     found = kind or recognise(folder)
     _refuse_judge(found, str(path))
     # what the files of Hugging Face have no place for, where our own training wrote it down
-    recorded = with_record(folder, known[1], side=truncation_side, separator=separator)
-    return _load(found, folder, recorded, str(path))
+    return found, folder, with_record(folder, known[1], side=side, separator=separator)
 
 
 def known_settings(

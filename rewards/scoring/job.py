@@ -37,7 +37,11 @@ class Work(Protocol):
     title: str
 
     def columns(self, row: ScoreRow) -> Sequence[str]:
-        """The columns that are added. Raises InputError for a row that cannot be worked on."""
+        """The columns that are added. Raises InputError where they are there already."""
+        ...
+
+    def check(self, row: ScoreRow) -> None:
+        """Raises InputError for a row that cannot be worked on."""
         ...
 
     def prepare(self) -> None:
@@ -46,6 +50,10 @@ class Work(Protocol):
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
         """The finished rows, in order."""
+        ...
+
+    def skipped(self, row: ScoreRow) -> dict[str, object]:
+        """A finished row that was not worked on."""
         ...
 
     def count(self, row: ScoreRow, finished: Mapping[str, object]) -> None:
@@ -78,10 +86,13 @@ def run_job(
     is complete under these settings is left as it is.
 
     Raises:
-        InputError: a row cannot be worked on, the output is of other settings or cannot be written.
+        InputError: a row cannot be worked on and is not to be skipped, the output is of other
+            settings or cannot be written.
         RewardError: from the work, with the place of the row it was about.
     """
-    checked = reader.check(work.columns)
+    checked = reader.check(work.columns, work.check)
+    if reader.bad.reasons:
+        log.warning("%s: %s", reader.source.name, reader.bad.line())
     if path is None:
         work.prepare()
         return _finished(reader, checked, work, Stdout(), "-", batch_rows)
@@ -124,6 +135,7 @@ def _finished(
         "rows": checked.rows,
         "conversations": checked.conversations,
         **work.summary(),
+        **reader.bad.summary(),
         "new_conversations": done,
         "seconds": round(seconds, 3),
         "conversations_per_second": round(done / seconds, 2) if seconds else None,
@@ -155,7 +167,8 @@ def _work_through(
                 out.append(finished)
                 done += sum(row.conversations for row in chunk)
             for row, one in zip(chunk, finished, strict=True):
-                work.count(row, one)
+                if row.bad is None:
+                    work.count(row, one)
             bar.advance(len(chunk))
     return done, time.monotonic() - began if done else 0.0
 
@@ -176,12 +189,14 @@ def _chunks(rows: Iterator[ScoreRow], batch_rows: int | None) -> Iterator[list[S
 
 
 def _run(work: Work, chunk: list[ScoreRow]) -> list[dict[str, object]]:
+    good = [row for row in chunk if row.bad is None]
     try:
-        return work.run(chunk)
+        finished = iter(work.run(good) if good else [])
     except InputError as error:
-        raise InputError(_place(chunk, str(error)), error) from error
+        raise InputError(_place(good, str(error)), error) from error
     except RewardError as error:
-        raise RewardError(f"{_place(chunk, str(error))}: {error}") from error
+        raise RewardError(f"{_place(good, str(error))}: {error}") from error
+    return [next(finished) if row.bad is None else work.skipped(row) for row in chunk]
 
 
 def _place(chunk: list[ScoreRow], message: str) -> str:

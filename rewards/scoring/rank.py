@@ -12,11 +12,13 @@ import numpy as np
 from rewards.build import build_judge, build_reward
 from rewards.judges.judge import Judge, verdicts_of
 from rewards.scoring.job import refuse_columns, run_job
+from rewards.scoring.reading import Reading
 from rewards.scoring.score import scores_of
 from rewards.spec import JudgeSpec, RewardSpec
 from rewards.tournament import Match, Report, Standing, Tournament, cost, play
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, Reward
+from rollout.data.bad_rows import OnBadRow
 from rollout.data.samples import COMPARISONS
 from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
@@ -41,6 +43,7 @@ def rank_file(
     split: str = "train",
     batch_rows: int | None = None,
     restart: bool = False,
+    on_bad_row: OnBadRow = "stop",
 ) -> dict[str, object]:
     """Rank the responses of every row of `file`, by a judge's verdicts or by a reward's scores.
 
@@ -55,8 +58,8 @@ def rank_file(
 
     Args:
         judge, reward: what ranks, one of the two.
-        out, replace, split, batch_rows, restart: as `score_file` takes them; by default the rows
-            go to `STEM.ranked.jsonl`.
+        out, replace, split, batch_rows, restart, on_bad_row: as `score_file` takes them; by
+            default the rows go to `STEM.ranked.jsonl`.
 
     Returns:
         The summary: as `score_file`'s, with the sums and shares of a tournament's report.
@@ -65,10 +68,10 @@ def rank_file(
         InputError: anything wrong with the file, a row of it, the settings or the output.
         RewardError: a verdict or a score that cannot be had, with the place of its row.
     """
-    reader = RowReader(file, split=split, form="responses")
+    reader = RowReader(file, split=split, form="responses", on_bad_row=on_bad_row)
     path = output_path(out, file, reader.stem, "ranked")
     chosen = tournament or Tournament()
-    work = _Ranking(judge, reward, chosen, replace)
+    work = _Ranking(judge, reward, chosen, replace, skips=on_bad_row == "skip")
     scorer = judge if judge is not None else reward
     settings = {
         "command": "rank",
@@ -90,12 +93,14 @@ class _Ranking:
         reward: RewardSpec | None,
         tournament: Tournament,
         replace: bool,
+        skips: bool,
     ) -> None:
         if (judge is None) == (reward is None):
             raise InputError(
                 "rank", "needs a judge or a reward, one of the two", "give --judge or --reward"
             )
         self._specs = (judge, reward)
+        self._reading = None if reward is None else Reading(reward, length=skips)
         self._tournament = tournament
         self.method = tournament.method or ("round_robin" if reward is None else BY_SCORE)
         _check_tournament(self.method, tournament)
@@ -108,11 +113,19 @@ class _Ranking:
     def columns(self, row: ScoreRow) -> Sequence[str]:
         columns = COLUMNS if self.method == BY_SCORE else (*COLUMNS, COMPARISONS)
         refuse_columns(row, columns, self._replace, "")
+        return columns
+
+    def check(self, row: ScoreRow) -> None:
         if not row.groups:
             raise InputError(row.where, "'responses' is empty", "there is nothing to rank")
         if self.method != BY_SCORE:
             self._check_cost(row)
-        return columns
+        if self._reading is not None:
+            self._reading.check(row)
+
+    def skipped(self, row: ScoreRow) -> dict[str, object]:
+        columns = dict(zip(COLUMNS, ([], None, row.nulls(), None), strict=True))
+        return {**row.columns, **columns, **({} if self.method == BY_SCORE else {COMPARISONS: []})}
 
     def prepare(self) -> None:
         judge, reward = self._specs

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from rewards.build import build_reward
 from rewards.scoring.job import refuse_columns, run_job
+from rewards.scoring.reading import Reading
 from rewards.spec import RewardSpec
 from rewards.types import Reward, RewardError
+from rollout.data.bad_rows import OnBadRow
 from rollout.data.scored_rows import Form, RowReader, ScoreRow, score_columns
 from rollout.errors import InputError
 from rollout.storage.output import output_path
@@ -28,6 +30,7 @@ def score_file(
     split: str = "train",
     batch_rows: int | None = None,
     restart: bool = False,
+    on_bad_row: OnBadRow = "stop",
 ) -> dict[str, object]:
     """Score every row of `file` with `reward`.
 
@@ -39,18 +42,20 @@ def score_file(
         split: of a dataset.
         batch_rows: rows scored together; by default as many as hold 512 conversations.
         restart: throw away what an interrupted command left, and replace a finished file.
+        on_bad_row: "skip" gives a row that cannot be scored scores of null, and goes on.
 
     Returns:
         The summary: `out`, `rows`, `conversations`, `missing`, `mean` and `std` of the scores;
+        `skipped` rows and `skipped_reasons`, {reason: {"rows", "first"}};
         and of what was scored now `new_conversations`, `seconds`, `conversations_per_second`.
 
     Raises:
         InputError: anything wrong with the file, a row of it, the settings or the output.
         RewardError: a reward that cannot be computed, with the place of its row.
     """
-    reader = RowReader(file, split=split, form=form)
+    reader = RowReader(file, split=split, form=form, on_bad_row=on_bad_row)
     path = output_path(out, file, reader.stem, "scored")
-    work = _Scoring(reward, name, replace)
+    work = _Scoring(reward, name, replace, skips=on_bad_row == "skip")
     settings = {"command": "score", "scorer": reward.said(), "form": form, "name": name}
     return run_job(reader, work, path, settings, batch_rows=batch_rows, restart=restart)
 
@@ -97,11 +102,12 @@ class _Scoring:
 
     title = "scoring"
 
-    def __init__(self, reward: RewardSpec, name: str | None, replace: bool) -> None:
+    def __init__(self, reward: RewardSpec, name: str | None, replace: bool, skips: bool) -> None:
         self._spec = reward
         self._name = name
         self._replace = replace
         self._counts_tokens = _counts_tokens(reward.said())
+        self._reading = Reading(reward, length=skips)
         self._reward: Reward | None = None
         self._seen = Moments()
         self._missing = 0
@@ -109,9 +115,12 @@ class _Scoring:
     def columns(self, row: ScoreRow) -> Sequence[str]:
         columns = score_columns(row.form, self._name)
         refuse_columns(row, columns, self._replace, "--output-column NAME to add others, or ")
+        return columns
+
+    def check(self, row: ScoreRow) -> None:
         if self._counts_tokens:
             _check_tokens(row)
-        return columns
+        self._reading.check(row)
 
     def prepare(self) -> None:
         self._reward = build_reward(self._spec)
@@ -120,6 +129,10 @@ class _Scoring:
         assert self._reward is not None, "prepare comes first"
         scores = iter(scores_of(self._reward, [group for row in rows for group in row.groups]))
         return [row.scored([next(scores) for _ in row.groups], self._name) for row in rows]
+
+    def skipped(self, row: ScoreRow) -> dict[str, object]:
+        columns, nulls = score_columns(row.form, self._name), row.nulls()
+        return {**row.columns, **dict.fromkeys(columns, nulls if row.form == "responses" else None)}
 
     def count(self, row: ScoreRow, finished: Mapping[str, object]) -> None:
         for score in row.scores_in(finished, self._name):

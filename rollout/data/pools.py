@@ -15,6 +15,7 @@ from rollout.data.messages import (
     read_answer,
     split_response,
 )
+from rollout.errors import InputError
 from rollout.types import Completion
 
 __all__ = ["flat_answer", "pool_rows", "prompt_key"]
@@ -39,15 +40,19 @@ def pool_rows(rows: Iterable[Row]) -> Iterator[Row]:
     Of their columns, `score` and `NAME_score` become lists `scores` and `NAME_scores`, others a
     list where they differ. The id is that of the first row.
 
-    Raises InputError that begins with a row's place.
+    A row that cannot be read has the InputError, which begins with its place, as its value.
     """
     pools: dict[str, _Pool] = {}
     for row in rows:
-        known = known_columns(row.value, row.where) if is_object(row.value) else {}
-        if "responses" in known or not ("response" in known or "messages" in known):
-            yield row
+        try:
+            known = known_columns(row.value, row.where) if is_object(row.value) else {}
+            if "responses" in known or not ("response" in known or "messages" in known):
+                yield row
+                continue
+            content, answer = flat_answer(known, row.where)
+        except InputError as error:
+            yield replace(row, value=error)
             continue
-        content, answer = flat_answer(known, row.where)
         pool = pools.setdefault(prompt_key(content), _Pool(row, content))
         pool.answers.append(answer)
         pool.columns.append({key: value for key, value in known.items() if key not in _OWN})

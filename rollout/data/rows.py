@@ -25,7 +25,7 @@ from rollout.data.jsonl import Row, is_list, is_object, json_kind, parse_json
 from rollout.data.sources import Kind, Source
 from rollout.errors import InputError
 
-__all__ = ["Row", "RowIds", "read_rows", "row_id"]
+__all__ = ["Row", "RowIds", "read_rows", "row_id", "without_error"]
 
 _LINES_AT_A_TIME = 4096
 # of a table of texts: columns of numbers, and columns of JSON
@@ -33,7 +33,9 @@ _NUMBERS = re.compile(r"(?i)(score|reward|rank|rating|margin|label|preference)s?
 _LISTS = ("messages", "conversations", "responses", "prompt", "chosen", "rejected", "tools")
 
 
-def read_rows(source: Source, *, separator: str | None = None) -> Iterator[Row]:
+def read_rows(
+    source: Source, *, separator: str | None = None, keep_errors: bool = False
+) -> Iterator[Row]:
     """Yield every `Row` of `source`, in order, without holding the file in memory (`.json` apart).
 
     Plain text comes as `{"prompt": text}`: a line, or a document between two `separator`s, without
@@ -42,7 +44,8 @@ def read_rows(source: Source, *, separator: str | None = None) -> Iterator[Row]:
     in JSONL and in text read by lines, otherwise its place among the rows or documents; numbers
     go on from one shard to the next.
 
-    Raises InputError for a row that cannot be decoded, with its line.
+    Raises InputError for a row that cannot be decoded, with its line; with `keep_errors` that is
+    the row's value, and reading goes on.
     """
     if separator is not None and source.kind != "text":
         raise InputError(
@@ -52,14 +55,24 @@ def read_rows(source: Source, *, separator: str | None = None) -> Iterator[Row]:
         )
     if separator == "":
         raise InputError(source.name, "the separator is empty", "give it a text or leave it out")
-    return _named(_raw_rows(source, separator), source)
+    rows = (_named(row, source) for row in _raw_rows(source, separator))
+    return rows if keep_errors else map(without_error, rows)
 
 
-def _named(rows: Iterator[Row], source: Source) -> Iterator[Row]:
-    for row in rows:
-        if source.columns and is_object(row.value):
-            row = replace(row, value=renamed(row.value, source.columns, row.where))
-        yield row
+def without_error(row: Row) -> Row:
+    """The row itself. Raises the InputError that is its value."""
+    if isinstance(row.value, InputError):
+        raise row.value
+    return row
+
+
+def _named(row: Row, source: Source) -> Row:
+    if source.columns and is_object(row.value):
+        try:
+            return replace(row, value=renamed(row.value, source.columns, row.where))
+        except InputError as error:
+            return replace(row, value=error)
+    return row
 
 
 def _raw_rows(source: Source, separator: str | None) -> Iterator[Row]:
@@ -98,6 +111,17 @@ def row_id(columns: dict[str, object], row: Row, stem: str) -> str:
 
 def _lines(source: _File) -> Iterator[tuple[str, str]]:
     """(where, text) per line. Each line is decoded by itself, so that an error can name it."""
+    return ((where, _decoded(raw, where)) for where, raw in _raw_lines(source))
+
+
+def _decoded(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise InputError(where, "not UTF-8", "save the file as UTF-8") from None
+
+
+def _raw_lines(source: _File) -> Iterator[tuple[str, bytes]]:
     line_number = 0
     try:
         with open(source.path, "rb") as file:
@@ -106,12 +130,8 @@ def _lines(source: _File) -> Iterator[tuple[str, str]]:
         with opener(source.path, "rb") as stream:
             for line_number, raw in enumerate(stream, start=1):
                 # some editors open a UTF-8 file with a byte order mark, which JSON refuses
-                text = raw.decode("utf-8-sig" if line_number == 1 else "utf-8")
-                yield f"{source.name}:{line_number}", text
-    except UnicodeDecodeError:
-        raise InputError(
-            f"{source.name}:{line_number}", "not UTF-8", "save the file as UTF-8"
-        ) from None
+                line = raw.removeprefix(b"\xef\xbb\xbf") if line_number == 1 else raw
+                yield f"{source.name}:{line_number}", line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(
             f"{source.name}:{line_number + 1}",
@@ -133,9 +153,13 @@ def _text_rows(source: _File) -> Iterator[Row]:
 
 
 def _jsonl_rows(source: _File) -> Iterator[Row]:
-    for number, (where, line) in enumerate(_lines(source), start=1):
+    for number, (where, line) in enumerate(_raw_lines(source), start=1):
         if line.strip():
-            yield Row(number, where, parse_json(line, where))
+            try:
+                value = parse_json(_decoded(line, where), where)
+            except InputError as error:
+                value = error
+            yield Row(number, where, value)
 
 
 def _json_rows(source: _File) -> Iterator[Row]:
@@ -207,7 +231,9 @@ def _csv_rows(source: _File) -> Iterator[Row]:
         for number, cells in enumerate(reader, start=1):
             where = f"{source.name}:{reader.line_num}"
             if None in cells:
-                raise InputError(where, "has more cells than the first line has names", "fix it")
+                problem = "has more cells than the first line has names"
+                yield Row(number, where, InputError(where, problem, "fix it"))
+                continue
             yield Row(number, where, {name: _cell(name, text) for name, text in cells.items()})
     except csv.Error as error:
         raise InputError(f"{source.name}:{reader.line_num}", f"no CSV ({error})") from None

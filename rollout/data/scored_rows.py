@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+from rollout.data.bad_rows import BadRows, OnBadRow
 from rollout.data.forms import known_columns
 from rollout.data.jsonl import is_list, is_object, json_columns, json_kind
 from rollout.data.messages import prompt_content, read_answer
 from rollout.data.pairs import pair_groups
 from rollout.data.pools import flat_answer, pool_rows
-from rollout.data.rows import Row, RowIds, read_rows, row_id
+from rollout.data.rows import Row, RowIds, read_rows, row_id, without_error
 from rollout.data.samples import beside
 from rollout.data.sources import find_source
 from rollout.errors import InputError
@@ -59,7 +60,7 @@ class ScoreRow:
     """One row: its columns as they were read, and the groups to score.
 
     A pair whose two sides answer the same prompt is one group of two; any other pair is two groups.
-    Without responses there are no groups.
+    Without responses there are no groups. Of a row that is skipped `bad` says why; it has none.
     """
 
     where: str
@@ -67,6 +68,8 @@ class ScoreRow:
     columns: dict[str, object]
     form: Form
     groups: tuple[Group, ...]
+    number: int = 0
+    bad: str | None = None
 
     @property
     def conversations(self) -> int:
@@ -82,6 +85,11 @@ class ScoreRow:
             **self.columns,
             **dict(zip(score_columns(self.form, name), values, strict=True)),
         }
+
+    def nulls(self) -> list[None]:
+        """A missing score for each response, be the row unreadable."""
+        responses = self.columns.get("responses")
+        return [None] * (len(responses) if is_list(responses) else self.conversations)
 
     def scores_in(self, row: Mapping[str, object], name: str | None = None) -> list[float | None]:
         """The scores that `scored` put into a row, in the order of the conversations."""
@@ -105,7 +113,7 @@ def parse_row(row: Row, stem: str, form: Form | None = None) -> ScoreRow:
 
     Raises InputError that begins with the row's place.
     """
-    columns = row.value
+    columns = without_error(row).value
     if not is_object(columns):
         raise InputError(
             row.where,
@@ -190,7 +198,8 @@ class RowReader:
 
     `split` is a dataset's, `columns` are `rollout.data.sources.Source`'s. As form "responses", flat
     rows of one response are read too, those of one prompt together. An id that stands more than
-    once gets the row's number behind it.
+    once gets the row's number behind it. With `on_bad_row` "skip" a row that cannot be read, or
+    that `check` refuses, keeps its place without groups; `bad` counts them.
 
     Raises:
         InputError: the file is missing or of an unknown form.
@@ -203,7 +212,10 @@ class RowReader:
         split: str = "train",
         form: Form | None = None,
         columns: Mapping[str, str] | None = None,
+        on_bad_row: OnBadRow = "stop",
     ) -> None:
+        self.bad = BadRows(on_bad_row)
+        self._found: Form = form or "response"  # of the last row that could be read
         self.source = find_source(name, split=split, columns=columns)
         self.stem = self.source.stem
         self._form: Form | None = form
@@ -211,31 +223,68 @@ class RowReader:
 
     def rows(self) -> Iterator[ScoreRow]:
         """Every row, one at a time. Raises InputError that begins with a row's place."""
-        rows = read_rows(self.source)
+        rows = read_rows(self.source, keep_errors=True)
         for row in pool_rows(rows) if self._form == "responses" else rows:
-            found = parse_row(row, self.stem, self._form)
-            id = f"{found.id}~{row.number}" if self._ids.repeats(found.id) else found.id
-            columns = json_columns(found.columns, found.where)
-            yield replace(found, columns=columns) if id == found.id else _of_id(found, id, columns)
+            try:
+                yield self._bad(row) if row.number in self.bad.reasons else self._read(row)
+            except InputError as error:
+                self.bad.take(row.number, row.where, error)
+                yield self._bad(row)
 
-    def check(self, check: Callable[[ScoreRow], object]) -> Checked:
-        """Read every row, and call `check` with it.
+    def check(
+        self,
+        check: Callable[[ScoreRow], object],
+        row_check: Callable[[ScoreRow], object] | None = None,
+    ) -> Checked:
+        """Read every row, and call `check` with it, and `row_check` where it can be read.
 
-        Raises InputError for a row that cannot be read, and an empty file.
+        Raises InputError for a row that cannot be read, or that `row_check` refuses, where bad rows
+        are to stop; and an empty file, or one without a good row.
         """
         ids, digest = RowIds(), hashlib.blake2b(digest_size=16)
         rows = conversations = 0
         with Progress("checking", 0) as bar:
             for row in self.rows():
                 check(row)
+                if row_check is not None and row.bad is None:
+                    try:
+                        row_check(row)
+                    except InputError as error:
+                        self.bad.take(row.number, row.where, error)
+                        row = replace(row, groups=())
                 ids.add(row.id)
                 digest.update(json.dumps(row.columns).encode() + b"\n")
                 rows, conversations = rows + 1, conversations + row.conversations
                 bar.advance()
         if not rows:
             raise InputError(self.source.name, "holds no rows", "name a file with at least one")
+        if len(self.bad.reasons) == rows:
+            raise InputError(self.source.name, f"no row can be used: {self.bad.line()}")
         self._ids = ids
         return Checked(rows, conversations, digest.hexdigest())
+
+    def _read(self, row: Row) -> ScoreRow:
+        found = parse_row(row, self.stem, self._form)
+        found = replace(found, number=row.number)
+        self._found = found.form
+        id = f"{found.id}~{row.number}" if self._ids.repeats(found.id) else found.id
+        columns = json_columns(found.columns, found.where)
+        return replace(found, columns=columns) if id == found.id else _of_id(found, id, columns)
+
+    def _bad(self, row: Row) -> ScoreRow:
+        """A row that is skipped, with what can be read of it."""
+        id = f"{self.stem}-{row.number:06d}"
+        columns: dict[str, object] = {"id": id}
+        if is_object(row.value):
+            try:
+                columns = json_columns(row.value, row.where)
+                id = row_id(columns, row, self.stem)
+            except InputError:  # an id that is none, a type that JSON has no form for
+                pass
+        fitting: list[Form] = [one for one, keys in FORMS.items() if columns.keys() >= set(keys)]
+        form = self._form or (fitting[0] if fitting else self._found)
+        reason = self.bad.reasons[row.number]
+        return ScoreRow(row.where, id, columns, form, (), row.number, reason)
 
 
 def _of_id(row: ScoreRow, id: str, columns: dict[str, object]) -> ScoreRow:

@@ -1,0 +1,69 @@
+"""Rows that cannot be used: stop at the first one, or skip, count and name them.
+
+Readers hand every InputError that is about one row to a `BadRows`; what else is wrong with a file
+or with settings stops a command always.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from rollout.errors import InputError
+from rollout.text.printable import one_line
+
+__all__ = ["ON_BAD_ROW", "BadRows", "OnBadRow"]
+
+OnBadRow = Literal["stop", "skip"]
+ON_BAD_ROW: tuple[OnBadRow, ...] = get_args(OnBadRow)
+# reasons that are told apart; a file of broken JSON has one of its own in each row
+_MOST_REASONS = 20
+_OTHERS = "other reasons"
+
+
+@dataclass(slots=True)
+class BadRows:
+    """The bad rows of one reading: number of the row -> why.
+
+    Args:
+        policy: "stop" raises the first error.
+    """
+
+    policy: OnBadRow = "stop"
+    reasons: dict[int, str] = field(default_factory=dict[int, str])
+    _first: dict[str, str] = field(default_factory=dict[str, str])
+
+    def take(self, number: int, where: str, error: Exception) -> str:
+        """Count a bad row and return the reason. Raises `error` where the policy is to stop."""
+        if self.policy == "stop":
+            raise error
+        if number not in self.reasons:
+            reason = one_line(error.problem if isinstance(error, InputError) else error)
+            if reason not in self._first and len(self._first) >= _MOST_REASONS:
+                reason = _OTHERS
+            self._first.setdefault(reason, where)
+            self.reasons[number] = reason
+        return self.reasons[number]
+
+    def summary(self) -> dict[str, object]:
+        """How many, and of each reason how many and where the first one stands."""
+        told = list(self.reasons.values())
+        return {
+            "skipped": len(told),
+            "skipped_reasons": {
+                reason: {"rows": told.count(reason), "first": where}
+                for reason, where in self._first.items()
+            },
+        }
+
+    def line(self) -> str:
+        """The summary in words; nothing where no row is bad."""
+        if not self.reasons:
+            return ""
+        told = list(self.reasons.values())
+        parts = (
+            f"{told.count(reason)} × {reason} (the first: {where})"
+            for reason, where in self._first.items()
+        )
+        rows = "1 row" if len(told) == 1 else f"{len(told)} rows"
+        return f"{rows} skipped: {'; '.join(parts)}"

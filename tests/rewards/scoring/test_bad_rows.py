@@ -1,0 +1,190 @@
+"""One bad row does not end a file: found before a model is loaded, skipped where that is asked."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_runs
+from score_files import COUNTING, Stop, hidden, refused, reward_file, score
+from wording import refusal, says
+
+import rewards.models.load
+from raft.cli.main import main
+
+tiny: Any = importlib.import_module("tiny_rewards")
+
+LENGTH = ("--reward", "function:length", "--set", "arguments.unit=chars")
+SKIP = ("--on-bad-row", "skip")
+USER = {"role": "user", "content": "?"}
+# rows that cannot be scored, and what is said of each
+BAD = [
+    ('{"prompt": "q", "chosen": "aa", "rejected": null}', "'rejected' is null"),
+    ('{"prompt": "q", "chosen": null, "rejected": "b"}', "'chosen' is null"),
+    (json.dumps({"prompt": "q", "chosen": [USER], "rejected": "b"}), "ends with a message of"),
+    ('{"prompt": "q", "chosen": 7, "rejected": "b"}', "'chosen' is a number"),
+    ('{"prompt": "  ", "chosen": "a", "rejected": "b"}', "'prompt' is empty"),
+    ('{"prompt": "q", "chosen": "a", "reje', "not valid JSON"),
+    ('{"prompt": "q", "chosen": "a"}', "nothing to score"),
+    ("[1, 2]", "holds a list"),
+    ('{"prompt": "q", "chosen": "\\ud800", "rejected": "b"}', "surrogate"),
+    ('{"id": [1], "prompt": "q", "chosen": "a", "rejected": "b"}', "id is a list"),
+    (b"\xff\xfe", "not UTF-8"),
+]
+
+
+def good(number: int) -> dict[str, Any]:
+    return {"prompt": f"q{number}", "chosen": "a" * (number + 1), "rejected": "b"}
+
+
+def file_of(folder: Path, lines: list[str | bytes | dict[str, Any]]) -> Path:
+    path = folder / "rows.jsonl"
+    texts = [json.dumps(one) if isinstance(one, dict) else one for one in lines]
+    encoded = (one.encode() if isinstance(one, str) else one for one in texts)
+    path.write_bytes(b"".join(line + b"\n" for line in encoded))
+    return path
+
+
+@pytest.mark.parametrize(("line", "said"), BAD)
+def test_a_bad_row_stops_or_is_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str | bytes, said: str
+) -> None:
+    file = file_of(tmp_path, [good(0), good(1), line, good(2)])
+    message = refused(capsys, *LENGTH, file)
+    assert says(message, f"{file}:3") and says(message, said)
+    assert not list(tmp_path.glob("*scored*"))
+    assert score(*LENGTH, *SKIP, "--json", file) == 0
+    summary = json.loads(capsys.readouterr().out)
+    ((reason, told),) = summary["skipped_reasons"].items()
+    assert summary["skipped"] == 1 and summary["rows"] == 4 and summary["conversations"] == 6
+    assert says(reason, said) and told == {"rows": 1, "first": f"{file}:3"}
+    rows = toy_runs.rows(tmp_path / "rows.scored.jsonl")
+    assert [row["chosen_score"] for row in rows] == [1, 2, None, 3]
+    assert [row["rejected_score"] for row in rows] == [1, 1, None, 1]
+    if isinstance(line, str) and line.startswith('{"p') and line.endswith("}"):
+        kept = json.loads(line)
+        assert {key: rows[2][key] for key in kept} == kept
+
+
+def test_reasons_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line for line, _ in BAD for _ in range(3)]
+    assert score(*LENGTH, *SKIP, "--json", file_of(tmp_path, [good(0), *lines])) == 0
+    summary = json.loads(capsys.readouterr().out)
+    reasons = summary["skipped_reasons"]
+    assert summary["skipped"] == 3 * len(BAD) == sum(one["rows"] for one in reasons.values())
+    assert {one["rows"] for one in reasons.values()} == {3} and len(reasons) == len(BAD)
+    broken = [f'{{"prompt": {"x" * n}' for n in range(1, 60)]
+    other = tmp_path / "other"
+    other.mkdir()
+    file = file_of(
+        other, [good(0), *broken, *({"prompt": f"q{n}", "chosen": {}} for n in range(60))]
+    )
+    assert main(["score", *LENGTH, *SKIP, "--json", str(file)]) == 0
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)["skipped_reasons"]) <= 21 and "119 rows skipped" in said.err
+
+
+def test_a_file_without_a_good_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = file_of(tmp_path, [line for line, _ in BAD])
+    assert "no row can be used: 11 rows skipped" in refused(capsys, *LENGTH, *SKIP, file)
+
+
+@pytest.mark.parametrize("form", ["responses", "flat"])
+def test_rows_of_responses(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
+    rows = [
+        {"prompt": "q", "responses": ["a", "bbb"]},
+        {"prompt": "q", "responses": ["a", None, "c"]},
+        {"prompt": "q", "responses": "a"},
+        {"prompt": "r", "responses": ["cc", "d"]},
+    ]
+    if form == "flat":
+        rows.append({"prompt": None, "response": "x"})
+    file = file_of(tmp_path, [*rows])
+    assert says(refusal(capsys, "rank", *LENGTH, file), f"{file}:2 responses[1] is null")
+    assert main(["rank", "--quiet", *LENGTH, *SKIP, "--json", str(file)]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["skipped"] == len(rows) - 2 and summary["prompts"] == 2
+    ranked = toy_runs.rows(tmp_path / "rows.ranked.jsonl")
+    assert [row["ranking"] for row in ranked[:4]] == [[1, 0], [], [], [0, 1]]
+    assert ranked[1]["ranking_scores"] == [None] * 3 and ranked[1]["best"] is None
+    if form == "responses":
+        assert score(*LENGTH, *SKIP, file) == 0
+        scored = toy_runs.rows(tmp_path / "rows.scored.jsonl")
+        assert [row["scores"] for row in scored] == [[1, 3], [None] * 3, [], [2, 1]]
+
+
+def test_an_interrupted_command_goes_on_with_the_same_rows_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines: list[Any] = [good(n) if n % 3 else BAD[n // 3][0] for n in range(30)]
+    (tmp_path / "straight").mkdir()
+    straight = file_of(tmp_path / "straight", lines)
+    reward = ("--reward", reward_file(tmp_path, COUNTING), "--batch-rows", "4", *SKIP)
+    assert score(*reward, straight) == 0
+    expected = (tmp_path / "straight/rows.scored.jsonl").read_bytes()
+    file = file_of(tmp_path, lines)
+    for calls in (2, 3):
+        with Stop(calls):
+            assert score(*reward, file) == 130
+    capsys.readouterr()
+    assert score(*reward, "--json", file) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["skipped"] == 10 and summary["new_conversations"] < 40
+    assert (tmp_path / "rows.scored.jsonl").read_bytes() == expected
+    assert ".rows.scored.jsonl.partial" not in hidden(tmp_path)
+    # a finished file tells again what was skipped
+    assert score(*reward, "--json", file) == 0
+    assert json.loads(capsys.readouterr().out)["skipped_reasons"] == summary["skipped_reasons"]
+
+
+REFUSES = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
+)
+
+
+def test_what_a_template_refuses_is_found_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.checkpoint(tmp_path / "model", "llama", tiny.tokenizer(chat_template=REFUSES))
+    system = {"role": "system", "content": "Be brief."}
+    rows = [tiny.chat("hi", "hello"), [system, *tiny.chat("hi", "hello")], tiny.chat("by", "bye")]
+    file = file_of(tmp_path, [{"messages": messages} for messages in rows])
+    with monkeypatch.context() as patched:
+        patched.setattr(rewards.models.load, "_load", lambda *_: pytest.fail("a model was loaded"))
+        message = refused(capsys, "--reward", model, file)
+    assert says(message, f"{file}:2") and says(message, "System role not supported")
+    assert score("--reward", model, *SKIP, file) == 0
+    scores = [row["score"] for row in toy_runs.rows(tmp_path / "rows.scored.jsonl")]
+    assert scores[1] is None
+    for messages, found in zip(rows[::2], scores[::2], strict=True):
+        ids = tiny.tokenizer(chat_template=REFUSES).apply_chat_template(
+            messages, tokenize=True, return_dict=False
+        )
+        assert found == pytest.approx(tiny.reference_score(model, ids), abs=1e-4)
+
+
+def test_a_response_that_does_not_fit_is_a_bad_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.checkpoint(tmp_path / "model", "llama")
+    rows = [{"prompt": "q", "response": "a"}, {"prompt": "q" * 200, "response": "a"}]
+    file = file_of(tmp_path, [*rows])
+    options = ("--reward", model, "--max-length", "40", "--set", "truncation_side=right")
+    assert score(*options, *SKIP, "--json", file) == 0
+    (reason,) = json.loads(capsys.readouterr().out)["skipped_reasons"]
+    assert "nothing of its response is left" in reason
+    assert [row["score"] is None for row in toy_runs.rows(tmp_path / "rows.scored.jsonl")] == [
+        False, True,
+    ]  # fmt: skip
+
+
+def test_settings_are_no_bad_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # a column that is there already is a question to the user, in every row
+    file = file_of(tmp_path, [{**good(0), "chosen_score": 1}, good(1)])
+    assert "--replace" in refused(capsys, *LENGTH, *SKIP, file)
+    assert "no such file" in refused(capsys, *LENGTH, *SKIP, tmp_path / "none.jsonl")

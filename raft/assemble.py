@@ -17,7 +17,7 @@ from raft.workers.placement import Placement, place, place_monitor
 from raft.workers.reward import RewardWorkers
 from raft.workers.rollout import BuildEngine, Policy, RolloutWorkers
 from raft.workers.trainer import TrainerWorkers
-from rewards.checkpoints.hub import check_model, local_path
+from rewards.checkpoints.hub import local_path
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
 from rollout.storage.settings import made_of
@@ -94,18 +94,11 @@ def kl_temperature(config: RunConfig) -> float | None:
     return temperature if config.monitor.measures_kl and on_one_gpu and temperature > 0 else None
 
 
-def check_models(config: RunConfig) -> None:
-    """Refuse a config whose policy or reward models are not there. Raises InputError."""
-    check_model(config.policy.model, "policy.model")
-    for key, reward in (("reward", config.reward), ("gold", config.gold)):
-        if reward is not None:
-            reward.check_models(f"{key}.model")
-
-
-def models_of(config: RunConfig) -> dict[str, object]:
-    """The files and folders that a run's numbers depend on, each with what tells its content."""
+def models_of(config: RunConfig) -> tuple[dict[str, object], dict[str, object]]:
+    """(of the policy, of the rewards) the files and folders that a run's numbers depend on, each
+    with what tells its content."""
     rewards = [reward.said() for reward in (config.reward, config.gold) if reward is not None]
-    return made_of([config.policy.model, *rewards], dates=False)
+    return made_of(config.policy.model, dates=False), made_of(rewards, dates=False)
 
 
 def _executor(config: RunConfig) -> Executor:

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raft.assemble import WorkerGroups, check_models, models_of, start_workers
+from raft.assemble import WorkerGroups, models_of, start_workers
 from raft.collect import collect
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
+from raft.runs.check import check_run
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Sinks, Stopwatch, report_line
-from raft.runs.prompts import digest, encode_texts, prompts_of, read_texts
+from raft.runs.prompts import digest, encode_texts, prompts_of
 from raft.select_rows import write_selected
 from raft.train import check_start, sync, train
 from rewards.checkpoints.hub import local_path
@@ -67,13 +68,12 @@ def run(config: RunConfig) -> Path:
     from raft.curves import draw_curves
     from raft.monitor.monitor import Monitor, policy_measures
 
-    check_models(config)
-    texts = read_texts(config)  # a mistyped path fails before anything starts
+    texts = check_run(config)  # what is wrong shows before anything starts
     with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:
         monitor = Monitor(folder, config.monitor, local_path(config.policy.model))
         over, curves = _is_over(config, folder, monitor), folder.root / "curves.png"
         if not over:
-            folder.settle_models(models_of(config))
+            folder.settle_models(*models_of(config))
             folder.write_environment(describe_environment())
             started = time.monotonic()
             with (

@@ -65,11 +65,12 @@ class _Spec(BaseModel):
         """This reward and, of a combination, all that it is made of."""
         return [self]  # type: ignore[list-item]
 
-    def check_models(self, key: str) -> None:
-        """Raise `InputError` for a model that is not there; `key` is for messages."""
+    def check_models(self, key: str, *, hub: bool = True) -> None:
+        """Raise `InputError` for a model that is not there; `key` is for messages. Without `hub`
+        names are not looked up there."""
         for part in self.parts():
             if isinstance(part, ModelSpec | PairwiseSpec):
-                check_model(part.model, key, adapters=True)
+                check_model(part.model, key, adapters=True, hub=hub)
 
     def absolute(self) -> Self:
         """The same with absolute paths, since workers have a working directory of their own."""

@@ -130,7 +130,9 @@ def _validate(options: argparse.Namespace) -> int:
         recipe = make_train_config(data, options.config).recipe
         use, detail = "raft train-reward", f" (recipe {recipe})"
     else:
-        make_config(data, options.config)
+        from raft.runs.check import check_run
+
+        check_run(make_config(data, options.config), hub=False)
         use, detail = "raft run", ""
     result = {"config": options.config, "valid": True, "command": use}
     print_result(options, result, f"{options.config}: valid, for {use}{detail}")

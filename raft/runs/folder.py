@@ -174,29 +174,33 @@ class RunFolder:
             return
         write_whole(path, digest + "\n")
 
-    def settle_models(self, found: Mapping[str, object]) -> None:
+    def settle_models(self, policy: Mapping[str, object], rewards: Mapping[str, object]) -> None:
         """Refuse to continue with another policy, reward function or model under the same name.
 
+        A reward may change as long as no stage is scored: what it has scored so far is forgotten.
+
         Args:
-            found: files and folders by their names, as `made_of` tells their content.
+            policy, rewards: files and folders by their names, as `made_of` tells their content.
 
         Raises:
             InputError: it names the file.
         """
         path = self.root / "models.json"
-        if path.exists() and self._holds_samples():
-            stored = read_json(path)
-            stored = stored if is_object(stored) else {}
-            for name in sorted(stored.keys() & found.keys()):
-                if stored[name] != found[name]:
-                    raise InputError(
-                        name,
-                        f"is not what {self.root} began with: rewards of two kinds would stand in "
-                        "one curve",
-                        f"restore it, or {self._way_on()}",
-                    )
-            found = {**found, **stored}
-        write_json(path, found)
+        stored = read_json(path) if path.exists() and self._holds_samples() else None
+        before = stored if is_object(stored) else {}
+        if name := _changed(before.get("policy"), policy):
+            raise InputError(name, f"is not the policy that {self.root} began with", "restore it")
+        if name := _changed(before.get("rewards"), rewards):
+            if self._metrics or any(self.root.glob("iterations/*/*.jsonl")):
+                raise InputError(
+                    name,
+                    f"is not what {self.root} began with: rewards of two kinds would stand in one "
+                    "curve",
+                    f"restore it, or {self._way_on()}",
+                )
+            for scores in self.root.glob("iterations/*/.*.scores"):
+                scores.unlink()
+        write_json(path, {"policy": policy, "rewards": rewards})
 
     def _way_on(self) -> str:
         """How a new run takes over from this one."""
@@ -218,6 +222,13 @@ class RunFolder:
         if not path.exists():
             return []
         return list(read_rows(path))
+
+
+def _changed(before: object, now: Mapping[str, object]) -> str | None:
+    """The first name whose content is another than it was."""
+    if not is_object(before):
+        return None
+    return next((name for name in sorted(now) if before.get(name, now[name]) != now[name]), None)
 
 
 def _parsed(text: str, path: Path) -> object:

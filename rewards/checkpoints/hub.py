@@ -36,10 +36,11 @@ def local_path(model: str) -> str:
     return str(path.resolve()) if path.is_dir() else model
 
 
-def check_model(model: str, key: str, *, adapters: bool = False) -> None:
+def check_model(model: str, key: str, *, adapters: bool = False, hub: bool = True) -> None:
     """Check that `model` is a folder with a model, or a name on the hub; `key` is for messages.
 
-    What looks like a folder must be one. Raises `InputError`.
+    What looks like a folder must be one. Without `hub` a name is taken to be there. Raises
+    `InputError`.
     """
     path = Path(model).expanduser()
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
@@ -51,6 +52,8 @@ def check_model(model: str, key: str, *, adapters: bool = False) -> None:
         problem = "is an adapter" if adapted else "has no config.json, so it is no model folder"
         fix = "merge it into its base model and save that" if adapted else "give a model folder"
         raise InputError(key, f"{model} {problem}", fix)
+    if not hub:
+        return
     try:
         description_folder(model)
     except InputError as error:

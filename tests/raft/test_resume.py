@@ -237,8 +237,8 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     stored["reward"] = {**stored["reward"], **others}
     del stored["reward"]["name"]
     file.write_text(yaml.safe_dump(stored, sort_keys=False))
-    other = {"kind": "function", "function": "length"}
-    with pytest.raises(InputError, match="reward"):
+    other = {"kind": "function", "function": "length", "arguments": None}
+    with pytest.raises(InputError, match="differs in reward"):
         run(small(tmp_path, reward=other))
     assert toy_runs.results(run(small(tmp_path))) == toy_runs.results(
         run(small(tmp_path, "straight"))
@@ -308,7 +308,7 @@ def test_a_reward_that_changed_under_its_name_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # by content: another function in the file, or another lexicon; as it was it goes on
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="raft")
     lexicon = tmp_path / "lexicon.json"
     lexicon.write_text('{"positive": ["good"], "negative": []}')
     gold = {"kind": "function", "function": "word_list", "arguments": {"lexicon": str(lexicon)}}

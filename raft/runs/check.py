@@ -1,0 +1,212 @@
+"""What can be known of a run before its workers start: in seconds, without weights or a tokenizer.
+
+`raft validate` asks for it, and `raft.loop.run` first of all.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from raft.runs.prompts import Texts, read_texts
+from rewards.checkpoints.hub import check_model
+from rollout.data.jsonl import is_object
+from rollout.data.sources import find_source
+from rollout.errors import InputError
+
+if TYPE_CHECKING:
+    from raft.config.run import RunConfig
+    from rewards.spec import FunctionSpec, RewardSpec
+
+__all__ = ["check_run"]
+
+_GIVEN = {"prompts", "completions", "completion_ids", "self"}  # to every reward function
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "context")
+
+
+@overload
+def check_run(config: RunConfig) -> Texts: ...
+
+
+@overload
+def check_run(config: RunConfig, *, hub: bool) -> Texts | None: ...
+
+
+def check_run(config: RunConfig, *, hub: bool = True) -> Texts | None:
+    """Check the folders and files that a run names, its rewards, its lengths and its GPUs.
+
+    Args:
+        hub: look names up on the hub; without it they are taken to be there.
+
+    Returns:
+        The prompts, which are read for it; None where they are on a hub that is not asked.
+
+    Raises:
+        InputError: the first thing that would end the run later.
+    """
+    _check_writable(Path(config.run_dir))
+    check_model(config.policy.model, "policy.model", hub=hub)
+    for key, reward in (("reward", config.reward), ("gold", config.gold)):
+        if reward is not None:
+            reward.check_models(f"{key}.model", hub=hub)
+    _check_lengths(config)
+    _check_gpus(config)
+    texts = read_texts(config) if hub or not _on_hub(config) else None
+    columns = {name for prompt in texts.prompts[:1] for name in prompt.fields} if texts else None
+    for key, reward in (("reward", config.reward), ("gold", config.gold)):
+        for part in [] if reward is None else reward.parts():
+            _check_reward(key, part, columns)
+    return texts
+
+
+def _on_hub(config: RunConfig) -> bool:
+    sources = [config.prompts.path, config.eval.prompts]
+    return any(find_source(one).kind == "dataset" for one in sources if isinstance(one, str))
+
+
+def _check_writable(run_dir: Path) -> None:
+    path = run_dir.absolute()
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        problem = "cannot be written to" if there.is_dir() else "is a file"
+        raise InputError(f"run_dir={run_dir}", f"{there} {problem}", "choose another run_dir")
+
+
+def _check_lengths(config: RunConfig) -> None:
+    own, asked = _context(config.policy.model), config.policy.max_model_len
+    if own is None:
+        return
+    if asked is not None and asked > own:
+        raise InputError(
+            "policy.max_model_len",
+            f"is {asked}, but {config.policy.model} takes {own} tokens",
+            "lower it or leave it out",
+        )
+    for key, sampling in (("sampling", config.sampling), ("eval", config.eval_sampling)):
+        if sampling.max_new_tokens >= (asked or own):
+            raise InputError(
+                f"{key}.max_new_tokens",
+                f"is {sampling.max_new_tokens}, but prompt and response together take "
+                f"{asked or own} tokens",
+                "lower it",
+            )
+
+
+def _context(model: str) -> int | None:
+    """Tokens that a local model takes, as its description says."""
+    for name in ("config.json", "toy_policy.json"):
+        try:
+            found = json.loads((Path(model).expanduser() / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # what is wrong with it, its loader says
+            continue
+        parts = (found, found.get("text_config")) if is_object(found) else ()
+        for part in filter(is_object, parts):
+            for key in _CONTEXT:
+                if isinstance(length := part.get(key), int):
+                    return length
+    return None
+
+
+def _check_gpus(config: RunConfig) -> None:
+    """On this machine; a cluster that is joined says how many it has when it is."""
+    wanted = config.cluster.gpus or 0
+    there = len(list(Path("/dev").glob("nvidia[0-9]*"))) + len(list(Path("/dev").glob("kfd")))
+    if wanted and not there and config.cluster.address in ("inline", "local"):
+        raise InputError(
+            "cluster.gpus", f"is {wanted}, but this machine has no GPU", "lower it or leave it out"
+        )
+
+
+def _check_reward(key: str, part: RewardSpec, columns: set[str] | None) -> None:
+    try:
+        if part.kind == "function" and isinstance(part.function, str):
+            _check_function(key, part, part.function, columns)
+        elif part.kind == "pairwise":
+            from rewards.judges.reward import check_tournament
+
+            check_tournament(part.rules())
+    except InputError as error:
+        raise InputError(key, error) from error
+
+
+def _check_function(key: str, spec: FunctionSpec, name: str, columns: set[str] | None) -> None:
+    """A built-in is built; a function of the user's is looked up in its file, which is not run."""
+    from rewards.functions import BUILTINS
+    from rewards.functions.reward import FunctionReward
+
+    home, colon, attribute = name.rpartition(":")
+    source = None
+    if name not in BUILTINS and colon:
+        source = Path(home).expanduser() if home.endswith(".py") else _source_of(home)
+    if source is None or not source.is_file():
+        if name in BUILTINS or not colon or home.endswith(".py"):
+            FunctionReward(name, arguments=spec.arguments)  # or it says what is wrong
+        return
+    try:
+        tree = ast.parse(source.read_bytes(), str(source))
+    except (SyntaxError, ValueError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise InputError(f"{source}{line}", f"cannot be read as Python ({error})") from error
+    bound = dict(_bound(tree.body))
+    if attribute not in bound:
+        if "*" not in bound and "__getattr__" not in bound:
+            raise InputError(source, f"has no reward function {attribute!r}", "name one it has")
+        return
+    found = bound[attribute]
+    if columns is not None and isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef):
+        missing = [one for one in _required(found) if one not in columns | set(spec.arguments)]
+        if missing:
+            raise InputError(
+                f"{source}:{found.lineno}",
+                f"{attribute} needs {missing[0]!r}, which is no column of the prompts",
+                f"give it a default, a column, or {key}.arguments",
+            )
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module of which no parent has to be imported; None where that is not known."""
+    top = importlib.util.find_spec(module.partition(".")[0])
+    if top is None:
+        raise InputError(f"module {module!r}", "no such module for a reward function")
+    if "." in module or top.origin is None or not top.origin.endswith(".py"):
+        return None
+    return Path(top.origin)
+
+
+def _bound(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    """The names that statements of a module bind, with the statement; "*" for what is unknown."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                yield alias.asname or alias.name.partition(".")[0], node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            for name in ast.walk(node):
+                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
+                    yield name.id, node
+        else:  # if, try, with, a loop, or a call that may bind anything
+            for part in ("body", "orelse", "finalbody"):
+                yield from _bound(getattr(node, part, []))
+            for handler in getattr(node, "handlers", []):
+                yield from _bound(handler.body)
+            if any(isinstance(one, ast.Name) and one.id == "globals" for one in ast.walk(node)):
+                yield "*", node
+
+
+def _required(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """The parameters that have no default and are not given to every reward function."""
+    given = function.args
+    positional = [one.arg for one in (*given.posonlyargs, *given.args)]
+    required = positional[: len(positional) - len(given.defaults)]
+    required += [
+        one.arg
+        for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True)
+        if default is None
+    ]
+    return [name for name in required if name not in _GIVEN]

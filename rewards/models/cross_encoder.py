@@ -66,7 +66,7 @@ def load_cross_encoder(folder: Path, settings: ModelSettings, *, name: str) -> M
     output, or the settings do not fit.
     """
     check_engine(settings, "classification", name)
-    if settings.bos is not None or settings.eos is not None:
+    if settings.bos is not None or settings.eos == "single":
         problem = "is an encoder, whose special tokens are its tokenizer's own"
         raise InputError(name, problem, "leave bos and eos out")
     config, tokenizer = load_config(folder), load_tokenizer(folder)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from os.path import commonprefix
+from pathlib import Path
 from typing import Any
 
 from rewards.checkpoints.hub import description_folder
-from rewards.checkpoints.published import Published, find_published
+from rewards.checkpoints.published import find_published
+from rewards.checkpoints.record import with_record
+from rewards.checkpoints.settings import ModelSettings
 from rewards.encoding.bos import BOS_COUNT, default_bos
 from rewards.encoding.encoder import Encoder
 from rewards.encoding.eos import default_eos, without_last_newline
@@ -51,9 +55,9 @@ class Texts:
         max_length: int | None = None,
         truncation_side: TruncationSide | None = None,
     ) -> None:
-        known = _published(tokenizer)
+        known = _known(tokenizer)
         self.tokenizer = _load(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        self.format: Format = _format(format or (known and known.format), self.tokenizer)
+        self.format: Format = _format(format or known.format, self.tokenizer)
         self.separator = separator
         self.bos: Bos | None = bos
         self.eos: Eos | None = eos
@@ -66,8 +70,8 @@ class Texts:
         self.encoder = Encoder(
             self.tokenizer,
             format=self.format,
-            bos=bos or (known and known.bos) or default_bos(self.tokenizer, self.format),
-            eos=eos or (known.eos if known else default_eos(self.tokenizer, self.format)),
+            bos=bos or known.bos or default_bos(self.tokenizer, self.format),
+            eos=eos or known.eos or default_eos(self.tokenizer, self.format),
             vocabulary=len(self.tokenizer),
             max_length=max_length,
             truncation_side=truncation_side or "left",
@@ -132,12 +136,17 @@ class Texts:
         return text + token
 
 
-def _published(tokenizer: object) -> Published | None:
-    known = find_published(tokenizer) if isinstance(tokenizer, str) else None
-    if known is None:
-        return None
-    log.info("%s: using the published format, BOS and EOS of %s", tokenizer, known[0])
-    return known[1]
+def _known(tokenizer: object) -> ModelSettings:
+    """What is known of how the model reads: published, or written down by our own training."""
+    if not isinstance(tokenizer, str):
+        return ModelSettings()
+    found = find_published(tokenizer)
+    if found is None:
+        # its format is in the chat template that was saved with it
+        return replace(with_record(Path(tokenizer).expanduser(), ModelSettings()), format=None)
+    name, known = found
+    log.info("%s: using the published format, BOS and EOS of %s", tokenizer, name)
+    return ModelSettings(format=known.format, bos=known.bos, eos=known.eos)
 
 
 def _load(name: str) -> Any:

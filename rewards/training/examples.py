@@ -13,11 +13,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from rewards.checkpoints.loading import make_encoder
+from rewards.checkpoints.record import with_record
 from rewards.checkpoints.settings import ModelSettings
 from rewards.data.pair import Pair
 from rewards.encoding.encoder import Encoder
@@ -155,6 +157,9 @@ def reading_encoder(
         truncation_side=settings.truncation_side,
         separator=settings.separator,
     )
+    if settings.chat_template is None:  # a model that was trained here is read as it was
+        side, separator = settings.truncation_side, settings.separator
+        wanted = with_record(Path(name), wanted, side=side, separator=separator)
     vocabulary = num_embeddings(model)
     return make_encoder(tokenizer, model.config, wanted, name=name, vocabulary=vocabulary)
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from raft.best_of_n.estimate import Curve, CurveRow, Floats, Point, Series, best_of_n_curve
 from raft.best_of_n.plot import draw_curve
-from raft.best_of_n.pool import Columns, Pool, read_pool
+from raft.best_of_n.pool import Columns, Pool, check_columns, read_pool
+from rollout.data.bad_rows import OnBadRow, Reason
 from rollout.data.jsonl import encode_rows
 from rollout.data.rows import RowIds
 from rollout.data.scored_rows import RowReader, ScoreRow
@@ -76,6 +77,8 @@ class CurveFile(TypedDict):
     interval: str
     curve: list[CurveRow]
     peak: dict[str, Peak | None]
+    skipped: int
+    skipped_reasons: dict[str, Reason]
 
 
 class Result(CurveFile):
@@ -128,6 +131,7 @@ def best_of_n(
     judged: Judged | None = None,
     seed: int = 0,
     restart: bool = False,
+    on_bad_row: OnBadRow = "stop",
 ) -> Result:
     """Write `out` from a stored pool, rows of `responses` and their scores, without a model.
 
@@ -139,12 +143,13 @@ def best_of_n(
         judged: how a judge selected and measured, where one did.
         seed: seed of the bootstrap.
         restart: overwrite files of unknown origin.
+        on_bad_row: "skip" leaves rows out that cannot be read or have no such scores.
 
     Raises:
         InputError: the pool cannot be read or has no scores, or files of these names were made
             by something else.
     """
-    reader = RowReader(str(file), form="responses")
+    reader = RowReader(str(file), form="responses", on_bad_row=on_bad_row)
     judged = judged or Judged()
     settings = {"pool": identity(file.stat()), "by": by, "gold": gold, "n": n, "seed": seed}
     settings |= {"judged": asdict(judged)}
@@ -162,6 +167,9 @@ def best_of_n(
         ns = range(1, n + 1) if judged.ranks_all else sorted({1, n})
         curve = best_of_n_curve(scores_PN, ns, gold_PN, seed=seed)
         found = _result(file, pool, curve, judged, best)
+        skipped = reader.bad.summary()
+        found["skipped"] = skipped["skipped"]
+        found["skipped_reasons"] = skipped["skipped_reasons"]
         found["peak"] = _peaks(scores_PN, gold_PN, curve, judged, seed)
         draw_curve(curve, _titles(pool.columns, judged), out.picture)
         write_json(out.curve, found)
@@ -170,7 +178,7 @@ def best_of_n(
 
 
 def _columns(reader: RowReader, by: str, gold: str | None) -> Columns:
-    first = next(reader.rows(), None)
+    first = next((row for row in reader.rows() if row.bad is None), None)
     if first is None:
         raise InputError(reader.source.name, "holds no rows", "name a file with at least one")
     own = "gold_scores" if by != "gold_scores" and "gold_scores" in first.columns else None
@@ -183,8 +191,14 @@ def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tup
 
     def rows() -> Iterator[ScoreRow]:
         for row in reader.rows():
-            ids.add(row.id)
-            yield row
+            try:
+                if reader.bad.policy == "skip":
+                    check_columns(row, columns)
+            except InputError as error:
+                reader.bad.take(row.number, row.where, error)
+            if row.number not in reader.bad.reasons:
+                ids.add(row.id)
+                yield row
 
     with whole_file(best) as file:
 
@@ -194,7 +208,9 @@ def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tup
             file.write(encode_rows([row]).decode())
 
         pool = read_pool(rows(), columns, n, keep)
-        ids.check((row.id, row.where) for row in reader.rows())
+        ids.check((row.id, row.where) for row in reader.rows() if row.bad is None)
+    if reader.bad.reasons:
+        log.warning("%s: %s", reader.source.name, reader.bad.line())
     return pool, kept
 
 
@@ -227,6 +243,8 @@ def _result(file: Path, pool: Pool, curve: Curve, judged: Judged, best: int) -> 
         "interval": "95 %, bootstrap over prompts",
         "curve": rows,
         "peak": {},
+        "skipped": 0,
+        "skipped_reasons": {},
     }
     if missing["scores"]:
         log.warning(

@@ -14,6 +14,7 @@ from raft.config.run import RunConfig
 from raft.runs.prompts import digest, load_all_prompts
 from rewards.checkpoints.hub import check_model
 from rewards.spec import RewardSpec
+from rollout.data.bad_rows import BadRows
 from rollout.data.jsonl import json_columns
 from rollout.data.overrides import apply_override
 from rollout.data.samples import RANKING
@@ -60,15 +61,17 @@ def draw_pool(
         restart: discard the file and what an interrupted command left.
 
     Returns:
-        The summary: `out`, `rows` and `responses` of the file, and what this command drew:
-        `new_rows`, `tokens`, `seconds`, `tokens_per_second`.
+        The summary: `out`, `rows`, `responses` of the file, `skipped` prompts and
+        `skipped_reasons`, and what this command drew: `new_rows`, `tokens`, `seconds`,
+        `tokens_per_second`.
 
     Raises:
         InputError: unusable prompts or settings, or a file that was made with other settings.
         RewardError: a reward that cannot be computed.
     """
     rewards = rewards or {}
-    prompts = [_plain(prompt) for prompt in load_all_prompts(config)]
+    bad = BadRows(config.prompts.on_bad_row)
+    prompts = [_plain(prompt) for prompt in load_all_prompts(config, bad)]
     folder, name = path.parent, path.stem
     leftovers = [folder / f".{name}.{kind}" for kind in ("samples", "scores")]
     settings = _settings(config, prompts, rewards)
@@ -81,7 +84,7 @@ def draw_pool(
         spent = None if store.complete else _collect(config, store, prompts, rewards)
         store.drop_leftovers()
         responses = len(prompts) * config.sampling.k
-        record = {"out": str(path), "rows": len(prompts), "responses": responses}
+        record = {"out": str(path), "rows": len(prompts), "responses": responses, **bad.summary()}
         output.finish(record)
     return {**record, **_speed(spent, len(prompts))}
 

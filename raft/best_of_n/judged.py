@@ -18,6 +18,7 @@ from rewards.scoring.job import run_job
 from rewards.scoring.score import scores_of
 from rewards.spec import JudgeSpec
 from rewards.tournament import Tournament
+from rollout.data.bad_rows import OnBadRow
 from rollout.data.jsonl import is_list
 from rollout.data.samples import COMPARISONS, RANKING
 from rollout.data.scored_rows import RowReader, ScoreRow
@@ -49,7 +50,13 @@ class Selection:
 
 
 def judge_pool(
-    file: Path, path: Path, selection: Selection, *, n: int | None = None, restart: bool = False
+    file: Path,
+    path: Path,
+    selection: Selection,
+    *,
+    n: int | None = None,
+    on_bad_row: OnBadRow = "stop",
+    restart: bool = False,
 ) -> dict[str, object]:
     """Write `path`: the first `n` responses of each row of `file` (default: all but the last).
 

@@ -14,7 +14,7 @@ from rollout.data.samples import check_scores
 from rollout.data.scored_rows import ScoreRow
 from rollout.errors import InputError
 
-__all__ = ["Columns", "Pool", "read_pool"]
+__all__ = ["Columns", "Pool", "check_columns", "read_pool"]
 
 # columns of one entry per response, and what the chosen one's is called
 _BESIDE = {"finish_reasons": "finish_reason", "seeds": "seed", "token_ids": "token_ids"}
@@ -95,6 +95,13 @@ def read_pool(
     if not any(np.isfinite(scores_N).any() for scores_N in pool.score_rows):
         raise InputError(columns.by, "not a single score is a number", "nothing can be selected")
     return pool
+
+
+def check_columns(row: ScoreRow, columns: Columns) -> None:
+    """Raises InputError where a row lacks the scores, or has others than its responses."""
+    if row.bad is None:
+        for name in filter(None, (columns.by, columns.gold)):
+            _scores(row, name)
 
 
 def _scores(row: ScoreRow, name: str) -> Floats:

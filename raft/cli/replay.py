@@ -11,6 +11,7 @@ from raft.cli.options import (
     AddCommand,
     add_json,
     add_old_name,
+    add_on_bad_row,
     add_out_dir,
     add_seed,
     count,
@@ -152,6 +153,7 @@ def add_eval_pool(command: AddCommand) -> None:
         "--draws", type=count, default=200, metavar="N",
         help="number of random subsets for --weighted (default: 200)",
     )  # fmt: skip
+    add_on_bad_row(made, "is left out")
     add_seed(made, "subsets and intervals")
     add_out_dir(made, "pool.md and pool.json")
     add_json(made)
@@ -174,6 +176,7 @@ def _eval_pool(options: argparse.Namespace) -> int:
         answers=options.questions,
         scores=options.score_column,
         tolerance=options.tolerance,
+        on_bad_row=options.on_bad_row,
     )
     report = measure(
         questions,

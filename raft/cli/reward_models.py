@@ -14,6 +14,7 @@ from raft.cli.options import (
     add_json,
     add_model_options,
     add_old_name,
+    add_on_bad_row,
     add_seed,
     base_name,
     count,
@@ -147,6 +148,7 @@ def add_eval_reward(command: AddCommand) -> None:
         "--bootstrap", type=count, metavar="N",
         help="number of bootstrap resamples of an interval (default: 2000)",
     )  # fmt: skip
+    add_on_bad_row(made, "is left out")
     add_seed(made, "the resamples")
     add_json(made, "the report")
     add_model_options(made)
@@ -181,6 +183,7 @@ def _eval_reward(options: argparse.Namespace) -> int:
         train=options.train,
         seed=options.seed,
         keep=kept_rows(out),
+        on_bad_row=options.on_bad_row,
         **draws,
     )
     if out is None:

@@ -19,6 +19,7 @@ from raft.cli.options import (
     add_json,
     add_model_options,
     add_old_name,
+    add_on_bad_row,
     add_restart,
     add_seed,
     add_set,
@@ -93,6 +94,7 @@ def add_sample(command: AddCommand) -> None:
         "--out", metavar="FILE", help="JSONL file (default: STEM.sampled.jsonl beside PROMPTS)"
     )
     _add_drawing(made)
+    add_on_bad_row(made, "prompt is left out")
     add_restart(made)
     add_json(made, "a summary")
 
@@ -143,6 +145,7 @@ def add_bon(command: AddCommand) -> None:
     )  # fmt: skip
     _add_drawing(made)
     add_model_options(made, without=_OF_POLICY)
+    add_on_bad_row(made, "prompt is left out")
     add_restart(made)
     add_json(made, "the curve")
 
@@ -192,14 +195,16 @@ def _bon(options: argparse.Namespace) -> int:
     if selection is not None:
         from raft.best_of_n.judged import WINS, judge_pool
 
-        judge_pool(pool, out.judged, selection, n=n, restart=options.restart)
+        judge_pool(
+            pool, out.judged, selection, n=n, restart=options.restart, on_bad_row=options.on_bad_row
+        )
         plays = selection.tournament is not None
         ranks_all = not plays or selection.method == "round_robin"
         pool, gold = out.judged, WINS
         judged = Judged(points=plays, ranks_all=ranks_all, win_rate=True)
     found = best_of_n(
         pool, out, by=by, gold=gold, n=n, judged=judged, seed=options.seed or 0,
-        restart=options.restart,
+        restart=options.restart, on_bad_row=options.on_bad_row,
     )  # fmt: skip
     files = "".join(f"\n{what}: {path}" for what, path in found["out"].items())
     print_result(options, found, as_table(found) + files)
@@ -319,6 +324,7 @@ def _config(command: str, options: argparse.Namespace, k: int | None) -> RunConf
         "seed": options.seed,
         "policy.model": options.policy,
         "prompts.path": options.file,
+        "prompts.on_bad_row": options.on_bad_row,
         "sampling.k": k,
         "cluster.address": "inline" if options.inline else None,
     }

@@ -54,6 +54,9 @@ class PromptsConfig(_Section):
     )
     limit: int | None = Field(default=None, ge=1, description="take the first prompts only")
     max_tokens: int | None = Field(default=None, ge=1, description="longer prompts are skipped")
+    on_bad_row: Literal["stop", "skip"] = Field(
+        default="stop", description="skip and count rows that are no prompts"
+    )
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -115,6 +115,9 @@ class TrainRewardConfig(_Section):
     recipe: Recipe = "bradley_terry"
     model: str = Field(description="folder or hub name of the model to start from")
     data: list[str | dict[str, object]] = Field(min_length=1, description="sources of pairs")
+    on_bad_row: Literal["stop", "skip"] = Field(
+        default="stop", description="skip and count rows that cannot be read"
+    )
     eval: HeldOutConfig = HeldOutConfig(share=0.1)
     format: Format | None = None
     bos: Bos | None = None

@@ -16,6 +16,7 @@ from raft.replay.rules import sweep
 from rewards.evaluation.markdown import table, with_interval
 from rewards.evaluation.pass_at_k import SILENT, majority_at_k, pass_at_k, weighted_majority_at_k
 from rewards.evaluation.stats import RESAMPLES, interval95, resampled_ratios
+from rollout.data.bad_rows import Reason
 from rollout.errors import InputError
 from rollout.progress import Progress
 from rollout.seeds import derive_seed
@@ -60,6 +61,8 @@ class Facts(TypedDict):
     unanswered: int
     unreadable: int
     unreadable_first: list[str]
+    skipped: int
+    skipped_reasons: dict[str, Reason]
     responses: int
     right: int
     without_number: int
@@ -208,6 +211,7 @@ def _facts(pool: Questions) -> Facts:
         "unanswered": pool.unanswered,
         "unreadable": len(pool.unreadable),
         "unreadable_first": pool.unreadable[:_MOST_NAMED],
+        **pool.bad.summary(),
         "responses": len(label_M),
         "right": int((label_M == RIGHT).sum()),
         "without_number": int((label_M == SILENT).sum()),

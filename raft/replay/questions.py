@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,7 @@ from raft.replay.source import find_samples
 from rewards.combine.checks import finite_number
 from rewards.evaluation.pass_at_k import SILENT
 from rewards.functions.numeric_match import read_number, read_reference
+from rollout.data.bad_rows import BadRows, OnBadRow
 from rollout.data.jsonl import is_object
 from rollout.data.rows import read_rows, row_id
 from rollout.data.samples import SampleRow
@@ -23,6 +25,9 @@ __all__ = ["RIGHT", "Question", "Questions", "read_questions"]
 
 # the label of the right answer, given or not
 RIGHT = 0
+
+
+log = logging.getLogger("raft")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +55,7 @@ class Questions:
     questions: list[Question]
     unanswered: int
     unreadable: list[str]
+    bad: BadRows
 
     @property
     def most(self) -> int:
@@ -63,6 +69,7 @@ def read_questions(
     answers: str | None = None,
     scores: str | None = None,
     tolerance: float = 0.0,
+    on_bad_row: OnBadRow = "stop",
 ) -> Questions:
     """Read a pool one row at a time, without keeping texts.
 
@@ -70,6 +77,7 @@ def read_questions(
         column: the column of the right answer: a number, or a text that gives one (`#### 42`).
         answers: a file of prompts with that column, matched by id, where the pool has none.
         scores: the column of scores to read.
+        on_bad_row: "skip" leaves rows out that cannot be read, and counts them.
         tolerance: largest difference of a number that still counts as right.
 
     Raises:
@@ -84,7 +92,8 @@ def read_questions(
     seen: set[str] = set()
     unanswered = 0
     unreadable: list[str] = []
-    for row in source.read(source.parts[0]):
+    bad = BadRows(on_bad_row)
+    for row in source.read(source.parts[0], bad):
         if row.id in seen:
             raise InputError(row.where, f"id {row.id!r} stands twice", "give each question one row")
         seen.add(row.id)
@@ -104,7 +113,9 @@ def read_questions(
         what = f"no row has an answer in {column!r}"
         what += f" that is a number (the first: {unreadable[0]})" if unreadable else ""
         raise InputError(pool, what, "name its column by --answer-column")
-    return Questions(source.name, column, scores, found, unanswered, unreadable)
+    if bad.reasons:
+        log.warning("%s: %s", pool, bad.line())
+    return Questions(source.name, column, scores, found, unanswered, unreadable, bad)
 
 
 def _answers(file: str, column: str) -> dict[str, object]:

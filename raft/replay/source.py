@@ -10,6 +10,7 @@ from raft.config.load import make_config
 from raft.config.run import RunConfig
 from raft.evaluation import by_judge
 from raft.selection import Filters
+from rollout.data.bad_rows import BadRows
 from rollout.data.forms import known_columns
 from rollout.data.jsonl import Damage, is_object
 from rollout.data.overrides import parse_yaml
@@ -56,14 +57,20 @@ class Source:
     own: OriginalSelection | None = None
     notes: list[str] = field(default_factory=list)
 
-    def read(self, part: Part) -> Iterator[SampleRow]:
+    def read(self, part: Part, bad: BadRows | None = None) -> Iterator[SampleRow]:
         """Read a part's rows one at a time. Damaged rows of a run are skipped and noted; the first
-        one of a file raises InputError."""
+        one of a file raises InputError, unless `bad` takes it."""
         if part.iteration is None:
-            for row in map(without_error, pool_rows(read_rows(find_source(part.path)))):
-                value = row.value
-                known = known_columns(value, row.where) if is_object(value) else value
-                yield SampleRow.from_json(known, row.where, row.number)
+            bad = bad or BadRows()
+            for row in pool_rows(read_rows(find_source(part.path), keep_errors=True)):
+                try:
+                    value = without_error(row).value
+                    known = known_columns(value, row.where) if is_object(value) else value
+                    found = SampleRow.from_json(known, row.where, row.number)
+                except InputError as error:
+                    bad.take(row.number, row.where, error)
+                else:
+                    yield found
             return
         damage = Damage()
         yield from read_samples(part.path, damage=damage)

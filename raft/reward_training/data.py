@@ -36,10 +36,10 @@ class TrainData:
 
 def read_train_data(config: TrainRewardConfig) -> TrainData:
     """Raises `InputError` for sources that cannot be read, and where nothing could be held out."""
-    found = read_pairs(config.data, seed=config.seed)
+    found = read_pairs(config.data, seed=config.seed, on_bad_row=config.on_bad_row)
     train, lines, rest = found.pairs, found.report.lines(), []
     if config.eval.data is not None:
-        test = read_pairs(config.eval.data, seed=config.seed)
+        test = read_pairs(config.eval.data, seed=config.seed, on_bad_row=config.on_bad_row)
         held_out = test.pairs
         lines += [f"held out: {line}" for line in test.report.lines()]
         if config.eval.last is not None and config.eval.last < len(held_out):
@@ -54,7 +54,12 @@ def read_train_data(config: TrainRewardConfig) -> TrainData:
     rated: Sequence[Rated] = ()
     if config.armorm is not None:
         attributes = config.armorm.attributes or ()
-        ratings = read_rated(config.armorm.rated, seed=config.seed, attributes=attributes)
+        ratings = read_rated(
+            config.armorm.rated,
+            seed=config.seed,
+            attributes=attributes,
+            on_bad_row=config.on_bad_row,
+        )
         rated = ratings.rated
         lines += [f"rated: {line}" for line in ratings.report.lines()]
     for line in lines:

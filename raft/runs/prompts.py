@@ -6,12 +6,14 @@ Iterations take slices of a seeded permutation of the prompts, and then of the n
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewards.checkpoints.hub import local_path
+from rollout.data.bad_rows import BadRows
 from rollout.data.prompts import read_prompts
 from rollout.data.sources import find_source
 from rollout.seeds import derive_seed
@@ -31,6 +33,8 @@ __all__ = [
     "prompts_of",
     "read_texts",
 ]
+
+log = logging.getLogger("raft")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def read_texts(config: RunConfig) -> Texts:
             column=section.column,
             separator=section.separator,
             first_words=section.first_words,
+            bad=BadRows(section.on_bad_row),
         )
     return Texts(_read(config), held_out)
 
@@ -81,12 +86,12 @@ def encode_texts(config: RunConfig, texts: Texts) -> tuple[list[Prompt], list[Pr
     return training, held_out
 
 
-def load_all_prompts(config: RunConfig) -> list[Prompt]:
+def load_all_prompts(config: RunConfig, bad: BadRows) -> list[Prompt]:
     """Every prompt of `prompts.path`, encoded; none is held out. Raises InputError."""
-    return _encode(config, _read(config))
+    return _encode(config, _read(config, bad), bad)
 
 
-def _read(config: RunConfig) -> list[Prompt]:
+def _read(config: RunConfig, bad: BadRows | None = None) -> list[Prompt]:
     section = config.prompts
     return read_prompts(
         section.path,
@@ -96,6 +101,7 @@ def _read(config: RunConfig) -> list[Prompt]:
         separator=section.separator,
         first_words=section.first_words,
         limit=section.limit,
+        bad=bad or BadRows(section.on_bad_row),
     )
 
 
@@ -123,18 +129,24 @@ def load_tokenizer(model: str) -> Tokenizer:
         raise InputError("policy.model", f"no tokenizer for {model} ({one_line(error)})") from error
 
 
-def _encode(config: RunConfig, prompts: list[Prompt]) -> list[Prompt]:
+def _encode(config: RunConfig, prompts: list[Prompt], bad: BadRows | None = None) -> list[Prompt]:
     from rollout.engines.base import context_length
 
     policy = config.policy
-    return encode_prompts(
+    bad = bad or BadRows(config.prompts.on_bad_row)
+    known = len(bad.reasons)
+    encoded = encode_prompts(
         prompts,
         load_tokenizer(local_path(policy.model)),
         template=policy.template,
         max_model_len=policy.max_model_len or context_length(local_path(policy.model)),
         max_new_tokens=config.sampling.max_new_tokens,
         max_prompt_tokens=config.prompts.max_tokens,
+        bad=bad,
     )
+    if len(bad.reasons) > known:
+        log.warning("%s: %s", config.prompts.path, bad.line())
+    return encoded
 
 
 def _hold_out(

@@ -28,12 +28,14 @@ from rewards.data.report import (
 )
 from rewards.data.source import PairSource, Sources, parse_sources
 from rewards.data.split import Split, split_last, split_pairs
+from rollout.data.bad_rows import OnBadRow
 from rollout.data.forms import column
 from rollout.data.jsonl import is_object, json_kind
-from rollout.data.rows import Row, read_rows, row_id
+from rollout.data.rows import Row, read_rows, row_id, without_error
 from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
+from rollout.text.printable import one_line
 
 __all__ = [
     "PairSet",
@@ -70,7 +72,9 @@ class RatedSet:
     report: DataReport
 
 
-def read_pairs(sources: Sources, *, seed: int = 0, strict: bool = False) -> PairSet:
+def read_pairs(
+    sources: Sources, *, seed: int = 0, strict: bool = False, on_bad_row: OnBadRow = "stop"
+) -> PairSet:
     """Read every source and bring its rows to pairs.
 
     A pair that stands twice (same prompt, same sides) is kept once unless a source says otherwise,
@@ -81,12 +85,13 @@ def read_pairs(sources: Sources, *, seed: int = 0, strict: bool = False) -> Pair
         sources: paths, or mappings or `PairSource`s of its keys.
         strict: raise for the first row that cannot make a pair, but not for ties and missing
             ratings, which good data has too.
+        on_bad_row: "skip" counts rows that cannot be read among those that are dropped.
 
     Raises:
         InputError: for what cannot be read, with file and line; for a source of which nothing is
             left, with the counts.
     """
-    reader = _Reader[Pair]("pairs", seed, strict, pair_content)
+    reader = _Reader[Pair]("pairs", seed, strict, pair_content, on_bad_row)
     pairs: list[Pair] = []
     for source in parse_sources(sources):
         pairs += reader.read(source)
@@ -102,18 +107,24 @@ def read_pairs(sources: Sources, *, seed: int = 0, strict: bool = False) -> Pair
 
 
 def read_rated(
-    sources: Sources, *, seed: int = 0, strict: bool = False, attributes: Sequence[str] = ()
+    sources: Sources,
+    *,
+    seed: int = 0,
+    strict: bool = False,
+    attributes: Sequence[str] = (),
+    on_bad_row: OnBadRow = "stop",
 ) -> RatedSet:
     """Read every source's single responses with their ratings, for multi-objective regression.
 
     Args:
-        sources, strict, seed: as in `read_pairs`; what concerns pairs alone is not looked at.
+        sources, strict, seed, on_bad_row: as in `read_pairs`; what concerns pairs alone is not
+            looked at.
         attributes: those that must be known; the report names each one without any label.
 
     Raises:
         InputError: as `read_pairs`.
     """
-    reader = _Reader[Rated]("rated", seed, strict, rated_content)
+    reader = _Reader[Rated]("rated", seed, strict, rated_content, on_bad_row)
     found: list[Rated] = []
     for source in parse_sources(sources):
         found += reader.read(source)
@@ -128,7 +139,15 @@ def read_rated(
 class _Reader(Generic[_Made]):
     """Reads one source after another, and remembers what it has seen in all of them."""
 
-    def __init__(self, use: Use, seed: int, strict: bool, content: Callable[[_Made], str]) -> None:
+    def __init__(
+        self,
+        use: Use,
+        seed: int,
+        strict: bool,
+        content: Callable[[_Made], str],
+        on_bad_row: OnBadRow,
+    ) -> None:
+        self._skips = on_bad_row == "skip"
         self.reports: list[SourceReport] = []
         self._use: Use = use
         self._seed = seed
@@ -183,7 +202,7 @@ class _Reader(Generic[_Made]):
     def _outcomes(
         self, source: PairSource, report: SourceReport
     ) -> Iterator[tuple[_Made | Refusal, str]]:
-        records = _records(source, report, self._use)
+        records = _records(source, report, self._use, self._skips)
         first = next(records, None)
         if first is None:
             return
@@ -191,7 +210,12 @@ class _Reader(Generic[_Made]):
         options = source.options(derive_seed(self._seed, "pairs"))
         for together in _together(first, records, format, self._use):
             where = together[0].where
-            outcomes: Sequence[Any] = _convert(format, together, options, self._use)
+            try:
+                outcomes: Sequence[Any] = _convert(format, together, options, self._use)
+            except InputError as error:
+                if not self._skips:
+                    raise
+                outcomes = [Refusal(one_line(error.problem))]
             for outcome in outcomes or [Refusal("nothing to compare")]:
                 yield outcome, where
 
@@ -236,22 +260,29 @@ def _together(
         yield from (list(group) for _, group in groupby(records(), key=format.key))
 
 
-def _records(source: PairSource, report: SourceReport, use: Use) -> Iterator[Record]:
+def _records(source: PairSource, report: SourceReport, use: Use, skips: bool) -> Iterator[Record]:
     """Every row that `where` lets pass. Sets the report's format at the first of them."""
     if source.format != "auto":
         _check_use(source.format, use, source.path)
     found = find_source(source.path, split=source.split, columns=source.columns)
-    for row in read_rows(found):
+    for row in read_rows(found, keep_errors=skips):
         report.rows += 1
-        columns = _columns(row)
-        if not _passes(columns, source.where or {}, row.where):
-            report.left_out["where"] += 1
-            continue
-        if report.format == "auto":
-            report.format, why = recognise(columns, row.where, use)
-            logger.info("%s: read as %s (%s)", source.path, report.format, why)
-        columns = columns_of(report.format, columns, row.where)
-        yield _record(row, columns, source, found.stem)
+        try:
+            columns = _columns(row)
+            if not _passes(columns, source.where or {}, row.where):
+                report.left_out["where"] += 1
+                continue
+            if report.format == "auto":
+                report.format, why = recognise(columns, row.where, use)
+                logger.info("%s: read as %s (%s)", source.path, report.format, why)
+            columns = columns_of(report.format, columns, row.where)
+            record = _record(row, columns, source, found.stem)
+        except InputError as error:
+            if not skips:
+                raise
+            report.drop(one_line(error.problem), row.where)
+        else:
+            yield record
 
 
 def _check_use(name: str, use: Use, path: str) -> None:
@@ -263,13 +294,14 @@ def _check_use(name: str, use: Use, path: str) -> None:
 
 
 def _columns(row: Row) -> dict[str, object]:
-    if not is_object(row.value):
+    value = without_error(row).value
+    if not is_object(value):
         raise InputError(
             row.where,
-            f"holds {json_kind(row.value)} where an object is expected",
+            f"holds {json_kind(value)} where an object is expected",
             'write {"prompt", "chosen", "rejected"}',
         )
-    return row.value
+    return value
 
 
 def _passes(columns: Mapping[str, object], where: Mapping[str, object], place: str) -> bool:

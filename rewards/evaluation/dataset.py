@@ -7,6 +7,7 @@ is numbers, some dozens of bytes per response: the texts are read again for each
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from itertools import product
 import numpy as np
 
 from rewards.evaluation.forms import Form, parse_form, recognise
+from rollout.data.bad_rows import BadRows, OnBadRow
 from rollout.data.jsonl import json_kind
-from rollout.data.rows import Row, read_rows, row_id
+from rollout.data.rows import Row, read_rows, row_id, without_error
 from rollout.data.sources import Source, find_source
 from rollout.errors import InputError
 from rollout.progress import Progress
@@ -29,6 +31,8 @@ __all__ = [
     "RowParser",
     "read_set",
 ]
+
+log = logging.getLogger("raft")
 
 # columns that tables are made by, the first that a row has
 _SOURCES = ("source", "subset", "domain")
@@ -102,7 +106,7 @@ class RowParser:
 
     def parse(self, row: Row) -> EvalRow:
         """Raises InputError that begins with the row's place."""
-        columns = row.value
+        columns = without_error(row).value
         if not isinstance(columns, dict):
             raise InputError(
                 row.where,
@@ -154,6 +158,7 @@ class EvalSet:
     split: str
     form: Form
     gold: str | None
+    bad: BadRows
     ids: tuple[str, ...]
     source_N: tuple[str, ...]
     prompt_N: np.ndarray
@@ -168,7 +173,11 @@ class EvalSet:
     def rows(self) -> Iterator[EvalRow]:
         """Every row once more."""
         parser = RowParser(self.source.stem, self.form, self.gold)
-        return (parser.parse(row) for row in read_rows(self.source))
+        return (
+            parser.parse(row)
+            for row in read_rows(self.source, keep_errors=True)
+            if row.number not in self.bad.reasons
+        )
 
     @property
     def prompt_M(self) -> np.ndarray:
@@ -199,18 +208,26 @@ def read_set(
     gold: str | None = None,
     split: str = "train",
     columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "stop",
 ) -> EvalSet:
     """Read and check every row of a file or a dataset.
+
+    With `on_bad_row` "skip" a row that cannot be read is left out and counted in `bad`.
 
     Raises InputError: no such file, a row that cannot be read, no rows, rows without two responses
     of which one is better.
     """
-    source = find_source(name, split=split, columns=columns)
+    source, bad = find_source(name, split=split, columns=columns), BadRows(on_bad_row)
     parser, facts = RowParser(source.stem, form, gold), _Facts()
     with Progress("checking", 0) as bar:
-        for row in read_rows(source):
-            facts.add(parser.parse(row))
+        for row in read_rows(source, keep_errors=True):
+            try:
+                facts.add(parser.parse(row))
+            except InputError as error:
+                bad.take(row.number, row.where, error)
             bar.advance()
+    if bad.reasons:
+        log.warning("%s: %s", name, bad.line())
     if not facts.ids:
         raise InputError(name, "holds no rows", "name a file with at least one")
     if not facts.better:
@@ -220,7 +237,7 @@ def read_set(
             "nothing can be told apart, give rows that differ",
         )
     assert parser.form is not None, "a row was read"
-    return facts.as_set(source, split, parser.form, gold)
+    return facts.as_set(source, split, parser.form, gold, bad)
 
 
 class _Facts:
@@ -254,7 +271,9 @@ class _Facts:
         self._length += map(len, row.texts) if row.groups else [math.nan] * len(row.gold)
         self._row_of_response += [number] * len(row.gold)
 
-    def as_set(self, source: Source, split: str, form: Form, gold: str | None) -> EvalSet:
+    def as_set(
+        self, source: Source, split: str, form: Form, gold: str | None, bad: BadRows
+    ) -> EvalSet:
         def whole(values: list[int]) -> np.ndarray:
             return np.array(values, dtype=np.int64)
 
@@ -263,6 +282,7 @@ class _Facts:
             split=split,
             form=form,
             gold=gold,
+            bad=bad,
             ids=tuple(self.ids),
             source_N=tuple(self._sources),
             prompt_N=whole(self._prompt),

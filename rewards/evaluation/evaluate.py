@@ -30,6 +30,7 @@ from rewards.evaluation.scores import Scored, by_judge, by_reward, free_memory
 from rewards.evaluation.stats import RESAMPLES, paired
 from rewards.evaluation.stored import by_stored, write_scores
 from rewards.spec import RewardSpec
+from rollout.data.bad_rows import OnBadRow
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
 
@@ -66,6 +67,7 @@ def eval_reward(
     resamples: int = RESAMPLES,
     seed: int = 0,
     keep: Path | None = None,
+    on_bad_row: OnBadRow = "stop",
 ) -> EvalReport:
     """Evaluate every scorer on the file or dataset `data`.
 
@@ -74,6 +76,7 @@ def eval_reward(
         gold: the column of listwise rows that their known order stands in.
         train: a file of training pairs to look for the evaluation's prompts in.
         resamples, seed: of all bootstrap intervals.
+        on_bad_row: "skip" leaves rows out that cannot be read, and counts them.
         keep: a JSONL file for the rows with the scores of every reward, as `by_stored` reads them.
 
     Raises:
@@ -84,7 +87,7 @@ def eval_reward(
         raise InputError(
             "eval-reward", "nothing to evaluate", "give --reward, --judge or --score-column"
         )
-    found = read_set(data, form=form, gold=gold, split=split)
+    found = read_set(data, form=form, gold=gold, split=split, on_bad_row=on_bad_row)
     _check(found, scorers)
     contamination = None if train is None else find_contamination(found, train)
     all_scored = [
@@ -148,6 +151,7 @@ def _facts(data: EvalSet, name: str) -> SetFacts:
         pairs=len(data.row_M),
         responses=len(data.gold_R),
         prompts=len(np.unique(data.prompt_N)),
+        **data.bad.summary(),
     )
 
 

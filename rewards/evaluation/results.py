@@ -10,6 +10,7 @@ from rewards.evaluation.accuracy import Accuracy, LengthBias
 from rewards.evaluation.benchmarks import Benchmark
 from rewards.evaluation.calibration import Calibration
 from rewards.evaluation.contamination import Contamination
+from rollout.data.bad_rows import Reason
 
 __all__ = [
     "BootstrapFacts",
@@ -36,6 +37,8 @@ class SetFacts:
     pairs: int
     responses: int
     prompts: int
+    skipped: int
+    skipped_reasons: dict[str, Reason]
 
 
 @dataclass(frozen=True, slots=True)

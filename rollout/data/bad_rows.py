@@ -7,33 +7,46 @@ or with settings stops a command always.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, TypedDict
 
 from rollout.errors import InputError
 from rollout.text.printable import one_line
 
-__all__ = ["ON_BAD_ROW", "BadRows", "OnBadRow"]
+__all__ = ["BadRows", "OnBadRow", "Reason", "Skipped"]
 
 OnBadRow = Literal["stop", "skip"]
-ON_BAD_ROW: tuple[OnBadRow, ...] = get_args(OnBadRow)
 # reasons that are told apart; a file of broken JSON has one of its own in each row
 _MOST_REASONS = 20
 _OTHERS = "other reasons"
 
 
+class Reason(TypedDict):
+    """How many rows, and where the first one stands."""
+
+    rows: int
+    first: str
+
+
+class Skipped(TypedDict):
+    """How many rows, and of which reasons."""
+
+    skipped: int
+    skipped_reasons: dict[str, Reason]
+
+
 @dataclass(slots=True)
 class BadRows:
-    """The bad rows of one reading: number of the row -> why.
+    """The bad rows of one reading: number of the row, or id of a prompt -> why.
 
     Args:
         policy: "stop" raises the first error.
     """
 
     policy: OnBadRow = "stop"
-    reasons: dict[int, str] = field(default_factory=dict[int, str])
+    reasons: dict[int | str, str] = field(default_factory=dict[int | str, str])
     _first: dict[str, str] = field(default_factory=dict[str, str])
 
-    def take(self, number: int, where: str, error: Exception) -> str:
+    def take(self, number: int | str, where: str, error: Exception) -> str:
         """Count a bad row and return the reason. Raises `error` where the policy is to stop."""
         if self.policy == "stop":
             raise error
@@ -45,8 +58,8 @@ class BadRows:
             self.reasons[number] = reason
         return self.reasons[number]
 
-    def summary(self) -> dict[str, object]:
-        """How many, and of each reason how many and where the first one stands."""
+    def summary(self) -> Skipped:
+        """What a command's summary says of them."""
         told = list(self.reasons.values())
         return {
             "skipped": len(told),

@@ -14,12 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
+from rollout.data.bad_rows import BadRows
 from rollout.data.forms import column as column_of
 from rollout.data.forms import known_columns
 from rollout.data.jsonl import is_list, is_object, json_kind
 from rollout.data.messages import Content, begins_with_hh_turn, hh_prompt, prompt_content
 from rollout.data.pairs import shared_prompt
-from rollout.data.rows import Row, read_rows, row_id
+from rollout.data.rows import Row, read_rows, row_id, without_error
 from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.types import Message, Prompt
@@ -41,6 +42,7 @@ def read_prompts(
     separator: str | None = None,
     first_words: int | None = None,
     limit: int | None = None,
+    bad: BadRows | None = None,
 ) -> list[Prompt]:
     r"""Read prompts from a file, a folder, standard input or a `datasets` name.
 
@@ -57,6 +59,7 @@ def read_prompts(
         first_words: keep the first so many words of a text prompt. A line or document of plain
             text with fewer is skipped and counted in the log.
         limit: stop after so many prompts.
+        bad: takes rows that are no prompts; by default the first one is an error.
 
     Returns:
         Prompts in file order. An id that the row does not give is `{stem}-{number:06d}`, numbered
@@ -71,11 +74,13 @@ def read_prompts(
     if source.kind == "text" and column is not None:
         raise InputError(source.name, "plain text has no columns", "leave prompts.column out")
     skipped: list[str] = []
-    rows = read_rows(source, separator=separator)
+    rows = read_rows(source, separator=separator, keep_errors=bad is not None)
     if source.kind == "text":
         rows = _long_enough(rows, first_words, skipped)
-    parsed = (_prompt(row, source.stem, format, column, first_words) for row in rows)
+    parsed = _parsed(rows, source.stem, format, column, first_words, bad or BadRows())
     prompts = _with_unique_ids(islice(parsed, limit), source.name)
+    if bad is not None and bad.reasons:
+        logger.warning("%s: %s", source.name, bad.line())
     if skipped:
         logger.info(
             "%s: skipped %d texts of fewer than %s words", source.name, len(skipped), first_words
@@ -136,6 +141,23 @@ def _with_unique_ids(prompts: Iterable[Prompt], name: str) -> list[Prompt]:
             "~2, ~3, …", name, again, renamed,
         )  # fmt: skip
     return list(found.values())
+
+
+def _parsed(
+    rows: Iterable[Row],
+    stem: str,
+    format: str,
+    column: str | None,
+    words: int | None,
+    bad: BadRows,
+) -> Iterator[Prompt]:
+    for row in rows:
+        try:
+            prompt = _prompt(without_error(row), stem, format, column, words)
+        except InputError as error:
+            bad.take(row.number, row.where, error)
+        else:
+            yield prompt
 
 
 def _prompt(row: Row, stem: str, format: str, column: str | None, words: int | None) -> Prompt:

@@ -7,11 +7,13 @@ LMFlow's RAFT example, with nothing between turns; "auto" is plain for text and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args
 
+from rollout.data.bad_rows import BadRows
 from rollout.errors import InputError
 from rollout.text.chat import apply_chat_template
 from rollout.types import Message, Prompt
@@ -62,6 +64,7 @@ def encode_prompts(
     max_model_len: int,
     max_new_tokens: int,
     max_prompt_tokens: int | None = None,
+    bad: BadRows | None = None,
 ) -> list[Prompt]:
     """Fill in `token_ids` of every prompt, in order, in one call of the tokenizer.
 
@@ -70,28 +73,53 @@ def encode_prompts(
     longer than `max_prompt_tokens` are dropped and counted in the log, which is the filter of the
     RAFT example in LMFlow (256 tokens).
 
+    Args:
+        bad: takes the prompts that are refused; by default the first one is an error.
+
     Raises:
         InputError: for a prompt that leaves no room for `max_new_tokens` in `max_model_len`, for
             one of no tokens, and where the filter drops them all.
     """
-    texts = [render(prompt, tokenizer, template) for prompt in prompts]
+    bad = bad or BadRows()
+    texts: list[str] = []
+    said: list[Prompt] = []
+    for prompt in prompts:
+        with _refused_by(bad, prompt):
+            texts.append(render(prompt, tokenizer, template))
+            said.append(prompt)
     prefix, bos = _added_prefix(tokenizer), tokenizer.bos_token_id
     ids: list[list[int]] = (
         tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     )
     encoded: list[Prompt] = []
-    for prompt, row in zip(prompts, ids, strict=True):
-        if not row:
-            raise InputError(
-                f"prompt {prompt.id!r}",
-                "encodes to no tokens",
-                "write a prompt there",
-            )
-        encoded.append(replace(prompt, token_ids=_with_one_bos(row, prefix, bos)))
+    for prompt, row in zip(said, ids, strict=True):
+        with _refused_by(bad, prompt):
+            if not row:
+                raise InputError(
+                    f"prompt {prompt.id!r}", "encodes to no tokens", "write a prompt there"
+                )
+            encoded.append(replace(prompt, token_ids=_with_one_bos(row, prefix, bos)))
     kept = _short_enough(encoded, max_prompt_tokens)
+    fitting: list[Prompt] = []
     for prompt in kept:
-        _check_room(prompt, max_model_len, max_new_tokens)
-    return kept
+        with _refused_by(bad, prompt):
+            _check_room(prompt, max_model_len, max_new_tokens)
+            fitting.append(prompt)
+    if prompts and not fitting:
+        raise InputError("prompts", f"none is left: {bad.line()}")
+    return fitting
+
+
+@contextlib.contextmanager
+def _refused_by(bad: BadRows, prompt: Prompt) -> Generator[None]:
+    """What the block refuses of a prompt is for `bad` to take."""
+    try:
+        yield
+    except InputError as error:
+        # the file's place is not known here, and settings are no fault of a prompt
+        if not error.where.startswith("prompt "):
+            raise
+        bad.take(f"prompt {prompt.id}", error.where, error)
 
 
 def _template_of(prompt: Prompt, tokenizer: Tokenizer, template: str) -> str:

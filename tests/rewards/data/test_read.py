@@ -353,3 +353,29 @@ def test_the_old_name_of_diverging_prompts_is_read_and_the_new_one_logged(old, n
     assert f"diverging_prompts: {new}" in caplog.text
     with pytest.raises(InputError, match="'apart'"):
         parse_sources({"path": "x.jsonl", "parted": "apart"})
+
+
+def test_rows_that_cannot_be_read_are_dropped_on_request(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    good = [{"prompt": f"q{n}", "chosen": f"a{n}", "rejected": "b"} for n in range(3)]
+    bad = ['{"prompt": "q", "chosen": "a", "rejected": null}', "{", "[1]", '{"prompt": "q"}',
+           '{"prompt": "", "chosen": "a", "rejected": "b"}']  # fmt: skip
+    lines = [json.dumps(good[0]), *bad, *bad, *map(json.dumps, good[1:])]
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError):
+        read_pairs([str(file)])
+    found = read_pairs([str(file)], on_bad_row="skip")
+    assert [pair.chosen for pair in found.pairs] == read_chosen(tmp_path, good)
+    (report,) = found.report.sources
+    assert report.rows == 13 and sum(one.count for one in report.dropped.values()) == 10
+    assert all(one.count == 2 for one in report.dropped.values()) and report.made == 3
+    assert any(
+        place.startswith(f"{file}:2") for one in report.dropped.values() for place in one.places
+    )
+
+
+def read_chosen(folder: Path, rows: list[dict[str, str]]) -> list[Any]:
+    """Of the same pairs in a file without bad rows."""
+    file = folder / "good.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [pair.chosen for pair in read_pairs([str(file)]).pairs]

@@ -95,6 +95,7 @@ def test_pairs_by_hand(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     report = evaluate(capsys, write_rows(tmp_path / "p.jsonl", PAIRS), *LENGTH)
     assert report["data"] | {"file": ""} == {
         "file": "", "form": "pairs", "rows": 4, "pairs": 4, "responses": 8, "prompts": 2,
+        "skipped": 0, "skipped_reasons": {},
     }  # fmt: skip
     found = only(report)
     whole = found["accuracy"]

@@ -188,3 +188,65 @@ def test_settings_are_no_bad_rows(tmp_path: Path, capsys: pytest.CaptureFixture[
     file = file_of(tmp_path, [{**good(0), "chosen_score": 1}, good(1)])
     assert "--replace" in refused(capsys, *LENGTH, *SKIP, file)
     assert "no such file" in refused(capsys, *LENGTH, *SKIP, tmp_path / "none.jsonl")
+
+
+def test_evaluations_leave_bad_rows_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = file_of(tmp_path, [good(2), *(line for line, _ in BAD), good(3)])
+    command = ("eval-reward", "--quiet", "--bootstrap", "100", *LENGTH, "--data", file)
+    assert f"{file}:2" in refusal(capsys, *command)
+    assert main([*map(str, command), *SKIP, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["data"]["skipped"] == len(BAD) and found["data"]["pairs"] == 2
+    (measured,) = found["models"].values()
+    assert measured["accuracy"]["wins"] == 2
+    rows: list[Any] = [
+        {"id": "a", "prompt": "q", "responses": ["1", "2"], "answer": 2},
+        {"id": "b", "prompt": "q", "responses": ["1", None], "answer": 2},
+        "{",
+    ]
+    pool = file_of(tmp_path, rows)
+    assert says(refusal(capsys, "eval-pool", "--quiet", pool), f"{pool}:2")
+    assert main(["eval-pool", "--quiet", "--json", *SKIP, str(pool)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["questions"], found["skipped"]) == (1, 2)
+
+
+def test_a_pool_with_bad_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[Any] = [
+        {"prompt": "q", "responses": ["a", "b"], "scores": [1, 2]},
+        {"prompt": "q", "responses": ["a", "b"], "scores": [1]},
+        {"prompt": "q", "responses": ["a", 7], "scores": [1, 2]},
+        {"prompt": "q", "responses": ["a", "b"]},
+    ]
+    file = file_of(tmp_path, rows)
+    assert says(refusal(capsys, "bon", "--quiet", file), f"{file}:2")
+    assert main(["bon", "--quiet", "--json", *SKIP, str(file)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["prompts"], found["skipped"]) == (1, 3)
+    assert len(toy_runs.rows(tmp_path / "rows.best.jsonl")) == 1
+
+
+def test_prompts_that_cannot_be_drawn_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = toy_runs.settings(tmp_path)
+    lines: list[Any] = [{"id": f"p{n}", "prompt": f"tree {n}"} for n in range(30)]
+    lines[3:3] = ["{", '{"prompt": null}', {"id": "long", "prompt": "tree " * 600}]
+    file = file_of(tmp_path, lines)
+    command = ("sample", "--quiet", "--inline", "--policy", config["policy"]["model"], file)
+    assert says(refusal(capsys, *command), f"{file}:4")
+    assert main([*map(str, command), *SKIP, "--json", "-n", "2", "--max-new-tokens", "4"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["rows"], summary["skipped"]) == (30, 3)
+    assert {one["rows"] for one in summary["skipped_reasons"].values()} == {1}
+    drawn = toy_runs.rows(tmp_path / "rows.sampled.jsonl")
+    assert [row["id"] for row in drawn] == [f"p{n}" for n in range(30)]
+    run = toy_runs.config_file(tmp_path, prompts={"path": str(file)}, iterations=1)
+    assert says(refusal(capsys, "run", "--quiet", run), f"{file}:4")
+    skipping = ["run", str(run), "prompts.on_bad_row=skip"]
+    assert main(skipping) == 0
+    said = capsys.readouterr().err
+    assert "2 rows skipped" in said and "1 row skipped" in said
+    assert main([*skipping, "iterations=2"]) == 0
+    asked = {row["id"] for row in toy_runs.rows(tmp_path / "run/iterations/002/rollouts.jsonl")}
+    assert asked < {f"p{n}" for n in range(30)}

@@ -8,8 +8,12 @@ Our JSON, version 1. Requests are POSTed; a token, where one is set, goes in the
 `/score` takes whole conversations, the assistant's response last, or whole texts:
 
     {"conversations": [[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}],
-                       "a whole text", …], "model": "optional: refuse to answer as another"}
-    -> {"scores": [1.5, null, …], "model": "the name of what answered", "version": 1}
+                       "a whole text", …], "ids": ["one of each, optional"],
+     "model": "optional: refuse to answer as another"}
+    -> {"scores": [1.5, null, …], "ids": [those of the request, in its order],
+        "model": "the name of what answered", "version": 1}
+
+Our clients send ids, and refuse an answer that does not repeat them.
 
 or groups, the rows of a rollout file. K responses of one prompt always travel together, and
 "scores" then has one list of K per group. All but "prompt" and "responses" is optional:
@@ -17,14 +21,14 @@ or groups, the rows of a rollout file. K responses of one prompt always travel t
     {"groups": [{"id": "p1", "prompt": "text" or [{"role", "content"}, …], "responses": ["…", …],
                  "fields": {"answer": "4"}, "token_ids": [[1, 2], …],
                  "finish_reasons": ["stop" or "length", …]}, …]}
-    -> {"scores": [[1.5, null, …], …], "model": "…", "version": 1}
+    -> {"scores": [[1.5, null, …], …], "ids": […], "model": "…", "version": 1}
 
 null is a missing score. NaN and Infinity are not JSON and count as failures.
 
 `/compare` asks a judge for P(first is better), in [0, 1]; null is a missing verdict:
 
     {"comparisons": [{"prompt": [{"role", "content"}, …], "first": "…", "second": "…"}, …]}
-    -> {"probabilities": [0.7, …], "model": "…", "version": 1}
+    -> {"probabilities": [0.7, …], "ids": […], "model": "…", "version": 1}
 
 `/get_reward` is OpenRLHF's: {"query": ["whole text", …]} -> {"rewards": [1.5, …]}.
 `/health` answers a GET without a token: {"status": "ok", "routes": […], "version": 1}.

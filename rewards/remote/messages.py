@@ -124,10 +124,20 @@ class Row(_Strict):
         return Group(prompt, completions, policy_version=0)
 
 
-class ScoreRequest(_Strict):
+class _Asking(_Strict):
+    """A request in our JSON; `ids` are one per item, which its answer repeats."""
+
+    ids: list[str] | None = None
+    model: str | None = None
+
+    def check_ids(self, count: int) -> None:
+        if self.ids is not None and not len(self.ids) == len(set(self.ids)) == count:
+            raise Refusal(400, f'"ids" are not {count} different ones')
+
+
+class ScoreRequest(_Asking):
     conversations: list[Turns | str] | None = None
     groups: list[Row] | None = None
-    model: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ScoreRequest:
@@ -148,9 +158,8 @@ class Pair(_Strict):
         return Comparison(self.prompt, self.first, self.second)
 
 
-class CompareRequest(_Strict):
+class CompareRequest(_Asking):
     comparisons: list[Pair]
-    model: str | None = None
 
 
 class GetRewardRequest(BaseModel):
@@ -167,18 +176,24 @@ class Answer(BaseModel):
 
 
 class _Signed(Answer):
-    """An answer in our JSON: who gives it, and in which version."""
+    """An answer in our JSON: who gives it, in which version, and to what."""
 
     model: object = None
     version: object = VERSION
+    ids: list[str] | None = None
 
-    def check(self, model: str | None) -> None:
-        """Raise `RewardError` where the version is another, or another model than `model`."""
+    def check(self, model: str | None, ids: list[str]) -> None:
+        """Raise `RewardError` where the version is another, another model than `model`, or where
+        it does not answer `ids` in their order."""
         if self.version != VERSION:
             raise RewardError(
                 f"it speaks version {self.version!r} of our JSON, this client {VERSION}"
             )
         check_model(self.model, model)
+        if self.ids is None:
+            raise RewardError('its answer has no "ids": it must repeat those of the request')
+        if self.ids != ids:
+            raise RewardError("it answers other ids than it was asked, or in another order")
 
 
 class Scores(_Signed):

@@ -11,6 +11,8 @@ An item is one thing to send; items travel in batches.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -113,11 +115,11 @@ class RaftConversations:
         return [Item(body, name) for body, name in zip(bodies, names, strict=True)]
 
     def encode(self, items: Sequence[Item]) -> dict[str, object]:
-        return _with_model({"conversations": [item.content for item in items]}, self.model)
+        return _request("conversations", items, self.model)
 
     def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
         found = read_answer(Scores, answer)
-        found.check(self.model)
+        found.check(self.model, _ids(items))
         check_count(len(found.scores), len(items), "scores")
         return found.scores
 
@@ -141,11 +143,11 @@ class RaftGroups:
         ]
 
     def encode(self, items: Sequence[Item]) -> dict[str, object]:
-        return _with_model({"groups": [item.content for item in items]}, self.model)
+        return _request("groups", items, self.model)
 
     def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
         found = read_answer(GroupScores, answer)
-        found.check(self.model)
+        found.check(self.model, _ids(items))
         check_count(len(found.scores), len(items), "scores")
         for row, item in zip(found.scores, items, strict=True):
             check_count(len(row), item.count, item.name)
@@ -187,11 +189,11 @@ class RaftComparisons:
         ]
 
     def encode(self, items: Sequence[Item]) -> dict[str, object]:
-        return _with_model({"comparisons": [item.content for item in items]}, self.model)
+        return _request("comparisons", items, self.model)
 
     def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
         found = read_answer(Probabilities, answer)
-        found.check(self.model)
+        found.check(self.model, _ids(items))
         check_count(len(found.probabilities), len(items), "probabilities")
         return found.probabilities
 
@@ -231,5 +233,16 @@ def _turns(conversation: Turns) -> list[Message]:
     return checked_conversation(conversation, "conversation")
 
 
-def _with_model(body: dict[str, object], model: str | None) -> dict[str, object]:
+def _request(key: str, items: Sequence[Item], model: str | None) -> dict[str, object]:
+    body = {key: [item.content for item in items], "ids": _ids(items)}
     return body if model is None else {**body, "model": model}
+
+
+def _ids(items: Sequence[Item]) -> list[str]:
+    """What an answer must repeat: neither another order nor another request's answer has them."""
+    return [f"{at}-{_digest(item.content)}" for at, item in enumerate(items)]
+
+
+def _digest(content: object) -> str:
+    text = json.dumps(content, default=str, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

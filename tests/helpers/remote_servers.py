@@ -57,6 +57,12 @@ class Stub:
             self.now += 1
             self.most = max(self.most, self.now)
         reply = self.answer(call)
+        # as a server of ours does, where the test says nothing else
+        ids = call.body.get("ids") if isinstance(call.body, dict) else None
+        if isinstance(reply.body, dict) and {"scores", "probabilities"} & reply.body.keys():
+            reply.body = {"ids": ids, **reply.body}
+        elif isinstance(reply.body, bytes):
+            reply.body = reply.body.replace(b'"IDS"', json.dumps(ids).encode())
         self.stopped.wait(reply.delay)
         with self.lock:
             self.now -= 1

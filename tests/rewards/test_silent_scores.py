@@ -17,7 +17,7 @@ from rewards import load_judge, load_reward
 from rewards.encoding.formats import Rendered
 from rewards.inference.backbone import Backbone
 from rewards.remote.messages import Rewards
-from rewards.remote.server import Service
+from rewards.remote.service import Service
 from rewards.training.model import load_trainable
 from rewards.training.settings import TrainingSettings
 from rollout.types import InputError

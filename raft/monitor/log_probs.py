@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rollout.engines.base import TOY_FILE
+from rollout.engines.causal_lm import load_causal_lm
 
 if TYPE_CHECKING:
     import torch
@@ -73,11 +74,10 @@ def _toy(model: str, rows: Sequence[Row]) -> list[np.ndarray]:
 
 def _transformers(name: str, rows: Sequence[Row], dtype: str) -> list[np.ndarray]:
     import torch
-    from transformers import AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = ("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype
-    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, wanted))
+    model = load_causal_lm(name, getattr(torch, wanted))
     model.to(device).eval()
     vocabulary = model.config.get_text_config().vocab_size
     found: dict[int, np.ndarray] = {}

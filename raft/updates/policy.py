@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.engines.causal_lm import load_causal_lm
+
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
@@ -26,10 +28,8 @@ def load_policy(
 ) -> Any:
     """The model to train: of `checkpoint`, else of `start`. With LoRA the frozen weights are
     always `start`'s, and the checkpoint's adapter goes on."""
-    from transformers import AutoModelForCausalLM
-
     source = start if lora else checkpoint or start
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    model = load_causal_lm(source, dtype)
     if not lora:
         return model
     from peft import LoraConfig, PeftModel, get_peft_model

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +16,14 @@ from typing import TYPE_CHECKING
 from raft.workers.executors import Executor, Future, Resources, Worker
 from raft.workers.group import WorkerGroup
 from rollout.engines.environment import quiet_libraries
+from rollout.text.printable import printable
 from rollout.types import Group, WorkerDiedError
 
 if TYPE_CHECKING:
     from rewards.judges.reward import Report
     from rewards.types import Reward
+
+log = logging.getLogger("raft")
 
 # groups waiting per worker, in batches: enough to keep it busy, few enough to fit any memory
 _BATCHES_AHEAD = 4
@@ -35,8 +42,10 @@ class GroupScores:
     comparisons: list[list[int | float]] | None = None
 
 
-# the scores of each group, the seconds they took, the reports of the judges among the rewards
-Scored = tuple[list[GroupScores], float, "dict[str, Report]"]
+# the scores of each group, the seconds they took, the reports of the judges among the rewards,
+# what the rewards printed
+Scored = tuple[list[GroupScores], float, "dict[str, Report]", str]
+_MOST_PRINTED = 4000  # characters of a batch
 
 
 class RewardWorker:
@@ -48,8 +57,13 @@ class RewardWorker:
 
     def score(self, groups: Sequence[Group], names: Sequence[str]) -> Scored:
         """Score every group by the rewards `names`."""
-        start = time.monotonic()
-        by_name = {name: self._rewards[name].score_groups(groups) for name in names}
+        start, printed = time.monotonic(), io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                by_name = {name: self._rewards[name].score_groups(groups) for name in names}
+        except Exception:
+            sys.stdout.write(printed.getvalue())  # nothing goes back but the error
+            raise
         compared = self._comparisons() if "reward" in names else {}
         scored = [
             GroupScores(
@@ -58,7 +72,8 @@ class RewardWorker:
             )
             for position, group in enumerate(groups)
         ]
-        return scored, time.monotonic() - start, self._reports(names)
+        seconds, text = time.monotonic() - start, printed.getvalue()[:_MOST_PRINTED]
+        return scored, seconds, self._reports(names), text
 
     def _comparisons(self) -> dict[str, list[list[int | float]]]:
         """The comparisons that the selecting reward made, by prompt id."""
@@ -184,7 +199,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
                 return None
             number, groups, names = self._running.pop(future)
             try:
-                scores, seconds, reports = future.result()
+                scores, seconds, reports, printed = future.result()
             except WorkerDiedError as error:
                 self._replace(number, error)
                 self._queue.extendleft((group, names) for group in reversed(groups))
@@ -192,6 +207,8 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
                 continue
             self.start()
             self.busy_seconds += seconds
+            for line in printed.splitlines():
+                log.info("reward worker %d prints: %s", number, printable(line))
             for name, report in reports.items():
                 before = self._reports.get(name)
                 self._reports[name] = report if before is None else before + report

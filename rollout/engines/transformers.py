@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     LogitsProcessorList,
@@ -22,6 +21,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from rollout.engines.causal_lm import load_causal_lm
 from rollout.seeds import derive_seed
 from rollout.text.decode import Decoder, cut_at_stop, decode_continuations, find_stop
 from rollout.types import Completion, Group, Prompt, Sampling, StaleWeightsError
@@ -43,7 +43,7 @@ class TransformersEngine:
         self._dtype = _torch_dtype(dtype, self._device)
         tokenizers: Any = AutoTokenizer
         self._tokenizer: Any = tokenizers.from_pretrained(model)
-        self._model = _load(model, self._dtype).to(self._device).eval()
+        self._model = load_causal_lm(model, self._dtype).to(self._device).eval()
         self._batch_size = batch_size
         self._eos = _eos_ids(self._model, self._tokenizer)
         # generate() fills whatever we leave open from here: the checkpoint's own temperature,
@@ -77,7 +77,7 @@ class TransformersEngine:
 
     def load_weights(self, path: str, version: int) -> None:
         # a whole second copy for a moment, but names, ties and dtypes are the library's business
-        self._model.load_state_dict(_load(path, self._dtype).state_dict())
+        self._model.load_state_dict(load_causal_lm(path, self._dtype).state_dict())
         self.wake()  # a sleeping engine comes back with the new weights
         self.version = version
 
@@ -222,11 +222,6 @@ def _generation_config(sampling: Sampling, eos: frozenset[int], pad: int) -> Gen
         eos_token_id=sorted(eos) or None,
         pad_token_id=pad,
     )
-
-
-def _load(path: str, dtype: torch.dtype) -> Any:
-    models: Any = AutoModelForCausalLM
-    return models.from_pretrained(path, dtype=dtype)
 
 
 def _torch_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -414,3 +414,13 @@ def test_a_batch_is_what_the_schedule_says(tmp_path: Path) -> None:
     prompts, _ = encode_texts(settings, read_texts(settings))
     expected = [[p.id for p in prompts_of(t, prompts, 12, settings.seed)] for t in (1, 2, 3)]
     assert trained_ids(folder) == expected
+
+
+def test_what_a_reward_function_prints_is_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO", logger="raft")
+    body = "print('seen', len(completions), chr(27))\nreturn [float(len(c)) for c in completions]"
+    run(toy_runs.config(tmp_path, reward=toy_runs.reward_file(tmp_path, body), iterations=0))
+    printed = [line for line in caplog.messages if "prints: seen 20 " in line]
+    assert printed and "\x1b" not in printed[0] and "seen" not in capsys.readouterr().out

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rewards.checkpoints.checkpoint import read_config, tensor_shapes
-from rewards.checkpoints.heads import SUMMARY, find_head, heads_in_words
+from rewards.checkpoints.heads import SUMMARY, bare_names, find_head, heads_in_words
 from rewards.checkpoints.record import recorded_kind
 from rewards.types import Family
 from rollout.data.jsonl import is_list
@@ -84,7 +84,8 @@ def _is_grm(config: Mapping[str, object], names: Collection[str]) -> bool:
 def _is_armorm(config: Mapping[str, object], names: Collection[str]) -> bool:
     named = f"{architecture_of(config)} {config.get('auto_map', '')}"
     keyed = "num_objectives" in config and "gating_temperature" in config
-    heads = "regression_layer.weight" in names and "gating.layers.0.weight" in names
+    wanted = ("regression_layer.weight", "gating.layers.0.weight")
+    heads = bare_names(names, wanted).keys() == set(wanted)
     return ARMORM.search(named) is not None or keyed or heads
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rollout.types import InputError
 
-__all__ = ["SUMMARY", "HeadTensors", "find_head", "heads_in_words"]
+__all__ = ["SUMMARY", "HeadTensors", "bare_names", "find_head", "heads_in_words"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -31,6 +31,13 @@ class HeadTensors:
 
     stem: str
     names: dict[str, str] = field(default_factory=dict)
+
+
+def bare_names(names: Iterable[str], beginnings: Iterable[str]) -> dict[str, str]:
+    """Name without wrappers -> name, of the tensors whose names begin so."""
+    begins = "|".join(map(re.escape, beginnings))
+    pattern = re.compile(rf"(?:[A-Za-z_]\w*\.)*?((?:{begins}).*)")
+    return {match[1]: name for name in names if (match := pattern.fullmatch(name))}
 
 
 def find_head(

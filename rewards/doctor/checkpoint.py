@@ -21,7 +21,7 @@ from rewards.checkpoints.checkpoint import (
     weight_files,
 )
 from rewards.checkpoints.families import FAMILIES, architecture_of, recognise
-from rewards.checkpoints.heads import SUMMARY, find_head
+from rewards.checkpoints.heads import SUMMARY, bare_names, find_head
 from rewards.checkpoints.published import find_published
 from rewards.checkpoints.record import RECORD, recorded_kind
 from rewards.doctor.finding import Finding, note, ok, wrong
@@ -161,9 +161,8 @@ def _files(folder: Path) -> Iterator[Finding]:
 def _head_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """By name without wrappers, in order."""
     shapes = tensor_shapes(folder)
-    names = {name: name for name in shapes if name.startswith(_GATING)}
-    names = names or find_head(folder, read_config(folder), shapes).names
-    names = names or {name: name for name in shapes if name.startswith("classifier.")}
+    names = bare_names(shapes, _GATING) or find_head(folder, read_config(folder), shapes).names
+    names = names or bare_names(shapes, ("classifier.",))
     found = read_tensors(folder, set(names.values()))
     return {bare: found[names[bare]] for bare in sorted(names)}
 
@@ -213,7 +212,7 @@ def _why(path: str | Path, folder: Path, kind: Family | None, family: Family) ->
     if family == "grm":
         return f"by the tensor {next(n for n in sorted(shapes) if SUMMARY in n)}"
     if family == "armorm":
-        heads = "regression_layer.weight" in shapes and "gating.layers.0.weight" in shapes
+        heads = bool(bare_names(shapes, _GATING))
         return f"by the tensors of its heads and {architecture}" if heads else f"by {architecture}"
     left_over = sorted(key for key in config if key.startswith("vhead_"))
     also = f"; {left_over[0]} in its config is left over from a GRM" if left_over else ""
@@ -228,7 +227,7 @@ def _published(path: str | Path, family: Family) -> Iterator[Finding]:
     name, known = found
     settings = [
         f"{key}={value}"
-        for key in ("format", "bos", "dtype", "max_length")
+        for key in ("format", "bos", "eos", "dtype", "max_length")
         if (value := getattr(known, key)) is not None
     ]
     detail = f"{name}: {', '.join(settings) or 'its family'} as its authors use it"

@@ -112,7 +112,7 @@ def _load(
         return load_reward(path, kind=kind, **{"non_finite": "missing", **settings})
     from rewards.judges.load import load_judge
 
-    for name in ("format", "bos"):
+    for name in ("format", "bos", "eos"):
         if settings.pop(name, None) is not None:
             raise InputError(name, f"a pairwise judge has its own, leave --{name} out")
     return load_judge(path, kind="pairwise", **{"non_finite": "missing", **settings})

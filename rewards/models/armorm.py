@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rewards.checkpoints.checkpoint import check_names, read_config, read_tensors, tensor_shapes
+from rewards.checkpoints.heads import bare_names
 from rewards.checkpoints.loading import (
     load_config,
     load_tokenizer,
@@ -124,7 +125,7 @@ def load_armorm(folder: Path, settings: ModelSettings, *, name: str) -> ModelRew
     encoder = make_encoder(tokenizer, config, settings, name=name, vocabulary=vocabulary)
     dtype = dtype_as_stored(folder, settings.dtype, config, device)
     backbone = Backbone(
-        load_transformer(folder, config, dtype, device, heads=HEADS),
+        load_transformer(folder, config, dtype, device, heads=[*HEADS, *_in_files(folder)]),
         pad_id=pad_id(config, tokenizer, vocabulary),
         name=name,
     )
@@ -139,12 +140,15 @@ def load_armorm(folder: Path, settings: ModelSettings, *, name: str) -> ModelRew
 def _read_head(folder: Path, size: int) -> GatingWeights:
     """The head's tensors, of the shapes that H (`size`), config.json and each other ask for."""
     config = read_config(folder)
-    shapes = {name: shape for name, shape in tensor_shapes(folder).items() if _is_head(name)}
+    whole = tensor_shapes(folder)
+    names = bare_names(whole, HEADS)
+    shapes = {bare: whole[name] for bare, name in names.items()}
     layers = _layers(folder, config, shapes)
     parts = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
     check_names(folder, shapes, [REGRESSION, TRANSFORM, *parts, LOGIT_SCALE], "gating")
     _check_shapes(folder, config, shapes, layers, size)
-    found = read_tensors(folder, set(shapes))
+    tensors = read_tensors(folder, set(names.values()))
+    found = {bare: tensors[name] for bare, name in names.items()}
     return GatingWeights(
         found[REGRESSION],
         found[TRANSFORM],
@@ -152,6 +156,10 @@ def _read_head(folder: Path, size: int) -> GatingWeights:
         logit_scale=float(found[LOGIT_SCALE]),
         temperature=_temperature(folder, config),
     )
+
+
+def _in_files(folder: Path) -> Iterable[str]:
+    return bare_names(tensor_shapes(folder), HEADS).values()
 
 
 def _layers(folder: Path, config: Mapping[str, object], shapes: Shapes) -> list[str]:
@@ -211,7 +219,3 @@ def _attributes(folder: Path, count: int) -> Sequence[str] | None:
 
 def _rows(shape: Sequence[int]) -> int:
     return shape[0] if shape else 0
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith(HEADS)

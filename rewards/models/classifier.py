@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewards.checkpoints.checkpoint import read_config
-from rewards.checkpoints.heads import SUMMARY, HeadTensors
+from rewards.checkpoints.checkpoint import read_config, tensor_shapes
+from rewards.checkpoints.heads import SUMMARY, HeadTensors, find_head
 from rewards.checkpoints.loading import (
     check_not_quantised,
     check_vllm_device,
@@ -25,12 +25,13 @@ from rewards.checkpoints.loading import (
 )
 from rewards.checkpoints.settings import ModelSettings
 from rewards.encoding.bos import counted_bos, grm_bos
+from rewards.encoding.encoder import Encoder
 from rewards.encoding.eos import own_eos
 from rewards.inference.backbone import Backbone
 from rewards.inference.engine import Engine
 from rewards.inference.transformers import TransformersEngine
 from rewards.inference.vllm import VLLMPoolingEngine
-from rewards.models.cross_encoder import is_encoder, load_cross_encoder
+from rewards.models.cross_encoder import is_encoder, load_cross_encoder, text_encoder
 from rewards.models.head import LinearHead, read_head
 from rewards.models.reward import ModelReward
 from rewards.models.transformer import check_engine, load_transformer, state_size
@@ -39,7 +40,7 @@ from rewards.types import EngineName, Eos, Family, Format
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["load_classifier"]
+__all__ = ["load_classifier", "scalar_encoder"]
 
 log = logging.getLogger("rewards")
 
@@ -60,15 +61,7 @@ def load_classifier(
     if settings.engine != "vllm":
         check_not_quantised(folder, config)
     tensors, head = read_head(folder, state_size(config), SUMMARY if family == "grm" else None)
-    tokenizer = load_tokenizer(folder)
-    if family == "grm":
-        settings = _as_grm(settings, tokenizer, name)
-    elif tensors.stem == read_config(folder).get("value_head_prefix", "value_head"):
-        settings = _as_openrlhf(settings, tokenizer, name)
-    elif tensors.stem == "regression_head":  # UltraRM and Eurus, whose cards add nothing
-        settings = replace(settings, eos=settings.eos or own_eos(tokenizer))
-    vocabulary = config.get_text_config().vocab_size
-    encoder = make_encoder(tokenizer, config, settings, name=name, vocabulary=vocabulary)
+    encoder = scalar_encoder(folder, settings, name=name, family=family)
     if family == "classifier" and _chosen_engine(settings, name) == "vllm":
         engine: Engine = _vllm_engine(folder, config, settings, encoder.max_length, tensors, head)
     else:
@@ -78,13 +71,30 @@ def load_classifier(
         named = [*tensors.names, *tensors.names.values()]
         backbone = Backbone(
             load_transformer(folder, config, dtype, device, heads=named),
-            pad_id=pad_id(config, tokenizer, vocabulary),
+            pad_id=pad_id(config, encoder.tokenizer, encoder.vocabulary),
             name=name,
         )
         engine = TransformersEngine(backbone, head, settings.batch_tokens)
     reward = ModelReward(encoder, engine, name=name, kind=family, non_finite=settings.non_finite)
     log.info("loaded reward model: %s", reward.describe())
     return reward
+
+
+def scalar_encoder(folder: Path, settings: ModelSettings, *, name: str, family: Family) -> Encoder:
+    """How the model in `folder` reads conversations; its weights are not loaded."""
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
+    if family == "classifier" and is_encoder(folder):
+        return text_encoder(config, tokenizer, settings, name)
+    said = read_config(folder)
+    stem = find_head(folder, said, tensor_shapes(folder)).stem if family != "grm" else SUMMARY
+    if family == "grm":
+        settings = _as_grm(settings, tokenizer, name)
+    elif stem == said.get("value_head_prefix", "value_head"):
+        settings = _as_openrlhf(settings, tokenizer, name)
+    elif stem == "regression_head":  # UltraRM and Eurus, whose cards add nothing
+        settings = replace(settings, eos=settings.eos or own_eos(tokenizer))
+    vocabulary = config.get_text_config().vocab_size
+    return make_encoder(tokenizer, config, settings, name=name, vocabulary=vocabulary)
 
 
 def _as_grm(

@@ -35,12 +35,13 @@ from rewards.inference.backbone import Backbone
 from rewards.inference.transformers import TransformersEngine
 from rewards.models.reward import ModelReward
 from rewards.models.transformer import check_engine
+from rollout.data.messages import checked_conversation
 from rollout.types import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["is_encoder", "load_cross_encoder"]
+__all__ = ["is_encoder", "load_cross_encoder", "text_encoder"]
 
 log = logging.getLogger("rewards")
 
@@ -66,12 +67,9 @@ def load_cross_encoder(folder: Path, settings: ModelSettings, *, name: str) -> M
     output, or the settings do not fit.
     """
     check_engine(settings, "classification", name)
-    if settings.bos is not None or settings.eos == "single":
-        problem = "is an encoder, whose special tokens are its tokenizer's own"
-        raise InputError(name, problem, "leave bos and eos out")
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     _check_outputs(folder)
-    encoder = _encoder(config, tokenizer, settings, name)
+    encoder = text_encoder(config, tokenizer, settings, name)
     device = resolve_device(settings.device)
     config.num_labels = 1
     model, unexpected = load_weights(
@@ -107,12 +105,16 @@ def _check_outputs(folder: Path) -> None:
         raise InputError(folder, problem)
 
 
-def _encoder(
+def text_encoder(
     config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     settings: ModelSettings,
     name: str,
-) -> _TextEncoder:
+) -> Encoder:
+    """How an encoder reads conversations. Raises `InputError` for settings that do not fit."""
+    if settings.bos is not None or settings.eos == "single":
+        problem = "is an encoder, whose special tokens are its tokenizer's own"
+        raise InputError(name, problem, "leave bos and eos out")
     open_end = replace(settings, eos="none")
     made = make_encoder(tokenizer, config, open_end, name=name, vocabulary=config.vocab_size)
     limit = settings.max_length or longest(config, tokenizer)
@@ -128,14 +130,15 @@ class _TextEncoder(Encoder):
     """Special tokens are those that the tokenizer adds, to a text or between two."""
 
     def _tokens(self, conversations: Sequence[Scorable], names: Sequence[str]) -> list[list[int]]:
-        texts = [self._text(*pair) for pair in zip(conversations, names, strict=True)]
+        texts = [self._named_text(*pair) for pair in zip(conversations, names, strict=True)]
         rows = zip(texts, conversations, strict=True)
         return [self._row(text, conversation) for text, conversation in rows]
 
     def _row(self, text: str, conversation: Scorable) -> list[int]:
         parts = [text]
         if self.format == "plain" and not isinstance(conversation, str):
-            parts = ["".join(m["content"] for m in conversation[:-1]), conversation[-1]["content"]]
+            *before, last = checked_conversation(conversation, "conversation")
+            parts = ["".join(turn["content"] for turn in before), last["content"]]
         return self.tokenizer(*parts, truncation=False, verbose=False)["input_ids"]
 
     @property

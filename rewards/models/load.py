@@ -78,11 +78,7 @@ def load_reward(
 
 
 def load_encoder(spec: ModelSpec) -> Encoder:
-    """How a reward model reads conversations, without its weights: tokenizer, format, lengths.
-
-    It may write an EOS less than `load_reward`'s, which looks at the weights for some. Raises as
-    `load_reward` does.
-    """
+    """How a reward model reads conversations, without its weights. Raises as `load_reward` does."""
     from rewards.checkpoints.loading import load_config, load_tokenizer, make_encoder
 
     side, separator = spec.truncation_side, spec.separator or ""
@@ -93,9 +89,14 @@ def load_encoder(spec: ModelSpec) -> Encoder:
     family, folder, settings = _settled(spec.model, spec.family, side, separator, given)
     if family == "armorm":
         settings = replace(settings, format="chat")
-    return make_encoder(
-        load_tokenizer(folder), load_config(folder), settings, name=spec.model, vocabulary=_ANY
-    )
+        made = make_encoder(
+            load_tokenizer(folder), load_config(folder), settings, name=spec.model, vocabulary=_ANY
+        )
+    else:
+        from rewards.models.classifier import scalar_encoder
+
+        made = scalar_encoder(folder, settings, name=spec.model, family=family)
+    return replace(made, vocabulary=_ANY)
 
 
 def _settled(

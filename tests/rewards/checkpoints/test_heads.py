@@ -64,6 +64,20 @@ def test_names_that_wrappers_of_torch_put_before(tmp_path, reference, wrapped) -
     np.testing.assert_allclose(scores(folder), linear(reference, PLAIN), atol=1e-5)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_the_heads_of_the_other_families_under_a_prefix(tmp_path, prefix) -> None:
+    made = tiny.llama3_tokenizer()
+    config = tiny.config("llama", vocab_size=len(made), max_position_embeddings=512)
+    folders = [tiny.armorm(tmp_path / "armorm"), tiny.grm(tmp_path / "grm", config, made)]
+    for folder in folders:
+        family, expected = recognise(folder), scores(folder)
+        tensors = tiny.tensors_of(folder)
+        tiny.change_config(folder, architectures=None, num_objectives=None)
+        layouts.change(folder, {prefix + name: one for name, one in tensors.items()})
+        assert recognise(folder) == family
+        np.testing.assert_array_equal(scores(folder), expected)
+
+
 @pytest.mark.parametrize(
     ("head", "config"),
     [

@@ -518,7 +518,12 @@ def test_a_real_judge_shows_what_it_reads(tmp_path: Path) -> None:
     tensors = tiny.transformer_tensors(config)
     keys = {"architectures": ["LlamaForCausalLM"]}
     folder = tiny.write_checkpoint(tmp_path / "judge", config, tensors, made, **keys)
-    found = by_name(examine(folder, length_pairs(5), kind="pairwise"))
+    unsaid: dict[str, Any] = {
+        "format": None,
+        "bos": None,
+        "eos": None,
+    }  # as the command line gives them
+    found = by_name(examine(folder, length_pairs(5), kind="pairwise", **unsaid))
     assert wrong_ones(levels(one for some in found.values() for one in some)) == set()
     assert found["header"][0].level == found["labels"][0].level == "ok"
     assert "[RESPONSE B]" in found["text"][0].detail

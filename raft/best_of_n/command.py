@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict, cast
@@ -17,6 +17,7 @@ from rollout.data.bad_rows import OnBadRow, Reason
 from rollout.data.jsonl import encode_rows
 from rollout.data.rows import RowIds
 from rollout.data.scored_rows import RowReader, ScoreRow
+from rollout.data.sources import Source
 from rollout.errors import InputError
 from rollout.storage.files import make_out_folder, whole_file, write_json
 from rollout.storage.output import OutputFiles, refuse_input
@@ -132,6 +133,8 @@ def best_of_n(
     seed: int = 0,
     restart: bool = False,
     on_bad_row: OnBadRow = "stop",
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
 ) -> Result:
     """Write `out` from a stored pool, rows of `responses` and their scores, without a model.
 
@@ -144,18 +147,22 @@ def best_of_n(
         seed: seed of the bootstrap.
         restart: overwrite files of unknown origin.
         on_bad_row: "skip" leaves rows out that cannot be read or have no such scores.
+        split: of a dataset; columns: other names of columns, as `RowReader` takes them.
 
     Raises:
         InputError: the pool cannot be read or has no scores, or files of these names were made
             by something else.
     """
-    reader = RowReader(str(file), form="responses", on_bad_row=on_bad_row)
+    reader = RowReader(
+        str(file), form="responses", split=split, columns=columns, on_bad_row=on_bad_row
+    )
     judged = judged or Judged()
-    settings = {"pool": identity(file.stat()), "by": by, "gold": gold, "n": n, "seed": seed}
+    settings = {"pool": _identities(reader.source), "by": by, "gold": gold, "n": n, "seed": seed}
     settings |= {"judged": asdict(judged)}
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
     for path in out.all:
-        refuse_input(path, file)
+        for one in reader.source.files:
+            refuse_input(path, one)
     with OutputFiles(out.all, settings, restart=restart, redo=True) as output:
         if output.complete:
             log.info("%s: is complete already, under the same settings", out.curve)
@@ -175,6 +182,11 @@ def best_of_n(
         write_json(out.curve, found)
         output.finish(found)
     return {**found, "out": names}
+
+
+def _identities(source: Source) -> object:
+    found = [identity(file.stat()) for file in source.files] or [source.name]
+    return found[0] if len(found) == 1 else found
 
 
 def _columns(reader: RowReader, by: str, gold: str | None) -> Columns:

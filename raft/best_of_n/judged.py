@@ -57,6 +57,8 @@ def judge_pool(
     n: int | None = None,
     on_bad_row: OnBadRow = "stop",
     restart: bool = False,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """Write `path`: the first `n` responses of each row of `file` (default: all but the last).
 
@@ -77,7 +79,7 @@ def judge_pool(
         "n": n,
     }
     refuse_input(path, file)
-    reader = RowReader(str(file), form="responses")
+    reader = RowReader(str(file), form="responses", split=split, columns=columns)
     # lists of a finished row are cut, so that nothing in it tells whether the pool is another one
     return run_job(
         reader, _Judging(selection, n), path, settings, free=("scorer.non_finite",), restart=restart

@@ -9,6 +9,7 @@ import numpy as np
 
 from raft.best_of_n.estimate import Floats
 from raft.selection import best_of_k
+from rollout.data.forms import column
 from rollout.data.jsonl import is_finite_number, is_list
 from rollout.data.samples import check_scores
 from rollout.data.scored_rows import ScoreRow
@@ -107,6 +108,8 @@ def check_columns(row: ScoreRow, columns: Columns) -> None:
 def _scores(row: ScoreRow, name: str) -> Floats:
     """(N,) of a column; NaN is a missing score."""
     values = row.columns.get(name)
+    if values is None and name.partition(".")[0] in row.columns:
+        values = column(row.columns, name, row.where)
     if values is None:
         held = ", ".join(key for key in row.columns if key.endswith("scores")) or "no scores"
         raise InputError(
@@ -134,7 +137,7 @@ def _best_row(row: ScoreRow, best: int, columns: Columns, n: int | None) -> dict
         if name not in ("responses", *_BESIDE, *_REST, *named) and "scores" not in name
     }
     scores = {
-        name.removesuffix("s"): values[best] if is_finite_number(values[best]) else None
+        name.removesuffix("s"): _number(values[best])
         for name, values in lists.items()
         if name.endswith("scores") or name in named
     }
@@ -149,6 +152,12 @@ def _best_row(row: ScoreRow, best: int, columns: Columns, n: int | None) -> dict
         **{kept: lists[name][best] for name, kept in _BESIDE.items() if name in lists},
         **{name: row.columns[name] for name in _REST if name in row.columns},
     }
+
+
+def _number(value: object) -> int | float | None:
+    if isinstance(value, bool):
+        return int(value)
+    return value if is_finite_number(value) else None
 
 
 def _padded(rows: list[Floats], width: int) -> Floats:

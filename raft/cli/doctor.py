@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from raft.cli.options import (
     AddCommand,
+    add_data_options,
     add_json,
     add_model_options,
+    data_options,
     print_result,
 )
 from rollout.errors import InputError
@@ -47,6 +49,7 @@ def add_doctor(command: AddCommand) -> None:
     made = command("doctor", _doctor, "check the environment, and a reward model or judge", _EPILOG)
     made.add_argument("--reward", metavar="MODEL", help="folder or hub name of a model to check")
     made.add_argument("--data", metavar="FILE", help="preference pairs to measure the model on")
+    add_data_options(made)
     add_json(made, "the findings")
     add_model_options(made, without=("engine", "set"), judges=True)
 
@@ -80,6 +83,7 @@ def _model(options: argparse.Namespace) -> tuple[str, Iterable[Finding]]:
     findings = examine_reward_model(
         options.reward,
         options.data,
+        **data_options(options),
         kind=options.family,
         format=options.format,
         bos=options.bos,

@@ -11,7 +11,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Container, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypedDict
 
 from rollout.data.jsonl import to_json
 from rollout.errors import InputError
@@ -28,6 +28,7 @@ __all__ = [
     "TEMPLATES",
     "AddCommand",
     "Parser",
+    "add_data_options",
     "add_json",
     "add_model_options",
     "add_old_name",
@@ -39,6 +40,7 @@ __all__ = [
     "add_tournament_options",
     "base_name",
     "count",
+    "data_options",
     "log_old_names",
     "model_settings",
     "names",
@@ -71,6 +73,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         where = self.prog.removeprefix("raft").strip() or "command line"
         raise InputError(where, message, f"see `{self.prog} --help`")
+
+
+class DataOptions(TypedDict):
+    """What of a file or a dataset is read, and by which names."""
+
+    split: str
+    columns: dict[str, str]
 
 
 class AddCommand(Protocol):
@@ -198,6 +207,25 @@ def add_on_bad_row(to: OptionGroup, skipped: str) -> None:
         help="stop at a row that cannot be used, or skip such rows and count them by reason: each "
         f"{skipped} (default: stop)",
     )  # fmt: skip
+
+
+def add_data_options(to: OptionGroup) -> None:
+    """Add `--split` and `--columns`: what of a file or a dataset is read, and by which names."""
+    to.add_argument(
+        "--split", default="train", metavar="NAME", help="split of a dataset (default: train)"
+    )
+    to.add_argument(
+        "--columns", metavar="NAME=COLUMN,...",
+        help="columns that have other names in the data: prompt=question, or dotted, "
+        "answer=reward_model.ground_truth; NAME= leaves one out",
+    )  # fmt: skip
+
+
+def data_options(options: argparse.Namespace) -> DataOptions:
+    """What `add_data_options` read. Raises InputError."""
+    from rollout.data.sources import parse_columns
+
+    return {"split": options.split, "columns": parse_columns(options.columns or "")}
 
 
 def add_restart(to: OptionGroup) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from raft.cli.options import (
     AddCommand,
+    add_data_options,
     add_json,
     add_old_name,
     add_on_bad_row,
     add_out_dir,
     add_seed,
     count,
+    data_options,
     print_result,
 )
 from rollout.errors import InputError
@@ -49,6 +51,7 @@ def add_replay(command: AddCommand) -> None:
         _REPLAY,
     )  # fmt: skip
     made.add_argument("run", metavar="RUN|FILE", help="run folder, or rows with stored scores")
+    add_data_options(made)
     made.add_argument(
         "--k", metavar="K,K",
         help="numbers of responses to select from (default: powers of two, as far as the points "
@@ -98,7 +101,7 @@ def _replay(options: argparse.Namespace) -> int:
     if options.tournament is not None:
         rules += parse_rules(options.tournament, tournaments=True)
     scoring = Scoring(parse_weights(options.reward_weights), parse_penalty(options.length_penalty))
-    source = find_samples(options.run, _iteration(options.iteration))
+    source = find_samples(options.run, _iteration(options.iteration), **data_options(options))
     plan = Plan(
         filters=parse_filters(options.filter, source.own.filters if source.own else {}),
         ks=_numbers(options.k),
@@ -126,6 +129,7 @@ def add_eval_pool(command: AddCommand) -> None:
         _POOL,
     )
     made.add_argument("pool", metavar="FILE", help="rows with responses")
+    add_data_options(made)
     answer = made.add_argument(
         "--answer-column", default="answer", metavar="NAME",
         help="column with the right answer (default: answer)",
@@ -177,6 +181,7 @@ def _eval_pool(options: argparse.Namespace) -> int:
         scores=options.score_column,
         tolerance=options.tolerance,
         on_bad_row=options.on_bad_row,
+        **data_options(options),
     )
     report = measure(
         questions,

@@ -11,6 +11,7 @@ from raft.cli.options import (
     JUDGE,
     MODEL,
     AddCommand,
+    add_data_options,
     add_json,
     add_model_options,
     add_old_name,
@@ -18,6 +19,7 @@ from raft.cli.options import (
     add_seed,
     base_name,
     count,
+    data_options,
     model_settings,
     print_result,
 )
@@ -107,9 +109,7 @@ def add_eval_reward(command: AddCommand) -> None:
     made.add_argument(
         "--data", required=True, metavar="FILE", help="rows, or the name of a dataset"
     )
-    made.add_argument(
-        "--split", default="train", metavar="NAME", help="split of a dataset (default: train)"
-    )
+    add_data_options(made)
     made.add_argument(
         "--form", choices=FORMS, help="how to read the rows, where their columns do not tell"
     )
@@ -179,7 +179,7 @@ def _eval_reward(options: argparse.Namespace) -> int:
         scorers,
         form=options.form,
         gold=options.gold_column,
-        split=options.split,
+        **data_options(options),
         train=options.train,
         seed=options.seed,
         keep=kept_rows(out),

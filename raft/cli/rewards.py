@@ -13,6 +13,7 @@ from raft.cli.options import (
     SCORINGS,
     AddCommand,
     Parser,
+    add_data_options,
     add_json,
     add_model_options,
     add_old_name,
@@ -21,6 +22,7 @@ from raft.cli.options import (
     add_seed,
     add_tournament_options,
     base_name,
+    data_options,
     model_settings,
     positive,
     print_result,
@@ -151,9 +153,7 @@ def _add_file_options(parser: Parser, ending: str) -> None:
         "--out", metavar="FILE",
         help=f"JSONL file, - for stdout (default: STEM.{ending}.jsonl beside FILE)",
     )  # fmt: skip
-    parser.add_argument(
-        "--split", default="train", metavar="NAME", help="split of a dataset (default: train)"
-    )
+    add_data_options(parser)
     parser.add_argument(
         "--batch-rows", type=positive, metavar="N",
         help="rows to work on at a time (default: as many as hold 512 conversations)",
@@ -174,8 +174,8 @@ def _check_output(options: argparse.Namespace) -> None:
 def _file_settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         name: getattr(options, name)
-        for name in ("out", "split", "batch_rows", "replace", "restart", "on_bad_row")
-    }
+        for name in ("out", "batch_rows", "replace", "restart", "on_bad_row")
+    } | data_options(options)
 
 
 def _print_summary(options: argparse.Namespace, summary: Mapping[str, object], what: str) -> None:

@@ -15,7 +15,9 @@ from raft.cli.options import (
     MODEL,
     TEMPLATES,
     AddCommand,
+    DataOptions,
     Parser,
+    add_data_options,
     add_json,
     add_model_options,
     add_old_name,
@@ -24,6 +26,7 @@ from raft.cli.options import (
     add_seed,
     add_set,
     add_tournament_options,
+    data_options,
     model_settings,
     positive,
     print_result,
@@ -175,6 +178,7 @@ def _add_drawing(parser: Parser) -> None:
         "--max-prompts", type=positive, metavar="N", help="take the first N prompts only"
     )
     add_old_name(group, "--limit", limit)
+    add_data_options(group)
     group.add_argument("--inline", action="store_true", help="draw in this process, without Ray")
     add_set(
         group, "any other key of a run's config under policy, prompts, sampling or cluster, for "
@@ -192,19 +196,24 @@ def _bon(options: argparse.Namespace) -> int:
     pool = _drawn(options, out, selection, rewards)
     judged, by, gold = Judged(), options.score_column or "scores", options.gold_column
     n = options.num_responses
+    named: DataOptions = {"split": "train", "columns": {}}
+    if options.policy is None:
+        named = data_options(options)
     if selection is not None:
         from raft.best_of_n.judged import WINS, judge_pool
 
         judge_pool(
-            pool, out.judged, selection, n=n, restart=options.restart, on_bad_row=options.on_bad_row
-        )
+            pool, out.judged, selection, n=n, restart=options.restart,
+            on_bad_row=options.on_bad_row, **named,
+        )  # fmt: skip
+        named = {"split": "train", "columns": {}}
         plays = selection.tournament is not None
         ranks_all = not plays or selection.method == "round_robin"
         pool, gold = out.judged, WINS
         judged = Judged(points=plays, ranks_all=ranks_all, win_rate=True)
     found = best_of_n(
         pool, out, by=by, gold=gold, n=n, judged=judged, seed=options.seed or 0,
-        restart=options.restart, on_bad_row=options.on_bad_row,
+        restart=options.restart, on_bad_row=options.on_bad_row, **named,
     )  # fmt: skip
     files = "".join(f"\n{what}: {path}" for what, path in found["out"].items())
     print_result(options, found, as_table(found) + files)
@@ -325,6 +334,8 @@ def _config(command: str, options: argparse.Namespace, k: int | None) -> RunConf
         "policy.model": options.policy,
         "prompts.path": options.file,
         "prompts.on_bad_row": options.on_bad_row,
+        "prompts.split": options.split,
+        "prompts.columns": data_options(options)["columns"],
         "sampling.k": k,
         "cluster.address": "inline" if options.inline else None,
     }

@@ -46,7 +46,12 @@ class PromptsConfig(_Section):
     path: str = Field(description="JSONL, Parquet or text file, or a `datasets` name")
     per_iteration: int = Field(default=256, ge=1, description="prompts of an iteration")
     format: Literal["auto", "text", "messages", "hh"] = "auto"
-    column: str | None = Field(default=None, description="column of the prompt; default: found")
+    column: str | None = Field(
+        default=None, description="column of the prompt, dotted for one inside another"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="columns with other names: {system: persona}"
+    )
     split: str = Field(default="train", description="split of a dataset")
     separator: str | None = Field(default=None, description="splits a text file into documents")
     first_words: int | None = Field(

@@ -15,6 +15,7 @@ from rewards.combine.checks import finite_number
 from rewards.evaluation.pass_at_k import SILENT
 from rewards.functions.numeric_match import read_number, read_reference
 from rollout.data.bad_rows import BadRows, OnBadRow
+from rollout.data.forms import column as column_of
 from rollout.data.jsonl import is_object
 from rollout.data.rows import read_rows, row_id
 from rollout.data.samples import SampleRow
@@ -70,6 +71,8 @@ def read_questions(
     scores: str | None = None,
     tolerance: float = 0.0,
     on_bad_row: OnBadRow = "stop",
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
 ) -> Questions:
     """Read a pool one row at a time, without keeping texts.
 
@@ -78,6 +81,7 @@ def read_questions(
         answers: a file of prompts with that column, matched by id, where the pool has none.
         scores: the column of scores to read.
         on_bad_row: "skip" leaves rows out that cannot be read, and counts them.
+        split: of a dataset; columns: other names of columns, as `find_source` takes them.
         tolerance: largest difference of a number that still counts as right.
 
     Raises:
@@ -85,7 +89,7 @@ def read_questions(
     """
     slack = Fraction(finite_number(tolerance, "--tolerance", at_least=0)).limit_denominator(10**12)
     known = None if answers is None else _answers(answers, column)
-    source = find_samples(pool)
+    source = find_samples(pool, split=split, columns=columns)
     if len(source.parts) > 1 or source.parts[0].iteration is not None:
         raise InputError(pool, "is a run folder", "name one of its files, iterations/NNN/….jsonl")
     found: list[Question] = []
@@ -122,17 +126,18 @@ def _answers(file: str, column: str) -> dict[str, object]:
     source = find_source(file)
     found: dict[str, object] = {}
     for row in read_rows(source):
-        if not is_object(row.value) or column not in row.value:
-            raise InputError(row.where, f"has no column {column!r}", "name it by --answer-column")
-        found[row_id(row.value, row, source.stem)] = row.value[column]
+        if not is_object(row.value):
+            raise InputError(row.where, "is no object", "name a file of rows")
+        answer = column_of(row.value, column, row.where)
+        found[row_id(row.value, row, source.stem)] = answer
     return found
 
 
 def _reference(
     row: SampleRow, column: str, known: Mapping[str, object] | None, file: str | None
 ) -> object:
-    if column in row.columns:
-        return row.columns[column]
+    if column in row.columns or column.partition(".")[0] in row.columns:
+        return column_of(row.columns, column, row.where)
     if known is None:
         raise InputError(
             row.where,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from rollout.data.overrides import parse_yaml
 from rollout.data.pools import pool_rows
 from rollout.data.rows import read_rows, without_error
 from rollout.data.samples import SampleRow, read_samples
+from rollout.data.sources import Source as RowSource
 from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.text.printable import one_line
@@ -56,13 +57,15 @@ class Source:
     parts: list[Part]
     own: OriginalSelection | None = None
     notes: list[str] = field(default_factory=list)
+    rows: RowSource | None = None
 
     def read(self, part: Part, bad: BadRows | None = None) -> Iterator[SampleRow]:
         """Read a part's rows one at a time. Damaged rows of a run are skipped and noted; the first
         one of a file raises InputError, unless `bad` takes it."""
         if part.iteration is None:
+            assert self.rows is not None, "a file was named"
             bad = bad or BadRows()
-            for row in pool_rows(read_rows(find_source(part.path), keep_errors=True)):
+            for row in pool_rows(read_rows(self.rows, keep_errors=True)):
                 try:
                     value = without_error(row).value
                     known = known_columns(value, row.where) if is_object(value) else value
@@ -83,21 +86,29 @@ class Source:
             self.notes.append(text)
 
 
-def find_samples(name: str, iteration: int | None = None) -> Source:
+def find_samples(
+    name: str,
+    iteration: int | None = None,
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+) -> Source:
     """Find the samples of a run folder, or of one of its iterations, or of a file.
+
+    `split` and `columns` say what of a file is read, as `find_source` takes them.
 
     Raises:
         InputError: there are none.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if (path / "iterations").is_dir() or (path / "config.yaml").is_file():
         return _run(path, iteration)
     if iteration is not None:
         raise InputError(f"--iteration {iteration}", f"{name} is no run folder", "leave it out")
-    found = find_source(name)
+    found = find_source(name, split=split, columns=columns)
     if found.kind in ("dataset", "text"):
         raise InputError(name, "no such run folder or file", "name a run_dir, or a .jsonl file")
-    return Source(name, [Part(path.name, path)])
+    return Source(name, [Part(path.name, path)], rows=found)
 
 
 def _run(root: Path, iteration: int | None) -> Source:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -48,7 +48,13 @@ def examine_environment() -> Iterator[Finding]:
 
 
 def examine_reward_model(
-    path: str, data: str | None, *, kind: Family | None = None, **settings: Any
+    path: str,
+    data: str | None,
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    kind: Family | None = None,
+    **settings: Any,
 ) -> Iterator[Finding]:
     """What `rewards.doctor` finds. Settings that are None are left to the loader.
 
@@ -62,7 +68,7 @@ def examine_reward_model(
 
     given = {name: value for name, value in settings.items() if value is not None}
     ModelSettings(**given)
-    pairs = None if data is None else read_pairs(data)
+    pairs = None if data is None else read_pairs(data, split, columns)
     read_config(local_folder(path))
     return _findings(path, pairs, kind, given)
 

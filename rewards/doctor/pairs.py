@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,12 +40,14 @@ _SURE = 0.01  # p of two readings that win as often as each other
 Advance = Callable[[int], None]
 
 
-def read_pairs(path: str) -> list[EvalRow]:
+def read_pairs(
+    path: str, split: str = "train", columns: Mapping[str, str] | None = None
+) -> list[EvalRow]:
     """Pairs of every form that `raft eval-reward` reads, the better response first; ties are none.
 
     Raises InputError naming the row that is no pair.
     """
-    source = find_source(path)
+    source = find_source(path, split=split, columns=columns)
     parser = RowParser(source.stem, "pairs")
     rows = [parser.parse(row) for row in read_rows(source)]
     pairs = [_better_first(row) for row in rows if row.pairs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -63,6 +63,7 @@ def eval_reward(
     form: Form | None = None,
     gold: str | None = None,
     split: str = "train",
+    columns: Mapping[str, str] | None = None,
     train: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -74,6 +75,7 @@ def eval_reward(
     Args:
         form: read rows as this form; by default as the one that the first row's columns fit.
         gold: the column of listwise rows that their known order stands in.
+        split: of a dataset; columns: other names of columns.
         train: a file of training pairs to look for the evaluation's prompts in.
         resamples, seed: of all bootstrap intervals.
         on_bad_row: "skip" leaves rows out that cannot be read, and counts them.
@@ -87,7 +89,9 @@ def eval_reward(
         raise InputError(
             "eval-reward", "nothing to evaluate", "give --reward, --judge or --score-column"
         )
-    found = read_set(data, form=form, gold=gold, split=split, on_bad_row=on_bad_row)
+    found = read_set(
+        data, form=form, gold=gold, split=split, columns=columns, on_bad_row=on_bad_row
+    )
     _check(found, scorers)
     contamination = None if train is None else find_contamination(found, train)
     all_scored = [

@@ -27,6 +27,7 @@ log = logging.getLogger("raft")
 
 # enough for full batches and for prefixes to be shared, little enough to lose to a kill
 CONVERSATIONS_AT_A_TIME = 512
+_MOST_TOGETHER = 4096
 # rows that are finished are compared one by one, and how a failure is taken changes none of them
 _FREE_SETTINGS = ("input.digest", "input.rows", "scorer.non_finite")
 
@@ -177,13 +178,16 @@ def _chunks(rows: Iterator[ScoreRow], batch_rows: int | None) -> Iterator[list[S
     chunk: list[ScoreRow] = []
     held = 0
     for row in rows:
-        chunk.append(row)
-        held += row.conversations
         # rows without responses take memory too
         full = len(chunk) >= (batch_rows or CONVERSATIONS_AT_A_TIME)
-        if full or (batch_rows is None and held >= CONVERSATIONS_AT_A_TIME):
+        full = full or (batch_rows is None and held >= CONVERSATIONS_AT_A_TIME)
+        # rows of one prompt stay together, as far as memory goes
+        apart = full and (len(chunk) >= _MOST_TOGETHER or not chunk[-1].answers_as(row))
+        if apart:
             yield chunk
             chunk, held = [], 0
+        chunk.append(row)
+        held += row.conversations
     if chunk:
         yield chunk
 

@@ -41,6 +41,7 @@ def rank_file(
     out: str | None = None,
     replace: bool = False,
     split: str = "train",
+    columns: Mapping[str, str] | None = None,
     batch_rows: int | None = None,
     restart: bool = False,
     on_bad_row: OnBadRow = "stop",
@@ -58,8 +59,8 @@ def rank_file(
 
     Args:
         judge, reward: what ranks, one of the two.
-        out, replace, split, batch_rows, restart, on_bad_row: as `score_file` takes them; by
-            default the rows go to `STEM.ranked.jsonl`.
+        out, replace, split, columns, batch_rows, restart, on_bad_row: as `score_file` takes them;
+            by default the rows go to `STEM.ranked.jsonl`.
 
     Returns:
         The summary: as `score_file`'s, with the sums and shares of a tournament's report.
@@ -68,7 +69,7 @@ def rank_file(
         InputError: anything wrong with the file, a row of it, the settings or the output.
         RewardError: a verdict or a score that cannot be had, with the place of its row.
     """
-    reader = RowReader(file, split=split, form="responses", on_bad_row=on_bad_row)
+    reader = RowReader(file, split=split, form="responses", columns=columns, on_bad_row=on_bad_row)
     path = output_path(out, file, reader.stem, "ranked")
     chosen = tournament or Tournament()
     work = _Ranking(judge, reward, chosen, replace, skips=on_bad_row == "skip")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rewards.build import build_reward
 from rewards.scoring.job import refuse_columns, run_job
@@ -28,6 +29,7 @@ def score_file(
     name: str | None = None,
     replace: bool = False,
     split: str = "train",
+    columns: Mapping[str, str] | None = None,
     batch_rows: int | None = None,
     restart: bool = False,
     on_bad_row: OnBadRow = "stop",
@@ -39,7 +41,7 @@ def score_file(
         form: read rows as this form; by default as the one that their columns fit.
         name: goes before the columns added: `gold` gives `gold_scores`.
         replace: columns of that name may be there already.
-        split: of a dataset.
+        split: of a dataset; columns: other names of columns, as `RowReader` takes them.
         batch_rows: rows scored together; by default as many as hold 512 conversations.
         restart: throw away what an interrupted command left, and replace a finished file.
         on_bad_row: "skip" gives a row that cannot be scored scores of null, and goes on.
@@ -53,7 +55,7 @@ def score_file(
         InputError: anything wrong with the file, a row of it, the settings or the output.
         RewardError: a reward that cannot be computed, with the place of its row.
     """
-    reader = RowReader(file, split=split, form=form, on_bad_row=on_bad_row)
+    reader = RowReader(file, split=split, form=form, columns=columns, on_bad_row=on_bad_row)
     path = output_path(out, file, reader.stem, "scored")
     work = _Scoring(reward, name, replace, skips=on_bad_row == "skip")
     settings = {"command": "score", "scorer": reward.said(), "form": form, "name": name}
@@ -127,8 +129,14 @@ class _Scoring:
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
         assert self._reward is not None, "prepare comes first"
-        scores = iter(scores_of(self._reward, [group for row in rows for group in row.groups]))
-        return [row.scored([next(scores) for _ in row.groups], self._name) for row in rows]
+        groups = _together(rows)
+        scores = iter([one for group in scores_of(self._reward, groups) for one in group])
+        return [
+            row.scored(
+                [[next(scores) for _ in group.completions] for group in row.groups], self._name
+            )
+            for row in rows
+        ]
 
     def skipped(self, row: ScoreRow) -> dict[str, object]:
         columns, nulls = score_columns(row.form, self._name), row.nulls()
@@ -151,6 +159,25 @@ class _Scoring:
         seen = self._seen
         known = f"score {seen.mean:.4g}, std {seen.std:.4g}" if seen.count else "no score"
         return known + lost
+
+
+def _together(rows: Sequence[ScoreRow]) -> list[Group]:
+    """The groups of rows; neighbours of one response each to the same prompt are one group, unless
+    a column that a function may read tells them apart."""
+    groups: list[Group] = []
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before is not None and before.answers_as(row) and _same_fields(before, row):
+            (own,) = row.groups
+            groups[-1] = replace(
+                groups[-1], completions=(*groups[-1].completions, *own.completions)
+            )
+        else:
+            groups += row.groups
+    return groups
+
+
+def _same_fields(first: ScoreRow, second: ScoreRow) -> bool:
+    return first.groups[0].prompt.fields == second.groups[0].prompt.fields
 
 
 def _counts_tokens(settings: object) -> bool:

@@ -75,6 +75,12 @@ class ScoreRow:
     def conversations(self) -> int:
         return sum(len(group.completions) for group in self.groups)
 
+    def answers_as(self, other: ScoreRow) -> bool:
+        """Whether both are one response each, to the same prompt."""
+        if not self.conversations == other.conversations == 1:
+            return False
+        return self.groups[0].prompt.content == other.groups[0].prompt.content
+
     def scored(
         self, scores: Sequence[Sequence[float | None]], name: str | None = None
     ) -> dict[str, object]:

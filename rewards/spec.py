@@ -161,6 +161,9 @@ class ModelSpec(_LoadedSpec, _ReadSpec):
     """A reward model; what is not set comes from what is known of it, then from its files."""
 
     kind: Literal["model"] = "model"
+    chat_template_kwargs: dict[str, object] | None = Field(
+        default=None, description="variables of the chat template"
+    )
     family: Literal["classifier", "armorm", "grm"] | None = Field(
         default=None, description="default: found from the files"
     )

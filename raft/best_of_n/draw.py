@@ -134,7 +134,9 @@ def _settings(
     config: RunConfig, prompts: list[Prompt], rewards: Mapping[str, RewardSpec]
 ) -> dict[str, object]:
     """Return what the rows depend on."""
-    policy = config.policy.model_dump(exclude=_ONLY_SPEED)
+    # files of earlier versions know no variables of templates
+    unsaid = set() if config.policy.chat_template_kwargs else {"chat_template_kwargs"}
+    policy = config.policy.model_dump(exclude=_ONLY_SPEED | unsaid)
     said = {name: reward.said() for name, reward in rewards.items()}
     return {
         "seed": config.seed,

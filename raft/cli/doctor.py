@@ -89,6 +89,7 @@ def _model(options: argparse.Namespace) -> tuple[str, Iterable[Finding]]:
         bos=options.bos,
         eos=options.eos,
         max_length=options.max_length,
+        chat_template_kwargs=options.chat_template_kwargs,
         dtype=None if options.dtype == "auto" else options.dtype,
         device=options.device,
     )

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypedDict
 
-from rollout.data.jsonl import to_json
+from rollout.data.jsonl import is_object, to_json
 from rollout.errors import InputError
 from rollout.text.printable import printable, printable_json
 
@@ -28,6 +28,7 @@ __all__ = [
     "TEMPLATES",
     "AddCommand",
     "Parser",
+    "add_chat_template_kwargs",
     "add_data_options",
     "add_json",
     "add_model_options",
@@ -62,7 +63,10 @@ METHODS = (
     "swiss",
 )  # fmt: skip
 SCORINGS = ("copeland", "mean_probability", "mean_logit", "bradley_terry", "points")
-_MODEL_SETTINGS = ("family", "format", "bos", "eos", "max_length", "dtype", "engine", "device")
+_MODEL_SETTINGS = (
+    "family", "format", "bos", "eos", "max_length", "chat_template_kwargs", "dtype", "engine",
+    "device",
+)  # fmt: skip
 
 log = logging.getLogger("raft")
 
@@ -200,6 +204,23 @@ def add_out_dir(to: OptionGroup, files: str) -> None:
     add_old_name(to, "--out", made)
 
 
+def add_chat_template_kwargs(to: OptionGroup) -> None:
+    """Add `--chat-template-kwargs`."""
+    to.add_argument(
+        "--chat-template-kwargs", type=_mapping, metavar="JSON",
+        help="variables of the chat template: '{\"enable_thinking\": false}'",
+    )  # fmt: skip
+
+
+def _mapping(text: str) -> dict[str, object]:
+    from rollout.data.overrides import parse_yaml
+
+    found = parse_yaml(text, "--chat-template-kwargs")
+    if not is_object(found):
+        raise argparse.ArgumentTypeError(f"{text} is no JSON object")
+    return found
+
+
 def add_on_bad_row(to: OptionGroup, skipped: str) -> None:
     """Add `--on-bad-row`; `skipped` says what becomes of a bad row that is skipped."""
     to.add_argument(
@@ -270,6 +291,8 @@ def add_model_options(
         "--max-length", type=positive, metavar="N",
         help="most tokens of a conversation; longer ones are cut",
     )  # fmt: skip
+    if "chat_template_kwargs" not in without:
+        add_chat_template_kwargs(group)
     if "dtype" not in without:
         group.add_argument("--dtype", choices=DTYPES, help="precision of the model's weights")
     if "engine" not in without:
@@ -285,7 +308,7 @@ def add_model_options(
 
 def model_settings(
     options: argparse.Namespace, *, without: Container[str] = ()
-) -> dict[str, str | int | None]:
+) -> dict[str, object]:
     """What `add_model_options` read, with the same `without`; None for what is not given."""
     return {name: getattr(options, name) for name in _MODEL_SETTINGS if name not in without}
 

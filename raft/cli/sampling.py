@@ -17,6 +17,7 @@ from raft.cli.options import (
     AddCommand,
     DataOptions,
     Parser,
+    add_chat_template_kwargs,
     add_data_options,
     add_json,
     add_model_options,
@@ -64,7 +65,7 @@ writes STEM.pool.jsonl (all responses with their scores), STEM.best.jsonl (the b
 STEM.bon.json (the curve for every n, with intervals) and STEM.bon.png; STEM is that of FILE
 """
 # options that are about the policy here, and not about a reward
-_OF_POLICY = ("dtype", "engine", "set")
+_OF_POLICY = ("dtype", "engine", "set", "chat_template_kwargs")
 # option -> the section of a YAML file that its settings are read from, the first that is there
 _REWARD_SECTIONS = {"reward": ("reward",), "gold": ("gold", "reward", "judge")}
 # option -> the key of a run's config that it sets
@@ -76,6 +77,7 @@ _DRAWING = {
     "engine": "policy.engine",
     "dtype": "policy.dtype",
     "template": "policy.template",
+    "chat_template_kwargs": "policy.chat_template_kwargs",
     "max_prompts": "prompts.limit",
 }
 
@@ -174,6 +176,7 @@ def _add_drawing(parser: Parser) -> None:
     )
     group.add_argument("--dtype", choices=DTYPES, help="precision of the policy's weights")
     group.add_argument("--template", choices=TEMPLATES, help="how a prompt becomes text")
+    add_chat_template_kwargs(group)
     limit = group.add_argument(
         "--max-prompts", type=positive, metavar="N", help="take the first N prompts only"
     )

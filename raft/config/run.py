@@ -40,6 +40,9 @@ class PolicyConfig(_Section):
     template: Literal["auto", "chat", "plain", "hh", "hh_hash"] = Field(
         default="auto", description="auto: chat for messages, plain for text"
     )
+    chat_template_kwargs: dict[str, object] | None = Field(
+        default=None, description="variables of the chat template, such as enable_thinking: false"
+    )
 
 
 class PromptsConfig(_Section):

@@ -131,6 +131,9 @@ class TrainRewardConfig(_Section):
     chat_template: str | None = Field(
         default=None, description="a file, or the template itself, in place of the tokenizer's"
     )
+    chat_template_kwargs: dict[str, object] | None = Field(
+        default=None, description="variables of the chat template"
+    )
     train: UpdateConfig = UpdateConfig()
     loss: LossSettings | None = None
     sft: SFTConfig | Literal[False] | None = Field(

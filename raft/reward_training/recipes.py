@@ -119,7 +119,15 @@ _RECIPES = {
 
 # what a recipe does not read its conversations by
 _NOT_READ = {
-    "pairwise": ("format", "bos", "eos", "truncation_side", "over_long", "separator"),
+    "pairwise": (
+        "format",
+        "bos",
+        "eos",
+        "truncation_side",
+        "over_long",
+        "separator",
+        "chat_template_kwargs",
+    ),
     "grm": ("separator",),
 }
 
@@ -132,7 +140,10 @@ def _reading(config: TrainRewardConfig) -> ReadingSettings:
         "hh": HH_READING,
         "grm": ReadingSettings(max_length=3000, truncation_side="right"),
     }.get(config.recipe, ReadingSettings())
-    keys = ("format", "bos", "eos", "max_length", "truncation_side", "over_long", "separator")
+    keys = (
+        "format", "bos", "eos", "max_length", "truncation_side", "over_long", "separator",
+        "chat_template_kwargs",
+    )  # fmt: skip
     given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     return replace(start, **given, chat_template=_template(config.chat_template))
 

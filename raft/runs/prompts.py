@@ -141,6 +141,7 @@ def _encode(config: RunConfig, prompts: list[Prompt], bad: BadRows | None = None
         prompts,
         load_tokenizer(local_path(policy.model)),
         template=policy.template,
+        chat_template_kwargs=policy.chat_template_kwargs,
         max_model_len=policy.max_model_len or context_length(local_path(policy.model)),
         max_new_tokens=config.sampling.max_new_tokens,
         max_prompt_tokens=config.prompts.max_tokens,

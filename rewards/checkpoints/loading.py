@@ -238,6 +238,7 @@ def make_encoder(
         max_length=settings.max_length or longest(config, tokenizer),
         truncation_side=settings.truncation_side,
         separator=settings.separator,
+        chat_template_kwargs=settings.chat_template_kwargs or {},
     )
 
 

@@ -19,7 +19,15 @@ __all__ = ["RECORD", "read_record", "recorded_kind", "with_record", "write_recor
 
 RECORD = "reward.json"
 # the arguments of `load_reward` that a record may give
-KEYS = ("format", "bos", "eos", "max_length", "truncation_side", "separator")
+KEYS = (
+    "format",
+    "bos",
+    "eos",
+    "max_length",
+    "truncation_side",
+    "separator",
+    "chat_template_kwargs",
+)
 
 
 def write_record(folder: Path, reading: Mapping[str, object], **more: object) -> None:
@@ -38,7 +46,9 @@ def with_record(
     """
     found = read_record(folder)
     open_keys = [
-        key for key in ("format", "bos", "eos", "max_length") if getattr(settings, key) is None
+        key
+        for key in ("format", "bos", "eos", "max_length", "chat_template_kwargs")
+        if getattr(settings, key) is None
     ]
     open_keys += ["truncation_side"] * (side is None) + ["separator"] * (not separator)
     return replace(settings, **{key: found[key] for key in open_keys if key in found})

@@ -31,6 +31,7 @@ class ModelSettings:
     batch_tokens: int | None = None
     truncation_side: TruncationSide = "left"
     separator: str = ""
+    chat_template_kwargs: dict[str, object] | None = None
     non_finite: NonFinite = "raise"
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from rewards.checkpoints.checkpoint import read_config
 from rewards.checkpoints.published import find_published
 from rewards.encoding.encoder import Encoder
-from rewards.encoding.formats import Turns, render
+from rewards.encoding.formats import Turns
 from rewards.inference.engine import Engine
 from rewards.models.reward import ModelReward
 from rewards.types import RewardError
@@ -66,7 +66,7 @@ class ModelUnderTest:
         return None if found is None else found[0]
 
     def text(self, conversation: Turns) -> str:
-        return render(conversation, self.encoder.format, self.tokenizer, self.encoder.separator)
+        return self.encoder.render(conversation)
 
     def with_other_end(self, conversation: Turns) -> ModelUnderTest | None:
         """The same, reading conversations with an EOS where this does without, and the other way

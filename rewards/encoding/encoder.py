@@ -6,7 +6,7 @@ Over-long texts are cut without losing what is being scored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -16,6 +16,7 @@ from rewards.encoding.eos import EOS_COUNT, check_eos, with_eos, without_last_ne
 from rewards.encoding.formats import Rendered, Scorable, check_format, render
 from rewards.types import Bos, Eos, Format, RewardError, TruncationSide
 from rollout.data.messages import checked_conversation
+from rollout.text.chat import check_template_kwargs
 from rollout.types import InputError, Message
 
 __all__ = ["Encoder", "check_truncation"]
@@ -59,6 +60,7 @@ class Encoder:
     max_length: int | None = None
     truncation_side: TruncationSide = "left"
     separator: str = ""
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict[str, object])
     truncated: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +72,12 @@ class Encoder:
             raise InputError(
                 'format="chat"', "the tokenizer has no chat template", 'use "hh_hash" or "plain"'
             )
+        if self.chat_template_kwargs and self.format != "chat":
+            raise InputError(
+                "chat_template_kwargs", f'format="{self.format}" has no use for it', "leave it out"
+            )
         if self.format == "chat":
+            check_template_kwargs(self.tokenizer, self.chat_template_kwargs)
             self._check_template()
 
     def _check_template(self) -> None:
@@ -78,7 +85,7 @@ class Encoder:
         question = Message(role="user", content="a question")
         for answer in ("the first answer", "another one"):
             probe = [question, Message(role="assistant", content=answer)]
-            if answer not in render(probe, self.format, self.tokenizer):
+            if answer not in self.render(probe):
                 raise InputError(
                     "the chat template",
                     "does not write the assistant's response",
@@ -94,6 +101,12 @@ class Encoder:
             "eos": self.eos,
             "max_length": self.max_length,
             "truncation_side": self.truncation_side,
+            # records of earlier versions do without
+            **(
+                {"chat_template_kwargs": given}
+                if (given := dict(self.chat_template_kwargs))
+                else {}
+            ),
         }
 
     def encode(self, conversations: Sequence[Scorable], names: Sequence[str]) -> list[list[int]]:
@@ -146,8 +159,14 @@ class Encoder:
         except InputError as error:
             raise InputError(name, error) from error
 
+    def render(self, conversation: Scorable) -> str:
+        """The text of a conversation."""
+        return render(
+            conversation, self.format, self.tokenizer, self.separator, self.chat_template_kwargs
+        )
+
     def _text(self, conversation: Scorable) -> str:
-        text = render(conversation, self.format, self.tokenizer, self.separator)
+        text = self.render(conversation)
         by_template = self.format == "chat" or isinstance(conversation, Rendered)
         return without_last_newline(text) if self.eos == "single" and by_template else text
 

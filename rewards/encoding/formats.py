@@ -31,10 +31,17 @@ def check_format(format: str) -> None:
         raise InputError(f"format={format!r}", "is unknown", f"use one of {', '.join(FORMATS)}")
 
 
-def render(conversation: Scorable, format: Format, tokenizer: Any, separator: str = "") -> str:
+def render(
+    conversation: Scorable,
+    format: Format,
+    tokenizer: Any,
+    separator: str = "",
+    chat_template_kwargs: Mapping[str, object] | None = None,
+) -> str:
     """The text of one conversation, or of one plain text that is scored as it stands.
 
-    `separator` goes between the messages of "hh_hash". Raises `InputError` when the conversation
+    `separator` goes between the messages of "hh_hash", `chat_template_kwargs` are variables of the
+    chat template. Raises `InputError` when the conversation
     does not end with the assistant, or its roles do not fit the format.
     """
     if isinstance(conversation, str):
@@ -43,7 +50,7 @@ def render(conversation: Scorable, format: Format, tokenizer: Any, separator: st
     if not turns or turns[-1]["role"] != "assistant":
         raise InputError("conversation", "its last message must be the assistant's response")
     if format == "chat":
-        return apply_chat_template(tokenizer, turns)
+        return apply_chat_template(tokenizer, turns, ask=False, **(chat_template_kwargs or {}))
     for key in ("tools", "tool_calls", "reasoning_content"):
         if any(key in turn for turn in turns):
             raise InputError(f'format="{format}"', f"has no form for {key!r}", 'use "chat"')

@@ -42,6 +42,7 @@ def load_reward(
     batch_tokens: int | None = None,
     truncation_side: TruncationSide | None = None,
     separator: str = "",
+    chat_template_kwargs: dict[str, object] | None = None,
     non_finite: NonFinite = "raise",
 ) -> ModelReward:
     """Load the reward model in a local folder or on the hub.
@@ -51,7 +52,7 @@ def load_reward(
     "grm". `format` is "chat", "hh_hash" or "plain"; `bos` is the exact number of BOS tokens,
     "single", "double" or "none"; `eos`, "single" or "none", ends each conversation in one EOS;
     `max_length` cuts longer conversations on `truncation_side` (default: left); `separator` goes
-    between the messages of "hh_hash".
+    between the messages of "hh_hash"; `chat_template_kwargs` are variables of the chat template.
 
     Raises `InputError` for a missing or unsuitable checkpoint or setting. No remote code is run.
     """
@@ -71,6 +72,7 @@ def load_reward(
             batch_tokens=batch_tokens,
             truncation_side=truncation_side or "left",
             separator=separator,
+            chat_template_kwargs=chat_template_kwargs,
             non_finite=non_finite,
         ),
     )
@@ -85,6 +87,7 @@ def load_encoder(spec: ModelSpec) -> Encoder:
     given = ModelSettings(
         format=spec.format, bos=spec.bos, eos=spec.eos, max_length=spec.max_length,
         truncation_side=side or "left", separator=separator,
+        chat_template_kwargs=spec.chat_template_kwargs,
     )  # fmt: skip
     family, folder, settings = _settled(spec.model, spec.family, side, separator, given)
     if family == "armorm":

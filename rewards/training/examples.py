@@ -156,6 +156,7 @@ def reading_encoder(
         max_length=settings.max_length,
         truncation_side=settings.truncation_side,
         separator=settings.separator,
+        chat_template_kwargs=settings.chat_template_kwargs,
     )
     if settings.chat_template is None:  # a model that was trained here is read as it was
         side, separator = settings.truncation_side, settings.separator

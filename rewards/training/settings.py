@@ -44,6 +44,7 @@ class ReadingSettings:
     separator: str = ""
     over_long: Literal["cut", "drop"] = "cut"
     chat_template: str | None = None
+    chat_template_kwargs: dict[str, object] | None = None
 
 
 _STRICT = ConfigDict(extra="forbid")

@@ -7,7 +7,8 @@ refused here by its name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,13 +16,32 @@ from rollout.errors import InputError
 from rollout.text.printable import one_line
 from rollout.types import Message, with_keys
 
-__all__ = ["TEMPLATE_DATE", "apply_chat_template"]
+__all__ = ["TEMPLATE_DATE", "apply_chat_template", "check_template_kwargs"]
 
 # Llama 3.2's template prints today's date, and neither a sample nor a reward may depend on the day.
 # This is the date that the template itself falls back to.
 TEMPLATE_DATE = datetime(2024, 7, 26)
 _OTHER = "other words, which no row has"
 _WHERE = "the chat template"
+_KWARGS = "chat_template_kwargs"
+_SET_HERE = (
+    "messages", "conversation", "tools", "documents", "chat_template", "tokenize", "padding",
+    "truncation", "max_length", "return_dict", "return_tensors", "tokenizer_kwargs",
+    "add_generation_prompt", "continue_final_message", "return_assistant_tokens_mask",
+    "date_string", "strftime_now", "tokenizer", "ask",
+)  # fmt: skip
+
+
+def check_template_kwargs(tokenizer: Any, given: Mapping[str, object]) -> None:
+    """Raises InputError for a variable that the tokenizer's template never reads, or that is set
+    here for all."""
+    source = str(tokenizer.chat_template or "")
+    for name in given:
+        if name in _SET_HERE:
+            raise InputError(_KWARGS, f"{name!r} is not to be set", "leave it out")
+        if not re.search(rf"\b{re.escape(name)}\b", source):
+            what = "has no variable" if source else "is not there, so there is no"
+            raise InputError(_KWARGS, f"the chat template {what} {name!r}", "check the name")
 
 
 def apply_chat_template(

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from rollout.data.bad_rows import BadRows
 from rollout.errors import InputError
-from rollout.text.chat import apply_chat_template
+from rollout.text.chat import apply_chat_template, check_template_kwargs
 from rollout.types import Message, Prompt
 
 Template = Literal["auto", "chat", "plain", "hh", "hh_hash"]
@@ -41,8 +41,13 @@ class Tokenizer(Protocol):
 _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 
 
-def render(prompt: Prompt, tokenizer: Tokenizer, template: Template) -> str:
-    """The text that the policy continues.
+def render(
+    prompt: Prompt,
+    tokenizer: Tokenizer,
+    template: Template,
+    chat_template_kwargs: Mapping[str, object] | None = None,
+) -> str:
+    """The text that the policy continues; `chat_template_kwargs` are variables of the template.
 
     Raises:
         InputError: for a template that is unknown, or that cannot say this prompt.
@@ -52,7 +57,7 @@ def render(prompt: Prompt, tokenizer: Tokenizer, template: Template) -> str:
         return _plain(prompt)
     messages = _messages_of(prompt)
     if chosen == "chat":
-        return _chat(prompt, messages, tokenizer)
+        return _chat(prompt, messages, tokenizer, chat_template_kwargs or {})
     return _dialogue(prompt, messages, mark="\n\n" if chosen == "hh" else "###", template=chosen)
 
 
@@ -61,6 +66,7 @@ def encode_prompts(
     tokenizer: Tokenizer,
     *,
     template: Template = "auto",
+    chat_template_kwargs: Mapping[str, object] | None = None,
     max_model_len: int,
     max_new_tokens: int,
     max_prompt_tokens: int | None = None,
@@ -80,12 +86,14 @@ def encode_prompts(
         InputError: for a prompt that leaves no room for `max_new_tokens` in `max_model_len`, for
             one of no tokens, and where the filter drops them all.
     """
+    if chat_template_kwargs:
+        check_template_kwargs(tokenizer, chat_template_kwargs)
     bad = bad or BadRows()
     texts: list[str] = []
     said: list[Prompt] = []
     for prompt in prompts:
         with _refused_by(bad, prompt):
-            texts.append(render(prompt, tokenizer, template))
+            texts.append(render(prompt, tokenizer, template, chat_template_kwargs))
             said.append(prompt)
     prefix, bos = _added_prefix(tokenizer), tokenizer.bos_token_id
     ids: list[list[int]] = (
@@ -159,9 +167,11 @@ def _messages_of(prompt: Prompt) -> list[Message]:
     return list(prompt.content)
 
 
-def _chat(prompt: Prompt, messages: list[Message], tokenizer: Tokenizer) -> str:
+def _chat(
+    prompt: Prompt, messages: list[Message], tokenizer: Tokenizer, kwargs: Mapping[str, object]
+) -> str:
     try:
-        return apply_chat_template(tokenizer, messages, ask=True)
+        return apply_chat_template(tokenizer, messages, ask=True, **kwargs)
     except InputError as error:  # many templates refuse a system turn, or two user turns running
         raise InputError(
             f"prompt {prompt.id!r}",

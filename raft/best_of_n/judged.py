@@ -79,7 +79,9 @@ def judge_pool(
         "n": n,
     }
     refuse_input(path, file)
-    reader = RowReader(str(file), form="responses", split=split, columns=columns)
+    reader = RowReader(
+        str(file), form="responses", split=split, columns=columns, on_bad_row=on_bad_row
+    )
     # lists of a finished row are cut, so that nothing in it tells whether the pool is another one
     return run_job(
         reader, _Judging(selection, n), path, settings, free=("scorer.non_finite",), restart=restart

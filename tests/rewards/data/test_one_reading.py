@@ -1,0 +1,253 @@
+"""Every published form is one thing to all commands: train, score, eval, doctor and sample.
+
+Each row is said again as messages, by hand; the readers of all commands must come to the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards.data.read import read_pairs
+from rewards.doctor.pairs import read_pairs as doctor_pairs
+from rewards.evaluation.dataset import read_set
+from rollout.data.prompts import read_prompts
+from rollout.data.scored_rows import RowReader
+from rollout.errors import InputError
+from rollout.types import Message, Prompt, conversation
+
+
+def say(role: str, content: str, **keys: Any) -> Message:
+    return Message(**{"role": role, "content": content, **keys})
+
+
+def user(text: str) -> Message:
+    return say("user", text)
+
+
+def assistant(text: str, **keys: Any) -> Message:
+    return say("assistant", text, **keys)
+
+
+def share(who: str, text: str) -> dict[str, str]:
+    return {"from": who, "value": text}
+
+
+Q, GOOD, BAD = user("Q"), assistant("good"), assistant("bad")
+BRIEF = say("system", "Be brief.")
+SIDES = {"chosen": "good", "rejected": "bad"}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+
+
+def call(city: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "weather", "arguments": {"city": city}}}
+
+
+def called(city: str) -> Message:
+    return assistant("", tool_calls=[call(city)])
+
+
+# name -> (row, the turns that both answer)
+FORMS: dict[str, tuple[dict[str, Any], list[Message]]] = {
+    "pair": ({"prompt": "Q", **SIDES}, [Q]),
+    "alpaca": ({"instruction": "Q", "input": "", **SIDES}, [Q]),
+    "alpaca input": ({"instruction": "Do", "input": "this", **SIDES}, [user("Do\nthis")]),
+    "alpaca history": (
+        {"instruction": "Q", "history": [["a", "b"]], "system": "Be brief.", **SIDES},
+        [BRIEF, user("a"), assistant("b"), Q],
+    ),
+    "chat_history": (
+        {"prompt": "Q", "chat_history": [user("a"), assistant("b")], **SIDES},
+        [user("a"), assistant("b"), Q],
+    ),
+    "sharegpt dict": (
+        {
+            "conversations": [share("human", "Q")],
+            "chosen": share("gpt", "good"),
+            "rejected": share("gpt", "bad"),
+        },
+        [Q],
+    ),
+    "sharegpt str": (
+        {"conversations": [share("system", "Be brief."), share("human", "Q")], **SIDES},
+        [BRIEF, Q],
+    ),
+    "axolotl": ({"messages": [Q], "chosen": GOOD, "rejected": BAD}, [Q]),
+    "trl explicit": ({"prompt": [Q], "chosen": [GOOD], "rejected": [BAD]}, [Q]),
+    "trl implicit": ({"chosen": [Q, GOOD], "rejected": [Q, BAD]}, [Q]),
+    "trl implicit texts": ({"chosen": "The sky is good", "rejected": "The sky is bad"}, []),
+    "ultrafeedback binarized": (
+        {
+            "prompt": "Q", "prompt_id": "x", "messages": [Q, GOOD], "chosen": [Q, GOOD],
+            "rejected": [Q, BAD], "score_chosen": 8.0, "score_rejected": 4.0,
+        },
+        [Q],
+    ),
+    "orca": ({"system": "Be brief.", "question": "Q", **SIDES}, [BRIEF, Q]),
+    "system_prompt": ({"prompt": "Q", "system_prompt": "Be brief.", **SIDES}, [BRIEF, Q]),
+    "system before dialogues": (
+        {"system": "Be brief.", "chosen": [Q, GOOD], "rejected": [Q, BAD]},
+        [BRIEF, Q],
+    ),
+    "pku": (
+        {"prompt": "Q", "response_0": "bad", "response_1": "good", "better_response_id": 1,
+         "safer_response_id": 0},
+        [Q],
+    ),
+    "shp": (
+        {"history": "Q", "human_ref_A": "good", "human_ref_B": "bad", "labels": 1, "score_A": 10},
+        [Q],
+    ),
+    "alpaca_farm": (
+        {"instruction": "Q", "input": "", "output_1": "bad", "output_2": "good", "preference": 2},
+        [Q],
+    ),
+    "argilla": (
+        {"instruction": "Q", "chosen_response": "good", "rejected_response": "bad",
+         "chosen_rating": 5, "rejected_rating": None},
+        [Q],
+    ),
+    "helpsteer3": (
+        {"context": [BRIEF, Q], "response1": "bad", "response2": "good", "overall_preference": 2},
+        [BRIEF, Q],
+    ),
+    "nemo": (
+        {"context": [Q], "completions": [{"rank": 1, "completion": [BAD]},
+                                         {"rank": 0, "completion": [GOOD]}]},
+        [Q],
+    ),
+    "swift": ({"messages": [Q, GOOD], "rejected_response": "bad"}, [Q]),
+    "swift messages": ({"messages": [Q, GOOD], "rejected_messages": [Q, BAD]}, [Q]),
+    "stack exchange": ({"question": "Q", "response_j": "good", "response_k": "bad"}, [Q]),
+    "role names": (
+        {"chosen": [say("human", "Q"), say("gpt", "good")],
+         "rejected": [say("human", "Q"), say("gpt", "bad")]},
+        [Q],
+    ),
+    "parts": (
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}],
+         "chosen": {"role": "assistant", "content": [{"type": "text", "text": "go"}, "od"]},
+         "rejected": "bad"},
+        [Q],
+    ),
+}  # fmt: skip
+FORMS["trl implicit texts"] = (FORMS["trl implicit texts"][0], [user("The sky is")])
+
+
+def sides_of(name: str) -> tuple[Message, Message]:
+    return (assistant(" good"), assistant(" bad")) if "implicit texts" in name else (GOOD, BAD)
+
+
+def write(path: Path, rows: Sequence[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_reads_alike_in_every_command(tmp_path: Path, name: str) -> None:
+    row, asked = FORMS[name]
+    good, bad = ([*asked, side] for side in sides_of(name))
+    file = write(tmp_path / "rows.jsonl", [row])
+    (pair,) = read_pairs(file).pairs
+    assert [pair.conversation("chosen"), pair.conversation("rejected")] == [good, bad]
+    (scored,) = RowReader(file).rows()
+    drawn = [conversation(g.prompt, one) for g in scored.groups for one in g.completions]
+    assert sorted(map(str, drawn)) == sorted(map(str, [good, bad]))
+    (rated,) = read_set(file).rows()
+    better = max(range(2), key=lambda k: rated.gold[k])
+    assert rated.conversations[better] == good and rated.conversations[1 - better] == bad
+    assert doctor_pairs(file)[0].conversations == [good, bad]
+    if "texts" not in name:
+        (prompt,) = read_prompts(file)
+        assert conversation(prompt, pair_answer())[:-1] == asked
+
+
+def pair_answer() -> Any:
+    from rollout.types import Completion
+
+    return Completion("x")
+
+
+def test_calls_of_tools_tell_right_from_wrong(tmp_path: Path) -> None:
+    row = {"prompt": [Q], "chosen": [called("Paris")], "rejected": [called("Berlin")]}
+    text = json.dumps({"city": "Berlin"})  # as OpenAI writes arguments
+    legacy = {"role": "assistant", "content": None,
+              "function_call": {"name": "weather", "arguments": text}}  # fmt: skip
+    asked = [{**Q, "tools": TOOLS}]
+    for tools in ({"tools": TOOLS}, {"tools": json.dumps(TOOLS)},
+                  {"functions": [TOOLS[0]["function"]]}):  # fmt: skip
+        for other in ([called("Berlin")], legacy):
+            file = write(tmp_path / "rows.jsonl", [{**row, **tools, "rejected": other}])
+            (pair,) = read_pairs(file).pairs
+            assert pair.conversation("chosen") == [*asked, called("Paris")]
+            assert pair.conversation("rejected") == [*asked, called("Berlin")]
+            (scored,) = RowReader(file).rows()
+            (group,) = scored.groups
+            assert [one.answer for one in group.completions] == [called("Paris"), called("Berlin")]
+
+
+def test_pairs_that_share_an_id_are_all_scored(tmp_path: Path) -> None:
+    rows = [{"id": "q", "prompt": "Q", "chosen": f"a{k}", "rejected": "b"} for k in range(3)]
+    reader = RowReader(write(tmp_path / "rows.jsonl", rows))
+    assert reader.check(lambda row: None).rows == 3
+    found = list(reader.rows())
+    assert len({row.id for row in found}) == 3 and [row.columns for row in found] == rows
+
+
+FLAT = [
+    {"prompt": f"Q{k % 2}", "response": f"r{k}", "reward": float(k), "gold_score": k}
+    for k in range(4)
+]
+
+
+def test_flat_rows_of_one_prompt_are_one_pool_wherever_they_stand(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", FLAT)
+    first, second = RowReader(file, form="responses").rows()
+    assert [one.text for one in first.groups[0].completions] == ["r0", "r2"]
+    assert first.columns["scores"] == [0.0, 2.0] and second.columns["gold_scores"] == [1, 3]
+    openrlhf = [
+        {"input": r["prompt"], "output": r["response"], "reward": r["reward"]} for r in FLAT
+    ]
+    pools = RowReader(write(tmp_path / "rows.jsonl", openrlhf), form="responses").rows()
+    assert [pool.columns["scores"] for pool in pools] == [[0.0, 2.0], [1.0, 3.0]]
+
+
+def test_rows_that_stand_again_are_one_prompt(tmp_path: Path) -> None:
+    rows = [{"prompt": [Q], "id": 0}] * 2 + [{"prompt": [user("other")], "id": 0}]
+    prompts = read_prompts(write(tmp_path / "rows.jsonl", rows))
+    assert prompts == [Prompt("0", (Q,)), Prompt("0~2", (user("other"),))]
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"prompt": "Q", "images": ["a.png"], **SIDES}, "images"),
+        ({"prompt": "Q", "context": "It is so.", **SIDES}, "context"),
+        ({"prompt": "Q", "history": "so far", **SIDES}, "history"),
+        ({"prompt": "Q", "documents": ["text"], **SIDES}, "documents"),
+        ({"asked": "what is it", **SIDES}, "asked"),
+        ({"prompt": [BRIEF, Q], "system": "Be long.", **SIDES}, "system"),
+        ({"prompt": "Q", "system": 3, **SIDES}, "system"),
+        ({"prompt": "Q", "tools": "no JSON", **SIDES}, "tools"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], **SIDES}, "image"),
+        ({"prompt": [{**Q, "images": ["a.png"]}], **SIDES}, "images"),
+    ],
+)
+def test_context_that_cannot_be_read_is_refused_by_its_name(
+    tmp_path: Path, row: dict[str, Any], name: str
+) -> None:
+    file = write(tmp_path / "rows.jsonl", [row])
+    for read in (read_pairs, lambda f: list(RowReader(f).rows()), read_set, doctor_pairs):
+        with pytest.raises(InputError) as caught:
+            read(file)
+        assert f"{name}'" in str(caught.value) and "rows.jsonl:1" in str(caught.value)
+
+
+def test_empty_columns_of_context_say_nothing(tmp_path: Path) -> None:
+    empty = {"system": "", "history": [], "tools": None, "images": [], "context": None}
+    (pair,) = read_pairs(write(tmp_path / "rows.jsonl", [{"prompt": "Q", **empty, **SIDES}])).pairs
+    assert pair.conversation("chosen") == [Q, GOOD]

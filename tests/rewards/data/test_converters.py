@@ -576,7 +576,7 @@ def test_flat_oasst_rows_are_the_same_tree():
     convert = find_format("oasst_flat").pairs_of_many
     assert convert
     rows = [record(row) for row in flat(TREE)]
-    assert recognise(rows[0].columns, "")[0] == "oasst_flat"
+    assert recognise(dict(rows[0].columns), "")[0] == "oasst_flat"
     found = convert(rows, Options())
     tree = pairs({"message_tree_id": "1", "prompt": TREE})
     assert [said(p) for p in found if isinstance(p, Pair)] == [said(p) for p in tree]

@@ -96,7 +96,11 @@ def parse_sources(sources: Sources) -> list[PairSource]:
 
 
 def _with_new_names(source: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`parted: drop|cut`, the old name of `diverging_prompts: drop|truncate`, is still read."""
+    """`parted: drop|cut`, the old name of `diverging_prompts: drop|truncate`, is still read, and
+    so is `format: alpaca`."""
+    if source.get("format") == "alpaca":
+        log.warning("a source says format: alpaca; its rows are read as pair now")
+        source = {**source, "format": "pair"}
     if "parted" not in source or "diverging_prompts" in source:
         return source
     new = {"cut": "truncate"}.get(source["parted"], source["parted"])

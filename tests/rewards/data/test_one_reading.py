@@ -251,3 +251,9 @@ def test_empty_columns_of_context_say_nothing(tmp_path: Path) -> None:
     empty = {"system": "", "history": [], "tools": None, "images": [], "context": None}
     (pair,) = read_pairs(write(tmp_path / "rows.jsonl", [{"prompt": "Q", **empty, **SIDES}])).pairs
     assert pair.conversation("chosen") == [Q, GOOD]
+
+
+def test_the_old_format_of_alpaca_rows_is_still_read(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [{"instruction": "Q", **SIDES}])
+    (pair,) = read_pairs({"path": file, "format": "alpaca"}).pairs
+    assert pair.conversation("chosen") == [Q, GOOD]

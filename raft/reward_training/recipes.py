@@ -142,7 +142,7 @@ def _reading(config: TrainRewardConfig) -> ReadingSettings:
     }.get(config.recipe, ReadingSettings())
     keys = (
         "format", "bos", "eos", "max_length", "truncation_side", "over_long", "separator",
-        "chat_template_kwargs",
+        "chat_template_kwargs", "on_bad_row",
     )  # fmt: skip
     given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     return replace(start, **given, chat_template=_template(config.chat_template))

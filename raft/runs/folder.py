@@ -30,7 +30,15 @@ from rollout.storage.settings import differences
 
 UNFINISHED = ".checkpoint-"  # a checkpoint that is being written; the rest of its name is random
 # these may differ between a run and its continuation: they change no sample
-_FREE_KEYS = ("iterations", "cluster", "log", "keep_checkpoints", "run_dir", "prompts.on_bad_row")
+_FREE_KEYS = (
+    "iterations",
+    "cluster",
+    "log",
+    "keep_checkpoints",
+    "run_dir",
+    "prompts.on_bad_row",
+    "on_bad_row",
+)
 # nor does the monitor, but perplexities of two texts make no curve
 _MONITORED = "reference_text"
 

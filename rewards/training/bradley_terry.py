@@ -70,8 +70,10 @@ def train_bradley_terry(
     model, tokenizer = load_trainable(base, "classifier", training)
     attention = base_of(model).config._attn_implementation
     encoder = reading_encoder(tokenizer, base_of(model), reading, str(base))
-    train = encode_pairs(pairs, encoder, reading.over_long)
-    test = encode_pairs(held_out, encoder, reading.over_long, what="held-out")
+    train = encode_pairs(pairs, encoder, reading.over_long, on_bad_row=reading.on_bad_row)
+    test = encode_pairs(
+        held_out, encoder, reading.over_long, what="held-out", on_bad_row=reading.on_bad_row
+    )
     _check_margins(loss or LossSettings(), train)
     fitted = fit(
         model,

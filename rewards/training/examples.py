@@ -25,6 +25,8 @@ from rewards.data.pair import Pair
 from rewards.encoding.encoder import Encoder
 from rewards.training.layout import num_embeddings
 from rewards.training.settings import Layout, ReadingSettings
+from rollout.data.bad_rows import OnBadRow
+from rollout.text.printable import one_line
 from rollout.types import InputError, Message
 
 if TYPE_CHECKING:
@@ -171,17 +173,19 @@ def encode_pairs(
     over_long: Literal["cut", "drop"] = "cut",
     *,
     what: str = "training",
+    on_bad_row: OnBadRow = "stop",
 ) -> Encoded:
     """N pairs to at most N examples of two rows each.
 
     Left out, and counted: pairs whose sides read the same, that have an empty side, or that are
-    longer than the encoder's `max_length` and must not be cut or would lose a response to it.
+    longer than the encoder's `max_length` and must not be cut or would lose a response to it; with
+    `on_bad_row` "skip", pairs that the chat template refuses.
 
     Raises `InputError` when nothing is left, saying what became of the pairs.
     """
     dropped: Counter[str] = Counter()
     examples: list[Example] = []
-    reader = _Reader(encoder, over_long, dropped)
+    reader = _Reader(encoder, over_long, dropped, skips=on_bad_row == "skip")
     for start in range(0, len(pairs), _CHUNK):
         examples += reader.read(pairs[start : start + _CHUNK])
     check_some_left(examples, pairs, dropped, what)
@@ -222,7 +226,10 @@ def check_some_left(
 
 
 class _Reader:
-    def __init__(self, encoder: Encoder, over_long: str, dropped: Counter[str]) -> None:
+    def __init__(
+        self, encoder: Encoder, over_long: str, dropped: Counter[str], *, skips: bool
+    ) -> None:
+        self._skips = skips
         self.limit = encoder.max_length
         self.encoder, self.over_long, self.dropped = encoder, over_long, dropped
         self.whole = replace(encoder, max_length=None)
@@ -230,9 +237,20 @@ class _Reader:
 
     def read(self, pairs: Sequence[Pair]) -> list[Example]:
         kept = [pair for pair in pairs if usable(pair, self.dropped)]
+        if self._skips:
+            kept = [pair for pair in kept if self._is_read(pair)]
         sides = [self._ids(kept, side) for side in ("chosen", "rejected")]
         found = map(self._example, kept, *sides)
         return [example for example in found if example is not None]
+
+    def _is_read(self, pair: Pair) -> bool:
+        try:
+            for side in ("chosen", "rejected"):
+                self.encoder.check(pair.conversation(side), length=False)
+        except InputError as error:
+            self.dropped[f"that {one_line(error.where)} {one_line(error.problem)}"] += 1
+            return False
+        return True
 
     def _ids(self, pairs: Sequence[Pair], side: str) -> list[list[int]]:
         names = [f"pair {pair.id!r} ({side})" for pair in pairs]

@@ -92,9 +92,17 @@ def train_grm(
     model, tokenizer = _with_head(base, training, settings)
     attention = base_of(model).config._attn_implementation
     encoder = _encoder(tokenizer, base_of(model), reading, str(base))
-    train = _marked(encode_pairs(pairs, encoder, reading.over_long), pairs, encoder)
+    train = _marked(
+        encode_pairs(pairs, encoder, reading.over_long, on_bad_row=reading.on_bad_row),
+        pairs,
+        encoder,
+    )
     test = _marked(
-        encode_pairs(held_out, encoder, reading.over_long, what="held-out"), held_out, encoder
+        encode_pairs(
+            held_out, encoder, reading.over_long, what="held-out", on_bad_row=reading.on_bad_row
+        ),
+        held_out,
+        encoder,
     )
     fitted = fit(
         model,

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as section
 
 from rewards.types import Bos, Eos, Format, TruncationSide
+from rollout.data.bad_rows import OnBadRow
 
 __all__ = [
     "GRMSettings",
@@ -45,6 +46,7 @@ class ReadingSettings:
     over_long: Literal["cut", "drop"] = "cut"
     chat_template: str | None = None
     chat_template_kwargs: dict[str, object] | None = None
+    on_bad_row: OnBadRow = "stop"
 
 
 _STRICT = ConfigDict(extra="forbid")

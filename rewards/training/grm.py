@@ -10,6 +10,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,18 +93,11 @@ def train_grm(
     model, tokenizer = _with_head(base, training, settings)
     attention = base_of(model).config._attn_implementation
     encoder = _encoder(tokenizer, base_of(model), reading, str(base))
-    train = _marked(
-        encode_pairs(pairs, encoder, reading.over_long, on_bad_row=reading.on_bad_row),
-        pairs,
-        encoder,
+    encode = partial(
+        encode_pairs, encoder=encoder, over_long=reading.over_long, on_bad_row=reading.on_bad_row
     )
-    test = _marked(
-        encode_pairs(
-            held_out, encoder, reading.over_long, what="held-out", on_bad_row=reading.on_bad_row
-        ),
-        held_out,
-        encoder,
-    )
+    train = _marked(encode(pairs), pairs, encoder)
+    test = _marked(encode(held_out, what="held-out"), held_out, encoder)
     fitted = fit(
         model,
         _objective(model, settings, pad_id_of(tokenizer)),

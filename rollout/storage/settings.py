@@ -70,6 +70,10 @@ class StoredSettings:
         write_json(self.path, {"settings": self.given, "files": files, "record": record})
 
 
+# a setting that an earlier version did not know, and one that is not set, say the same
+_NOTHING: tuple[object, ...] = (None, {}, [])
+
+
 def differences(
     stored: object, given: object, free: Sequence[str] = (), prefix: str = ""
 ) -> list[str]:
@@ -84,7 +88,7 @@ def differences(
                 stored.get(key), given.get(key), free, f"{prefix}.{key}".lstrip(".")
             )
         ]
-    if stored == given:
+    if stored == given or (stored in _NOTHING and given in _NOTHING):
         return []
     values = f"{stored!r} → {given!r}"
     return [f"{prefix} {values}" if len(values) <= 60 else prefix]

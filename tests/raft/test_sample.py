@@ -193,13 +193,11 @@ def test_prompts_of_other_forms_and_columns_that_would_mislead(home: Path) -> No
         (("prompts.jsonl", "--out", "x.txt"), "x.txt .jsonl"),
         (("prompts.jsonl", "--out", "policy"), "is a folder"),
         (("prompts.jsonl", "--max-new-tokens", "600"), "do not fit in the model's 512"),
-        (("twice.jsonl",), "twice.jsonl:2: id 'a' stands at twice.jsonl:1 already"),
     ],
 )
 def test_wrong_input_is_one_line(
     home: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
-    write_rows(home / "twice.jsonl", [{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}])
     before = set(home.iterdir())
     file, *rest = arguments
     assert says(refused(capsys, file, *COMMON, *rest), message)

@@ -57,6 +57,9 @@ def read_pairs(
 
 
 def _better_first(row: EvalRow) -> EvalRow:
+    if len(row.gold) != 2:
+        problem = f"has {len(row.gold)} responses, and a pair has two"
+        raise InputError(row.where, problem, "measure lists with raft eval-reward")
     if row.gold[0] > row.gold[1]:
         return row
     (group,) = row.groups  # two responses to one prompt: dialogues stand better first

@@ -257,3 +257,11 @@ def test_the_old_format_of_alpaca_rows_is_still_read(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [{"instruction": "Q", **SIDES}])
     (pair,) = read_pairs({"path": file, "format": "alpaca"}).pairs
     assert pair.conversation("chosen") == [Q, GOOD]
+
+
+def test_a_list_of_more_than_two_is_no_pair_to_doctor(tmp_path: Path) -> None:
+    ranked = [{"rank": k, "completion": [assistant(str(k))]} for k in range(3)]
+    file = write(tmp_path / "rows.jsonl", [{"context": [Q], "completions": ranked}])
+    assert len(read_set(file).row_M) == 3 == len(read_pairs(file).pairs)
+    with pytest.raises(InputError, match="3 responses"):
+        doctor_pairs(file)

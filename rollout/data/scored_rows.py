@@ -179,8 +179,8 @@ def _completions(columns: dict[str, object], where: str) -> tuple[Completion, ..
     ids = beside(columns, "token_ids", count, where) or [None] * count
     ends = beside(columns, "finish_reasons", count, where) or [None] * count
     return tuple(
-        replace(
-            one, token_ids=_token_ids(own), finish_reason="length" if end == "length" else "stop"
+        Completion(
+            one.text, _token_ids(own), "length" if end == "length" else "stop", message=one.message
         )
         for one, own, end in zip(drawn, ids, ends, strict=True)
     )

@@ -352,6 +352,17 @@ def test_only_over_long_pairs_are_refused(base: Path, tmp_path: Path) -> None:
     assert says(found, "no training pairs 36: 36 12 tokens no response max_length")
 
 
+def test_pairs_that_are_identical_after_truncation_are_skipped(base: Path, tmp_path: Path) -> None:
+    words = "the cat sat on the mat and " * 12
+    long = [tiny.pair(str(n), "q", f"{words} good", f"{words} bad") for n in range(3)]
+    cut = ReadingSettings(max_length=40, truncation_side="right")
+    assert says(refused(base, tmp_path, long, HELD_OUT, reading=cut), "3 sides same max_length")
+    whole = ReadingSettings(max_length=4000)
+    model, tokenizer = load_trainable(base, "classifier", QUICK)
+    encoder = reading_encoder(tokenizer, base_of(model), whole, "tiny")
+    assert len(encode_pairs(long, encoder).examples) == 3
+
+
 def test_long_pairs_are_cut_as_when_they_are_scored(base: Path) -> None:
     model, tokenizer = load_trainable(base, "classifier", QUICK)
     encoder = reading_encoder(tokenizer, base_of(model), ReadingSettings(max_length=40), "tiny")

@@ -91,7 +91,10 @@ class Setting:
             max_new_tokens=self.options.new_tokens,
             seed_per_prompt=self.per_prompt,
         )
-        groups = engine.generate(self.prompts, sampling, seed)
+        drawn = engine.generate(self.prompts, sampling, seed)
+        # the pool's come in parcels
+        parcels = (item if isinstance(item, list) else [item] for item in drawn)
+        groups = (group for parcel in parcels for group in parcel)
         return sum(len(one.token_ids) for group in groups for one in group.completions)
 
     def bare(self, llm: Any, seed: int, text: str) -> int:

@@ -190,17 +190,17 @@ def test_an_engine_killed_in_mid_generation_loses_and_repeats_nothing(
         known: Any = workers._workers
         victim = known[1].call(KnownWorker.pid).result()
         groups: list[Group] = []
-        for group in workers.generate(prompts, sampling, 7):
+        for parcel in workers.generate(prompts, sampling, 7):
             if not groups:
                 os.kill(victim, signal.SIGKILL)
-            groups.append(group)
+            groups += parcel
         assert known[1].call(KnownWorker.pid).result() != victim
         # every prompt once, by the version that was current, which the worker's first weights
         # were not
         assert Counter(g.prompt.id for g in groups) == Counter(p.id for p in prompts)
         assert {g.policy_version for g in groups} == {3}
         undisturbed = workers.generate(prompts, sampling, 7)
-        expected = {g.prompt.id: g.completions for g in undisturbed}
+        expected = {g.prompt.id: g.completions for parcel in undisturbed for g in parcel}
         assert {g.prompt.id: g.completions for g in groups} == expected
     finally:
         executor.close()

@@ -631,7 +631,8 @@ def test_a_row_that_is_no_pair_is_named(healthy: Path, tmp_path: Path) -> None:
 
 
 def test_a_terminal_without_signs_gets_words() -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    # as every stream of a command is set up
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
     findings = [Finding("wrong", "pad", "a – b", "mend it")]
     list(cli_doctor.print_findings([("model", findings)], stream))
     stream.flush()

@@ -72,7 +72,13 @@ log = logging.getLogger("raft")
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as any other wrong input: one line, exit code 2."""
+    """Reports a wrong command line as any other wrong input: one line, exit code 2.
+
+    Options are written out: `--rep` must not become `--replace`.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         where = self.prog.removeprefix("raft").strip() or "command line"

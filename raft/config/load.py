@@ -81,7 +81,7 @@ def read_mapping(
     """
     source = Path(path)
     if not source.is_file():
-        raise InputError(path, "no such config file", f"{examples} holds examples")
+        raise InputError(path, "no such config file", f"see {examples} for examples")
     try:
         text = source.read_text(encoding="utf-8")
     except OSError as error:
@@ -149,7 +149,8 @@ def _describe_union(kinds: list[type[object]], prefix: str) -> list[str]:
 
 
 def _describe(name: str, field: FieldInfo) -> str:
-    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    default: object = None if field.is_required() else field.get_default(call_default_factory=True)
+    default = list(default) if isinstance(default, tuple) else default
     told = "required" if field.is_required() else f"default {default!r}"
     choices = "|".join(_choices(field.annotation))
     return "  ".join(filter(None, (name, f"({told})", choices, field.description)))

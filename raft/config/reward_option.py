@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raft.config.paths import expand_paths
 from rewards.build import as_judge
+from rewards.functions import BUILTINS
 from rewards.spec import JudgeSpec, PairwiseSpec, RemoteSpec, RewardSpec
 from rewards.spec_reader import read_reward, takes
 from rewards.tournament.types import Tournament
@@ -57,7 +58,14 @@ def read_spec(
             "add kind: model, function or another",
         )
     spec = read_reward(expand_paths(settings, option), f"{option} {given}")
-    spec.check_models(option)
+    try:
+        spec.check_models(option)
+    except InputError as error:
+        if given in BUILTINS or ".py:" in given:
+            raise InputError(
+                f"{option} {given}", "is no model", f"for a function say {option} function:{given}"
+            ) from error
+        raise
     if any(isinstance(part, RemoteSpec) and part.token is not None for part in spec.parts()):
         raise InputError(option, "a token would be seen by others", "use token_env")
     return spec.absolute()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from raft.runs.prompts import Texts, read_texts
+from raft.runs.prompts import Texts, check_counts, read_texts
 from rewards.checkpoints.hub import check_model
 from rollout.data.jsonl import is_object
 from rollout.data.sources import find_source
@@ -57,6 +57,8 @@ def check_run(config: RunConfig, *, hub: bool = True) -> Texts | None:
     _check_lengths(config)
     _check_gpus(config)
     texts = read_texts(config) if hub or not _on_hub(config) else None
+    if texts is not None:
+        check_counts(config, texts)
     columns = {name for prompt in texts.prompts[:1] for name in prompt.fields} if texts else None
     for key, reward in (("reward", config.reward), ("gold", config.gold)):
         for part in [] if reward is None else reward.parts():

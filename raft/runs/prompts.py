@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Texts",
+    "check_counts",
     "digest",
     "encode_texts",
     "load_all_prompts",
@@ -156,15 +157,28 @@ def _hold_out(
     config: RunConfig, prompts: list[Prompt], count: int
 ) -> tuple[list[Prompt], list[Prompt]]:
     """(training, held-out): `count` prompts by seed are held out, and so are equal texts."""
-    if count >= len(prompts):
-        raise InputError(
-            "eval.prompts",
-            f"holding out {count} of {len(prompts)} prompts leaves none to train on",
-            "lower it or give more prompts",
-        )
+    _check_held_out(count, len(prompts))
     order = sorted(prompts, key=lambda p: derive_seed(config.seed, "held-out", p.id))
     held_out = order[:count]
     return _without(prompts, held_out), held_out
+
+
+def check_counts(config: RunConfig, texts: Texts) -> None:
+    """Refuse too few prompts before any is encoded. Raises InputError."""
+    count, held_out = len(texts.prompts), 0
+    if isinstance(config.eval.prompts, int):
+        held_out = config.eval.prompts
+        _check_held_out(held_out, count)
+    _check_enough(config.prompts.per_iteration, count - held_out, held_out)
+
+
+def _check_held_out(held_out: int, count: int) -> None:
+    if held_out >= count:
+        raise InputError(
+            "eval.prompts",
+            f"holding out {held_out} of {count} prompts leaves none to train on",
+            "lower it or give more prompts",
+        )
 
 
 def _without(prompts: list[Prompt], held_out: list[Prompt]) -> list[Prompt]:

@@ -22,11 +22,14 @@ __all__ = ["user_code"]
 def user_code(error: Callable[[str], Exception]) -> Iterator[None]:
     """What the block raises becomes `error` of what was raised and where.
 
-    Ctrl-C, and errors that are ours already, pass.
+    Ctrl-C, and errors that are ours already, pass. What it prints goes to standard error: rows may
+    be written to standard output.
     """
     caller = sys._getframe(2).f_code.co_filename  # over the frame of the `with`
+    printed = sys.stderr if sys.stdout is sys.__stdout__ else sys.stdout
     try:
-        yield
+        with contextlib.redirect_stdout(printed):
+            yield
     except (KeyboardInterrupt, InputError, RewardError):
         raise
     except BaseException as raised:  # anything may come out of code that is not ours

@@ -142,7 +142,11 @@ def _form(columns: dict[str, object], where: str) -> Form:
         return fitting[0]
     if not fitting:
         held = ", ".join(columns) or "no columns"
-        raise InputError(where, f"nothing to score in {held}", f"write {_WANTED}")
+        raise InputError(
+            where,
+            f"no response is among the columns {held}",
+            f"name it, --columns response=NAME, or write {_WANTED}",
+        )
     raise InputError(
         where,
         f"can be read as {' and as '.join(fitting)}",

@@ -90,7 +90,8 @@ def parse_columns(text: str) -> dict[str, str]:
         name, equals, there = part.partition("=")
         if not equals or not name.strip():
             raise InputError(f"--columns {text}", f"{part!r} is not NAME=COLUMN")
-        found[name.strip()] = there.strip()
+        if (name.strip(), there.strip()) != ("prompt", "instruction"):  # read with its `input`
+            found[name.strip()] = there.strip()
     return found
 
 

@@ -171,8 +171,8 @@ class _OnCore:
     def gpus(self) -> int:
         return self._executor.gpus()
 
-    def spawn(self, factory: Callable[[], Any], resources: Any) -> Any:
-        return self._executor.spawn(partial(_pinned, factory, self._core), resources)
+    def spawn(self, factory: Callable[[], Any], resources: Any, after: Any = None) -> Any:
+        return self._executor.spawn(partial(_pinned, factory, self._core), resources, after)
 
     def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any:
         return self._executor.first_ready(waiting, timeout)

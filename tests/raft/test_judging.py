@@ -39,8 +39,8 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """`kind: pairwise` builds a judge that needs no model."""
 
     monkeypatch.setattr("rewards.judges.load.load_judge", lambda model, kind: WordJudge())
-    monkeypatch.setattr("rewards.spec.check_model", lambda model, key: None)
-    monkeypatch.setattr("raft.assemble.check_model", lambda model, key: None)
+    monkeypatch.setattr("rewards.spec.check_model", lambda *_, **__: None)
+    monkeypatch.setattr("raft.runs.check.check_model", lambda *_, **__: None)
 
 
 def pairwise(root: Path, **changes: Any) -> Path:

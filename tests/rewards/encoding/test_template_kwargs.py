@@ -32,7 +32,7 @@ TEMPLATE = (
     "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think></think>' }}"
     "{% endif %}{% endif %}"
 )
-OFF = {"enable_thinking": False}
+OFF: dict[str, object] = {"enable_thinking": False}
 CHAT = [Message(role="user", content="hi"), Message(role="assistant", content="hello")]
 
 

@@ -37,7 +37,7 @@ def test_files(tmp_path: Path, name: str) -> None:
         table.writerows(ROWS)
         content = text.getvalue().encode()
     file = tmp_path / name
-    file.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    file.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     assert values(file) == ROWS
 
 
@@ -83,7 +83,9 @@ def test_saved_datasets(tmp_path: Path) -> None:
         find_source(tmp_path / "both", split="dev")
 
 
-@pytest.mark.parametrize("content", [LINES, json.dumps(ROWS).encode(), gzip.compress(LINES)])
+@pytest.mark.parametrize(
+    "content", [LINES, json.dumps(ROWS).encode(), gzip.compress(LINES, mtime=0)]
+)
 def test_standard_input_can_be_read_twice(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     class Stdin:
         buffer = io.BytesIO(content)

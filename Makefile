@@ -18,7 +18,7 @@ COMPILE = $(BIN)/python -c 'from vllm import LLM; import vllm.v1.worker.cpu_work
 NO_BROWSER := echo 'no chromium: the browser tests will be skipped; apt-get install chromium brings it'
 
 # two workers; a module stays within one, for its fixtures
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test tests lint quick install browser requirements clean
 .DEFAULT_GOAL := help

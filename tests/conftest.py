@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-ENGINES = "engines and clusters"
-
-
 def pytest_configure() -> None:
     # no test of ours talks to a hub
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,14 +14,8 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each worker whole modules, and one of them all engines and clusters, one by one.
-
-    Those come first: as the longest group they must not begin when the other worker is done.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(ENGINES if is_engine(item) else str(item.path)))
+    """Engines and clusters first: they take longest, and must not begin when the rest is done."""
     items.sort(key=lambda item: not is_engine(item))
 
 

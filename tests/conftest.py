@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+
 def pytest_configure() -> None:
     # no test of ours talks to a hub
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -13,10 +13,22 @@ NAMED = [
     for page in sorted((ROOT / "docs").glob("*.md"))
     for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8"))
 ]
+FILES = sorted(
+    {
+        file
+        for page in (ROOT / "docs").glob("*.md")
+        for file in re.findall(r"`(tests/[\w/]+\.py)", page.read_text(encoding="utf-8"))
+    }
+)
 
 
 def test_tests_are_named() -> None:
     assert len(NAMED) >= 10
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_a_document_names_exists(file: str) -> None:
+    assert (ROOT / file).is_file()
 
 
 @pytest.mark.parametrize(("page", "file", "name"), NAMED)

@@ -69,7 +69,8 @@ def test_a_run_that_is_told_to_end_goes_on_later(tmp_path: Path, number: int) ->
 
 @pytest.mark.slow
 def test_scoring_that_is_told_to_end_goes_on_later(tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "response": "good " * (n % 7)} for n in range(40)]
+    # rows of one prompt would be one batch
+    rows = [{"prompt": f"a {n}", "response": "good " * (n % 7)} for n in range(40)]
     file = toy_runs.write_rows(tmp_path / "rows.jsonl", rows)
     function = toy_runs.reward_file(tmp_path, SLOW)["function"]
     line = ["score", "--quiet", "--reward", f"function:{function}", "--batch-rows", "2", str(file)]

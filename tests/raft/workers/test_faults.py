@@ -100,5 +100,5 @@ def test_a_worker_that_stops_without_dying_is_replaced(
 
 def test_more_gpus_than_there_are(tmp_path: Path) -> None:
     config = toy_runs.config(tmp_path, cluster={"address": "local", "gpus": 4})
-    with pytest.raises(InputError, match=r"cluster\.gpus: is 4, but the cluster has 0"):
+    with pytest.raises(InputError, match=r"cluster\.gpus: is 4"):
         run(config)

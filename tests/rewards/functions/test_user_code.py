@@ -166,7 +166,8 @@ def test_nor_in_a_worker(tmp_path: Path) -> None:
         cwd=tmp_path, timeout=300, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    # but for the warning that this reward tells nothing apart
+    assert done.returncode == 0 and "rror" not in done.stderr, done.stderr
     assert toy_runs.metrics(tmp_path / "run")[-1]["eval/reward_mean"] == 7.0
 
 

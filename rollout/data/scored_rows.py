@@ -141,7 +141,7 @@ def _form(columns: dict[str, object], where: str) -> Form:
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        held = ", ".join(columns) or "no columns"
+        held = ", ".join(columns) or "(none)"
         raise InputError(
             where,
             f"no response is among the columns {held}",

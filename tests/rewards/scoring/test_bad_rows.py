@@ -28,7 +28,7 @@ BAD = [
     ('{"prompt": "q", "chosen": 7, "rejected": "b"}', "'chosen' is a number"),
     ('{"prompt": "  ", "chosen": "a", "rejected": "b"}', "'prompt' is empty"),
     ('{"prompt": "q", "chosen": "a", "reje', "not valid JSON"),
-    ('{"prompt": "q", "chosen": "a"}', "nothing to score"),
+    ('{"prompt": "q", "chosen": "a"}', "no response"),
     ("[1, 2]", "holds a list"),
     ('{"prompt": "q", "chosen": "\\ud800", "rejected": "b"}', "surrogate"),
     ('{"id": [1], "prompt": "q", "chosen": "a", "rejected": "b"}', "id is a list"),

@@ -227,8 +227,8 @@ def test_rewards_out_of_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 BAD_ROWS: list[tuple[Any, str]] = [
     ([1], "holds a list where an object is expected"),
-    ({"text": "a"}, "nothing to score in text"),
-    ({}, "nothing to score in no columns"),
+    ({"text": "a"}, "no response is among the columns text"),
+    ({}, "no response is among the columns (none)"),
     ({"prompt": "", "response": "a"}, "'prompt' is empty"),
     ({"prompt": 3, "response": "a"}, "'prompt' is a number"),
     ({"prompt": "q", "response": None}, "response is null"),

@@ -220,7 +220,13 @@ def check_scores(values: object, count: int, where: str) -> Scores:
     """
     if not is_list(values) or len(values) != count:
         raise InputError(where, f"does not hold one score for each of {count} responses")
-    return [score_of(score, where, f"score {k}") for k, score in enumerate(values)]
+    return [
+        # what nearly all are, without a call for each
+        score
+        if type(score) is float and -LARGEST <= score <= LARGEST
+        else score_of(score, where, f"score {k}")
+        for k, score in enumerate(values)
+    ]
 
 
 def score_of(value: object, where: str, name: str) -> float | None:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from raft.assemble import WorkerGroups, models_of, start_workers
 from raft.collect import collect
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
-from raft.runs.check import check_run
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Sinks, Stopwatch, report_line
@@ -67,6 +66,7 @@ def run(config: RunConfig) -> Path:
     """
     from raft.curves import draw_curves
     from raft.monitor.monitor import Monitor, policy_measures
+    from raft.runs.check import check_run
 
     texts = check_run(config)  # what is wrong shows before anything starts
     with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 
 from rewards.checkpoints.hub import local_path
 from rollout.data.bad_rows import BadRows
-from rollout.data.prompts import read_prompts
-from rollout.data.sources import find_source
 from rollout.seeds import derive_seed
 from rollout.text.printable import one_line
 from rollout.text.templates import Tokenizer, encode_prompts
@@ -52,6 +50,9 @@ def read_texts(config: RunConfig) -> Texts:
     Raises:
         InputError: files, rows.
     """
+    from rollout.data.prompts import read_prompts
+    from rollout.data.sources import find_source
+
     section = config.prompts
     if config.monitor.reference_text is not None:
         try:
@@ -94,6 +95,8 @@ def load_all_prompts(config: RunConfig, bad: BadRows) -> list[Prompt]:
 
 
 def _read(config: RunConfig, bad: BadRows | None = None) -> list[Prompt]:
+    from rollout.data.prompts import read_prompts
+
     section = config.prompts
     return read_prompts(
         section.path,

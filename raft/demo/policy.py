@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.storage.files import share_like_others
+
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -59,6 +61,7 @@ def train_policy(
     losses = _train(model, blocks, seed, epochs, learning_rate, batch_size)
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
+    share_like_others(Path(out_dir))
     return PolicyReport(model.num_parameters(), tuple(losses))
 
 

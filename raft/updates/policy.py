@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollout.engines.causal_lm import load_causal_lm
+from rollout.storage.files import share_like_others
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,7 @@ def save_policy(
         model.get_base_model().save_pretrained(out, state_dict=merged_state(model))
     else:
         model.save_pretrained(out, state_dict=state)
+    share_like_others(out)
 
 
 def merged_state(model: PeftModel) -> dict[str, torch.Tensor]:

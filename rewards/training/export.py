@@ -28,6 +28,7 @@ from rewards.training import distributed
 from rewards.training.gating import GatingMLP
 from rewards.training.losses import base_of
 from rewards.training.settings import GRMSettings
+from rollout.storage.files import share_like_others
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -96,6 +97,7 @@ def _write(
     whole.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     finish(partial)
+    share_like_others(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
@@ -213,6 +215,7 @@ def export_armorm(
     encoder.tokenizer.save_pretrained(partial)
     reading = {"format": encoder.format, "bos": encoder.bos}
     write_record(partial, reading, recipe="armorm", attributes=list(heads.attributes))
+    share_like_others(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 

@@ -30,6 +30,7 @@ __all__ = [
     "read_json",
     "read_rows",
     "remove_tree",
+    "share_like_others",
     "whole_file",
     "write_json",
     "write_report_files",
@@ -157,6 +158,15 @@ def remove_tree(folder: Path) -> None:
         doomed = folder.with_name(f"{GONE}{uuid.uuid4().hex[:8]}")
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def share_like_others(folder: Path) -> None:
+    """Give every file in a folder the mode that new files get: safetensors writes weights 0600."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~mask)
 
 
 def make_out_folder(out: str) -> Path:

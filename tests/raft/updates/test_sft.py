@@ -355,6 +355,8 @@ def test_checkpoint_round_trip(
     ids = next(iter(sft_rows(rows, "all")))["input_ids"]
     assert trainer.log_probs(ids) == pytest.approx(tiny.log_probs(tmp_path / "out", ids), abs=1e-5)
     assert trainer.log_probs(ids) != pytest.approx(tiny.log_probs(folders[family], ids), abs=1e-3)
+    modes = {file.stat().st_mode for file in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1  # weights are readable to whom the rest is
     for name in ("config.json", "generation_config.json", "tokenizer.json"):
         assert json.loads((tmp_path / "out" / name).read_text()) == json.loads(
             (folders[family] / name).read_text()

@@ -27,8 +27,9 @@ class InlineExecutor:
     def first_ready(
         self, waiting: Sequence[Waiting], timeout: float | None = None
     ) -> Waiting | None:
-        del timeout
-        return waiting[0] if waiting else None
+        # the next item of a stream is made when it is taken: without waiting there is none
+        ready = (one for one in waiting if timeout != 0 or isinstance(one, _Done))
+        return next(ready, None)
 
     def close(self) -> None: ...
 

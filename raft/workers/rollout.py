@@ -167,7 +167,7 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             stream = self._first_ready(on_idle)
             number, share = streams[stream]
             try:
-                groups = stream.take()
+                groups = self._take(stream)
             except WorkerDiedError as error:
                 del streams[stream]
                 self._replace(number, error, f"{len(share)} prompts unanswered")
@@ -179,15 +179,13 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
                 if share:
                     raise EngineError(f"the engine left {len(share)} prompts unanswered")
                 continue
-            for group in groups:
-                self._check(group, share)
             yield groups
 
     def rest(self) -> Iterator[list[Group]]:
         """The parcels that are here already, where whoever took them has given up."""
         while (stream := self._executor.first_ready(list(self._streams), 0)) is not None:
             try:
-                groups = stream.take()
+                groups = self._take(stream)
             except WorkerDiedError:
                 groups = None
             if groups is None:
@@ -233,6 +231,13 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             assert on_idle is not None, "without a time limit one is always ready"
             on_idle()
         return stream
+
+    def _take(self, stream: Stream[list[Group]]) -> list[Group] | None:
+        """The next parcel, checked; None at the end."""
+        groups = stream.take()
+        for group in groups or ():
+            self._check(group, self._streams[stream][1])
+        return groups
 
     def _check(self, group: Group, share: dict[str, Prompt]) -> None:
         """Take the group's prompt from the share, if it was asked for and drawn as asked."""

@@ -57,8 +57,7 @@ def start_workers(config: RunConfig, folder: RunFolder) -> Iterator[WorkerGroups
     """Start the workers on the latest policy of the run, without waiting; end them on leaving."""
     executor = _executor(config)
     try:
-        sections = {"reward": config.reward, "gold": config.gold}
-        rewards = {name: one.absolute() for name, one in sections.items() if one is not None}
+        rewards = {name: one.absolute() for name, one in config.rewards().items()}
         placement = _placement(config, executor, rewards, config.cluster.trainer_workers)
         log.info("workers: %s", placement.summary)
         placement = _with_monitor(config, executor, placement)
@@ -97,7 +96,7 @@ def kl_temperature(config: RunConfig) -> float | None:
 def models_of(config: RunConfig) -> tuple[dict[str, object], dict[str, object]]:
     """(of the policy, of the rewards) the files and folders that a run's numbers depend on, each
     with what tells its content."""
-    rewards = [reward.said() for reward in (config.reward, config.gold) if reward is not None]
+    rewards = [reward.said() for reward in config.rewards().values()]
     return made_of(config.policy.model, dates=False), made_of(rewards, dates=False)
 
 

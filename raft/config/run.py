@@ -238,6 +238,10 @@ class RunConfig(_Section):
         default=2, ge=1, description="newest policies on disk, besides the best"
     )
 
+    def rewards(self) -> dict[str, RewardSpec]:
+        """The rewards of the run by their keys: "reward", and "gold" where there is one."""
+        return {"reward": self.reward} | ({} if self.gold is None else {"gold": self.gold})
+
     @property
     def eval_sampling(self) -> SamplingConfig:
         """As in training but for K and the temperature."""
@@ -267,8 +271,8 @@ class RunConfig(_Section):
             "device": "a run places its workers itself; remove it",
             "token": "it would stand in config.yaml; use token_env",
         }
-        for key, reward in (("reward", self.reward), ("gold", self.gold)):
-            for part in [] if reward is None else reward.parts():
+        for key, reward in self.rewards().items():
+            for part in reward.parts():
                 for name, reason in why.items():
                     if getattr(part, name, None) is not None:
                         raise ValueError(f"{key}.{name}: {reason}")

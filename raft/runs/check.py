@@ -51,17 +51,16 @@ def check_run(config: RunConfig, *, hub: bool = True) -> Texts | None:
     """
     _check_writable(Path(config.run_dir))
     check_model(config.policy.model, "policy.model", hub=hub)
-    for key, reward in (("reward", config.reward), ("gold", config.gold)):
-        if reward is not None:
-            reward.check_models(f"{key}.model", hub=hub)
+    for key, reward in config.rewards().items():
+        reward.check_models(f"{key}.model", hub=hub)
     _check_lengths(config)
     _check_gpus(config)
     texts = read_texts(config) if hub or not _on_hub(config) else None
     if texts is not None:
         check_counts(config, texts)
     columns = {name for prompt in texts.prompts[:1] for name in prompt.fields} if texts else None
-    for key, reward in (("reward", config.reward), ("gold", config.gold)):
-        for part in [] if reward is None else reward.parts():
+    for key, reward in config.rewards().items():
+        for part in reward.parts():
             _check_reward(key, part, columns)
     return texts
 

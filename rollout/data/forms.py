@@ -58,7 +58,8 @@ def renamed(columns: _Columns, names: Mapping[str, str], where: str) -> _Columns
     """
     found = {key: value for key, value in columns.items() if key not in names}
     for name, there in names.items():
-        if there:
+        # an instruction is a prompt by itself, together with its `input`
+        if there and (name, there) != ("prompt", "instruction"):
             found[name] = column(columns, there, where)
             if there != name and there not in names:
                 found.pop(there, None)

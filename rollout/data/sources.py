@@ -90,8 +90,7 @@ def parse_columns(text: str) -> dict[str, str]:
         name, equals, there = part.partition("=")
         if not equals or not name.strip():
             raise InputError(f"--columns {text}", f"{part!r} is not NAME=COLUMN")
-        if (name.strip(), there.strip()) != ("prompt", "instruction"):  # read with its `input`
-            found[name.strip()] = there.strip()
+        found[name.strip()] = there.strip()
     return found
 
 

@@ -280,9 +280,8 @@ def output_path(given: str | None, source: str, stem: str, ending: str) -> Path 
     Raises InputError for a folder, the input itself, or a suffix of another form than JSONL.
     """
     if given == "-":
-        if (
-            getattr(sys.stdout, "name", "") == os.devnull
-        ):  # what the command line puts where nothing was open
+        # what the command line puts where nothing was open
+        if getattr(sys.stdout, "name", "") == os.devnull:
             raise InputError("--out -", "standard output is closed", "redirect it to a file")
         return None
     file = Path(source).expanduser()

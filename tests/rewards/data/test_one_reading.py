@@ -265,3 +265,15 @@ def test_a_list_of_more_than_two_is_no_pair_to_doctor(tmp_path: Path) -> None:
     assert len(read_set(file).row_M) == 3 == len(read_pairs(file).pairs)
     with pytest.raises(InputError, match="3 responses"):
         doctor_pairs(file)
+
+
+def test_an_instruction_named_as_the_prompt_keeps_its_input(tmp_path: Path) -> None:
+    row = {"instruction": "Name a fruit", "input": "red", "output": "apple"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    # whoever names it: the command line, a config, or Python
+    for names in ({}, {"prompt": "instruction"}):
+        reader = RowReader(str(tmp_path / "rows.jsonl"), columns=names)
+        (found,) = reader.rows()
+        assert found.groups[0].prompt.content == "Name a fruit\nred"
+        (prompt,) = read_prompts(tmp_path / "rows.jsonl", columns=names)
+        assert prompt.content == "Name a fruit\nred"

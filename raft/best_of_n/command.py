@@ -221,8 +221,7 @@ def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tup
 
         pool = read_pool(rows(), columns, n, keep)
         ids.check((row.id, row.where) for row in reader.rows() if row.bad is None)
-    if reader.bad.reasons:
-        log.warning("%s: %s", reader.source.name, reader.bad.line())
+    reader.bad.warn(reader.source.name, log)
     return pool, kept
 
 

@@ -117,8 +117,7 @@ def read_questions(
         what = f"no row has an answer in {column!r}"
         what += f" that is a number (the first: {unreadable[0]})" if unreadable else ""
         raise InputError(pool, what, "name its column by --answer-column")
-    if bad.reasons:
-        log.warning("%s: %s", pool, bad.line())
+    bad.warn(pool, log)
     return Questions(source.name, column, scores, found, unanswered, unreadable, bad)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, overload
 
 from raft.runs.prompts import Texts, check_counts, read_texts
 from rewards.checkpoints.hub import check_model
-from rollout.data.jsonl import is_object
 from rollout.data.sources import find_source
+from rollout.engines.base import stated_context_length
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["check_run"]
 
 _GIVEN = {"prompts", "completions", "completion_ids", "self"}  # to every reward function
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "context")
 
 
 @overload
@@ -79,7 +77,7 @@ def _check_writable(run_dir: Path) -> None:
 
 
 def _check_lengths(config: RunConfig) -> None:
-    own, asked = _context(config.policy.model), config.policy.max_model_len
+    own, asked = stated_context_length(config.policy.model), config.policy.max_model_len
     if own is None:
         return
     if asked is not None and asked > own:
@@ -96,21 +94,6 @@ def _check_lengths(config: RunConfig) -> None:
                 f"{asked or own} tokens",
                 "lower it",
             )
-
-
-def _context(model: str) -> int | None:
-    """Tokens that a local model takes, as its description says."""
-    for name in ("config.json", "toy_policy.json"):
-        try:
-            found = json.loads((Path(model).expanduser() / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # what is wrong with it, its loader says
-            continue
-        parts = (found, found.get("text_config")) if is_object(found) else ()
-        for part in filter(is_object, parts):
-            for key in _CONTEXT:
-                if isinstance(length := part.get(key), int):
-                    return length
-    return None
 
 
 def _check_gpus(config: RunConfig) -> None:

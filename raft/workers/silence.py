@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from raft.workers.executors import Executor, Waiting
 
@@ -16,6 +18,15 @@ log = logging.getLogger("raft")
 
 _TELL_AFTER = 60.0  # seconds; then after twice as long, and so on
 _LOOK_EVERY = 1.0
+
+
+@dataclass
+class _Work:
+    """What a worker does, since when, and after how many seconds of silence that is said."""
+
+    doing: str = ""
+    since: float = field(default_factory=time.monotonic)
+    tell_after: float = field(default_factory=lambda: _TELL_AFTER)
 
 
 class SilenceWatch:
@@ -34,11 +45,11 @@ class SilenceWatch:
         self._kind = kind
         self._end = end
         self._limit = limit
-        self._doing: dict[int, tuple[str, float, float]] = {}  # what, since when, told when
+        self._work: defaultdict[int, _Work] = defaultdict(_Work)
 
     def begin(self, number: int, doing: str) -> None:
         """A worker is given something to do."""
-        self._doing[number] = (doing, time.monotonic(), _TELL_AFTER)
+        self._work[number] = _Work(doing)
 
     def first(self, calls: Mapping[Waiting, int], timeout: float | None = None) -> Waiting | None:
         """The first of `calls` that has a result; None where `timeout` seconds bring none."""
@@ -48,26 +59,21 @@ class SilenceWatch:
             ready = self._executor.first_ready(list(calls), min(left, _LOOK_EVERY))
             if ready is not None:
                 number = calls[ready]
-                self.begin(number, self._doing[number][0] if number in self._doing else "")
+                self.begin(number, self._work[number].doing)
                 return ready
             for number in set(calls.values()):
-                self._look_at(number)
+                self._look_at(number, self._work[number])
             if until is not None and left <= _LOOK_EVERY:
                 return None
 
-    def _look_at(self, number: int) -> None:
-        doing, since, tell = self._doing.setdefault(number, ("", time.monotonic(), _TELL_AFTER))
-        silent = time.monotonic() - since
+    def _look_at(self, number: int, work: _Work) -> None:
+        silent = time.monotonic() - work.since
+        said = f"{self._kind} worker {number}: silent for {silent:.0f} s"
+        said += f" in {work.doing}" if work.doing else ""
         if self._limit is not None and silent > self._limit:
-            log.warning(
-                "%s worker %d: silent for %.0f s%s, longer than cluster.stall_timeout; ending it",
-                self._kind, number, silent, doing and f" in {doing}",
-            )  # fmt: skip
-            self.begin(number, doing)
+            log.warning("%s, longer than cluster.stall_timeout; ending it", said)
+            self.begin(number, work.doing)
             self._end(number)
-        elif silent > tell:
-            log.warning(
-                "%s worker %d: silent for %.0f s%s", self._kind, number, silent,
-                doing and f" in {doing}",
-            )  # fmt: skip
-            self._doing[number] = (doing, since, 2 * tell)
+        elif silent > work.tell_after:
+            log.warning("%s", said)
+            work.tell_after *= 2

@@ -226,8 +226,7 @@ def read_set(
             except InputError as error:
                 bad.take(row.number, row.where, error)
             bar.advance()
-    if bad.reasons:
-        log.warning("%s: %s", name, bad.line())
+    bad.warn(name, log)
     if not facts.ids:
         raise InputError(name, "holds no rows", "name a file with at least one")
     if not facts.better:

@@ -92,8 +92,7 @@ def run_job(
         RewardError: from the work, with the place of the row it was about.
     """
     checked = reader.check(work.columns, work.check)
-    if reader.bad.reasons:
-        log.warning("%s: %s", reader.source.name, reader.bad.line())
+    reader.bad.warn(reader.source.name, log)
     if path is None:
         work.prepare()
         return _finished(reader, checked, work, Stdout(), "-", batch_rows)

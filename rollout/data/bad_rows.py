@@ -6,6 +6,7 @@ or with settings stops a command always.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
@@ -68,6 +69,11 @@ class BadRows:
                 for reason, where in self._first.items()
             },
         }
+
+    def warn(self, name: object, log: logging.Logger) -> None:
+        """Say them in the log, where there are any; `name` is the file's."""
+        if self.reasons:
+            log.warning("%s: %s", name, self.line())
 
     def line(self) -> str:
         """The summary in words; nothing where no row is bad."""

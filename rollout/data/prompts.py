@@ -79,8 +79,8 @@ def read_prompts(
         rows = _long_enough(rows, first_words, skipped)
     parsed = _parsed(rows, source.stem, format, column, first_words, bad or BadRows())
     prompts = _with_unique_ids(islice(parsed, limit), source.name)
-    if bad is not None and bad.reasons:
-        logger.warning("%s: %s", source.name, bad.line())
+    if bad is not None:
+        bad.warn(source.name, logger)
     if skipped:
         logger.info(
             "%s: skipped %d texts of fewer than %s words", source.name, len(skipped), first_words

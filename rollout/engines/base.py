@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rollout.data.jsonl import is_object
 from rollout.text.printable import one_line
 from rollout.types import Group, InputError, Prompt, Sampling
 
@@ -20,6 +21,8 @@ log = logging.getLogger("rollout")
 
 ENGINES = ("auto", "vllm", "transformers", "toy")
 TOY_FILE = "toy_policy.json"
+# what configs call the number of tokens that a model takes
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 
 class Engine(Protocol):
@@ -194,13 +197,29 @@ def build_engine(
     return serving, choice
 
 
+def stated_context_length(model: str) -> int | None:
+    """The same of a local folder as its files state it, without transformers; None where they do
+    not."""
+    for name, keys in ((TOY_FILE, ("context",)), ("config.json", _CONTEXT)):
+        try:
+            found = json.loads((Path(model).expanduser() / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # what is wrong with it, its loader says
+            continue
+        parts = (found, found.get("text_config")) if is_object(found) else ()
+        for part in filter(is_object, parts):
+            for key in keys:
+                if isinstance(length := part.get(key), int):
+                    return length
+    return None
+
+
 def context_length(model: str) -> int:
     """How many tokens the model takes, prompt and response together."""
     toy = Path(model) / TOY_FILE
     if toy.exists():
         return int(json.loads(toy.read_text())["context"])
     config = _config(model)
-    for key in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+    for key in _CONTEXT:
         if (length := getattr(config, key, None)) is not None:
             return int(length)
     raise InputError("policy.max_model_len", f"{model} does not say its context length", "set it")

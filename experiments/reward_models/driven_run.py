@@ -26,7 +26,7 @@ __all__ = ["Size", "main", "run"]
 
 _HERE = Path(__file__).parent
 _TRAINING = _HERE.parent / "stories" / "reward.yaml"
-_RUN = _HERE.parents[1] / "configs" / "stories_reward_model_cpu.yaml"
+_RUN = _HERE / "stories_cpu.yaml"
 
 
 @dataclass(frozen=True)

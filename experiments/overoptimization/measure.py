@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.overoptimization.study import FLIPPED, MEMBERS, MODELS, PROXIES, Paths
-from raft.best_of_n.estimate import best_of_n_curve
+from raft.bon.estimate import best_of_n_curve
 from raft.runs.metrics import read_numbers
 
 __all__ = ["Point", "best_of_n_points", "iteration_points", "measure", "read_pool", "scale_of"]

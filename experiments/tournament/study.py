@@ -13,7 +13,7 @@ import numpy as np
 from experiments.overoptimization.study import Paths, policy
 from experiments.stories.commands import Commands
 from experiments.tournament.backbone import make_backbone
-from raft.best_of_n.estimate import expected_best_of_n
+from raft.bon.estimate import expected_best_of_n
 from rewards.evaluation.stats import mean_ci95
 
 __all__ = ["SIZES", "Gap", "Row", "gaps", "judge", "measure", "train_judge"]

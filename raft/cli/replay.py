@@ -88,11 +88,11 @@ def add_replay(command: AddCommand) -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from raft.replay.plot import draw_replay
-    from raft.replay.replay import Plan, replay
-    from raft.replay.report import as_markdown
-    from raft.replay.rules import Scoring, parse_filters, parse_penalty, parse_rules, parse_weights
-    from raft.replay.source import find_samples
+    from raft.stored.plot import draw_replay
+    from raft.stored.replay import Plan, replay
+    from raft.stored.report import as_markdown
+    from raft.stored.rules import Scoring, parse_filters, parse_penalty, parse_rules, parse_weights
+    from raft.stored.source import find_samples
     from rollout.storage.files import make_out_folder, write_report_files
 
     _check_draws(options)
@@ -164,8 +164,8 @@ def add_eval_pool(command: AddCommand) -> None:
 
 
 def _eval_pool(options: argparse.Namespace) -> int:
-    from raft.replay.pass_at_k import as_markdown, measure
-    from raft.replay.questions import read_questions
+    from raft.stored.pass_at_k import as_markdown, measure
+    from raft.stored.questions import read_questions
     from rollout.storage.files import make_out_folder, write_report_files
 
     _check_draws(options)

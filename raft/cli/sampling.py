@@ -35,8 +35,8 @@ from raft.cli.options import (
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
-    from raft.best_of_n.command import Outputs
-    from raft.best_of_n.judged import Selection
+    from raft.bon.command import Outputs
+    from raft.bon.judged import Selection
     from raft.config.run import RunConfig
     from rewards.spec import RewardSpec
 
@@ -105,7 +105,7 @@ def add_sample(command: AddCommand) -> None:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from raft.best_of_n.draw import draw_pool, pool_path
+    from raft.bon.draw import draw_pool, pool_path
 
     path = pool_path(options.out, options.file, "sampled")
     config = _config("sample", options, options.num_responses)
@@ -190,7 +190,7 @@ def _add_drawing(parser: Parser) -> None:
 
 
 def _bon(options: argparse.Namespace) -> int:
-    from raft.best_of_n.command import Judged, as_table, best_of_n, outputs
+    from raft.bon.command import Judged, as_table, best_of_n, outputs
 
     if options.out is not None:
         log.warning("--out STEM is replaced by --out-dir DIR and works for one more release")
@@ -203,7 +203,7 @@ def _bon(options: argparse.Namespace) -> int:
     if options.policy is None:
         named = data_options(options)
     if selection is not None:
-        from raft.best_of_n.judged import WINS, judge_pool
+        from raft.bon.judged import WINS, judge_pool
 
         judge_pool(
             pool, out.judged, selection, n=n, restart=options.restart,
@@ -241,7 +241,7 @@ def _drawn(
         )
     if not rewards and selection is None:
         raise InputError("bon", "nothing selects among the responses", "give --reward or --judge")
-    from raft.best_of_n.draw import draw_pool, pool_path
+    from raft.bon.draw import draw_pool, pool_path
 
     options.num_responses = options.num_responses or _DEFAULT_N
     # one more, with which the others are compared, takes no part in the selection
@@ -275,7 +275,7 @@ def _check_stored(options: argparse.Namespace, rewards: Container[str]) -> None:
 
 def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, RewardSpec]]:
     """What a judge has to do, and the rewards that score while the policy draws."""
-    from raft.best_of_n.judged import Selection
+    from raft.bon.judged import Selection
     from raft.config.reward_option import read_judge, read_spec
     from rewards.build import as_judge
     from rewards.spec import PairwiseSpec
@@ -329,7 +329,7 @@ def _check_no_judge(spec: RewardSpec, where: str) -> None:
 
 
 def _config(command: str, options: argparse.Namespace, k: int | None) -> RunConfig:
-    from raft.best_of_n.draw import drawing_config
+    from raft.bon.draw import drawing_config
 
     given = {key: getattr(options, name) for name, key in _DRAWING.items()}
     given |= {

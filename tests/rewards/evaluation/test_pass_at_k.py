@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from raft.best_of_n.estimate import expected_best_of_n
+from raft.bon.estimate import expected_best_of_n
 from rewards.evaluation.pass_at_k import SILENT, majority_at_k, pass_at_k, weighted_majority_at_k
 
 RIGHT = 0

@@ -12,7 +12,7 @@ import pytest
 import toy_runs
 from wording import says
 
-import raft.best_of_n.judged
+import raft.bon.judged
 from raft.cli.main import main
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison
@@ -40,7 +40,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def by_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raft.best_of_n.judged, "build_judge", lambda spec: ByLength())
+    monkeypatch.setattr(raft.bon.judged, "build_judge", lambda spec: ByLength())
     Path("stand-in").mkdir()
     Path("stand-in/config.json").write_text("{}")
     Path("judge.yaml").write_text("judge: {kind: pairwise, model: ./stand-in}\n")

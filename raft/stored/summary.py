@@ -9,9 +9,9 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from raft.best_of_n.estimate import Estimate, estimate
-from raft.replay.kept import SelectionStats
-from raft.replay.tournament import Missing
+from raft.bon.estimate import Estimate, estimate
+from raft.stored.kept import SelectionStats
+from raft.stored.tournament import Missing
 from rewards.evaluation.stats import interval95, mean_ci95, resampled_ratios
 
 __all__ = ["Outcome", "Value", "outcomes"]

@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.replay.pool import Pool
 from raft.selection import Filters, mask_unselectable
+from raft.stored.pool import Pool
 
 __all__ = ["Subset", "random_order", "selectable", "subset"]
 

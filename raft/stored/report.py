@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from raft.replay.replay import Report
-from raft.replay.summary import Outcome, Value
+from raft.stored.replay import Report
+from raft.stored.summary import Outcome, Value
 from rewards.evaluation.markdown import number, percent, section, table
 
 __all__ = ["as_markdown"]

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from raft.monitor.diversity import measure
-from raft.replay.kept import DIVERSITY_DRAWS, SelectionStats, keep, keep_own
-from raft.replay.pool import Pool, read_pool, value_name
-from raft.replay.rules import Rule, Scoring, filters_at_work, required_methods, sweep_points
-from raft.replay.source import OriginalSelection, Part, Source
-from raft.replay.summary import Outcome, outcomes
 from raft.select_rows import read_selected
 from raft.selection import Filters
+from raft.stored.kept import DIVERSITY_DRAWS, SelectionStats, keep, keep_own
+from raft.stored.pool import Pool, read_pool, value_name
+from raft.stored.rules import Rule, Scoring, filters_at_work, required_methods, sweep_points
+from raft.stored.source import OriginalSelection, Part, Source
+from raft.stored.summary import Outcome, outcomes
 from rewards.evaluation.stats import RESAMPLES
 from rollout.data.samples import COMPARISONS
 from rollout.errors import InputError
@@ -29,9 +29,9 @@ class Plan:
     """What to try.
 
     Args:
-        filters: every filter, as `raft.replay.rules.parse_filters` returns them.
+        filters: every filter, as `raft.stored.rules.parse_filters` returns them.
         ks: default: powers of two below the number of stored samples, and that number; fewer where
-            tournament points select (`raft.replay.rules`).
+            tournament points select (`raft.stored.rules`).
         rules: default: the run's own selector, best of K for a file.
         draws: number of random subsets for rules without a closed form.
         resamples: number of resamples of prompts, for intervals.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.curves.style import STYLES, line_style, picture_files, save_picture
-from raft.replay.replay import Report
-from raft.replay.summary import Outcome
+from raft.stored.replay import Report
+from raft.stored.summary import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.replay.rules import Scoring
 from raft.select_rows import selectable_scores
 from raft.selection import Filters
+from raft.stored.rules import Scoring
 from rollout.data.samples import REWARD, Comparison, SampleRow
 
 __all__ = ["Pool", "read_pool", "value_name"]

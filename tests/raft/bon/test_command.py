@@ -318,7 +318,7 @@ def test_columns_of_any_name_and_any_text(home: Path) -> None:
 
 
 def test_files_are_called_after_the_pool_whatever_its_name(home: Path) -> None:
-    from raft.best_of_n.command import outputs
+    from raft.bon.command import outputs
 
     assert outputs(None, "some-org/some-data").curve == Path("some-data.bon.json")
     assert outputs(None, str(home / "prompts.jsonl")).curve == home / "prompts.bon.json"

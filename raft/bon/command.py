@@ -10,9 +10,9 @@ from typing import TypedDict, cast
 
 import numpy as np
 
-from raft.best_of_n.estimate import Curve, CurveRow, Floats, Point, Series, best_of_n_curve
-from raft.best_of_n.plot import draw_curve
-from raft.best_of_n.pool import Columns, Pool, check_columns, read_pool
+from raft.bon.estimate import Curve, CurveRow, Floats, Point, Series, best_of_n_curve
+from raft.bon.plot import draw_curve
+from raft.bon.pool import Columns, Pool, check_columns, read_pool
 from rollout.data.bad_rows import OnBadRow, Reason
 from rollout.data.jsonl import encode_rows
 from rollout.data.rows import RowIds

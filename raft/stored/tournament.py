@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.replay.pool import Pool
-from raft.replay.subsets import Subset
+from raft.stored.pool import Pool
+from raft.stored.subsets import Subset
 from rewards.tournament import Match, play
 
 __all__ = ["Missing", "tournament_scores"]

@@ -19,15 +19,15 @@ from wording import says
 from experiments.bench import replay as bench
 from raft.cli.main import main
 from raft.monitor.diversity import measure
-from raft.replay.kept import keep
-from raft.replay.pool import read_pool
-from raft.replay.replay import Plan, replay
-from raft.replay.rules import Rule, Scoring, parse_filters, parse_penalty, parse_rules
-from raft.replay.source import find_samples
-from raft.replay.subsets import random_order, selectable, subset
-from raft.replay.tournament import Missing, tournament_scores
 from raft.select_rows import write_selected
 from raft.selection import Filters, mask_unselectable, select
+from raft.stored.kept import keep
+from raft.stored.pool import read_pool
+from raft.stored.replay import Plan, replay
+from raft.stored.rules import Rule, Scoring, parse_filters, parse_penalty, parse_rules
+from raft.stored.source import find_samples
+from raft.stored.subsets import random_order, selectable, subset
+from raft.stored.tournament import Missing, tournament_scores
 from rewards.evaluation.stats import distinct_n
 from rewards.tournament import play
 from rollout.errors import InputError

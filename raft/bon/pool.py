@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from raft.best_of_n.estimate import Floats
+from raft.bon.estimate import Floats
 from raft.selection import best_of_k
 from rollout.data.forms import column
 from rollout.data.jsonl import is_finite_number, is_list

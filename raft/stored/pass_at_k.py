@@ -10,9 +10,9 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from raft.best_of_n.estimate import Estimate, estimate, expected_best_of_n
-from raft.replay.questions import RIGHT, Question, Questions
-from raft.replay.rules import sweep
+from raft.bon.estimate import Estimate, estimate, expected_best_of_n
+from raft.stored.questions import RIGHT, Question, Questions
+from raft.stored.rules import sweep
 from rewards.evaluation.markdown import table, with_interval
 from rewards.evaluation.pass_at_k import SILENT, majority_at_k, pass_at_k, weighted_majority_at_k
 from rewards.evaluation.stats import RESAMPLES, interval95, resampled_ratios

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raft.best_of_n.estimate import Curve, Series, kl_best_of_n
+from raft.bon.estimate import Curve, Series, kl_best_of_n
 from raft.curves.style import GREY, STYLES, line_style, save_picture
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from math import comb, nan
 import numpy as np
 import pytest
 
-from raft.best_of_n.estimate import (
+from raft.bon.estimate import (
     best_of_n_curve,
     best_of_n_weights,
     expected_best_of_n,

@@ -1,6 +1,6 @@
 """Estimate what a rule selects from K samples per prompt, over random subsets of the stored ones.
 
-Best of K has a closed form (order statistics, `raft.best_of_n.estimate`); every other rule is a
+Best of K has a closed form (order statistics, `raft.bon.estimate`); every other rule is a
 mean over random subsets. With K = N there is one subset, and nothing is random.
 """
 
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.best_of_n.estimate import expected_best_of_n
-from raft.replay.pool import Pool
-from raft.replay.rules import Rule
-from raft.replay.subsets import Subset, random_order, selectable, subset
-from raft.replay.tournament import Missing, tournament_scores
+from raft.bon.estimate import expected_best_of_n
 from raft.select_rows import trained_samples
 from raft.selection import Filters, select
+from raft.stored.pool import Pool
+from raft.stored.rules import Rule
+from raft.stored.subsets import Subset, random_order, selectable, subset
+from raft.stored.tournament import Missing, tournament_scores
 from rollout.seeds import derive_seed
 
 __all__ = ["DIVERSITY_DRAWS", "SelectionStats", "keep", "keep_own"]

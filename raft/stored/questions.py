@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.replay.source import find_samples
+from raft.stored.source import find_samples
 from rewards.combine.checks import finite_number
 from rewards.evaluation.pass_at_k import SILENT
 from rewards.functions.numeric_match import read_number, read_reference

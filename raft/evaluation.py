@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raft.selection import best_of_k
 from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
 from rollout.data.samples import REWARD, SampleRow, Scores
 from rollout.types import Prompt
@@ -53,12 +54,53 @@ def summarize(
         found[f"{prefix}/best_of_k"] = best_of_k_mean(_array(rewards))
     if any(golds) and _GOLD not in without_means:
         found |= _of_scores(golds, prefix, "gold")
+    found |= _of_selection(_array(rewards), golds, without_means, prefix)
     found[f"{prefix}/length_mean"] = float(np.mean(lengths))
     found[f"{prefix}/truncated_share"] = float(np.mean(truncated))
     for n, counter in enumerate(distinct, start=1):
         found[f"{prefix}/distinct_{n}"] = counter.share
     # a NaN is no JSON and no measurement
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _of_selection(
+    reward_PK: np.ndarray, golds: list[Scores], without_means: Sequence[str], prefix: str
+) -> dict[str, float | int]:
+    """What choosing the best of K by the reward buys over a random one of the same prompt.
+
+    `selection_gain` is the chosen response's reward less the mean of its prompt's, and
+    `gold_selection_gain` the same of gold; half widths of 95 % intervals are over prompts, which
+    pairs the two. `choice_share` is the share of prompts whose rewards differ: in the others
+    nothing is chosen. `gold_hit_rate` is how often the chosen one has its prompt's best gold, and
+    `gold_hit_chance` how often a random one has.
+    """
+    best_P = best_of_k(reward_PK)
+    rows_P = np.flatnonzero(best_P >= 0)
+    if not len(rows_P):
+        return {}
+    reward_PK, best_P = reward_PK[rows_P], best_P[rows_P]
+    finite_PK = np.isfinite(reward_PK)
+    lowest_P = np.where(finite_PK, reward_PK, np.inf).min(axis=1)
+    chosen_P = np.arange(len(best_P)), best_P
+    found: dict[str, float | int] = {
+        f"{prefix}/choice_share": float((reward_PK[chosen_P] > lowest_P).mean())
+    }
+    columns = {} if REWARD in without_means else {"selection_gain": reward_PK}
+    if any(golds) and _GOLD not in without_means:
+        gold_PK = np.where(finite_PK, _array(golds)[rows_P], np.nan)
+        columns["gold_selection_gain"] = gold_PK
+        hit_PK = gold_PK == np.where(np.isfinite(gold_PK), gold_PK, -np.inf).max(axis=1)[:, None]
+        known_P = np.isfinite(gold_PK[chosen_P])
+        if known_P.any():
+            chance_P = hit_PK.sum(axis=1)[known_P] / np.isfinite(gold_PK).sum(axis=1)[known_P]
+            found[f"{prefix}/gold_hit_rate"] = float(hit_PK[chosen_P][known_P].mean())
+            found[f"{prefix}/gold_hit_chance"] = float(chance_P.mean())
+    for name, value_PK in columns.items():
+        known_PK = np.isfinite(value_PK)
+        mean_P = np.where(known_PK, value_PK, 0).sum(axis=1) / np.maximum(known_PK.sum(axis=1), 1)
+        gain, half_width = mean_ci95(value_PK[chosen_P] - mean_P)
+        found |= {f"{prefix}/{name}": gain, f"{prefix}/{name}_ci95": half_width}
+    return found
 
 
 def compare(

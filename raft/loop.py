@@ -125,9 +125,9 @@ def improve(run: Run, iteration: int) -> None:
         names=["reward"],
         title=f"iteration {iteration}: rollouts",
     )
-    selected, rule = home / "selected.jsonl", config.select
+    selected = home / "selected.jsonl"
     with watch("select"):
-        kept = write_selected(store.rows, selected, rule.strategy, rule.arguments(), rule.filters())
+        kept = write_selected(store.rows, selected, config.select, config.seed, iteration)
     with watch("train"):
         trained = train(run.config, run.folder, run.workers, selected, iteration)
     with watch("sync"):

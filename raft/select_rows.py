@@ -7,20 +7,32 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.selection import Filters, mask_unselectable, select
+from raft.filters import Filters, mask_unselectable
+from raft.selection import select
 from rollout.data.jsonl import Damage, is_finite_number, is_object, json_kind, read_jsonl
 from rollout.data.samples import REWARD, SampleRow, Scores, ids_column, prompt_column
+from rollout.seeds import derive_seed
 from rollout.storage.files import write_rows
 from rollout.types import InputError, Message
 
+if TYPE_CHECKING:
+    from raft.config.run import SelectConfig
+
 log = logging.getLogger("raft")
 
-__all__ = ["SelectedRow", "read_selected", "selectable_scores", "trained_samples", "write_selected"]
+__all__ = [
+    "SelectedRow",
+    "read_selected",
+    "selectable_scores",
+    "selection_seed",
+    "trained_samples",
+    "write_selected",
+]
 
 Rows = Callable[[], Iterable[SampleRow]]  # opens the rollouts anew: they may not fit memory
 _PAIRS = "best_and_worst"
@@ -113,24 +125,28 @@ class SelectedRow:
 def write_selected(
     rows: Rows,
     out: Path,
-    strategy: str,
-    arguments: Mapping[str, Any],
-    filters: Filters,
+    rule: SelectConfig,
+    seed: int = 0,
+    iteration: int = 0,
 ) -> dict[str, float | int]:
     """Write the selected samples of `rows()` to `out`, whole or not at all; return what was kept.
 
-    Filters make samples unselectable before the strategy looks. `best_and_worst` trains on the
-    best and writes the worst beside it as `rejected`: a preference pair.
+    `seed` is the run's. Filters make samples unselectable before the strategy looks.
+    `best_and_worst` trains on the best and writes the worst beside it as `rejected`: a preference
+    pair.
 
     Raises:
         InputError: nothing could be selected.
     """
-    scores_PK, refused = _selectable(rows, filters)
+    strategy = rule.strategy
+    scores_PK, refused = _selectable(rows, rule.filters())
     if _tells_nothing(scores_PK):
         log.warning(
             "every response to a prompt has the same reward: what is selected does not depend on it"
         )
-    chosen_M2 = select(strategy, scores_PK, **arguments)
+    chosen_M2 = select(
+        strategy, scores_PK, seed=selection_seed(seed, iteration), **rule.arguments()
+    )
     if len(chosen_M2) == 0:
         counts = ", ".join(f"{key} {count}" for key, count in refused.items() if count) or "none"
         raise InputError(
@@ -151,6 +167,11 @@ def write_selected(
         "select/prompts": len(by_prompt),
         **{f"select/refused_{key}": int(count) for key, count in refused.items()},
     }
+
+
+def selection_seed(seed: int, iteration: int) -> int:
+    """The seed of the strategies that draw, in an iteration of the run with `seed`."""
+    return derive_seed(seed, "select", iteration)
 
 
 def selectable_scores(

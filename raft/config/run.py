@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raft.config.monitor import MonitorConfig
 from raft.config.train import TrainConfig
-from raft.selection import Filters, check_strategy
+from raft.filters import Filters
+from raft.selection import STRATEGIES, check_strategy
 from rewards.spec import RewardSpec
 from rollout.types import Sampling
 
@@ -84,10 +85,7 @@ class SamplingConfig(Sampling):
 
 
 class SelectConfig(_Section):
-    strategy: str = Field(
-        default="best_of_k",
-        description="best_of_k, top_m, global_top_fraction, threshold or best_and_worst",
-    )
+    strategy: str = Field(default="best_of_k", description=", ".join(STRATEGIES))
     m: int | None = Field(default=None, ge=1, description="top_m: rows to select per prompt")
     fraction: float | None = Field(
         default=None, gt=0, le=1, description="global_top_fraction: share to select"
@@ -96,6 +94,12 @@ class SelectConfig(_Section):
         default=None,
         description="old name of min_score, for threshold",
         json_schema_extra={"hidden": True},
+    )
+    temperature: float | None = Field(
+        default=None, gt=0, description="soft: in the reward's unit; small ones select the best"
+    )
+    mean: float | None = Field(
+        default=None, gt=0, description="poisson: samples looked at beyond the first, on average"
     )
     per_prompt: int | None = Field(
         default=None, ge=1, description="threshold: most rows to select per prompt"
@@ -123,7 +127,10 @@ class SelectConfig(_Section):
 
     def arguments(self) -> dict[str, float]:
         """The strategy's own settings, by the names of its parameters in `raft.selection`."""
-        given = {"m": self.m, "fraction": self.fraction, "per_prompt": self.per_prompt}
+        given = {
+            name: getattr(self, name)
+            for name in ("m", "fraction", "temperature", "mean", "per_prompt")
+        }
         if self.strategy == "threshold":
             given["min_score"] = self.min_score if self.minimum is None else self.minimum
         else:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.bon.estimate import expected_best_of_n
+from raft.filters import Filters
 from raft.select_rows import trained_samples
-from raft.selection import Filters, select
+from raft.selection import DRAWING, select
 from raft.stored.pool import Pool
 from raft.stored.rules import Rule
 from raft.stored.subsets import Subset, random_order, selectable, subset
@@ -78,7 +79,7 @@ def keep(
         order_PN = random_order(pool, derive_seed(seed, "replay", draw))
         for one, closed in zip(sums, exact, strict=True):
             if draw < one.draws(DIVERSITY_DRAWS if closed else draws):
-                one.add(subset(pool, one.k, order_PN), filters, seed)
+                one.add(subset(pool, one.k, order_PN), filters, seed, draw)
     found = [one.kept() for one in sums]
     for kept, closed in zip(found, exact, strict=True):
         if closed and kept.draws > 1:
@@ -86,10 +87,12 @@ def keep(
     return found
 
 
-def keep_own(pool: Pool, strategy: str, arguments: Mapping[str, float]) -> SelectionStats:
-    """Repeat the run's own selection, as `raft.select_rows` makes it."""
+def keep_own(
+    pool: Pool, strategy: str, arguments: Mapping[str, float], seed: int
+) -> SelectionStats:
+    """Repeat the run's own selection, as `raft.select_rows` makes it. `seed` is the iteration's."""
     assert pool.own_PN is not None, "only a run has a selection of its own"
-    chosen_M2 = trained_samples(strategy, select(strategy, pool.own_PN, **arguments))
+    chosen_M2 = trained_samples(strategy, select(strategy, pool.own_PN, seed=seed, **arguments))
     sums = _Sums(pool, None, pool.samples)
     sums.add_picks(_flags(pool.drawn_PN.shape, chosen_M2))
     return sums.kept()
@@ -114,9 +117,10 @@ class _Sums:
     def draws(self, most: int) -> int:
         """Return how many subsets to draw: one where K is all that is stored."""
         sizes_Q = self._pool.drawn_PN.sum(axis=1)[self._known_P]
-        return 1 if (sizes_Q == self.k).all() else most
+        chance = self._rule is not None and self._rule.strategy in DRAWING
+        return 1 if (sizes_Q == self.k).all() and not chance else most
 
-    def add(self, chosen: Subset, filters: Filters, seed: int) -> None:
+    def add(self, chosen: Subset, filters: Filters, seed: int, draw: int) -> None:
         rule, pool = self._rule, self._pool
         assert rule is not None, "the run's own selection draws nothing"
         if rule.tournament is not None:
@@ -126,7 +130,9 @@ class _Sums:
         else:
             score_QK = chosen.of(pool.score_PN)
         found_QK = selectable(pool, chosen, score_QK, filters)
-        found_M2 = trained_samples(rule.strategy, select(rule.strategy, found_QK, **rule.arguments))
+        own = derive_seed(seed, "select", draw)
+        found_M2 = select(rule.strategy, found_QK, seed=own, **rule.arguments)
+        found_M2 = trained_samples(rule.strategy, found_M2)
         at_M, k_M = found_M2.T
         samples_M2 = np.stack([chosen.prompts_Q[at_M], chosen.samples_QK[at_M, k_M]], axis=1)
         self.add_picks(_flags(pool.drawn_PN.shape, samples_M2))

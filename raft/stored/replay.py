@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from raft.filters import Filters
 from raft.monitor.diversity import measure
-from raft.select_rows import read_selected
-from raft.selection import Filters
+from raft.select_rows import read_selected, selection_seed
 from raft.stored.kept import DIVERSITY_DRAWS, SelectionStats, keep, keep_own
 from raft.stored.pool import Pool, read_pool, value_name
 from raft.stored.rules import Rule, Scoring, filters_at_work, required_methods, sweep_points
@@ -157,7 +157,8 @@ def _keep(
     pairs = _pairs(source, part, pool.samples, plan, rules)
     kept = keep(pool, pairs, plan.filters, draws=plan.draws, seed=plan.seed)
     if source.own is not None:
-        kept.insert(0, keep_own(pool, source.own.strategy, source.own.arguments))
+        seed = selection_seed(source.own.seed, part.iteration or 0)
+        kept.insert(0, keep_own(pool, source.own.strategy, source.own.arguments, seed))
     picks = [pick_PN for one in kept for pick_PN in one.picks]
     found = iter(measure(source.read(part), picks))
     for one in kept:

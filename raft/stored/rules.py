@@ -17,7 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from raft.config.run import SelectConfig
-from raft.selection import Filters, check_strategy
+from raft.filters import Filters
+from raft.selection import ARGUMENTS, check_strategy
 from rewards.combine.checks import finite_number
 from rewards.combine.length import LengthPenalty, build_length_penalty
 from rewards.tournament import cost
@@ -171,7 +172,7 @@ def _rule(entry: str, flag: str) -> Rule:
     name, arguments = _name_and_arguments(entry, flag)
     if "minimum" in arguments:  # its old name
         arguments["min_score"] = arguments.pop("minimum")
-    known = {"m", "fraction", "min_score", "per_prompt"}
+    known = {argument for names in ARGUMENTS.values() for argument in names}
     for one in (name for name in arguments if name not in known):
         raise InputError(
             f"{flag} {entry}",

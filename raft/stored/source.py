@@ -9,7 +9,7 @@ from pathlib import Path
 from raft.config.load import make_config
 from raft.config.run import RunConfig
 from raft.evaluation import by_judge
-from raft.selection import Filters
+from raft.filters import Filters
 from rollout.data.bad_rows import BadRows
 from rollout.data.forms import known_columns
 from rollout.data.jsonl import Damage, is_object
@@ -41,12 +41,13 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class OriginalSelection:
     """How the run itself selected. `judged` names the columns that tournaments fill, whose mean
-    says nothing, and the methods of these tournaments."""
+    says nothing, and the methods of these tournaments; `seed` is the run's."""
 
     strategy: str
     arguments: dict[str, float]
     filters: Filters
     judged: dict[str, list[str]] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(slots=True)
@@ -164,7 +165,9 @@ def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | 
         notes.append(f"{path} cannot be read ({why}): no filter of the run is applied")
         return None, None
     rule = config.select
-    own = OriginalSelection(rule.strategy, rule.arguments(), rule.filters(), _judged(config))
+    own = OriginalSelection(
+        rule.strategy, rule.arguments(), rule.filters(), _judged(config), config.seed
+    )
     return own, config.iterations
 
 

@@ -18,16 +18,11 @@ from wording import says
 
 from experiments.bench import replay as bench
 from raft.cli.main import main
+from raft.config.run import SelectConfig
+from raft.filters import Filters, mask_unselectable
 from raft.monitor.diversity import measure
 from raft.select_rows import write_selected
-from raft.selection import Filters, mask_unselectable, select
-from raft.stored.kept import keep
-from raft.stored.pool import read_pool
-from raft.stored.replay import Plan, replay
-from raft.stored.rules import Rule, Scoring, parse_filters, parse_penalty, parse_rules
-from raft.stored.source import find_samples
-from raft.stored.subsets import random_order, selectable, subset
-from raft.stored.tournament import Missing, tournament_scores
+from raft.selection import select
 from rewards.evaluation.stats import distinct_n
 from rewards.tournament import play
 from rollout.errors import InputError
@@ -78,7 +73,8 @@ def chosen(
     """What a run would have trained on."""
     out = tmp_path / "chosen.jsonl"
     try:
-        write_selected(lambda: iter(toy_runs.samples(rows)), out, strategy, arguments, filters)
+        rule = SelectConfig.model_validate({"strategy": strategy, **filters, **arguments})
+        write_selected(lambda: iter(toy_runs.samples(rows)), out, rule)
     except InputError:  # nothing can be selected
         return []
     return toy_runs.rows(out)

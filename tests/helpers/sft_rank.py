@@ -1,15 +1,23 @@
-"""One rank of several trainers: `python sft_rank.py SETTINGS PORT ROWS OUT…`, an update per OUT."""
+"""One of several trainers: `sft_rank.py SETTINGS PORT SEED PROBE ROWS OUT…`, an update each OUT."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
+import subprocess
 import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import tiny_models as tiny
 import torch
 
 from raft.config.train import TrainConfig
 from raft.updates.sft import SFT
+from raft.updates.trainer import rendezvous_address
 
 _OF_THE_RANK = ("checkpoint", "rank", "world_size")
 
@@ -20,12 +28,91 @@ def build_sft(model: str, **settings: Any) -> SFT:
     return SFT(model, TrainConfig(**settings), **own)
 
 
-def main(settings: str, port: str, rows: str, *outs: str) -> None:
+def selected_rows(path: Path) -> Path:
+    """Seven samples of different length, every other one finished."""
+    made = tiny.tokenizer()
+    lines = []
+    for number in range(7):
+        prompt = made(f"Once upon {'a time ' * (number % 3)}")["input_ids"]
+        response = made(" the cat sat" * (1 + number % 4), add_special_tokens=False)["input_ids"]
+        ended = [tiny.EOS_ID] if number % 2 else []
+        row = {"id": f"p{number}", "sample": 0, "response": "", "prompt_token_ids": prompt}
+        row["token_ids"] = response + ended
+        lines.append(json.dumps(row))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def run_ranks(
+    settings: dict[str, Any],
+    rows: Path,
+    outs: Sequence[str],
+    *,
+    first_seed: int = 0,
+    probe: Sequence[int] = (),
+) -> list[list[dict[str, Any]]]:
+    """Two ranks in a process each; the metrics of their updates, which have seeds in order.
+
+    With `probe` its log-probabilities are asked for around every update and stand in "log_probs".
+    """
+    _, port = rendezvous_address()
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                __file__,
+                json.dumps(settings | {"world_size": 2, "rank": rank}),
+                str(port),
+                str(first_seed),
+                json.dumps(list(probe)),
+                str(rows),
+                *outs,
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        done = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, (_, errors) in zip(started, done, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [[json.loads(line) for line in out.splitlines()] for out, _ in done]
+
+
+def allow_shards_on_cpu() -> None:
+    """FSDP2 works with gloo; accelerate only does not list several CPUs where it takes the plugin,
+    and we refuse what no machine with GPUs would ask for."""
+    import accelerate.state as theirs
+
+    source = textwrap.dedent(inspect.getsource(theirs.AcceleratorState.__init__))
+    listed = "DistributedType.MULTI_GPU,\n"
+    assert source.count(listed) == 1, "accelerate has changed: look where it takes fsdp_plugin"
+    namespace: dict[str, Any] = theirs.__dict__
+    exec(source.replace(listed, f"{listed} DistributedType.MULTI_CPU,"), namespace)
+    theirs.AcceleratorState.__init__ = namespace.pop("__init__")
+    patched: Any = TrainConfig
+    patched.check = lambda *_: None
+
+
+def main(settings: str, port: str, first_seed: str, probe: str, rows: str, *outs: str) -> None:
     torch.set_num_threads(1)
-    trainer = build_sft(**json.loads(settings))
+    given, ids = json.loads(settings), json.loads(probe)
+    if given.get("fsdp"):
+        allow_shards_on_cpu()
+    trainer = build_sft(**given)
     trainer.join("127.0.0.1", int(port))
-    for seed, out in enumerate(outs):
-        print(json.dumps(trainer.train(rows, out, seed)), flush=True)
+    before = trainer.log_probs(ids) if ids else []
+    for seed, out in enumerate(outs, int(first_seed)):
+        metrics: dict[str, Any] = trainer.train(rows, out, seed)
+        if ids:
+            metrics["log_probs"] = [before, before := trainer.log_probs(ids)]
+        print(json.dumps(metrics), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from sft_rank import build_sft
+from sft_rank import build_sft, run_ranks, selected_rows
 
-from raft.updates.policy import merged_state
+from raft.updates.policy import merged_tensors
 from raft.updates.rows import IGNORED, TrainingRow, concatenate_and_cut, sft_rows, training_order
-from raft.updates.trainer import rendezvous_address
 from rollout.types import InputError
 
 EOS = tiny.EOS_ID
@@ -43,19 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven samples of different length, every other one finished."""
-    made = tiny.tokenizer()
-    path = tmp_path_factory.mktemp("rows") / "selected.jsonl"
-    lines = []
-    for number in range(7):
-        prompt = made(f"Once upon {'a time ' * (number % 3)}")["input_ids"]
-        response = made(" the cat sat" * (1 + number % 4), add_special_tokens=False)["input_ids"]
-        ended = [EOS] if number % 2 else []
-        row = {"id": f"p{number}", "sample": 0, "response": "", "prompt_token_ids": prompt}
-        row["token_ids"] = response + ended
-        lines.append(json.dumps(row))
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return selected_rows(tmp_path_factory.mktemp("rows") / "selected.jsonl")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -397,7 +381,7 @@ def test_lora_exports_merged_weights_and_leaves_the_base_alone(
     assert_identical(frozen, dict(start.state_dict()))
     changed = [
         key
-        for key, value in merged_state(model).items()
+        for key, value in merged_tensors(model)
         if not torch.equal(value, start.state_dict()[key])
     ]
     assert changed
@@ -431,9 +415,8 @@ def test_two_trainers_make_the_update_of_one(
     # the same rows in every optimizer step, an incomplete last batch and a second update included
     settings: dict[str, Any] = {"model": str(folders["llama"]), "learning_rate": 1e-4}
     settings |= {"batch_size": 4, "epochs": 2}
-    ranks = [settings | {"world_size": 2, "rank": rank} for rank in (0, 1)]
     outs = [str(tmp_path / f"two-{number}") for number in (0, 1)]
-    shared = run_ranks(ranks, rows, outs)
+    shared = run_ranks(settings, rows, outs)
     alone = build_sft(**settings)
     for seed, out in enumerate(outs):
         metrics = alone.train(str(rows), str(tmp_path / f"one-{seed}"), seed)
@@ -441,32 +424,6 @@ def test_two_trainers_make_the_update_of_one(
         assert shared[1][seed]["train/loss"] == shared[0][seed]["train/loss"]
         assert shared[0][seed]["train/steps"] == metrics["train/steps"] == 4
         assert largest_difference(Path(out), tmp_path / f"one-{seed}") < 1e-6
-
-
-def run_ranks(
-    ranks: Sequence[dict[str, Any]], rows: Path, outs: Sequence[str]
-) -> list[list[dict[str, Any]]]:
-    """Every rank in a process of its own; the metrics of their updates."""
-    _, port = rendezvous_address()
-    script = str(Path(tiny.__file__).with_name("sft_rank.py"))
-    started = [
-        subprocess.Popen(
-            [sys.executable, script, json.dumps(settings), str(port), str(rows), *outs],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for settings in ranks
-    ]
-    try:
-        done = [process.communicate(timeout=300) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, (_, errors) in zip(started, done, strict=True):
-        assert process.returncode == 0, errors[-2000:]
-    return [[json.loads(line) for line in out.splitlines()] for out, _ in done]
 
 
 # what is refused

@@ -131,6 +131,7 @@ def best_of_n(
     n: int | None = None,
     judged: Judged | None = None,
     seed: int = 0,
+    drawn: bool = False,
     restart: bool = False,
     on_bad_row: OnBadRow = "stop",
     split: str = "train",
@@ -145,25 +146,30 @@ def best_of_n(
             every size up to n and is estimated from the whole pool.
         judged: how a judge selected and measured, where one did.
         seed: seed of the bootstrap.
-        restart: overwrite files of unknown origin.
+        drawn: this command made the pool, which may be made anew where its file was deleted.
+        restart: replace files of unknown origin, or made under other settings.
         on_bad_row: "skip" leaves rows out that cannot be read or have no such scores.
         split: of a dataset; columns: other names of columns, as `RowReader` takes them.
 
     Raises:
         InputError: the pool cannot be read or has no scores, or files of these names were made
-            by something else.
+            by something else or under other settings.
     """
     reader = RowReader(
         str(file), form="responses", split=split, columns=columns, on_bad_row=on_bad_row
     )
     judged = judged or Judged()
     settings = {"pool": _identities(reader.source), "by": by, "gold": gold, "n": n, "seed": seed}
-    settings |= {"judged": asdict(judged)}
+    settings |= {"judged": asdict(judged), "columns": columns}
+    # files of earlier versions do not say what is usual
+    settings |= {"split": split} if split != "train" else {}
+    settings |= {"on_bad_row": on_bad_row} if on_bad_row != "stop" else {}
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
     for path in out.all:
         for one in reader.source.files:
             refuse_input(path, one)
-    with OutputFiles(out.all, settings, restart=restart, redo=True) as output:
+    free = ("pool",) if drawn else ()
+    with OutputFiles(out.all, settings, free=free, restart=restart, option="--out-dir") as output:
         if output.complete:
             log.info("%s: is complete already, under the same settings", out.curve)
             return cast(Result, {**output.record, "out": names})

@@ -216,6 +216,7 @@ def _bon(options: argparse.Namespace) -> int:
         judged = Judged(points=plays, ranks_all=ranks_all, win_rate=True)
     found = best_of_n(
         pool, out, by=by, gold=gold, n=n, judged=judged, seed=options.seed or 0,
+        drawn=options.policy is not None or selection is not None,
         restart=options.restart, on_bad_row=options.on_bad_row, **named,
     )  # fmt: skip
     files = "".join(f"\n{what}: {path}" for what, path in found["out"].items())

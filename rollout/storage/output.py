@@ -36,7 +36,8 @@ __all__ = [
 log = logging.getLogger("raft")
 
 Columns = Mapping[str, object]
-_ANEW = "use --restart to make it anew, or another --out"
+_RESTART = "use --restart to make it anew, or another"
+_ANEW = f"{_RESTART} --out"
 
 
 class Output(Protocol):
@@ -183,7 +184,8 @@ class OutputFiles:
     `complete` says that all of them are there under these settings, and `record` is what `finish`
     was given. Otherwise `begin` comes before the first byte is written, `finish` after the last;
     `leftovers` are what an interrupted command may have left to continue. With `restart` all of it
-    is deleted. With `redo` other settings are no obstacle: the files are cheap to make anew.
+    is deleted. Settings whose keys are in `free` may differ: the files are made anew then. `option`
+    names their place on the command line.
 
     Raises:
         InputError: what is there was made with other settings or came from elsewhere; the folder
@@ -196,15 +198,17 @@ class OutputFiles:
         settings: Columns,
         *,
         leftovers: Sequence[Path] = (),
+        free: Sequence[str] = (),
         restart: bool = False,
-        redo: bool = False,
+        option: str = "--out",
     ) -> None:
+        self._anew = f"{_RESTART} {option}"
         self._files = tuple(files)
         self._leftovers = tuple(leftovers)
         first = self._files[0]
         self._settings = StoredSettings(first, settings)
         self._lock_path = first.with_name(f".{first.name}.lock")
-        with writing(first, "choose another --out"):
+        with writing(first, f"choose another {option}"):
             first.parent.mkdir(parents=True, exist_ok=True)
         self._lock = open_locked(self._lock_path, first)
         try:
@@ -215,7 +219,7 @@ class OutputFiles:
             self.complete = self._is_complete(stored)
             self.record: dict[str, object] = stored.record if self.complete else {}
             if not self.complete:
-                self._check(stored, redo)
+                self._check(stored, free)
         except BaseException:
             self._release()
             raise
@@ -240,7 +244,7 @@ class OutputFiles:
             file.exists() and known.get(file.name) == identity(file.stat()) for file in self._files
         )
 
-    def _check(self, stored: Stored, redo: bool) -> None:
+    def _check(self, stored: Stored, free: Sequence[str]) -> None:
         """Refuse to touch what is another's, or what other settings made."""
         there = [file for file in self._files if file.exists()]
         begun = any(path.exists() and path.stat().st_size > 0 for path in self._leftovers)
@@ -250,14 +254,15 @@ class OutputFiles:
                 stored.files is None or stored.files.get(file.name) == identity(file.stat())
             )
             if not ours:
-                raise InputError(file, "is there already, and nothing tells how it was made", _ANEW)
-        changed = differences(stored.settings, self._settings.given)
-        if changed and (there or begun) and not redo:
+                problem = "is there already, and nothing tells how it was made"
+                raise InputError(file, problem, self._anew)
+        changed = differences(stored.settings, self._settings.given, free)
+        if changed and (there or begun):
             what = "is there already" if there else "was begun by an interrupted command"
             raise InputError(
                 self._files[0],
                 f"{what}, under other settings ({', '.join(changed)})",
-                f"restore them, {_ANEW}",
+                f"restore them, {self._anew}",
             )
 
     def _release(self) -> None:

@@ -157,12 +157,49 @@ def test_another_n_is_a_question_to_the_pool(
     capsys.readouterr()
     command = ("prompts.jsonl", *DRAW, "--reward", "function:rm.py:score", "-n", "4")
     assert "sampling.k 8 → 4" in refused(capsys, *command)
-    assert bon("prompts.pool.jsonl", "-n", "4", "--quiet") == 0
+    best = (home / "prompts.best.jsonl").read_bytes()
+    message = refused(capsys, "prompts.pool.jsonl", "-n", "4")
+    assert says(message, "prompts.bon.json: is there already n 8 → 4 --restart --out-dir")
+    assert (home / "prompts.best.jsonl").read_bytes() == best
+    assert bon("prompts.pool.jsonl", "-n", "4", "--restart", "--quiet") == 0
     # every n is estimated from all eight
     part = curve(home / "prompts.bon.json")["curve"]
     assert [row["proxy"]["mean"] for row in part] == [row["proxy"]["mean"] for row in whole[:4]]
     best = toy_runs.rows(home / "prompts.best.jsonl")
     assert all(row["sample"] < 4 and row["of"] == 4 for row in best)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("--score-column", "b"),
+        ("--gold-column", "b"),
+        ("--seed", "1"),
+        ("--columns", "scores=b"),
+        ("--on-bad-row", "skip"),
+    ],
+)
+def test_other_settings_replace_no_results_of_a_stored_pool(
+    home: Path, capsys: pytest.CaptureFixture[str], changed: tuple[str, ...]
+) -> None:
+    rows = [{"prompt": "a", "responses": ["x", "y"], "scores": [1, 2], "b": [2, 1]}]
+    write_rows(home / "p.jsonl", rows)
+    assert bon("p.jsonl", "--quiet") == bon("p.jsonl", "--quiet") == 0
+    before = {file: file.read_bytes() for file in home.glob("p.*")}
+    assert says(refused(capsys, "p.jsonl", *changed), "other settings --restart")
+    assert {file: file.read_bytes() for file in home.glob("p.*")} == before
+    assert bon("p.jsonl", *changed, "--out-dir", "elsewhere", "--quiet") == 0
+    # another pool under the same name is another question too
+    write_rows(home / "p.jsonl", [*rows, rows[0]])
+    assert says(refused(capsys, "p.jsonl"), "other settings (pool")
+
+
+def test_a_pool_that_was_deleted_is_drawn_and_measured_again(home: Path) -> None:
+    assert drawn() == 0
+    found = curve(home / "prompts.bon.json")
+    (home / "prompts.pool.jsonl").unlink()
+    assert drawn() == 0
+    assert curve(home / "prompts.bon.json") == found
 
 
 def test_a_stored_pool_needs_no_model_and_may_be_uneven(

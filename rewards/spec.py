@@ -11,13 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from rewards.checkpoints.hub import check_model, local_path
 from rewards.tournament.types import Tournament
@@ -37,6 +31,7 @@ __all__ = [
     "known_settings",
 ]
 
+_NON_FINITE: NonFinite = Field(default="raise", description="what becomes of NaN and infinity")
 # settings that name files of scores
 _SCORE_FILES = ("from", "reference", "verbosity_reference")
 
@@ -120,7 +115,7 @@ class FunctionSpec(_Spec):
     )
     arguments: dict[str, object] = Field(default={}, description="fixed arguments of the function")
     name: str | None = Field(default=None, description="for messages; default: the function's")
-    non_finite: NonFinite = "raise"
+    non_finite: NonFinite = _NON_FINITE
 
     def absolute(self) -> Self:
         file, colon, name = str(self.function).partition(".py:")
@@ -135,12 +130,14 @@ class _LoadedSpec(_Spec):
     main = "model"
 
     model: str = Field(description="folder or hub name")
-    engine: EngineName = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    engine: EngineName = Field(default="auto", description="what runs the model")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto: as published, on a CPU float32"
+    )
     device: str | None = Field(default=None, description="not in a run, which places its workers")
     max_length: int | None = Field(default=None, ge=1, description="tokens; longer ones are cut")
     batch_tokens: int | None = Field(default=None, ge=1, description="tokens per forward pass")
-    non_finite: NonFinite = "raise"
+    non_finite: NonFinite = _NON_FINITE
 
     def absolute(self) -> Self:
         return self.model_copy(update={"model": local_path(self.model)})
@@ -150,11 +147,11 @@ class _ReadSpec(_Spec):
     """How conversations become text or token ids."""
 
     format: Format | None = Field(default=None, description="default: the model's own")
-    bos: Bos | None = None
+    bos: Bos | None = Field(default=None, description="number of BOS tokens")
     eos: Eos | None = Field(default=None, description="what a row ends in, beside its template")
     separator: str | None = Field(default=None, description="between messages, format hh_hash")
     max_length: int | None = Field(default=None, ge=1, description="tokens; longer ones are cut")
-    truncation_side: TruncationSide | None = None
+    truncation_side: TruncationSide | None = Field(default=None, description="default: left")
 
 
 class ModelSpec(_LoadedSpec, _ReadSpec):
@@ -208,7 +205,9 @@ class CombineSpec(_Spec):
     main = "members"
 
     kind: Literal["combine"] = "combine"
-    members: tuple[MemberSpec, ...] = Field(description="rewards, each with a weight")
+    members: tuple[MemberSpec, ...] = Field(
+        description="rewards, each with weight, normalise and name beside its own settings"
+    )
     reduce: Literal["sum", "mean", "min", "mean_minus_std"] | None = Field(
         default=None, description="default: sum"
     )
@@ -237,7 +236,7 @@ class RemoteSpec(_ReadSpec):
     main = "url"
 
     kind: Literal["remote"] = "remote"
-    url: str
+    url: str = Field(description="of the server, http:// or https://")
     protocol: Literal["raft", "openrlhf", "vllm-classify", "vllm-pooling"] | None = Field(
         default=None, description="default: raft"
     )
@@ -251,7 +250,7 @@ class RemoteSpec(_ReadSpec):
     timeout: float | None = Field(default=None, gt=0, description="seconds per request")
     concurrency: int | None = Field(default=None, ge=1, description="requests in flight")
     batch_size: int | None = Field(default=None, ge=1, description="texts per request")
-    retries: int | None = Field(default=None, ge=0)
+    retries: int | None = Field(default=None, ge=0, description="of a request that may yet work")
     backoff: float | None = Field(default=None, gt=0, description="seconds before the first retry")
     tokenizer: str | None = Field(default=None, description="for text protocols")
     columns: tuple[str, ...] | None = Field(
@@ -263,7 +262,7 @@ class RemoteSpec(_ReadSpec):
     assume_raw: bool = Field(
         default=False, description="vllm: do not check that the numbers are logits"
     )
-    non_finite: NonFinite = "raise"
+    non_finite: NonFinite = _NON_FINITE
 
     def absolute(self) -> Self:
         if self.tokenizer is None:

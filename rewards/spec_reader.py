@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date
 from difflib import get_close_matches
@@ -10,12 +11,28 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from rewards.spec import KINDS, RewardSpec, known_settings
-from rollout.data.jsonl import json_kind
+from rollout.data.jsonl import is_list, json_kind
 from rollout.errors import InputError
 
-__all__ = ["complaint", "read_reward", "rewritten", "takes"]
+__all__ = ["complaints", "in_words", "read_reward", "rewritten", "takes"]
 
 _ADAPTER: TypeAdapter[RewardSpec] = TypeAdapter(RewardSpec)
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+# type of an error of pydantic's -> what was wanted; the rest is a limit in its context
+_WANTED = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text",
+    "list": "a list", "tuple": "a list", "dict": "a section of key: value", "finite": "finite",
+    "model": "a section of key: value", "dataclass": "a section of key: value",
+    "model_attributes": "a section of key: value",
+    "greater_than": "more than {gt}", "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}", "less_than_equal": "{le} or less",
+    "too_short": "{min_length} entries or more",
+}  # fmt: skip
+# what pydantic calls the parts of a union, in its places
+_BRANCH = re.compile(
+    r"(str|int|float|bool|callable|constrained-.*|function-.*|(literal|list|tuple|dict)\[.*\])$"
+    r"|[A-Z]\w+$"
+)
 
 
 def read_reward(given: Mapping[str, object], where: str) -> RewardSpec:
@@ -27,7 +44,7 @@ def read_reward(given: Mapping[str, object], where: str) -> RewardSpec:
     try:
         return _ADAPTER.validate_python(given)
     except ValidationError as error:
-        told = [_with_suggestion(*complaint(item, within="reward")) for item in error.errors()]
+        told = [_with_suggestion(*one) for one in complaints(error, within="reward")]
         raise InputError(where, "; ".join(told)) from error
 
 
@@ -47,37 +64,92 @@ def rewritten(stored: object) -> object:
         return stored
 
 
-def complaint(error: ErrorDetails, within: str | None = None) -> tuple[str, str]:
-    """(the dotted key as its user wrote it, what is wrong there) of an error of pydantic's.
+def complaints(error: ValidationError, within: str | None = None) -> list[tuple[str, str]]:
+    """(dotted key as its user wrote it, what is wrong there) of each error of pydantic's.
 
-    pydantic's places name the kind that a reward was read as, and the member's reward apart.
     `within` is the section that was read by itself: keys are those in it.
     """
+    found: dict[str, list[ErrorDetails]] = {}
+    for item in error.errors():
+        found.setdefault(".".join(_place(item, within)), []).append(item)
+    # that a section is also no `false` is of no interest where something in it is wrong
+    deeper = {key for key in found if any(other.startswith(f"{key}.") for other in found)}
+    return [(key, _joined(found[key], key)) for key in found if not key or key not in deeper]
+
+
+def in_words(error: ErrorDetails) -> str:
+    """What is wrong, as a clause behind the key: "is 0, not 1 or more"."""
+    kind, given = error["type"], error["input"]
+    if kind in _UNKNOWN:
+        return "unknown key"
+    if kind in ("missing", "union_tag_not_found"):
+        return "missing"
+    if kind == "string_type" and isinstance(given, bool | int | float | date):
+        what = "a date" if isinstance(given, date) else json_kind(given)
+        quoted = "" if isinstance(given, bool) else f': "{given}", in a shell \'"{given}"\''
+        return f"is {what} to YAML ({given}); quote it{quoted}"
+    wanted = _wanted(error)
+    if wanted is None:
+        return error["msg"].removeprefix("Value error, ")
+    return f"is {_short(error)}, not {wanted}"
+
+
+def _wanted(error: ErrorDetails) -> str | None:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in ("union_tag_invalid", "literal_error"):
+        known = str(context.get("expected_tags") or context.get("expected")).replace("'", "")
+        known = known.replace(" or ", ", ")
+        return f"one of {known}" if "," in known else known
+    told = _WANTED.get(kind) or _WANTED.get(re.split("_(type|parsing|from|number)", kind)[0])
+    return None if told is None else told.format_map(context)
+
+
+def _short(error: ErrorDetails) -> str:
+    given: object = error["input"]
+    if error["type"] == "union_tag_invalid":
+        given = error.get("ctx", {}).get("tag")
+    if error["type"] == "too_short" and is_list(given):
+        return f"{len(given)} of them" if given else "empty"
+    if not isinstance(given, str | int | float):
+        return json_kind(given)
+    text = repr(given)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _joined(errors: list[ErrorDetails], key: str) -> str:
+    """One clause; several are of the parts of a union, which all have the same value."""
+    wanted = [one for item in errors if (one := _wanted(item)) is not None]
+    if len(errors) > 1 and len(wanted) == len(errors):
+        return f"is {_short(errors[0])}, not {', or '.join(dict.fromkeys(wanted))}"
+    texts = [
+        f"{text} (got {item['input']!r})"
+        if key and _wanted(item) is None and _is_plain(item, text)
+        else text
+        for item in errors
+        if (text := in_words(item))
+    ]
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _is_plain(error: ErrorDetails, text: str) -> bool:
+    """Whether the value is short, and the message does not say it."""
+    said = text in ("missing", "unknown key") or " to YAML (" in text
+    return not said and isinstance(error["input"], str | int | float | bool | None)
+
+
+def _place(error: ErrorDetails, within: str | None) -> list[str]:
+    """pydantic's places name the kind that a reward was read as, the member's reward apart, and the
+    part of a union."""
     place: list[str] = []
     before: int | str | None = within
-    for part in error["loc"]:
+    for at, part in enumerate(error["loc"]):
         of_member = isinstance(before, int) and part == "reward"
-        tag = before in ("reward", "gold") and part in KINDS
-        if not (of_member or tag):
+        tag = before == "update" or (before in ("reward", "gold") and part in KINDS)
+        branch = at > 0 and isinstance(part, str) and _BRANCH.match(part)
+        if not (of_member or tag or branch):
             place.append(str(part))
         before = part
-    if error["type"] == "union_tag_not_found":
-        return ".".join([*place, "kind"]), "missing"
-    if error["type"] == "union_tag_invalid":
-        known = ", ".join(KINDS)
-        got = error["ctx"]["tag"] if "ctx" in error else ""
-        return ".".join([*place, "kind"]), f"Input should be one of {known} (got {got!r})"
-    if error["type"] == "missing":
-        return ".".join(place), "missing"
-    if error["type"] == "extra_forbidden":
-        return ".".join(place), "unknown key"
-    message, given = error["msg"].removeprefix("Value error, "), error["input"]
-    if error["type"] == "string_type" and isinstance(given, bool | int | float | date):
-        kind = "a date" if isinstance(given, date) else json_kind(given)
-        quoted = "" if isinstance(given, bool) else f': "{given}", in a shell \'"{given}"\''
-        return ".".join(place), f"is {kind} to YAML ({given}); quote it{quoted}"
-    plain = bool(place) and isinstance(given, str | int | float | bool | None)
-    return ".".join(place), f"{message} (got {given!r})" if plain else message
+    return [*place, "kind"] if error["type"].startswith("union_tag") else place
 
 
 def _with_suggestion(key: str, text: str) -> str:

@@ -86,6 +86,9 @@ def _train_reward(options: argparse.Namespace) -> int:
         raise InputError("train-reward", "no config file is given", "name one, or give --keys")
     config = load_train_config(options.config, options.overrides)
     if options.check:
+        from raft.reward_training.check import check_training
+
+        check_training(config, hub=False)
         result = {"config": options.config, "valid": True, "command": "raft train-reward"}
         print_result(options, result, f"{options.config}: valid")
         return 0

@@ -37,8 +37,10 @@ examples:
   raft validate configs/stories_cpu.yaml
   raft validate configs/hh_llama_7b.yaml cluster.rollout_workers=4
   raft validate --keys               every key of a run's config with its default
+  raft validate --keys configs/reward/stories_pairs_cpu.yaml     those of a reward training
 
-Configs of raft train-reward are checked too.
+Files, folders, functions, lengths and data are looked at, in seconds; configs of raft train-reward
+are checked too.
 """
 _CURVES = """\
 examples:
@@ -116,19 +118,24 @@ def add_validate(command: AddCommand) -> None:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from raft.config.load import describe_keys, is_training, make_config, read_mapping
-    from raft.config.train_reward import make_train_config
+    from raft.config.load import RunConfig, describe_keys, is_training, make_config, read_mapping
+    from raft.config.train_reward import TrainRewardConfig, make_train_config
 
+    if options.config is None and not options.keys:
+        raise InputError("validate", "no config file is given", "name one, or give --keys")
+    data: dict[str, object] = {}
+    if options.config is not None:
+        data = read_mapping(options.config, options.overrides, examples="configs/")
     if options.keys:
-        lines = describe_keys()
+        lines = describe_keys(TrainRewardConfig if is_training(data) else RunConfig)
         print_result(options, {"keys": lines}, "\n".join(lines))
         return 0
-    if options.config is None:
-        raise InputError("validate", "no config file is given", "name one, or give --keys")
-    data = read_mapping(options.config, options.overrides, examples="configs/")
     if is_training(data):
-        recipe = make_train_config(data, options.config).recipe
-        use, detail = "raft train-reward", f" (recipe {recipe})"
+        from raft.reward_training.check import check_training
+
+        config = make_train_config(data, options.config)
+        check_training(config, hub=False)
+        use, detail = "raft train-reward", f" (recipe {config.recipe})"
     else:
         from raft.runs.check import check_run
 

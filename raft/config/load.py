@@ -8,11 +8,10 @@ from typing import Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from raft.config.paths import expand_paths
 from raft.config.run import RunConfig
-from rewards.spec_reader import complaint
+from rewards.spec_reader import complaints
 from rollout.data.overrides import apply_override, parse_yaml
 from rollout.errors import InputError
 
@@ -54,14 +53,14 @@ def validated(
     """The mapping as its schema has it, paths filled in; `see` is the command that lists its keys.
 
     Raises:
-        InputError: every complaint as `key: what (got value)` in one line; the likely key for a
+        InputError: every complaint as `key: what is wrong` in one line; the likely key for a
             typo.
     """
     try:
         return schema.model_validate(expand_paths(data, where))
     except ValidationError as error:
-        complaints = (_complaint(item, schema, see) for item in error.errors())
-        raise InputError(where, f"{'; '.join(complaints)}") from error
+        told = (_complaint(key, text, schema, see) for key, text in complaints(error))
+        raise InputError(where, "; ".join(told)) from error
 
 
 def is_training(data: Mapping[str, object]) -> bool:
@@ -97,12 +96,11 @@ def read_mapping(
     return data
 
 
-def _complaint(item: ErrorDetails, schema: type[BaseModel], see: str) -> str:
-    key, message = complaint(item)
-    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+def _complaint(key: str, text: str, schema: type[BaseModel], see: str) -> str:
+    if text == "unknown key":
         return f"{key}: unknown key{_suggestion(key, schema, see)}"
     # without a key it is about keys that contradict each other: the message names them
-    return f"{key}: {message}" if key else message
+    return f"{key}: {text}" if key else text
 
 
 def _suggestion(key: str, schema: type[BaseModel], see: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -13,11 +15,17 @@ from rollout.errors import InputError
 _T = TypeVar("_T")
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_DATA = "RAFT_DATA"
+_ORIGIN = (
+    "models/stories260k (karpathy/tinyllamas stories260K as a Hugging Face folder), "
+    "data/tinystories (roneneldan/TinyStories) and others; or override the keys that name it, or "
+    "try raft demo, which needs no data"
+)
 
 
 def data_root() -> Path | None:
     """The folder of shared data and models: $RAFT_DATA, else ../shared when it exists."""
-    named = os.environ.get("RAFT_DATA")
+    named = os.environ.get(_DATA)
     if named:
         return Path(named)
     beside = Path(__file__).resolve().parents[2].parent / "shared"
@@ -36,9 +44,25 @@ def expand_paths(value: _T, where: str) -> _T:
     return cast(_T, found)
 
 
+@contextmanager
+def shared_data() -> Generator[None]:
+    """Say of what is missing below RAFT_DATA where it comes from."""
+    try:
+        yield
+    except InputError as error:
+        root = data_root()
+        if root is None or "no such" not in str(error) or str(root) not in str(error):
+            raise
+        # of a problem that is an error itself the fix is another
+        problem = error.problem.partition(". ")[0]
+        raise InputError(error.where, problem, f"{_DATA} must hold {_ORIGIN}") from error
+
+
 def _lookup(name: str, where: str) -> str:
-    if name == "RAFT_DATA" and (root := data_root()) is not None:
+    if name == _DATA and (root := data_root()) is not None:
         return str(root)
     if name not in os.environ:
-        raise InputError(where, f"${{{name}}} is not set in the environment", f"export {name}=…")
+        fix = f"export {name}=…"
+        fix = f"{fix}, a folder with {_ORIGIN}" if name == _DATA else fix
+        raise InputError(where, f"${{{name}}} is not set in the environment", fix)
     return os.environ[name]

@@ -26,8 +26,12 @@ class _Section(BaseModel):
 
 class PolicyConfig(_Section):
     model: str = Field(description="folder or hub name of the starting policy")
-    engine: Literal["auto", "vllm", "transformers", "toy"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    engine: Literal["auto", "vllm", "transformers", "toy"] = Field(
+        default="auto", description="what draws; auto: vllm where it can"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="of the engine; auto: the model's, on a CPU float32"
+    )
     max_model_len: int | None = Field(
         default=None, ge=2, description="tokens; default: the model's own"
     )
@@ -49,7 +53,9 @@ class PolicyConfig(_Section):
 class PromptsConfig(_Section):
     path: str = Field(description="JSONL, Parquet or text file, or a `datasets` name")
     per_iteration: int = Field(default=256, ge=1, description="prompts of an iteration")
-    format: Literal["auto", "text", "messages", "hh"] = "auto"
+    format: Literal["auto", "text", "messages", "hh"] = Field(
+        default="auto", description="auto: by the first row"
+    )
     column: str | None = Field(
         default=None, description="column of the prompt, dotted for one inside another"
     )
@@ -185,9 +191,9 @@ class ClusterConfig(_Section):
         default="local",
         description="inline: this process; local: Ray on this machine; auto or host:port: join it",
     )
-    rollout_workers: int = Field(default=1, ge=1)
-    reward_workers: int = Field(default=1, ge=1)
-    trainer_workers: int = Field(default=1, ge=1)
+    rollout_workers: int = Field(default=1, ge=1, description="engines that draw")
+    reward_workers: int = Field(default=1, ge=1, description="copies of the reward")
+    trainer_workers: int = Field(default=1, ge=1, description="processes that train together")
     gpus: int | None = Field(default=None, ge=0, description="default: all of the cluster")
     placement: Literal["auto", "colocated", "separate"] = Field(
         default="auto", description="whether kinds of workers share GPUs"
@@ -220,16 +226,18 @@ class ClusterConfig(_Section):
 
 
 class LogConfig(_Section):
-    sinks: list[Literal["tensorboard", "wandb"]] = []
-    wandb_project: str = "raft"
+    sinks: list[Literal["tensorboard", "wandb"]] = Field(
+        default=[], description="where metrics go besides metrics.jsonl"
+    )
+    wandb_project: str = Field(default="raft", description="project of sink wandb")
 
 
 class RunConfig(_Section):
     """One RAFT run. `describe_keys()` lists every key with its default."""
 
     run_dir: str = Field(description="folder of the run; resumed where it exists")
-    seed: int = Field(default=0, ge=0)
-    iterations: int = Field(default=5, ge=0)
+    seed: int = Field(default=0, ge=0, description="of everything that is drawn")
+    iterations: int = Field(default=5, ge=0, description="rounds of drawing and training")
     policy: PolicyConfig
     prompts: PromptsConfig
     sampling: SamplingConfig = SamplingConfig()

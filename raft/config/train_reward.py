@@ -58,23 +58,29 @@ class HeldOutConfig(_Section):
 
 
 class UpdateConfig(_Section):
-    learning_rate: float | None = Field(default=None, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0, description="at its highest")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the pairs")
     batch_size: int | None = Field(default=None, ge=1, description="pairs per optimizer step")
     micro_tokens: int | None = Field(
         default=None, ge=1, description="tokens per forward pass; unset: 2048, on a GPU 16384"
     )
-    schedule: Literal["constant", "linear", "cosine"] | None = None
+    schedule: Literal["constant", "linear", "cosine"] | None = Field(
+        default=None, description="of the learning rate"
+    )
     warmup_ratio: float | None = Field(default=None, ge=0, lt=1, description="share of all steps")
-    warmup_steps: int | None = Field(default=None, ge=0)
-    weight_decay: float | None = Field(default=None, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0, description="the same as a number")
+    weight_decay: float | None = Field(default=None, ge=0, description="of AdamW")
     max_grad_norm: float | None = Field(default=None, ge=0, description="0: gradients as they are")
     optimizer: str | None = Field(default=None, description="a name of transformers' `optim`")
-    gradient_checkpointing: bool | None = None
+    gradient_checkpointing: bool | None = Field(
+        default=None, description="less memory for a third more time"
+    )
     dropout: bool | None = Field(default=None, description="as in the model's config; else off")
-    dtype: Literal["auto", "float32", "bfloat16"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] | None = Field(
+        default=None, description="of the weights"
+    )
     lora: LoraSettings | None = None
-    layout: Layout | None = None
+    layout: Layout | None = Field(default=None, description="unset: packed where the model can")
 
     @model_validator(mode="after")
     def _one_warmup(self) -> UpdateConfig:
@@ -97,37 +103,51 @@ class PairwiseConfig(_Section):
 class ArmoRMConfig(_Section):
     rated: list[str | dict[str, object]] = Field(description="sources of rated responses")
     attributes: list[str] | None = Field(default=None, description="names and order")
-    leave_out_unlabelled: bool = False
-    verbosity: str | None = "helpsteer-verbosity"
+    leave_out_unlabelled: bool = Field(
+        default=False, description="skip attributes that no response is rated by"
+    )
+    verbosity: str | None = Field(
+        default="helpsteer-verbosity", description="attribute that the others are freed of"
+    )
     threshold: float | None = Field(default=None, description="unset: the published 0.03")
-    validation_share: float = Field(default=0.2, gt=0, lt=1)
-    feature_dtype: Literal["float32", "float16"] = "float32"
-    batch_tokens: int | None = Field(default=None, ge=1)
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    validation_share: float = Field(
+        default=0.2, gt=0, lt=1, description="of the rated responses, to choose the ridge by"
+    )
+    feature_dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="of the stored hidden states"
+    )
+    batch_tokens: int | None = Field(default=None, ge=1, description="tokens per forward pass")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="of the weights"
+    )
     gating: GatingSettings = GatingSettings()
 
 
 class TrainRewardConfig(_Section):
     """One training. `describe_keys(TrainRewardConfig)` lists every key with its default."""
 
-    run_dir: str
-    seed: int = Field(default=0, ge=0)
-    recipe: Recipe = "bradley_terry"
+    run_dir: str = Field(description="folder of the training; resumed where it exists")
+    seed: int = Field(default=0, ge=0, description="of heads, orders and held-out pairs")
+    recipe: Recipe = Field(default="bradley_terry", description="how, and to which family")
     model: str = Field(description="folder or hub name of the model to start from")
-    data: list[str | dict[str, object]] = Field(min_length=1, description="sources of pairs")
+    data: list[str | dict[str, object]] = Field(
+        min_length=1,
+        description="sources of pairs: paths, or {path, format, split, columns, source, where, "
+        "every, fraction, limit, pairs, by, diverging_prompts, ties, duplicates, prefix}",
+    )
     on_bad_row: Literal["stop", "skip"] = Field(
         default="stop", description="skip and count rows that cannot be read"
     )
     eval: HeldOutConfig = HeldOutConfig(share=0.1)
-    format: Format | None = None
-    bos: Bos | None = None
-    eos: Eos | None = None
+    format: Format | None = Field(default=None, description="how a conversation becomes text")
+    bos: Bos | None = Field(default=None, description="number of BOS tokens")
+    eos: Eos | None = Field(default=None, description="what a row ends in, beside its template")
     max_length: int | None = Field(default=None, ge=2, description="tokens of one side")
-    truncation_side: TruncationSide | None = None
+    truncation_side: TruncationSide | None = Field(default=None, description="where rows are cut")
     over_long: Literal["cut", "drop"] | None = Field(
         default=None, description="what becomes of pairs longer than max_length"
     )
-    separator: str | None = None
+    separator: str | None = Field(default=None, description="between messages, format hh_hash")
     chat_template: str | None = Field(
         default=None, description="a file, or the template itself, in place of the tokenizer's"
     )
@@ -142,9 +162,9 @@ class TrainRewardConfig(_Section):
     pairwise: PairwiseConfig | None = None
     grm: GRMSettings | None = None
     armorm: ArmoRMConfig | None = None
-    save_steps: int | None = Field(default=None, ge=1)
-    eval_steps: int | None = Field(default=None, ge=1)
-    log_steps: int | None = Field(default=None, ge=1)
+    save_steps: int | None = Field(default=None, ge=1, description="steps between checkpoints")
+    eval_steps: int | None = Field(default=None, ge=1, description="steps between evaluations")
+    log_steps: int | None = Field(default=None, ge=1, description="steps between rows of metrics")
 
     @model_validator(mode="after")
     def _sections_fit_the_recipe(self) -> TrainRewardConfig:

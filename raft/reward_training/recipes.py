@@ -8,7 +8,17 @@ from pathlib import Path
 
 from raft.config.train_reward import SFTConfig, TrainRewardConfig, UpdateConfig
 from raft.reward_training.data import TrainData
-from rewards.training.settings import ReadingSettings, TrainingSettings
+from rewards.training.settings import (
+    GRM_READING,
+    HH_READING,
+    HH_SFT,
+    HH_TRAINING,
+    PUBLISHED_FULL,
+    PUBLISHED_LORA,
+    PUBLISHED_PAIRWISE,
+    ReadingSettings,
+    TrainingSettings,
+)
 from rollout.errors import InputError
 
 __all__ = ["resolved", "run_recipe"]
@@ -134,12 +144,7 @@ _NOT_READ = {
 
 def _reading(config: TrainRewardConfig) -> ReadingSettings:
     """How the model reads conversations."""
-    from rewards.training.bradley_terry import HH_READING
-
-    start = {
-        "hh": HH_READING,
-        "grm": ReadingSettings(max_length=3000, truncation_side="right"),
-    }.get(config.recipe, ReadingSettings())
+    start = {"hh": HH_READING, "grm": GRM_READING}.get(config.recipe, ReadingSettings())
     keys = (
         "format", "bos", "eos", "max_length", "truncation_side", "over_long", "separator",
         "chat_template_kwargs", "on_bad_row",
@@ -155,29 +160,26 @@ def _template(given: str | None) -> str | None:
     try:
         return Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("chat_template", f"{given} is no template and no readable file") from error
+        raise InputError(
+            "chat_template",
+            f"{given} is no template and no readable file",
+            "name a file, or write the template itself",
+        ) from error
 
 
 def _training(config: TrainRewardConfig) -> TrainingSettings:
     """The settings of the only stage, or of the second one."""
-    from rewards.training.bradley_terry import HH_TRAINING
-    from rewards.training.pairwise import PUBLISHED_PAIRWISE
-
-    start = {"hh": HH_TRAINING, "pairwise": PUBLISHED_PAIRWISE}.get(
-        config.recipe, TrainingSettings()
-    )
-    if config.recipe == "grm":
-        from rewards.training.grm import PUBLISHED_FULL, PUBLISHED_LORA
-
-        start = PUBLISHED_LORA if config.train.lora else PUBLISHED_FULL
+    start = {
+        "hh": HH_TRAINING,
+        "pairwise": PUBLISHED_PAIRWISE,
+        "grm": PUBLISHED_LORA if config.train.lora else PUBLISHED_FULL,
+    }.get(config.recipe, TrainingSettings())
     return _updated(start, config.train, config)
 
 
 def _first_stage(config: TrainRewardConfig) -> TrainingSettings | None:
     if config.recipe != "hh" or config.sft is False:
         return None
-    from rewards.training.bradley_terry import HH_SFT
-
     return _updated(HH_SFT, config.sft or SFTConfig(), config)
 
 

@@ -40,9 +40,11 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
         InputError: for data, models or settings that cannot be used, and a run folder that is in
             use or belongs to another config.
     """
+    from raft.reward_training.check import check_training
     from raft.reward_training.recipes import resolved, run_recipe
     from rewards.training import distributed
 
+    check_training(config, data=False)  # the data is read first of all
     settings = resolved(config)
     if not distributed.is_first():
         return _join(config)

@@ -1,6 +1,7 @@
 """What can be known of a run before its workers start: in seconds, without weights or a tokenizer.
 
-`raft validate` asks for it, and `raft.loop.run` first of all.
+`raft validate` asks for it, and `raft.loop.run` first of all. What a training of a reward model
+shares with it is in functions of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from raft.config.paths import shared_data
 from raft.runs.prompts import Texts, check_counts, read_texts
+from rewards.checkpoints.checkpoint import check_files, has_chat_template
 from rewards.checkpoints.hub import check_model
 from rollout.data.sources import find_source
 from rollout.engines.base import stated_context_length
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from raft.config.run import RunConfig
     from rewards.spec import FunctionSpec, RewardSpec
 
-__all__ = ["check_run"]
+__all__ = ["check_length", "check_model_files", "check_reward", "check_run", "check_writable"]
 
 _GIVEN = {"prompts", "completions", "completion_ids", "self"}  # to every reward function
 
@@ -35,6 +38,7 @@ def check_run(config: RunConfig) -> Texts: ...
 def check_run(config: RunConfig, *, hub: bool) -> Texts | None: ...
 
 
+@shared_data()
 def check_run(config: RunConfig, *, hub: bool = True) -> Texts | None:
     """Check the folders and files that a run names, its rewards, its lengths and its GPUs.
 
@@ -47,19 +51,17 @@ def check_run(config: RunConfig, *, hub: bool = True) -> Texts | None:
     Raises:
         InputError: the first thing that would end the run later.
     """
-    _check_writable(Path(config.run_dir))
-    check_model(config.policy.model, "policy.model", hub=hub)
-    for key, reward in config.rewards().items():
-        reward.check_models(f"{key}.model", hub=hub)
+    check_writable(Path(config.run_dir))
+    check_model_files("policy.model", config.policy.model, hub=hub)
     _check_lengths(config)
     _check_gpus(config)
     texts = read_texts(config) if hub or not _on_hub(config) else None
     if texts is not None:
         check_counts(config, texts)
+        _check_template(config, texts)
     columns = {name for prompt in texts.prompts[:1] for name in prompt.fields} if texts else None
     for key, reward in config.rewards().items():
-        for part in reward.parts():
-            _check_reward(key, part, columns)
+        check_reward(key, reward, columns, hub=hub)
     return texts
 
 
@@ -68,7 +70,8 @@ def _on_hub(config: RunConfig) -> bool:
     return any(find_source(one).kind == "dataset" for one in sources if isinstance(one, str))
 
 
-def _check_writable(run_dir: Path) -> None:
+def check_writable(run_dir: Path) -> None:
+    """Raises InputError for a run_dir that is a file or cannot be written."""
     path = run_dir.absolute()
     there = next(one for one in (path, *path.parents) if one.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -76,24 +79,52 @@ def _check_writable(run_dir: Path) -> None:
         raise InputError(f"run_dir={run_dir}", f"{there} {problem}", "choose another run_dir")
 
 
-def _check_lengths(config: RunConfig) -> None:
-    own, asked = stated_context_length(config.policy.model), config.policy.max_model_len
-    if own is None:
+def check_model_files(key: str, model: str, *, adapters: bool = False, hub: bool) -> None:
+    """Raises InputError for a model that is not there, or whose files are not whole."""
+    check_model(model, key, adapters=adapters, hub=hub)
+    folder = Path(model).expanduser()
+    if not folder.is_dir() or (folder / "toy_policy.json").exists():
         return
-    if asked is not None and asked > own:
+    try:
+        check_files(folder)
+    except InputError as error:
+        raise InputError(key, error) from error
+
+
+def check_length(key: str, length: int | None, model: str) -> None:
+    """Raises InputError for more tokens than the files of the model allow."""
+    own = stated_context_length(model)
+    if own is not None and length is not None and length > own:
+        fix = "lower it or leave it out"
+        raise InputError(key, f"is {length}, but {model} takes {own} tokens", fix)
+
+
+def _check_template(config: RunConfig, texts: Texts) -> None:
+    """Messages need a template, and the plain one takes none."""
+    template, folder = config.policy.template, Path(config.policy.model).expanduser()
+    messages = any(not isinstance(prompt.content, str) for prompt in texts.prompts[:1])
+    if template == "plain" and messages:
+        fix = "set it to chat, hh or hh_hash"
+        raise InputError("policy.template", "is plain, but the prompts are messages", fix)
+    needs = template == "chat" or (template == "auto" and messages)
+    if needs and (folder / "config.json").is_file() and not has_chat_template(folder):
         raise InputError(
-            "policy.max_model_len",
-            f"is {asked}, but {config.policy.model} takes {own} tokens",
-            "lower it or leave it out",
+            "policy.template",
+            f"the tokenizer of {config.policy.model} has no chat template",
+            "set it to hh or hh_hash (plain takes text prompts only)",
         )
-    for key, sampling in (("sampling", config.sampling), ("eval", config.eval_sampling)):
-        if sampling.max_new_tokens >= (asked or own):
-            raise InputError(
-                f"{key}.max_new_tokens",
-                f"is {sampling.max_new_tokens}, but prompt and response together take "
-                f"{asked or own} tokens",
-                "lower it",
-            )
+
+
+def _check_lengths(config: RunConfig) -> None:
+    model, asked = config.policy.model, config.policy.max_model_len
+    check_length("policy.max_model_len", asked, model)
+    most, new = asked or stated_context_length(model), config.sampling.max_new_tokens
+    if most is not None and new >= most:
+        raise InputError(
+            "sampling.max_new_tokens",
+            f"is {new}, but prompt and response together take {most} tokens",
+            "lower it",
+        )
 
 
 def _check_gpus(config: RunConfig) -> None:
@@ -106,7 +137,21 @@ def _check_gpus(config: RunConfig) -> None:
         )
 
 
-def _check_reward(key: str, part: RewardSpec, columns: set[str] | None) -> None:
+def check_reward(
+    key: str, reward: RewardSpec, columns: set[str] | None = None, *, hub: bool
+) -> None:
+    """Check a reward's models, functions and tournaments; `columns` are those of the prompts.
+
+    Raises InputError.
+    """
+    for part in reward.parts():
+        if part.kind == "model" or part.kind == "pairwise":
+            check_model_files(f"{key}.model", part.model, adapters=True, hub=hub)
+            check_length(f"{key}.max_length", part.max_length, part.model)
+        _check_part(key, part, columns)
+
+
+def _check_part(key: str, part: RewardSpec, columns: set[str] | None) -> None:
     try:
         if part.kind == "function" and isinstance(part.function, str):
             _check_function(key, part, part.function, columns)

@@ -21,6 +21,7 @@ from raft.filters import Filters
 from raft.selection import ARGUMENTS, check_strategy
 from rewards.combine.checks import finite_number
 from rewards.combine.length import LengthPenalty, build_length_penalty
+from rewards.spec_reader import complaints
 from rewards.tournament import cost
 from rewards.tournament.methods import check_settings
 from rollout.data.overrides import parse_override
@@ -157,8 +158,7 @@ def parse_filters(words: Sequence[str] | None, own: Filters) -> Filters:
     try:
         return SelectConfig.model_validate({**start, **given}).filters()
     except ValidationError as error:
-        first = error.errors()[0]
-        at, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        at, message = complaints(error)[0]
         raise InputError(f"--filter {at}".rstrip(), message) from error
 
 

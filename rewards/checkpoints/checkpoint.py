@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adapter_task",
+    "check_files",
     "check_names",
+    "has_chat_template",
     "read_config",
     "read_tensors",
     "tensor_shapes",
@@ -34,6 +36,11 @@ ADAPTER = "adapter_config.json"
 _PEFT = "base_model.model."  # before the names in an adapter
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _VALUE_HEADS = ("value_head.safetensors", "value_head.bin")
+_TOKENIZERS = (
+    "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt",
+    "tokenizer_config.json", "tiktoken.model",
+)  # fmt: skip
+_POINTER = b"version https://git-lfs"  # in place of a file that was cloned without Git LFS
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -60,6 +67,36 @@ def transformer_folder(folder: Path) -> Path:
     except InputError as error:
         fix = "correct base_model_name_or_path there, or merge the adapter and save it"
         raise InputError(folder, f"is an adapter: {error}", fix) from error
+
+
+def check_files(folder: Path) -> None:
+    """Look at a model's files without loading one: config, heads of the weights, tokenizer.
+
+    Raises `InputError` for one that is missing or damaged.
+    """
+    places = (folder, transformer_folder(folder))
+    read_config(folder)
+    for file in weight_files(folder):
+        with file.open("rb") as opened:
+            start = opened.read(len(_POINTER))
+        if start in (_POINTER, b""):
+            problem = "is empty" if not start else "is a pointer to a file that Git LFS did not get"
+            raise InputError(file, problem, "copy it again, or run git lfs pull")
+        if file.suffix == ".safetensors":
+            _safetensors(file)
+    if not any((place / name).is_file() for place in places for name in _TOKENIZERS):
+        raise InputError(folder, "has no tokenizer", f"copy {_TOKENIZERS[0]} and its config there")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            _read_json(folder / name)
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a chat template stands among a model's files."""
+    config = folder / "tokenizer_config.json"
+    stated = _read_json(config).get("chat_template") if config.is_file() else None
+    others = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+    return bool(stated) or any((folder / name).exists() for name in others)
 
 
 def adapter_task(folder: Path) -> str | None:
@@ -133,8 +170,9 @@ def _safetensors(file: Path) -> Shapes:
         with safe_open(file, framework="np") as tensors:
             names = tensors.keys()
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
-    except SafetensorError as error:
-        raise InputError(file, f"is not a whole safetensors file: {error}") from error
+    except (SafetensorError, OSError) as error:
+        problem = f"is not a whole safetensors file: {error}"
+        raise InputError(file, problem, "copy or save it again") from error
 
 
 def _pickled(file: Path) -> Shapes:

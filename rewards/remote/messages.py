@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_core.core_schema import no_info_plain_validator_function
 
+from rewards.spec_reader import in_words
 from rewards.types import Comparison, RewardError
 from rollout.data.jsonl import is_list, is_object
 from rollout.data.messages import MESSAGE_KEYS, check_messages
@@ -252,11 +253,9 @@ def read_answer(kind: type[A], answer: object) -> A:
         if not where:
             raise RewardError(f"it answered no JSON object but {_short(answer)}") from error
         given = error.errors()[0]["input"]
-        if message == "Field required" and isinstance(given, dict):
+        if message == "missing" and isinstance(given, dict):
             found = ", ".join(map(str, list(given)[:5])) or "nothing"
             message = f"is missing (there is {found[:100]})"
-        else:
-            message = f"{message} (got {_short(given)})"
         raise RewardError(f'its answer: "{where}": {message}: check the protocol') from error
 
 
@@ -274,10 +273,10 @@ def check_model(found: object, model: str | None) -> None:
 
 def _first(error: ValidationError) -> tuple[str, str]:
     """(where, what) of the first thing that is wrong."""
-    first: ErrorDetails = error.errors(include_url=False, include_context=False)[0]
+    first: ErrorDetails = error.errors(include_url=False)[0]
     places = map(str, first["loc"])
     where = ".".join(part for part in places if not part.startswith("function-"))
-    return where, first["msg"].removeprefix("Value error, ")
+    return where, in_words(first)
 
 
 def _short(value: object) -> str:

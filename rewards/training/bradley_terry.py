@@ -28,14 +28,18 @@ from rewards.training.export import export_classifier, export_model
 from rewards.training.fit import fit, forget_checkpoints
 from rewards.training.losses import LanguageObjective, PairObjective, base_of
 from rewards.training.model import load_trainable, pad_id_of
-from rewards.training.settings import LossSettings, ReadingSettings, TrainingSettings
+from rewards.training.settings import (
+    HH_READING,
+    HH_SFT,
+    HH_TRAINING,
+    LossSettings,
+    ReadingSettings,
+    TrainingSettings,
+)
 from rewards.training.trainer import OnMetrics
 from rollout.types import InputError
 
 __all__ = [
-    "HH_READING",
-    "HH_SFT",
-    "HH_TRAINING",
     "chunks",
     "train_bradley_terry",
     "train_hh",
@@ -180,13 +184,6 @@ def chunks(rows: Iterable[Sequence[int]], size: int) -> list[Example]:
         Example((piece,), id=f"chunk {number}", loss_from=(1,))
         for number, piece in enumerate(pieces)
     ]
-
-
-HH_READING = ReadingSettings(
-    format="hh", bos="single", eos="none", max_length=512, over_long="drop"
-)
-HH_TRAINING = TrainingSettings(learning_rate=5e-6, epochs=1, schedule="linear")
-HH_SFT = TrainingSettings(learning_rate=2e-5, epochs=2, schedule="linear")
 
 
 def train_hh(

@@ -29,9 +29,10 @@ from rewards.training.grm_objective import GRMObjective, Head, logits_of
 from rewards.training.losses import base_of
 from rewards.training.model import load_trainable, pad_id_of, training_device
 from rewards.training.settings import (
+    GRM_READING,
+    PUBLISHED_FULL,
     GRMSettings,
     Layout,
-    LoraSettings,
     ReadingSettings,
     TrainingSettings,
 )
@@ -43,22 +44,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["GRM_READING", "PUBLISHED_FULL", "PUBLISHED_LORA", "train_grm"]
+__all__ = ["train_grm"]
 
 log = logging.getLogger("rewards")
 
 HEAD = "v_head"
-_COMMON = TrainingSettings(
-    schedule="cosine", warmup_ratio=0.03, max_grad_norm=5.0, gradient_checkpointing=True
-)
-GRM_READING = ReadingSettings(max_length=3000, truncation_side="right")
-PUBLISHED_FULL = replace(_COMMON, learning_rate=5e-6, epochs=1, batch_size=256)
-PUBLISHED_LORA = replace(
-    _COMMON, learning_rate=1e-5, epochs=2, batch_size=24,
-    lora=LoraSettings(
-        r=32, alpha=64, dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
-    ),
-)  # fmt: skip
 
 
 def train_grm(

@@ -38,16 +38,9 @@ from rollout.types import InputError, Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "PUBLISHED_PAIRWISE", "LabelObjective", "Orders", "encode_comparisons", "train_pairwise",
-]  # fmt: skip
+__all__ = ["LabelObjective", "Orders", "encode_comparisons", "train_pairwise"]
 
 log = logging.getLogger("rewards")
-
-# the axolotl config of pair-pm; its batch holds 128 packed blocks of 3,072 tokens
-PUBLISHED_PAIRWISE = TrainingSettings(
-    learning_rate=5e-6, epochs=1, batch_size=128, schedule="cosine", warmup_ratio=40
-)
 
 # one random order per pair, as published, or both
 Orders = Literal["one", "both"]

@@ -5,7 +5,7 @@ Nothing heavy is imported: `raft train-reward --check` needs no torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import ConfigDict, Field
@@ -15,6 +15,13 @@ from rewards.types import Bos, Eos, Format, TruncationSide
 from rollout.data.bad_rows import OnBadRow
 
 __all__ = [
+    "GRM_READING",
+    "HH_READING",
+    "HH_SFT",
+    "HH_TRAINING",
+    "PUBLISHED_FULL",
+    "PUBLISHED_LORA",
+    "PUBLISHED_PAIRWISE",
     "GRMSettings",
     "GatingSettings",
     "Layout",
@@ -57,7 +64,9 @@ class LossSettings:
     """Weights of the terms of `losses.pair_loss`; a section of the config as it is."""
 
     margin: float = Field(default=0.0, ge=0, description="times the pairs' own margins")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="chance that a label is wrong"
+    )
     center: float = Field(default=0.0, ge=0, description="weight of (chosen + rejected)²")
     positive_weight: float = Field(default=0.0, ge=0, description="weight of −log σ(chosen)")
 
@@ -66,44 +75,40 @@ class LossSettings:
 class LoraSettings:
     """Low-rank adapters in place of all weights; a section of the config as it is."""
 
-    r: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
+    r: int = Field(default=16, ge=1, description="rank of the adapters")
+    alpha: int = Field(default=32, ge=1, description="adapters are scaled by alpha / r")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of inputs dropped")
+    target_modules: str | list[str] = Field(
+        default="all-linear", description="names of the layers that get adapters"
+    )
 
 
 @section(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class GRMSettings:
     """Defaults of the published GRM models; a section of the config as it is.
 
-    Args:
-        alpha: weight of the regulariser; 0 leaves Bradley-Terry on the value head.
-        regulariser: `dpo_free` is DPO without a reference model.
-        beta: of the regulariser's sigmoid.
-        head_layers: hidden layers of the value head; 0 is one linear layer.
-        head_neurons, head_dropout: width of those; share of the states dropped before the head
-            while training.
+    `alpha` 0 leaves Bradley-Terry on the value head, `head_layers` 0 one linear layer.
     """
 
     alpha: float = Field(default=0.01, ge=0, lt=1, description="weight of the regulariser")
-    regulariser: Regulariser = "sft"
-    beta: float = Field(default=0.1, gt=0)
-    head_layers: int = Field(default=1, ge=0)
-    head_neurons: int = Field(default=1024, ge=1)
-    head_dropout: float = Field(default=0.1, ge=0, lt=1)
+    regulariser: Regulariser = Field(default="sft", description="dpo_free: DPO without reference")
+    beta: float = Field(default=0.1, gt=0, description="of the regulariser's sigmoid")
+    head_layers: int = Field(default=1, ge=0, description="hidden layers of the value head")
+    head_neurons: int = Field(default=1024, ge=1, description="width of these")
+    head_dropout: float = Field(default=0.1, ge=0, lt=1, description="states dropped before it")
 
 
 @section(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class GatingSettings:
     """Defaults of ArmoRM's released second stage; a section of the config as it is."""
 
-    hidden_dim: int = Field(default=1024, ge=1)
-    n_hidden: int = Field(default=3, ge=0)
-    temperature: float = Field(default=10.0, gt=0)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    steps: int = Field(default=2000, ge=1)
-    batch_size: int = Field(default=1024, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    hidden_dim: int = Field(default=1024, ge=1, description="width of the hidden layers")
+    n_hidden: int = Field(default=3, ge=0, description="number of hidden layers")
+    temperature: float = Field(default=10.0, gt=0, description="divides the gate's logits")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="while training")
+    steps: int = Field(default=2000, ge=1, description="updates")
+    batch_size: int = Field(default=1024, ge=1, description="pairs per update")
+    learning_rate: float = Field(default=1e-3, gt=0, description="at its highest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,3 +145,27 @@ class TrainingSettings:
     save_steps: int | None = None
     eval_steps: int | None = None
     seed: int = 0
+
+
+# recipe hh: the card of weqweasdas/hh_rlhf_rm_open_llama_3b
+HH_READING = ReadingSettings(
+    format="hh", bos="single", eos="none", max_length=512, over_long="drop"
+)
+HH_TRAINING = TrainingSettings(learning_rate=5e-6, epochs=1, schedule="linear")
+HH_SFT = TrainingSettings(learning_rate=2e-5, epochs=2, schedule="linear")
+# the axolotl config of pair-pm; its batch holds 128 packed blocks of 3,072 tokens
+PUBLISHED_PAIRWISE = TrainingSettings(
+    learning_rate=5e-6, epochs=1, batch_size=128, schedule="cosine", warmup_ratio=40
+)
+# recipe grm: the scripts of Yang et al. 2024 (arXiv 2406.10216)
+GRM_READING = ReadingSettings(max_length=3000, truncation_side="right")
+PUBLISHED_FULL = TrainingSettings(
+    learning_rate=5e-6, epochs=1, batch_size=256, schedule="cosine", warmup_ratio=0.03,
+    max_grad_norm=5.0, gradient_checkpointing=True,
+)  # fmt: skip
+PUBLISHED_LORA = replace(
+    PUBLISHED_FULL, learning_rate=1e-5, epochs=2, batch_size=24,
+    lora=LoraSettings(
+        r=32, alpha=64, dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
+    ),
+)  # fmt: skip

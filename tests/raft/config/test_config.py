@@ -83,7 +83,8 @@ def test_validate_tells_runs_from_trainings(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAFT_DATA", "/data")
-    monkeypatch.setattr("raft.runs.check.check_run", lambda *_, **__: None)  # no file is there
+    for check in ("raft.runs.check.check_run", "raft.reward_training.check.check_training"):
+        monkeypatch.setattr(check, lambda *_, **__: None)  # no file is there
     assert main(["validate", str(path)]) == 0
     training = path.parent.name == "reward"
     recipe = yaml.safe_load(path.read_text()).get("recipe")
@@ -104,7 +105,7 @@ def test_validate_complains_of_a_training_as_train_reward_does(
         assert main([command, str(tmp_path / "rm.yaml"), "recipe=grm", "lambda=1"]) == 2
         said.append(capsys.readouterr().err)
     assert said[0] == said[1] and said[0].count("\n") == 1
-    assert "train.epochs: Input should be greater than 0 (got 0)" in said[0]
+    assert "train.epochs: is 0, not more than 0" in said[0]
     assert says(said[0], "lambda: unknown key `raft train-reward --keys`")
 
 

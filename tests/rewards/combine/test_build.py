@@ -87,10 +87,10 @@ def test_names_are_the_functions_and_told_apart():
         ({"members": "length"}, "members"),
         ({"members": None}, "needs members"),
         ({"members": ["length"]}, "members.0 dictionary"),
-        ({"members": [LENGTH, {"kind": "oracle"}]}, "members.1.kind (got 'oracle')"),
+        ({"members": [LENGTH, {"kind": "oracle"}]}, "members.1.kind 'oracle' not one of"),
         ({"members": [{**LENGTH, "weight": 0}]}, "members[0].weight: 0"),
         ({"members": [{**LENGTH, "normalise": "z"}]}, "members[0].normalise: 'z'"),
-        ({"members": [LENGTH], "reduce": "median"}, "reduce (got 'median')"),
+        ({"members": [LENGTH], "reduce": "median"}, "reduce is 'median' not one of"),
         ({"members": [LENGTH], "length_penalty": 3}, "length_penalty dictionary"),
         (
             {"members": [LENGTH], "length_penalty": {"above": 1}},

@@ -193,14 +193,17 @@ def test_a_score_that_is_its_own_sigmoid_proves_nothing_and_fails_nothing():
         ([{"index": 0, "probs": [1.5]}, {"index": 0, "probs": [2.5]}], "not numbered 0, 1"),
         (
             [{"index": 0, "probs": [1.5]}, {"index": True, "probs": [2.5]}],
-            "integer (got True",
+            "is True, not a whole number",
         ),
-        ([{"index": 0, "probs": [1.5]}, {"index": [1], "probs": [2.5]}], "valid integer (got [1]"),
+        (
+            [{"index": 0, "probs": [1.5]}, {"index": [1], "probs": [2.5]}],
+            "is a list, not a whole number",
+        ),
         ([{"index": 0, "probs": [1, 2]}, {"index": 1, "probs": [1, 2]}], "has 2 outputs"),
         ([{"index": 0, "probs": [[1.0]]}, {"index": 1, "probs": [[1.0]]}], "one output per token"),
         ([{"index": 0}, {"index": 1}], "data.0.probs"),
-        ([{"index": 0, "probs": ["1"]}, {"index": 1, "probs": [2.0]}], "valid number (got"),
-        ("nonsense", '"data": Input should be a valid list'),
+        ([{"index": 0, "probs": ["1"]}, {"index": 1, "probs": [2.0]}], "is '1', not a number"),
+        ("nonsense", "is 'nonsense', not a list"),
     ],
 )
 def test_vllm_half_answers_are_errors(data, said):

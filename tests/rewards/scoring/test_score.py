@@ -286,7 +286,7 @@ def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("nowhere.yaml", "--reward nowhere.yaml: no such file"),
         ("./nowhere", "--reward: no such folder ./nowhere"),
         ("{kind: model}", 'needs model'),
-        ("{kind: magic}", "kind: Input should be"),
+        ("{kind: magic}", "kind: is 'magic', not one of function"),
         ("{function: length}", "says no kind"),
         ("{kind: function, function: length, formt: hh}", "formt unknown key did you mean format"),
         ("{kind: function, function: length, format: hh}", "has no use for format"),

@@ -18,9 +18,17 @@ from rewards import load_reward
 from rewards.checkpoints.families import recognise
 from rewards.data.pair import Pair
 from rewards.training.examples import Example
-from rewards.training.grm import GRM_READING, PUBLISHED_FULL, PUBLISHED_LORA, train_grm
+from rewards.training.grm import train_grm
 from rewards.training.grm_objective import GRMObjective, Head, dpo, grm_loss, sft, summed_log_probs
-from rewards.training.settings import GRMSettings, LoraSettings, ReadingSettings, TrainingSettings
+from rewards.training.settings import (
+    GRM_READING,
+    PUBLISHED_FULL,
+    PUBLISHED_LORA,
+    GRMSettings,
+    LoraSettings,
+    ReadingSettings,
+    TrainingSettings,
+)
 from rollout.types import InputError
 
 READING = ReadingSettings(max_length=200, truncation_side="right")

@@ -12,15 +12,12 @@ import torch
 from wording import words
 
 from rewards.training.bradley_terry import (
-    HH_READING,
-    HH_SFT,
-    HH_TRAINING,
     chunks,
     train_hh,
     train_sft,
 )
 from rewards.training.model import load_trainable
-from rewards.training.settings import TrainingSettings
+from rewards.training.settings import HH_READING, HH_SFT, HH_TRAINING, TrainingSettings
 from rollout.types import InputError
 
 PAIRS = tiny.made_pairs(40)

@@ -13,11 +13,10 @@ import numpy as np
 from raft.bon.estimate import Curve, CurveRow, Floats, Point, Series, best_of_n_curve
 from raft.bon.plot import draw_curve
 from raft.bon.pool import Columns, Pool, check_columns, read_pool
-from rollout.data.bad_rows import OnBadRow, Reason
+from rollout.data.bad_rows import BadRows, OnBadRow, Reason
 from rollout.data.jsonl import encode_rows
 from rollout.data.rows import RowIds
 from rollout.data.scored_rows import RowReader, ScoreRow
-from rollout.data.sources import Source
 from rollout.errors import InputError
 from rollout.storage.files import make_out_folder, whole_file, write_json
 from rollout.storage.output import OutputFiles, refuse_input
@@ -159,11 +158,8 @@ def best_of_n(
         str(file), form="responses", split=split, columns=columns, on_bad_row=on_bad_row
     )
     judged = judged or Judged()
-    settings = {"pool": _identities(reader.source), "by": by, "gold": gold, "n": n, "seed": seed}
-    settings |= {"judged": asdict(judged), "columns": columns}
-    # files of earlier versions do not say what is usual
-    settings |= {"split": split} if split != "train" else {}
-    settings |= {"on_bad_row": on_bad_row} if on_bad_row != "stop" else {}
+    settings = {"by": by, "gold": gold, "n": n, "seed": seed, "judged": asdict(judged)}
+    settings |= _what_is_read(reader)
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
     for path in out.all:
         for one in reader.source.files:
@@ -179,10 +175,7 @@ def best_of_n(
         scores_PN, gold_PN = pool.scores_PN, pool.gold_PN
         ns = range(1, n + 1) if judged.ranks_all else sorted({1, n})
         curve = best_of_n_curve(scores_PN, ns, gold_PN, seed=seed)
-        found = _result(file, pool, curve, judged, best)
-        skipped = reader.bad.summary()
-        found["skipped"] = skipped["skipped"]
-        found["skipped_reasons"] = skipped["skipped_reasons"]
+        found = _result(file, pool, curve, judged, best, reader.bad)
         found["peak"] = _peaks(scores_PN, gold_PN, curve, judged, seed)
         draw_curve(curve, _titles(pool.columns, judged), out.picture)
         write_json(out.curve, found)
@@ -190,9 +183,16 @@ def best_of_n(
     return {**found, "out": names}
 
 
-def _identities(source: Source) -> object:
-    found = [identity(file.stat()) for file in source.files] or [source.name]
-    return found[0] if len(found) == 1 else found
+def _what_is_read(reader: RowReader) -> dict[str, object]:
+    """The pool, and the settings by which it is read; usual ones are not said."""
+    source, policy = reader.source, reader.bad.policy
+    files = [identity(file.stat()) for file in source.files] or [source.name]
+    return {
+        "pool": files[0] if len(files) == 1 else files,
+        "columns": dict(source.columns),
+        "split": None if source.split == "train" else source.split,
+        "on_bad_row": None if policy == "stop" else policy,
+    }
 
 
 def _columns(reader: RowReader, by: str, gold: str | None) -> Columns:
@@ -239,7 +239,9 @@ def _titles(columns: Columns, judged: Judged) -> dict[str, str]:
     return found if judged.points else {"proxy": f"Proxy, which selects: {columns.by}", **found}
 
 
-def _result(file: Path, pool: Pool, curve: Curve, judged: Judged, best: int) -> CurveFile:
+def _result(
+    file: Path, pool: Pool, curve: Curve, judged: Judged, best: int, bad: BadRows
+) -> CurveFile:
     n = int(curve.n_S[-1])
     rows = curve.rows()
     for row in rows if judged.points else ():
@@ -260,8 +262,7 @@ def _result(file: Path, pool: Pool, curve: Curve, judged: Judged, best: int) -> 
         "interval": "95 %, bootstrap over prompts",
         "curve": rows,
         "peak": {},
-        "skipped": 0,
-        "skipped_reasons": {},
+        **bad.summary(),
     }
     if missing["scores"]:
         log.warning(

@@ -100,7 +100,8 @@ def iterate(run: Run) -> None:
         watch, stopped = Stopwatch(), None
         if iteration > 0:
             improve(run, iteration)
-        if iteration % run.config.eval.every == 0 or iteration == run.config.iterations:
+        there = run.workers.rollout.version <= iteration  # else it was gone before this start
+        if there and run.config.evaluation_due(iteration, len(run.held_out)):
             stopped = evaluate(run, iteration, watch)
         run.folder.drop_old_checkpoints(run.config.keep_checkpoints, run.monitor.best_iteration())
         if stopped:
@@ -132,7 +133,6 @@ def improve(run: Run, iteration: int) -> None:
         trained = train(run.config, run.folder, run.workers, selected, iteration)
     with watch("sync"):
         sync(run.config, run.folder, run.workers, run.held_out, iteration)
-    times = watch.metrics()  # the evaluation's row, where there is one, has the whole iteration
     judged = by_judge(config.reward, config.gold, alone=False)
     row = {
         **summarize(store.rows(), "rollout", without_means=judged),
@@ -140,7 +140,7 @@ def improve(run: Run, iteration: int) -> None:
         **kept,
         **trained,
         **collected.metrics(),
-        **times,
+        **watch.metrics(),  # the evaluation's row, where there is one, has the whole iteration
         "policy/version": iteration,
     }
     run.log(iteration, "train", row)

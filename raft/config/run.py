@@ -5,6 +5,7 @@ Unknown keys are errors. Only `raft.assemble` and the loop read these classes.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -18,6 +19,9 @@ from raft.filters import Filters
 from raft.selection import STRATEGIES, check_strategy
 from rewards.spec import RewardSpec
 from rollout.types import Sampling
+
+# a held-out response is also compared with the starting policy's: it costs near twice a draw
+_TRAINED_FOR_ONE = 7
 
 
 class _Section(BaseModel):
@@ -183,7 +187,12 @@ class EvalConfig(_Section):
     temperature: float | None = Field(
         default=None, ge=0, le=2, description="default: sampling.temperature"
     )
-    every: int = Field(default=1, ge=1, description="iterations between evaluations")
+    every: int | None = Field(
+        default=None,
+        ge=1,
+        description="iterations between evaluations; default: so many that one held-out response "
+        f"is drawn for {_TRAINED_FOR_ONE} others, which leaves evaluation a seventh of the time",
+    )
 
 
 class ClusterConfig(_Section):
@@ -263,6 +272,13 @@ class RunConfig(_Section):
         own = self.eval.temperature
         temperature = self.sampling.temperature if own is None else own
         return replace(self.sampling, k=self.eval.k, temperature=temperature)
+
+    def evaluation_due(self, iteration: int, held_out: int) -> bool:
+        """Whether the policy of `iteration` is evaluated, on `held_out` prompts: the first, the
+        last, and every `eval.every`-th."""
+        drawn = min(self.prompts.per_iteration * self.sampling.k, 2**62)
+        every = self.eval.every or math.ceil(_TRAINED_FOR_ONE * held_out * self.eval.k / drawn)
+        return iteration % every == 0 or iteration == self.iterations
 
     @model_validator(mode="after")
     def _selector_and_update_fit(self) -> RunConfig:

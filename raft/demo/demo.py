@@ -85,7 +85,7 @@ def demo_config(root: Path, seed: int, size: Size) -> dict[str, object]:
             "optimizer": "fresh",
             "schedule": "linear",
         },
-        "eval": {"prompts": str(root / "held_out.jsonl"), "k": 4},
+        "eval": {"prompts": str(root / "held_out.jsonl"), "k": 4, "every": 1},
     }
 
 

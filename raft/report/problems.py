@@ -6,6 +6,7 @@ Each is named once in the log and again at the top of the page; none stops the r
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -155,8 +156,11 @@ def _trained(row: Mapping[str, float]) -> bool:
 
 
 def _every(config: Mapping[str, object]) -> int:
+    """Iterations between evaluations; where the run chose them itself, only the ends are sure."""
     section = config.get("eval")
     every = section.get("every") if isinstance(section, dict) else None
+    if isinstance(section, dict) and "every" in section and every is None:
+        return sys.maxsize
     return every if isinstance(every, int) and every > 0 else 1
 
 

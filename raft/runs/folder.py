@@ -32,6 +32,7 @@ UNFINISHED = ".checkpoint-"  # a checkpoint that is being written; the rest of i
 # these may differ between a run and its continuation: they change no sample
 _FREE_KEYS = (
     "iterations",
+    "eval.every",
     "cluster",
     "log",
     "keep_checkpoints",

@@ -39,7 +39,7 @@ def settings(root: Path, **sections: Any) -> dict[str, Any]:
         "sampling": {"k": 4, "max_new_tokens": 12},
         "reward": {"kind": "function", "function": "word_list", "arguments": {"lexicon": LEXICON}},
         "train": {"learning_rate": 1.0},
-        "eval": {"prompts": 10, "k": 2},
+        "eval": {"prompts": 10, "k": 2, "every": 1},
         "cluster": {"address": "inline"},
     }
     for name, section in sections.items():

@@ -55,7 +55,7 @@ def settings(run_dir: Path, model: Path, source: Path, **sections: dict[str, Any
         "sampling": {"k": 4, "max_new_tokens": 16, "seed_per_prompt": True},
         "reward": {"kind": "function", "function": "length", "arguments": {}},
         "train": {"learning_rate": 1e-3, "batch_size": 8},
-        "eval": {"prompts": 8, "k": 2},
+        "eval": {"prompts": 8, "k": 2, "every": 1},
     }
     for name, section in sections.items():
         value = {**base[name], **section} if isinstance(base.get(name), dict) else section
@@ -89,7 +89,7 @@ def stories(raft_data: Path, run_dir: Path, **sections: dict[str, Any]) -> Any:
         raft_data / "data/tinystories/train.txt.gz",
         **{
             "prompts": {"separator": "<|endoftext|>", "first_words": 8, "limit": 200},
-            "eval": {"prompts": 16, "k": 2},
+            "eval": {"prompts": 16, "k": 2, "every": 1},
             "reward": {
                 "function": "word_list",
                 "arguments": {"lexicon": str(raft_data / "data/lexicon/story_mood.json")},

@@ -247,6 +247,27 @@ def test_evaluating_now_and_then(tmp_path: Path) -> None:
     assert all(row["time/iteration"] > 0 for row in of_phase(folder, "train"))
 
 
+@pytest.mark.parametrize("held_out, k, per_iteration, evaluated", [
+    (10, 1, 12, [0, 2, 4, 5]),  # 70 held-out responses' worth: 48 are drawn in an iteration
+    (10, 2, 12, [0, 3, 5]),
+    (3, 1, 12, [0, 1, 2, 3, 4, 5]),
+    (20, 8, 1, [0, 5]),
+])  # fmt: skip
+def test_evaluations_are_so_rare_that_they_cost_little(
+    tmp_path: Path, held_out: int, k: int, per_iteration: int, evaluated: list[int]
+) -> None:
+    own = {"prompts": held_out, "k": k, "every": None}
+    batch = {"per_iteration": per_iteration}
+    folder = run(toy_runs.config(tmp_path, iterations=5, eval=own, prompts=batch))
+    assert [row["iteration"] for row in of_phase(folder, "eval")] == evaluated
+
+
+def test_how_often_is_evaluated_may_change(tmp_path: Path) -> None:
+    run(toy_runs.config(tmp_path, iterations=2, eval={"every": 2}))
+    folder = run(toy_runs.config(tmp_path, iterations=4, eval={"every": 1}))
+    assert [row["iteration"] for row in of_phase(folder, "eval")] == [0, 2, 3, 4]
+
+
 def test_no_iterations_is_an_evaluation(tmp_path: Path) -> None:
     folder = run(toy_runs.config(tmp_path, iterations=0))
     assert [row["phase"] for row in toy_runs.metrics(folder)] == ["eval"]

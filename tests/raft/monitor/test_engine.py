@@ -32,7 +32,7 @@ def settings(root: Path, raft_data: Path, reward: dict[str, Any], **sections: An
             "sampling": {"k": 8, "max_new_tokens": 48},
             "reward": reward,
             "train": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 16},
-            "eval": {"prompts": 48, "k": 4},
+            "eval": {"prompts": 48, "k": 4, "every": 1},
             **sections,
         }
     )

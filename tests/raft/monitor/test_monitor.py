@@ -37,7 +37,7 @@ def settings(root: Path, body: str, **sections: Any) -> Any:
     own: dict[str, Any] = {
         "reward": toy_runs.reward_file(root, body),
         "iterations": 12,
-        "eval": {"prompts": 16, "k": 4},
+        "eval": {"prompts": 16, "k": 4, "every": 1},
         "sampling": {"k": 8, "max_new_tokens": 16},
         "train": {"learning_rate": 6.0},
     }

@@ -53,6 +53,7 @@ class Run:
     monitor: Monitor
     measures: PolicyMeasures
     sinks: Sinks
+    start_seconds: float  # until the engines were there
 
     def log(self, iteration: int, phase: str, metrics: Mapping[str, Metric]) -> None:
         self.sinks.write(self.folder.add_metrics(iteration, phase, metrics))
@@ -86,7 +87,8 @@ def run(config: RunConfig) -> Path:
                 measures = policy_measures(config)
                 engine, seconds = workers.rollout.describe(), time.monotonic() - started
                 log.info("policy %s, engine %s, %.0f s", config.policy.model, engine, seconds)
-                iterate(Run(config, folder, workers, prompts, held_out, monitor, measures, sinks))
+                parts = (config, folder, workers, prompts, held_out, monitor, measures, sinks)
+                iterate(Run(*parts, start_seconds=seconds))
         if not (over and curves.exists()):
             draw_curves([folder.root], curves)
         return folder.root
@@ -168,10 +170,14 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
             names=run.workers.reward.names,
             title=f"iteration {iteration}: held-out",
         )
-        if iteration == 0:  # the trainer has started beside the drawing
+    if iteration == 0:  # the trainer has started beside the drawing
+        with watch("start"):
             check_start(config, run.workers, held_out, store)
+    with watch("eval"):
         measured = monitor.measure(iteration, run.measures, run.workers.log_probs)
     times = watch.metrics()
+    if iteration == 0:
+        times["time/start"] += run.start_seconds
     row = {
         **summarize(store.rows(), "eval"),
         **measured,

@@ -39,8 +39,9 @@ def draw_panel(
     else:
         for series in shown(panel, many, order):
             _line(ax, series, _place(series, order), style, len(order))
-        for series in _main_lines(many):
-            _marks(ax, series, _place(series, order), style, x)
+        marked = [series for series in _main_lines(many) if series.setting.marks]
+        for row, series in enumerate(marked):
+            _marks(ax, series, _place(series, order), style, x, (row, len(marked)))
     ax.set_ylabel(_y_label(panel, many, order))
     _scale(ax, panel, many, x, x_scale)
 
@@ -146,12 +147,23 @@ def _main_lines(many: Sequence[Series]) -> list[Series]:
     return list(first.values())
 
 
-def _marks(ax: Axes, series: Series, place: int, style: Style, x: str) -> None:
+def _marks(
+    ax: Axes, series: Series, place: int, style: Style, x: str, among: tuple[int, int]
+) -> None:
+    """Draw the marks of a setting; `among` is (its number, how many settings have marks): those of
+    several at one place stand above one another, and their dots beside one another."""
     from matplotlib.markers import TICKUP
+    from matplotlib.transforms import ScaledTranslation
 
+    row, rows = among
     color, _ = line_style(place)
     points = {point.iteration: point for point in series.points}
-    bottom = ax.get_xaxis_transform()
+    height = style.marker * min(3.0, 9 / rows)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    raised = ScaledTranslation(0, row * height * 1.15 / 72, figure.dpi_scale_trans)
+    bottom = ax.get_xaxis_transform() + raised
+    dots = (row * 2.5, (1, rows * 2.5 - 1))
     for kind, iteration in dict.fromkeys((m.kind, m.iteration) for m in series.setting.marks):
         point = points.get(iteration)
         at = float(iteration) if x == "iteration" else point.x if point else None
@@ -159,11 +171,11 @@ def _marks(ax: Axes, series: Series, place: int, style: Style, x: str) -> None:
             continue
         gid = f"{series.setting.label} {kind} {iteration}"
         if kind == "stopped":
-            ax.axvline(at, color=color, linestyle=(0, (1, 1.5)), linewidth=style.line, gid=gid)
+            ax.axvline(at, color=color, linestyle=dots, linewidth=style.line, gid=gid)
         elif kind == "guard":
             ax.plot(
                 [at], [0.0], marker=TICKUP, linestyle="none", transform=bottom, clip_on=False,
-                color=color, markersize=style.marker * 3, markeredgewidth=style.line * 1.2, gid=gid,
+                color=color, markersize=height, markeredgewidth=style.line * 1.2, gid=gid,
                 zorder=4,
             )  # fmt: skip
         elif point is not None:

@@ -91,7 +91,7 @@ def add_shared_key(
         for setting in settings
     }
     entries = [
-        *_setting_entries(runs, style),
+        *_setting_entries(runs, style, named=any(map(_is_named, settings))),
         *_interval_entry(drawn),
         *_mark_entries(settings, style),
     ]
@@ -135,14 +135,20 @@ def _fitted(make: Callable[[int], Legend], count: int, room: float) -> Legend:
     raise AssertionError("one column is always taken")
 
 
-def _setting_entries(runs: Mapping[str, int], style: Style) -> list[Entry]:
+def _is_named(setting: Setting) -> bool:
+    """Whether a label was given, and is not only the folder's name."""
+    return len(setting.paths) > 1 or setting.label != setting.paths[0].name
+
+
+def _setting_entries(runs: Mapping[str, int], style: Style, *, named: bool) -> list[Entry]:
     """`runs` is how many runs the lines of a setting are means of, by its label."""
     from matplotlib.lines import Line2D
 
     labels = [f"{label} ({count} runs)" if count > 1 else label for label, count in runs.items()]
     if len(labels) == 1:
         # colours tell metrics apart then, and the caption of a paper names the run
-        return [] if style.lettered else [(Line2D([], [], linestyle="none"), labels[0])]
+        shown = named or not style.lettered
+        return [(Line2D([], [], linestyle="none"), labels[0])] if shown else []
     entries = []
     for place, label in enumerate(labels):
         color, marker = line_style(place)

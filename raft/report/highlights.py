@@ -49,7 +49,8 @@ def changed(first: Index, last: Index, stage: int) -> tuple[list[SampleEntry], l
 
 
 def disagreeing(index: Index, stage: int) -> list[SampleEntry]:
-    """Samples that proxy and gold score most differently, one of each prompt.
+    """Samples that proxy and gold score most differently, one of each prompt; those first that the
+    proxy puts above gold, as a policy that exploits it does.
 
     Each reward is scaled by its standard deviation over the samples of the stage.
     """
@@ -68,7 +69,9 @@ def disagreeing(index: Index, stage: int) -> list[SampleEntry]:
             gap, k = max(gaps, key=lambda one: abs(one[0]))
             found.append((abs(gap), gap, k, row))
     largest = heapq.nlargest(LENGTH, found, key=_first)
-    return [_of(stage, row, k, index, [("proxy above gold by", gap)]) for _, gap, k, row in largest]
+    largest.sort(key=lambda one: one[1] < 0)  # within each, the furthest apart first
+    names = {True: "proxy above gold by", False: "gold above proxy by"}
+    return [_of(stage, row, k, index, [(names[gap > 0], size)]) for size, gap, k, row in largest]
 
 
 def with_excerpts(lists: Iterable[SampleList], stage: Stage, advance: Callable[[], None]) -> None:

@@ -136,6 +136,8 @@ def _run(
     rows["commit"] = env.get("git")
     if seconds := _wall_seconds(metrics):
         rows["time in iterations"] = _duration(seconds)
+    if seconds := sum(row.get("time/start") or 0.0 for row in metrics):
+        rows["start-up of workers"] = f"{_duration(seconds)}, not counted above"
     return _pairs(rows)
 
 

@@ -145,7 +145,13 @@ def _lists(
             ("Fallen most", "mean of a held-out prompt, first against last evaluation", fallen),
         ]
     odds = highlights.disagreeing(index, last)
-    found.append(("Proxy against gold", f"furthest apart in standard deviations, {where}", odds))
+    found.append(
+        (
+            "Proxy against gold",
+            f"furthest apart in standard deviations, proxy above gold first, {where}",
+            odds,
+        )
+    )
     return [
         SampleList(title=title, what=what, entries=entries)
         for title, what, entries in found

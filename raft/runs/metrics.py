@@ -38,7 +38,10 @@ __all__ = [
 
 
 class Stopwatch:
-    """Times the stages of an iteration: `with watch("train"):` gives `time/train`, in seconds."""
+    """Times the stages of an iteration: `with watch("train"):` gives `time/train`, in seconds.
+
+    The stage "start", which waits for workers that are starting, is no part of the iteration.
+    """
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -48,11 +51,13 @@ class Stopwatch:
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.monotonic()
         yield
-        self._stages[f"time/{stage}"] = time.monotonic() - start
+        key = f"time/{stage}"
+        self._stages[key] = self._stages.get(key, 0.0) + time.monotonic() - start
 
     def metrics(self) -> dict[str, float]:
         """The stages so far, and `time/iteration` since the watch was made."""
-        return {**self._stages, "time/iteration": time.monotonic() - self._start}
+        seconds = time.monotonic() - self._start - self._stages.get("time/start", 0.0)
+        return {**self._stages, "time/iteration": seconds}
 
 
 def read_metrics(

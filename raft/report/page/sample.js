@@ -42,7 +42,6 @@ function sampleCard(row, k, { measure, needle, dim, lit }) {
   const facts = [
     row.tokens?.[k] != null && counted(row.tokens[k], "token"),
     row.version !== undefined && `policy ${row.version}`,
-    row.seeds?.[k] != null && `seed ${row.seeds[k]}`,
   ].filter(Boolean);
   const chosen = row.chosen?.includes(k);
   return el(
@@ -59,7 +58,7 @@ function sampleCard(row, k, { measure, needle, dim, lit }) {
       chosen ? tag("chosen", "good") : null,
       row.rejected?.includes(k) ? tag("rejected", "warn", "the rejected side of a pair") : null,
       endTag(row.finish?.[k]),
-      el("span", { class: "facts" }, facts.join(" · ")),
+      el("span", { class: "facts", title: row.seeds?.[k] != null ? `seed ${row.seeds[k]}` : null }, facts.join(" · ")),
     ),
     textBox(row.responses[k], needle),
   );

@@ -317,6 +317,42 @@ def test_guards_and_stops_are_marked(tmp_path, caplog):
     assert [mark["kind"] for mark in exported["marks"]] == ["guard", "stopped", "best"]
 
 
+def test_marks_of_several_runs_at_one_iteration_can_all_be_seen(tmp_path):
+    runs = [write_run(tmp_path / name, *map(evaluated, range(4))) for name in "abc"]
+    mark = {"iteration": 2, "guard": "kl_budget", "message": "", "stops": True}
+    for run in runs[1:]:
+        (run / "guards.jsonl").write_text(json.dumps(mark) + "\n")
+        (run / "stopped.json").write_text(json.dumps({**mark, "best_iteration": 1}))
+    (picture,) = draw_curves(runs, tmp_path / "c.svg", panels=["reward"])
+    text = picture.read_text()
+    ticks, dots = [
+        [
+            text.partition(f'<g id="{run} {kind} 2">')[2].partition("</g>\n   </g>")[0]
+            for run in "bc"
+        ]
+        for kind in ("guard", "stopped")
+    ]
+    places = [re.search(r'<use [^>]*x="([^"]+)" y="([^"]+)"', tick).groups() for tick in ticks]
+    assert places[0][0] == places[1][0] and float(places[0][1]) > float(places[1][1])
+    offsets = [re.search(r"stroke-dashoffset: ([^;]+)", dot)[1] for dot in dots]
+    assert offsets[0] != offsets[1]
+
+
+def test_a_label_that_was_given_is_drawn(tmp_path):
+    run, other = (write_run(tmp_path / name, *map(evaluated, range(3))) for name in ("r", "s"))
+
+    def written(given, style):
+        draw_curves([given], tmp_path / "c.svg", style=style, panels=["reward"])
+        text = (tmp_path / "c.svg").read_text()
+        return set(re.findall(r"(?:<!-- |>)([^<>]+?)(?: -->|<)", text))  # outlines are commented
+
+    for style in ("screen", "paper"):
+        assert "ours (2 runs)" in written(f"ours={run},{other}", style)
+        assert "ours" in written(f"ours={run}", style)
+    # the caption of a paper names the only run
+    assert "r" in written(run, "screen") and "r" not in written(run, "paper")
+
+
 def everything(folder: Path, name: str, iterations: int = 6) -> Path:
     """A run that has every panel."""
     keys = ("best_of_k", "gold_mean", "gold_ci95", "kl_k1", "kl_k1_ci95", "kl_k3", "perplexity",

@@ -7,7 +7,8 @@ from raft.report.samples import Index
 
 
 def test_what_the_proxy_puts_above_gold_comes_first_and_no_gap_is_negative() -> None:
-    proxy, gold = [[0.0], [3.0], [9.0], [0.0], [1.0]], [[1.0], [5.0], [0.0], [9.0], [2.0]]
+    proxy: list[list[float | None]] = [[0.0], [3.0], [9.0], [0.0], [1.0]]
+    gold: list[list[float | None]] = [[1.0], [5.0], [0.0], [9.0], [2.0]]
     scores = {"reward": proxy, "gold": gold}
     index = Index(ids=[str(row) for row in range(5)], scores=scores)
     entries = disagreeing(index, stage=0)

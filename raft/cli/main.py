@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -14,7 +13,6 @@ from raft.cli.doctor import add_doctor
 from raft.cli.options import Parser, log_old_names
 from raft.cli.process import (
     Ended,
-    LogFormat,
     check_directory,
     complain,
     discard_stdout,
@@ -26,8 +24,8 @@ from raft.cli.reward_models import add_eval_reward, add_train_reward
 from raft.cli.rewards import add_rank, add_score, add_serve_reward
 from raft.cli.runs import add_curves, add_demo, add_report, add_run, add_validate
 from raft.cli.sampling import add_bon, add_sample
+from raft.logs import log_for_command
 from rewards.types import RewardError
-from rollout.engines.environment import quiet_libraries, spin_briefly
 from rollout.errors import InputError
 from rollout.storage.files import is_disk_full
 
@@ -59,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with surroundings():
             options = _parse(arguments)
             check_directory()
-            _set_up(quiet=options.quiet)
+            log_for_command(quiet=options.quiet)
             log_old_names(options)
             code = _run(options)
             sys.stdout.flush()  # printed results count as output: a full disk there is told
@@ -98,16 +96,6 @@ def _told(error: Exception, arguments: Sequence[str]) -> int:
         return 2
     complain(f"{type(error).__name__}: {error} ({_traceback_place(error, arguments)})")
     return 1
-
-
-def _set_up(*, quiet: bool) -> None:
-    quiet_libraries()
-    spin_briefly()
-    handler = logging.StreamHandler()
-    handler.setFormatter(LogFormat())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for name in ("raft", "rollout", "rewards"):
-        logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def _complain_of_full_disk(error: Exception) -> None:

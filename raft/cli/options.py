@@ -39,7 +39,6 @@ __all__ = [
     "add_seed",
     "add_set",
     "add_tournament_options",
-    "base_name",
     "count",
     "data_options",
     "log_old_names",
@@ -182,13 +181,6 @@ def count(text: str) -> int:
 def names(text: str) -> list[str]:
     """Names between commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def base_name(column: str) -> str | None:
-    """The NAME of `NAME_scores`, also given as NAME alone; None of the plain `scores`."""
-    if column in ("score", "scores"):
-        return None
-    return column.removesuffix("_scores").removesuffix("_score")
 
 
 def add_seed(to: OptionGroup, use: str, default: int | None = 0) -> None:

@@ -1,6 +1,6 @@
 """What the process of a command owes those around it: signals, streams, a folder to be in.
 
-Foreign text reaches the terminal through `complain`, the log's format and `print_result` of
+Foreign text reaches the terminal through `complain`, the log of `raft.logs` and `print_result` of
 `raft.cli.options`, which make it safe.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import select
 import signal
@@ -17,11 +16,10 @@ import threading
 from collections.abc import Iterator
 
 from rollout.errors import InputError
-from rollout.text.printable import one_line, printable
+from rollout.text.printable import one_line
 
 __all__ = [
     "Ended",
-    "LogFormat",
     "check_directory",
     "complain",
     "discard_stdout",
@@ -80,20 +78,6 @@ def complain(message: str) -> None:
     """One line on stderr, if anybody reads that."""
     with contextlib.suppress(OSError):
         print("raft:", one_line(message, _LONGEST), file=sys.stderr, flush=True)
-
-
-class LogFormat(logging.Formatter):
-    """A message is one line, whatever stands in it; a traceback below it keeps its lines."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = record.message.replace("\r", " ").replace("\n", " ")
-        return super().formatMessage(record)
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
 
 
 def reader_is_gone() -> bool:

@@ -88,35 +88,25 @@ def add_replay(command: AddCommand) -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from raft.stored.plot import draw_replay
-    from raft.stored.replay import Plan, replay
+    from raft.api.runs import replay
     from raft.stored.report import as_markdown
-    from raft.stored.rules import Scoring, parse_filters, parse_penalty, parse_rules, parse_weights
-    from raft.stored.source import find_samples
-    from rollout.storage.files import make_out_folder, write_report_files
 
-    _check_draws(options)
-    folder = None if options.out_dir is None else make_out_folder(options.out_dir)
-    rules = parse_rules(options.strategy) if options.strategy is not None else []
-    if options.tournament is not None:
-        rules += parse_rules(options.tournament, tournaments=True)
-    scoring = Scoring(parse_weights(options.reward_weights), parse_penalty(options.length_penalty))
-    source = find_samples(options.run, _iteration(options.iteration), **data_options(options))
-    plan = Plan(
-        filters=parse_filters(options.filter, source.own.filters if source.own else {}),
-        ks=_numbers(options.k),
-        rules=tuple(rules) or None,
-        scoring=scoring,
+    found = replay(
+        options.run,
+        k=_numbers(options.k),
+        strategy=options.strategy,
+        tournament=options.tournament,
+        reward_weights=options.reward_weights,
+        length_penalty=options.length_penalty,
+        filters=options.filter or (),
+        iteration=_iteration(options.iteration),
         draws=options.draws,
         seed=options.seed,
+        out_dir=options.out_dir,
+        **data_options(options),
     )
-    report = replay(source, plan)
-    text, data = as_markdown(report, each_part=False), asdict(report)
-    if folder is not None:
-        files = write_report_files(folder, "replay", as_markdown(report), data)
-        files += draw_replay(report, folder / "replay")
-        text += _listed(files)
-    print_result(options, data, text)
+    text = as_markdown(found.report, each_part=False) + _listed(found.files)
+    print_result(options, asdict(found.report), text)
     return 0
 
 
@@ -164,11 +154,12 @@ def add_eval_pool(command: AddCommand) -> None:
 
 
 def _eval_pool(options: argparse.Namespace) -> int:
+    from raft.api.runs import check_draws
     from raft.stored.pass_at_k import as_markdown, measure
     from raft.stored.questions import read_questions
     from rollout.storage.files import make_out_folder, write_report_files
 
-    _check_draws(options)
+    check_draws(options.draws)
     if options.weighted is not None and options.score_column is None:
         raise InputError(
             "--weighted", "there are no scores to weigh votes by", "add --score-column NAME"
@@ -199,13 +190,6 @@ def _eval_pool(options: argparse.Namespace) -> int:
 
 def _listed(files: Sequence[Path]) -> str:
     return "".join(f"\nreport: {path}" for path in files)
-
-
-def _check_draws(options: argparse.Namespace) -> None:
-    if options.draws < 2:
-        raise InputError(
-            f"--draws {options.draws}", "an estimate needs 2 random subsets or more", "raise it"
-        )
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from raft.cli.options import (
     JUDGE,
@@ -17,16 +16,12 @@ from raft.cli.options import (
     add_old_name,
     add_on_bad_row,
     add_seed,
-    base_name,
     count,
     data_options,
     model_settings,
     print_result,
 )
 from rollout.errors import InputError
-
-if TYPE_CHECKING:
-    from rewards.evaluation.evaluate import Scorer
 
 __all__ = ["add_eval_reward", "add_train_reward"]
 
@@ -55,7 +50,6 @@ LLMBar and HHH as they are published, and {"prompt","responses","ranks"}
 FORMS = (
     "pairs", "rewardbench", "rewardbench2", "rm-bench", "judgebench", "llmbar", "hhh", "listwise"
 )  # fmt: skip
-_FEWEST_RESAMPLES = 100
 
 
 def add_train_reward(command: AddCommand) -> None:
@@ -92,15 +86,15 @@ def _train_reward(options: argparse.Namespace) -> int:
         result = {"config": options.config, "valid": True, "command": "raft train-reward"}
         print_result(options, result, f"{options.config}: valid")
         return 0
-    from raft.reward_training.run import train_reward
+    from raft.api.rewards import train_reward
     from rewards.training.card import accuracy_in_words
     from rewards.training.distributed import is_first
 
-    folder, metrics = train_reward(config)
+    made = train_reward(config)
     if is_first():  # of several processes only one prints
-        result = {"run_dir": str(folder), "model": str(folder / "model"), **metrics}
-        lines = [f"model: {folder / 'model'}", f"accuracy: {accuracy_in_words(metrics)}"]
-        print_result(options, result, "\n".join([*lines, f"card: {folder / 'README.md'}"]))
+        result = {"run_dir": str(made.run_dir), "model": str(made.model), **made.metrics}
+        lines = [f"model: {made.model}", f"accuracy: {accuracy_in_words(made.metrics)}"]
+        print_result(options, result, "\n".join([*lines, f"card: {made.run_dir / 'README.md'}"]))
     return 0
 
 
@@ -158,64 +152,31 @@ def add_eval_reward(command: AddCommand) -> None:
 
 
 def _eval_reward(options: argparse.Namespace) -> int:
-    scorers = _scorers(options)
-    if not scorers:
-        raise InputError(
-            "eval-reward", "there is nothing to evaluate",
-            "give --reward, --judge or --score-column",
-        )  # fmt: skip
-    if options.bootstrap is not None and options.bootstrap < _FEWEST_RESAMPLES:
-        raise InputError(
-            f"--bootstrap {options.bootstrap}",
-            f"an interval needs {_FEWEST_RESAMPLES} resamples or more",
-            "raise it",
-        )
-    from rewards.evaluation.evaluate import eval_reward
-    from rewards.evaluation.report import as_markdown, check_output, kept_rows, write_report
+    from raft.api.rewards import evaluate_reward
+    from raft.config.reward_option import JUDGE_SECTIONS, read_spec
+    from rewards.evaluation.report import as_markdown
     from rewards.evaluation.results import as_object
 
-    out = _output(options)
-    check_output(out)
-    draws = {} if options.bootstrap is None else {"resamples": options.bootstrap}
-    report = eval_reward(
-        options.data,
-        scorers,
-        form=options.form,
-        gold=options.gold_column,
-        **data_options(options),
-        train=options.train,
-        seed=options.seed,
-        keep=kept_rows(out),
-        on_bad_row=options.on_bad_row,
-        **draws,
-    )
-    if out is None:
-        text = as_markdown(report)
-    else:
-        text = "\n".join(f"report: {path}" for path in write_report(report, out))
-    print_result(options, as_object(report), text)
-    return 0
-
-
-def _output(options: argparse.Namespace) -> str | None:
-    from rollout.storage.files import make_out_folder
-
-    if options.out_dir is not None:
-        return str(make_out_folder(options.out_dir))
     if options.out is not None and not Path(options.out).suffix:
         log.warning("--out with a folder is now called --out-dir")
-    return options.out
-
-
-def _scorers(options: argparse.Namespace) -> list[Scorer]:
-    from raft.config.reward_option import read_judge, read_spec
-    from rewards.evaluation.evaluate import Scorer
-
-    settings, assignments = model_settings(options), options.assignments
-    rewards = [(name, read_spec(name, settings, assignments)) for name in options.reward]
-    judges = [(name, read_judge(name, settings, assignments)[0]) for name in options.judge]
-    return [
-        *(Scorer(name, spec.lenient()) for name, spec in rewards),
-        *(Scorer(name, spec.lenient(), judge=True) for name, spec in judges),
-        *(Scorer(base_name(column)) for column in options.score_column),
-    ]
+    settings, set_ = model_settings(options), options.assignments
+    named = {"sections": JUDGE_SECTIONS, "kind": "pairwise"}
+    draws = {} if options.bootstrap is None else {"resamples": options.bootstrap}
+    found = evaluate_reward(
+        options.data,
+        {name: read_spec(name, settings, set_) for name in options.reward},
+        judges={name: read_spec(name, settings, set_, **named) for name in options.judge},
+        score_columns=options.score_column,
+        form=options.form,
+        gold_column=options.gold_column,
+        train=options.train,
+        seed=options.seed,
+        out=options.out,
+        out_dir=options.out_dir,
+        on_bad_row=options.on_bad_row,
+        **data_options(options),
+        **draws,
+    )
+    text = "\n".join(f"report: {path}" for path in found.files) or as_markdown(found.report)
+    print_result(options, as_object(found.report), text)
+    return 0

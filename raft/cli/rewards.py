@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raft.cli.options import (
     JUDGE,
@@ -21,13 +20,16 @@ from raft.cli.options import (
     add_restart,
     add_seed,
     add_tournament_options,
-    base_name,
     data_options,
     model_settings,
     positive,
     print_result,
 )
 from rollout.errors import InputError
+
+if TYPE_CHECKING:
+    from raft.api.rewards import Rows
+    from rewards.spec import RewardSpec
 
 __all__ = ["add_rank", "add_score", "add_serve_reward"]
 
@@ -68,7 +70,7 @@ def add_score(command: AddCommand) -> None:
     made.add_argument("--reward", required=True, metavar="MODEL", help=MODEL)
     _add_file_options(made, "scored")
     column = made.add_argument(
-        "--output-column", type=base_name, metavar="NAME",
+        "--output-column", metavar="NAME",
         help="write NAME_scores (NAME_score, NAME_chosen_score, ...) instead of scores",
     )  # fmt: skip
     add_old_name(made, "--as", column)
@@ -84,19 +86,20 @@ def add_score(command: AddCommand) -> None:
 
 
 def _score(options: argparse.Namespace) -> int:
+    from raft.api.rewards import score
     from raft.config.reward_option import read_spec
-    from rewards.scoring.score import score_file
 
     _check_output(options)
     settings = model_settings(options) | {"non_finite": "missing" if options.missing else None}
-    summary = score_file(
+    found = score(
         options.file,
         read_spec(options.reward, settings, options.assignments),
+        out=options.out,
+        output_column=options.output_column,
         form=options.form,
-        name=options.output_column,
-        **_file_settings(options),
+        **_rows(options),
     )
-    _print_summary(options, summary, "scores")
+    _print_summary(options, found.summary, "scores")
     return 0
 
 
@@ -124,28 +127,28 @@ def add_rank(command: AddCommand) -> None:
 
 
 def _rank(options: argparse.Namespace) -> int:
-    from raft.config.reward_option import read_judge, read_spec
-    from rewards.scoring.rank import rank_file
-    from rewards.tournament.types import Tournament
+    from raft.api.rewards import rank
 
     _check_output(options)
-    settings, assignments = model_settings(options), options.assignments
-    judge, reward, rules = None, None, Tournament()
-    if options.judge is not None:
-        judge, rules = read_judge(options.judge, settings, assignments)
-    else:
-        reward = read_spec(options.reward, settings, assignments)
+    reward, judge = _reward_or_judge(options)
     names = ("method", "score", "rounds", "budget", "tie", "seed")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    summary = rank_file(
-        options.file,
-        judge=judge,
-        reward=reward,
-        tournament=replace(rules, **given),
-        **_file_settings(options),
+    tournament = {name: getattr(options, name) for name in names}
+    found = rank(
+        options.file, judge=judge, reward=reward, out=options.out, **tournament, **_rows(options)
     )
-    _print_summary(options, summary, "ranked")
+    _print_summary(options, found.summary, "ranked")
     return 0
+
+
+def _reward_or_judge(options: argparse.Namespace) -> tuple[RewardSpec | None, RewardSpec | None]:
+    """Of `--reward` and `--judge` the one that was given."""
+    from raft.config.reward_option import JUDGE_SECTIONS, read_spec
+
+    settings, assignments = model_settings(options), options.assignments
+    if options.judge is None:
+        return read_spec(options.reward, settings, assignments), None
+    named = {"sections": JUDGE_SECTIONS, "kind": "pairwise"}
+    return None, read_spec(options.judge, settings, assignments, **named)
 
 
 def _add_file_options(parser: Parser, ending: str) -> None:
@@ -171,11 +174,14 @@ def _check_output(options: argparse.Namespace) -> None:
         raise InputError("--json", "the rows go to stdout already", "name a file with --out")
 
 
-def _file_settings(options: argparse.Namespace) -> dict[str, Any]:
+def _rows(options: argparse.Namespace) -> Rows:
     return {
-        name: getattr(options, name)
-        for name in ("out", "batch_rows", "replace", "restart", "on_bad_row")
-    } | data_options(options)
+        "batch_rows": options.batch_rows,
+        "replace": options.replace,
+        "restart": options.restart,
+        "on_bad_row": options.on_bad_row,
+        **data_options(options),
+    }
 
 
 def _print_summary(options: argparse.Namespace, summary: Mapping[str, object], what: str) -> None:
@@ -206,15 +212,13 @@ def add_serve_reward(command: AddCommand) -> None:
 
 
 def _serve_reward(options: argparse.Namespace) -> int:
-    from raft.config.reward_option import read_judge, read_spec
-    from rewards.build import build_judge, build_reward
+    from rewards.build import as_judge, build_judge, build_reward
     from rewards.remote.server import serve
 
-    settings, assignments = model_settings(options), options.assignments
     place = {"host": options.host, "port": options.port, "token_env": options.token_env}
-    if options.reward is not None:
-        serve(build_reward(read_spec(options.reward, settings, assignments)), **place)
-    else:
-        judge, _ = read_judge(options.judge, settings, assignments)
-        serve(build_judge(judge), **place)
+    reward, judge = _reward_or_judge(options)
+    if reward is not None:
+        serve(build_reward(reward), **place)
+    elif judge is not None:
+        serve(build_judge(as_judge(judge)), **place)
     return 0

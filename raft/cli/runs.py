@@ -95,16 +95,12 @@ def add_run(command: AddCommand) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from raft.config.load import load_config
-    from raft.loop import run
-    from raft.runs.metrics import read_metrics
+    from raft.api.runs import run
 
-    folder = run(load_config(options.config, options.overrides))
-    curves = folder / "curves.png"
-    result: dict[str, object] = {"run_dir": str(folder), "curves": str(curves)}
-    if options.json:
-        result["metrics"] = read_metrics(folder)[-1]
-    print_result(options, result, f"curves: {curves}")
+    found = run(options.config, options.overrides)
+    result: dict[str, object] = {"run_dir": str(found.run_dir), "curves": str(found.curves)}
+    result["metrics"] = found.metrics[-1]
+    print_result(options, result, f"curves: {found.curves}")
     return 0
 
 
@@ -193,9 +189,9 @@ def add_curves(command: AddCommand) -> None:
 
 
 def _curves(options: argparse.Namespace) -> int:
-    from raft.curves import draw_curves
+    from raft.api.runs import draw_curves
 
-    files = draw_curves(
+    found = draw_curves(
         options.runs,
         options.out,
         panels=options.panels,
@@ -207,7 +203,7 @@ def _curves(options: argparse.Namespace) -> int:
         width=options.width,
         data=options.data,
     )
-    paths = [*map(str, files), *([options.data] if options.data else [])]
+    paths = [*map(str, found.files), *([options.data] if options.data else [])]
     print_result(options, {"files": paths}, "\n".join(paths))
     return 0
 
@@ -231,8 +227,8 @@ def add_report(command: AddCommand) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from raft.report import write_report
+    from raft.api.runs import write_report
 
-    page = str(write_report(options.run, options.out, prompts=options.max_prompts))
+    page = str(write_report(options.run, options.out, max_prompts=options.max_prompts).path)
     print_result(options, {"report": page}, page)
     return 0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Container
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from raft.cli.options import (
     DTYPES,
@@ -15,7 +13,6 @@ from raft.cli.options import (
     MODEL,
     TEMPLATES,
     AddCommand,
-    DataOptions,
     Parser,
     add_chat_template_kwargs,
     add_data_options,
@@ -32,12 +29,9 @@ from raft.cli.options import (
     positive,
     print_result,
 )
-from rollout.errors import InputError
 
 if TYPE_CHECKING:
-    from raft.bon.command import Outputs
-    from raft.bon.judged import Selection
-    from raft.config.run import RunConfig
+    from raft.api.drawing import Drawing
     from rewards.spec import RewardSpec
 
 __all__ = ["add_bon", "add_sample"]
@@ -66,20 +60,10 @@ STEM.bon.json (the curve for every n, with intervals) and STEM.bon.png; STEM is 
 """
 # options that are about the policy here, and not about a reward
 _OF_POLICY = ("dtype", "engine", "set", "chat_template_kwargs")
-# option -> the section of a YAML file that its settings are read from, the first that is there
-_REWARD_SECTIONS = {"reward": ("reward",), "gold": ("gold", "reward", "judge")}
-# option -> the key of a run's config that it sets
-_DRAWING = {
-    "temperature": "sampling.temperature",
-    "top_p": "sampling.top_p",
-    "top_k": "sampling.top_k",
-    "max_new_tokens": "sampling.max_new_tokens",
-    "engine": "policy.engine",
-    "dtype": "policy.dtype",
-    "template": "policy.template",
-    "chat_template_kwargs": "policy.chat_template_kwargs",
-    "max_prompts": "prompts.limit",
-}
+_DRAWING = (
+    "temperature", "top_p", "top_k", "max_new_tokens", "engine", "dtype", "template",
+    "chat_template_kwargs", "max_prompts", "seed", "on_bad_row",
+)  # fmt: skip
 
 
 def add_sample(command: AddCommand) -> None:
@@ -105,12 +89,13 @@ def add_sample(command: AddCommand) -> None:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from raft.bon.draw import draw_pool, pool_path
+    from raft.api.drawing import sample
 
-    path = pool_path(options.out, options.file, "sampled")
-    config = _config("sample", options, options.num_responses)
-    summary = draw_pool(config, path, restart=options.restart)
-    print_result(options, summary, f"responses: {summary['out']}")
+    found = sample(
+        options.file, options.policy, options.num_responses, out=options.out,
+        restart=options.restart, **_drawing(options),
+    )  # fmt: skip
+    print_result(options, found.summary, f"responses: {found.path}")
     return 0
 
 
@@ -190,157 +175,44 @@ def _add_drawing(parser: Parser) -> None:
 
 
 def _bon(options: argparse.Namespace) -> int:
-    from raft.bon.command import Judged, as_table, best_of_n, outputs
+    from raft.api.drawing import best_of_n
+    from raft.bon.command import as_table
+    from raft.config.reward_option import JUDGE_SECTIONS, read_spec
 
     if options.out is not None:
         log.warning("--out STEM is replaced by --out-dir DIR and works for one more release")
-    out = outputs(options.out, options.file, folder=options.out_dir)
-    selection, rewards = _rewards(options)
-    pool = _drawn(options, out, selection, rewards)
-    judged, by, gold = Judged(), options.score_column or "scores", options.gold_column
-    n = options.num_responses
-    named: DataOptions = {"split": "train", "columns": {}}
-    if options.policy is None:
-        named = data_options(options)
-    if selection is not None:
-        from raft.bon.judged import WINS, judge_pool
+    settings = model_settings(options, without=_OF_POLICY)
 
-        judge_pool(
-            pool, out.judged, selection, n=n, restart=options.restart,
-            on_bad_row=options.on_bad_row, **named,
-        )  # fmt: skip
-        named = {"split": "train", "columns": {}}
-        plays = selection.tournament is not None
-        ranks_all = not plays or selection.method == "round_robin"
-        pool, gold = out.judged, WINS
-        judged = Judged(points=plays, ranks_all=ranks_all, win_rate=True)
+    def spec(given: str | None, sections: Sequence[str], kind: str = "model") -> RewardSpec | None:
+        return None if given is None else read_spec(given, settings, sections=sections, kind=kind)
+
     found = best_of_n(
-        pool, out, by=by, gold=gold, n=n, judged=judged, seed=options.seed or 0,
-        drawn=options.policy is not None or selection is not None,
-        restart=options.restart, on_bad_row=options.on_bad_row, **named,
-    )  # fmt: skip
-    files = "".join(f"\n{what}: {path}" for what, path in found["out"].items())
-    print_result(options, found, as_table(found) + files)
+        options.file,
+        policy=options.policy,
+        reward=spec(options.reward, ("reward",)),
+        judge=spec(options.judge, JUDGE_SECTIONS, "pairwise"),
+        gold=spec(options.gold, ("gold", "reward", "judge")),
+        n=options.num_responses,
+        score_column=options.score_column,
+        gold_column=options.gold_column,
+        method=options.method,
+        budget=options.budget,
+        tie=options.tie,
+        out_dir=options.out_dir,
+        stem=options.out,
+        restart=options.restart,
+        **_drawing(options),
+    )
+    files = "".join(f"\n{what}: {path}" for what, path in found.result["out"].items())
+    print_result(options, found.result, as_table(found.result) + files)
     return 0
 
 
-def _drawn(
-    options: argparse.Namespace,
-    out: Outputs,
-    selection: Selection | None,
-    rewards: dict[str, RewardSpec],
-) -> Path:
-    """The pool: drawn now or before, or the file that is named."""
-    if options.policy is None:
-        _check_stored(options, rewards)
-        return Path(options.file).expanduser()
-    if options.score_column is not None or options.gold_column is not None:
-        raise InputError(
-            "--score-column, --gold-column",
-            "name columns of a stored pool, but --policy draws a new one",
-            "remove --policy, or these options",
-        )
-    if not rewards and selection is None:
-        raise InputError("bon", "nothing selects among the responses", "give --reward or --judge")
-    from raft.bon.draw import draw_pool, pool_path
-
-    options.num_responses = options.num_responses or _DEFAULT_N
-    # one more, with which the others are compared, takes no part in the selection
-    k = options.num_responses + (selection is not None)
-    path = pool_path(str(out.pool), options.file, "pool")
-    draw_pool(_config("bon", options, k), path, rewards=rewards, restart=options.restart)
-    return path
-
-
-def _check_stored(options: argparse.Namespace, rewards: Container[str]) -> None:
-    """Raise InputError for options that a stored pool has no use for."""
-    given = [name for name in _DRAWING if getattr(options, name) is not None]
-    if options.inline or options.assignments or given:
-        flags = [f"--{name}".replace("_", "-") for name in given]
-        flags += ["--inline"] * options.inline + ["--set"] * bool(options.assignments)
-        raise InputError(
-            ", ".join(flags),
-            f"without --policy nothing is drawn, and {options.file} is taken as it is",
-            "give --policy, or remove the options",
-        )
-    for name in ("reward", "gold"):
-        model = getattr(options, name)
-        if model is not None and name in rewards:
-            raise InputError(
-                f"--{name}",
-                f"without --policy, {options.file} is a pool that already has its scores",
-                f"add others by `raft score --reward {model} --output-column NAME`, then name "
-                "them with --score-column NAME_scores or --gold-column NAME_scores",
-            )
-
-
-def _rewards(options: argparse.Namespace) -> tuple[Selection | None, dict[str, RewardSpec]]:
-    """What a judge has to do, and the rewards that score while the policy draws."""
-    from raft.bon.judged import Selection
-    from raft.config.reward_option import read_judge, read_spec
-    from rewards.build import as_judge
-    from rewards.spec import PairwiseSpec
-
-    wanted = {name: getattr(options, name) for name in ("method", "tie", "budget", "seed")}
-    given = {name: value for name, value in wanted.items() if value is not None}
-    settings = model_settings(options, without=_OF_POLICY)
-    rewards: dict[str, RewardSpec] = {}
-    found: Selection | None = None
-    if options.judge is not None:
-        judge, rules = read_judge(options.judge, settings)
-        found = Selection(judge, replace(rules, **given))
-    for name in ("reward", "gold"):
-        named = getattr(options, name)
-        if named is None:
-            continue
-        spec = read_spec(named, settings, sections=_REWARD_SECTIONS[name])
-        if not isinstance(spec, PairwiseSpec):
-            _check_no_judge(spec, f"--{name} {named}")
-            rewards[name] = spec
-            continue
-        if found is not None:
-            raise InputError(
-                "--gold", "a second judge is not used: the win rate is by the one that selects",
-                "remove --gold, or give a reward that scores",
-            )  # fmt: skip
-        own = replace(spec.rules(), **given) if name == "reward" else None
-        found = Selection(as_judge(spec), own)
-    plays = found is not None and found.tournament is not None
-    if plays and rewards:
-        raise InputError(
-            "--gold",
-            "a judge selects, and its win rate is measured",
-            "for another measure, add its scores to STEM.judged.jsonl by `raft score`, then give "
-            "that file to `raft bon` with --gold-column",
-        )
-    if not plays and (options.method or options.budget):
-        raise InputError(
-            "--method, --budget", "no tournament is played", "give --judge, or remove them"
-        )
-    return found, rewards
-
-
-def _check_no_judge(spec: RewardSpec, where: str) -> None:
-    if any(part.kind == "pairwise" for part in spec.parts()):
-        raise InputError(
-            where,
-            "has a judge among its members, whose points have no mean over prompts",
-            "use the judge alone, with --judge",
-        )
-
-
-def _config(command: str, options: argparse.Namespace, k: int | None) -> RunConfig:
-    from raft.bon.draw import drawing_config
-
-    given = {key: getattr(options, name) for name, key in _DRAWING.items()}
-    given |= {
-        "seed": options.seed,
-        "policy.model": options.policy,
-        "prompts.path": options.file,
-        "prompts.on_bad_row": options.on_bad_row,
-        "prompts.split": options.split,
-        "prompts.columns": data_options(options)["columns"],
-        "sampling.k": k,
-        "cluster.address": "inline" if options.inline else None,
+def _drawing(options: argparse.Namespace) -> Drawing:
+    """What was given of the options on how the policy draws."""
+    given = {name: getattr(options, name) for name in _DRAWING} | {
+        "inline": options.inline or None,
+        "settings": options.assignments or None,
+        **data_options(options),
     }
-    return drawing_config(command, given, options.assignments)
+    return cast("Drawing", {name: value for name, value in given.items() if value is not None})

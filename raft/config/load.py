@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Literal, TypeVar, get_args, get_origin
 
@@ -22,6 +23,7 @@ __all__ = [
     "known_keys",
     "load_config",
     "make_config",
+    "place",
     "read_mapping",
     "validated",
 ]
@@ -29,17 +31,21 @@ __all__ = [
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read a YAML file and apply `key.sub=value` overrides (values are YAML).
+def load_config(
+    source: str | Path | Mapping[str, object], overrides: Sequence[str] = ()
+) -> RunConfig:
+    """Read a YAML file, or its keys as a mapping, and apply `key.sub=value` overrides (YAML).
 
     Raises:
         InputError: the file is missing or no YAML, a key is unknown, a value is out of range, or
             keys contradict each other; one line that names the key and the file.
     """
-    data = read_mapping(path, overrides, examples="configs/")
+    where, data = place(source), read_mapping(source, overrides, examples="configs/")
     if is_training(data):
-        raise InputError(path, "is a config of raft train-reward", f"run raft train-reward {path}")
-    return make_config(data, where=str(path))
+        raise InputError(
+            where, "is a config of raft train-reward", f"run raft train-reward {where}"
+        )
+    return make_config(data, where)
 
 
 def make_config(data: Mapping[str, object], where: str = "config") -> RunConfig:
@@ -71,18 +77,33 @@ def is_training(data: Mapping[str, object]) -> bool:
 
 
 def read_mapping(
-    path: str | Path, overrides: list[str] | None, *, examples: str
+    source: str | Path | Mapping[str, object], overrides: Sequence[str], *, examples: str
 ) -> dict[str, object]:
-    """What a YAML file says, overrides applied; `examples` is where a lost user finds some.
+    """What a YAML file or a mapping says, overrides applied; `examples` is where a lost user finds
+    some.
 
     Raises:
         InputError: no such file, no YAML, no mapping, or an override that is none.
     """
-    source = Path(path)
-    if not source.is_file():
+    if isinstance(source, Mapping):
+        data = deepcopy(dict(source))
+    else:
+        data = _read_yaml(Path(source), examples)
+    for override in overrides:
+        apply_override(data, override, "override", "sampling.k=16")
+    return data
+
+
+def place(source: str | Path | Mapping[str, object]) -> str:
+    """What messages call it."""
+    return "config" if isinstance(source, Mapping) else str(source)
+
+
+def _read_yaml(path: Path, examples: str) -> dict[str, object]:
+    if not path.is_file():
         raise InputError(path, "no such config file", f"see {examples} for examples")
     try:
-        text = source.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -91,8 +112,6 @@ def read_mapping(
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise InputError(path, f"a config is a mapping of keys, not {type(data).__name__}")
-    for override in overrides or []:
-        apply_override(data, override, "override", "sampling.k=16")
     return data
 
 

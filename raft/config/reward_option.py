@@ -1,7 +1,7 @@
 """`--reward M` and `--judge M` as specs.
 
 M is a model folder or a hub name, `function:NAME`, a YAML file with a `reward:` section or a bare
-mapping, or such a mapping itself, in braces.
+mapping, or such a mapping itself, in braces; from Python a mapping as it is.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from rewards.tournament.types import Tournament
 from rollout.data.overrides import apply_override, parse_yaml
 from rollout.errors import InputError
 
-__all__ = ["read_judge", "read_spec"]
+__all__ = ["JUDGE_SECTIONS", "as_judge_and_rules", "read_spec"]
+
+# of a YAML file: where the settings of a judge stand
+JUDGE_SECTIONS = ("judge", "reward")
 
 _FUNCTION = "function:"
 _EXAMPLE = "arguments.unit=chars"
 
 
 def read_spec(
-    given: str,
+    given: str | Mapping[str, object],
     options: Mapping[str, object],
     assignments: Sequence[str] = (),
     *,
@@ -41,29 +44,32 @@ def read_spec(
     or settings that no reward has.
     """
     option = f"--{sections[0]}"
-    settings = _named(given, option, sections, kind)
+    if isinstance(given, Mapping):
+        settings, name = dict(given), option
+    else:
+        settings, name = _named(given, option, sections, kind), f"{option} {given}"
     for key, value in options.items():
         if value is not None and not _give(settings, key, value):
             raise InputError(
                 f"--{key.replace('_', '-')}",
-                f"nothing in {option} {given} has that setting",
+                f"nothing in {name} has that setting",
                 "leave it out",
             )
     for assignment in assignments:
         apply_override(settings, assignment, "--set", _EXAMPLE)
     if "kind" not in settings:
         raise InputError(
-            f"{option} {given}",
+            name,
             "says no kind",
             "add kind: model, function or another",
         )
-    spec = read_reward(expand_paths(settings, option), f"{option} {given}")
+    spec = read_reward(expand_paths(settings, option), name)
     try:
         spec.check_models(option)
     except InputError as error:
-        if given in BUILTINS or ".py:" in given:
+        if isinstance(given, str) and (given in BUILTINS or ".py:" in given):
             raise InputError(
-                f"{option} {given}", "is no model", f"for a function say {option} function:{given}"
+                name, "is no model", f"for a function say {option} function:{given}"
             ) from error
         raise
     if any(isinstance(part, RemoteSpec) and part.token is not None for part in spec.parts()):
@@ -71,12 +77,8 @@ def read_spec(
     return spec.absolute()
 
 
-def read_judge(
-    given: str, options: Mapping[str, object], assignments: Sequence[str] = ()
-) -> tuple[JudgeSpec, Tournament]:
-    """`--judge M`: the judge, and the tournament that M says it plays. Raises as `read_spec`."""
-    sections = ("judge", "reward")
-    spec = read_spec(given, options, assignments, sections=sections, kind="pairwise")
+def as_judge_and_rules(spec: RewardSpec) -> tuple[JudgeSpec, Tournament]:
+    """The judge, and the tournament that its settings say it plays. Raises as `as_judge`."""
     return as_judge(spec), spec.rules() if isinstance(spec, PairwiseSpec) else Tournament()
 
 

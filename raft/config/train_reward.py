@@ -6,13 +6,13 @@ Unknown keys are errors. A key that is not given takes the recipe's own value, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raft.config.load import read_mapping, validated
+from raft.config.load import place, read_mapping, validated
 from rewards.training.settings import (
     GatingSettings,
     GRMSettings,
@@ -201,17 +201,19 @@ class TrainRewardConfig(_Section):
         return self
 
 
-def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainRewardConfig:
-    """Read a YAML file and apply `key.sub=value` overrides (values are YAML).
+def load_train_config(
+    source: str | Path | Mapping[str, object], overrides: Sequence[str] = ()
+) -> TrainRewardConfig:
+    """Read a YAML file, or its keys as a mapping, and apply `key.sub=value` overrides (YAML).
 
     Raises:
         InputError: the file is missing or no YAML, a key is unknown or out of range, or keys
             contradict each other; one line that names the key and the file.
     """
-    data = read_mapping(path, overrides, examples="configs/reward/")
+    where, data = place(source), read_mapping(source, overrides, examples="configs/reward/")
     if {"policy", "prompts"} & data.keys():
-        raise InputError(path, f"is a run, and trains no reward model: raft run {path}")
-    return make_train_config(data, where=str(path))
+        raise InputError(where, f"is a run, and trains no reward model: raft run {where}")
+    return make_train_config(data, where)
 
 
 def make_train_config(data: Mapping[str, object], where: str = "config") -> TrainRewardConfig:

@@ -20,10 +20,10 @@ from raft.curves.style import STYLES, picture_files, save_picture
 from rollout.errors import InputError
 from rollout.storage.files import whole_file, write_json, writing
 
-__all__ = ["draw_curves"]
+__all__ = ["DrawnPoint", "draw_curves", "drawn_points"]
 
 
-class _Row(TypedDict):
+class DrawnPoint(TypedDict):
     """A drawn point; `ci95` is a half width."""
 
     panel: str
@@ -46,7 +46,7 @@ def _check_data_file(file: Path) -> None:
 
 def _write_data(file: Path, x: str, drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> None:
     """Write one row per point; JSON also names `x` and has the marks of guards and stops."""
-    rows = [row for panel, many in drawn for series in many for row in _rows(panel, series)]
+    rows = _points(drawn)
     with writing(file, "choose another file"):
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix.lower() == ".json":
@@ -55,16 +55,20 @@ def _write_data(file: Path, x: str, drawn: Sequence[tuple[Panel, Sequence[Series
             _write_csv(file, rows)
 
 
-def _write_csv(file: Path, rows: list[_Row]) -> None:
+def _write_csv(file: Path, rows: list[DrawnPoint]) -> None:
     with whole_file(file) as lines:
-        writer = csv.DictWriter(lines, list[str](_Row.__annotations__), lineterminator="\n")
+        writer = csv.DictWriter(lines, list[str](DrawnPoint.__annotations__), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _rows(panel: Panel, series: Series) -> list[_Row]:
+def _points(drawn: Sequence[tuple[Panel, Sequence[Series]]]) -> list[DrawnPoint]:
+    return [row for panel, many in drawn for series in many for row in _rows(panel, series)]
+
+
+def _rows(panel: Panel, series: Series) -> list[DrawnPoint]:
     return [
-        _Row(
+        DrawnPoint(
             panel=panel.title,
             setting=series.setting.label,
             metric=series.line.metric,
@@ -152,6 +156,21 @@ def draw_curves(
     if data is not None:
         _write_data(Path(data), x, drawn)
     return files
+
+
+def drawn_points(
+    run_dirs: Sequence[str | Path],
+    *,
+    panels: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    x: str = "iteration",
+    labels: Sequence[str] | None = None,
+) -> list[DrawnPoint]:
+    """The numbers that `draw_curves` draws and writes to `data`. Raises as it does."""
+    settings = read_settings(run_dirs, labels)
+    return _points(
+        _with_points(settings, select_panels(known_keys(settings), panels, metrics, x), x)
+    )
 
 
 def _default_folder(run_dirs: Sequence[str | Path], settings: Sequence[Setting]) -> Path:

@@ -23,6 +23,7 @@ from rewards.combine.length import LengthPenalty, response_length
 from rewards.combine.member import Member
 from rewards.combine.normalise import Normaliser, build_normaliser
 from rewards.combine.reduce import REDUCTIONS, Reduction, reduce_scores
+from rewards.encoding.formats import name_conversations
 from rewards.types import Reward, RewardError, Scores
 from rollout.data.messages import checked_conversation, split_response
 from rollout.types import Completion, Group, InputError, Message
@@ -93,9 +94,9 @@ class CombinedReward:
         `InputError` where a member scores groups only, or a normaliser needs the other samples of
         a prompt.
         """
+        places = name_conversations(conversations)
         raw = {member.name: member.score(conversations) for member in self.members}
         responses = [self._response(turns) for turns in conversations]
-        places = [f"conversation {index}" for index in range(len(conversations))]
         combined = self._combine(raw, responses, places)
         scores_N = np.array([math.nan if one is None else one for one in combined])
         if (np.abs(scores_N) > np.finfo(np.float32).max).any():

@@ -16,7 +16,9 @@ from rollout.data.messages import checked_conversation
 from rollout.text.chat import apply_chat_template
 from rollout.types import InputError, Message
 
-__all__ = ["FORMATS", "Rendered", "Scorable", "Turns", "check_format", "render"]
+__all__ = [
+    "FORMATS", "Rendered", "Scorable", "Turns", "check_format", "name_conversations", "render",
+]  # fmt: skip
 
 Turns = Sequence[Message] | Sequence[Mapping[str, object]]
 Scorable = Turns | str
@@ -29,6 +31,27 @@ def check_format(format: str) -> None:
     """Raises `InputError` for an unknown format."""
     if format not in FORMATS:
         raise InputError(f"format={format!r}", "is unknown", f"use one of {', '.join(FORMATS)}")
+
+
+def name_conversations(conversations: Sequence[Scorable]) -> list[str]:
+    """`conversation 0`, …: what messages call each. Raises `InputError` for what is no list of
+    conversations: rows of a file, a conversation alone, a text alone."""
+    if isinstance(conversations, str):
+        raise InputError("conversations", "are one text", "give a list of conversations")
+    names = [f"conversation {index}" for index in range(len(conversations))]
+    for name, one in zip(names, conversations, strict=True):
+        if isinstance(one, Mapping):
+            held = ", ".join(map(repr, one))
+            if "role" in one or "from" in one:
+                fix = "give a list of conversations, each a list of messages"
+                raise InputError(name, "is one message", fix)
+            raise InputError(
+                name,
+                f"is a row with {held}",
+                'give its messages, [{"role": "user", "content": …}, {"role": "assistant", '
+                '"content": …}], or score the rows by raft.score(rows, reward)',
+            )
+    return names
 
 
 def render(

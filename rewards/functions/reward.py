@@ -14,9 +14,13 @@ from copy import deepcopy
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
+from rewards.encoding.formats import Scorable, name_conversations
 from rewards.functions.resolve import build_function, resolve_function
 from rewards.functions.user_code import user_code
 from rewards.types import NonFinite, RewardError, Scores, check_policy, finite_or_missing
+from rollout.data.messages import checked_conversation, split_response
 from rollout.types import Completion, Group, InputError, Message, Prompt
 
 __all__ = ["FunctionReward"]
@@ -65,6 +69,20 @@ class FunctionReward:
         with user_code(lambda told: RewardError(f"{self._told} {told} (for {_ids(samples)})")):
             flat = iter(self._checked(self._run(samples), samples))
         return [[next(flat) for _ in group.completions] for group in groups]
+
+    def score(self, conversations: Sequence[Scorable]) -> np.ndarray:
+        """N conversations to scores (N,), NaN where one is missing; the last message of each is the
+        response. Raises as `score_groups` does, and `InputError` for a plain text."""
+        groups: list[Group] = []
+        for name, one in zip(name_conversations(conversations), conversations, strict=True):
+            if isinstance(one, str):
+                raise InputError(
+                    name, "is a plain text, whose response is unknown", "give messages"
+                )
+            before, response = split_response(checked_conversation(one, name), name, "messages")
+            groups.append(Group(Prompt(name, before), (response,), 0))
+        found = [score for (score,) in self.score_groups(groups)]
+        return np.array([np.nan if score is None else score for score in found], dtype=np.float64)
 
     @property
     def _told(self) -> str:

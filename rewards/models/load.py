@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rewards.checkpoints.families import FAMILIES, check_family, recognise
 from rewards.checkpoints.hub import local_folder
@@ -24,6 +24,7 @@ __all__ = ["load_encoder", "load_reward"]
 
 # ids of a vocabulary that is not looked at
 _ANY = 1 << 62
+_FUNCTION = "function:"
 
 log = logging.getLogger("rewards")
 
@@ -45,7 +46,8 @@ def load_reward(
     chat_template_kwargs: dict[str, object] | None = None,
     non_finite: NonFinite = "raise",
 ) -> ModelReward:
-    """Load the reward model in a local folder or on the hub.
+    """Load the reward model in a local folder or on the hub; `function:NAME` is a reward function,
+    which scores conversations as a model does and has no settings but `non_finite`.
 
     The family is found from the files; settings left at None come from what is known of published
     models, then from the files. `kind` is the family of the checkpoint: "classifier", "armorm" or
@@ -56,27 +58,34 @@ def load_reward(
 
     Raises `InputError` for a missing or unsuitable checkpoint or setting. No remote code is run.
     """
-    family, folder, recorded = _settled(
-        path,
-        kind,
-        truncation_side,
-        separator,
-        ModelSettings(
-            format=format,
-            bos=bos,
-            eos=eos,
-            engine=engine or "auto",
-            dtype=dtype,
-            device=device,
-            max_length=max_length,
-            batch_tokens=batch_tokens,
-            truncation_side=truncation_side or "left",
-            separator=separator,
-            chat_template_kwargs=chat_template_kwargs,
-            non_finite=non_finite,
-        ),
+    given = ModelSettings(
+        format=format,
+        bos=bos,
+        eos=eos,
+        engine=engine or "auto",
+        dtype=dtype,
+        device=device,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        truncation_side=truncation_side or "left",
+        separator=separator,
+        chat_template_kwargs=chat_template_kwargs,
+        non_finite=non_finite,
     )
+    if isinstance(path, str) and path.startswith(_FUNCTION):
+        return _function(path, kind, given)
+    family, folder, recorded = _settled(path, kind, truncation_side, separator, given)
     return _load(family, folder, recorded, str(path))
+
+
+def _function(name: str, kind: Family | None, given: ModelSettings) -> ModelReward:
+    from rewards.functions.reward import FunctionReward
+
+    if kind is not None or given != ModelSettings(non_finite=given.non_finite):
+        raise InputError(name, "has no settings of a model", "leave them out")
+    made = FunctionReward(name.removeprefix(_FUNCTION), non_finite=given.non_finite)
+    # what is called with a model's name gets one, which knows its encoder and engine
+    return cast("ModelReward", made)
 
 
 def load_encoder(spec: ModelSpec) -> Encoder:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rewards.encoding.encoder import Encoder
-from rewards.encoding.formats import Scorable
+from rewards.encoding.formats import Scorable, name_conversations
 from rewards.inference.engine import Engine, Outputs
 from rewards.types import NonFinite, Scores, check_policy, finite_or_missing
 from rollout.types import Group, conversation
@@ -53,7 +53,7 @@ class ModelReward:
     def score_details(self, conversations: Sequence[Scorable]) -> Outputs:
         """As `score`, with all that the family says: ArmoRM has `rewards` and `gating` (N, K), and
         the names of its K `attributes` (K,)."""
-        names = [f"conversation {index}" for index in range(len(conversations))]
+        names = name_conversations(conversations)
         found, attributes = self._outputs(conversations, names), self.describe().get("attributes")
         return found if attributes is None else {**found, "attributes": np.asarray(attributes)}
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rewards.encoding.formats import Scorable
+from rewards.encoding.formats import Scorable, name_conversations
 from rewards.remote.address import make_address
 from rewards.remote.protocols import (
     Item,
@@ -135,7 +135,7 @@ class RemoteReward:
         numbers; also for a number that is not finite in float32, unless `non_finite="missing"`.
         Raises `InputError` for a conversation that cannot be sent.
         """
-        names = [f"conversation {index}" for index in range(len(conversations))]
+        names = name_conversations(conversations)
         items = self._protocol.items(conversations, names, [None] * len(names))
         scores = self._checked([_float32(one) for one in self._ask(items)], items)
         return np.array([math.nan if one is None else one for one in scores], dtype=np.float32)

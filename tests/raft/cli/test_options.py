@@ -79,14 +79,6 @@ def test_an_old_name_is_hidden_and_says_the_new_one_once(caplog: pytest.LogCaptu
         line.parse_args(["--old", "x"])
 
 
-@pytest.mark.parametrize(
-    ("column", "name"),
-    [("gold", "gold"), ("gold_scores", "gold"), ("gold_score", "gold"), ("scores", None)],
-)
-def test_base_name(column: str, name: str | None) -> None:
-    assert options.base_name(column) == name
-
-
 @pytest.mark.parametrize("text", ["-1", "1.5", "x", "", "²"])
 def test_whole_numbers(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):

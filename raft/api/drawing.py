@@ -128,44 +128,45 @@ def best_of_n(
     `data` is a pool that has its responses and scores.
 
     Args:
-        reward, judge: what selects among drawn responses, one of the two.
-        gold: a reward or a judge that measures what is selected.
+        reward, judge: what selects among drawn responses; gold: measures what is selected.
         score_column, gold_column: of a stored pool; default: `scores`, and `gold_scores` if there.
         method, budget, tie: the tournament of a judge, by default a knockout.
-        out_dir: the folder of the files, by default that of the data.
-        stem: a path without an ending that names the files otherwise.
-        drawing: temperature, seed and the other keys of `Drawing`; of a stored pool `seed`,
-            `split`, `columns` and `on_bad_row`.
+        out_dir: the folder of the files, by default that of the data; stem: names them otherwise.
+        drawing: the keys of `Drawing`; of a stored pool seed, split, columns and on_bad_row.
 
-    Raises:
-        InputError: unusable data or settings, or files that were made by something else.
-        RewardError: a reward that cannot be computed.
+    Raises InputError for unusable data, settings or files, RewardError for a reward that fails.
     """
     log_for_program()
-    file, on_bad_row = File(data, "pool"), drawing.get("on_bad_row", "stop")
+    file = File(data, "pool")
     out = outputs(stem, file.name, folder=None if out_dir is None else str(out_dir))
     wanted = {"method": method, "tie": tie, "budget": budget, "seed": drawing.get("seed")}
     selection, rewards = _rewards(reward, judge, gold, wanted)
+    rows = _Rows(split="train", columns={})
     if policy is None:
         _check_stored(file.name, drawing, rewards)
         pool = Path(file.name).expanduser()
+        rows = _Rows(split=drawing.get("split", "train"), columns=drawing.get("columns", {}))
     else:
         _check_drawn(score_column or gold_column, rewards, selection)
         n = n or DEFAULT_N
         pool = _drawn(file.name, policy, n, out, selection, rewards, restart, drawing)
-    rows = _Rows(split="train", columns={})
-    if policy is None:
-        rows = _Rows(split=drawing.get("split", "train"), columns=drawing.get("columns", {}))
-    judged, by, gold_by = Judged(), score_column or "scores", gold_column
+    how = _How(n=n, restart=restart, on_bad_row=drawing.get("on_bad_row", "stop"))
+    judged = Judged()
     if selection is not None:
-        judge_pool(pool, out.judged, selection, n=n, restart=restart, on_bad_row=on_bad_row, **rows)
+        judge_pool(pool, out.judged, selection, **how, **rows)
         rows = _Rows(split="train", columns={})
-        pool, gold_by, judged = out.judged, WINS, _as_judged(selection)
+        pool, gold_column, judged = out.judged, WINS, _as_judged(selection)
     found = best_of_pool(
-        pool, out, by=by, gold=gold_by, n=n, judged=judged, seed=drawing.get("seed", 0),
-        restart=restart, on_bad_row=on_bad_row, **rows,
+        pool, out, by=score_column or "scores", gold=gold_column, judged=judged,
+        seed=drawing.get("seed", 0), **how, **rows,
     )  # fmt: skip
     return BestOfNResult(found, file)
+
+
+class _How(TypedDict):
+    n: int | None
+    restart: bool
+    on_bad_row: OnBadRow
 
 
 class _Rows(TypedDict):

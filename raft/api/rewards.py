@@ -182,6 +182,19 @@ def evaluate_reward(
         *_scorers(judges, JUDGE_SECTIONS, "pairwise"),
         *(Scorer(base_name(column)) for column in score_columns),
     ]
+    _check_evaluation(scorers, resamples)
+    to = None if out is None else str(out)
+    to = to if out_dir is None else str(make_out_folder(str(out_dir)))
+    check_output(to)
+    report = eval_reward(
+        file.name, scorers, form=form, gold=gold_column, split=split, columns=columns,
+        train=None if train is None else str(train), resamples=resamples, seed=seed,
+        keep=kept_rows(to), on_bad_row=on_bad_row,
+    )  # fmt: skip
+    return RewardEvaluation(report, [] if to is None else write_report(report, to))
+
+
+def _check_evaluation(scorers: Sequence[Scorer], resamples: int) -> None:
     if not scorers:
         raise InputError(
             "eval-reward", "there is nothing to evaluate",
@@ -193,15 +206,6 @@ def evaluate_reward(
             f"an interval needs {_FEWEST_RESAMPLES} resamples or more",
             "raise it",
         )
-    to = None if out is None else str(out)
-    to = to if out_dir is None else str(make_out_folder(str(out_dir)))
-    check_output(to)
-    report = eval_reward(
-        file.name, scorers, form=form, gold=gold_column, split=split, columns=columns,
-        train=None if train is None else str(train), resamples=resamples, seed=seed,
-        keep=kept_rows(to), on_bad_row=on_bad_row,
-    )  # fmt: skip
-    return RewardEvaluation(report, [] if to is None else write_report(report, to))
 
 
 def base_name(column: str) -> str | None:

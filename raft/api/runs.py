@@ -17,6 +17,7 @@ from rollout.errors import InputError
 
 if TYPE_CHECKING:
     from raft.curves.axes import XScale
+    from raft.stored.replay import Report
 
 __all__ = ["draw_curves", "replay", "run", "write_report"]
 
@@ -76,13 +77,11 @@ def replay(
 
     Raises InputError for rows without scores, and for settings that fit nothing.
     """
-    from raft.stored.plot import draw_replay
     from raft.stored.replay import Plan
     from raft.stored.replay import replay as replay_source
-    from raft.stored.report import as_markdown
     from raft.stored.rules import Scoring, parse_filters, parse_penalty, parse_rules, parse_weights
     from raft.stored.source import find_samples
-    from rollout.storage.files import make_out_folder, write_report_files
+    from rollout.storage.files import make_out_folder
 
     log_for_program()
     check_draws(draws)
@@ -101,11 +100,17 @@ def replay(
         draws=draws,
         seed=seed,
     )
-    report, files = replay_source(found, plan), []
-    if folder is not None:
-        files = write_report_files(folder, "replay", as_markdown(report), asdict(report))
-        files += draw_replay(report, folder / "replay")
-    return ReplayResult(report, files)
+    report = replay_source(found, plan)
+    return ReplayResult(report, [] if folder is None else _write_replay(report, folder))
+
+
+def _write_replay(report: Report, folder: Path) -> list[Path]:
+    from raft.stored.plot import draw_replay
+    from raft.stored.report import as_markdown
+    from rollout.storage.files import write_report_files
+
+    files = write_report_files(folder, "replay", as_markdown(report), asdict(report))
+    return files + draw_replay(report, folder / "replay")
 
 
 def draw_curves(

@@ -52,7 +52,7 @@ def test_old_names_do_what_the_new_ones_do() -> None:
         ("eval-pool file", "--scores rm_scores", "--score-column rm_scores"),
         ("sample file --policy p", "--k 3 --limit 2", "-n 3 --max-prompts 2"),
         ("bon file", "--n 3 --by a --gold-by b", "-n 3 --score-column a --gold-column b"),
-        ("score file --reward r", "--as gold", "--output-column gold_scores"),
+        ("score file --reward r", "--as gold", "--output-column gold"),
         ("eval-reward --data d", "--gold g", "--gold-column g"),
         ("eval-reward --data d", "--scores --scores x", "--score-column scores --score-column x"),
         ("doctor", "--kind armorm", "--family armorm"),

@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ],
 )
 def test_what_is_no_conversation_is_named(model: Any, given: Any, told: str) -> None:
-    both = build_reward("combine", members=[LENGTH, {**LENGTH, "name": "again"}])
+    both: Any = build_reward("combine", members=[LENGTH, {**LENGTH, "name": "again"}])
     for reward in (model, load_reward("function:length"), both):
         with pytest.raises(InputError, match=words(told)):
             reward.score(given)
@@ -45,5 +45,5 @@ def test_a_function_scores_conversations_as_a_model_does() -> None:
         load_reward("function:length", dtype="float32")
     with pytest.raises(InputError, match=words("plain text")):
         reward.score(["Hello"])
-    both = build_reward("combine", members=[LENGTH, {**LENGTH, "name": "again"}])
-    assert both.score([TURNS]).tolist() == [6]  # pyright: ignore[reportAttributeAccessIssue]
+    both: Any = build_reward("combine", members=[LENGTH, {**LENGTH, "name": "again"}])
+    assert both.score([TURNS]).tolist() == [6]

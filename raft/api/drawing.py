@@ -158,7 +158,8 @@ def best_of_n(
         pool, gold_column, judged = out.judged, WINS, _as_judged(selection)
     found = best_of_pool(
         pool, out, by=score_column or "scores", gold=gold_column, judged=judged,
-        seed=drawing.get("seed", 0), **how, **rows,
+        seed=drawing.get("seed", 0), drawn=policy is not None or selection is not None,
+        **how, **rows,
     )  # fmt: skip
     return BestOfNResult(found, file)
 

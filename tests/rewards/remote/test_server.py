@@ -102,7 +102,7 @@ def test_conversations_reach_rewards_that_read_groups_only():
         assert RemoteReward(url, **FAST).score(TALKS).tolist() == [1, 2, 3, 4, 5, 6, 7]
         with pytest.raises(RewardError, match="plain text"):
             RemoteReward(url, **FAST).score(["a text"])
-        with pytest.raises(RewardError, match=r"conversations.0: a prompt and, last"):
+        with pytest.raises(RewardError, match="conversation 0.*ends with"):
             RemoteReward(url, **FAST).score([chat("only a question")])
         assert httpx.post(f"{url}/get_reward", json={"query": ["x"]}).status_code == 404
 

@@ -23,7 +23,7 @@ from rewards.types import NonFinite, RewardError, Scores, check_policy, finite_o
 from rollout.data.messages import checked_conversation, split_response
 from rollout.types import Completion, Group, InputError, Message, Prompt
 
-__all__ = ["FunctionReward"]
+__all__ = ["ConversationFunction", "FunctionReward"]
 
 RESERVED = ("prompts", "completions", "completion_ids")
 
@@ -69,20 +69,6 @@ class FunctionReward:
         with user_code(lambda told: RewardError(f"{self._told} {told} (for {_ids(samples)})")):
             flat = iter(self._checked(self._run(samples), samples))
         return [[next(flat) for _ in group.completions] for group in groups]
-
-    def score(self, conversations: Sequence[Scorable]) -> np.ndarray:
-        """N conversations to scores (N,), NaN where one is missing; the last message of each is the
-        response. Raises as `score_groups` does, and `InputError` for a plain text."""
-        groups: list[Group] = []
-        for name, one in zip(name_conversations(conversations), conversations, strict=True):
-            if isinstance(one, str):
-                raise InputError(
-                    name, "is a plain text, whose response is unknown", "give messages"
-                )
-            before, response = split_response(checked_conversation(one, name), name, "messages")
-            groups.append(Group(Prompt(name, before), (response,), 0))
-        found = [score for (score,) in self.score_groups(groups)]
-        return np.array([np.nan if score is None else score for score in found], dtype=np.float64)
 
     @property
     def _told(self) -> str:
@@ -161,6 +147,24 @@ class FunctionReward:
             raise RewardError(f"{self._told} returned a number too large for {where}") from error
         source = self._told
         return finite_or_missing(score, source=source, where=where, non_finite=self.non_finite)
+
+
+class ConversationFunction(FunctionReward):
+    """A function that scores conversations too, as a reward model does."""
+
+    def score(self, conversations: Sequence[Scorable]) -> np.ndarray:
+        """N conversations to scores (N,), NaN where one is missing; the last message of each is the
+        response. Raises as `score_groups` does, and `InputError` for a plain text."""
+        groups: list[Group] = []
+        for name, one in zip(name_conversations(conversations), conversations, strict=True):
+            if isinstance(one, str):
+                raise InputError(
+                    name, "is a plain text, whose response is unknown", "give messages"
+                )
+            before, response = split_response(checked_conversation(one, name), name, "messages")
+            groups.append(Group(Prompt(name, before), (response,), 0))
+        found = [score for (score,) in self.score_groups(groups)]
+        return np.array([np.nan if score is None else score for score in found], dtype=np.float64)
 
 
 def _named_parameters(function: Callable[..., object]) -> frozenset[str] | None:

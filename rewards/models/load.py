@@ -79,11 +79,11 @@ def load_reward(
 
 
 def _function(name: str, kind: Family | None, given: ModelSettings) -> ModelReward:
-    from rewards.functions.reward import FunctionReward
+    from rewards.functions.reward import ConversationFunction
 
     if kind is not None or given != ModelSettings(non_finite=given.non_finite):
         raise InputError(name, "has no settings of a model", "leave them out")
-    made = FunctionReward(name.removeprefix(_FUNCTION), non_finite=given.non_finite)
+    made = ConversationFunction(name.removeprefix(_FUNCTION), non_finite=given.non_finite)
     # what is called with a model's name gets one, which knows its encoder and engine
     return cast("ModelReward", made)
 

@@ -45,5 +45,3 @@ def test_a_function_scores_conversations_as_a_model_does() -> None:
         load_reward("function:length", dtype="float32")
     with pytest.raises(InputError, match=words("plain text")):
         reward.score(["Hello"])
-    both: Any = build_reward("combine", members=[LENGTH, {**LENGTH, "name": "again"}])
-    assert both.score([TURNS]).tolist() == [6]

@@ -100,9 +100,9 @@ def test_conversations_reach_rewards_that_read_groups_only():
     function = FunctionReward(lambda completions, **_: [len(c[0]["content"]) for c in completions])
     with served(build_app(function)) as url:
         assert RemoteReward(url, **FAST).score(TALKS).tolist() == [1, 2, 3, 4, 5, 6, 7]
-        with pytest.raises(RewardError, match="plain text"):
+        with pytest.raises(RewardError, match="scores messages, not whole texts"):
             RemoteReward(url, **FAST).score(["a text"])
-        with pytest.raises(RewardError, match="conversation 0.*ends with"):
+        with pytest.raises(RewardError, match=r"conversations.0: a prompt and, last"):
             RemoteReward(url, **FAST).score([chat("only a question")])
         assert httpx.post(f"{url}/get_reward", json={"query": ["x"]}).status_code == 404
 

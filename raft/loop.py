@@ -130,7 +130,9 @@ def improve(run: Run, iteration: int) -> None:
     )
     selected = home / "selected.jsonl"
     with watch("select"):
-        kept = write_selected(store.rows, selected, config.select, config.seed, iteration)
+        kept = write_selected(
+            store.rows, selected, config.select, config.seed, iteration, config.train.update.weights
+        )
     with watch("train"):
         trained = train(run.config, run.folder, run.workers, selected, iteration)
     with watch("sync"):

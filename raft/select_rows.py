@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.filters import Filters, mask_unselectable
-from raft.selection import select
+from raft.selection import PAIRED, select
 from rollout.data.jsonl import Damage, is_finite_number, is_object, json_kind, read_jsonl
 from rollout.data.samples import REWARD, SampleRow, Scores, ids_column, prompt_column
 from rollout.seeds import derive_seed
@@ -21,7 +21,7 @@ from rollout.storage.files import write_rows
 from rollout.types import InputError, Message
 
 if TYPE_CHECKING:
-    from raft.config.run import SelectConfig
+    from raft.config.select import SelectConfig
 
 log = logging.getLogger("raft")
 
@@ -35,7 +35,17 @@ __all__ = [
 ]
 
 Rows = Callable[[], Iterable[SampleRow]]  # opens the rollouts anew: they may not fit memory
-_PAIRS = "best_and_worst"
+Weigh = Callable[[NDArray[np.float64]], NDArray[np.float64] | None]  # (P, K) scores to weights
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The response that another one is preferred to; rows of old have its text and score alone."""
+
+    response: str
+    score: float | None
+    sample: int | None = None
+    token_ids: list[int] = field(default_factory=list[int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,8 @@ class SelectedRow:
 
     Attributes:
         sample: its number among the prompt's K responses.
-        rejected: (text, score) of the response it is preferred to, where pairs are selected.
+        weight: what its log-probability counts in the loss, of `reinforce` its advantage; None: 1.
+        rejected: the response it is preferred to, where pairs are selected.
     """
 
     id: str
@@ -56,12 +67,16 @@ class SelectedRow:
     policy_version: int | None
     prompt_token_ids: list[int]
     token_ids: list[int]
-    rejected: tuple[str, float | None] | None = None
+    weight: float | None = None
+    rejected: Rejected | None = None
 
     @classmethod
-    def of(cls, row: SampleRow, sample: int, rejected: int | None = None) -> SelectedRow:
+    def of(
+        cls, row: SampleRow, sample: int, rejected: int | None = None, weight: float | None = None
+    ) -> SelectedRow:
         """Response number `sample` of a row, preferred to response number `rejected`."""
         scores_K = row.scores[REWARD]
+        ids_K = row.token_ids or [[]] * len(row.responses)
         return cls(
             id=row.id,
             sample=sample,
@@ -71,8 +86,11 @@ class SelectedRow:
             finish_reason=row.finish_reasons[sample] if row.finish_reasons else None,
             policy_version=row.policy_version,
             prompt_token_ids=row.prompt_token_ids or [],
-            token_ids=row.token_ids[sample] if row.token_ids else [],
-            rejected=None if rejected is None else (row.responses[rejected], scores_K[rejected]),
+            token_ids=ids_K[sample],
+            weight=weight,
+            rejected=None
+            if rejected is None
+            else Rejected(row.responses[rejected], scores_K[rejected], rejected, ids_K[rejected]),
         )
 
     @classmethod
@@ -87,9 +105,9 @@ class SelectedRow:
             raise InputError(where, f"'sample' is {json_kind(sample)}", "select the rows again")
         if not isinstance(response, str):
             raise InputError(where, f"'response' is {json_kind(response)}", "select the rows again")
-        score, reason, version = (
-            value.get("score"), value.get("finish_reason"), value.get("policy_version")
-        )  # fmt: skip
+        score, reason, version, weight = (
+            value.get(name) for name in ("score", "finish_reason", "policy_version", "weight")
+        )
         return cls(
             id=identity,
             sample=sample,
@@ -100,26 +118,20 @@ class SelectedRow:
             policy_version=version if isinstance(version, int) else None,
             prompt_token_ids=ids_column(value.get("prompt_token_ids"), "prompt_token_ids", where),
             token_ids=ids_column(value.get("token_ids"), "token_ids", where),
+            weight=weight if is_finite_number(weight) else None,
             rejected=_rejected(value.get("rejected"), where),
         )
 
     def to_json(self) -> dict[str, object]:
-        """The row as it is stored, `rejected` where there is one."""
-        row: dict[str, object] = {
-            "id": self.id,
-            "sample": self.sample,
-            "prompt": self.prompt,
-            "response": self.response,
-            "score": self.score,
-            "finish_reason": self.finish_reason,
-            "policy_version": self.policy_version,
-            "prompt_token_ids": self.prompt_token_ids,
-            "token_ids": self.token_ids,
-        }
-        if self.rejected is not None:
-            text, score = self.rejected
-            row["rejected"] = {"response": text, "score": score}
-        return row
+        """The row as it is stored, `weight` and `rejected` where there is one."""
+        row: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        rejected = self.rejected
+        if rejected is not None:
+            row["rejected"] = {name: getattr(rejected, name) for name in rejected.__slots__}
+        return {
+            key: value for key, value in row.items()
+            if value is not None or key not in ("weight", "rejected")
+        }  # fmt: skip
 
 
 def write_selected(
@@ -128,12 +140,13 @@ def write_selected(
     rule: SelectConfig,
     seed: int = 0,
     iteration: int = 0,
+    weigh: Weigh = lambda _: None,
 ) -> dict[str, float | int]:
     """Write the selected samples of `rows()` to `out`, whole or not at all; return what was kept.
 
-    `seed` is the run's. Filters make samples unselectable before the strategy looks.
-    `best_and_worst` trains on the best and writes the worst beside it as `rejected`: a preference
-    pair.
+    `seed` is the run's. Filters make samples unselectable before the strategy looks. Strategies of
+    pairs write the worse response beside the better one as `rejected`. `weigh` says what each
+    selectable response counts; one of weight 0 is stored, and not trained on.
 
     Raises:
         InputError: nothing could be selected.
@@ -147,24 +160,30 @@ def write_selected(
     chosen_M2 = select(
         strategy, scores_PK, seed=selection_seed(seed, iteration), **rule.arguments()
     )
-    if len(chosen_M2) == 0:
+    weights_PK = weigh(scores_PK)
+    trained_M2 = trained_samples(strategy, chosen_M2)
+    counts_M = np.ones(len(trained_M2))
+    if weights_PK is not None:
+        weights_M = weights_PK[tuple(trained_M2.T)]
+        trained_M2 = trained_M2[weights_M != 0]
+        counts_M = weights_M[weights_M != 0].clip(min=0)  # what is learned, not unlearned
+    if len(trained_M2) == 0:
         counts = ", ".join(f"{key} {count}" for key, count in refused.items() if count) or "none"
         raise InputError(
             "select",
             f"no sample of {scores_PK.size} can be selected (unselectable: {counts})",
-            "loosen the filters, lower the threshold, or look at the scores",
+            "loosen the filters, lower the threshold, or look at the scores (equal ones tell "
+            "nothing to an update that compares them)",
         )
     by_prompt: dict[int, list[int]] = defaultdict(list)
     for prompt, sample in chosen_M2.tolist():
         by_prompt[prompt].append(sample)
-    trained_M2 = trained_samples(strategy, chosen_M2)
-    kept = write_rows(
-        out, (row.to_json() for row in _selected(rows, by_prompt, strategy == _PAIRS))
-    )
+    written = _selected(rows, by_prompt, strategy in PAIRED, weights_PK)
+    write_rows(out, (row.to_json() for row in written))
     return {
-        "select/reward_mean": float(np.mean(scores_PK[tuple(trained_M2.T)])),
-        "select/kept": kept,
-        "select/prompts": len(by_prompt),
+        "select/reward_mean": float(np.average(scores_PK[tuple(trained_M2.T)], weights=counts_M)),
+        "select/kept": len(trained_M2),
+        "select/prompts": len({*trained_M2[:, 0].tolist()}),
         **{f"select/refused_{key}": int(count) for key, count in refused.items()},
     }
 
@@ -196,7 +215,7 @@ def read_selected(
 
 def trained_samples(strategy: str, chosen_M2: NDArray[np.int64]) -> NDArray[np.int64]:
     """(M', 2): of the rows that `select` gives, those that the policy learns to say."""
-    return chosen_M2[::2] if strategy == _PAIRS else chosen_M2
+    return chosen_M2[::2] if strategy in PAIRED else chosen_M2
 
 
 def _tells_nothing(scores_PK: NDArray[np.float64]) -> bool:
@@ -218,20 +237,31 @@ def _selectable(rows: Rows, filters: Filters) -> tuple[np.ndarray, dict[str, int
     return np.array(masked), dict(total)
 
 
-def _selected(rows: Rows, by_prompt: Mapping[int, list[int]], pairs: bool) -> Iterator[SelectedRow]:
+def _selected(
+    rows: Rows,
+    by_prompt: Mapping[int, list[int]],
+    pairs: bool,
+    weights_PK: NDArray[np.float64] | None,
+) -> Iterator[SelectedRow]:
     for number, row in enumerate(rows()):
         samples = by_prompt.get(number, [])
-        if pairs and samples:
-            best, worst = samples
-            yield SelectedRow.of(row, best, rejected=worst)
+        if pairs:
+            for better, worse in zip(samples[::2], samples[1::2], strict=True):
+                yield SelectedRow.of(row, better, rejected=worse)
             continue
         for sample in samples:
-            yield SelectedRow.of(row, sample)
+            weight = None if weights_PK is None else float(weights_PK[number, sample])
+            yield SelectedRow.of(row, sample, weight=weight)
 
 
-def _rejected(value: object, where: str) -> tuple[str, float | None] | None:
+def _rejected(value: object, where: str) -> Rejected | None:
     text = value.get("response") if is_object(value) else None
     if not is_object(value) or not isinstance(text, str):
         return None
-    score = value.get("score")
-    return text, score if is_finite_number(score) else None
+    score, sample = value.get("score"), value.get("sample")
+    return Rejected(
+        text,
+        score if is_finite_number(score) else None,
+        sample if isinstance(sample, int) else None,
+        ids_column(value.get("token_ids"), "rejected.token_ids", where),
+    )

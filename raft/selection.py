@@ -103,11 +103,30 @@ def best_and_worst(scores_PK: ArrayLike) -> Indices:
     return np.stack([rows_P, best_P, worst_P], axis=1)[differs_P]
 
 
+def all_pairs(scores_PK: ArrayLike, min_gap: float = 0.0, max_pairs: int | None = None) -> Indices:
+    """(M, 3): prompt, better sample, worse sample, for every two scores that differ by `min_gap`.
+
+    Equal scores state no preference. Of a prompt the widest gaps come first: `max_pairs` of them.
+    """
+    found: list[tuple[int, int, int]] = []
+    for prompt, scores_K in enumerate(as_scores(scores_PK).tolist()):
+        finite = [sample for sample, score in enumerate(scores_K) if math.isfinite(score)]
+        gaps = [
+            (scores_K[worse] - scores_K[better], better, worse)
+            for better in finite
+            for worse in finite
+            if scores_K[better] > scores_K[worse]
+        ]
+        wide = sorted(pair for pair in gaps if -pair[0] >= min_gap)[:max_pairs]
+        found += [(prompt, better, worse) for _, better, worse in wide]
+    return np.array(found, dtype=np.int64).reshape(-1, 3)
+
+
 def select(strategy: str, scores_PK: ArrayLike, *, seed: int = 0, **arguments: object) -> Indices:
     """(M, 2): rows (prompt, sample) that the strategy keeps, in order of prompt, then sample.
 
-    For "best_and_worst" the two rows of a prompt are its best and its worst, in that order. `seed`
-    is that of the strategies that draw; for the others it changes nothing.
+    For a strategy of `PAIRED` two rows in turn are a pair, the better sample first. `seed` is that
+    of the strategies that draw; for the others it changes nothing.
 
     Raises:
         InputError: for what `check_strategy` refuses.
@@ -141,7 +160,7 @@ def check_strategy(strategy: str, k: int, **arguments: object) -> None:
             raise InputError(f"select.{name}", f"{strategy} needs it", f"set select.{name}")
     for name, value in given.items():
         _check_range(name, value, k)
-    if strategy == "best_and_worst" and k < 2:
+    if strategy in PAIRED and k < 2:
         raise InputError("sampling.k", f"{k} is too small for {strategy}", "set it to 2 or more")
 
 
@@ -154,8 +173,8 @@ def _best_rows(scores_PK: Scores) -> Indices:
     return _rows(best_of_k(scores_PK))
 
 
-def _best_and_worst_rows(scores_PK: Scores) -> Indices:
-    return best_and_worst(scores_PK)[:, [0, 1, 0, 2]].reshape(-1, 2)
+def _in_turn(pairs_M3: Indices) -> Indices:
+    return pairs_M3[:, [0, 1, 0, 2]].reshape(-1, 2)
 
 
 _SELECTORS: dict[str, Callable[..., Indices]] = {
@@ -163,8 +182,11 @@ _SELECTORS: dict[str, Callable[..., Indices]] = {
     "top_m": top_m,
     "global_top_fraction": global_top_fraction,
     "threshold": threshold,
-    "best_and_worst": _best_and_worst_rows,
+    "all": lambda scores_PK: np.argwhere(np.isfinite(scores_PK)),
+    "best_and_worst": lambda scores_PK: _in_turn(best_and_worst(scores_PK)),
+    "all_pairs": lambda scores_PK, **given: _in_turn(all_pairs(scores_PK, **given)),
 }
+PAIRED = ("best_and_worst", "all_pairs")  # their rows are preferred to another
 DRAWING: dict[str, Callable[..., Indices]] = {
     "random": partial(soft_best, temperature=math.inf),
     "soft": soft_best,
@@ -179,9 +201,11 @@ ARGUMENTS = {
     "top_m": ("m",),
     "global_top_fraction": ("fraction",),
     "threshold": ("min_score", "per_prompt"),
+    "all": (),
     "best_and_worst": (),
+    "all_pairs": ("min_gap", "max_pairs"),
 }
-_OPTIONAL = {"per_prompt"}
+_OPTIONAL = {"per_prompt", "min_gap", "max_pairs"}
 
 
 def _given(arguments: Mapping[str, object]) -> dict[str, object]:
@@ -201,12 +225,12 @@ def _check_range(name: str, value: object, k: int) -> None:
         raise InputError("select.fraction", f"{value} is outside (0, 1]", "set it to 0.125, say")
     if name in ("temperature", "mean") and value <= 0:
         raise InputError(f"select.{name}", f"{value} is not above 0", "raise it")
-    if name in ("m", "per_prompt"):
+    if name in ("m", "per_prompt", "max_pairs"):
         if not isinstance(value, int) or value < 1:
             raise InputError(
                 f"select.{name}", f"{value} is not a count", "set it to a whole number from 1"
             )
-        if value > k:
+        if value > k and name != "max_pairs":
             raise InputError(
                 f"select.{name}",
                 f"{value} is more than the {k} samples of a prompt",

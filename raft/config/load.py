@@ -126,6 +126,8 @@ def _suggestion(key: str, schema: type[BaseModel], see: str) -> str:
     import difflib
 
     close = difflib.get_close_matches(key, known_keys(schema), n=1)
+    if close == [key]:
+        return "; another kind has it"
     return f"; did you mean {close[0]}?" if close else f"; see `{see}`"
 
 
@@ -145,7 +147,7 @@ def describe_keys(section: type[object] = RunConfig, prefix: str = "") -> list[s
     for name, field in _fields(section).items():
         children = _sections_of(field.annotation)
         if len(children) > 1:
-            lines += _describe_union(children, f"{prefix}{name}.")
+            lines += _describe_union(children, f"{prefix}{name}.", field)
         elif children:
             lines += describe_keys(children[0], f"{prefix}{name}.")
         else:
@@ -153,7 +155,7 @@ def describe_keys(section: type[object] = RunConfig, prefix: str = "") -> list[s
     return lines
 
 
-def _describe_union(kinds: list[type[object]], prefix: str) -> list[str]:
+def _describe_union(kinds: list[type[object]], prefix: str, union: FieldInfo) -> list[str]:
     """Keys that mean the same for several kinds share a line."""
     found: dict[str, list[str]] = {}
     names = [_fields(kind)["kind"].default for kind in kinds]
@@ -161,7 +163,9 @@ def _describe_union(kinds: list[type[object]], prefix: str) -> list[str]:
         for name, field in _fields(kind).items():
             if name != "kind":
                 found.setdefault(_describe(name, field), []).append(of)
-    lines = [f"{prefix}kind  (required)  {', '.join(names)}"]
+    default = getattr(union.get_default(), "kind", None)
+    told = f"default {default!r}" if default else "required"
+    lines = [f"{prefix}kind  ({told})  {', '.join(names)}"]
     return lines + [f"{prefix}{text}  [{', '.join(of)}]" for text, of in sorted(found.items())]
 
 

@@ -6,7 +6,6 @@ Unknown keys are errors. Only `raft.assemble` and the loop read these classes.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -14,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raft.config.monitor import MonitorConfig
+from raft.config.select import SelectConfig
 from raft.config.train import TrainConfig
-from raft.filters import Filters
-from raft.selection import STRATEGIES, check_strategy
+from raft.config.updates import own_strategy
+from raft.selection import check_strategy
 from rewards.spec import RewardSpec
+from rollout.data.jsonl import is_object
 from rollout.types import Sampling
 
 # a held-out response is also compared with the starting policy's: it costs near twice a draw
@@ -91,91 +92,6 @@ class SamplingConfig(Sampling):
                 f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens "
                 f"{self.max_new_tokens}; lower it"
             )
-        return self
-
-
-class SelectConfig(_Section):
-    strategy: str = Field(default="best_of_k", description=", ".join(STRATEGIES))
-    m: int | None = Field(default=None, ge=1, description="top_m: rows to select per prompt")
-    fraction: float | None = Field(
-        default=None, gt=0, le=1, description="global_top_fraction: share to select"
-    )
-    minimum: float | None = Field(
-        default=None,
-        description="old name of min_score, for threshold",
-        json_schema_extra={"hidden": True},
-    )
-    temperature: float | None = Field(
-        default=None, gt=0, description="soft: in the reward's unit; small ones select the best"
-    )
-    mean: float | None = Field(
-        default=None, gt=0, description="poisson: samples looked at beyond the first, on average"
-    )
-    per_prompt: int | None = Field(
-        default=None, ge=1, description="threshold: most rows to select per prompt"
-    )
-    reject_pattern: str | None = Field(
-        default=None, description="responses that match it are never selected"
-    )
-    min_chars: int = Field(default=0, ge=0, description="shorter responses are never selected")
-    max_chars: int | None = Field(
-        default=None, ge=1, description="longer responses are never selected"
-    )
-    min_score: float | None = Field(
-        default=None,
-        allow_inf_nan=False,
-        description="lowest score that may be selected; threshold needs it",
-    )
-    min_spread: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="skip prompts whose scores differ by less",
-    )
-    allow_truncated: bool = Field(default=True, description="select responses that were cut, too")
-    unique: bool = Field(default=False, description="select only one of identical responses")
-
-    def arguments(self) -> dict[str, float]:
-        """The strategy's own settings, by the names of its parameters in `raft.selection`."""
-        given = {
-            name: getattr(self, name)
-            for name in ("m", "fraction", "temperature", "mean", "per_prompt")
-        }
-        if self.strategy == "threshold":
-            given["min_score"] = self.min_score if self.minimum is None else self.minimum
-        else:
-            given["minimum"] = self.minimum  # which no other strategy takes
-        return {key: value for key, value in given.items() if value is not None}
-
-    def filters(self) -> Filters:
-        """Return what makes samples unselectable before the strategy is applied."""
-        # of threshold min_score is an argument, so that what is below it is not counted as refused
-        is_argument = self.strategy == "threshold" and self.minimum is None
-        return {
-            "reject_pattern": self.reject_pattern,
-            "min_chars": self.min_chars,
-            "max_chars": self.max_chars,
-            "min_score": None if is_argument else self.min_score,
-            "min_spread": self.min_spread,
-            "allow_truncated": self.allow_truncated,
-            "unique": self.unique,
-        }
-
-    @model_validator(mode="after")
-    def _lengths_leave_room(self) -> SelectConfig:
-        if self.max_chars is not None and self.max_chars < self.min_chars:
-            raise ValueError(
-                f"max_chars {self.max_chars} is less than min_chars {self.min_chars}; raise it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _pattern_compiles(self) -> SelectConfig:
-        if self.reject_pattern is not None:
-            try:
-                re.compile(self.reject_pattern)
-            except re.error as error:
-                raise ValueError(f"reject_pattern is not a regular expression ({error})") from error
         return self
 
 
@@ -280,9 +196,25 @@ class RunConfig(_Section):
         every = self.eval.every or math.ceil(_TRAINED_FOR_ONE * held_out * self.eval.k / drawn)
         return iteration % every == 0 or iteration == self.iterations
 
+    @model_validator(mode="before")
+    @classmethod
+    def _update_says_what_is_selected(cls, data: object) -> object:
+        """Where the config does not; so config.yaml has the rule that the run went by."""
+        train, select = (data.get(key) if is_object(data) else None for key in ("train", "select"))
+        own = own_strategy(train.get("update")) if is_object(train) else None
+        if own is None or not is_object(data) or not isinstance(select, dict | None):
+            return data
+        return {**data, "select": {"strategy": own, **(select or {})}}
+
     @model_validator(mode="after")
     def _selector_and_update_fit(self) -> RunConfig:
         check_strategy(self.select.strategy, self.sampling.k, **self.select.arguments())
+        self.train.update.check_strategy(self.select.strategy)
+        if self.select.strategy == "all" and self.sampling.k < 2:
+            raise ValueError(
+                f"sampling.k: {self.sampling.k} is too small for train.update "
+                f"{self.train.update.kind}; set it to 2 or more"
+            )
         # whether there is a GPU shows when the run starts; what no GPU fixes is refused here
         self.train.check(on_gpu=True, world_size=self.cluster.trainer_workers)
         return self

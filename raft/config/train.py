@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from raft.config.updates import SftUpdate, UpdateConfig
 from rollout.errors import InputError
 
 
@@ -20,11 +21,30 @@ class LoraConfig(_Section):
     target_modules: str | list[str] = "all-linear"
 
 
-class TrainConfig(_Section):
-    """How the SFT update is made. Trainers take this section as it is."""
+class MixConfig(_Section):
+    path: str = Field(
+        description="conversations, prompts with responses, or texts, that are learned as they are"
+    )
+    share: float = Field(default=0.1, gt=0, lt=1, description="their share of the rows")
 
+
+class TrainConfig(_Section):
+    """How an update is made. Trainers take this section as it is."""
+
+    update: UpdateConfig = SftUpdate()
+    start_from: Literal["previous", "start"] = Field(
+        default="previous",
+        description="the policy that is trained: the last one, or always the starting one with a "
+        "fresh optimizer (ReST-EM)",
+    )
+    mix: MixConfig | None = None
+    kl: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the KL to the starting policy in the loss, per token (k3 estimate)",
+    )
     learning_rate: float = Field(default=2e-5, gt=0)
-    epochs: float = Field(default=1, gt=0, description="passes over the selected rows")
+    epochs: float = Field(default=1, gt=0, description="passes over the rows")
     batch_size: int = Field(
         default=16, ge=1, description="rows per optimizer step, over all trainers"
     )
@@ -48,7 +68,12 @@ class TrainConfig(_Section):
 
     @property
     def fresh(self) -> bool:
-        return self.optimizer == "fresh"
+        return self.optimizer == "fresh" or self.start_from == "start"
+
+    @property
+    def compares(self) -> bool:
+        """Whether the loss is of the ratio of two policies."""
+        return self.update.bounds is not None or self.update.kind == "dpo"
 
     def rows_per_forward(self, world_size: int) -> int:
         return self.micro_batch_size or max(1, self.batch_size // world_size)
@@ -80,6 +105,7 @@ class TrainConfig(_Section):
             )
         if self.fsdp and self.lora:
             raise InputError("train.fsdp", "does not go with train.lora", "use one of them")
+        self._check_update()
         rows = self.rows_per_forward(world_size)
         if self.batch_size % (rows * world_size):
             raise InputError(
@@ -88,3 +114,22 @@ class TrainConfig(_Section):
                 "trainers",
                 "change one of the three",
             )
+
+    def _check_update(self) -> None:
+        """Refuse what does not go with the update. Raises InputError."""
+        kind, packs = self.update.kind, self.packing != "none"
+        of_kind = f"train.update {kind}"
+        rules = (
+            (packs and kind != "sft", "packing", of_kind, "none"),
+            (packs and self.kl > 0, "packing", "train.kl", "none"),
+            # nobody drew the prompt's tokens, and the two sides of a pair share them
+            (self.compares and self.loss_on == "all", "loss_on", of_kind, "response"),
+            # it would make noise of the ratio of two policies
+            (self.compares and bool(self.lora and self.lora.dropout), "lora.dropout", of_kind, "0"),
+            (kind == "dpo" and self.kl > 0, "kl", "train.update dpo, which has beta", "0"),
+            (kind == "dpo" and self.mix is not None, "mix", of_kind, "null"),
+            (self.start_from == "start" and self.fsdp, "fsdp", "train.start_from start", "false"),
+        )
+        for wrong, key, other, fix in rules:
+            if wrong:
+                raise InputError(f"train.{key}", f"does not go with {other}", f"set it to {fix}")

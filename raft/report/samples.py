@@ -93,10 +93,13 @@ def _selected(
     found: dict[str, tuple[list[int], set[int]]] = {}
     damage = Damage()
     for row in _readable(read_selected(path, name=name, damage=damage), name, on_damage):
+        if row.weight == 0:  # stored, and not trained on
+            continue
         numbers, rejected = found.setdefault(row.id, ([], set()))
-        numbers.append(row.sample)
+        if row.sample not in numbers:  # which may be the better one of several pairs
+            numbers.append(row.sample)
         if row.rejected is not None:
-            rejected.add(hash(row.rejected[0]))
+            rejected.add(hash(row.rejected.response))
     _tell(damage, on_damage)
     return found
 

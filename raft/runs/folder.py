@@ -252,13 +252,19 @@ def _parsed(text: str, path: Path) -> object:
 
 
 def _comparable(stored: object) -> dict[str, object]:
-    """A config of any version as configs are compared: rewards as they are written today, and of
-    the monitor's settings the one that matters."""
+    """A config of any version as configs are compared: as it is written today, keys that it did not
+    know at their defaults, and of the monitor's settings the one that matters."""
+    from pydantic import ValidationError
+
+    from raft.config.run import RunConfig
     from rewards.spec_reader import rewritten
 
     columns = dict(stored) if is_object(stored) else {}
-    for key in ("reward", "gold"):
-        columns[key] = rewritten(columns.get(key))
+    try:
+        columns = RunConfig.model_validate(columns).model_dump(mode="json")
+    except (ValidationError, InputError):  # a key that has gone: what is left can be compared
+        for key in ("reward", "gold"):
+            columns[key] = rewritten(columns.get(key))
     monitor = columns.get("monitor")  # folders of old have none
     text = monitor.get(_MONITORED) if is_object(monitor) else None
     return {**columns, "monitor": {_MONITORED: text}}

@@ -213,7 +213,7 @@ def _same_as_selected(source: Source, part: Part, pool: Pool, own: SelectionStat
     """
     file = part.path.with_name("selected.jsonl")
     try:
-        stored = [(row.id, row.sample) for row in read_selected(file)]
+        stored = list({(row.id, row.sample): None for row in read_selected(file)})
     except FileNotFoundError:
         source.note(f"{part.name}: {file} is not there; the replay is compared with nothing")
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raft.config.run import SelectConfig
+from raft.config.select import SelectConfig
 from raft.filters import Filters
 from raft.selection import ARGUMENTS, check_strategy
 from rewards.combine.checks import finite_number

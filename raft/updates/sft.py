@@ -1,4 +1,7 @@
-"""The SFT update: TRL's SFTTrainer kept alive from iteration to iteration.
+"""The trainer of the updates: TRL's SFTTrainer kept alive from iteration to iteration.
+
+What is particular to an update is its loss (`raft.updates.objective`), the weights of its rows
+(`raft.updates.weighted`, `reinforce`) or, for pairs, TRL's other trainer (`raft.updates.dpo`).
 
 Rows come in as token ids (TRL would append an end of text to text rows, even to samples that were
 cut). One trainer lives as long as the run: a second one on the same model would wrap `forward`
@@ -18,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from raft.config.train import TrainConfig
 from raft.updates.policy import (
@@ -30,12 +33,15 @@ from raft.updates.policy import (
     shards_restored,
     weights_dtype,
 )
+from raft.updates.reference import put_start, row_log_probs, start_policy
 from raft.updates.rows import (
-    IGNORED,
+    MIXED,
     TrainingRow,
-    concatenate_and_cut,
+    make_dataset,
+    of_mean_one,
     sft_rows,
-    training_order,
+    undrawn,
+    with_log_probs,
 )
 from raft.updates.trainer import METRICS_FILE, rendezvous_address, set_torchrun_env
 from rollout.types import InputError
@@ -96,14 +102,15 @@ class SFT:
 
         start = time.monotonic()
         settings, trainer = self._settings, self._trainer
-        # blocks that are cut anyway take rows of any length
-        limit = None if settings.packing == "wrapped" else settings.max_length
-        rows = list(sft_rows(rows_path, settings.loss_on, limit))
-        trainer.train_dataset = self._dataset(rows, seed)
+        trainer.train_dataset, counts = self._data(Path(rows_path), seed)
+        if settings.start_from == "start":
+            set_seed(seed % 2**31)
+            put_start(trainer, self._start, self._dtype, settings.lora is not None)
         if settings.fresh:
             trainer.optimizer = None
         trainer.model.train()
         set_seed((seed + self._rank) % 2**31)  # dropout
+        trainer.begin()
         with _forward_unwrapped(trainer.model):
             output = trainer.train()
         loss = self._mean_over_ranks(output.training_loss)
@@ -111,9 +118,8 @@ class SFT:
         metrics = {
             "train/loss": loss,
             "train/steps": output.global_step,
-            "train/tokens": sum(len(row["input_ids"]) for row in rows),
-            # the first token of a row is never predicted
-            "train/loss_tokens": sum(sum(x >= 0 for x in row["labels"][1:]) for row in rows),
+            **counts,
+            **trainer.measured(),
             "train/seconds": time.monotonic() - start,
         }
         saving = time.monotonic()
@@ -142,63 +148,88 @@ class SFT:
 
     def _build(self) -> None:
         from transformers import AutoTokenizer, PrinterCallback
-        from trl.trainer.sft_config import SFTConfig
-        from trl.trainer.sft_trainer import SFTTrainer
+        from trl.trainer.utils import disable_dropout_in_model
 
         source = self._checkpoint or self._start
         self._tokenizer = AutoTokenizer.from_pretrained(source)
         self._scratch = tempfile.TemporaryDirectory(prefix="raft-trainer-")
-        dtype = weights_dtype(self._settings, self._on_gpu)
-        model = load_policy(self._start, self._checkpoint, dtype, self._settings.lora)
+        self._dtype = weights_dtype(self._settings, self._on_gpu)
+        model = load_policy(self._start, self._checkpoint, self._dtype, self._settings.lora)
         self._own = OwnSettings(model)
-        self._trainer = SFTTrainer(
-            model=model,
-            args=SFTConfig(
-                output_dir=self._scratch.name,
-                **_arguments(self._settings, self._on_gpu, self._world_size),
-                bf16=self._autocast,
-                max_length=None,
-                packing=False,  # done by us, on rows that are labelled already
-                dataset_kwargs={"skip_prepare_dataset": True},
-                remove_unused_columns=False,
-                save_strategy="no",
-                logging_strategy="no",
-                logging_nan_inf_filter=False,  # it would write the mean of the others over a NaN
-                report_to=[],
-                disable_tqdm=True,
-                ddp_find_unused_parameters=False,
-            ),
-            train_dataset=_placeholder(),
-            # a copy: the trainer gives it a PAD token, which is not the policy's
-            processing_class=_with_pad(AutoTokenizer.from_pretrained(source)),
-        )
+        if self._settings.compares:  # a ratio of two policies is none of their dropout
+            disable_dropout_in_model(model)
+        common = {
+            "output_dir": self._scratch.name,
+            **_arguments(self._settings, self._on_gpu, self._world_size),
+            "bf16": self._autocast,
+            "max_length": None,
+            "remove_unused_columns": False,
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "logging_nan_inf_filter": False,  # it would write the mean of the others over a NaN
+            "report_to": [],
+            "disable_tqdm": True,
+            "ddp_find_unused_parameters": False,
+        }
+        # a copy: the trainer gives it a PAD token, which is not the policy's
+        self._padded = _with_pad(AutoTokenizer.from_pretrained(source))
+        self._trainer = self._make(model, common)
         # the printer of a finished run's summary speaks to a terminal that is not ours
         self._trainer.remove_callback(PrinterCallback)
         if self._checkpoint and not self._settings.fresh:
             self._load_optimizer(Path(self._checkpoint))
 
+    def _make(self, model: Any, common: dict[str, Any]) -> Any:
+        from raft.updates.objective import make_trainer
+
+        return make_trainer(model, self._settings, common, self._padded)
+
+    def _data(self, path: Path, seed: int) -> tuple[Dataset, dict[str, int]]:
+        """The data set of an update on selected rows and those that are mixed in, and its counts.
+
+        The trainer still holds the policy that drew.
+        """
+        settings = self._settings
+        # blocks that are cut anyway take rows of any length
+        limit = None if settings.packing == "wrapped" else settings.max_length
+        rows = list(sft_rows(path, settings.loss_on, limit))
+        if settings.update.kind == "weighted":
+            rows = of_mean_one(rows)
+        if settings.update.bounds:
+            rows = with_log_probs(rows, "drawn_log_probs", self._say(self._trainer.model, rows))
+        if settings.kl:
+            with self._starting() as model:
+                rows = with_log_probs(rows, "start_log_probs", self._say(model, rows))
+        mixed = []
+        if settings.mix:
+            mixed = list(sft_rows(path.with_name(MIXED), settings.loss_on, limit))
+            rows += [undrawn(row, like=rows[0]) for row in mixed]
+        return make_dataset(rows, settings, seed), {
+            "train/tokens": sum(len(row["input_ids"]) for row in rows),
+            # the first token of a row is never predicted
+            "train/loss_tokens": sum(sum(x >= 0 for x in row["labels"][1:]) for row in rows),
+            **({"train/mixed": len(mixed)} if mixed else {}),
+        }
+
+    def _say(self, model: Any, rows: Sequence[TrainingRow]) -> list[list[float]]:
+        return row_log_probs(
+            self._trainer.accelerator,
+            model,
+            rows,
+            per_forward=self._settings.rows_per_forward(self._world_size),
+            pad_token_id=cast(int, self._padded.pad_token_id),
+            autocast=self._autocast,
+        )
+
+    def _starting(self) -> contextlib.AbstractContextManager[Any]:
+        return start_policy(
+            self._trainer, self._start, self._dtype, self._settings.lora is not None
+        )
+
     @property
     def _autocast(self) -> bool:
         """Whether trained weights stay in float32 and the arithmetic runs in bfloat16."""
         return self._on_gpu and self._settings.dtype == "auto"
-
-    def _dataset(self, rows: list[TrainingRow], seed: int) -> Dataset:
-        """All epochs in order. Every rank takes its share of each optimizer step's rows."""
-        from datasets import Dataset
-
-        settings = self._settings
-        if settings.packing == "wrapped":
-            rows = concatenate_and_cut(rows, settings.max_length or 0)
-        # a row's first token is never predicted, but for GPT-2 the library would count it
-        data = Dataset.from_list([{**row, "labels": [IGNORED, *row["labels"][1:]]} for row in rows])
-        if settings.packing == "bfd":
-            from trl.data_utils import pack_dataset
-
-            data = pack_dataset(data, seq_length=settings.max_length or 0, strategy="bfd")
-        silent = {"input_ids": [0], "labels": [IGNORED], "seq_lengths": [1]}
-        filled: list[Any] = [*data, {key: silent[key] for key in data.column_names}]
-        order = training_order(len(data), settings.batch_size, settings.epochs, seed)
-        return Dataset.from_list(filled).select(order)
 
     def _mean_over_ranks(self, loss: float) -> float:
         if self._world_size == 1:
@@ -303,13 +334,6 @@ def _forward_unwrapped(model: torch.nn.Module) -> Iterator[None]:
         model.forward = before
     else:
         model.__dict__.pop("forward", None)
-
-
-def _placeholder() -> Dataset:
-    """SFTTrainer wants a dataset at birth; the real rows come with every update."""
-    from datasets import Dataset
-
-    return Dataset.from_list([{"input_ids": [0], "labels": [0]}])
 
 
 def _with_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

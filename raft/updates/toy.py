@@ -1,15 +1,17 @@
-"""Maximum likelihood for the toy's unigram policy: steps toward what was selected."""
+"""The updates of the toy's unigram policy: gradient steps in closed form."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from raft.updates.rows import sft_rows
+from raft.config.updates import DpoUpdate
+from raft.updates.rows import MIXED, of_mean_one, pair_rows, sft_rows
 from raft.updates.trainer import METRICS_FILE
 from rollout.engines.base import context_length
 from rollout.engines.toy import read_toy, write_toy
@@ -18,10 +20,16 @@ if TYPE_CHECKING:
     from raft.config.train import TrainConfig
 
 
-class ToyTrainer:
-    """Gradient steps on the mean negative log-likelihood, in closed form.
+Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
+LossAndSlope = Callable[[Floats], tuple[float, Floats, int]]
 
-    Of the settings it heeds `learning_rate`, `epochs` (a step each) and `loss_on`.
+
+class ToyTrainer:
+    """Gradient steps on the mean loss of the tokens, or of the pairs, in closed form.
+
+    Of the settings it heeds `update`, `start_from`, `mix`, `kl`, `learning_rate`, `epochs` (a step
+    each) and `loss_on`.
     """
 
     def __init__(
@@ -33,28 +41,85 @@ class ToyTrainer:
         rank: int = 0,
     ) -> None:
         self._tokenizer, self._logits = read_toy(checkpoint or model)
+        self._start = read_toy(model)[1]
         self._context = context_length(model)
         self._settings = settings
         self._rank = rank
 
     def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, float | int]:
         del seed
-        rows = sft_rows(rows_path, self._settings.loss_on)
-        labels = [label for row in rows for label in row["labels"] if label >= 0]
-        share = np.bincount(labels, minlength=len(self._logits)) / len(labels)
+        loss_of = self._pair_loss if self._settings.update.kind == "dpo" else self._token_loss
+        tokens_N, loss_and_slope = loss_of(Path(rows_path), _log_p(self._logits))
+        if self._settings.start_from == "start":
+            self._logits = self._start
         steps, loss = max(1, round(self._settings.epochs)), 0.0
         for _ in range(steps):
-            log_p = self._logits - np.logaddexp.reduce(self._logits)
-            loss = float(-(share * log_p).sum())
-            self._logits = self._logits + self._settings.learning_rate * (share - np.exp(log_p))
-        metrics = {"train/loss": loss, "train/steps": steps, "train/loss_tokens": len(labels)}
+            log_p = _log_p(self._logits)
+            loss, slope_N, count = loss_and_slope(log_p)
+            # d log p(token) / d logits is 1 at the token, less p everywhere
+            here_V = np.bincount(tokens_N, slope_N, minlength=len(log_p)) / count
+            up = here_V - slope_N.sum() / count * np.exp(log_p)
+            self._logits = self._logits - self._settings.learning_rate * up
+        metrics = {"train/loss": loss, "train/steps": steps, "train/loss_tokens": len(tokens_N)}
         if self._rank == 0:
             write_toy(out_dir, self._tokenizer.words, self._logits.tolist(), self._context)
             (Path(out_dir) / METRICS_FILE).write_text(json.dumps(metrics))
         return metrics
 
+    def _token_loss(self, path: Path, drawn: Floats) -> tuple[Ids, LossAndSlope]:
+        """The trained tokens, and log p to (mean loss, slope of the sum in each token, count)."""
+        settings = self._settings
+        rows = list(sft_rows(path, settings.loss_on))
+        if settings.update.kind == "weighted":
+            rows = of_mean_one(rows)
+        mixed = list(sft_rows(path.with_name(MIXED), settings.loss_on)) if settings.mix else []
+        found = [
+            (label, row.get("weight", 1.0), number < len(rows))
+            for number, row in enumerate([*rows, *mixed])
+            for label in row["labels"]
+            if label >= 0
+        ]
+        tokens_N, weight_N, drawn_N = (np.array(column) for column in zip(*found, strict=True))
+        bounds, start = settings.update.bounds, _log_p(self._start)[tokens_N]
+
+        def loss_and_slope(log_p: Floats) -> tuple[float, Floats, int]:
+            own = log_p[tokens_N]
+            losses, slopes = -weight_N * own, -weight_N
+            if bounds:
+                ratio = np.where(drawn_N, np.exp(own - drawn[tokens_N]), 1.0)
+                counted = np.minimum(ratio * weight_N, ratio.clip(*bounds) * weight_N)
+                losses = -counted
+                slopes = np.where(counted == ratio * weight_N, -ratio * weight_N, 0.0)
+            if settings.kl:
+                away = np.where(drawn_N, start - own, 0.0)
+                losses = losses + settings.kl * (np.exp(away) - away - 1)
+                slopes = slopes + settings.kl * (1 - np.exp(away))
+            return float(losses.mean()), slopes, len(tokens_N)
+
+        return tokens_N, loss_and_slope
+
+    def _pair_loss(self, path: Path, drawn: Floats) -> tuple[Ids, LossAndSlope]:
+        update = self._settings.update
+        assert isinstance(update, DpoUpdate), "the caller looks"
+        reference = drawn if update.reference == "previous" else _log_p(self._start)
+        found = [
+            (token, sign, number)
+            for number, pair in enumerate(pair_rows(path))
+            for sign, ids in ((1.0, pair["chosen_ids"]), (-1.0, pair["rejected_ids"]))
+            for token in ids
+        ]
+        tokens_N, sign_N, pair_N = (np.array(column) for column in zip(*found, strict=True))
+
+        def loss_and_slope(log_p: Floats) -> tuple[float, Floats, int]:
+            apart_N = update.beta * sign_N * (log_p - reference)[tokens_N]
+            margin_P = np.bincount(pair_N, apart_N)
+            slope_P = -update.beta / (1 + np.exp(margin_P))
+            return float(np.logaddexp(0, -margin_P).mean()), sign_N * slope_P[pair_N], len(margin_P)
+
+        return tokens_N, loss_and_slope
+
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
-        log_p = self._logits - np.logaddexp.reduce(self._logits)
+        log_p = _log_p(self._logits)
         return [float(log_p[token]) for token in token_ids[1:]]
 
     def rendezvous(self) -> tuple[str, int]:
@@ -66,3 +131,7 @@ class ToyTrainer:
     def sleep(self) -> None: ...
 
     def wake(self) -> None: ...
+
+
+def _log_p(logits: Floats) -> Floats:
+    return logits - np.logaddexp.reduce(logits)

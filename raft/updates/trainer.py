@@ -60,9 +60,12 @@ def build_trainer(
         from raft.updates.toy import ToyTrainer
 
         return ToyTrainer(model, settings, checkpoint=checkpoint, rank=rank)
-    from raft.updates.sft import SFT
+    if settings.update.kind == "dpo":
+        from raft.updates.dpo import DPO as Learner
+    else:
+        from raft.updates.sft import SFT as Learner
 
-    return SFT(
+    return Learner(
         model, settings, checkpoint=checkpoint, rank=rank, world_size=world_size, threads=threads
     )
 

@@ -16,16 +16,15 @@ import tiny_models as tiny
 import torch
 
 from raft.config.train import TrainConfig
-from raft.updates.sft import SFT
-from raft.updates.trainer import rendezvous_address
+from raft.updates.trainer import build_trainer, rendezvous_address
 
 _OF_THE_RANK = ("checkpoint", "rank", "world_size")
 
 
-def build_sft(model: str, **settings: Any) -> SFT:
+def build_sft(model: str, **settings: Any) -> Any:
     """A trainer from the keys of `train` and those of the rank, side by side."""
     own = {key: settings.pop(key) for key in _OF_THE_RANK if key in settings}
-    return SFT(model, TrainConfig(**settings), **own)
+    return build_trainer(model, TrainConfig(**settings), **own)
 
 
 def selected_rows(path: Path) -> Path:

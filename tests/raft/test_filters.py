@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 from wording import words
 
-from raft.config.run import SelectConfig
+from raft.config.select import SelectConfig
 from raft.filters import compile_reject_pattern, mask_unselectable
 from rollout.errors import InputError
 

@@ -18,7 +18,7 @@ from wording import says
 
 from experiments.bench import replay as bench
 from raft.cli.main import main
-from raft.config.run import SelectConfig
+from raft.config.select import SelectConfig
 from raft.filters import Filters, mask_unselectable
 from raft.monitor.diversity import measure
 from raft.select_rows import write_selected

@@ -1,0 +1,152 @@
+"""The updates of a policy and their own settings: `train.update` in a run's config.
+
+A kind may stand for its defaults: `update: reinforce` is `update: {kind: reinforce}`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from raft.selection import PAIRED, Scores
+from rollout.errors import InputError
+
+__all__ = ["DpoUpdate", "SftUpdate", "UpdateConfig", "own_strategy"]
+
+
+class _Update(BaseModel):
+    """What all updates share.
+
+    `strategies` are the selection rules whose rows the update learns from, its default first; where
+    it is empty, all that select responses.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: str
+    strategies: ClassVar[tuple[str, ...]] = ()
+
+    def weights(self, scores_PK: Scores) -> Scores | None:
+        """(P, K): what the log-probability of each response counts in the loss; None: all 1."""
+        del scores_PK
+        return None
+
+    def check_strategy(self, strategy: str) -> None:
+        """Refuse rows that the update cannot learn from. Raises InputError."""
+        if self.strategies and strategy not in self.strategies:
+            raise InputError(
+                "select.strategy",
+                f"{strategy} does not go with train.update {self.kind}",
+                f"use {' or '.join(self.strategies)}",
+            )
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the largest ratio to the drawing policy that count; None: there is none."""
+        return None
+
+
+class _Ratio(_Update):
+    """An update through the ratio to the policy that drew, over `train.epochs` passes."""
+
+    clip: float | None = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="how far below 1, and above, a ratio still counts; null: any",
+    )
+    clip_high: float | None = Field(
+        default=None, gt=0, description="how far above 1 (clip-higher); default: clip"
+    )
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        if self.clip is None:
+            return 0.0, float("inf") if self.clip_high is None else 1 + self.clip_high
+        return 1 - self.clip, 1 + (self.clip if self.clip_high is None else self.clip_high)
+
+
+class SftUpdate(_Update):
+    """Maximum likelihood of what was selected: RAFT."""
+
+    kind: Literal["sft"] = "sft"
+
+
+class WeightedUpdate(_Update):
+    """Maximum likelihood of every response by a weight from its score."""
+
+    kind: Literal["weighted"] = "weighted"
+    strategies: ClassVar[tuple[str, ...]] = ("all",)
+    weight: Literal["exponential", "standardized"] = Field(
+        default="exponential",
+        description="softmax of a prompt's scores, or standardised among them and floored at 0",
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="exponential: divides the scores; towards 0 only the best"
+    )
+
+    def weights(self, scores_PK: Scores) -> Scores | None:
+        from raft.updates.weighted import exponential, standardized
+
+        if self.weight == "exponential":
+            return exponential(scores_PK, self.temperature)
+        return standardized(scores_PK).clip(min=0)
+
+
+class RaftPlusPlusUpdate(_Ratio):
+    """What was selected, through the clipped ratio (arXiv 2504.11343)."""
+
+    kind: Literal["raft_plus_plus"] = "raft_plus_plus"
+
+
+class ReinforceUpdate(_Ratio):
+    """Every response by its advantage, through the clipped ratio."""
+
+    kind: Literal["reinforce"] = "reinforce"
+    strategies: ClassVar[tuple[str, ...]] = ("all",)
+    advantage: Literal["leave_one_out", "standardized"] = Field(
+        default="leave_one_out",
+        description="score less the mean of the prompt's others, or standardised among them",
+    )
+
+    def weights(self, scores_PK: Scores) -> Scores | None:
+        from raft.updates.reinforce import leave_one_out
+        from raft.updates.weighted import standardized
+
+        of = leave_one_out if self.advantage == "leave_one_out" else standardized
+        return of(scores_PK)
+
+
+class DpoUpdate(_Update):
+    """The better of two responses against the worse (arXiv 2305.18290)."""
+
+    kind: Literal["dpo"] = "dpo"
+    strategies: ClassVar[tuple[str, ...]] = PAIRED
+    beta: float = Field(default=0.1, gt=0, description="how dearly the policy leaves its reference")
+    reference: Literal["previous", "start"] = Field(
+        default="previous", description="the policy that drew, or the starting one"
+    )
+
+
+def _of_kind(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+UpdateConfig: TypeAlias = Annotated[
+    Annotated[
+        SftUpdate | WeightedUpdate | RaftPlusPlusUpdate | ReinforceUpdate | DpoUpdate,
+        Field(discriminator="kind"),
+    ],
+    BeforeValidator(_of_kind),
+]
+_OWN_STRATEGY = {
+    one.model_fields["kind"].default: one.strategies[0]
+    for one in (WeightedUpdate, ReinforceUpdate, DpoUpdate)
+}
+
+
+def own_strategy(update: object) -> str | None:
+    """The selection rule that an update takes by default, from what a config says of it; None where
+    that is the common default."""
+    kind = update.get("kind") if isinstance(update, dict) else update
+    return _OWN_STRATEGY.get(kind) if isinstance(kind, str) else None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from raft.assemble import WorkerGroups, models_of, start_workers
 from raft.collect import collect
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
+from raft.mix import write_mixed
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Sinks, Stopwatch, report_line
@@ -35,6 +36,7 @@ from rollout.types import Prompt
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
+    from raft.mix import Example
     from raft.monitor.monitor import Monitor
     from raft.monitor.policies import PolicyMeasures
 
@@ -54,6 +56,7 @@ class Run:
     measures: PolicyMeasures
     sinks: Sinks
     start_seconds: float  # until the engines were there
+    mix: Sequence[Example] = ()
 
     def log(self, iteration: int, phase: str, metrics: Mapping[str, Metric]) -> None:
         self.sinks.write(self.folder.add_metrics(iteration, phase, metrics))
@@ -83,12 +86,12 @@ def run(config: RunConfig) -> Path:
             ):
                 # while the workers start: encoding imports the tokenizer, which takes seconds
                 prompts, held_out = encode_texts(config, texts)
-                folder.settle_prompts(digest(prompts, held_out))
+                folder.settle_prompts(digest(prompts, held_out, texts.mix))
                 measures = policy_measures(config)
                 engine, seconds = workers.rollout.describe(), time.monotonic() - started
                 log.info("policy %s, engine %s, %.0f s", config.policy.model, engine, seconds)
                 parts = (config, folder, workers, prompts, held_out, monitor, measures, sinks)
-                iterate(Run(*parts, start_seconds=seconds))
+                iterate(Run(*parts, start_seconds=seconds, mix=texts.mix))
         if not (over and curves.exists()):
             draw_curves([folder.root], curves)
         return folder.root
@@ -133,6 +136,7 @@ def improve(run: Run, iteration: int) -> None:
         kept = write_selected(
             store.rows, selected, config.select, config.seed, iteration, config.train.update.weights
         )
+        write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
         trained = train(run.config, run.folder, run.workers, selected, iteration)
     with watch("sync"):

@@ -66,7 +66,8 @@ def check_run(config: RunConfig, *, hub: bool = True) -> Texts | None:
 
 
 def _on_hub(config: RunConfig) -> bool:
-    sources = [config.prompts.path, config.eval.prompts]
+    mix = config.train.mix
+    sources = [config.prompts.path, config.eval.prompts, mix.path if mix else None]
     return any(find_source(one).kind == "dataset" for one in sources if isinstance(one, str))
 
 

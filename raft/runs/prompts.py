@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from rollout.types import InputError, Prompt
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
+    from raft.mix import Example
 
 __all__ = [
     "Texts",
@@ -38,10 +39,12 @@ log = logging.getLogger("raft")
 
 @dataclass(frozen=True)
 class Texts:
-    """A run's prompts as their files have them; `held_out` is None where some are to be."""
+    """A run's prompts as their files have them; `held_out` is None where some are to be. `mix` is
+    what the updates learn besides."""
 
     prompts: list[Prompt]
     held_out: list[Prompt] | None
+    mix: list[Example] = field(default_factory=list["Example"])
 
 
 def read_texts(config: RunConfig) -> Texts:
@@ -50,6 +53,7 @@ def read_texts(config: RunConfig) -> Texts:
     Raises:
         InputError: files, rows.
     """
+    from raft.mix import read_mix
     from rollout.data.prompts import read_prompts
     from rollout.data.sources import find_source
 
@@ -70,7 +74,7 @@ def read_texts(config: RunConfig) -> Texts:
             first_words=section.first_words,
             bad=BadRows(section.on_bad_row),
         )
-    return Texts(_read(config), held_out)
+    return Texts(_read(config), held_out, read_mix(config))
 
 
 def encode_texts(config: RunConfig, texts: Texts) -> tuple[list[Prompt], list[Prompt]]:
@@ -111,13 +115,16 @@ def _read(config: RunConfig, bad: BadRows | None = None) -> list[Prompt]:
     )
 
 
-def digest(prompts: list[Prompt], held_out: list[Prompt]) -> str:
-    """What a run's samples answer: ids, tokens and other columns of all prompts, in order."""
+def digest(prompts: list[Prompt], held_out: list[Prompt], mix: Sequence[Example] = ()) -> str:
+    """What a run's samples answer: ids, tokens and other columns of all prompts, in order; and what
+    is learned beside them."""
     found = hashlib.sha256()
     for section in (prompts, held_out):
         found.update(b"|")
         for prompt in section:
             found.update(repr((prompt.id, prompt.token_ids, prompt.fields)).encode())
+    for example in mix:
+        found.update(repr(example).encode())
     return found.hexdigest()
 
 

@@ -32,6 +32,9 @@ class Tokenizer(Protocol):
     @property
     def bos_token_id(self) -> int | None: ...
 
+    @property
+    def eos_token_id(self) -> int | None: ...
+
     # the texts in, {"input_ids": one list of ids, or one per text} out
     def __call__(
         self, text: str | list[str], /, *, add_special_tokens: bool = ..., verbose: bool = ...

@@ -104,21 +104,32 @@ def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
         assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("after", "update", "step"),
+    [
+        (False, {}, 1),
+        (True, {}, 1),
+        (False, {"update": "weighted", "start_from": "start"}, 7),
+        (True, {"update": "raft_plus_plus", "kl": 0.1, "epochs": 3}, 8),
+        (False, {"update": "reinforce", "mix": {"path": "prompts.jsonl", "share": 0.3}}, 6),
+        (True, {"update": "dpo", "epochs": 2}, 7),
+    ],
+)
 def test_a_crash_at_every_single_change_of_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, update: dict[str, Any], step: int
 ) -> None:
     # every write, rename and deletion of a whole run is crashed at once, and the run continued
     monkeypatch.setattr("raft.curves.draw_curves", lambda *_: None)
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
-    straight = run(small(tmp_path, "straight"))
+    monkeypatch.chdir(tmp_path)  # where the file that is mixed in lies
+    straight = run(small(tmp_path, "straight", train=update))
     with monkeypatch.context() as patched:
         calls = crashing_calls(patched, at=-1, after=after)
-        run(small(tmp_path, "counted"))
+        run(small(tmp_path, "counted", train=update))
         total = calls()
     assert total > 60
-    for at in range(1, total + 1):
-        settings = small(tmp_path, f"crashed-{at}")
+    for at in range(1, total + 1, step):
+        settings = small(tmp_path, f"crashed-{at}", train=update)
         with monkeypatch.context() as patched:
             crashing_calls(patched, at=at, after=after)
             with pytest.raises(Crash):

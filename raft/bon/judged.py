@@ -15,6 +15,7 @@ from typing import cast
 from rewards.build import build_judge
 from rewards.judges.reward import DEFAULT_TOURNAMENT, REFERENCE_FIELD, JudgeReward
 from rewards.scoring.job import run_job
+from rewards.scoring.reading import Reading
 from rewards.scoring.score import scores_of
 from rewards.spec import JudgeSpec
 from rewards.tournament import Tournament
@@ -84,14 +85,20 @@ def judge_pool(
     )
     # lists of a finished row are cut, so that nothing in it tells whether the pool is another one
     return run_job(
-        reader, _Judging(selection, n), path, settings, free=("scorer.non_finite",), restart=restart
+        reader,
+        _Judging(selection, n, skips=on_bad_row == "skip"),
+        path,
+        settings,
+        free=("scorer.non_finite",),
+        restart=restart,
     )
 
 
 class _Judging:
     title = "judging"
 
-    def __init__(self, selection: Selection, n: int | None) -> None:
+    def __init__(self, selection: Selection, n: int | None, *, skips: bool) -> None:
+        self._reading = Reading(selection.judge, length=skips)
         self._selection = selection
         self._n = n
         self._judge: JudgeReward | None = None
@@ -112,9 +119,10 @@ class _Judging:
                 "others to be compared with",
                 "draw more, or lower --num-responses",
             )
+        self._reading.check(row)
 
     def skipped(self, row: ScoreRow) -> dict[str, object]:
-        return row.columns
+        return row.skipped({WINS: None})
 
     def prepare(self) -> None:
         self._judge = self._selection.build()

@@ -107,6 +107,8 @@ def check_columns(row: ScoreRow, columns: Columns) -> None:
 
 def _scores(row: ScoreRow, name: str) -> Floats:
     """(N,) of a column; NaN is a missing score."""
+    if len(row.groups) > 1:
+        raise InputError(row.where, "its responses answer different prompts", "give them one")
     values = row.columns.get(name)
     if values is None and name.partition(".")[0] in row.columns:
         values = column(row.columns, name, row.where)

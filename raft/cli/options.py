@@ -41,6 +41,7 @@ __all__ = [
     "add_tournament_options",
     "count",
     "data_options",
+    "form_name",
     "log_old_names",
     "model_settings",
     "names",
@@ -176,6 +177,11 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
     return int(text)
+
+
+def form_name(text: str) -> str:
+    """A form of rows; `pair` is what sources of train-reward call one of pairs."""
+    return {"pair": "pairs"}.get(text, text)
 
 
 def names(text: str) -> list[str]:

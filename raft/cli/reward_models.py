@@ -18,6 +18,7 @@ from raft.cli.options import (
     add_seed,
     count,
     data_options,
+    form_name,
     model_settings,
     print_result,
 )
@@ -108,7 +109,10 @@ def add_eval_reward(command: AddCommand) -> None:
     )
     add_data_options(made)
     made.add_argument(
-        "--form", choices=FORMS, help="how to read the rows, where their columns do not tell"
+        "--form",
+        choices=FORMS,
+        type=form_name,
+        help="how to read the rows, where their columns do not tell",
     )
     column = made.add_argument(
         "--gold-column", metavar="NAME",

@@ -21,6 +21,7 @@ from raft.cli.options import (
     add_seed,
     add_tournament_options,
     data_options,
+    form_name,
     model_settings,
     positive,
     print_result,
@@ -79,7 +80,7 @@ def add_score(command: AddCommand) -> None:
         help="write null for a score that is not finite, instead of stopping",
     )  # fmt: skip
     made.add_argument(
-        "--form", choices=("responses", "response", "messages", "pair"),
+        "--form", choices=("responses", "response", "messages", "pairs"), type=form_name,
         help="how to read rows whose columns fit several forms",
     )  # fmt: skip
     add_model_options(made)

@@ -14,10 +14,10 @@ from raft.stored.source import find_samples
 from rewards.combine.checks import finite_number
 from rewards.evaluation.pass_at_k import SILENT
 from rewards.functions.numeric_match import read_number, read_reference
-from rollout.data.bad_rows import BadRows, OnBadRow
+from rollout.data.bad_rows import BadRows, OnBadRow, SkippedRow
 from rollout.data.forms import column as column_of
 from rollout.data.jsonl import is_object
-from rollout.data.rows import read_rows, row_id
+from rollout.data.rows import read_rows, row_id, without_error
 from rollout.data.samples import SampleRow
 from rollout.data.sources import find_source
 from rollout.errors import InputError
@@ -124,11 +124,12 @@ def read_questions(
 def _answers(file: str, column: str) -> dict[str, object]:
     source = find_source(file)
     found: dict[str, object] = {}
-    for row in read_rows(source):
-        if not is_object(row.value):
+    for row in read_rows(source, keep_errors=True):
+        if isinstance(row.value, SkippedRow):
+            continue
+        if not is_object(value := without_error(row).value):
             raise InputError(row.where, "is no object", "name a file of rows")
-        answer = column_of(row.value, column, row.where)
-        found[row_id(row.value, row, source.stem)] = answer
+        found[row_id(value, row, source.stem)] = column_of(value, column, row.where)
     return found
 
 

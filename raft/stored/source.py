@@ -75,6 +75,8 @@ class Source:
                     bad.take(row.number, row.where, error)
                 else:
                     yield found
+            if said := bad.line():
+                self.note(said)
             return
         damage = Damage()
         yield from read_samples(part.path, damage=damage)

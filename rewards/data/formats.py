@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from rewards.data.converters.chosen_rejected import (
     hh_pairs,
@@ -38,6 +39,7 @@ from rewards.data.dialogue import is_hh
 from rewards.data.rated import RatedOutcome, generic_rated
 from rewards.data.record import Options, Outcome, Record
 from rollout.data.forms import known_columns
+from rollout.data.pools import is_flat
 from rollout.types import InputError
 
 __all__ = ["FORMATS", "Format", "columns_of", "find_format", "recognise"]
@@ -54,6 +56,7 @@ class Format:
         pairs: makes pairs of a row; None where rows are single responses without a comparison.
         pairs_of_many: makes pairs of the consecutive rows of one `key`.
         rated: makes rated single responses of a row.
+        flat: rows of one response each, which are put together by their prompts first.
         known: rows are read under the names of `rollout.data.forms`, so that other forms of them
             are too.
         fits: what must hold of the columns besides.
@@ -66,6 +69,7 @@ class Format:
     key: Callable[[Record], str] | None = None
     rated: Callable[[Record], list[RatedOutcome]] | None = None
     known: bool = False
+    flat: bool = False
     fits: Callable[[_Columns], bool] = lambda columns: True
     about: str = ""
 
@@ -152,6 +156,14 @@ FORMATS: dict[str, Format] = {
         fits=lambda columns: "scores" in columns or "ranks" in columns,
         about="with scores or ranks",
     ),
+    "flat": Format(
+        columns=(),
+        pairs=ranked_row_pairs,
+        known=True,
+        flat=True,
+        fits=lambda columns: is_flat(columns) and bool(columns.keys() & {"score", "rank"}),
+        about="messages, or prompt and response, with score or rank",
+    ),
     "rated": Format(
         columns=(),
         rated=generic_rated,
@@ -165,10 +177,10 @@ FORMATS: dict[str, Format] = {
 def find_format(name: str) -> Format:
     """Raises InputError for an unknown name."""
     if name not in FORMATS:
+        close = get_close_matches(name, FORMATS, n=1)
+        meant = f"did you mean {close[0]}; " if close else ""
         raise InputError(
-            "format",
-            f"{name!r} is not known",
-            f"use auto or one of {', '.join(FORMATS)}",
+            "format", f"{name!r} is not known", f"{meant}use auto or one of {', '.join(FORMATS)}"
         )
     return FORMATS[name]
 

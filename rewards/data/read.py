@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, Generic, Literal, TypeVar
 
 from rewards.data.formats import Format, columns_of, find_format, recognise
@@ -28,9 +28,10 @@ from rewards.data.report import (
 )
 from rewards.data.source import PairSource, Sources, parse_sources
 from rewards.data.split import Split, split_last, split_pairs
-from rollout.data.bad_rows import OnBadRow
+from rollout.data.bad_rows import OnBadRow, SkippedRow
 from rollout.data.forms import column
 from rollout.data.jsonl import is_object, json_kind
+from rollout.data.pools import pool_rows
 from rollout.data.rows import Row, read_rows, row_id, without_error
 from rollout.data.sources import find_source
 from rollout.errors import InputError
@@ -261,11 +262,30 @@ def _together(
 
 
 def _records(source: PairSource, report: SourceReport, use: Use, skips: bool) -> Iterator[Record]:
-    """Every row that `where` lets pass. Sets the report's format at the first of them."""
+    """Every row that `where` lets pass, flat ones together."""
     if source.format != "auto":
         _check_use(source.format, use, source.path)
     found = find_source(source.path, split=source.split, columns=source.columns)
-    for row in read_rows(found, keep_errors=skips):
+    rows = _passing(read_rows(found, keep_errors=True), source, report, use, skips)
+    first = next(rows, None)
+    if first is None:
+        return
+    rows = chain([first], rows)
+    for row in pool_rows(rows) if find_format(report.format).flat else rows:
+        try:
+            columns = columns_of(report.format, _columns(row), row.where)
+            record = _record(row, columns, source, found.stem)
+        except InputError as error:
+            _drop(error, row.where, report, skips)
+        else:
+            yield record
+
+
+def _passing(
+    rows: Iterable[Row], source: PairSource, report: SourceReport, use: Use, skips: bool
+) -> Iterator[Row]:
+    """The rows that `where` lets pass. Sets the report's format at the first of them."""
+    for row in rows:
         report.rows += 1
         try:
             columns = _columns(row)
@@ -275,14 +295,17 @@ def _records(source: PairSource, report: SourceReport, use: Use, skips: bool) ->
             if report.format == "auto":
                 report.format, why = recognise(columns, row.where, use)
                 logger.info("%s: read as %s (%s)", source.path, report.format, why)
-            columns = columns_of(report.format, columns, row.where)
-            record = _record(row, columns, source, found.stem)
         except InputError as error:
-            if not skips:
-                raise
-            report.drop(one_line(error.problem), row.where)
+            _drop(error, row.where, report, skips)
         else:
-            yield record
+            yield row
+
+
+def _drop(error: InputError, where: str, report: SourceReport, skips: bool) -> None:
+    """Count a row that is skipped. Raises `error` where none is to be, unless it was before."""
+    if not (skips or isinstance(error, SkippedRow)):
+        raise error
+    report.drop(one_line(error.problem), where)
 
 
 def _check_use(name: str, use: Use, path: str) -> None:

@@ -14,6 +14,7 @@ from rewards.doctor.samples import OBVIOUS, TWO_TURNS
 from rewards.evaluation.accuracy import accuracy, length_bias
 from rewards.evaluation.dataset import EvalRow, RowParser
 from rewards.evaluation.stats import mean_ci95, pearson, spearman
+from rollout.data.bad_rows import SkippedRow
 from rollout.data.rows import read_rows
 from rollout.data.sources import find_source
 from rollout.errors import InputError
@@ -49,7 +50,11 @@ def read_pairs(
     """
     source = find_source(path, split=split, columns=columns)
     parser = RowParser(source.stem, "pairs")
-    rows = [parser.parse(row) for row in read_rows(source)]
+    rows = [
+        parser.parse(row)
+        for row in read_rows(source, keep_errors=True)
+        if not isinstance(row.value, SkippedRow)
+    ]
     pairs = [_better_first(row) for row in rows if row.pairs]
     if not pairs:
         raise InputError(path, "holds no rows", "give at least one preference pair")

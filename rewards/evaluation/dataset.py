@@ -17,8 +17,9 @@ from itertools import product
 import numpy as np
 
 from rewards.evaluation.forms import Form, parse_form, recognise
-from rollout.data.bad_rows import BadRows, OnBadRow
-from rollout.data.jsonl import json_kind
+from rollout.data.bad_rows import BadRows, OnBadRow, SkippedRow
+from rollout.data.jsonl import is_object, json_kind
+from rollout.data.pools import pool_rows
 from rollout.data.rows import Row, read_rows, row_id, without_error
 from rollout.data.sources import Source, find_source
 from rollout.errors import InputError
@@ -46,6 +47,7 @@ class EvalRow:
     Args:
         groups: what is scored: one group of K, or two of one where two answers have two prompts.
             None of a row that holds judgements alone.
+        given: the columns under the names of the file, where these are others.
         gold: (K,), higher is better; NaN where it is not known.
         source: for tables by source.
     """
@@ -56,6 +58,7 @@ class EvalRow:
     groups: tuple[Group, ...]
     gold: tuple[float, ...]
     source: str
+    given: dict[str, object] | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -104,6 +107,11 @@ class RowParser:
         self._stem = stem
         self._gold = gold
 
+    def rows(self, source: Source) -> Iterator[Row]:
+        """The rows of a file as they are parsed: of lists, flat rows together."""
+        rows = read_rows(source, keep_errors=True)
+        return pool_rows(rows, self._gold) if self.form == "listwise" else rows
+
     def parse(self, row: Row) -> EvalRow:
         """Raises InputError that begins with the row's place."""
         columns = without_error(row).value
@@ -118,7 +126,7 @@ class RowParser:
         id = _id(columns, row, self._stem)
         groups, gold = parse_form(self.form, columns, id, row.where, self._gold)
         source = _source(columns, self.form, self._stem)
-        return EvalRow(row.where, id, columns, groups, gold, source)
+        return EvalRow(row.where, id, columns, groups, gold, source, row.given)
 
 
 def _recognised(columns: dict[str, object], where: str) -> Form:
@@ -171,13 +179,14 @@ class EvalSet:
     worse_M: np.ndarray
 
     def rows(self) -> Iterator[EvalRow]:
-        """Every row once more."""
+        """Every row once more, but those that are skipped."""
+        return (row for row, _ in self.all_rows() if row is not None)
+
+    def all_rows(self) -> Iterator[tuple[EvalRow | None, Row]]:
+        """Every row once more, beside it as it was read; None for one that is skipped."""
         parser = RowParser(self.source.stem, self.form, self.gold)
-        return (
-            parser.parse(row)
-            for row in read_rows(self.source, keep_errors=True)
-            if row.number not in self.bad.reasons
-        )
+        for row in parser.rows(self.source):
+            yield (None if row.number in self.bad.reasons else parser.parse(row)), row
 
     @property
     def prompt_M(self) -> np.ndarray:
@@ -218,9 +227,10 @@ def read_set(
     of which one is better.
     """
     source, bad = find_source(name, split=split, columns=columns), BadRows(on_bad_row)
+    form = form or _first_form(source, on_bad_row)
     parser, facts = RowParser(source.stem, form, gold), _Facts()
     with Progress("checking", 0) as bar:
-        for row in read_rows(source, keep_errors=True):
+        for row in parser.rows(source):
             try:
                 facts.add(parser.parse(row))
             except InputError as error:
@@ -237,6 +247,19 @@ def read_set(
         )
     assert parser.form is not None, "a row was read"
     return facts.as_set(source, split, parser.form, gold, bad)
+
+
+def _first_form(source: Source, on_bad_row: OnBadRow) -> Form | None:
+    """Of the first row that can be read; None where its columns fit no form."""
+    for row in read_rows(source, keep_errors=True):
+        try:
+            if is_object(row.value) and (form := recognise(row.value, row.where)) is not None:
+                return form
+        except InputError:  # what is wrong with it is said when all are read
+            pass
+        if on_bad_row == "stop" and not isinstance(row.value, SkippedRow):
+            break
+    return None
 
 
 class _Facts:

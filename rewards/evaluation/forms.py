@@ -12,7 +12,8 @@ Each form has a parser that gives the row's K responses as groups to score, and 
 | judgebench | `response_A`, `response_B` and `question`, or `judgments`; `label`, `source` |
 | llmbar | `input`, `output_1`, `output_2`, `label` |
 | hhh | `prompt`, `chosen`, `rejected`, `source`; or `input`, `targets` |
-| listwise | `prompt`, `responses`, and `ranks` or scores to compare with |
+| listwise | `prompt`, `responses`, and `ranks` or scores to compare with; flat rows, one response
+each, are put together by their prompts |
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import Literal, TypeGuard, get_args
 
 from rewards.data.converters.two_answers import Judged, read_judgebench, read_llmbar
@@ -31,7 +33,8 @@ from rewards.evaluation.small_benchmarks import LABELS
 from rollout.data.forms import column, known_columns
 from rollout.data.jsonl import is_list, is_object, json_kind
 from rollout.data.messages import check_text, hh_prompt, prompt_content, read_answer
-from rollout.data.pairs import pair_groups
+from rollout.data.pairs import pair_groups, response_groups
+from rollout.data.pools import is_flat
 from rollout.data.samples import check_scores
 from rollout.errors import InputError
 from rollout.types import Completion, Group, Message, Prompt
@@ -81,7 +84,7 @@ def _recognise(columns: Mapping[str, object]) -> Form | None:
         return "hhh"
     if {"chosen", "rejected"} <= keys:
         return _of_sides(columns)
-    return "listwise" if {"prompt", "responses"} <= keys else None
+    return "listwise" if {"prompt", "responses"} <= keys or is_flat(columns) else None
 
 
 def _of_sides(columns: Mapping[str, object]) -> Form:
@@ -279,7 +282,7 @@ def _choices(targets: object, where: str) -> tuple[list[Completion], tuple[float
 
 
 def _listwise(columns: dict[str, object], id: str, where: str, given: str | None) -> Parts:
-    texts = _responses(columns, "responses", where)
+    count = len(_list(columns, "responses", where))
     name = gold_column(columns, given)
     if name is None:
         wanted = repr(given) if given else f"{', '.join(GOLD_COLUMNS[:-1])} or {GOLD_COLUMNS[-1]}"
@@ -288,19 +291,26 @@ def _listwise(columns: dict[str, object], id: str, where: str, given: str | None
             f"no column {wanted} that says how good the responses are",
             "name it with --gold-column",
         )
-    values = check_scores(column(columns, name, where), len(texts), f"{where}: {name!r}")
+    values = check_scores(column(columns, name, where), count, f"{where}: {name!r}")
     sign = -1.0 if name.rsplit("_", 1)[-1] in _RANKS else 1.0
     gold = tuple(
         math.nan if value is None or not math.isfinite(value) else sign * value for value in values
     )
-    return (_group(columns, id, prompt_content(columns["prompt"], where), texts),), gold
+    fields = {key: value for key, value in columns.items() if key not in _OWN}
+    drawn = partial(_responses, columns, "responses", where)
+    return response_groups(columns, drawn, id, fields, where), gold
 
 
 def _responses(columns: dict[str, object], key: str, where: str) -> list[Completion]:
+    held = _list(columns, key, where)
+    return [read_answer(one, where, f"{key}[{k}]") for k, one in enumerate(held)]
+
+
+def _list(columns: dict[str, object], key: str, where: str) -> list[object]:
     value = columns[key]
     if not is_list(value) or not value:
         raise InputError(where, f"{key!r} is {json_kind(value)}", "make it a list of texts")
-    return [read_answer(one, where, f"{key}[{k}]") for k, one in enumerate(value)]
+    return value
 
 
 def _check_subset(given: object, known: Sequence[str], benchmark: str, where: str) -> None:

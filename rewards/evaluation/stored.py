@@ -20,6 +20,7 @@ from rewards.evaluation.dataset import EvalRow, EvalSet
 from rewards.evaluation.forms import gold_column
 from rewards.evaluation.scores import Scored
 from rewards.evaluation.small_benchmarks import LABELS, vote
+from rollout.data.bad_rows import SKIPPED
 from rollout.data.forms import known_columns
 from rollout.data.jsonl import encode_rows, is_list, is_object, json_columns
 from rollout.data.samples import check_scores
@@ -47,14 +48,23 @@ def by_stored(data: EvalSet, name: str | None = None, label: str = "stored") -> 
 
 
 def write_scores(data: EvalSet, scored: Sequence[Scored], path: Path) -> None:
-    """Every row with `NAME_scores`, K numbers or null, of each reward that scored its responses."""
+    """Every row with `NAME_scores`, K numbers or null, of each reward that scored its responses.
+
+    A row that was skipped has null and the reason in their place.
+    """
     new = [one for one in scored if one.seconds is not None]  # the rows have the others
     rewards = {_column(one): data.per_row(one.scores_R) for one in new if one.scores_R is not None}
     with whole_file(path) as file:
-        for number, row in enumerate(data.rows()):
-            scores = {name: _or_null(values[number]) for name, values in rewards.items()}
-            columns = json_columns(row.columns, row.where)
-            file.write(encode_rows([{**columns, **scores}]).decode())
+        number = 0
+        for row, raw in data.all_rows():
+            held = raw.value if raw.given is None else raw.given
+            columns = json_columns(held, raw.where) if is_object(held) else {}
+            if row is None:
+                added = {**dict.fromkeys(rewards), SKIPPED: data.bad.reasons[raw.number]}
+            else:
+                added = {name: _or_null(values[number]) for name, values in rewards.items()}
+                number += 1
+            file.write(encode_rows([{**columns, **added}]).decode())
 
 
 def _column(one: Scored) -> str:
@@ -79,8 +89,9 @@ def _stored(row: EvalRow, name: str | None, data: EvalSet) -> list[float]:
             f"no stored scores under {_tried(name)}",
             f"{_others(row.columns)}",
         )
-    known = known_columns(row.columns, row.where)
-    if data.form == "listwise" and found == (gold_column(known, data.gold),):
+    listwise = data.form == "listwise"
+    known = known_columns(row.columns, row.where) if listwise else row.columns
+    if listwise and found == (gold_column(known, data.gold),):
         raise InputError(
             row.where,
             f"{found[0]!r} would be compared with itself",

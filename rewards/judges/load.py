@@ -47,6 +47,7 @@ __all__ = [
     "LabelHead",
     "load_judge",
     "load_pairwise",
+    "load_prompt",
 ]
 
 
@@ -187,9 +188,7 @@ def load_pairwise(
     model does something unknown to its logits, or the settings do not fit.
     """
     check_temperature(temperature)
-    config, tokenizer = load_config(folder), load_tokenizer(folder)
-    max_length = settings.max_length or longest(config, tokenizer)
-    prompt = PairPrompt(tokenizer, config.get_text_config().vocab_size, max_length)
+    config, prompt = load_config(folder), load_prompt(folder, settings.max_length)
     if settings.engine == "vllm":
         engine = _vllm_engine(folder, config, prompt, settings, gpu_memory)
     elif gpu_memory is not None:
@@ -201,6 +200,14 @@ def load_pairwise(
     )
     log.info("loaded judge: %s", judge.describe())
     return judge
+
+
+def load_prompt(path: str | Path, max_length: int | None = None) -> PairPrompt:
+    """How a judge reads comparisons, without its weights. Raises as `PairPrompt` does."""
+    folder = local_folder(path)
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
+    vocabulary = config.get_text_config().vocab_size
+    return PairPrompt(tokenizer, vocabulary, max_length or longest(config, tokenizer))
 
 
 def _vllm_engine(

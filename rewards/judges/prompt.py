@@ -113,6 +113,21 @@ class PairPrompt:
         context = plain_context(comparison.prompt)
         return self._text(context, comparison.first, comparison.second)
 
+    def check(
+        self, prompt: Sequence[Message] | str, responses: Sequence[str], *, length: bool
+    ) -> None:
+        """Refuse what `encode_both` would refuse of any two of the responses, before there is a
+        model; with `length` also the two longest where they do not fit. Raises as it does."""
+        context = plain_context(prompt)
+        texts = [self._text(context, one, one) for one in responses]
+        if not length or self.max_length is None or len(texts) < 2:
+            return
+        sizes = [len(ids) for ids in self._tokens(texts)]
+        first, second = sorted(range(len(texts)), key=lambda k: -sizes[k])[:2]
+        part = _Parts("the comparison", context, responses[first], responses[second])
+        (ids,) = self._tokens([self._text(*part.texts)])
+        self._fitted(ids, part)
+
     def encode_both(
         self, comparisons: Sequence[Comparison], names: Sequence[str]
     ) -> list[list[int]]:

@@ -78,6 +78,13 @@ class Texts:
             separator=separator,
         )
 
+    def check(self, conversation: Scorable, *, length: bool) -> None:
+        """Refuse what `inputs` would refuse, see `Encoder.check`."""
+        if self.encoder is not None:
+            self.encoder.check(conversation, length=length)
+        else:
+            self._text(conversation, "the conversation")
+
     def inputs(
         self, conversations: Sequence[Scorable], names: Sequence[str]
     ) -> list[list[int]] | list[str]:

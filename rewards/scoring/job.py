@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rewards.types import RewardError
+from rollout.data.bad_rows import SKIPPED
 from rollout.data.scored_rows import Checked, RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.progress import Progress
@@ -112,7 +113,7 @@ def run_job(
 
 def refuse_columns(row: ScoreRow, columns: Sequence[str], replace: bool, other: str) -> None:
     """Raises InputError where a row has a column that is to be added, naming the `other` way."""
-    taken = next((column for column in columns if column in row.columns), None)
+    taken = next((column for column in columns if column in row.written), None)
     if taken is not None and not replace:
         raise InputError(
             row.where,
@@ -216,7 +217,9 @@ def _check_same(
 ) -> None:
     for row, one in zip(chunk, finished, strict=True):
         added = set(work.columns(row))
-        if not added <= one.keys() or _others(row.columns, added) != _others(one, added):
+        whole = added <= one.keys() if row.bad is None else SKIPPED in one
+        added |= {SKIPPED} if row.bad is not None else set()
+        if not whole or _others(row.written, added) != _others(one, added):
             raise InputError(
                 row.where,
                 "is another row than when the interrupted command worked on it",

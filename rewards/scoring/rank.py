@@ -101,7 +101,9 @@ class _Ranking:
                 "rank", "needs a judge or a reward, one of the two", "give --judge or --reward"
             )
         self._specs = (judge, reward)
-        self._reading = None if reward is None else Reading(reward, length=skips)
+        scorer = judge if reward is None else reward
+        assert scorer is not None, "one of the two is there"
+        self._reading = Reading(scorer, length=skips)
         self._tournament = tournament
         self.method = tournament.method or ("round_robin" if reward is None else BY_SCORE)
         _check_tournament(self.method, tournament)
@@ -119,14 +121,15 @@ class _Ranking:
     def check(self, row: ScoreRow) -> None:
         if not row.groups:
             raise InputError(row.where, "'responses' is empty", "there is nothing to rank")
+        if len(row.groups) > 1:
+            raise InputError(row.where, "its responses answer different prompts", "score them")
         if self.method != BY_SCORE:
             self._check_cost(row)
-        if self._reading is not None:
-            self._reading.check(row)
+        self._reading.check(row)
 
     def skipped(self, row: ScoreRow) -> dict[str, object]:
         columns = dict(zip(COLUMNS, ([], None, row.nulls(), None), strict=True))
-        return {**row.columns, **columns, **({} if self.method == BY_SCORE else {COMPARISONS: []})}
+        return row.skipped(columns | ({} if self.method == BY_SCORE else {COMPARISONS: []}))
 
     def prepare(self) -> None:
         judge, reward = self._specs
@@ -281,7 +284,7 @@ def _with(
     row: ScoreRow, ranking: list[int], scores: list[float | None], told: dict[str, object]
 ) -> dict[str, object]:
     values = (ranking, ranking[0] if ranking else None, scores, told)
-    return {**row.columns, **dict(zip(COLUMNS, values, strict=True))}
+    return {**row.written, **dict(zip(COLUMNS, values, strict=True))}
 
 
 def _check_tournament(method: str, chosen: Tournament) -> None:

@@ -1,44 +1,69 @@
-"""Whether a reward model can read a row, known from its tokenizer before its weights are loaded."""
+"""Whether rewards and judges can read a row, known from their tokenizers, without weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from rewards.spec import ModelSpec, RewardSpec
+from rewards.spec import JudgeSpec, ModelSpec, PairwiseSpec, RemoteSpec, RewardSpec
 from rewards.types import RewardError
 from rollout.data.scored_rows import ScoreRow
 from rollout.errors import InputError
-from rollout.types import conversation
-
-if TYPE_CHECKING:
-    from rewards.encoding.encoder import Encoder
+from rollout.types import Group, conversation, judged_sides
 
 __all__ = ["Reading"]
 
+_Check = Callable[[Group], None]
+
 
 class Reading:
-    """Asks the reward models among the parts of a reward: their chat templates refuse some roles,
-    and with `length`, whether something of each response is left within their `max_length`."""
+    """Asks every part of a reward or judge that has a tokenizer here: chat templates refuse some
+    roles, judges all but user and assistant in turn. With `length` also whether something of each
+    response is left within `max_length`, of a judge whether any two fit.
 
-    def __init__(self, reward: RewardSpec, *, length: bool) -> None:
-        self._specs = [part for part in reward.parts() if isinstance(part, ModelSpec)]
+    A server that is sent messages reads them itself, and is not asked.
+    """
+
+    def __init__(self, reward: RewardSpec | JudgeSpec, *, length: bool) -> None:
+        self._reward = reward
         self._length = length
 
     def check(self, row: ScoreRow) -> None:
         """Raises InputError that begins with the row's place."""
-        for encoder in self._encoders:
+        for check in self._checks:
             for group in row.groups:
-                for one in group.completions:
-                    try:
-                        encoder.check(conversation(group.prompt, one), length=self._length)
-                    except (InputError, RewardError) as error:
-                        raise InputError(row.where, error) from error
+                try:
+                    check(group)
+                except (InputError, RewardError) as error:
+                    raise InputError(row.where, error) from error
 
     @cached_property
-    def _encoders(self) -> list[Encoder]:
-        if not self._specs:
-            return []
-        from rewards.models.load import load_encoder
+    def _checks(self) -> list[_Check]:
+        return [check for part in self._reward.parts() for check in self._of(part)]
 
-        return [load_encoder(spec) for spec in self._specs]
+    def _of(self, part: RewardSpec) -> Iterator[_Check]:
+        if isinstance(part, ModelSpec):
+            from rewards.models.load import load_encoder
+
+            yield self._each(load_encoder(part).check)
+        elif isinstance(part, PairwiseSpec):
+            from rewards.judges.load import load_prompt
+
+            prompt = load_prompt(part.model, part.max_length)
+            yield lambda group: prompt.check(*judged_sides(group), length=self._length)
+        elif isinstance(part, RemoteSpec) and part.protocol not in (None, "raft"):
+            from rewards.remote.texts import Texts
+
+            texts = Texts(
+                part.tokenizer, format=part.format, bos=part.bos, eos=part.eos,
+                separator=part.separator or "", max_length=part.max_length,
+                truncation_side=part.truncation_side,
+            )  # fmt: skip
+            yield self._each(texts.check)
+
+    def _each(self, check: Callable[..., None]) -> _Check:
+        def of_group(group: Group) -> None:
+            for one in group.completions:
+                check(conversation(group.prompt, one), length=self._length)
+
+        return of_group

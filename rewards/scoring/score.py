@@ -44,7 +44,8 @@ def score_file(
         split: of a dataset; columns: other names of columns, as `RowReader` takes them.
         batch_rows: rows scored together; by default as many as hold 512 conversations.
         restart: throw away what an interrupted command left, and replace a finished file.
-        on_bad_row: "skip" gives a row that cannot be scored scores of null, and goes on.
+        on_bad_row: "skip" gives a row that cannot be scored scores of null and the reason, in a
+            column `skipped`, and goes on. A row that has both already is skipped always.
 
     Returns:
         The summary: `out`, `rows`, `conversations`, `missing`, `mean` and `std` of the scores;
@@ -139,8 +140,8 @@ class _Scoring:
         ]
 
     def skipped(self, row: ScoreRow) -> dict[str, object]:
-        columns, nulls = score_columns(row.form, self._name), row.nulls()
-        return {**row.columns, **dict.fromkeys(columns, nulls if row.form == "responses" else None)}
+        nulls = row.nulls() if row.form == "responses" else None
+        return row.skipped(dict.fromkeys(score_columns(row.form, self._name), nulls))
 
     def count(self, row: ScoreRow, finished: Mapping[str, object]) -> None:
         for score in row.scores_in(finished, self._name):

@@ -7,18 +7,40 @@ or with settings stops a command always.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
+from rollout.data.jsonl import is_list
 from rollout.errors import InputError
 from rollout.text.printable import one_line
 
-__all__ = ["BadRows", "OnBadRow", "Reason", "Skipped"]
+__all__ = ["SKIPPED", "BadRows", "OnBadRow", "Reason", "Skipped", "SkippedRow", "skipped_before"]
 
 OnBadRow = Literal["stop", "skip"]
 # reasons that are told apart; a file of broken JSON has one of its own in each row
 _MOST_REASONS = 20
 _OTHERS = "other reasons"
+# the column that says why a row has no scores
+SKIPPED = "skipped"
+
+
+class SkippedRow(InputError):
+    """A row that an earlier command skipped: it stays skipped, and stops no other command."""
+
+
+def skipped_before(columns: Mapping[str, object]) -> str | None:
+    """Why an earlier command skipped this row, which has the reason beside scores of null."""
+    reason = columns.get(SKIPPED)
+    if not isinstance(reason, str) or not reason:
+        return None
+    ends = ("score", "scores")
+    scores = [value for name, value in columns.items() if name.rpartition("_")[2] in ends]
+    return reason if any(map(_is_null, scores)) else None
+
+
+def _is_null(scores: object) -> bool:
+    return scores is None or (is_list(scores) and all(one is None for one in scores))
 
 
 class Reason(TypedDict):
@@ -48,8 +70,9 @@ class BadRows:
     _first: dict[str, str] = field(default_factory=dict[str, str])
 
     def take(self, number: int | str, where: str, error: Exception) -> str:
-        """Count a bad row and return the reason. Raises `error` where the policy is to stop."""
-        if self.policy == "stop":
+        """Count a bad row and return the reason. Raises `error` where the policy is to stop, unless
+        the row was skipped before."""
+        if self.policy == "stop" and not isinstance(error, SkippedRow):
             raise error
         if number not in self.reasons:
             reason = one_line(error.problem if isinstance(error, InputError) else error)

@@ -8,7 +8,7 @@ r"""Rows of every published form under the names that all commands read.
 | ms-swift | `messages`, `rejected_response`, `rejected_messages` | `prompt`, `chosen`, `rejected` |
 | Orca, argilla, stack-exchange | `question`, `chosen_response`, `response_j`, … | the same |
 | TRL, no prompt | `chosen`, `rejected`, two texts | `prompt`: what they share, up to a blank |
-| two answers and a verdict | see `_TWO` | `prompt`, `responses`, `ranks`, `margin` |
+| two answers and a verdict | see `rollout.data.verdicts` | `responses`, `ranks`, `margin` |
 | NeMo, UltraFeedback, Nectar | `completions`, `answers` | `responses`, `ranks` or `scores` |
 | OpenRLHF | `input`, `output`, `reward` | `prompt`, `response`, `score` |
 
@@ -19,7 +19,8 @@ name, never left out. All other columns stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from os.path import commonprefix
 
 from rollout.data.jsonl import is_finite_number, is_list, is_object, json_kind
@@ -27,23 +28,29 @@ from rollout.data.messages import (
     MEDIA,
     begins_with_hh_turn,
     check_messages,
+    hh_prompt,
     parse_hh,
+    read_answer,
     read_tools,
     refuse_media,
 )
+from rollout.data.verdicts import name_two
 from rollout.errors import InputError
 from rollout.types import Message, with_keys
 
-__all__ = ["column", "known_columns", "renamed"]
+__all__ = ["column", "helpsteer_prompt", "known_columns", "renamed"]
 
 _Columns = dict[str, object]
 _SIDES = ("chosen", "rejected")
 _SYSTEM = ("system", "system_prompt")
 _HISTORY = ("history", "chat_history", "context", "documents")
 _TOOLS = ("tools", "functions")
+_WORSE = ("rejected_response", "rejected_messages", "rejected")
 _ASKED = ("instruction", "question", "query")
 # whole conversations, which other trainers call so
 _DIALOGUE = ("conversations", "conversation")
+_HELPSTEER = {"response", "helpfulness", "verbosity"}
+_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 _SAME = {
     "chosen_response": "chosen", "rejected_response": "rejected", "response_j": "chosen",
     "response_k": "rejected",
@@ -85,6 +92,7 @@ def known_columns(columns: _Columns, where: str) -> _Columns:
     found = dict(columns)
     if columns.keys() & set(MEDIA):
         refuse_media(found, where)
+    _refuse_others(found, where)
     _name_dialogue(found, where)
     _name_answers(found, where)
     _name_prompt(found, where)
@@ -92,14 +100,29 @@ def known_columns(columns: _Columns, where: str) -> _Columns:
     return found
 
 
+def _refuse_others(found: _Columns, where: str) -> None:
+    """Forms that one command alone reads."""
+    if found.keys() & {"response", "responses", "messages", *_SIDES}:
+        return
+    if "message_tree_id" in found and not isinstance(found.get("prompt"), str):
+        raise InputError(
+            where, "is of an OpenAssistant tree", "train on it: raft train-reward reads trees"
+        )
+    if found.keys() >= {"input", "targets"} and is_object(found["targets"]):
+        raise InputError(
+            where, "is of HHH as BIG-bench has it", "evaluate on it: raft eval-reward reads it"
+        )
+
+
 def _name_dialogue(found: _Columns, where: str) -> None:
     """`conversations`, and messages that two sides answer."""
-    for key in _DIALOGUE:
-        if is_list(found.get(key)) and not found.keys() & {"prompt", "messages"}:
-            found["messages"] = found.pop(key)
+    key = "messages"
+    for name in _DIALOGUE:
+        if is_list(found.get(name)) and not found.keys() & {"prompt", "messages"}:
+            found["messages"], key = found.pop(name), name
     if "messages" not in found or found.get("messages") is None:
         return
-    sides = [key for key in ("rejected_response", "rejected_messages") if found.get(key)]
+    sides = [key for key in _WORSE if found.get(key)]
     if sides and "chosen" not in found:
         *before, last = check_messages(found.pop("messages"), where, "messages")
         rejected = found.pop(sides[0])
@@ -110,7 +133,22 @@ def _name_dialogue(found: _Columns, where: str) -> None:
     elif found.keys() >= set(_SIDES) and (found.get("prompt") or _is_dialogue(found["chosen"])):
         del found["messages"]  # of the binarized sets: the chosen dialogue once more
     elif found.keys() >= set(_SIDES):
-        found["prompt"] = found.pop("messages")
+        found["prompt"] = _asked(check_messages(found.pop("messages"), where, key), found, where)
+
+
+def _asked(turns: list[Message], sides: _Columns, where: str) -> list[Message]:
+    """The turns that two sides answer; some sets have the better answer once more at their end."""
+    if not turns or turns[-1]["role"] != "assistant" or not turns[-1]["content"]:
+        return turns
+    *before, last = turns
+    for side in _SIDES:
+        if last["content"] == read_answer(sides[side], where, repr(side)).text:
+            return before
+    raise InputError(
+        where,
+        "its conversation ends with an answer that is neither 'chosen' nor 'rejected'",
+        "end it with the user's turn",
+    )
 
 
 def _is_dialogue(value: object) -> bool:
@@ -128,16 +166,13 @@ def _name_answers(found: _Columns, where: str) -> None:
             found.setdefault("scores" if is_list(found[key]) else "score", found[key])
     if "responses" in found or found.keys() >= set(_SIDES):
         return
-    for first, second, verdict, read in _TWO:
-        if found.keys() >= {first, second, verdict}:
-            better, margin = read(found, where)
-            ranks = [0, 0] if better is None else [better, 1 - better]
-            found |= {"responses": [found.pop(first), found.pop(second)], "ranks": ranks}
-            found.setdefault("margin", margin)
-            return
+    if name_two(found, where):
+        return
     for key in ("completions", "answers"):
         if is_list(answers := found.get(key)) and answers and all(map(is_object, answers)):
             found |= _several(answers, where, key)
+            if isinstance(asked := found.get("prompt"), str) and begins_with_hh_turn(asked):
+                found["prompt"] = list(hh_prompt(asked, where, "prompt"))  # Nectar's
             return
     for key in ("output", "completion"):
         asked = found.keys() & {"prompt", "input", *_ASKED}
@@ -169,7 +204,7 @@ def _name_prompt(found: _Columns, where: str) -> None:
             # as LLaMA-Factory joins them; Alpaca's own header belongs to a model's template
             extra = isinstance(more, str) and more.strip() and asked == "instruction"
             found["prompt"] = f"{text}\n{more}" if extra else text
-        elif more is not None and "response" in found:
+        elif more is not None and found.keys() & {"response", "responses"}:
             found["prompt"] = found.pop("input")
         elif "responses" in found or found.keys() >= set(_SIDES):
             for key in ("context", "history"):
@@ -177,6 +212,16 @@ def _name_prompt(found: _Columns, where: str) -> None:
                     found["prompt"] = found.pop(key)
     if found.get("prompt") is None and all(isinstance(found.get(side), str) for side in _SIDES):
         _share_prompt(found, where)
+    if isinstance(prompt := found.get("prompt"), str) and found.keys() >= _HELPSTEER:
+        found["prompt"] = helpsteer_prompt(prompt)
+
+
+def helpsteer_prompt(text: str) -> str | list[Message]:
+    """HelpSteer2 writes several turns as text between `<extra_id_1>User` and `…Assistant` lines."""
+    first, *parts = _TURN.split(text)
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    more = [Message(role=who.lower(), content=said) for who, said in turns]
+    return [Message(role="user", content=first), *more] if more else text
 
 
 def _share_prompt(found: _Columns, where: str) -> None:
@@ -204,10 +249,12 @@ def _put_context(found: _Columns, where: str) -> None:
     tools = [tool for key in _TOOLS for tool in read_tools(found.get(key), where, key)]
     if system is None and not before and not tools:
         return
-    for key in ("prompt", "messages", *_SIDES):
-        value = found.get(key)
-        if value is None or (key in _SIDES and not _is_dialogue(value)):
-            continue
+    places = [key for key in ("prompt", "messages") if found.get(key) is not None]
+    places += [key for key in _SIDES if _is_dialogue(found.get(key))]
+    if not places and "responses" in found:
+        raise InputError(where, "has context beside two whole dialogues", "put it into both")
+    for key in places:
+        value = found[key]
         turns = [*before, *_turns(value, where, key)]
         if turns[0]["role"] in ("system", "developer"):
             if system is not None and turns[0]["content"] != system["content"]:
@@ -265,40 +312,3 @@ def _turns(value: object, where: str, key: str) -> list[Message]:
     if begins_with_hh_turn(value):
         return parse_hh(value, where, key)
     return [Message(role="user", content=value)]
-
-
-_Verdict = tuple[int | None, float | None]  # the better of two, None for neither; by how much
-
-
-def _one_of(
-    key: str, known: Mapping[object, int | None], margin: Mapping[object, float] | None = None
-) -> Callable[[_Columns, str], _Verdict]:
-    def read(columns: _Columns, where: str) -> _Verdict:
-        value = columns[key]
-        if is_list(value) or is_object(value) or value not in known:
-            listed = ", ".join(repr(one) for one in known)
-            raise InputError(where, f"{key!r} is {value!r}", f"use one of {listed}")
-        return known[value], (margin or {}).get(value)
-
-    return read
-
-
-def _signed(key: str) -> Callable[[_Columns, str], _Verdict]:
-    """Below 0 the first is better, above it the second."""
-
-    def read(columns: _Columns, where: str) -> _Verdict:
-        value = columns[key]
-        if not is_finite_number(value):
-            raise InputError(where, f"{key!r} is {json_kind(value)}", "make it a number")
-        return (None if value == 0 else int(value > 0)), abs(float(value))
-
-    return read
-
-
-_TWO: tuple[tuple[str, str, str, Callable[[_Columns, str], _Verdict]], ...] = (
-    # PKU-SafeRLHF, SHP, alpaca_farm, HelpSteer3, in this order
-    ("response_0", "response_1", "better_response_id", _one_of("better_response_id", {0: 0, 1: 1})),
-    ("human_ref_A", "human_ref_B", "labels", _one_of("labels", {1: 0, 0: 1})),
-    ("output_1", "output_2", "preference", _one_of("preference", {1: 0, 2: 1, 0: None})),
-    ("response1", "response2", "overall_preference", _signed("overall_preference")),
-)

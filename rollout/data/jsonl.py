@@ -37,11 +37,15 @@ _MOST_NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as read. `number` counts from 1 and `where` is what an error message starts with."""
+    """One row as read. `number` counts from 1 and `where` is what an error message starts with.
+
+    `given` are its columns under the names of the file, where `value` is something else.
+    """
 
     number: int
     where: str
     value: object
+    given: dict[str, object] | None = None
 
 
 @dataclass(slots=True)
@@ -99,7 +103,7 @@ def parse_json(text: str, where: str) -> object:
     except json.JSONDecodeError as error:
         raise InputError(
             where,
-            f"not valid JSON ({error.msg} at column {error.colno})",
+            f"not valid JSON ({error.msg.removesuffix(' at')} at column {error.colno})",
             "fix or delete it",
         ) from None
     except (RecursionError, ValueError) as error:

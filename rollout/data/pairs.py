@@ -6,7 +6,7 @@ A side is the answer alone, when the row has a prompt, or a whole dialogue: mess
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeGuard
 
 from rollout.data.jsonl import is_list, is_object, json_kind
@@ -23,7 +23,7 @@ from rollout.data.messages import (
 from rollout.errors import InputError
 from rollout.types import Completion, Group, Message, Prompt
 
-__all__ = ["pair_groups", "shared_prompt"]
+__all__ = ["pair_groups", "response_groups", "shared_prompt"]
 
 _NO_PROMPT = "give the row a prompt, or whole dialogues: messages or '\\n\\nHuman: …' text"
 
@@ -42,6 +42,31 @@ def pair_groups(
         Group(Prompt(f"{id} {key}", side, fields), (answer,), 0)
         for key, side, answer in (("chosen", content, chosen), ("rejected", other, rejected))
     )
+
+
+def response_groups(
+    columns: Mapping[str, object],
+    drawn: Callable[[], Sequence[Completion]],
+    id: str,
+    fields: dict[str, object],
+    where: str,
+    version: int = 0,
+) -> tuple[Group, ...]:
+    """One group of the K responses that `drawn` reads, none of no response; of responses that are
+    whole dialogues, without a prompt, one group of each.
+
+    Raises InputError where there is no prompt, or a response that is none.
+    """
+    responses = columns["responses"]
+    if columns.get("prompt") is None and is_list(responses) and all(map(is_list, responses)):
+        whole = [check_messages(one, where, f"responses[{k}]") for k, one in enumerate(responses)]
+        sides = [split_response(one, where, f"responses[{k}]") for k, one in enumerate(whole)]
+        return tuple(
+            Group(Prompt(f"{id} {k}", before, fields), (answer,), version)
+            for k, (before, answer) in enumerate(sides)
+        )
+    content, completions = prompt_content(columns.get("prompt"), where), tuple(drawn())
+    return (Group(Prompt(id, content, fields), completions, version),) if completions else ()
 
 
 def shared_prompt(columns: Mapping[str, object], where: str) -> Content:
@@ -88,6 +113,11 @@ def _side(
     value: object, prompt: Content | None, where: str, key: str
 ) -> tuple[Content, Completion]:
     """(what is answered, the answer)."""
+    if is_list(value) and value and all(isinstance(one, str) for one in value):
+        raise InputError(
+            where, f"{key!r} is a list of texts, as RewardBench 2 and RM-Bench have it",
+            "evaluate on it with raft eval-reward",
+        )  # fmt: skip
     if is_list(value) or is_object(value):
         return _message_side(check_messages(value, where, key), prompt, where, key)
     if prompt is None or (not isinstance(prompt, str) and _is_hh(value)):

@@ -74,13 +74,12 @@ def read_prompts(
     if source.kind == "text" and column is not None:
         raise InputError(source.name, "plain text has no columns", "leave prompts.column out")
     skipped: list[str] = []
-    rows = read_rows(source, separator=separator, keep_errors=bad is not None)
+    rows, bad = read_rows(source, separator=separator, keep_errors=True), bad or BadRows()
     if source.kind == "text":
         rows = _long_enough(rows, first_words, skipped)
-    parsed = _parsed(rows, source.stem, format, column, first_words, bad or BadRows())
+    parsed = _parsed(rows, source.stem, format, column, first_words, bad)
     prompts = _with_unique_ids(islice(parsed, limit), source.name)
-    if bad is not None:
-        bad.warn(source.name, logger)
+    bad.warn(source.name, logger)
     if skipped:
         logger.info(
             "%s: skipped %d texts of fewer than %s words", source.name, len(skipped), first_words

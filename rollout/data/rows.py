@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
+from rollout.data.bad_rows import SkippedRow, skipped_before
 from rollout.data.forms import renamed
 from rollout.data.jsonl import Row, is_list, is_object, json_kind, parse_json
 from rollout.data.sources import Kind, Source
@@ -45,7 +46,8 @@ def read_rows(
     go on from one shard to the next.
 
     Raises InputError for a row that cannot be decoded, with its line; with `keep_errors` that is
-    the row's value, and reading goes on.
+    the row's value, and reading goes on. So is a `SkippedRow` of a row that an earlier command
+    skipped.
     """
     if separator is not None and source.kind != "text":
         raise InputError(
@@ -67,12 +69,16 @@ def without_error(row: Row) -> Row:
 
 
 def _named(row: Row, source: Source) -> Row:
-    if source.columns and is_object(row.value):
-        try:
-            return replace(row, value=renamed(row.value, source.columns, row.where))
-        except InputError as error:
-            return replace(row, value=error)
-    return row
+    if not is_object(given := row.value):
+        return row
+    if (reason := skipped_before(given)) is not None:
+        return replace(row, value=SkippedRow(row.where, reason), given=given)
+    if not source.columns:
+        return row
+    try:
+        return replace(row, value=renamed(given, source.columns, row.where), given=given)
+    except InputError as error:
+        return replace(row, value=error, given=given)
 
 
 def _raw_rows(source: Source, separator: str | None) -> Iterator[Row]:
@@ -169,7 +175,7 @@ def _json_rows(source: _File) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         raise InputError(
             f"{source.name}:{error.lineno}",
-            f"not valid JSON ({error.msg})",
+            f"not valid JSON ({error.msg.removesuffix(' at')})",
             "fix it, or name a file of one object per line .jsonl",
         ) from None
     if not is_list(rows):

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from rollout.data.bad_rows import SkippedRow
 from rollout.data.forms import known_columns
 from rollout.data.jsonl import is_list, is_object
-from rollout.data.rows import read_rows
+from rollout.data.rows import read_rows, without_error
 from rollout.data.samples import score_of
 from rollout.data.sources import Source
 from rollout.errors import InputError
@@ -62,13 +63,15 @@ def _rows(path: object, where: str) -> Iterator[_Row]:
         raise InputError(where, f"{path}: no such file", "give JSONL with scores")
     try:
         for row in read_rows(
-            Source(str(path), "jsonl", "", (Path(str(path)).expanduser(),))
+            Source(str(path), "jsonl", "", (Path(str(path)).expanduser(),)), keep_errors=True
         ):  # JSONL, whatever its name ends in
-            if not is_object(row.value):
+            if isinstance(row.value, SkippedRow):
+                continue
+            if not is_object(columns := without_error(row).value):
                 raise InputError(
                     row.where, "no JSON object", f"each line is one, with {_score_keys()}"
                 )
-            yield _Row(f"{where}: {row.where}", row.value)
+            yield _Row(f"{where}: {row.where}", columns)
     except InputError as error:
         raise InputError(where, error) from error
 

@@ -7,7 +7,7 @@ Rows of other published forms are read as these, see `rollout.data.forms`.
 | responses | `prompt`, `responses` | `scores`, one of each response |
 | response | `prompt`, `response` | `score` |
 | messages | `messages` | `score` |
-| pair | `chosen`, `rejected`, with or without `prompt` | `chosen_score`, `rejected_score` |
+| pairs | `chosen`, `rejected`, with or without `prompt` | `chosen_score`, `rejected_score` |
 
 `RowReader` reads them out of a file or a dataset, twice: the first reading finds every broken row.
 """
@@ -18,13 +18,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, cast
 
-from rollout.data.bad_rows import BadRows, OnBadRow
+from rollout.data.bad_rows import SKIPPED, BadRows, OnBadRow
 from rollout.data.forms import known_columns
 from rollout.data.jsonl import is_list, is_object, json_columns, json_kind
-from rollout.data.messages import prompt_content, read_answer
-from rollout.data.pairs import pair_groups
+from rollout.data.messages import read_answer
+from rollout.data.pairs import pair_groups, response_groups
 from rollout.data.pools import flat_answer, pool_rows
 from rollout.data.rows import Row, RowIds, read_rows, row_id, without_error
 from rollout.data.samples import beside
@@ -35,19 +36,19 @@ from rollout.types import Completion, Group, Prompt
 
 __all__ = ["FORMS", "Checked", "Form", "RowReader", "ScoreRow", "parse_row", "score_columns"]
 
-Form = Literal["responses", "response", "messages", "pair"]
+Form = Literal["responses", "response", "messages", "pairs"]
 FORMS: dict[Form, tuple[str, ...]] = {
     "responses": ("prompt", "responses"),
     "response": ("prompt", "response"),
     "messages": ("messages",),
-    "pair": ("chosen", "rejected"),
+    "pairs": ("chosen", "rejected"),
 }
 # the columns that are a row's own; all others are handed on to reward functions
 _OWN: dict[Form, tuple[str, ...]] = {
     "responses": ("id", "prompt", "responses"),
     "response": ("id", "prompt", "response"),
     "messages": ("id", "messages"),
-    "pair": ("id", "prompt", "chosen", "rejected"),
+    "pairs": ("id", "prompt", "chosen", "rejected"),
 }
 _WANTED = (
     '{"prompt","responses"}, {"prompt","response"}, {"messages"}, {"chosen","rejected"} or '
@@ -61,6 +62,7 @@ class ScoreRow:
 
     A pair whose two sides answer the same prompt is one group of two; any other pair is two groups.
     Without responses there are no groups. Of a row that is skipped `bad` says why; it has none.
+    `given` are the columns under the names of the file, where these are others.
     """
 
     where: str
@@ -70,6 +72,12 @@ class ScoreRow:
     groups: tuple[Group, ...]
     number: int = 0
     bad: str | None = None
+    given: dict[str, object] | None = None
+
+    @property
+    def written(self) -> dict[str, object]:
+        """What a command hands on of the row: its columns as the file has them."""
+        return self.columns if self.given is None else self.given
 
     @property
     def conversations(self) -> int:
@@ -88,9 +96,13 @@ class ScoreRow:
         flat = [score for group in scores for score in group]
         values: Sequence[object] = [flat] if self.form == "responses" else flat
         return {
-            **self.columns,
+            **self.written,
             **dict(zip(score_columns(self.form, name), values, strict=True)),
         }
+
+    def skipped(self, nulls: Mapping[str, object]) -> dict[str, object]:
+        """A row that is skipped, with columns of null and the reason."""
+        return {**self.written, **nulls, SKIPPED: self.bad}
 
     def nulls(self) -> list[None]:
         """A missing score for each response, be the row unreadable."""
@@ -107,7 +119,7 @@ class ScoreRow:
 def score_columns(form: Form, name: str | None = None) -> tuple[str, ...]:
     """The columns that scores of this form stand in, `gold_score` for the name gold."""
     prefix = f"{name}_" if name else ""
-    if form == "pair":
+    if form == "pairs":
         return f"{prefix}chosen_score", f"{prefix}rejected_score"
     return (f"{prefix}scores" if form == "responses" else f"{prefix}score",)
 
@@ -158,23 +170,19 @@ def _groups(
     columns: dict[str, object], known: dict[str, object], form: Form, id: str, where: str
 ) -> tuple[Group, ...]:
     fields = {key: value for key, value in columns.items() if key not in _OWN[form]}
-    if form == "pair":
+    if form == "pairs":
         return pair_groups(known, id, fields, where)
-    if form == "responses":
-        content = prompt_content(known["prompt"], where)
-        completions = _completions(known, where)
-    else:
-        content, one = flat_answer(known, where)
-        completions = (replace(one, token_ids=_token_ids(columns.get("token_ids"))),)
     # responses that came from elsewhere have no policy version
-    version = columns.get("policy_version")
-    group = Group(
-        Prompt(id, content, fields), completions, version if isinstance(version, int) else 0
-    )
-    return (group,) if completions else ()
+    given = columns.get("policy_version")
+    version = given if isinstance(given, int) else 0
+    if form == "responses":
+        return response_groups(known, partial(_drawn, known, where), id, fields, where, version)
+    content, one = flat_answer(known, where)
+    completion = replace(one, token_ids=_token_ids(columns.get("token_ids")))
+    return (Group(Prompt(id, content, fields), (completion,), version),)
 
 
-def _completions(columns: dict[str, object], where: str) -> tuple[Completion, ...]:
+def _drawn(columns: dict[str, object], where: str) -> tuple[Completion, ...]:
     responses = columns["responses"]
     if not is_list(responses):
         raise InputError(where, f"'responses' is {json_kind(responses)}", "make it a list of texts")
@@ -263,7 +271,7 @@ class RowReader:
                         self.bad.take(row.number, row.where, error)
                         row = replace(row, groups=())
                 ids.add(row.id)
-                digest.update(json.dumps(row.columns).encode() + b"\n")
+                digest.update(json.dumps(row.written).encode() + b"\n")
                 rows, conversations = rows + 1, conversations + row.conversations
                 bar.advance()
         if not rows:
@@ -278,16 +286,18 @@ class RowReader:
         found = replace(found, number=row.number)
         self._found = found.form
         id = f"{found.id}~{row.number}" if self._ids.repeats(found.id) else found.id
-        columns = json_columns(found.columns, found.where)
-        return replace(found, columns=columns) if id == found.id else _of_id(found, id, columns)
+        given = None if row.given is None else json_columns(row.given, found.where)
+        found = replace(found, columns=json_columns(found.columns, found.where), given=given)
+        return found if id == found.id else _of_id(found, id)
 
     def _bad(self, row: Row) -> ScoreRow:
         """A row that is skipped, with what can be read of it."""
         id = f"{self.stem}-{row.number:06d}"
         columns: dict[str, object] = {"id": id}
-        if is_object(row.value):
+        value = row.given if row.given is not None else row.value
+        if is_object(value):
             try:
-                columns = json_columns(row.value, row.where)
+                columns = json_columns(value, row.where)
                 id = row_id(columns, row, self.stem)
             except InputError:  # an id that is none, a type that JSON has no form for
                 pass
@@ -297,6 +307,6 @@ class RowReader:
         return ScoreRow(row.where, id, columns, form, (), row.number, reason)
 
 
-def _of_id(row: ScoreRow, id: str, columns: dict[str, object]) -> ScoreRow:
+def _of_id(row: ScoreRow, id: str) -> ScoreRow:
     groups = (replace(one, prompt=replace(one.prompt, id=id)) for one in row.groups)
-    return replace(row, id=id, columns=columns, groups=tuple(groups))
+    return replace(row, id=id, groups=tuple(groups))

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
@@ -31,6 +30,7 @@ from rewards.data.dialogue import messages, user
 from rewards.data.pair import Pair
 from rewards.data.rated import RatedOutcome, Scale, rated
 from rewards.data.record import Options, Outcome, Record, Refusal, checked_pair
+from rollout.data.forms import helpsteer_prompt
 from rollout.data.messages import read_answer
 from rollout.data.samples import score_of
 from rollout.types import InputError, Message
@@ -246,7 +246,6 @@ def _ultrafeedback_value(record: Record, completion: Mapping[str, object], by: s
 
 HELPSTEER_ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 _SCALE = Scale(lowest=0, levels=5)
-_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 
 
 def helpsteer_pairs(records: Sequence[Record], options: Options) -> list[Outcome]:
@@ -283,10 +282,8 @@ def same_prompt(record: Record) -> str:
 
 
 def _helpsteer_prompt(record: Record) -> list[Message]:
-    """HelpSteer2 writes several turns as text between `<extra_id_1>User` and `…Assistant` lines."""
-    first, *parts = _TURN.split(record.text("prompt"))
-    turns = zip(parts[::2], parts[1::2], strict=True)
-    return [user(first), *(Message(role=who.lower(), content=said) for who, said in turns)]
+    asked = helpsteer_prompt(record.text("prompt"))
+    return [user(asked)] if isinstance(asked, str) else asked
 
 
 def _helpsteer_value(record: Record, aspects: Sequence[str]) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rewards.data.dialogue import messages, sides, user
 from rewards.data.record import Options, Outcome, Record, Refusal, checked_pair
+from rollout.data.verdicts import ARENA, OPEN_INSTRUCT, SUMMARY_PREFIX
 from rollout.types import Message
 
 __all__ = [
@@ -22,18 +23,6 @@ __all__ = [
     "summary_prompt",
     "webgpt_pairs",
 ]
-
-# Unified-Feedback in the code of GRM and the Mistral reward model (Yang et al. 2024, 2406.10216)
-SUMMARY_PREFIX = "Generate one-sentence summary for the following post: "
-
-_ARENA = {"model_a": 0, "model_b": 1, "tie": None, "tie (bothbad)": None}
-_OPEN_INSTRUCT = {
-    "a-is-better": (0, 2.0),
-    "a-is-slightly-better": (0, 1.0),
-    "tie": (None, None),
-    "b-is-slightly-better": (1, 1.0),
-    "b-is-better": (1, 2.0),
-}
 
 
 def summary_prompt(text: str, options: Options) -> str:
@@ -85,7 +74,7 @@ def arena_pairs(record: Record, options: Options) -> list[Outcome]:
     Two models' conversations of several turns share their first user turn alone: see
     `Options.diverging_prompts`.
     """
-    winner = record.one_of("winner", _ARENA)
+    winner = record.one_of("winner", ARENA)
     keys = ("conversation_a", "conversation_b")
     dialogues = [messages(record, record.get(key), key) for key in keys]
     if winner is None:
@@ -143,7 +132,7 @@ def open_instruct_pairs(record: Record, options: Options) -> list[Outcome]:
     """
     keys = ("prompt", "completion_a", "completion_b")
     prompt, *texts = (record.text(key) for key in keys)
-    winner, margin = record.one_of("preference", _OPEN_INSTRUCT)
+    winner, margin = record.one_of("preference", OPEN_INSTRUCT)
     return [_judged(record, [user(prompt)], texts, winner, margin, record.rest(*keys))]
 
 

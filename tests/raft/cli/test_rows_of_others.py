@@ -159,7 +159,7 @@ def test_columns_by_other_names(home: Path) -> None:
     names = ("--columns", "prompt=ask,response=said.text")
     assert main(["score", "r.jsonl", "--reward", "function:length", *names, "--quiet"]) == 0
     (row,) = toy_runs.rows(home / "r.scored.jsonl")
-    assert row["prompt"] == "Q" and row["response"] == "four" and row["score"] > 0
+    assert row.pop("score") == 1 and row == {"ask": "Q", "said": {"text": "four"}}
 
 
 def test_flat_rows_of_one_prompt_are_ranked_within_it(home: Path) -> None:
@@ -173,3 +173,55 @@ def test_flat_rows_of_one_prompt_are_ranked_within_it(home: Path) -> None:
     assert main(["score", "flat.jsonl", "--reward", "reward.yaml", "--quiet"]) == 0
     scores = [row["score"] for row in toy_runs.rows(home / "flat.scored.jsonl")]
     assert scores[0] == scores[3] < 0 == scores[1] == scores[4] < scores[2] == scores[5]
+
+
+def test_outputs_keep_the_names_of_the_file(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"question": f"Q{k}", "reply": "a" * k, "meta": {"truth": k}, "prompt": "own", "note": k}
+        for k in range(1, 4)
+    ]
+    write_rows(home / "r.jsonl", rows)
+    names = ("--columns", "prompt=question,response=reply,answer=meta.truth,note=")
+    length = ("--reward", "function:length", "--set", "arguments.unit=chars", "--quiet")
+    for _ in range(2):  # and a finished file is one
+        assert main(["score", "r.jsonl", *names, *length]) == 0
+    assert toy_runs.rows(home / "r.scored.jsonl") == [
+        {**row, "score": k} for k, row in enumerate(rows, 1)
+    ]
+    lists = [{"question": "Q", "replies": ["a", "bbb"], "scores": "of the user"}]
+    write_rows(home / "k.jsonl", lists)
+    names = ("--columns", "prompt=question,responses=replies,scores=")
+    assert main(["rank", "k.jsonl", *names, *length]) == 0
+    (ranked,) = toy_runs.rows(home / "k.ranked.jsonl")
+    assert ranked["ranking"] == [1, 0] and {**ranked, **lists[0]} == ranked
+    assert "prompt" not in ranked
+    # a column of the file that would be replaced is asked about, whatever its name is here
+    assert main(["score", "k.jsonl", *names, *length]) == 2
+    assert "--replace" in capsys.readouterr().err
+    pairs = [{"asked": "Q", "good": "aa", "bad": "b"}]
+    write_rows(home / "p.jsonl", pairs)
+    names = ("--columns", "prompt=asked,chosen=good,rejected=bad")
+    command = ["eval-reward", "--data", "p.jsonl", *names, *length, "--out-dir", "out"]
+    assert main([*command, "--bootstrap", "100"]) == 0
+    (row,) = toy_runs.rows(home / "out/scored.jsonl")
+    assert {name: row[name] for name in ("asked", "good", "bad")} == pairs[0]
+    assert "prompt" not in row and row["length_scores"] == [2, 1]
+
+
+def test_the_name_of_a_form_is_the_same_everywhere(home: Path) -> None:
+    write_rows(home / "p.jsonl", [{"prompt": "Q", "chosen": "aa", "rejected": "b"}])
+    length = ("--reward", "function:length", "--quiet")
+    for name in ("pair", "pairs"):
+        assert main(["score", "p.jsonl", "--form", name, *length, "--restart"]) == 0
+        command = ["eval-reward", "--data", "p.jsonl", "--form", name, *length]
+        assert main([*command, "--bootstrap", "100"]) == 0
+
+
+@pytest.mark.parametrize("line", ['{"prompt": "Q, "a": 1}', '{"prompt": "Q', "{'a': 1}"])
+def test_the_place_of_broken_json_is_said_once(
+    home: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    (home / "r.jsonl").write_text(line + "\n")
+    assert main(["score", "r.jsonl", "--reward", "function:length", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "at column" in said and "at at" not in said

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rewards.data.read import read_pairs
@@ -17,6 +18,7 @@ from rewards.doctor.pairs import read_pairs as doctor_pairs
 from rewards.evaluation.dataset import read_set
 from rollout.data.prompts import read_prompts
 from rollout.data.scored_rows import RowReader
+from rollout.data.verdicts import SUMMARY_PREFIX
 from rollout.errors import InputError
 from rollout.types import Message, Prompt, conversation
 
@@ -128,6 +130,52 @@ FORMS: dict[str, tuple[dict[str, Any], list[Message]]] = {
          "rejected": [say("human", "Q"), say("gpt", "bad")]},
         [Q],
     ),
+    "sharegpt with the answer": (
+        {"conversations": [share("human", "Q"), share("gpt", "good")], **SIDES},
+        [Q],
+    ),
+    "messages and the worse": ({"messages": [Q, GOOD], "rejected": "bad"}, [Q]),
+    "arena": (
+        {"model_a": "x", "model_b": "y", "winner": "model_b", "conversation_a": [Q, BAD],
+         "conversation_b": [Q, GOOD], "judge": "arena_user_1", "turn": 1},
+        [Q],
+    ),
+    "unified feedback": (
+        {"conv_A": [Q, GOOD], "conv_A_rating": 1.5, "conv_B": [Q, BAD], "conv_B_rating": 1,
+         "num_turns": 2, "source": "openbmb/UltraFeedback"},
+        [Q],
+    ),
+    "unified feedback, summaries": (
+        {"conv_A": [user(" post "), BAD], "conv_A_rating": 0, "conv_B": [user(" post "), GOOD],
+         "conv_B_rating": 1, "source": "openai/summarize_from_feedback(comparisons)"},
+        [user(SUMMARY_PREFIX + "post")],
+    ),
+    "webgpt": (
+        {"question": {"dataset": "d", "id": "1", "full_text": "Q"}, "answer_0": "bad",
+         "answer_1": "good", "score_0": -1.0, "score_1": 1.0, "quotes_0": {"title": []}},
+        [Q],
+    ),
+    "summarize": (
+        {"info": {"id": "t", "post": "post ", "article": None}, "choice": 1, "worker": "w",
+         "summaries": [{"text": "bad", "policy": "p"}, {"text": "good", "policy": "q"}]},
+        [user(SUMMARY_PREFIX + "post")],
+    ),
+    "judgebench": (
+        {"pair_id": "x", "question": "Q", "response_A": "good", "response_B": "bad",
+         "label": "A>B"},
+        [Q],
+    ),
+    "llmbar": ({"input": "Q", "output_1": "bad", "output_2": "good", "label": 2}, [Q]),
+    "open-instruct": (
+        {"prompt": "Q", "completion_a": "good", "completion_b": "bad",
+         "preference": "a-is-slightly-better"},
+        [Q],
+    ),
+    "nectar": (
+        {"prompt": "\n\nHuman: Q \n\nAssistant: ", "source": ["x"],
+         "answers": [{"answer": "bad", "rank": 2.0}, {"answer": "good", "rank": 1.0}]},
+        [Q],
+    ),
     "parts": (
         {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}],
          "chosen": {"role": "assistant", "content": [{"type": "text", "text": "go"}, "od"]},
@@ -214,6 +262,79 @@ def test_flat_rows_of_one_prompt_are_one_pool_wherever_they_stand(tmp_path: Path
     ]
     pools = RowReader(write(tmp_path / "rows.jsonl", openrlhf), form="responses").rows()
     assert [pool.columns["scores"] for pool in pools] == [[0.0, 2.0], [1.0, 3.0]]
+
+
+@pytest.mark.parametrize("column", ["score", "reward", "rank"])
+def test_flat_rows_make_the_pairs_and_lists_that_grouped_ones_make(
+    tmp_path: Path, column: str
+) -> None:
+    sign = -1 if column == "rank" else 1
+    rows = [
+        {"id": f"q{k % 2}", "prompt": f"Q{k % 2}", "response": f"r{k}", column: sign * k}
+        for k in range(6)
+    ]
+    rows[5][column] = None
+    grouped = [
+        {"id": f"q{p}", "prompt": f"Q{p}", "responses": [one["response"] for one in rows[p::2]],
+         "ranks" if sign < 0 else "scores": [one[column] for one in rows[p::2]]}
+        for p in range(2)
+    ]  # fmt: skip
+    flat, whole = tmp_path / "flat.jsonl", tmp_path / "whole.jsonl"
+    write(flat, rows), write(whole, grouped)
+    sources: list[Any] = [{"path": str(path), "source": "x"} for path in (flat, whole)]
+    expected = read_pairs(sources[1]).pairs
+    assert read_pairs(sources[0]).pairs == expected and len(expected) == 4
+    first, second = (read_set(str(path)) for path in (flat, whole))
+    assert first.form == "listwise" == second.form
+    np.testing.assert_array_equal(first.gold_R, second.gold_R)
+    told = [[(row.id, row.conversations) for row in one.rows()] for one in (first, second)]
+    assert told[0] == told[1]
+    # also where the column has a name of its own, and is the same for all of a prompt
+    for k, one in enumerate(rows):
+        one["quality"] = k if k % 2 else 1
+    assert list(read_set(write(flat, rows), gold="quality").gold_R) == [1, 1, 1, 1, 3, 5]
+
+
+def test_dialogues_that_differ_before_their_answers_are_scored_as_two(tmp_path: Path) -> None:
+    turns = [[Q, assistant(a), user("more"), assistant(b)] for a, b in (("a", "x"), ("b", "y"))]
+    row = {"conversation_a": turns[0], "conversation_b": turns[1], "winner": "tie"}
+    file = write(tmp_path / "rows.jsonl", [row])
+    (found,) = RowReader(file).rows()
+    said = [conversation(group.prompt, one) for group in found.groups for one in group.completions]
+    assert said == turns and found.scored([[1.0], [2.0]]) == {**row, "scores": [1.0, 2.0]}
+    with pytest.raises(InputError, match="equally good"):
+        read_set(file)
+    assert len(read_set(write(tmp_path / "won.jsonl", [{**row, "winner": "model_a"}])).row_M) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"message_tree_id": "t", "prompt": {"text": "Q", "replies": []}}, "raft train-reward"),
+        ({"message_id": "m", "parent_id": None, "text": "Q", "role": "prompter",
+          "message_tree_id": "m"}, "raft train-reward"),
+        ({"input": "Q", "targets": {"choices": ["a", "b"], "labels": [1, 0]}}, "raft eval-reward"),
+        ({"prompt": "Q", "chosen": ["a"], "rejected": ["b", "c"]}, "raft eval-reward"),
+        ({"conversations": [share("human", "Q"), share("gpt", "other")], **SIDES}, "neither"),
+    ],
+)  # fmt: skip
+def test_what_another_command_reads_is_said(tmp_path: Path, row: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        list(RowReader(write(tmp_path / "rows.jsonl", [row])).rows())
+
+
+def test_turns_in_the_text_of_helpsteer2(tmp_path: Path) -> None:
+    aspects = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity"), 3)
+    text = "Q\n<extra_id_1>Assistant\ngood\n<extra_id_1>User\nmore"
+    rows = [
+        {"prompt": text, "response": one, **aspects, "helpfulness": k, "verbosity": 1}
+        for k, one in enumerate(("bad", "good"))
+    ]
+    file = write(tmp_path / "rows.jsonl", rows)
+    (pair,) = read_pairs(file).pairs
+    _, scored = RowReader(file).rows()
+    asked = [Q, GOOD, user("more")]
+    assert list(pair.prompt) == asked == list(scored.groups[0].prompt.content)
 
 
 def test_rows_that_stand_again_are_one_prompt(tmp_path: Path) -> None:

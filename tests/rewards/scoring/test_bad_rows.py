@@ -12,10 +12,14 @@ import toy_runs
 from score_files import COUNTING, Stop, hidden, refused, reward_file, score
 from wording import refusal, says
 
+import rewards.judges.load
 import rewards.models.load
 from raft.cli.main import main
+from rewards.data.read import read_pairs
+from rollout.data.scored_files import read_scores
 
 tiny: Any = importlib.import_module("tiny_rewards")
+judges: Any = importlib.import_module("tiny_judges")
 
 LENGTH = ("--reward", "function:length", "--set", "arguments.unit=chars")
 SKIP = ("--on-bad-row", "skip")
@@ -64,6 +68,7 @@ def test_a_bad_row_stops_or_is_skipped(
     rows = toy_runs.rows(tmp_path / "rows.scored.jsonl")
     assert [row["chosen_score"] for row in rows] == [1, 2, None, 3]
     assert [row["rejected_score"] for row in rows] == [1, 1, None, 1]
+    assert [row.get("skipped") for row in rows] == [None, None, reason, None]
     if isinstance(line, str) and line.startswith('{"p') and line.endswith("}"):
         kept = json.loads(line)
         assert {key: rows[2][key] for key in kept} == kept
@@ -250,3 +255,132 @@ def test_prompts_that_cannot_be_drawn_for(
     assert main([*skipping, "iterations=2"]) == 0
     asked = {row["id"] for row in toy_runs.rows(tmp_path / "run/iterations/002/rollouts.jsonl")}
     assert asked < {f"p{n}" for n in range(30)}
+
+
+LISTS: list[Any] = [
+    {"id": "a", "prompt": "q", "responses": ["a", "bb"], "answer": 1},
+    {"id": "b", "prompt": "r", "responses": ["a", None], "answer": 1},
+    "{",
+    {"id": "c", "prompt": "s", "responses": ["ccc", "d"], "answer": 1},
+]
+
+
+def test_rows_that_were_skipped_stay_so_in_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(*LENGTH, *SKIP, file_of(tmp_path, LISTS)) == 0
+    scored = tmp_path / "rows.scored.jsonl"
+    rows = toy_runs.rows(scored)
+    reasons = [row["skipped"] for row in rows[1:3]]
+    assert [row["scores"] for row in rows] == [[1, 2], [None, None], [], [3, 1]]
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    assert score(*LENGTH, *SKIP, file_of(pairs, [good(1), BAD[0][0], "{", good(3)])) == 0
+    sides = pairs / "rows.scored.jsonl"
+    capsys.readouterr()
+
+    def told(*command: Any) -> dict[str, Any]:
+        assert main([*map(str, command), "--quiet", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    again = ("score", scored, *LENGTH, "--output-column", "gold")
+    for _ in range(2):  # a finished file says the same
+        found = told(*again)
+        assert (found["rows"], found["skipped"], found["missing"]) == (4, 2, 0)
+        assert list(found["skipped_reasons"]) == reasons
+    twice = toy_runs.rows(tmp_path / "rows.scored.scored.jsonl")
+    assert [row["gold_scores"] for row in twice] == [[1, 2], [None, None], [], [3, 1]]
+    assert [row.get("skipped") for row in twice] == [None, *reasons, None]
+    assert told("rank", scored, *LENGTH)["skipped"] == 2
+    found = told("bon", scored)
+    assert (found["prompts"], found["skipped"]) == (2, 2)
+    found = told("eval-pool", scored)
+    assert (found["questions"], found["skipped"]) == (2, 2)
+    assert any("2 rows skipped" in one for one in told("replay", scored)["notes"])
+    for data, form in ((scored, "listwise"), (sides, "pairs")):
+        found = told("eval-reward", "--data", data, *LENGTH, "--bootstrap", "100")["data"]
+        assert (found["form"], found["rows"], found["skipped"]) == (form, 2, 2)
+        assert list(read_pairs(str(data)).report.sources[0].dropped) == list(
+            found["skipped_reasons"]
+        )
+    found = told("eval-reward", "--data", sides, "--score-column", "scores", "--bootstrap", "100")
+    assert (found["data"]["pairs"], found["data"]["skipped"]) == (2, 2)
+    assert read_scores(str(sides), "from") == [2, 1, 4, 1]
+    # a reason beside scores, or a column of the same name in rows that have none, says nothing
+    kept = [{**good(2), "skipped": "no", "chosen_score": 1.0}, {**good(3), "skipped": "never"}]
+    assert len(read_pairs(str(toy_runs.write_rows(tmp_path / "own.jsonl", kept))).pairs) == 2
+
+
+def test_the_rows_of_an_evaluation_keep_their_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [BAD[0][0], good(2), "{", {"id": "mine", **good(3)}]
+    command = ("eval-reward", "--quiet", "--bootstrap", "100", *LENGTH, *SKIP, "--json")
+    out = tmp_path / "out"
+    assert main([*command, "--data", str(file_of(tmp_path, lines)), "--out-dir", str(out)]) == 0
+    first = json.loads(capsys.readouterr().out)["data"]
+    rows = toy_runs.rows(out / "scored.jsonl")
+    assert [row["length_scores"] for row in rows] == [None, [3, 1], None, [4, 1]]
+    assert [row.get("skipped") for row in rows[1::2]] == [None, None] and rows[3]["id"] == "mine"
+    assert {row["skipped"] for row in rows[::2]} == set(first["skipped_reasons"])
+    # and its own file needs no --on-bad-row
+    stored = ("--data", str(out / "scored.jsonl"), "--score-column", "length")
+    assert main(["eval-reward", "--quiet", "--bootstrap", "100", "--json", *stored]) == 0
+    again = json.loads(capsys.readouterr().out)["data"]
+    assert {**again, "file": 0, "skipped_reasons": 0} == {**first, "file": 0, "skipped_reasons": 0}
+    assert again["skipped_reasons"].keys() == first["skipped_reasons"].keys()
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+HELLO = [{"role": "user", "content": "hi"}]
+ASKED = [
+    {"prompt": HELLO, "responses": ["a", "b", "c"]},
+    {"prompt": [SYSTEM, *HELLO], "responses": ["a", "b", "c"]},
+    {"prompt": HELLO, "responses": ["a", "b" * 150, "c" * 150]},
+    {"prompt": HELLO, "responses": ["c", "b", "a"]},
+]
+
+
+@pytest.mark.parametrize("command", ["rank", "bon"])
+def test_what_a_judge_does_not_read_is_found_before_it_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:  # fmt: skip
+    judge = judges.checkpoint(tmp_path / "judge")
+    capsys.readouterr()
+    file = file_of(tmp_path, [*ASKED])
+    options = (command, file, "--judge", judge, "--max-length", "256", "--quiet")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            rewards.judges.load, "load_pairwise", lambda *_, **__: pytest.fail("it was loaded")
+        )
+        message = refusal(capsys, *options)
+    assert says(message, f"{file}:2") and says(message, "system, user")
+    assert main([*map(str, options), *SKIP, "--json"]) == 0
+    reasons = json.loads(capsys.readouterr().out)["skipped_reasons"]
+    assert [one["first"][-2:] for one in reasons.values()] == [":2", ":3"]
+    assert any("responses alone take" in one for one in reasons)
+    if command == "rank":
+        rows = toy_runs.rows(tmp_path / "rows.ranked.jsonl")
+        assert [bool(row["ranking"]) for row in rows] == [True, False, False, True]
+        assert [row.get("skipped") for row in rows] == [None, *reasons, None]
+
+
+@pytest.mark.parametrize("kind", ["combine", "remote"])
+def test_parts_and_servers_are_asked_by_their_tokenizers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    model = str(tiny.checkpoint(tmp_path / "model", "llama", tiny.tokenizer(chat_template=REFUSES)))
+    url = {"kind": "remote", "url": "http://127.0.0.1:9", "protocol": "vllm-pooling"}
+    remote = {**url, "tokenizer": model, "retries": 0}
+    length = {"kind": "function", "function": "length"}
+    members = [length, {"kind": "combine", "members": [{"kind": "model", "model": model}]}]
+    spec = remote if kind == "remote" else {"kind": "combine", "members": members}
+    (tmp_path / "reward.yaml").write_text(json.dumps({"reward": spec}))
+    file = file_of(tmp_path, [*ASKED[:2]])
+    options = ("--reward", tmp_path / "reward.yaml")
+    message = refused(capsys, *options, file)  # and no server was asked
+    assert says(message, f"{file}:2") and says(message, "System role not supported")
+    if kind == "combine":
+        assert score(*options, *SKIP, "--json", file) == 0
+        assert json.loads(capsys.readouterr().out)["skipped"] == 1

@@ -32,7 +32,7 @@ Eos = Literal["none", "single"]
 EngineName = Literal["auto", "transformers", "vllm"]
 Family = Literal["classifier", "armorm", "grm", "pairwise"]
 # hh_hash is "###Human: …###Assistant: …"; hh, its old name, reads as it does
-Format = Literal["chat", "hh_hash", "plain", "hh"]
+Format = Literal["chat", "hh_hash", "plain", "hh", "ultrarm", "beaver"]
 NonFinite = Literal["raise", "missing"]
 TruncationSide = Literal["left", "right"]
 Scores = list[list[float | None]]

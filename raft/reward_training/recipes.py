@@ -86,6 +86,7 @@ def _pairwise(
         config.model, data.train, data.held_out, folder,
         max_length=reading.max_length, chat_template=reading.chat_template,
         orders=config.pairwise.orders if config.pairwise else "one",
+        on_bad_row=config.on_bad_row,
         training=_training(config), on_metrics=report,
     )  # fmt: skip
 
@@ -113,7 +114,9 @@ def _armorm(
     given = {k: v for k, v in section.given().items() if k not in ("rated", "gating")}
     return train_armorm(
         config.model, data.rated, data.train, data.held_out, folder,
-        settings=ArmoRMSettings(**given, max_length=config.max_length, seed=config.seed),
+        settings=ArmoRMSettings(
+            **given, max_length=config.max_length, on_bad_row=config.on_bad_row, seed=config.seed
+        ),
         gating=section.gating, on_metrics=report,
     )  # fmt: skip
 

@@ -64,6 +64,13 @@ PUBLISHED: dict[str, Published] = {
     # the card cuts on the right; the left keeps the closing token, which is scored, and RewardBench
     # cuts there too
     "RLHFlow/ArmoRM-Llama3-8B-v0.1": Published("armorm", "chat", "single", "bfloat16", 4096),
+    "openbmb/UltraRM-13b": Published("classifier", "ultrarm", "single"),
+    **{
+        f"PKU-Alignment/beaver-7b-{version}-reward": Published(
+            "classifier", "beaver", "single", eos="single"
+        )
+        for version in ("v1.0", "v2.0", "v3.0")
+    },
     "RLHFlow/pair-preference-model-LLaMA3-8B": Published("pairwise"),
 }
 

@@ -73,7 +73,7 @@ def _text(model: ModelUnderTest) -> Finding:
     return note(
         "text",
         f"format plain, the contents one after the other: {text}",
-        "if the model was trained on marked turns, say so with --format hh_hash or a chat template",
+        "if it was trained on marked turns, say so: a chat template, or --format hh_hash, beaver …",
     )
 
 

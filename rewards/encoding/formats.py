@@ -1,9 +1,12 @@
-"""Turn a conversation into the text that a reward model reads.
+r"""Turn a conversation into the text that a reward model reads.
 
 - "chat": the tokenizer's own chat template, without a generation prompt.
 - "hh_hash": `###Human: U###Assistant: A`, as weqweasdas/hh_rlhf_rm_open_llama_3b and LMFlow's RAFT
   use. "hh" is its old name: records, configs and scored files of earlier versions have it.
 - "plain": the contents one after the other.
+- "ultrarm": `Human: U\n\nAssistant: A`, as on the card of openbmb/UltraRM-13b.
+- "beaver": `BEGINNING OF CONVERSATION: USER: U ASSISTANT:A`, as PKU-Alignment/safe-rlhf trains: an
+  EOS after each earlier answer (that after the last one is a matter of `eos`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ Turns = Sequence[Message] | Sequence[Mapping[str, object]]
 Scorable = Turns | str
 FORMATS: tuple[Format, ...] = get_args(Format)
 _HH_HASH = ("hh_hash", "hh")
+_MARKED = ("ultrarm", "beaver")
 HH_NAMES = {"user": "###Human: ", "assistant": "###Assistant: "}
 
 
@@ -79,6 +83,8 @@ def render(
             raise InputError(f'format="{format}"', f"has no form for {key!r}", 'use "chat"')
     if format in _HH_HASH:
         return _render_hh(turns, separator)
+    if format in _MARKED:
+        return _render_marked(turns, format, tokenizer)
     return "".join(turn["content"] for turn in turns)
 
 
@@ -114,6 +120,21 @@ def _is_hh_text(conversation: Sequence[Message]) -> bool:
         return False
     prompt = conversation[0]["content"]
     return "\n\nHuman:" in prompt and prompt.rstrip().endswith("\n\nAssistant:")
+
+
+def _render_marked(turns: Sequence[Message], format: str, tokenizer: Any) -> str:
+    if any(turn["role"] != ("user", "assistant")[at % 2] for at, turn in enumerate(turns)):
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise InputError(
+            f'format="{format}"', f"has user and assistant in turn alone, and not {roles}"
+        )
+    pairs = [(a["content"], b["content"]) for a, b in zip(turns[::2], turns[1::2], strict=True)]
+    if format == "ultrarm":
+        return "\n\n".join(f"Human: {asked}\n\nAssistant: {said}" for asked, said in pairs)
+    end = getattr(tokenizer, "eos_token", None) or "</s>"
+    return "BEGINNING OF CONVERSATION: " + end.join(
+        f"USER: {asked} ASSISTANT:{said}" for asked, said in pairs
+    )
 
 
 def _hh_name(role: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewards.checkpoints.checkpoint import read_config, tensor_shapes
+from rewards.checkpoints.families import architecture_of
 from rewards.checkpoints.heads import SUMMARY, HeadTensors, find_head
 from rewards.checkpoints.loading import (
     check_not_quantised,
@@ -91,8 +92,8 @@ def scalar_encoder(folder: Path, settings: ModelSettings, *, name: str, family: 
         settings = _as_grm(settings, tokenizer, name)
     elif stem == said.get("value_head_prefix", "value_head"):
         settings = _as_openrlhf(settings, tokenizer, name)
-    elif stem == "regression_head":  # UltraRM and Eurus, whose cards add nothing
-        settings = replace(settings, eos=settings.eos or own_eos(tokenizer))
+    else:
+        settings = _as_published(settings, tokenizer, stem, architecture_of(said), name)
     vocabulary = config.get_text_config().vocab_size
     return make_encoder(tokenizer, config, settings, name=name, vocabulary=vocabulary)
 
@@ -102,6 +103,27 @@ def _as_grm(
 ) -> ModelSettings:
     bos = settings.bos or grm_bos(tokenizer, settings.format, name)
     return replace(settings, bos=bos, eos=settings.eos or own_eos(tokenizer))
+
+
+def _as_published(
+    settings: ModelSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    stem: str,
+    architecture: str,
+    name: str,
+) -> ModelSettings:
+    """The text that UltraRM and Beaver were trained on, which no template of theirs says."""
+    bare = settings.format is None and not tokenizer.chat_template
+    if bare and stem == "regression_head" and architecture == "LlamaRewardModel":
+        log.info('%s: format="ultrarm", as on the card of UltraRM', name)
+        settings = replace(settings, format="ultrarm")
+    elif bare and stem == "score_head":
+        log.info('%s: format="beaver", eos="single", as safe-rlhf trains', name)
+        ends: Eos = "none" if tokenizer.eos_token_id is None else "single"
+        settings = replace(settings, format="beaver", eos=settings.eos or ends)
+    if stem == "regression_head":  # UltraRM and Eurus, whose cards add nothing
+        settings = replace(settings, eos=settings.eos or own_eos(tokenizer))
+    return settings
 
 
 def _as_openrlhf(

@@ -51,8 +51,8 @@ def load_reward(
 
     The family is found from the files; settings left at None come from what is known of published
     models, then from the files. `kind` is the family of the checkpoint: "classifier", "armorm" or
-    "grm". `format` is "chat", "hh_hash" or "plain"; `bos` is the exact number of BOS tokens,
-    "single", "double" or "none"; `eos`, "single" or "none", ends each conversation in one EOS;
+    "grm". `format` is "chat", "hh_hash", "plain", "ultrarm" or "beaver"; `bos` is the exact number
+    of BOS tokens, "single", "double" or "none"; `eos`, "single" or "none", ends each in one EOS;
     `max_length` cuts longer conversations on `truncation_side` (default: left); `separator` goes
     between the messages of "hh_hash"; `chat_template_kwargs` are variables of the chat template.
 

@@ -19,7 +19,7 @@ from rewards.combine.debias import penalty_matrix
 from rewards.data.pair import Pair
 from rewards.data.rated import Rated
 from rewards.models.armorm_head import ARMORM_ATTRIBUTES
-from rewards.training.armorm_features import ArmoRMSettings, Features, load_frozen
+from rewards.training.armorm_features import ArmoRMSettings, Features, load_frozen, readable
 from rewards.training.card import held_out_accuracy
 from rewards.training.export import ArmoRMHeads, export_armorm
 from rewards.training.gating import fit_gating
@@ -144,10 +144,13 @@ def train_armorm(
         gating or GatingSettings(),
         Path(folder),
     )
-    names, labels_NK = label_matrix(rated, settings.attributes, settings.leave_out_unlabelled)
-    names, labels_NK = varying_labels(names, labels_NK, settings.leave_out_unlabelled)
+    names, labels_NK = _labels(rated, settings)
     _check(names, settings.verbosity, pairs)
     frozen = load_frozen(base, settings)
+    if settings.on_bad_row == "skip":
+        rated, pairs, held_out = readable(frozen.encoder, rated, pairs, held_out)
+        names, labels_NK = _labels(rated, settings)
+        _check(names, settings.verbosity, pairs)
     features = Features(frozen, folder / "features", settings)
     rated_N1H = features.of_rated(rated)
     sides_S2H = features.of_pairs(pairs, "pairs.npy")
@@ -172,6 +175,11 @@ def train_armorm(
         "gating": asdict(gating),
         "reading": {"format": frozen.encoder.format, "bos": frozen.encoder.bos},
     }
+
+
+def _labels(rated: Sequence[Rated], settings: ArmoRMSettings) -> tuple[tuple[str, ...], np.ndarray]:
+    names, labels_NK = label_matrix(rated, settings.attributes, settings.leave_out_unlabelled)
+    return varying_labels(names, labels_NK, settings.leave_out_unlabelled)
 
 
 def _regressed(

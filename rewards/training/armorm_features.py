@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,10 +30,14 @@ from rewards.inference.backbone import Backbone
 from rewards.models.armorm import HEADS, gated_tokenizer
 from rewards.models.armorm_head import Gate, gate_of
 from rewards.models.transformer import dtype_as_stored, load_transformer, stored_dtype
+from rewards.training.examples import SIDES, is_read
 from rewards.training.features import FeatureType, Positions, extract, last_token
 from rewards.training.ridge import PUBLISHED_ALPHAS
+from rollout.data.bad_rows import OnBadRow
 
-__all__ = ["ArmoRMSettings", "Features", "Frozen", "load_frozen"]
+__all__ = ["ArmoRMSettings", "Features", "Frozen", "load_frozen", "readable"]
+
+log = logging.getLogger("rewards")
 
 # heads that the starting model may have, which ArmoRM does without
 _OTHER_HEADS = (*HEADS, "score.", "v_head.")
@@ -50,6 +57,7 @@ class ArmoRMSettings:
             the model can take.
         feature_dtype: of the files; float16 holds any bfloat16 state but the tiniest.
         chunk_rows: rows between which a killed extraction can go on.
+        on_bad_row: "skip" counts and skips conversations that the chat template refuses.
     """
 
     attributes: Sequence[str] | None = None
@@ -64,6 +72,7 @@ class ArmoRMSettings:
     batch_tokens: int | None = None
     feature_dtype: FeatureType = "float32"
     chunk_rows: int = 512
+    on_bad_row: OnBadRow = "stop"
     seed: int = 0
 
 
@@ -157,3 +166,34 @@ class Features:
             longest=frozen.longest,
             name=name,
         )
+
+
+def readable(
+    encoder: Encoder, rated: Sequence[Rated], pairs: Sequence[Pair], held_out: Sequence[Pair]
+) -> tuple[list[Rated], list[Pair], list[Pair]]:
+    """Those that the chat template does not refuse; the log counts the others."""
+
+    def sides(pair: Pair) -> list[Turns]:
+        return [pair.conversation(side) for side in SIDES]
+
+    return (
+        _kept(encoder, rated, lambda one: [one.conversation], "rated responses"),
+        _kept(encoder, pairs, sides, "training pairs"),
+        _kept(encoder, held_out, sides, "held-out pairs"),
+    )
+
+
+_One = TypeVar("_One", Rated, Pair)
+
+
+def _kept(
+    encoder: Encoder,
+    several: Sequence[_One],
+    conversations: Callable[[_One], Sequence[Turns]],
+    what: str,
+) -> list[_One]:
+    dropped: Counter[str] = Counter()
+    kept = [one for one in several if is_read(encoder, conversations(one), dropped)]
+    for reason, count in dropped.items():
+        log.warning("%d of %d %s are left out: %s", count, len(several), what, reason)
+    return kept

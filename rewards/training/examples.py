@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +23,7 @@ from rewards.checkpoints.record import with_record
 from rewards.checkpoints.settings import ModelSettings
 from rewards.data.pair import Pair
 from rewards.encoding.encoder import Encoder
+from rewards.encoding.formats import Scorable
 from rewards.training.layout import num_embeddings
 from rewards.training.settings import Layout, ReadingSettings
 from rollout.data.bad_rows import OnBadRow
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "SIDES",
     "Encoded",
     "Example",
     "check_some_left",
     "encode_pairs",
+    "is_read",
     "micro_batches",
     "reading_encoder",
     "training_steps",
@@ -130,6 +133,7 @@ def _filled(
 
 log = logging.getLogger("rewards")
 
+SIDES = ("chosen", "rejected")
 _CHUNK = 1000  # pairs tokenised at a time
 
 
@@ -196,12 +200,23 @@ def encode_pairs(
 
 def usable(pair: Pair, dropped: Counter[str]) -> bool:
     """Whether the sides are two and there; else it is counted."""
-    said = [pair.conversation(side)[-1] for side in ("chosen", "rejected")]
+    said = [pair.conversation(side)[-1] for side in SIDES]
     if not all(one["content"].strip() or "tool_calls" in one for one in said):
         dropped["with an empty side"] += 1
         return False
     if said[0] == said[1]:
         dropped["with two identical sides"] += 1
+        return False
+    return True
+
+
+def is_read(encoder: Encoder, conversations: Iterable[Scorable], dropped: Counter[str]) -> bool:
+    """Whether the chat template refuses none of them; else it is counted."""
+    try:
+        for one in conversations:
+            encoder.check(one, length=False)
+    except InputError as error:
+        dropped[f"that {one_line(error.where)} {one_line(error.problem)}"] += 1
         return False
     return True
 
@@ -238,19 +253,14 @@ class _Reader:
     def read(self, pairs: Sequence[Pair]) -> list[Example]:
         kept = [pair for pair in pairs if usable(pair, self.dropped)]
         if self._skips:
-            kept = [pair for pair in kept if self._is_read(pair)]
-        sides = [self._ids(kept, side) for side in ("chosen", "rejected")]
+            kept = [
+                pair
+                for pair in kept
+                if is_read(self.encoder, map(pair.conversation, SIDES), self.dropped)
+            ]
+        sides = [self._ids(kept, side) for side in SIDES]
         found = map(self._example, kept, *sides)
         return [example for example in found if example is not None]
-
-    def _is_read(self, pair: Pair) -> bool:
-        try:
-            for side in ("chosen", "rejected"):
-                self.encoder.check(pair.conversation(side), length=False)
-        except InputError as error:
-            self.dropped[f"that {one_line(error.where)} {one_line(error.problem)}"] += 1
-            return False
-        return True
 
     def _ids(self, pairs: Sequence[Pair], side: str) -> list[list[int]]:
         names = [f"pair {pair.id!r} ({side})" for pair in pairs]

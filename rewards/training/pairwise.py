@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,7 +33,9 @@ from rewards.training.model import load_trainable, pad_id_of
 from rewards.training.settings import Layout, TrainingSettings
 from rewards.training.trainer import OnMetrics
 from rewards.types import Comparison, RewardError
+from rollout.data.bad_rows import OnBadRow
 from rollout.text.chat import apply_chat_template
+from rollout.text.printable import one_line
 from rollout.types import InputError, Message
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["LabelObjective", "Orders", "encode_comparisons", "train_pairwise"]
 
 log = logging.getLogger("rewards")
+
+_LONG = "whose responses alone are too long"
 
 # one random order per pair, as published, or both
 Orders = Literal["one", "both"]
@@ -87,6 +92,7 @@ def train_pairwise(
     max_length: int | None = None,
     orders: Orders = "one",
     chat_template: str | None = None,
+    on_bad_row: OnBadRow = "stop",
     training: TrainingSettings | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> dict[str, object]:
@@ -104,8 +110,11 @@ def train_pairwise(
         tokenizer.chat_template = chat_template
     vocabulary = num_embeddings(plain)
     prompt = PairPrompt(tokenizer, vocabulary, max_length or longest(plain.config, tokenizer))
-    train = encode_comparisons(pairs, prompt, orders, training.seed)
-    test = encode_comparisons(held_out, prompt, "both", training.seed, what="held-out")
+    encode = partial(
+        encode_comparisons, prompt=prompt, seed=training.seed, skips=on_bad_row == "skip"
+    )
+    train = encode(pairs, orders=orders)
+    test = encode(held_out, orders="both", what="held-out")
     fitted = fit(
         model,
         lambda layout: LabelObjective(layout, pad_id_of(tokenizer), prompt.label_ids),
@@ -135,12 +144,14 @@ def encode_comparisons(
     seed: int,
     *,
     what: str = "training",
+    skips: bool = False,
 ) -> Encoded:
     """N pairs to at most N examples: the prompt as a judge reads it, the label, the closing token.
 
     With "one" the order follows from seed and pair id; with "both" the row that shows the chosen
     side first comes first. Left out, and counted: pairs as in `encode_pairs`, those whose prompt no
-    judge reads, and those whose responses alone are longer than the prompt's `max_length`.
+    judge reads, whose responses are more than their text, or alone are longer than the prompt's
+    `max_length`, and with `skips` those that the chat template refuses.
     """
     dropped: Counter[str] = Counter()
     kept = [pair for pair in pairs if usable(pair, dropped) and _readable(pair, dropped)]
@@ -149,7 +160,7 @@ def encode_comparisons(
     if limit is not None:
         prompt.max_length = limit - 2  # the answer is two tokens
     try:
-        found = _rows(kept, prompt, dropped)
+        found = _rows(kept, prompt, dropped, skips)
     finally:
         prompt.max_length = limit
     examples = []
@@ -197,7 +208,10 @@ def _order(id: str, seed: int) -> int:
 
 
 def _readable(pair: Pair, dropped: Counter[str]) -> bool:
-    """Whether a judge reads its prompt; else it is counted."""
+    """Whether a judge reads its prompt and its responses; else it is counted."""
+    if pair.messages:
+        dropped["whose responses are more than their text"] += 1
+        return False
     if takes_turns(pair.prompt):
         return True
     dropped["whose prompt is not user and assistant in turn"] += 1
@@ -205,7 +219,7 @@ def _readable(pair: Pair, dropped: Counter[str]) -> bool:
 
 
 def _rows(
-    pairs: Sequence[Pair], prompt: PairPrompt, dropped: Counter[str]
+    pairs: Sequence[Pair], prompt: PairPrompt, dropped: Counter[str], skips: bool
 ) -> list[tuple[Pair, tuple[list[int], list[int]]]]:
     """Each pair that fits, with its rows in both orders; halves where one does not."""
     if not pairs:
@@ -213,12 +227,16 @@ def _rows(
     comparisons = [Comparison(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
     try:
         rows = prompt.encode_both(comparisons, [f"pair {pair.id!r}" for pair in pairs])
-    except RewardError:
+    except (InputError, RewardError) as error:
+        if isinstance(error, InputError) and not skips:
+            raise
         if len(pairs) == 1:
-            dropped["whose responses alone are too long"] += 1
+            why = f"that {one_line(error.problem)}" if isinstance(error, InputError) else _LONG
+            dropped[why] += 1
             return []
         half = len(pairs) // 2
-        return _rows(pairs[:half], prompt, dropped) + _rows(pairs[half:], prompt, dropped)
+        parts = (_rows(part, prompt, dropped, skips) for part in (pairs[:half], pairs[half:]))
+        return [row for rows in parts for row in rows]
     both = zip(rows[: len(pairs)], rows[len(pairs) :], strict=True)
     return list(zip(pairs, both, strict=True))
 

@@ -445,3 +445,30 @@ def test_what_a_reward_function_prints_is_in_the_log(
     run(toy_runs.config(tmp_path, reward=toy_runs.reward_file(tmp_path, body), iterations=0))
     printed = [line for line in caplog.messages if "prints: seen 20 " in line]
     assert printed and "\x1b" not in printed[0] and "seen" not in capsys.readouterr().out
+
+
+def test_prompts_that_begin_the_answer_are_continued_in_a_run(tmp_path: Path) -> None:
+    words = [f"{first} {second}" for first in ("tree", "house", "river") for second in "abcdefgh"]
+    asked = [{"role": "user", "content": text} for text in words]
+    begun = {"role": "assistant", "content": "good house "}
+    toy_runs.write_rows(tmp_path / "begun.jsonl", ({"prompt": [one, begun]} for one in asked))
+    toy_runs.write_rows(tmp_path / "plain.jsonl", ({"prompt": [one]} for one in asked))
+    stored = {}
+    for name in ("plain", "begun"):
+        config = toy_runs.config(
+            tmp_path, iterations=1, run_dir=str(tmp_path / name), policy={"template": "hh"},
+            prompts={"path": str(tmp_path / f"{name}.jsonl")}, eval={"prompts": 4},
+        )  # fmt: skip
+        folder = run(config)
+        rows = toy_runs.rows(folder / "iterations/001/rollouts.jsonl")
+        stored[name] = {row["prompt"][0]["content"]: row for row in rows}
+    assert stored["begun"] and all(row["prompt"][1] == begun for row in stored["begun"].values())
+    good, house = (toy_runs.WORDS.index(word) for word in ("good", "house"))
+    both = stored["begun"].keys() & stored["plain"].keys()
+    assert both
+    for text in both:
+        # the policy goes on behind the two words, with nothing between them
+        ids = stored["begun"][text]["prompt_token_ids"]
+        assert ids == [*stored["plain"][text]["prompt_token_ids"], good, house]
+    selected = toy_runs.rows(tmp_path / "begun/iterations/001/selected.jsonl")
+    assert selected and all(row["prompt"][1] == begun for row in selected)

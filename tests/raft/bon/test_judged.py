@@ -14,6 +14,7 @@ from wording import says
 
 import raft.bon.judged
 from raft.cli.main import main
+from rewards.scoring.reading import Reading
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison
 from rollout.types import Message
@@ -41,6 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def by_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raft.bon.judged, "build_judge", lambda spec: ByLength())
+    monkeypatch.setattr(Reading, "check", lambda reading, row: None)  # a judge without files
     Path("stand-in").mkdir()
     Path("stand-in/config.json").write_text("{}")
     Path("judge.yaml").write_text("judge: {kind: pairwise, model: ./stand-in}\n")

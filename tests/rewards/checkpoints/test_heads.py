@@ -98,6 +98,37 @@ def test_linear_heads_of_other_names(tmp_path, reference, head, config) -> None:
     assert says(refusal(folder, engine="vllm"), "vLLM use engine: transformers")
 
 
+MARKED = {
+    "ultrarm": ("regression_head.weight", {"architectures": ["LlamaRewardModel"]}),
+    "beaver": ("score_head.weight", {"architectures": ["LlamaForScore"], "score_dim": 1}),
+}
+TWO_TURNS = [*tiny.chat("one", "two"), *tiny.chat("three", "four")]
+WRITTEN = {
+    "ultrarm": "Human: one\n\nAssistant: two\n\nHuman: three\n\nAssistant: four",
+    "beaver": "BEGINNING OF CONVERSATION: USER: one ASSISTANT:two</s>"
+    "USER: three ASSISTANT:four</s>",
+}
+
+
+@pytest.mark.parametrize("format", MARKED)
+def test_ultrarm_and_beaver_read_the_text_they_were_trained_on(tmp_path, reference, format) -> None:
+    head, config = MARKED[format]
+    folder = layouts.renamed(layouts.base(tmp_path / "bare", None), head, **config)
+    reward = load_reward(folder)
+    expected = linear(reference, [layouts.ids_of(WRITTEN[format])])
+    np.testing.assert_allclose(reward.score([TWO_TURNS]), expected, atol=1e-5)
+    assert reward.describe()["format"] == format
+    system = [{"role": "system", "content": "x"}, *TWO_TURNS]
+    with pytest.raises(InputError, match="in turn"):
+        reward.score([system])
+    # what one says counts, and so does a template
+    plain = load_reward(folder, format="plain", eos="none").score([TWO_TURNS])
+    rows = [layouts.ids_of("onetwothreefour")]
+    np.testing.assert_allclose(plain, linear(reference, rows), atol=1e-5)
+    templated = layouts.renamed(layouts.base(tmp_path / "chat"), head, **config)
+    assert load_reward(templated).encoder.format == "chat"
+
+
 def test_deepspeed_chat(tmp_path, reference) -> None:
     folder = layouts.base(tmp_path)
     tensors = tiny.tensors_of(folder)

@@ -231,3 +231,34 @@ def test_doctor_asks_pairs_which_end_is_meant(trained, capsys, eos, level) -> No
 
 
 SIDES = ("chosen", "rejected")
+
+
+@pytest.mark.parametrize(
+    ("template", "eos", "ends"),
+    [(None, None, [tiny.EOS_ID]), (None, "none", []), (CHATML, "single", [tiny.EOS_ID])],
+)
+def test_vllm_is_given_the_ids_that_transformers_are(tmp_path, monkeypatch, template, eos, ends):
+    import rewards.models.classifier as classifier
+
+    made = tiny.tokenizer(chat_template=template)
+    folder = tiny.checkpoint(tmp_path / "model", "llama", made)
+    given: dict[str, list[list[int]]] = {}
+
+    class Engine:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def run(self, rows, names):
+            given[self.name] = [list(row) for row in rows]
+            return {"score": np.zeros(len(rows), dtype=np.float32)}
+
+        def describe(self):
+            return {"engine": self.name}
+
+    monkeypatch.setattr(classifier, "VLLMPoolingEngine", lambda *_, **__: Engine("vllm"))
+    monkeypatch.setattr(classifier, "TransformersEngine", lambda *_: Engine("transformers"))
+    for engine in ("vllm", "transformers"):
+        load_reward(folder, engine=engine, device="cpu", eos=eos).score([TALK, tiny.chat("a", "b")])
+    text = "[user]why?</s>\n[assistant]because" if template else "why?because"
+    assert given["vllm"][0] == ids_of(text, *ends)
+    assert given["vllm"] == given["transformers"]

@@ -17,6 +17,7 @@ from wording import refusal, says
 import rewards.scoring.rank
 from raft.cli.main import main
 from rewards.scoring.rank import Tournament, rank_file
+from rewards.scoring.reading import Reading
 from rewards.spec import PairwiseSpec
 from rewards.spec_reader import read_reward
 from rewards.tournament import METHODS, cost
@@ -57,6 +58,7 @@ class ByLength:
 def by_length(monkeypatch: pytest.MonkeyPatch) -> ByLength:
     judge = ByLength()
     monkeypatch.setattr(rewards.scoring.rank, "build_judge", lambda spec: judge)
+    monkeypatch.setattr(Reading, "check", lambda reading, row: None)  # a judge without files
     return judge
 
 

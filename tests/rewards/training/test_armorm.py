@@ -321,6 +321,31 @@ def test_a_classifier_whose_template_adds_a_header_can_be_the_base(tmp_path):
     np.testing.assert_allclose(found["rewards"][0], weight @ states, atol=1e-5)
 
 
+def test_what_the_template_refuses_is_skipped_on_request(tmp_path):
+    refuses = (
+        "{% for m in messages %}{% if 'secret' in m['content'] %}{{ raise_exception('not this') }}"
+        "{% endif %}{% endfor %}" + tiny.LLAMA3_APRIL_TEMPLATE
+    )
+    made = tiny.llama3_tokenizer(chat_template=refuses)
+    base = tiny.checkpoint(
+        tmp_path / "base", "llama", made, vocab_size=len(made), max_position_embeddings=512
+    )
+    rated, pairs = make(12, 0)
+    gating = GatingSettings(hidden_dim=8, steps=3, batch_size=8)
+    settings = ArmoRMSettings(verbosity="long")
+    train_armorm(base, rated, pairs, pairs[:4], tmp_path / "a", settings=settings, gating=gating)
+    secret = replace(pairs[5], id="secret", rejected="a secret")
+    more = [*rated[:3], Rated(secret.conversation("rejected"), {"a": 0.5}), *rated[3:]]
+    data = (more, [secret, *pairs], [*pairs[:4], secret])
+    with pytest.raises(InputError, match="not this"):
+        train_armorm(base, *data, tmp_path / "b", settings=settings, gating=gating)
+    skips = replace(settings, on_bad_row="skip")
+    train_armorm(base, *data, tmp_path / "c", settings=skips, gating=gating)
+    # the same model as without them
+    first, second = (tiny.tensors_of(tmp_path / name / "model") for name in "ac")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_the_config_says_the_published_settings():
     from raft.config.train_reward import load_train_config
 

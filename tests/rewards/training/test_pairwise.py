@@ -165,6 +165,27 @@ def test_dialogues_that_no_judge_reads_are_left_out_and_counted() -> None:
     assert encoded.dropped == {"whose prompt is not user and assistant in turn": 1}
 
 
+def test_what_a_template_refuses_is_skipped_on_request() -> None:
+    refusing = "{% for m in messages %}{% if 'secret' in m['content'] %}" + (
+        "{{ raise_exception('not this') }}{% endif %}{% endfor %}" + tiny_judges.FIXED
+    )
+    good = tiny.pair("good", "hello", "yes", "no")
+    pairs = [
+        tiny.pair(f"p{k}", "hello", "a secret" if k % 2 else f"yes {k}", "no") for k in range(5)
+    ]
+    tools = dataclasses.replace(good, id="tools", prompt=[{**good.prompt[0], "tools": [{}]}])
+    with pytest.raises(InputError, match="not this"):
+        encode_comparisons(pairs, prompt(refusing), "one", seed=0)
+    found = encode_comparisons([*pairs, tools], prompt(refusing), "one", seed=0, skips=True)
+    assert [one.id for one in found.examples] == ["p0", "p2", "p4"]
+    assert sorted(found.dropped.values()) == [1, 2] and "not this" in " ".join(found.dropped)
+    # a call of a tool is more than the empty text that a judge would read
+    called = dataclasses.replace(good, chosen="", messages={"chosen": {
+        "role": "assistant", "content": "", "tool_calls": [{}]}})  # fmt: skip
+    encoded = encode_comparisons([called, good], prompt(), "one", seed=0)
+    assert encoded.dropped == {"whose responses are more than their text": 1}
+
+
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     same = [tiny.pair("1", "q", "yes", "yes")]
     start = base(tmp_path / "base")

@@ -280,7 +280,8 @@ def test_flat_rows_make_the_pairs_and_lists_that_grouped_ones_make(
         for p in range(2)
     ]  # fmt: skip
     flat, whole = tmp_path / "flat.jsonl", tmp_path / "whole.jsonl"
-    write(flat, rows), write(whole, grouped)
+    write(flat, rows)
+    write(whole, grouped)
     sources: list[Any] = [{"path": str(path), "source": "x"} for path in (flat, whole)]
     expected = read_pairs(sources[1]).pairs
     assert read_pairs(sources[0]).pairs == expected and len(expected) == 4

@@ -20,7 +20,7 @@ name, never left out. All other columns stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from os.path import commonprefix
 
 from rollout.data.jsonl import is_finite_number, is_list, is_object, json_kind
@@ -38,7 +38,7 @@ from rollout.data.verdicts import name_two
 from rollout.errors import InputError
 from rollout.types import Message, with_keys
 
-__all__ = ["column", "helpsteer_prompt", "known_columns", "renamed"]
+__all__ = ["column", "handed_on", "helpsteer_prompt", "known_columns", "renamed"]
 
 _Columns = dict[str, object]
 _SIDES = ("chosen", "rejected")
@@ -84,6 +84,13 @@ def column(columns: Mapping[str, object], name: str, where: str) -> object:
             raise InputError(where, f"no column {name!r}", f"name one of those there: {held}")
         value = value[part]
     return value
+
+
+def handed_on(columns: _Columns, known: _Columns, own: Collection[str]) -> _Columns:
+    """The columns for reward functions: all but a row's `own`, and but `completions` that were read
+    as its responses: that is an argument of theirs."""
+    read = {"completions"} - known.keys()
+    return {name: value for name, value in columns.items() if name not in {*own, *read}}
 
 
 def known_columns(columns: _Columns, where: str) -> _Columns:
@@ -171,6 +178,7 @@ def _name_answers(found: _Columns, where: str) -> None:
     for key in ("completions", "answers"):
         if is_list(answers := found.get(key)) and answers and all(map(is_object, answers)):
             found |= _several(answers, where, key)
+            del found[key]
             if isinstance(asked := found.get("prompt"), str) and begins_with_hh_turn(asked):
                 found["prompt"] = list(hh_prompt(asked, where, "prompt"))  # Nectar's
             return

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from rollout.data.bad_rows import BadRows
 from rollout.data.forms import column as column_of
-from rollout.data.forms import known_columns
+from rollout.data.forms import handed_on, known_columns
 from rollout.data.jsonl import is_list, is_object, json_kind
 from rollout.data.messages import Content, begins_with_hh_turn, hh_prompt, prompt_content
 from rollout.data.pairs import shared_prompt
@@ -165,10 +165,11 @@ def _prompt(row: Row, stem: str, format: str, column: str | None, words: int | N
         columns = {**columns, "prompt": column_of(columns, column, row.where)}
         if column != "prompt":
             columns.pop(column, None)
-    content = _content(row, columns, format)
+    known = known_columns(columns, row.where)
+    fields = handed_on(columns, known, ("id", "prompt"))
+    content = _content(row, columns, known, format)
     if words is not None:
         content = _shortened(row, content, words)
-    fields = {name: value for name, value in columns.items() if name not in ("id", "prompt")}
     return Prompt(row_id(columns, row, stem), content, fields)
 
 
@@ -182,8 +183,11 @@ def _columns(row: Row) -> dict[str, object]:
     return row.value
 
 
-def _content(row: Row, columns: dict[str, object], format: str) -> Content:
-    known = known_columns(columns, row.where)
+def _content(
+    row: Row, columns: dict[str, object], known: dict[str, object], format: str
+) -> Content:
+    if known.get("prompt") is None and is_list(sides := known.get("responses")) and len(sides) == 2:
+        known |= dict(zip(("chosen", "rejected"), sides, strict=True))  # two dialogues
     if "messages" in known and "prompt" not in known:
         known["prompt"] = _without_answer(known["messages"])
     value = known.get("prompt")

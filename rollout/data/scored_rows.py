@@ -22,7 +22,7 @@ from functools import partial
 from typing import Literal, cast
 
 from rollout.data.bad_rows import SKIPPED, BadRows, OnBadRow
-from rollout.data.forms import known_columns
+from rollout.data.forms import handed_on, known_columns
 from rollout.data.jsonl import is_list, is_object, json_columns, json_kind
 from rollout.data.messages import read_answer
 from rollout.data.pairs import pair_groups, response_groups
@@ -141,6 +141,11 @@ def parse_row(row: Row, stem: str, form: Form | None = None) -> ScoreRow:
     known = known_columns(columns, row.where)
     found: Form = _form(known, row.where) if form is None else form
     missing = [key for key in FORMS[found] if key not in known]
+    if missing and found == "responses" and known.keys() >= set(FORMS["pairs"]):
+        raise InputError(
+            row.where, "is a pair, chosen and rejected, where K responses to a prompt are expected",
+            "compare its sides with raft eval-reward, or add scores with raft score",
+        )  # fmt: skip
     if missing:
         raise InputError(row.where, f"no column {missing[0]!r}, which rows of form {found} need")
     id = row_id(columns, row, stem)
@@ -169,7 +174,7 @@ def _form(columns: dict[str, object], where: str) -> Form:
 def _groups(
     columns: dict[str, object], known: dict[str, object], form: Form, id: str, where: str
 ) -> tuple[Group, ...]:
-    fields = {key: value for key, value in columns.items() if key not in _OWN[form]}
+    fields = handed_on(columns, known, _OWN[form])
     if form == "pairs":
         return pair_groups(known, id, fields, where)
     # responses that came from elsewhere have no policy version

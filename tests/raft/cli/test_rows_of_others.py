@@ -225,3 +225,24 @@ def test_the_place_of_broken_json_is_said_once(
     assert main(["score", "r.jsonl", "--reward", "function:length", "--quiet"]) == 2
     said = capsys.readouterr().err
     assert "at column" in said and "at at" not in said
+
+
+def test_answers_named_as_the_arguments_of_a_function_are_read(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranked = [{"rank": k, "completion": "a" * (k + 1)} for k in range(3)]
+    write_rows(home / "nemo.jsonl", [{"context": [{"role": "user", "content": "Q"}],
+                                      "completions": ranked}])  # fmt: skip
+    write_rows(home / "flat.jsonl", [{"prompt": "Q", "completion": "aaaa"}])
+    length = ("--reward", "function:length", "--set", "arguments.unit=chars", "--quiet")
+    for name, column, expected in (("nemo", "scores", [1, 2, 3]), ("flat", "score", 4)):
+        assert main(["score", f"{name}.jsonl", *length]) == 0
+        (row,) = toy_runs.rows(home / f"{name}.scored.jsonl")
+        assert row[column] == expected and ("completions" in row) == (name == "nemo")
+    assert main(["rank", "nemo.jsonl", *length]) == 0
+    command = ["eval-reward", "--data", "nemo.jsonl", "--bootstrap", "100", "--json", *length]
+    assert main(command) == 0
+    write_rows(home / "p.jsonl", [{"prompt": "Q", "chosen": "a", "rejected": "b"}])
+    capsys.readouterr()
+    assert main(["rank", "p.jsonl", *length]) == 2
+    assert "raft eval-reward" in capsys.readouterr().err

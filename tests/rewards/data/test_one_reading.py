@@ -303,6 +303,8 @@ def test_dialogues_that_differ_before_their_answers_are_scored_as_two(tmp_path: 
     (found,) = RowReader(file).rows()
     said = [conversation(group.prompt, one) for group in found.groups for one in group.completions]
     assert said == turns and found.scored([[1.0], [2.0]]) == {**row, "scores": [1.0, 2.0]}
+    (prompt,) = read_prompts(file)
+    assert prompt.content == (Q,)
     with pytest.raises(InputError, match="equally good"):
         read_set(file)
     assert len(read_set(write(tmp_path / "won.jsonl", [{**row, "winner": "model_a"}])).row_M) == 1
@@ -317,6 +319,8 @@ def test_dialogues_that_differ_before_their_answers_are_scored_as_two(tmp_path: 
         ({"input": "Q", "targets": {"choices": ["a", "b"], "labels": [1, 0]}}, "raft eval-reward"),
         ({"prompt": "Q", "chosen": ["a"], "rejected": ["b", "c"]}, "raft eval-reward"),
         ({"conversations": [share("human", "Q"), share("gpt", "other")], **SIDES}, "neither"),
+        ({"system": "Be brief.", "winner": "tie",
+          "conversation_a": [Q, GOOD], "conversation_b": [user("R"), BAD]}, "context"),
     ],
 )  # fmt: skip
 def test_what_another_command_reads_is_said(tmp_path: Path, row: Any, said: str) -> None:

@@ -144,13 +144,10 @@ def train_armorm(
         gating or GatingSettings(),
         Path(folder),
     )
-    names, labels_NK = _labels(rated, settings)
-    _check(names, settings.verbosity, pairs)
+    _targets(rated, pairs, settings)  # what is wrong shows before the model is read
     frozen = load_frozen(base, settings)
-    if settings.on_bad_row == "skip":
-        rated, pairs, held_out = readable(frozen.encoder, rated, pairs, held_out)
-        names, labels_NK = _labels(rated, settings)
-        _check(names, settings.verbosity, pairs)
+    rated, pairs, held_out = readable(frozen.encoder, settings.on_bad_row, rated, pairs, held_out)
+    names, labels_NK = _targets(rated, pairs, settings)
     features = Features(frozen, folder / "features", settings)
     rated_N1H = features.of_rated(rated)
     sides_S2H = features.of_pairs(pairs, "pairs.npy")
@@ -177,9 +174,14 @@ def train_armorm(
     }
 
 
-def _labels(rated: Sequence[Rated], settings: ArmoRMSettings) -> tuple[tuple[str, ...], np.ndarray]:
+def _targets(
+    rated: Sequence[Rated], pairs: Sequence[Pair], settings: ArmoRMSettings
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and labels of the regression, checked."""
     names, labels_NK = label_matrix(rated, settings.attributes, settings.leave_out_unlabelled)
-    return varying_labels(names, labels_NK, settings.leave_out_unlabelled)
+    names, labels_NK = varying_labels(names, labels_NK, settings.leave_out_unlabelled)
+    _check(names, settings.verbosity, pairs)
+    return names, labels_NK
 
 
 def _regressed(

@@ -169,9 +169,15 @@ class Features:
 
 
 def readable(
-    encoder: Encoder, rated: Sequence[Rated], pairs: Sequence[Pair], held_out: Sequence[Pair]
-) -> tuple[list[Rated], list[Pair], list[Pair]]:
-    """Those that the chat template does not refuse; the log counts the others."""
+    encoder: Encoder,
+    on_bad_row: OnBadRow,
+    rated: Sequence[Rated],
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+) -> tuple[Sequence[Rated], Sequence[Pair], Sequence[Pair]]:
+    """All, or those that the chat template does not refuse; the log counts the others."""
+    if on_bad_row == "stop":
+        return rated, pairs, held_out
 
     def sides(pair: Pair) -> list[Turns]:
         return [pair.conversation(side) for side in SIDES]

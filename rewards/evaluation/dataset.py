@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import product
@@ -218,8 +218,9 @@ def read_set(
     split: str = "train",
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "stop",
+    check: Callable[[EvalRow], None] | None = None,
 ) -> EvalSet:
-    """Read and check every row of a file or a dataset.
+    """Read and check every row of a file or a dataset, by `check` too, which raises InputError.
 
     With `on_bad_row` "skip" a row that cannot be read is left out and counted in `bad`.
 
@@ -232,7 +233,10 @@ def read_set(
     with Progress("checking", 0) as bar:
         for row in parser.rows(source):
             try:
-                facts.add(parser.parse(row))
+                found = parser.parse(row)
+                if check is not None:
+                    check(found)
+                facts.add(found)
             except InputError as error:
                 bad.take(row.number, row.where, error)
             bar.advance()

@@ -16,7 +16,7 @@ from rewards.evaluation.accuracy import accuracy, accuracy_by, length_bias
 from rewards.evaluation.benchmarks import benchmark
 from rewards.evaluation.calibration import calibration
 from rewards.evaluation.contamination import find_contamination
-from rewards.evaluation.dataset import EvalSet, read_set
+from rewards.evaluation.dataset import EvalRow, EvalSet, read_set
 from rewards.evaluation.forms import Form
 from rewards.evaluation.results import (
     BootstrapFacts,
@@ -29,6 +29,7 @@ from rewards.evaluation.results import (
 from rewards.evaluation.scores import Scored, by_judge, by_reward, free_memory
 from rewards.evaluation.stats import RESAMPLES, paired
 from rewards.evaluation.stored import by_stored, write_scores
+from rewards.scoring.reading import Reading
 from rewards.spec import RewardSpec
 from rollout.data.bad_rows import OnBadRow
 from rollout.errors import InputError
@@ -78,7 +79,8 @@ def eval_reward(
         split: of a dataset; columns: other names of columns.
         train: a file of training pairs to look for the evaluation's prompts in.
         resamples, seed: of all bootstrap intervals.
-        on_bad_row: "skip" leaves rows out that cannot be read, and counts them.
+        on_bad_row: "skip" leaves rows out that cannot be read, by the set's form or by one of the
+            scorers, and counts them.
         keep: a JSONL file for the rows with the scores of every reward, as `by_stored` reads them.
 
     Raises:
@@ -89,9 +91,17 @@ def eval_reward(
         raise InputError(
             "eval-reward", "nothing to evaluate", "give --reward, --judge or --score-column"
         )
+    specs = [one.spec for one in scorers if one.spec is not None]
+    readings = [Reading(spec, length=on_bad_row == "skip") for spec in specs]
+
+    def check(row: EvalRow) -> None:
+        for reading in readings:
+            reading.check(row)
+
     found = read_set(
-        data, form=form, gold=gold, split=split, columns=columns, on_bad_row=on_bad_row
-    )
+        data, form=form, gold=gold, split=split, columns=columns, on_bad_row=on_bad_row,
+        check=check,
+    )  # fmt: skip
     _check(found, scorers)
     contamination = None if train is None else find_contamination(found, train)
     all_scored = [

@@ -152,7 +152,8 @@ _NEEDED: dict[Form, tuple[str, ...]] = {
 
 def _check_columns(columns: dict[str, object], form: Form, where: str) -> None:
     missing = [key for key in _NEEDED[form] if key not in columns]
-    if missing and not (form == "pairs" and columns.keys() >= {"responses", "ranks"}):
+    of_two = form == "pairs" and "responses" in columns and gold_column(columns) is not None
+    if missing and not of_two:
         raise InputError(
             where,
             f"no column {missing[0]!r}, which rows of form {form} need",
@@ -172,7 +173,7 @@ def _group(
 
 def _pair(columns: dict[str, object], id: str, where: str) -> Parts:
     if "chosen" not in columns:
-        return _listwise(columns, id, where, "ranks")
+        return _listwise(columns, id, where, None)
     fields = {key: value for key, value in columns.items() if key not in _OWN}
     return pair_groups(columns, id, fields, where), (1.0, 0.0)
 

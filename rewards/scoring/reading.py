@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import Protocol
 
 from rewards.spec import JudgeSpec, ModelSpec, PairwiseSpec, RemoteSpec, RewardSpec
 from rewards.types import RewardError
-from rollout.data.scored_rows import ScoreRow
 from rollout.errors import InputError
 from rollout.types import Group, conversation, judged_sides
 
 __all__ = ["Reading"]
 
 _Check = Callable[[Group], None]
+
+
+class Readable(Protocol):
+    """A row of a file."""
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def groups(self) -> Sequence[Group]: ...
 
 
 class Reading:
@@ -28,7 +38,7 @@ class Reading:
         self._reward = reward
         self._length = length
 
-    def check(self, row: ScoreRow) -> None:
+    def check(self, row: Readable) -> None:
         """Raises InputError that begins with the row's place."""
         for check in self._checks:
             for group in row.groups:

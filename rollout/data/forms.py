@@ -9,6 +9,8 @@ r"""Rows of every published form under the names that all commands read.
 | Orca, argilla, stack-exchange | `question`, `chosen_response`, `response_j`, … | the same |
 | TRL, no prompt | `chosen`, `rejected`, two texts | `prompt`: what they share, up to a blank |
 | two answers and a verdict | see `rollout.data.verdicts` | `responses`, `ranks`, `margin` |
+| OpenAI | `input.messages`, `preferred_output`, `non_preferred_output` | the same |
+| distilabel | `generations`, `ratings` | `responses`, `scores` |
 | NeMo, UltraFeedback, Nectar | `completions`, `answers` | `responses`, `ranks` or `scores` |
 | OpenRLHF | `input`, `output`, `reward` | `prompt`, `response`, `score` |
 
@@ -50,10 +52,14 @@ _ASKED = ("instruction", "question", "query")
 # whole conversations, which other trainers call so
 _DIALOGUE = ("conversations", "conversation")
 _HELPSTEER = {"response", "helpfulness", "verbosity"}
+_TEXT = ("completion", "response", "answer", "text")
+_VALUES = (
+    ("ranks", "rank"), ("scores", "overall_score"), ("scores", "score"), ("scores", "pm_score"),
+)  # fmt: skip
 _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 _SAME = {
     "chosen_response": "chosen", "rejected_response": "rejected", "response_j": "chosen",
-    "response_k": "rejected",
+    "response_k": "rejected", "preferred_output": "chosen", "non_preferred_output": "rejected",
 }  # fmt: skip
 
 
@@ -100,6 +106,7 @@ def known_columns(columns: _Columns, where: str) -> _Columns:
     if columns.keys() & set(MEDIA):
         refuse_media(found, where)
     _refuse_others(found, where)
+    _name_preferred(found)
     _name_dialogue(found, where)
     _name_answers(found, where)
     _name_prompt(found, where)
@@ -119,6 +126,14 @@ def _refuse_others(found: _Columns, where: str) -> None:
         raise InputError(
             where, "is of HHH as BIG-bench has it", "evaluate on it: raft eval-reward reads it"
         )
+
+
+def _name_preferred(found: _Columns) -> None:
+    """OpenAI's: what is asked stands inside `input`."""
+    asked = found.get("input")
+    if is_object(asked) and "messages" in asked and not found.keys() & set(_SIDES):
+        del found["input"]
+        found |= {"prompt": asked["messages"]} | {k: asked[k] for k in _TOOLS if k in asked}
 
 
 def _name_dialogue(found: _Columns, where: str) -> None:
@@ -168,6 +183,8 @@ def _name_answers(found: _Columns, where: str) -> None:
     for key, name in _SAME.items():
         if key in found and name not in found:
             found[name] = found.pop(key)
+    if is_list(ratings := found.get("ratings")):
+        found.setdefault("scores", ratings)
     for key in ("reward", "rewards"):  # of one response, or of each
         if key in found:
             found.setdefault("scores" if is_list(found[key]) else "score", found[key])
@@ -175,6 +192,10 @@ def _name_answers(found: _Columns, where: str) -> None:
         return
     if name_two(found, where):
         return
+    for key in ("generations", "candidates"):
+        if is_list(found.get(key)):
+            found["responses"] = found.pop(key)
+            return
     for key in ("completions", "answers"):
         if is_list(answers := found.get(key)) and answers and all(map(is_object, answers)):
             found |= _several(answers, where, key)
@@ -193,11 +214,11 @@ def _several(answers: Sequence[object], where: str, key: str) -> _Columns:
     texts: list[object] = []
     for one in answers:
         held = one if is_object(one) else {}
-        text = next((held[k] for k in ("completion", "response", "answer") if k in held), None)
+        text = next((held[k] for k in _TEXT if k in held), None)
         if text is None:
             raise InputError(where, f"{key!r} holds an answer without its text", "fix the row")
         texts.append(text)
-    for name, by in (("ranks", "rank"), ("scores", "overall_score"), ("scores", "score")):
+    for name, by in _VALUES:
         if all(is_object(one) and is_finite_number(one.get(by)) for one in answers):
             return {"responses": texts, name: [one[by] for one in answers if is_object(one)]}
     return {"responses": texts}

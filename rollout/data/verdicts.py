@@ -11,7 +11,7 @@
 | open-instruct | `completion_a`, `completion_b` | `preference` |
 | WebGPT | `answer_0`, `answer_1` | `score_0`, `score_1` |
 | summarize_from_feedback | `summaries` | `choice` |
-| lmsys arena, MT-Bench | `conversation_a`, `conversation_b` | `winner` |
+| arena, MT-Bench | `conversation_a`, `conversation_b`, or `response_…` | `winner` |
 | Unified-Feedback | `conv_A`, `conv_B` | `conv_A_rating`, `conv_B_rating` |
 """
 
@@ -152,6 +152,7 @@ _TWO: tuple[tuple[str, str, tuple[str, ...], _Read], ...] = (
     ("answer_0", "answer_1", ("score_0", "score_1"), _higher("score_0", "score_1")),
     ("summary_0", "summary_1", ("choice",), _one_of("choice", {0: 0, 1: 1})),
     ("conversation_a", "conversation_b", ("winner",), _one_of("winner", ARENA)),
+    ("response_a", "response_b", ("winner",), _one_of("winner", ARENA)),
     ("conv_A", "conv_B", ("conv_A_rating", "conv_B_rating"),
      _higher("conv_A_rating", "conv_B_rating")),
 )  # fmt: skip

@@ -176,6 +176,26 @@ FORMS: dict[str, tuple[dict[str, Any], list[Message]]] = {
          "answers": [{"answer": "bad", "rank": 2.0}, {"answer": "good", "rank": 1.0}]},
         [Q],
     ),
+    "openai": (
+        {"input": {"messages": [BRIEF, Q], "tools": [], "parallel_tool_calls": True},
+         "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+        [BRIEF, Q],
+    ),
+    "distilabel": (
+        {"instruction": "Q", "generations": ["bad", "good"], "ratings": [1.0, 4.5],
+         "generation_models": ["x", "y"]},
+        [Q],
+    ),
+    "stack exchange answers": (
+        {"qid": 1, "question": "Q", "answers": [{"answer_id": 1, "text": "bad", "pm_score": 0},
+                                                {"answer_id": 2, "text": "good", "pm_score": 3}]},
+        [Q],
+    ),
+    "human preference": (
+        {"model_a": "x", "model_b": "y", "prompt": "Q", "response_a": "good", "response_b": "bad",
+         "winner": "model_a"},
+        [Q],
+    ),
     "parts": (
         {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}],
          "chosen": {"role": "assistant", "content": [{"type": "text", "text": "go"}, "od"]},

@@ -384,3 +384,23 @@ def test_parts_and_servers_are_asked_by_their_tokenizers(
     if kind == "combine":
         assert score(*options, *SKIP, "--json", file) == 0
         assert json.loads(capsys.readouterr().out)["skipped"] == 1
+
+
+def test_an_evaluation_finds_what_a_template_refuses_before_loading(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.checkpoint(tmp_path / "model", "llama", tiny.tokenizer(chat_template=REFUSES))
+    pairs = [{"prompt": f"q{k}", "chosen": "yes", "rejected": "no"} for k in range(4)]
+    file = file_of(tmp_path, [*pairs[:2], {**pairs[0], "system": "Be brief."}, *pairs[2:]])
+    rewards_ = ("--reward", model, "--reward", "function:length")
+    command = ["eval-reward", "--data", file, *rewards_, "--bootstrap", "100"]
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(rewards.models.load, "_load", lambda *_: pytest.fail("a model was loaded"))
+        message = refusal(capsys, *command, "--quiet")
+    assert says(message, f"{file}:3") and says(message, "System role not supported")
+    assert main([*map(str, command), *SKIP, "--quiet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["data"]["skipped"], found["data"]["pairs"]) == (1, 4)
+    # both are measured on the same pairs
+    assert [one["failed_rows"] for one in found["models"].values()] == [0, 0]

@@ -198,7 +198,7 @@ def _what_is_read(reader: RowReader) -> dict[str, object]:
 def _columns(reader: RowReader, by: str, gold: str | None) -> Columns:
     first = next((row for row in reader.rows() if row.bad is None), None)
     if first is None:
-        raise InputError(reader.source.name, "holds no rows", "name a file with at least one")
+        raise reader.bad.nothing_left(reader.source.name)
     own = "gold_scores" if by != "gold_scores" and "gold_scores" in first.columns else None
     return Columns(by, gold or own)
 

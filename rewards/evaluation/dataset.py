@@ -242,7 +242,7 @@ def read_set(
             bar.advance()
     bad.warn(name, log)
     if not facts.ids:
-        raise InputError(name, "holds no rows", "name a file with at least one")
+        raise bad.nothing_left(name)
     if not facts.better:
         raise InputError(
             name,

@@ -93,6 +93,12 @@ class BadRows:
             },
         }
 
+    def nothing_left(self, name: object, what: str = "rows") -> InputError:
+        """What is to be said of a file of which no row is left."""
+        if self.reasons:
+            return InputError(name, f"no row can be used: {self.line()}")
+        return InputError(name, f"holds no {what}", "name a file with at least one")
+
     def warn(self, name: object, log: logging.Logger) -> None:
         """Say them in the log, where there are any; `name` is the file's."""
         if self.reasons:

@@ -85,8 +85,8 @@ def read_prompts(
             "%s: skipped %d texts of fewer than %s words", source.name, len(skipped), first_words
         )
     if not prompts:
-        reason = f" (all {len(skipped)} are shorter than first_words)" if skipped else ""
-        raise InputError(source.name, f"holds no prompts{reason}", "name a file with at least one")
+        all_short = f"prompts (all {len(skipped)} are shorter than first_words)"
+        raise bad.nothing_left(source.name, all_short if skipped else "prompts")
     return prompts
 
 

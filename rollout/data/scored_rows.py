@@ -279,10 +279,8 @@ class RowReader:
                 digest.update(json.dumps(row.written).encode() + b"\n")
                 rows, conversations = rows + 1, conversations + row.conversations
                 bar.advance()
-        if not rows:
-            raise InputError(self.source.name, "holds no rows", "name a file with at least one")
         if len(self.bad.reasons) == rows:
-            raise InputError(self.source.name, f"no row can be used: {self.bad.line()}")
+            raise self.bad.nothing_left(self.source.name)
         self._ids = ids
         return Checked(rows, conversations, digest.hexdigest())
 

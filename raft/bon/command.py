@@ -15,7 +15,6 @@ from raft.bon.plot import draw_curve
 from raft.bon.pool import Columns, Pool, check_columns, read_pool
 from rollout.data.bad_rows import BadRows, OnBadRow, Reason
 from rollout.data.jsonl import encode_rows
-from rollout.data.rows import RowIds
 from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.storage.files import make_out_folder, whole_file, write_json
@@ -205,7 +204,7 @@ def _columns(reader: RowReader, by: str, gold: str | None) -> Columns:
 
 def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tuple[Pool, int]:
     """Return the pool and how many rows were written to `best`."""
-    ids, kept = RowIds(), 0
+    kept = 0
 
     def rows() -> Iterator[ScoreRow]:
         for row in reader.rows():
@@ -215,7 +214,6 @@ def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tup
             except InputError as error:
                 reader.bad.take(row.number, row.where, error)
             if row.number not in reader.bad.reasons:
-                ids.add(row.id)
                 yield row
 
     with whole_file(best) as file:
@@ -226,7 +224,6 @@ def _read(reader: RowReader, columns: Columns, n: int | None, best: Path) -> tup
             file.write(encode_rows([row]).decode())
 
         pool = read_pool(rows(), columns, n, keep)
-        ids.check((row.id, row.where) for row in reader.rows() if row.bad is None)
     reader.bad.warn(reader.source.name, log)
     return pool, kept
 

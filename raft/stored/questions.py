@@ -85,7 +85,7 @@ def read_questions(
         tolerance: largest difference of a number that still counts as right.
 
     Raises:
-        InputError: a broken row, no answer to any question, two rows of one id, no such scores.
+        InputError: a broken row, no answer to any question, two answers of one id, no such scores.
     """
     slack = Fraction(finite_number(tolerance, "--tolerance", at_least=0)).limit_denominator(10**12)
     known = None if answers is None else _answers(answers, column)
@@ -93,14 +93,10 @@ def read_questions(
     if len(source.parts) > 1 or source.parts[0].iteration is not None:
         raise InputError(pool, "is a run folder", "name one of its files, iterations/NNN/….jsonl")
     found: list[Question] = []
-    seen: set[str] = set()
     unanswered = 0
     unreadable: list[str] = []
     bad = BadRows(on_bad_row)
     for row in source.read(source.parts[0], bad):
-        if row.id in seen:
-            raise InputError(row.where, f"id {row.id!r} stands twice", "give each question one row")
-        seen.add(row.id)
         reference = _reference(row, column, known, answers)
         if reference is None:
             unanswered += 1
@@ -129,7 +125,9 @@ def _answers(file: str, column: str) -> dict[str, object]:
             continue
         if not is_object(value := without_error(row).value):
             raise InputError(row.where, "is no object", "name a file of rows")
-        found[row_id(value, row, source.stem)] = column_of(value, column, row.where)
+        id, answer = row_id(value, row, source.stem), column_of(value, column, row.where)
+        if found.setdefault(id, answer) != answer:
+            raise InputError(row.where, f"id {id!r} has another answer above", "give it one")
     return found
 
 

@@ -314,22 +314,6 @@ class RowIds:
         """Whether `id` was added more than once."""
         return bool(self._repeated()) and _digest(id) in self._repeated()
 
-    def check(self, ids_and_places: Iterable[tuple[str, str]]) -> None:
-        """Raises InputError that names both places of the first id that stands twice.
-
-        `ids_and_places` are those of all rows once more, in order; read only where there are such.
-        """
-        places: dict[str, str] = {}
-        for id, where in ids_and_places if self._repeated() else ():
-            if id in places:
-                raise InputError(
-                    where,
-                    f"id {id!r} stands at {places[id]} already",
-                    "give each row its own id, or none",
-                )
-            if self.repeats(id):
-                places[id] = where
-
     def _repeated(self) -> set[int]:
         if self._twice is None:
             import numpy as np

@@ -246,3 +246,22 @@ def test_answers_named_as_the_arguments_of_a_function_are_read(
     capsys.readouterr()
     assert main(["rank", "p.jsonl", *length]) == 2
     assert "raft eval-reward" in capsys.readouterr().err
+
+
+def test_an_id_that_stands_twice_ends_no_command(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": 0, "prompt": f"Q{k}", "responses": ["1", "2"], "answer": 2} for k in range(2)]
+    write_rows(home / "r.jsonl", rows)
+    length = ("--reward", "function:length", "--quiet")
+    assert main(["score", "r.jsonl", *length]) == 0
+    assert main(["bon", "r.scored.jsonl", "--quiet", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["eval-pool", "r.scored.jsonl", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["questions"] == 2
+    answers = [{"id": 0, "prompt": "Q", "truth": k} for k in (2, 3)]
+    for number, code in ((1, 0), (2, 2)):  # but not which of two answers is right
+        write_rows(home / "answers.jsonl", answers[:number])
+        command = ["eval-pool", "r.jsonl", "--questions", "answers.jsonl", "--quiet"]
+        assert main([*command, "--columns", "answer=", "--answer-column", "truth"]) == code
+    assert "answers.jsonl:2" in capsys.readouterr().err

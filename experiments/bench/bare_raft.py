@@ -43,11 +43,12 @@ def main(job: Job) -> None:
     torch.manual_seed(job.seed)
     rng.shuffle(prompts)
 
-    def evaluate() -> None:
+    def evaluate(iteration: int) -> None:
         texts = [t for _, own in draw(llm, tokenizer, held_out, job.eval_k, job) for t in own]
-        points.add(sum(reward(t, *words) for t in texts) / len(texts), distinct_n(texts, 2))
+        mean = sum(reward(t, *words) for t in texts) / len(texts)
+        points.add(mean, distinct_n(texts, 2), iteration)
 
-    evaluate()
+    evaluate(0)
     for iteration in range(job.iterations):
         first = iteration * job.prompts % (len(prompts) - job.prompts + 1)
         batch = prompts[first : first + job.prompts]
@@ -61,7 +62,8 @@ def main(job: Job) -> None:
         weights = list(model.state_dict().items())
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         llm.reset_prefix_cache()
-        evaluate()
+        if (iteration + 1) % job.eval_every == 0 or iteration + 1 == job.iterations:
+            evaluate(iteration + 1)
 
 
 def draw(

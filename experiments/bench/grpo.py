@@ -51,7 +51,7 @@ def _settings(job: Job) -> dict[str, Any]:
         "max_steps": 100_000,
         "learning_rate": job.grpo_learning_rate,
         "lr_scheduler_type": "constant",
-        "per_device_train_batch_size": job.grpo_prompts * job.k,
+        "per_device_train_batch_size": job.prompts * job.k,
         "num_generations": job.k,
         "max_completion_length": job.new_tokens,
         "temperature": 1.0,
@@ -78,14 +78,14 @@ def _held_out(job: Job, tokenizer: Any, words: tuple[set[str], set[str]]) -> Any
         def on_train_begin(
             self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
         ) -> None:
-            points.add(*evaluate(model, tokenizer, texts, job, words))
+            points.add(*evaluate(model, tokenizer, texts, job, words), 0)
 
         def on_step_end(
             self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
         ) -> None:
-            if state.global_step % job.grpo_eval_every:
+            if state.global_step % job.eval_every:
                 return
-            points.add(*evaluate(model, tokenizer, texts, job, words))
+            points.add(*evaluate(model, tokenizer, texts, job, words), state.global_step)
             best = points.points[-1][1]
             control.should_training_stop = best >= job.target or points.seconds > job.time_limit
 

@@ -17,23 +17,24 @@ from experiments.data import data
 
 @dataclass(frozen=True)
 class Job:
-    """Sizes of the job. `target` ends a run that does not count in iterations (GRPO's)."""
+    """Sizes of the job. Every variant evaluates after `eval_every` iterations, or GRPO steps, of
+    `prompts` × `k` samples. `target` ends a run that does not count in iterations (GRPO's)."""
 
     folder: str = ""
     seed: int = 0
-    iterations: int = 5
-    prompts: int = 256
+    iterations: int = 8
+    prompts: int = 32
     k: int = 8
     new_tokens: int = 64
-    held_out: int = 128
-    eval_k: int = 4
+    held_out: int = 64
+    eval_k: int = 2
+    eval_every: int = 4
+    update: str = "sft"
     learning_rate: float = 3e-4
     epochs: int = 2
     batch_size: int = 16
     threads: int = len(os.sched_getaffinity(0))
     grpo_learning_rate: float = 3e-4
-    grpo_eval_every: int = 2
-    grpo_prompts: int = 32
     target: float = 6.0
     time_limit: float = 900.0
 
@@ -104,7 +105,8 @@ def read_lexicon(job: Job) -> tuple[set[str], set[str]]:
 
 
 class Points:
-    """(seconds, held-out reward, distinct_2) from the first evaluation on: no start-up.
+    """(seconds, held-out reward, distinct_2, samples drawn) from the first evaluation on: no
+    start-up.
 
     distinct_2, the share of distinct word pairs, shows a reward won by repeating one word.
     """
@@ -112,16 +114,22 @@ class Points:
     def __init__(self, job: Job) -> None:
         self._path = Path(job.folder) / "points.json"
         self._start: float | None = None
-        self.points: list[tuple[float, float, float]] = []
+        self._samples = job.prompts * job.k
+        self.points: list[tuple[float, float, float, int]] = []
 
-    def add(self, reward: float, distinct_2: float, when: float | None = None) -> None:
+    def add(
+        self, reward: float, distinct_2: float, iteration: int, when: float | None = None
+    ) -> None:
         now = time.monotonic() if when is None else when
         if self._start is None:
             self._start = now
-        self.points.append((now - self._start, reward, distinct_2))
+        samples = iteration * self._samples
+        self.points.append((now - self._start, reward, distinct_2, samples))
         self._path.write_text(json.dumps(self.points))
         print(
-            f"{self.seconds:8.1f} s  reward {reward:6.3f}  distinct_2 {distinct_2:.3f}", flush=True
+            f"{self.seconds:8.1f} s  {samples:6d} samples  reward {reward:6.3f}  "
+            f"distinct_2 {distinct_2:.3f}",
+            flush=True,
         )
 
     @property

@@ -89,7 +89,7 @@ def _make_run(config: str, overrides: Sequence[str]) -> Path:
     from raft import load_config, run
 
     folder = tempfile.mkdtemp(prefix="raft-bench-")
-    return run(load_config(config, [*overrides, f"run_dir={folder}/run"]))
+    return run(load_config(config, [*overrides, f"run_dir={folder}/run"])).run_dir
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

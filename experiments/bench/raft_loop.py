@@ -1,7 +1,8 @@
 """One RAFT job three ways: the toolkit, a bare script on the same stack, TRL's GRPOTrainer.
 
-Prints held-out reward against seconds, seconds per iteration and seconds to the same reward, as
-ratios to the bare script. Zero is the end of the first evaluation: start-up is not measured.
+The toolkit's other updates are variants too, by their names. Prints held-out reward against seconds
+and samples, and what the way to the same reward took, as ratios to the bare script. Zero is the end
+of the first evaluation: start-up is not measured.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from typing import Any
 from experiments.bench.job import Job, add_sizes, save, sizes
 from experiments.bench.table import run_module, spread, table
 
-Run = list[tuple[float, float, float]]  # (seconds, held-out reward, distinct_2), first at 0
+# (seconds, held-out reward, distinct_2, samples drawn), first at 0
+Run = list[tuple[float, float, float, int]]
 
+UPDATES = ("weighted", "raft_plus_plus", "reinforce", "dpo")
 VARIANTS = {
     "toolkit": "experiments.bench.toolkit_raft",
     "bare": "experiments.bench.bare_raft",
     "grpo": "experiments.bench.grpo",
+    **dict.fromkeys(UPDATES, "experiments.bench.toolkit_raft"),
 }
 
 
@@ -41,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(job: Job, variants: Sequence[str], repeats: int, folder: Path) -> dict[str, list[Run]]:
-    """Run every variant once per repeat, in turn; the slow GRPO in the first repeat only."""
+    """Run every variant once per repeat, in turn, each repeat with a seed of its own."""
     runs: dict[str, list[Run]] = {variant: [] for variant in variants}
     for repeat in range(repeats):
         # the first to run must not always be the same
         order = list(variants) if repeat % 2 == 0 else list(variants)[::-1]
         for variant in order:
-            if variant == "grpo" and repeat:
-                continue
-            own = replace(job, folder=str(folder / f"{variant}-{repeat}"), seed=job.seed + repeat)
+            update = variant if variant in UPDATES else job.update
+            home, seed = str(folder / f"{variant}-{repeat}"), job.seed + repeat
+            own = replace(job, folder=home, seed=seed, update=update)
             print(f"{variant}, repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
             runs[variant].append(_run(variant, own))
     return runs
@@ -64,6 +68,8 @@ def summary(runs: dict[str, list[Run]], target: float) -> dict[str, Any]:
             "points": own,
             "seconds_per_iteration": [per_iteration(run) for run in own],
             "seconds_to_target": [seconds_to(run, target) for run in own],
+            "samples_to_target": [samples_to(run, target) for run in own],
+            "distinct_2_at_target": [distinct_2_at(run, target) for run in own],
             "seconds_to_reward_all_reach": [seconds_to(run, both) for run in own],
         }
     bare = found["variants"].get("bare")
@@ -73,6 +79,7 @@ def summary(runs: dict[str, list[Run]], target: float) -> dict[str, Any]:
             for key in (
                 "seconds_per_iteration",
                 "seconds_to_target",
+                "samples_to_target",
                 "seconds_to_reward_all_reach",
             )
         }
@@ -81,10 +88,23 @@ def summary(runs: dict[str, list[Run]], target: float) -> dict[str, Any]:
 
 def seconds_to(run: Run, reward: float) -> float | None:
     """Return the time when the run first reached `reward`, interpolated; None if never."""
-    for (start, low, _), (end, high, _) in pairwise(run):
+    return _at(run, reward, 0)
+
+
+def samples_to(run: Run, reward: float) -> float | None:
+    return _at(run, reward, 3)
+
+
+def distinct_2_at(run: Run, reward: float) -> float | None:
+    return _at(run, reward, 2)
+
+
+def _at(run: Run, reward: float, column: int) -> float | None:
+    for before, after in pairwise(run):
+        low, high = before[1], after[1]
         if high >= reward:
             share = 0.0 if low >= reward else (reward - low) / (high - low)
-            return start + share * (end - start)
+            return before[column] + share * (after[column] - before[column])
     return None
 
 
@@ -99,22 +119,25 @@ def best_all_reach(runs: dict[str, list[Run]]) -> float:
 
 def report(runs: dict[str, list[Run]], result: dict[str, Any]) -> str:
     points = [
-        [variant, number, f"{run[number][0]:.1f}", f"{run[number][1]:.2f}", f"{run[number][2]:.3f}"]
+        [variant, samples, f"{seconds:.1f}", f"{reward:.2f}", f"{distinct:.3f}"]
         for variant, (run, *_) in runs.items()
-        for number in range(len(run))
+        for seconds, reward, distinct, samples in run
     ]
     lines = [
         "first repeat:",
-        table(("variant", "evaluation", "seconds", "reward", "distinct_2"), points),
+        table(("variant", "samples", "seconds", "reward", "distinct_2"), points),
         "",
     ]
     rows = []
     for variant, found in result["variants"].items():
-        for key in ("seconds_per_iteration", "seconds_to_target", "seconds_to_reward_all_reach"):
+        for key in (
+            "seconds_per_iteration", "seconds_to_target", "samples_to_target",
+            "distinct_2_at_target", "seconds_to_reward_all_reach",
+        ):  # fmt: skip
             measured = [value for value in found[key] if value is not None]
             ratios = found.get("ratios", {}).get(key, [])
             rows.append([variant, key, spread(measured), spread(ratios)])
-    header = ("variant", "what", "seconds: median (range)", "ratio to bare: median (range)")
+    header = ("variant", "what", "median (range)", "ratio to bare: median (range)")
     target, both = result["target"], result["reward_all_reach"]
     lines += [table(header, rows), f"target {target:g}; the reward that all reach: {both:.2f}"]
     lines.append("a high reward with a low distinct_2 is one word said over and over")
@@ -126,7 +149,7 @@ def _run(variant: str, job: Job) -> Run:
     path = save(job)
     run_module(VARIANTS[variant], ["--job", str(path)], Path(job.folder) / "log.txt")
     points = json.loads((Path(job.folder) / "points.json").read_text())
-    return [(seconds, reward, distinct) for seconds, reward, distinct in points]
+    return [(seconds, reward, distinct, samples) for seconds, reward, distinct, samples in points]
 
 
 def _ratios(measured: list[float | None], bare: list[float | None]) -> list[float]:
@@ -138,7 +161,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench.raft_loop", description=__doc__
     )
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    default = ["toolkit", "bare", "grpo"]
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=default)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", help="keep run folders and logs here (default: temporary)")
     parser.add_argument("--json", action="store_true")

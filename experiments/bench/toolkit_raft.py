@@ -40,6 +40,8 @@ def overrides(job: Job, run_dir: Path) -> list[str]:
         "sampling.max_new_tokens": job.new_tokens,
         "eval.prompts": folder / "held_out.jsonl",
         "eval.k": job.eval_k,
+        "eval.every": job.eval_every,
+        "train.update": job.update,
         "train.learning_rate": job.learning_rate,
         "train.epochs": job.epochs,
         "train.batch_size": job.batch_size,
@@ -72,7 +74,7 @@ class Watch(threading.Thread):
         rows = [json.loads(line) for line in self._path.read_text().splitlines()]
         evals = [row for row in rows if row["phase"] == "eval"]
         for row in evals[len(self._points.points) :]:
-            self._points.add(row["eval/reward_mean"], row["eval/distinct_2"], now)
+            self._points.add(row["eval/reward_mean"], row["eval/distinct_2"], row["iteration"], now)
 
 
 if __name__ == "__main__":

@@ -66,14 +66,16 @@ def test_overhead_without_an_iteration(tmp_path):
 
 
 def test_seconds_to_a_reward_lie_on_straight_lines():
-    run = [(0.0, 1.0, 0.5), (10.0, 3.0, 0.5), (20.0, 7.0, 0.5)]
+    run = [(0.0, 1.0, 0.5, 0), (10.0, 3.0, 0.4, 100), (20.0, 7.0, 0.2, 200)]
     assert raft_loop.seconds_to(run, 2.0) == pytest.approx(5.0)
     assert raft_loop.seconds_to(run, 5.0) == pytest.approx(15.0)
     assert raft_loop.seconds_to(run, 8.0) is None
+    assert raft_loop.samples_to(run, 5.0) == pytest.approx(150)
+    assert raft_loop.distinct_2_at(run, 5.0) == pytest.approx(0.3)
 
 
 def two_points(seconds: float) -> raft_loop.Run:
-    return [(0.0, 1.0, 0.5), (seconds, 3.0, 0.5)]
+    return [(0.0, 1.0, 0.5, 0), (seconds, 3.0, 0.5, 256)]
 
 
 def test_ratios_are_within_a_repeat():

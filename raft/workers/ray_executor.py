@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 # metadata only: samples are small, and weights travel through the run folder
 _LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 _CONNECT_SECONDS = 5
+# how a client of gRPC begins, with an empty frame of settings; a server begins with its own settings
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_SETTINGS = 4
 _PLACEMENT_SECONDS = 30
 
 
@@ -238,7 +241,7 @@ class _RayStream(Generic[R]):
 
 
 def _answering(address: str) -> str:
-    """The host:port of a cluster to join, where something listens: Ray itself tries for minutes.
+    """The host:port of a cluster to join, where something speaks gRPC: Ray itself tries for minutes.
 
     Raises:
         InputError: nothing does.
@@ -249,11 +252,26 @@ def _answering(address: str) -> str:
         raise _no_cluster(address) from error
     host, _, port = (found or "").rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        _greet(host.strip("[]"), int(port))
     except (OSError, ValueError) as error:
         raise _no_cluster(address if address == found else f"{found} ({address})") from error
     ray_constants.NUM_REDIS_GET_RETRIES = 1  # each takes half a minute where no Ray answers
     return str(found)
+
+
+def _greet(host: str, port: int) -> None:
+    """Raises OSError where no server of gRPC answers."""
+    with socket.create_connection((host, port), timeout=_CONNECT_SECONDS) as server:
+        if os.environ.get("RAY_USE_TLS", "0") in ("1", "true"):
+            return  # it would not understand
+        server.sendall(_GREETING)
+        head = b""
+        while len(head) < 4:  # a frame's length, then its kind
+            if not (more := server.recv(4 - len(head))):
+                raise ConnectionError("the connection was closed")
+            head += more
+        if head[3] != _SETTINGS:
+            raise ConnectionError("it speaks another protocol")
 
 
 def _no_cluster(address: str) -> InputError:

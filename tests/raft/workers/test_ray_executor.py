@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +16,7 @@ import cluster_parts
 import pytest
 from cluster_parts import Part, TellingRewardWorker
 
+from raft.workers import ray_executor
 from raft.workers.executors import Resources
 from raft.workers.ray_executor import RayExecutor
 from rewards.build import build_reward
@@ -132,3 +135,25 @@ def test_where_no_cluster_answers_it_is_said_at_once(
     with pytest.raises(InputError, match=r"cluster\.address: no Ray cluster answers"):
         RayExecutor(address)
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_listens_there_and_is_no_cluster(
+    answer: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor, "_CONNECT_SECONDS", 0.5)
+    with socket.create_server(("", 0)) as server:
+
+        def serve() -> None:
+            kept, _ = server.accept()
+            kept.recv(100)
+            if answer is not None:  # else it is silent
+                kept.sendall(answer)
+                kept.close()
+            time.sleep(2)
+
+        threading.Thread(target=serve, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"cluster\.address: no Ray cluster answers"):
+            RayExecutor(f"127.0.0.1:{server.getsockname()[1]}")
+        assert time.monotonic() - began < 10

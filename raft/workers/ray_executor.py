@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # metadata only: samples are small, and weights travel through the run folder
 _LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 _CONNECT_SECONDS = 5
-# how a client of gRPC begins, with an empty frame of settings; a server begins with its own settings
+# how a client of gRPC begins, with an empty frame of settings; a server begins with such a frame
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _SETTINGS = 4
 _PLACEMENT_SECONDS = 30
@@ -241,7 +241,7 @@ class _RayStream(Generic[R]):
 
 
 def _answering(address: str) -> str:
-    """The host:port of a cluster to join, where something speaks gRPC: Ray itself tries for minutes.
+    """The host:port of a cluster to join, where a server speaks gRPC: Ray itself tries for minutes.
 
     Raises:
         InputError: nothing does.

@@ -13,6 +13,7 @@ from raft.cli.doctor import add_doctor
 from raft.cli.options import Parser, log_old_names
 from raft.cli.process import (
     Ended,
+    Ending,
     check_directory,
     complain,
     discard_stdout,
@@ -52,10 +53,11 @@ RAFT_DEBUG=1 shows the traceback of any failure
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Every error ends here."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = argparse.Namespace()
+    options, ending = argparse.Namespace(), Ending()
     try:
-        with surroundings():
+        with surroundings() as ending:
             options = _parse(arguments)
+            ending.words = options.interrupted
             check_directory()
             log_for_command(quiet=options.quiet)
             log_old_names(options)
@@ -63,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # printed results count as output: a full disk there is told
             return code
     except KeyboardInterrupt as interrupt:
-        complain(getattr(options, "interrupted", "interrupted"))
-        return interrupt.code if isinstance(interrupt, Ended) else 130
+        complain(ending.words)
+        return interrupt.code if isinstance(interrupt, Ended) else ending.code
     except Exception as error:
         if isinstance(error, BrokenPipeError) and reader_is_gone():
             discard_stdout()  # nobody to tell

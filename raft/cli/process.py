@@ -7,6 +7,7 @@ Foreign text reaches the terminal through `complain`, the log of `raft.logs` and
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import select
@@ -14,12 +15,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from rollout.errors import InputError
 from rollout.text.printable import one_line
 
 __all__ = [
     "Ended",
+    "Ending",
     "check_directory",
     "complain",
     "discard_stdout",
@@ -32,6 +36,8 @@ _STREAMS = ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w"))
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # of what a command complains: a server's or a library's own words may be long
 _LONGEST = 2000
+# in which a command that was told to end does so, unless a library does not let Python run
+_GRACE = 10.0
 
 
 class Ended(KeyboardInterrupt):
@@ -42,25 +48,46 @@ class Ended(KeyboardInterrupt):
         self.code = 128 + number
 
 
+@dataclass(slots=True)
+class Ending:
+    """How a command ends by a signal: what it says then, and the signal that came."""
+
+    words: str = "interrupted"
+    number: int | None = None
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def code(self) -> int:
+        return 128 + (self.number or signal.SIGINT)
+
+
 @contextlib.contextmanager
-def surroundings() -> Iterator[None]:
-    """Signals that end a process end it in good order while the block runs; streams are usable."""
+def surroundings() -> Iterator[Ending]:
+    """Signals that end a process end it in good order while the block runs, or in a few seconds
+    where a library does not let Python run; streams are usable."""
     _occupy_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # an ASCII terminal gets escapes; so do names of files that are no UTF-8
             stream.reconfigure(errors="backslashreplace")
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        # nohup ignores SIGHUP, and is obeyed
-        before = {
-            one: found for one in _SIGNALS if (found := signal.getsignal(one)) is signal.SIG_DFL
-        }
+    ending = Ending()
+    if threading.current_thread() is not threading.main_thread():
+        yield ending
+        return
+    # nohup ignores SIGHUP, and is obeyed
+    before = {one: found for one in _SIGNALS if (found := signal.getsignal(one)) is signal.SIG_DFL}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    waker = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_end_late, args=(reader, ending), daemon=True).start()
     try:
         for one in before:
-            signal.signal(one, _end)
-        yield
+            signal.signal(one, functools.partial(_end, ending))
+        yield ending
     finally:
+        ending.over.set()
+        signal.set_wakeup_fd(waker)
+        os.close(writer)  # which ends the thread
         for one, handler in before.items():
             signal.signal(one, handler)
 
@@ -92,8 +119,35 @@ def discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
 
 
-def _end(number: int, _: object) -> None:
+def _end(ending: Ending, number: int, _: object) -> None:
+    ending.number = number  # a library may make an interrupt of its own of this one
     raise Ended(number)
+
+
+def _end_late(reader: int, ending: Ending) -> None:
+    """End the process, and what it started, where a signal has not done so after a while: in a
+    call of C that waits, for a cluster that got the signal too, Python's handlers do not run."""
+    with open(reader, "rb", buffering=0) as numbers:
+        while number := numbers.read(1):
+            if number[0] not in (*_SIGNALS, signal.SIGINT):
+                continue
+            if not ending.over.wait(_GRACE):
+                complain(ending.words)
+                for child in _children():
+                    with contextlib.suppress(OSError):
+                        os.kill(child, signal.SIGKILL)
+                os._exit(128 + number[0])
+
+
+def _children() -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if path.read_text(errors="replace").rpartition(")")[2].split()[1] == str(os.getpid()):
+                yield int(path.parent.name)
+
+
+# what a fork does not clear: a signal for the child would wake the parent
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def _occupy_descriptors() -> None:

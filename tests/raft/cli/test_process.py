@@ -37,7 +37,7 @@ def ended(
 ) -> subprocess.CompletedProcess[str]:
     """The command, sent a signal once `there` holds something."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 150  # a busy machine takes a minute to start a cluster
     while not (there.exists() and there.stat().st_size) and process.poll() is None:
         assert time.monotonic() < end, "the command did not begin"
         time.sleep(0.01)
@@ -192,3 +192,31 @@ def test_scores_that_no_sum_can_hold(
     toy_runs.write_rows(tmp_path / "pool.jsonl", [{**row, "scores": [1e308, 1.0]} for row in rows])
     assert main(["bon", "--quiet", str(tmp_path / "pool.jsonl")]) == 2
     assert says(capsys.readouterr().err, "pool.jsonl:1 score 0 is too large")
+
+
+STUCK = """\
+import ctypes, subprocess
+mutex = ctypes.create_string_buffer(64)
+library = ctypes.CDLL(None)
+library.pthread_mutex_lock(mutex)
+child = subprocess.Popen(["sleep", "600"])
+Path(__file__).with_suffix(".child").write_text(str(child.pid))
+library.pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_library_that_does_not_return_does_not_hold_up_the_end(
+    tmp_path: Path, number: int
+) -> None:
+    file = toy_runs.write_rows(tmp_path / "rows.jsonl", [{"prompt": "a", "response": "b"}])
+    function = toy_runs.reward_file(tmp_path, STUCK)["function"]
+    command = toy_runs.command("score", "--quiet", "--reward", f"function:{function}", file)
+    began = time.monotonic()
+    done = ended(command, tmp_path / "reward_function.child", number)
+    assert done.returncode == 128 + number and time.monotonic() - began < 40
+    assert says(done.stderr, "raft: interrupted the same command goes on")
+    assert done.stderr.count("\n") == 1
+    child = int((tmp_path / "reward_function.child").read_text())
+    # nothing that it started is left; who waits for it is another question
+    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()

@@ -13,7 +13,9 @@ from raft.cli.main import parser
 from raft.config.load import known_keys
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+# what does not fit the README's one screen
+DOCS = [(ROOT / f"docs/{name}.md").read_text() for name in ("commands", "promises", "gpus")]
+README = "\n".join([(ROOT / "README.md").read_text(), *DOCS])
 REWARDS = (ROOT / "rewards/README.md").read_text()
 FENCES = re.findall(r"```(?:\w*)\n(.*?)```", README, re.S)
 

@@ -83,8 +83,8 @@ class RunResult:
     @property
     def checkpoint(self) -> Path | None:
         """The last policy, in Hugging Face format; None before the first iteration."""
-        found = sorted(self.run_dir.glob("iterations/*/checkpoint/config.json"))
-        return found[-1].parent if found else None
+        found = sorted(self.run_dir.glob("iterations/*/checkpoint"))
+        return found[-1] if found else None
 
     def to_pandas(self) -> DataFrame:
         """A line per iteration, a column per metric."""

@@ -33,7 +33,7 @@ FILES = sorted(
     {
         file
         for text in TEXTS.values()
-        for file in re.findall(r"`((?:tests|raft|rewards|rollout|configs)/[\w/]+\.\w+)", text)
+        for file in re.findall(r"`((?:tests|raft|rewards|rollout|configs)/[\w/.]+\.(?:py|yaml))", text)
     }
 )
 # what stands for other programs in a shell block
@@ -96,9 +96,9 @@ def _write(fence: Fence, home: Path) -> None:
             make_train_config(found)
         elif "policy" in found:
             make_config(found)
-            # the toy policy has 2 responses of a kind to draw; no cluster is started for it
-            found["cluster"] = {"address": "inline"}
-            found["iterations"] = 1
+            # no cluster is started for a toy policy, and few prompts show as much as many
+            found |= {"cluster": {"address": "inline"}, "iterations": 1}
+            found["prompts"]["per_iteration"], found["eval"] = 16, {"prompts": 16, "k": 2}
         text = yaml.safe_dump(found)
     (home / fence.word).write_text(text)
 

@@ -33,7 +33,9 @@ FILES = sorted(
     {
         file
         for text in TEXTS.values()
-        for file in re.findall(r"`((?:tests|raft|rewards|rollout|configs)/[\w/.]+\.(?:py|yaml))", text)
+        for file in re.findall(
+            r"`((?:tests|raft|rewards|rollout|configs)/[\w/.]+\.(?:py|yaml))", text
+        )
     }
 )
 # what stands for other programs in a shell block

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Generic, cast
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants, services
 from ray.exceptions import (
     GetTimeoutError,
@@ -27,6 +30,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raft.workers.executors import P, R, Resources, W, Waiting, Worker
 from rollout.engines.environment import SPIN_COUNT
+from rollout.text.printable import one_line
 from rollout.types import InputError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -39,6 +43,9 @@ _CONNECT_SECONDS = 5
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _SETTINGS = 4
 _PLACEMENT_SECONDS = 30
+# open files: with fewer Ray's processes die one after another; enough for a machine of many cores
+_FEWEST_FILES, _ENOUGH_FILES = 512, 65_536
+_LEAST_SPACE = 32 * 2**20  # in Ray's folder, for its logs
 
 
 class RayExecutor:
@@ -53,6 +60,9 @@ class RayExecutor:
         # zero GPUs asked for means none wanted, not "hide them": Ray's own new default
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         local = address == "local"
+        _allow_files()
+        if local:
+            _check_folder()
         logging.getLogger("ray").setLevel(logging.ERROR)
         if not local:
             address = _answering(address)
@@ -68,8 +78,12 @@ class RayExecutor:
                     log_to_driver=False,
                     configure_logging=False,
                 )
-        except ConnectionError as error:
-            raise _no_cluster(address) from error
+        except (RuntimeError, OSError) as error:
+            if not local:
+                raise _no_cluster(address) from error
+            logs = f"{get_default_ray_temp_dir()}/session_latest/logs"
+            problem = f"Ray does not start ({type(error).__name__}: {one_line(error)})"
+            raise InputError("cluster", problem, f"see {logs}, or use address: inline") from error
         self._slots: list[PlacementGroup] = []
 
     def gpus(self) -> int:
@@ -238,6 +252,35 @@ class _RayStream(Generic[R]):
                 return cast(R, ray.get(next(self.reference)))
             except StopIteration:
                 return None
+
+
+def _allow_files() -> None:
+    """Raise the limit of open files as far as it may be. Raises InputError where that is few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
+    if resource.RLIM_INFINITY != soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < _FEWEST_FILES:
+        raise InputError(
+            "ulimit -n",
+            f"is {allowed} open files, and Ray's processes need {_FEWEST_FILES} or more",
+            "raise it, or set cluster.address: inline",
+        )
+
+
+def _check_folder() -> None:
+    """Raises InputError where Ray cannot write its logs: it would wait for itself, and not say."""
+    folder = Path(get_default_ray_temp_dir())
+    there = next(one for one in (folder, *folder.parents) if one.is_dir())
+    try:
+        disk = os.statvfs(there)
+        problem = "cannot be written to" if not os.access(there, os.W_OK | os.X_OK) else None
+        if disk.f_bavail * disk.f_frsize < _LEAST_SPACE or (disk.f_files and not disk.f_favail):
+            problem = "no space left on the disk"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    if problem is not None:
+        raise InputError(there, problem, "free some, or set RAY_TMPDIR to another folder")
 
 
 def _answering(address: str) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
@@ -135,6 +137,26 @@ def test_where_no_cluster_answers_it_is_said_at_once(
     with pytest.raises(InputError, match=r"cluster\.address: no Ray cluster answers"):
         RayExecutor(address)
     assert time.monotonic() - began < 30
+
+
+def test_too_few_open_files_are_told_before_anything_starts() -> None:
+    script = "from raft.workers.ray_executor import RayExecutor; RayExecutor()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+    )  # fmt: skip
+    assert re.search(r"InputError: ulimit -n: is 64 open files.*inline", done.stderr)
+
+
+def test_a_full_folder_of_rays_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    full = os.statvfs(tmp_path)
+    full = os.statvfs_result((*full[:3], 1, 1, *full[5:]))
+    monkeypatch.setattr(ray_executor.os, "statvfs", lambda _: full)
+    with pytest.raises(InputError, match=r"no space left.*RAY_TMPDIR"):
+        RayExecutor()
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])

@@ -32,6 +32,7 @@ log = logging.getLogger("raft")
 # shares of a GPU's memory that vLLM may take where the config leaves it open
 _OWN_GPU = 0.85
 _SHARED_GPU = 0.5
+_REWARDS_ON_GPU = 0.8  # of all reward models of a worker together
 _BATCH_GROUPS = 32
 _BATCH_RESPONSES = 256
 
@@ -48,7 +49,6 @@ class WorkerGroups:
     reward: RewardWorkers
     trainer: TrainerWorkers | None
     take_turns: bool
-    on_gpu: bool
     log_probs: LogProbWorkers | None = None
 
 
@@ -58,9 +58,12 @@ def start_workers(config: RunConfig, folder: RunFolder) -> Iterator[WorkerGroups
     executor = _executor(config)
     try:
         rewards = {name: one.absolute() for name, one in config.rewards().items()}
-        placement = _placement(config, executor, rewards, config.cluster.trainer_workers)
+        executor.check_nodes(folder.root)
+        there = executor.gpus()
+        placement = place_workers(config, there, rewards)
         log.info("workers: %s", placement.summary)
-        placement = _with_monitor(config, executor, placement)
+        placement = _with_monitor(config, there, placement)
+        executor.reserve(placement.slots)
         workers = _all_groups(config, folder, executor, placement, rewards)
         log_probs = _log_prob_workers(config, executor, placement, workers)
         yield replace(workers, log_probs=log_probs)
@@ -76,8 +79,10 @@ def start_drawing(config: RunConfig, rewards: Mapping[str, RewardSpec]) -> Itera
     """
     executor = _executor(config)
     try:
-        placement = _placement(config, executor, rewards, trainers=0)
+        executor.check_nodes(None)
+        placement = place_workers(config, executor.gpus(), rewards, trainers=0)
         log.info("workers: %s", placement.summary)
+        executor.reserve(placement.slots)
         policy = Policy(local_path(config.policy.model), version=0)
         # large groups in small batches: scoring must neither begin late nor end late
         groups = max(1, min(_BATCH_GROUPS, _BATCH_RESPONSES // config.sampling.k))
@@ -104,34 +109,49 @@ def _executor(config: RunConfig) -> Executor:
     if config.cluster.address == "inline":
         from raft.workers.inline_executor import InlineExecutor
 
-        return InlineExecutor()
+        return InlineExecutor(config.cluster.gpus)
     from raft.workers.ray_executor import RayExecutor
 
-    return RayExecutor(config.cluster.address)
+    parts = [part for reward in config.rewards().values() for part in reward.parts()]
+    tokens = [name for part in parts if (name := getattr(part, "token_env", None))]
+    return RayExecutor(config.cluster.address, tokens)
 
 
-def _placement(
-    config: RunConfig, executor: Executor, rewards: Mapping[str, RewardSpec], trainers: int
+def place_workers(
+    config: RunConfig,
+    there: int,
+    rewards: Mapping[str, RewardSpec] | None = None,
+    trainers: int | None = None,
 ) -> Placement:
+    """Who gets which of the `there` GPUs; `rewards` and `trainers` where they are not the config's.
+
+    Raises:
+        InputError: the workers do not fit.
+    """
     cluster = config.cluster
+    rewards = config.rewards() if rewards is None else rewards
     return place(
-        gpus=_gpus(config, executor),
+        gpus=_gpus(config, there),
         cores=len(os.sched_getaffinity(0)),
         rollout_workers=cluster.rollout_workers,
         reward_workers=cluster.reward_workers if rewards else 0,
-        trainer_workers=trainers,
+        trainer_workers=cluster.trainer_workers if trainers is None else trainers,
         tensor_parallel=config.policy.tensor_parallel,
         reward_on_gpu=any(reward.needs_gpu for reward in rewards.values()),
+        reward_sleeps=not _on_vllm(rewards),
         mode=cluster.placement,
     )
 
 
-def _gpus(config: RunConfig, executor: Executor) -> int:
+def _on_vllm(rewards: Mapping[str, RewardSpec]) -> int:
+    """How many of the models among the rewards vLLM runs, which do not sleep."""
+    parts = [part for reward in rewards.values() for part in reward.parts()]
+    return sum(getattr(part, "engine", None) == "vllm" for part in parts)
+
+
+def _gpus(config: RunConfig, there: int) -> int:
     """How many GPUs the workers share. Raises InputError for more than there are."""
     wanted = config.cluster.gpus
-    if config.cluster.address == "inline":  # which sees them as this process does
-        return wanted or 0
-    there = executor.gpus()
     if wanted is not None and wanted > there:
         raise InputError(
             "cluster.gpus", f"is {wanted}, but the cluster has {there} GPUs", "lower it"
@@ -139,13 +159,15 @@ def _gpus(config: RunConfig, executor: Executor) -> int:
     return there if wanted is None else wanted
 
 
-def _with_monitor(config: RunConfig, executor: Executor, placement: Placement) -> Placement:
+def _with_monitor(config: RunConfig, there: int, placement: Placement) -> Placement:
     """Room for the worker that measures policies, if they are; the log says why KL is not."""
     if (note := _kl_note(config)) is not None:
         log.info("monitor: %s", note)
     if kl_temperature(config) is None and config.monitor.reference_text is None:
         return placement
-    return place_monitor(placement, _gpus(config, executor), len(os.sched_getaffinity(0)))
+    gpus, cores = _gpus(config, there), len(os.sched_getaffinity(0))
+    sleeps = not _on_vllm(config.rewards())
+    return place_monitor(placement, gpus, cores, reward_sleeps=sleeps)
 
 
 def _kl_note(config: RunConfig) -> str | None:
@@ -229,6 +251,11 @@ def _drawing_groups(
     from rewards.build import build_reward
 
     respawns = config.cluster.max_respawns
+    parts = [part for reward in rewards.values() for part in reward.parts()]
+    models = sum(part.kind in ("model", "pairwise") for part in parts)
+    if placement.reward and placement.reward[0].gpus:
+        share = round(_REWARDS_ON_GPU / max(1, models), 2)
+        rewards = {name: one.with_gpu_memory(share) for name, one in rewards.items()}
     builders = {name: partial(build_reward, spec) for name, spec in rewards.items()}
     stall = config.cluster.stall_timeout
     scoring = partial(
@@ -249,7 +276,6 @@ def _drawing_groups(
         reward=reward,
         trainer=None,
         take_turns=placement.colocated,
-        on_gpu=placement.rollout[0].gpus > 0,
     )
 
 

@@ -111,8 +111,7 @@ def _probe(config: RunConfig, workers: WorkerGroups, held_out: Sequence[Prompt])
     longest = max(len(prompt.token_ids) for prompt in held_out) + config.sampling.max_new_tokens
     ids = tuple(token for prompt in held_out[:_PROBE_TOKENS] for token in prompt.token_ids)
     ids = (ids if len(ids) > 1 else ids * 2)[: min(_PROBE_TOKENS, longest)]
-    sixteen_bit = config.policy.dtype in ("bfloat16", "float16") or (
-        config.policy.dtype == "auto" and workers.on_gpu
-    )
-    tolerance = _TOLERANCE_16_BIT if sixteen_bit else _TOLERANCE
-    return Probe(ids, tuple(_trainer(workers).log_probs(ids)), tolerance)
+    trainer = _trainer(workers)
+    dtypes = {*workers.rollout.dtypes(), trainer.dtype()}
+    tolerance = _TOLERANCE_16_BIT if dtypes & {"bfloat16", "float16"} else _TOLERANCE
+    return Probe(ids, tuple(trainer.log_probs(ids)), tolerance)

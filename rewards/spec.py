@@ -71,6 +71,11 @@ class _Spec(BaseModel):
         """The same with absolute paths, since workers have a working directory of their own."""
         return self
 
+    def with_gpu_memory(self, share: float) -> Self:
+        """The same, but models that run on vLLM and do not say otherwise take that share."""
+        del share
+        return self
+
     def lenient(self) -> Self:
         """The same, but numbers that are not finite are missing scores; a combination as it is."""
         if "non_finite" not in type(self).model_fields:
@@ -137,10 +142,18 @@ class _LoadedSpec(_Spec):
     device: str | None = Field(default=None, description="not in a run, which places its workers")
     max_length: int | None = Field(default=None, ge=1, description="tokens; longer ones are cut")
     batch_tokens: int | None = Field(default=None, ge=1, description="tokens per forward pass")
+    gpu_memory: float | None = Field(
+        default=None, gt=0, le=1, description="share of a GPU that vLLM may take"
+    )
     non_finite: NonFinite = _NON_FINITE
 
     def absolute(self) -> Self:
         return self.model_copy(update={"model": local_path(self.model)})
+
+    def with_gpu_memory(self, share: float) -> Self:
+        if self.engine != "vllm" or self.gpu_memory is not None:
+            return self
+        return self.model_copy(update={"gpu_memory": share})
 
 
 class _ReadSpec(_Spec):
@@ -182,9 +195,6 @@ class PairwiseSpec(_LoadedSpec):
     seed: int | None = Field(default=None, description="of the draws; default: 0")
     temperature: float | None = Field(
         default=None, gt=0, description="divides the log-odds of the verdicts"
-    )
-    gpu_memory: float | None = Field(
-        default=None, gt=0, le=1, description="share of a GPU that vLLM may take"
     )
 
     def rules(self) -> Tournament:
@@ -228,6 +238,13 @@ class CombineSpec(_Spec):
     def absolute(self) -> Self:
         members = tuple(member.absolute() for member in self.members)
         return self.model_copy(update={"members": members, "debias": _absolute_files(self.debias)})
+
+    def with_gpu_memory(self, share: float) -> Self:
+        members = tuple(
+            one.model_copy(update={"reward": one.reward.with_gpu_memory(share)})
+            for one in self.members
+        )
+        return self.model_copy(update={"members": members})
 
 
 class RemoteSpec(_ReadSpec):

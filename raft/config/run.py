@@ -242,6 +242,23 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
+    def _engines_of_rewards_fit_their_gpu(self) -> RunConfig:
+        parts = [part for reward in self.rewards().values() for part in reward.parts()]
+        on_vllm = [part for part in parts if getattr(part, "engine", None) == "vllm"]
+        total = sum(getattr(part, "gpu_memory", None) or 0.0 for part in on_vllm)
+        if total > 1:
+            raise ValueError(
+                f"reward.gpu_memory: the rewards of a worker take {total:g} of one GPU together; "
+                "lower it"
+            )
+        if on_vllm and self.cluster.placement == "colocated":
+            raise ValueError(
+                "reward.engine: vllm keeps its memory, so it takes no turns on a GPU; use engine: "
+                "transformers, or cluster.placement: separate"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _policies_are_measured_on_one_gpu(self) -> RunConfig:
         for key in ("kl_budget", "reference_text"):
             if getattr(self.monitor, key) is not None and self.policy.tensor_parallel > 1:

@@ -53,6 +53,10 @@ class TrainConfig(_Section):
         default="response", description="tokens that are trained on"
     )
     optimizer: Literal["persistent", "fresh"] = "persistent"
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
+        default="adamw",
+        description="AdamW with moments of 8 or 2 bytes per weight, on the GPU or paged to the CPU",
+    )
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -60,11 +64,18 @@ class TrainConfig(_Section):
     max_length: int | None = Field(
         default=None, ge=2, description="most tokens of a row; a longer one is an error"
     )
-    packing: Literal["none", "bfd", "wrapped"] = "none"
+    packing: Literal["none", "bfd", "wrapped"] = Field(
+        default="none",
+        description="bfd: rows side by side in blocks of max_length, apart for attention; wrapped: "
+        "rows end to end, cut into blocks",
+    )
     gradient_checkpointing: bool = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     lora: LoraConfig | None = None
     fsdp: bool = Field(default=False, description="shard the policy over cluster.trainer_workers")
+    fsdp_offload: bool = Field(
+        default=False, description="shards and their optimizer rest in CPU memory"
+    )
 
     @property
     def fresh(self) -> bool:
@@ -90,12 +101,6 @@ class TrainConfig(_Section):
                 "packing needs train.max_length",
                 "set it to the length of a block",
             )
-        if self.packing == "bfd" and not on_gpu:
-            raise InputError(
-                "train.packing",
-                "bfd needs flash attention, so a GPU",
-                "use wrapped or none on a CPU",
-            )
         if self.fsdp and (not on_gpu or world_size == 1):  # it would train unsharded, unsaid
             raise InputError(
                 "train.fsdp",
@@ -105,6 +110,14 @@ class TrainConfig(_Section):
             )
         if self.fsdp and self.lora:
             raise InputError("train.fsdp", "does not go with train.lora", "use one of them")
+        if self.fsdp and self.optim != "adamw":
+            raise InputError(
+                "train.optim",
+                f"{self.optim} does not know the shards of train.fsdp",
+                "use adamw, and train.fsdp_offload where memory is short",
+            )
+        if self.fsdp_offload and not self.fsdp:
+            raise InputError("train.fsdp_offload", "is for train.fsdp", "set both or neither")
         self._check_update()
         rows = self.rows_per_forward(world_size)
         if self.batch_size % (rows * world_size):

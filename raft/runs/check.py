@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, overload
 
 from raft.config.paths import shared_data
 from raft.runs.prompts import Texts, check_counts, read_texts
+from raft.workers.inline_executor import machine_gpus
 from rewards.checkpoints.checkpoint import check_files, has_chat_template
 from rewards.checkpoints.hub import check_model
 from rollout.data.sources import find_source
@@ -131,11 +132,14 @@ def _check_lengths(config: RunConfig) -> None:
 def _check_gpus(config: RunConfig) -> None:
     """On this machine; a cluster that is joined says how many it has when it is."""
     wanted = config.cluster.gpus or 0
-    there = len(list(Path("/dev").glob("nvidia[0-9]*"))) + len(list(Path("/dev").glob("kfd")))
-    if wanted and not there and config.cluster.address in ("inline", "local"):
+    if wanted and not machine_gpus() and config.cluster.address in ("inline", "local"):
         raise InputError(
             "cluster.gpus", f"is {wanted}, but this machine has no GPU", "lower it or leave it out"
         )
+    if wanted:
+        from raft.assemble import place_workers
+
+        place_workers(config, wanted)  # whether the workers fit
 
 
 def check_reward(

@@ -6,11 +6,15 @@ The functions for shards (FSDP) need several GPUs; the tests run them in several
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollout.engines.causal_lm import load_causal_lm
+from rollout.errors import InputError
 from rollout.storage.files import share_like_others, write_json
 
 if TYPE_CHECKING:
@@ -24,6 +28,12 @@ if TYPE_CHECKING:
 _ADAPTER = "adapter"
 _SHARD_BYTES = 5 * 10**9
 _PART = ".part-"
+# by transformers' names
+_OPTIMIZERS = {
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
 
 
 def load_policy(
@@ -60,6 +70,32 @@ def weights_dtype(settings: TrainConfig, on_gpu: bool) -> torch.dtype:
     if settings.dtype == "auto":
         return torch.bfloat16 if settings.lora and on_gpu else torch.float32
     return getattr(torch, settings.dtype)
+
+
+def memory_arguments(settings: TrainConfig) -> dict[str, Any]:
+    """What spares a GPU's memory, by the names of transformers' TrainingArguments.
+
+    `gradient_checkpointing` stays transformers' own for shards too: with FSDP2 it gathers none once
+    more, and accelerate's wraps the layers again at every update.
+
+    Raises:
+        InputError: the optimizer's package is not installed.
+    """
+    found: dict[str, Any] = {}
+    if settings.fsdp:
+        config = {"version": 2, "cpu_offload": settings.fsdp_offload}
+        found |= {"fsdp": True, "fsdp_config": config}
+    if settings.fsdp_offload:  # gradients are there too, and the ranks sum their norm
+        found["ddp_backend"] = "cuda:nccl,cpu:gloo"
+    if settings.optim != "adamw":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError(
+                "train.optim",
+                f"{settings.optim} needs bitsandbytes, which is not installed",
+                "pip install 'raft-rlhf[gpu]', or use adamw",
+            )
+        found["optim"] = _OPTIMIZERS[settings.optim]
+    return found
 
 
 def save_policy(
@@ -177,6 +213,46 @@ class OwnSettings:
             setattr(getattr(model, part), key, value)
 
 
+def check_rows_stay_apart(model: Any, source: str) -> None:
+    """Rows that are packed side by side must not see each other.
+
+    Most families make a mask of the positions, which begin anew with each row; some ignore them.
+
+    Raises:
+        InputError: this policy's family does.
+    """
+    import torch
+
+    was_training = model.training
+    model.eval()
+    first, second = [0, 1, 2], [3, 2, 1, 0]
+    ids = torch.tensor([first + second], device=model.device)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=model.device)
+    takes = "position_ids" in inspect.signature(model.forward).parameters
+    given = {"position_ids": positions} if takes else {}
+    with torch.no_grad():
+        alone = model(input_ids=ids[:, 3:], use_cache=False).logits
+        packed = model(input_ids=ids, **given, use_cache=False).logits[:, 3:]
+        # as it is where rows are not kept apart
+        seeing = model(input_ids=ids, use_cache=False).logits[:, 3:]
+    model.train(was_training)
+    if not (packed - alone).abs().max() <= 0.2 * (seeing - alone).abs().max():
+        raise InputError(
+            "train.packing",
+            f"bfd: rows of {source} side by side would see each other in {type(model).__name__}",
+            "use wrapped or none",
+        )
+
+
+def reduce_in_float32(accelerator: Any) -> None:
+    """Sum the gradients of shards in float32: by default it is done in what the arithmetic uses."""
+    import torch
+
+    plugin = accelerator.state.fsdp_plugin
+    if (policy := plugin.mixed_precision_policy) is not None:
+        plugin.mixed_precision_policy = replace(policy, reduce_dtype=torch.float32)
+
+
 @contextlib.contextmanager
 def shards_restored(model: torch.nn.Module) -> Iterator[None]:
     """Around a forward pass without gradients: of a sharded policy, each rank has its shards after.
@@ -192,6 +268,18 @@ def shards_restored(model: torch.nn.Module) -> Iterator[None]:
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
+
+
+def move_optimizer(optimizer: torch.optim.Optimizer | None, device: str) -> None:
+    """Its moments, but for those that are paged: they come and go by themselves."""
+    import torch
+
+    for state in optimizer.state.values() if optimizer is not None else ():
+        for key, value in state.items():
+            paged = getattr(value, "is_paged", False)
+            if torch.is_tensor(value) and value.dim() and not paged:
+                state[key] = value.to(device)
+    torch.cuda.empty_cache()
 
 
 def gather_whole(

@@ -26,8 +26,12 @@ from typing import TYPE_CHECKING, Any, cast
 from raft.config.train import TrainConfig
 from raft.updates.policy import (
     OwnSettings,
+    check_rows_stay_apart,
     gather_whole,
     load_policy,
+    memory_arguments,
+    move_optimizer,
+    reduce_in_float32,
     restore_at_start,
     save_policy,
     shards_restored,
@@ -138,7 +142,12 @@ class SFT:
             ids = torch.tensor([list(token_ids)], device=model.device)
             logits = model(input_ids=ids).logits[0, :-1].float()
         model.train(was_training)
-        return logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
+        wanted = ids[0, 1:, None].to(logits.device)  # weights may rest elsewhere
+        return logits.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
+
+    def dtype(self) -> str:
+        kept = str(weights_dtype(self._settings, self._on_gpu)).removeprefix("torch.")
+        return "bfloat16" if self._autocast else kept
 
     def sleep(self) -> None:
         self._move("cpu")
@@ -155,6 +164,8 @@ class SFT:
         self._scratch = tempfile.TemporaryDirectory(prefix="raft-trainer-")
         self._dtype = weights_dtype(self._settings, self._on_gpu)
         model = load_policy(self._start, self._checkpoint, self._dtype, self._settings.lora)
+        if self._settings.packing == "bfd":
+            check_rows_stay_apart(model, source)
         self._own = OwnSettings(model)
         if self._settings.compares:  # a ratio of two policies is none of their dropout
             disable_dropout_in_model(model)
@@ -176,6 +187,8 @@ class SFT:
         self._trainer = self._make(model, common)
         # the printer of a finished run's summary speaks to a terminal that is not ours
         self._trainer.remove_callback(PrinterCallback)
+        if self._settings.fsdp:
+            reduce_in_float32(self._trainer.accelerator)
         if self._checkpoint and not self._settings.fresh:
             self._load_optimizer(Path(self._checkpoint))
 
@@ -290,23 +303,15 @@ class SFT:
 
     def _move(self, device: str) -> None:
         """Weights and optimizer to or from the GPU that rollouts are about to need."""
-        if not self._on_gpu:
+        if not self._on_gpu or self._settings.fsdp_offload:  # which rests in CPU memory anyway
             return
-        import torch
-
         self._trainer.model.to(device)
-        optimizer = self._trainer.optimizer
-        for state in optimizer.state.values() if optimizer is not None else ():
-            for key, value in state.items():
-                if torch.is_tensor(value) and value.dim():
-                    state[key] = value.to(device)
-        torch.cuda.empty_cache()
+        move_optimizer(self._trainer.optimizer, device)
 
 
 def _arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> dict[str, Any]:
     """The settings by the names of TRL's SFTConfig."""
     per_forward = settings.rows_per_forward(world_size)
-    sharded = {"fsdp": True, "fsdp_config": {"version": 2}} if settings.fsdp else {}
     return {
         "learning_rate": settings.learning_rate,
         "per_device_train_batch_size": per_forward,
@@ -321,7 +326,7 @@ def _arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> dict[str
         "use_cpu": not on_gpu,
         "dataloader_pin_memory": on_gpu,
         "padding_free": settings.packing == "bfd",
-        **sharded,
+        **memory_arguments(settings),
     }
 
 

@@ -122,6 +122,9 @@ class ToyTrainer:
         log_p = _log_p(self._logits)
         return [float(log_p[token]) for token in token_ids[1:]]
 
+    def dtype(self) -> str:
+        return "float64"
+
     def rendezvous(self) -> tuple[str, int]:
         return "127.0.0.1", 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 W = TypeVar("W")
@@ -21,15 +22,26 @@ Waiting = TypeVar("Waiting", bound="Future[object] | Stream[object]")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker needs: CPU threads for its kernels, and a share of GPUs.
+    """What one worker needs: CPU threads for its kernels, and GPUs.
 
-    `gpu_slot` is the number of the GPU that colocated workers share (None: whole GPUs of its own).
+    `slot` is the number of the `Slot` that its GPUs are in; colocated workers share one.
     """
 
     threads: int = 1
     gpus: float = 0
-    gpu_slot: int | None = None
+    slot: int | None = None
     environment: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """GPUs of one node that a worker has, or several have in turn.
+
+    Those of trainers belong on one node, since they sum gradients; engines are spread.
+    """
+
+    gpus: int
+    trains: bool = False
 
 
 class Future(Protocol[R_co]):
@@ -69,7 +81,19 @@ class Executor(Protocol):
     """Starts workers and waits for the first of several results."""
 
     def gpus(self) -> int:
-        """How many GPUs there are for workers."""
+        """How many GPUs there are for workers now."""
+        ...
+
+    def check_nodes(self, folder: Path | None) -> None:
+        """Raises InputError for a node that does not import us, or does not see `folder`."""
+        ...
+
+    def reserve(self, slots: Sequence[Slot]) -> None:
+        """Take the GPUs of all workers, before any that needs one is started.
+
+        Raises:
+            InputError: they do not fit the nodes, or somebody else takes them.
+        """
         ...
 
     def spawn(

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Concatenate, Generic
 
-from raft.workers.executors import P, R, Resources, W, Waiting, Worker
+from raft.workers.executors import P, R, Resources, Slot, W, Waiting, Worker
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class InlineExecutor:
-    """`Executor` without processes. A call has ended when it returns."""
+    """`Executor` without processes. A call has ended when it returns.
+
+    Args:
+        gpus: how many GPUs may be used; of several that there are, one process uses the first.
+    """
+
+    def __init__(self, gpus: int | None = None) -> None:
+        self._before = os.environ.get(_VISIBLE)
+        self._wanted = gpus
+        if gpus == 0:
+            os.environ[_VISIBLE] = ""
+        elif machine_gpus():
+            os.environ[_VISIBLE] = ("0" if self._before is None else self._before).split(",")[0]
 
     def gpus(self) -> int:
-        return 0
+        if self._wanted == 0 or not machine_gpus():
+            return 0
+        import torch
+
+        return min(1, torch.cuda.device_count())
+
+    def check_nodes(self, folder: Path | None) -> None: ...
+
+    def reserve(self, slots: Sequence[Slot]) -> None: ...
 
     def spawn(
         self,
@@ -31,7 +55,16 @@ class InlineExecutor:
         ready = (one for one in waiting if timeout != 0 or isinstance(one, _Done))
         return next(ready, None)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        if self._before is None:
+            os.environ.pop(_VISIBLE, None)
+        else:
+            os.environ[_VISIBLE] = self._before
+
+
+def machine_gpus() -> int:
+    """How many GPUs this machine has by its device files; whether torch can use them it knows."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*"))) + len(list(Path("/dev").glob("kfd")))
 
 
 class _InlineWorker(Generic[W]):

@@ -4,12 +4,15 @@ policies for the monitor. Pure arithmetic: no Ray, no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from raft.workers.executors import Resources
+from raft.workers.executors import Resources, Slot
 from rollout.types import InputError
+
+# Ray hides no GPU from a worker that asks for none, and libraries take what they see
+_NO_GPU = (("CUDA_VISIBLE_DEVICES", ""),)
 
 Colocation = Literal["rollout", "reward", "trainer"]
 
@@ -30,6 +33,21 @@ class Placement:
     monitor: Resources | None = None
     monitor_with: tuple[Colocation, ...] = ()
 
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The GPUs of all workers by the numbers that their resources name."""
+        found: dict[int, Slot] = {}
+        alone = (self.monitor,) if self.monitor is not None else ()
+        for workers, trains in (
+            (self.rollout, False), (self.reward, False), (alone, False), (self.trainer, True),
+        ):  # fmt: skip
+            for one in workers:
+                if one.slot is not None:
+                    before = found.get(one.slot, Slot(1))
+                    gpus = max(before.gpus, int(one.gpus))
+                    found[one.slot] = Slot(gpus, trains or before.trains)
+        return tuple(found[number] for number in range(len(found)))
+
 
 def place(
     *,
@@ -40,6 +58,7 @@ def place(
     trainer_workers: int,
     tensor_parallel: int = 1,
     reward_on_gpu: bool = True,
+    reward_sleeps: bool = True,
     mode: str = "auto",
 ) -> Placement:
     """Divide `gpus` GPUs and `cores` CPU cores.
@@ -50,6 +69,9 @@ def place(
 
     Examples with one worker of each: 1 GPU is colocated; 4 GPUs with rollout_workers=2 are separate
     (2 + 1 + 1); 8 GPUs with rollout_workers=4, reward_workers=1, trainer_workers=3 are separate.
+
+    Args:
+        reward_sleeps: whether the rewards leave their GPU to others meanwhile.
 
     Raises:
         InputError: the workers asked for do not fit the GPUs.
@@ -67,13 +89,21 @@ def place(
         )
     threads = max(1, cores // max(wanted, 1))
     if mode == "separate" or (mode == "auto" and wanted <= gpus):
-        own = Resources(threads=threads, gpus=1)
+        rewards_begin = rollout_workers
+        trainers_begin = rewards_begin + rewards_on_gpu
+        beside = (Resources(threads=threads),) * reward_workers
         return Placement(
-            rollout=(Resources(threads=threads, gpus=tensor_parallel),) * rollout_workers,
-            reward=(own if reward_on_gpu else Resources(threads=threads),) * reward_workers,
-            trainer=(own,) * trainer_workers,
+            rollout=_own(0, rollout_workers, threads, tensor_parallel),
+            reward=_own(rewards_begin, rewards_on_gpu, threads) if reward_on_gpu else beside,
+            trainer=_own(trainers_begin, trainer_workers, threads),
             colocated=False,
             summary=f"{wanted} of {gpus} GPUs, each worker on its own",
+        )
+    if reward_on_gpu and not reward_sleeps:
+        raise InputError(
+            "reward.engine",
+            f"vllm keeps its memory, and the workers would take turns on {gpus} GPU(s)",
+            f"use engine: transformers, or {wanted} GPUs and placement: separate",
         )
     return _colocated(
         gpus,
@@ -98,8 +128,15 @@ def _on_cpu(cores: int, rollout: int, reward: int, trainer: int) -> Placement:
     )
 
 
+def _own(first: int, workers: int, threads: int, gpus: int = 1) -> tuple[Resources, ...]:
+    """Workers with a slot each, numbered from `first`."""
+    numbers = range(first, first + workers)
+    return tuple(Resources(threads=threads, gpus=gpus, slot=number) for number in numbers)
+
+
 def _shares(cores: int, workers: int) -> tuple[Resources, ...]:
-    return (Resources(threads=max(1, cores // max(1, workers))),) * workers
+    threads = max(1, cores // max(1, workers))
+    return (Resources(threads=threads, environment=_NO_GPU),) * workers
 
 
 def _colocated(
@@ -126,9 +163,7 @@ def _colocated(
             )
 
     def shared(count: int, share: float) -> tuple[Resources, ...]:
-        return tuple(
-            Resources(threads=threads, gpus=share, gpu_slot=number) for number in range(count)
-        )
+        return tuple(Resources(threads=threads, gpus=share, slot=number) for number in range(count))
 
     return Placement(
         rollout=shared(rollout, 0.4),
@@ -139,16 +174,18 @@ def _colocated(
     )
 
 
-def place_monitor(placement: Placement, gpus: int, cores: int) -> Placement:
+def place_monitor(
+    placement: Placement, gpus: int, cores: int, *, reward_sleeps: bool = True
+) -> Placement:
     """Find room for the worker that measures policies.
 
     It gets a GPU of its own where one is left; else half of a reward model's, which is idle and
-    light; else half of a trainer's. On shared GPUs it takes its turn. Without GPUs it has all
-    cores, since nobody else works then.
+    light, if it sleeps; else half of a trainer's. On shared GPUs it takes its turn. Without GPUs it
+    has all cores, since nobody else works then.
     """
     everyone = (*placement.rollout, *placement.reward, *placement.trainer)
     if not any(worker.gpus for worker in everyone):
-        return replace(placement, monitor=Resources(threads=cores))
+        return replace(placement, monitor=Resources(threads=cores, environment=_NO_GPU))
     threads = placement.rollout[0].threads
     reward_on_gpu = bool(placement.reward) and placement.reward[0].gpus > 0
     if placement.colocated:
@@ -156,20 +193,65 @@ def place_monitor(placement: Placement, gpus: int, cores: int) -> Placement:
         return replace(
             placement,
             reward=_halved(placement.reward) if reward_on_gpu else placement.reward,
-            monitor=Resources(threads=threads, gpus=0.1, gpu_slot=0),
+            monitor=Resources(threads=threads, gpus=0.1, slot=0),
             monitor_with=("rollout", "reward"),
         )
     if sum(worker.gpus for worker in everyone) + 1 <= gpus:
-        return replace(placement, monitor=Resources(threads=threads, gpus=1))
-    half = Resources(threads=threads, gpus=0.5, gpu_slot=0)
-    if reward_on_gpu:
+        (monitor,) = _own(len(placement.slots), 1, threads)
+        return replace(placement, monitor=monitor)
+    if reward_on_gpu and reward_sleeps:
         reward = _halved(placement.reward)
-        return replace(placement, reward=reward, monitor=half, monitor_with=("reward",))
+        return replace(placement, reward=reward, monitor=reward[0], monitor_with=("reward",))
     trainer = _halved(placement.trainer)
-    return replace(placement, trainer=trainer, monitor=half, monitor_with=("trainer",))
+    return replace(placement, trainer=trainer, monitor=trainer[0], monitor_with=("trainer",))
 
 
 def _halved(workers: Sequence[Resources]) -> tuple[Resources, ...]:
-    """The first gives half of its GPU away; which one it is must then be said."""
+    """The first gives half of its GPU away."""
     first, *others = workers
-    return (replace(first, gpus=first.gpus / 2, gpu_slot=0), *others)
+    return (replace(first, gpus=first.gpus / 2), *others)
+
+
+def assign_nodes(slots: Sequence[Slot], free: Mapping[str, int]) -> list[str] | None:
+    """A node for every slot, by the GPUs that are free on each; None where they do not fit.
+
+    All trainers are on one node where any has room for them, else on few. Engines are spread: each
+    goes where most is free.
+    """
+    if not free:
+        return None if slots else []
+    trains = [number for number, slot in enumerate(slots) if slot.trains]
+    together = sum(slots[number].gpus for number in trains)
+    # the fullest node that has room for all trainers leaves most for the others; last: on several
+    homes = sorted((node for node in free if free[node] >= together), key=lambda node: free[node])
+    for home in (*homes, None):
+        if (found := _assigned(slots, free, trains, home)) is not None:
+            return found
+    return None
+
+
+def _assigned(
+    slots: Sequence[Slot], free: Mapping[str, int], trains: Sequence[int], home: str | None
+) -> list[str] | None:
+    left, found = dict(free), dict[int, str]()
+
+    def put(number: int, node: str | None) -> bool:
+        """There, or where most is free."""
+        if node is None or left[node] < slots[number].gpus:
+            node = max(left, key=lambda one: left[one])
+        left[node] -= slots[number].gpus
+        found[number] = node
+        return left[node] >= 0
+
+    # wide engines before those that fit anywhere
+    others = sorted(set(range(len(slots))) - set(trains), key=lambda number: -slots[number].gpus)
+    if home is not None and not all(put(number, home) for number in trains):
+        return None
+    if not all(put(number, None) for number in others):
+        return None
+    node = None
+    for number in trains if home is None else ():
+        if not put(number, node):
+            return None
+        node = found[number]
+    return [found[number] for number in range(len(slots))]

@@ -43,8 +43,11 @@ class RolloutWorker:
         self._engine, self._choice = build(model, version=version)
 
     def describe(self) -> str:
-        """The engine and why it was chosen."""
-        return f"{self._choice.name} ({self._choice.reason})"
+        """The engine, why it was chosen, and what it computes in."""
+        return f"{self._choice.name} ({self._choice.reason}), {self._engine.dtype}"
+
+    def dtype(self) -> str:
+        return self._engine.dtype
 
     def generate(
         self,
@@ -125,6 +128,10 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
 
     def describe(self) -> str:
         return self._workers[0].call(RolloutWorker.describe).result()
+
+    def dtypes(self) -> set[str]:
+        """What the engines compute in, which where they run decides."""
+        return set(self._on_all(RolloutWorker.dtype))
 
     @property
     def version(self) -> int:

@@ -76,6 +76,9 @@ class TrainerWorkers:
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         return self._retried(Trainer.log_probs, token_ids)
 
+    def dtype(self) -> str:
+        return self._retried(Trainer.dtype)
+
     def sleep(self) -> None:
         self._retried(Trainer.sleep)
 

@@ -29,6 +29,7 @@ class ModelSettings:
     device: str | None = None
     max_length: int | None = None
     batch_tokens: int | None = None
+    gpu_memory: float | None = None
     truncation_side: TruncationSide = "left"
     separator: str = ""
     chat_template_kwargs: dict[str, object] | None = None
@@ -40,6 +41,10 @@ class ModelSettings:
                 f"engine={self.engine!r}",
                 "is unknown",
                 f"use one of {', '.join(ENGINES)}",
+            )
+        if self.gpu_memory is not None and self.engine != "vllm":
+            raise InputError(
+                f"gpu_memory={self.gpu_memory}", "is for engine: vllm alone", "leave it out"
             )
         if self.max_length is not None and self.max_length < 1:
             raise InputError(f"max_length={self.max_length}", "must be 1 or more")

@@ -57,6 +57,8 @@ class TransformersEngine:
     def to(self, device: str) -> None:
         self.backbone.model.to(device)
         self.head.to(device)
+        if device == "cpu" and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # else this process keeps the memory, and nobody else has it
 
     def _run_batch(
         self,

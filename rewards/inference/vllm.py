@@ -35,7 +35,7 @@ __all__ = ["VLLMLabelEngine", "VLLMPoolingEngine"]
 
 log = logging.getLogger("rewards")
 
-# as in rollout/vllm_engine.py, which this package must not know; the space is in GiB
+# as in rollout/engines/vllm.py, unknown here; the space is in GiB
 _CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 # only whole blocks of a shared beginning are cached; vLLM's 128 on a CPU is longer than most
@@ -98,7 +98,6 @@ class _VLLMEngine:
             self._check()
 
     def describe(self) -> dict[str, object]:
-        """For a run's records."""
         return {
             "engine": "vllm",
             "vllm": self._version,
@@ -168,7 +167,9 @@ class _VLLMEngine:
             yield
         except (ValueError, RuntimeError, NotImplementedError) as error:
             advice = "use engine: transformers"
-            if "KV cache" in str(error) or "max_model_len" in str(error):
+            if "less than desired" in str(error):
+                advice = f"lower gpu_memory, end what else uses the GPU, or {advice}"
+            elif re.search("KV cache|max_model_len|out of memory|No available memory", str(error)):
                 room = "gpu_memory" if self._on_gpu else "VLLM_CPU_KVCACHE_SPACE (GiB)"
                 advice = f"use a smaller max_length, a larger {room}, or {advice}"
             problem = f"vLLM cannot serve it as a {self._as} ({_reason(error)})"
@@ -299,8 +300,7 @@ class VLLMLabelEngine(_VLLMEngine):
         # never None: they are asked for
         return [of[0][first].logprob - of[0][second].logprob for of in found if of is not None]
 
-    def _check(self) -> None:
-        # a model that loads may still be refused by the attention kernels
+    def _check(self) -> None:  # kernels may refuse what loads
         self._ask([_prompt(row) for row in self._probe()])
 
 

@@ -79,6 +79,7 @@ def load_judge(
         device=device,
         max_length=max_length,
         batch_tokens=batch_tokens,
+        gpu_memory=gpu_memory,
         non_finite=non_finite,
     )
     if kind is not None:
@@ -90,9 +91,7 @@ def load_judge(
     _check_language_model(folder, said=family is not None)
     # loads torch and transformers
 
-    return load_pairwise(
-        folder, settings, name=str(path), temperature=temperature, gpu_memory=gpu_memory
-    )
+    return load_pairwise(folder, settings, name=str(path), temperature=temperature)
 
 
 def _refuse_reward(family: Family | None, name: str) -> None:
@@ -180,7 +179,6 @@ def load_pairwise(
     *,
     name: str,
     temperature: float = 1.0,
-    gpu_memory: float | None = None,
 ) -> PairwiseJudge:
     """Load model and tokenizer from `folder`.
 
@@ -190,9 +188,7 @@ def load_pairwise(
     check_temperature(temperature)
     config, prompt = load_config(folder), load_prompt(folder, settings.max_length)
     if settings.engine == "vllm":
-        engine = _vllm_engine(folder, config, prompt, settings, gpu_memory)
-    elif gpu_memory is not None:
-        raise InputError(f"gpu_memory={gpu_memory}", "is for engine: vllm alone", "leave it out")
+        engine = _vllm_engine(folder, config, prompt, settings)
     else:
         engine = _transformers_engine(folder, config, prompt, settings, name)
     judge = PairwiseJudge(
@@ -215,7 +211,6 @@ def _vllm_engine(
     config: PreTrainedConfig,
     prompt: PairPrompt,
     settings: ModelSettings,
-    gpu_memory: float | None,
 ) -> VLLMLabelEngine:
     device = check_vllm_device(settings.device)
     engine = VLLMLabelEngine(
@@ -223,7 +218,7 @@ def _vllm_engine(
         label_ids=prompt.label_ids,
         dtype=str(resolve_dtype(settings.dtype, config, device)).removeprefix("torch."),
         max_length=prompt.max_length,
-        gpu_memory=gpu_memory,
+        gpu_memory=settings.gpu_memory,
         batch_tokens=settings.batch_tokens,
     )
     # vLLM keeps room for the answer that it draws

@@ -168,5 +168,9 @@ def _vllm_engine(
         check_engine(settings, f"{tensors.stem} {head.describe()['head']}", str(folder))
     dtype = str(resolve_dtype(settings.dtype, config, check_vllm_device(settings.device)))
     return VLLMPoolingEngine(
-        str(folder), dtype=dtype, max_length=max_length, batch_tokens=settings.batch_tokens
+        str(folder),
+        dtype=dtype,
+        max_length=max_length,
+        gpu_memory=settings.gpu_memory,
+        batch_tokens=settings.batch_tokens,
     )

@@ -41,6 +41,7 @@ def load_reward(
     device: str | None = None,
     max_length: int | None = None,
     batch_tokens: int | None = None,
+    gpu_memory: float | None = None,
     truncation_side: TruncationSide | None = None,
     separator: str = "",
     chat_template_kwargs: dict[str, object] | None = None,
@@ -53,6 +54,7 @@ def load_reward(
     models, then from the files. `kind` is the family of the checkpoint: "classifier", "armorm" or
     "grm". `format` is "chat", "hh_hash", "plain", "ultrarm" or "beaver"; `bos` is the exact number
     of BOS tokens, "single", "double" or "none"; `eos`, "single" or "none", ends each in one EOS;
+    `gpu_memory` is the share of a GPU that vLLM may take;
     `max_length` cuts longer conversations on `truncation_side` (default: left); `separator` goes
     between the messages of "hh_hash"; `chat_template_kwargs` are variables of the chat template.
 
@@ -67,6 +69,7 @@ def load_reward(
         device=device,
         max_length=max_length,
         batch_tokens=batch_tokens,
+        gpu_memory=gpu_memory,
         truncation_side=truncation_side or "left",
         separator=separator,
         chat_template_kwargs=chat_template_kwargs,

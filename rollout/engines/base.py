@@ -29,10 +29,14 @@ class Engine(Protocol):
     """Draws K completions per prompt from one policy whose weights change in place.
 
     `version` counts the policy's updates: 0 is the starting model. Every `Group` carries it.
+    `dtype` is what it computes in: how near its log-probabilities can be to another program's.
     """
 
     name: str
     version: int
+
+    @property
+    def dtype(self) -> str: ...
 
     def generate(
         self,
@@ -118,6 +122,8 @@ def _vllm_obstacle(model: str, on_gpu: bool | None) -> str | None:
     if not _vllm_serves(architectures, Path(package.origin or "").parent):
         named = ", ".join(architectures) or "a model without architectures"
         return f"vLLM does not support {named}"
+    if not on_gpu and _needs_a_gpu():
+        return "this vLLM is built for GPUs, and none is used"
     return None
 
 
@@ -131,6 +137,12 @@ def _vllm_serves(architectures: Sequence[str], package: Path) -> bool:
 
     supported = import_vllm().ModelRegistry.get_supported_archs()
     return any(name in supported for name in architectures)
+
+
+def _needs_a_gpu() -> bool:
+    from rollout.engines.vllm import import_vllm
+
+    return not import_vllm().platforms.current_platform.is_cpu()
 
 
 def _config(model: str) -> PreTrainedConfig:

@@ -44,6 +44,7 @@ class ToyEngine:
     """The `Engine` protocol over a unigram policy. Deterministic in (seed, prompt id, weights)."""
 
     name = "toy"
+    dtype = "float64"
 
     def __init__(self, model: str, *, version: int = 0) -> None:
         self.tokenizer, self._logits = read_toy(model)

@@ -51,6 +51,10 @@ class TransformersEngine:
         self._model.generation_config = GenerationConfig()
         self.version = version
 
+    @property
+    def dtype(self) -> str:
+        return str(self._dtype).removeprefix("torch.")
+
     def generate(
         self,
         prompts: Sequence[Prompt],

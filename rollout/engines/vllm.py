@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Generator, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -35,6 +36,26 @@ _CPU_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 _GPU_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR"}
+# where a GPU is too full: vLLM's words, what they mean, what helps
+_SHORT_OF_MEMORY = (
+    (
+        "Free memory on device .* less than desired",
+        "which others hold",
+        "lower it, end what else uses the GPU (nvidia-smi names it), or give engines GPUs of their "
+        "own: cluster.placement: separate",
+    ),
+    (
+        "No available memory for the cache blocks",
+        "which the weights alone take up",
+        "raise it, lower policy.max_num_seqs, or raise policy.tensor_parallel",
+    ),
+    (
+        "out of memory",
+        "and the GPU is full at the start",
+        "raise it where the GPU has room, lower policy.max_num_seqs, or raise "
+        "policy.tensor_parallel",
+    ),
+)
 # vLLM's own default on a CPU
 _CPU_BATCHED_TOKENS = 4096
 
@@ -77,11 +98,11 @@ class VLLMEngine:
             options |= {"enable_chunked_prefill": False}
             options |= {"max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, context)}
         # "auto" would load float32 checkpoints as float16
-        self._dtype = dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")
-        with _memory_as_input_error():
+        self.dtype = dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")
+        with _memory_as_input_error(gpu_memory if on_gpu else None):
             self._llm: vllm.LLM = vllm.LLM(
                 model,
-                dtype=self._dtype,
+                dtype=self.dtype,
                 enforce_eager=not on_gpu,
                 max_model_len=max_model_len,
                 seed=seed % 2**31,
@@ -239,14 +260,21 @@ def import_vllm() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _memory_as_input_error() -> Generator[None]:
+def _memory_as_input_error(gpu_memory: float | None) -> Generator[None]:
+    """What vLLM says where memory is short, as the setting that helps; a share of None: no GPU."""
     try:
         yield
-    except ValueError as error:
-        if "KV cache" not in str(error):
+    except (ValueError, RuntimeError) as error:
+        said = one_line(error)
+        for pattern, problem, fix in _SHORT_OF_MEMORY if gpu_memory is not None else ():
+            if re.search(pattern, said):
+                said = re.split(r"\.(?= |$)", said)[0]
+                problem = f"is {gpu_memory:g} of a GPU, {problem} ({said})"
+                raise InputError("policy.gpu_memory", problem, fix) from error
+        if not re.search("KV cache|cache blocks", said):
             raise
         raise InputError(
-            "policy.max_model_len", f"too long for the memory there is ({one_line(error)})"
+            "policy.max_model_len", f"too long for the memory there is ({said})"
         ) from error
 
 

@@ -16,6 +16,7 @@ import tiny_models as tiny
 import torch
 
 from raft.config.train import TrainConfig
+from raft.updates.sft import SFT
 from raft.updates.trainer import build_trainer, rendezvous_address
 
 _OF_THE_RANK = ("checkpoint", "rank", "world_size")
@@ -99,16 +100,29 @@ def allow_shards_on_cpu() -> None:
     patched.check = lambda *_: None
 
 
+def reduction_types(trainer: SFT) -> list[str]:
+    """In what the gradients of shards are summed."""
+    from torch.distributed.fsdp import FSDPModule
+
+    modules = [one for one in trainer._trainer.model.modules() if isinstance(one, FSDPModule)]
+    return sorted({str(one._get_fsdp_state()._mp_policy.reduce_dtype) for one in modules})
+
+
 def main(settings: str, port: str, first_seed: str, probe: str, rows: str, *outs: str) -> None:
     torch.set_num_threads(1)
     given, ids = json.loads(settings), json.loads(probe)
     if given.get("fsdp"):
         allow_shards_on_cpu()
+    if given.pop("mixed", False):  # what a GPU does
+        patched: Any = SFT
+        patched._autocast = True
     trainer = build_sft(**given)
     trainer.join("127.0.0.1", int(port))
     before = trainer.log_probs(ids) if ids else []
     for seed, out in enumerate(outs, int(first_seed)):
         metrics: dict[str, Any] = trainer.train(rows, out, seed)
+        if given.get("fsdp"):
+            metrics["reduced_in"] = reduction_types(trainer)
         if ids:
             metrics["log_probs"] = [before, before := trainer.log_probs(ids)]
         print(json.dumps(metrics), flush=True)

@@ -171,14 +171,11 @@ def test_the_monitor_finds_room(gpus: int, settings: dict[str, Any], beside: tup
     assert (placed.monitor.gpus > 0) is (gpus > 0)
     # no GPU is given out twice, and none more than there are
     shared: dict[int, float] = defaultdict(float)
-    whole = 0.0
     for one in (*placed.rollout, *placed.reward, *placed.trainer, placed.monitor):
-        if one.gpu_slot is None:
-            whole += one.gpus
-        else:
-            shared[one.gpu_slot] += one.gpus
+        if one.slot is not None:
+            shared[one.slot] += one.gpus
     assert all(total <= 1.0001 for total in shared.values())
-    assert whole + len(shared) <= gpus
+    assert len(placed.slots) == len(shared) <= gpus
 
 
 # the workers that measure policies

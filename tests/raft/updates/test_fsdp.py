@@ -45,7 +45,8 @@ def test_shards_train_as_one_process_across_syncs(
     rows = selected_rows(tmp_path / "selected.jsonl")
     probe = next(iter(sft_rows(rows, "all")))["input_ids"]
     outs = [str(tmp_path / f"two-{number}") for number in range(2)]
-    sharded = settings | {"fsdp": True}
+    # recomputed activations gather no shards of their own, and change nothing
+    sharded = settings | {"fsdp": True, "gradient_checkpointing": family == "llama"}
     shared = run_ranks(sharded, rows, outs, probe=probe)
     with tiny.one_thread():
         alone = build_sft(**settings)
@@ -63,3 +64,14 @@ def test_shards_train_as_one_process_across_syncs(
     run_ranks(sharded | {"checkpoint": outs[0]}, rows, [again], first_seed=1, probe=probe)
     resumed, straight = weights(again), weights(outs[1])
     assert [key for key in straight if not torch.equal(resumed[key], straight[key])] == []
+
+
+def test_gradients_of_shards_are_summed_in_float32(tmp_path: Path) -> None:
+    # where the arithmetic is in bfloat16, as on a GPU; by themselves the libraries sum in it too
+    settings = SETTINGS | {"model": str(tiny.checkpoint(tmp_path / "start", "llama"))}
+    rows = selected_rows(tmp_path / "selected.jsonl")
+    ranks = run_ranks(settings | {"fsdp": True, "mixed": True}, rows, [str(tmp_path / "out")])
+    assert [rank[0]["reduced_in"] for rank in ranks] == [["torch.float32"]] * 2
+    with tiny.one_thread():
+        build_sft(**settings).train(str(rows), str(tmp_path / "one"), 0)
+    assert 0 < largest_difference(tmp_path / "out", tmp_path / "one") < 1e-3

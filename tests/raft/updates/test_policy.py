@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 from raft.config.train import LoraConfig, TrainConfig
 from raft.updates.policy import (
     _save_merged,
+    check_rows_stay_apart,
     load_policy,
     merged_tensors,
     save_policy,
     weights_dtype,
 )
+from rollout.types import InputError
 
 LORA = LoraConfig(r=4, alpha=8)
 GIB = 2**30
@@ -111,6 +113,18 @@ def test_only_what_is_trained_needs_float32(
     settings: dict[str, Any], on_gpu: bool, expected: torch.dtype
 ) -> None:
     assert weights_dtype(TrainConfig(**settings), on_gpu) == expected
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo", "mixtral"])
+def test_packing_is_refused_where_rows_would_see_each_other(tmp_path: Path, family: str) -> None:
+    start = tmp_path / "start"
+    _ = mixture(start) if family == "mixtral" else tiny.checkpoint(start, family)
+    for dtype in (torch.float32, torch.bfloat16):
+        check_rows_stay_apart(model := load_policy(str(start), None, dtype, None), "start")
+    forward = model.forward
+    model.forward = lambda input_ids, use_cache: forward(input_ids, use_cache=use_cache)
+    with pytest.raises(InputError, match=r"train\.packing: bfd: .* see each other"):
+        check_rows_stay_apart(model, "start")
 
 
 @pytest.mark.slow

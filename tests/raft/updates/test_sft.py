@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,43 @@ def test_wrapped_packing_trains(folders: dict[str, Path], rows: Path, tmp_path: 
     assert metrics["train/steps"] == -(-len(blocks) // 2)
 
 
+def test_packed_rows_make_the_update_of_rows_alone(
+    folders: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    # all rows in one step, once as they are and once side by side in blocks of 64 tokens
+    settings: dict[str, Any] = {"model": str(folders["llama"]), "learning_rate": 1e-3}
+    build_sft(batch_size=7, **settings).train(str(rows), str(tmp_path / "alone"), seed=0)
+    packed = build_sft(batch_size=4, packing="bfd", max_length=64, **settings)
+    metrics = packed.train(str(rows), str(tmp_path / "packed"), seed=0)
+    assert metrics["train/steps"] == 1
+    assert largest_difference(tmp_path / "alone", tmp_path / "packed") < 5e-5
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw"])
+def test_small_optimizers_train_and_resume(
+    folders: dict[str, Path], rows: Path, tmp_path: Path, optim: str
+) -> None:
+    settings: dict[str, Any] = {"model": str(folders["llama"]), "learning_rate": 1e-3}
+    build_sft(**settings).train(str(rows), str(tmp_path / "usual"), seed=1)
+    small = build_sft(optim=optim, **settings)
+    for seed in (1, 2):
+        small.train(str(rows), str(tmp_path / str(seed)), seed=seed)
+    # most steps are those of AdamW
+    usual, found = weights(tmp_path / "usual"), weights(tmp_path / "1")
+    apart = torch.cat([(found[key] - usual[key]).abs().flatten() for key in usual])
+    assert float(apart.quantile(0.9)) < 2e-4
+    resumed = build_sft(optim=optim, checkpoint=str(tmp_path / "1"), **settings)
+    resumed.train(str(rows), str(tmp_path / "2b"), seed=2)
+    assert_identical(weights(tmp_path / "2"), weights(tmp_path / "2b"))
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_a_missing_optimizer_package_is_named(folders: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"train\.optim: adamw_8bit needs bitsandbytes"):
+        build_sft(str(folders["llama"]), optim="adamw_8bit")
+
+
 # from update to update
 
 
@@ -432,7 +470,7 @@ def test_two_trainers_make_the_update_of_one(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"packing": "bfd", "max_length": 64}, "train.packing: bfd needs flash attention"),
+        ({"fsdp_offload": True}, "train.fsdp_offload: is for train.fsdp"),
         ({"fsdp": True}, "train.fsdp: .* one trainer"),
         ({"fsdp": True, "world_size": 2}, "train.fsdp: .* no GPU"),
         ({"packing": "wrapped"}, "train.packing: packing needs train.max_length"),

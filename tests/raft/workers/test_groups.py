@@ -340,7 +340,7 @@ def test_what_waits_for_scores_waits_on_disk(
     asked = prompts(60)
     store = RolloutStore(tmp_path / "home", "rollouts", asked, version=0)
     rollout = rollout_workers(executor, policy)
-    workers = WorkerGroups(rollout, reward, None, take_turns=False, on_gpu=False)
+    workers = WorkerGroups(rollout, reward, None, take_turns=False)
     collect(workers, store, asked, SAMPLING, 5, names=["reward"], title="rollouts")
     rows = list(store.rows())
     assert len(rows) == 60 and all(len(row.scores["scores"]) == 2 for row in rows)
@@ -377,7 +377,7 @@ def test_a_wave_is_scored_while_the_next_is_drawn(
     store = Counting(tmp_path / "home", "rollouts", asked, version=0)
     reward = RewardWorkers(executor, [Resources()], REWARDS, batch_groups=4)
     rollout = rollout_workers(executor, policy, workers=1)
-    workers = WorkerGroups(rollout, reward, None, take_turns=False, on_gpu=False)
+    workers = WorkerGroups(rollout, reward, None, take_turns=False)
     collect(workers, store, asked, SAMPLING, 5, names=["reward"], title="rollouts")
     assert len(scored) == 24 and 0 < waited < 500
 
@@ -446,7 +446,7 @@ def test_what_is_drawn_is_stored_though_scoring_fails(policy: Path, tmp_path: Pa
     executor = InlineExecutor()
     reward = RewardWorkers(executor, [Resources()], {"reward": partial(Failing)}, batch_groups=1)
     rollout = rollout_workers(executor, policy, workers=2)
-    workers = WorkerGroups(rollout, reward, None, take_turns=False, on_gpu=False)
+    workers = WorkerGroups(rollout, reward, None, take_turns=False)
     with pytest.raises(RewardError):
         collect(workers, store, asked, SAMPLING, 5, names=["reward"], title="rollouts")
     again = RolloutStore(tmp_path / "home", "rollouts", asked, version=0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raft.workers.executors import Resources
-from raft.workers.placement import Placement, place
+from raft.workers.executors import Resources, Slot
+from raft.workers.placement import Placement, assign_nodes, place
 from rollout.types import InputError
 
 
@@ -81,20 +83,80 @@ def test_nothing_is_given_twice(
     except InputError as error:
         assert gpus > 0 and "\n" not in str(error)
         return
-    own = sum(worker.gpus for worker in workers(placement) if worker.gpu_slot is None)
     shares: dict[int, float] = defaultdict(float)
     for worker in workers(placement):
-        if worker.gpu_slot is not None:
-            shares[worker.gpu_slot] += worker.gpus
-    assert own + len(shares) <= gpus
-    assert all(share <= 1 + 1e-9 for share in shares.values())
+        assert (worker.slot is not None) is (worker.gpus > 0)
+        if worker.slot is not None:
+            shares[worker.slot] += worker.gpus
+    slots = placement.slots
+    assert sum(slot.gpus for slot in slots) <= gpus and len(slots) == len(shares)
+    assert all(shares[number] <= slot.gpus + 1e-9 for number, slot in enumerate(slots))
+    trainers = {worker.slot for worker in placement.trainer if worker.gpus}
+    assert {number for number, slot in enumerate(slots) if slot.trains} == trainers
     assert all(worker.threads >= 1 for worker in workers(placement))
     if gpus:
         assert all(worker.gpus for worker in (*placement.rollout, *placement.trainer))
         assert all(bool(worker.gpus) is reward_on_gpu for worker in placement.reward)
-        assert placement.colocated is bool(shares)
+        alone = {worker.slot for worker in workers(placement) if worker.gpus >= 1}
+        assert placement.colocated is not (alone == set(shares))
     else:
-        assert own == 0 and not shares
+        assert not shares
+
+
+def every_assignment(slots: list[Slot], free: dict[str, int]) -> list[tuple[str, ...]]:
+    """By brute force, those that no node is too small for."""
+    found = []
+    for nodes in product(free, repeat=len(slots)):
+        used: dict[str, int] = defaultdict(int)
+        for slot, node in zip(slots, nodes, strict=True):
+            used[node] += slot.gpus
+        if all(used[node] <= free[node] for node in free):
+            found.append(nodes)
+    return found
+
+
+def homes(slots: list[Slot], nodes: Sequence[str]) -> set[str]:
+    return {node for slot, node in zip(slots, nodes, strict=True) if slot.trains}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    st.integers(1, 3),
+    *[st.integers(0, 3)] * 2,
+    st.integers(0, 2),
+)
+def test_slots_find_nodes_wherever_they_can(
+    gpus: list[int], wide: int, engines: int, trainers: int, rewards: int
+) -> None:
+    free = {f"n{number}": count for number, count in enumerate(gpus)}
+    slots = [Slot(wide)] * engines + [Slot(1)] * rewards + [Slot(1, trains=True)] * trainers
+    possible, found = every_assignment(slots, free), assign_nodes(slots, free)
+    if found is None:
+        assert not possible
+    else:
+        assert tuple(found) in possible
+        # trainers are on one node where that is possible at all
+        together = any(len(homes(slots, nodes)) <= 1 for nodes in possible)
+        assert not together or len(homes(slots, found)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("nodes", "slots", "expected"),
+    [
+        # three trainers and a reward beside an engine of four: Ray alone would never place it
+        ((4, 4), [Slot(4), Slot(1), *[Slot(1, True)] * 3], ["b", "a", "a", "a", "a"]),
+        # engines are spread
+        ((8, 8), [Slot(1)] * 4, ["a", "b", "a", "b"]),
+        # trainers too many for any node are on few
+        ((4, 4, 4), [*[Slot(1, True)] * 6], ["a", "a", "a", "a", "b", "b"]),
+        ((2, 2), [Slot(3)], None),
+    ],
+)
+def test_examples_of_nodes(
+    nodes: tuple[int, ...], slots: list[Slot], expected: list[str] | None
+) -> None:
+    assert assign_nodes(slots, dict(zip("abc", nodes, strict=False))) == expected
 
 
 def test_whole_gpus_for_a_wide_engine() -> None:

@@ -1,0 +1,209 @@
+"""What a machine with GPUs is told and given, on one without: devices, dtypes and memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy_runs
+
+import raft.runs.check
+import raft.workers.inline_executor
+from raft.assemble import place_workers
+from raft.loop import run
+from raft.runs.check import check_run
+from raft.updates.toy import ToyTrainer
+from raft.workers.executors import Resources
+from raft.workers.inline_executor import InlineExecutor
+from rewards.spec_reader import read_reward
+from rollout.engines.toy import ToyEngine
+from rollout.types import InputError, StaleWeightsError
+
+HIDDEN = ("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four GPUs, as far as device files and torch's count of what is visible tell."""
+    for module in (raft.workers.inline_executor, raft.runs.check):
+        monkeypatch.setattr(module, "machine_gpus", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(visible()))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def visible() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    return [one for one in named.split(",") if one]
+
+
+# devices
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize(
+    ("before", "wanted", "inside"),
+    [(None, None, ["0"]), ("2,3", None, ["2"]), ("2,3", 1, ["2"]), ("2", 0, []), ("", None, [])],
+)
+def test_one_process_uses_one_gpu_or_none(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, wanted: int | None, inside: list[str]
+) -> None:
+    # a second one that the trainer sees would be refused by its library
+    if before is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    executor = InlineExecutor(wanted)
+    assert visible() == inside and executor.gpus() == len(inside)
+    executor.close()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
+@pytest.mark.usefixtures("gpus")
+def test_workers_of_one_process_take_turns_on_its_gpu(tmp_path: Path) -> None:
+    config = toy_runs.config(tmp_path, cluster={"address": "inline"})
+    executor = InlineExecutor(config.cluster.gpus)
+    placement = place_workers(config, executor.gpus())
+    executor.close()
+    assert placement.colocated and placement.rollout[0].gpus > 0
+
+
+def test_without_gpus_none_is_seen(tmp_path: Path) -> None:
+    # Ray hides no GPU from workers that ask for none, and libraries would all take the first
+    config = toy_runs.config(tmp_path, cluster={"address": "local", "gpus": 0})
+    placement = place_workers(config, 8)
+    workers: list[Resources] = [*placement.rollout, *placement.reward, *placement.trainer]
+    assert all(HIDDEN in worker.environment and worker.gpus == 0 for worker in workers)
+    # a function that brings a model of its own still sees them where the policy has GPUs
+    config = toy_runs.config(tmp_path, cluster={"address": "local", "gpus": 8})
+    assert not any(HIDDEN in one.environment for one in place_workers(config, 8).reward)
+
+
+# dtypes
+
+
+@pytest.mark.parametrize("who", [ToyEngine, ToyTrainer])
+def test_either_in_16_bits_is_compared_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: Any
+) -> None:
+    # where it runs decides what it computes in, so it is asked: a config may say auto
+    noise, original = 0.02, ToyEngine.log_probs
+    monkeypatch.setattr(
+        ToyEngine, "log_probs", lambda *a: [value + noise for value in original(*a)]
+    )
+    with pytest.raises(StaleWeightsError):
+        run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "exact")))
+    half = "bfloat16" if who is ToyEngine else lambda _: "bfloat16"
+    monkeypatch.setattr(who, "dtype", half)
+    run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "rounded")))
+
+
+# memory
+
+
+def test_a_sleeping_reward_model_gives_its_cache_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rewards.inference.transformers import TransformersEngine
+
+    events: list[str] = []
+
+    class Part(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def to(self, device: Any) -> Any:
+            events.append(str(device))
+            return self
+
+    backbone = Part()
+    backbone.model = Part()
+    made: Any = TransformersEngine
+    engine = made(backbone, Part())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("empty"))
+    events.clear()
+    engine.to("cpu")
+    assert events == ["cpu", "cpu", "empty"]  # when nothing holds it any more
+    engine.to("cuda")
+    assert events[3:] == ["cuda", "cuda"]
+
+
+VLLM = {"kind": "model", "model": "a/model", "engine": "vllm"}
+ON_VLLM = VLLM | {"function": None, "arguments": None}  # without those of the toy's config
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"reward": ON_VLLM, "cluster": {"placement": "colocated"}},
+            "reward.engine: vllm keeps",
+        ),
+        (
+            {
+                "reward": ON_VLLM | {"gpu_memory": 0.7},
+                "gold": {**VLLM, "gpu_memory": 0.6},
+            },
+            "reward.gpu_memory: .* 1.3 of one GPU",
+        ),
+    ],
+)
+def test_rewards_on_vllm_that_cannot_fit_are_refused_by_the_config(
+    tmp_path: Path, sections: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        toy_runs.config(tmp_path, **sections)
+
+
+@pytest.mark.usefixtures("gpus")
+def test_what_does_not_fit_is_refused_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewards.spec.check_model", lambda *_, **__: None)
+    config = toy_runs.config(tmp_path, reward=ON_VLLM, cluster={"address": "local", "gpus": 2})
+    with pytest.raises(InputError, match=r"reward\.engine: .* take turns on 2 GPU"):
+        check_run(config)
+    check_run(toy_runs.config(tmp_path, reward=ON_VLLM, cluster={"address": "local", "gpus": 3}))
+
+
+def test_models_on_vllm_share_a_gpu() -> None:
+    both = {"kind": "combine", "members": [VLLM, {**VLLM, "gpu_memory": 0.2}]}
+    combined: Any = read_reward(both, "reward").with_gpu_memory(0.4)
+    assert [member.reward.gpu_memory for member in combined.members] == [0.4, 0.2]
+    plain: Any = read_reward({"kind": "model", "model": "a/model"}, "reward").with_gpu_memory(0.4)
+    assert plain.gpu_memory is None
+
+
+@pytest.mark.parametrize(
+    ("said", "key", "words"),
+    [
+        (
+            "Free memory on device cuda:0 (10.1/79.2 GiB) on startup is less than desired GPU "
+            "memory utilization (0.85, 67.3 GiB). Decrease GPU memory utilization.",
+            "policy.gpu_memory: is 0.85 of a GPU, which others hold",
+            "cluster.placement: separate",
+        ),
+        (
+            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.",
+            "policy.gpu_memory: is 0.85 of a GPU, which the weights alone take up",
+            "Raise it",
+        ),
+        (
+            "CUDA out of memory. Tried to allocate 2.00 GiB.",
+            "policy.gpu_memory: is 0.85 of a GPU, and the GPU is full",
+            "tensor_parallel",
+        ),
+        (
+            "To serve at least one request with max seq len 8192, 4.0 GiB KV cache is needed.",
+            "policy.max_model_len: too long",
+            "8192",
+        ),
+        ("Unknown attention backend", "", ""),
+    ],
+)
+def test_engines_that_find_no_memory_name_the_setting(said: str, key: str, words: str) -> None:
+    from rollout.engines.vllm import _memory_as_input_error
+
+    expected = InputError if key else ValueError
+    with pytest.raises(expected) as caught, _memory_as_input_error(0.85):
+        raise ValueError(said)
+    assert str(caught.value).startswith(key) and words in str(caught.value)
+    assert "\n" not in str(caught.value)

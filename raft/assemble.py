@@ -149,6 +149,19 @@ def _on_vllm(rewards: Mapping[str, RewardSpec]) -> int:
     return sum(getattr(part, "engine", None) == "vllm" for part in parts)
 
 
+def with_gpu_memory(reward: RewardSpec, share: float) -> RewardSpec:
+    """The same, but models that run on vLLM and do not say otherwise take that share of a GPU."""
+    if reward.kind == "combine":
+        members = tuple(
+            one.model_copy(update={"reward": with_gpu_memory(one.reward, share)})
+            for one in reward.members
+        )
+        return reward.model_copy(update={"members": members})
+    if (reward.kind == "model" or reward.kind == "pairwise") and reward.engine == "vllm":
+        return reward.model_copy(update={"gpu_memory": reward.gpu_memory or share})
+    return reward
+
+
 def _gpus(config: RunConfig, there: int) -> int:
     """How many GPUs the workers share. Raises InputError for more than there are."""
     wanted = config.cluster.gpus
@@ -255,7 +268,7 @@ def _drawing_groups(
     models = sum(part.kind in ("model", "pairwise") for part in parts)
     if placement.reward and placement.reward[0].gpus:
         share = round(_REWARDS_ON_GPU / max(1, models), 2)
-        rewards = {name: one.with_gpu_memory(share) for name, one in rewards.items()}
+        rewards = {name: with_gpu_memory(one, share) for name, one in rewards.items()}
     builders = {name: partial(build_reward, spec) for name, spec in rewards.items()}
     stall = config.cluster.stall_timeout
     scoring = partial(

@@ -71,11 +71,6 @@ class _Spec(BaseModel):
         """The same with absolute paths, since workers have a working directory of their own."""
         return self
 
-    def with_gpu_memory(self, share: float) -> Self:
-        """The same, but models that run on vLLM and do not say otherwise take that share."""
-        del share
-        return self
-
     def lenient(self) -> Self:
         """The same, but numbers that are not finite are missing scores; a combination as it is."""
         if "non_finite" not in type(self).model_fields:
@@ -149,11 +144,6 @@ class _LoadedSpec(_Spec):
 
     def absolute(self) -> Self:
         return self.model_copy(update={"model": local_path(self.model)})
-
-    def with_gpu_memory(self, share: float) -> Self:
-        if self.engine != "vllm" or self.gpu_memory is not None:
-            return self
-        return self.model_copy(update={"gpu_memory": share})
 
 
 class _ReadSpec(_Spec):
@@ -238,13 +228,6 @@ class CombineSpec(_Spec):
     def absolute(self) -> Self:
         members = tuple(member.absolute() for member in self.members)
         return self.model_copy(update={"members": members, "debias": _absolute_files(self.debias)})
-
-    def with_gpu_memory(self, share: float) -> Self:
-        members = tuple(
-            one.model_copy(update={"reward": one.reward.with_gpu_memory(share)})
-            for one in self.members
-        )
-        return self.model_copy(update={"members": members})
 
 
 class RemoteSpec(_ReadSpec):

@@ -89,12 +89,11 @@ def place(
         )
     threads = max(1, cores // max(wanted, 1))
     if mode == "separate" or (mode == "auto" and wanted <= gpus):
-        rewards_begin = rollout_workers
-        trainers_begin = rewards_begin + rewards_on_gpu
         beside = (Resources(threads=threads),) * reward_workers
+        trainers_begin = rollout_workers + rewards_on_gpu
         return Placement(
             rollout=_own(0, rollout_workers, threads, tensor_parallel),
-            reward=_own(rewards_begin, rewards_on_gpu, threads) if reward_on_gpu else beside,
+            reward=_own(rollout_workers, rewards_on_gpu, threads) if reward_on_gpu else beside,
             trainer=_own(trainers_begin, trainer_workers, threads),
             colocated=False,
             summary=f"{wanted} of {gpus} GPUs, each worker on its own",
@@ -105,15 +104,8 @@ def place(
             f"vllm keeps its memory, and the workers would take turns on {gpus} GPU(s)",
             f"use engine: transformers, or {wanted} GPUs and placement: separate",
         )
-    return _colocated(
-        gpus,
-        threads,
-        rollout_workers,
-        reward_workers,
-        trainer_workers,
-        tensor_parallel,
-        reward_on_gpu,
-    )
+    counts = (rollout_workers, reward_workers, trainer_workers)
+    return _colocated(gpus, threads, *counts, tensor_parallel, reward_on_gpu)
 
 
 def _on_cpu(cores: int, rollout: int, reward: int, trainer: int) -> Placement:

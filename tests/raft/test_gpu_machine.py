@@ -12,9 +12,9 @@ import toy_runs
 
 import raft.runs.check
 import raft.workers.inline_executor
-from raft.assemble import place_workers
+from raft.assemble import place_workers, with_gpu_memory
 from raft.loop import run
-from raft.runs.check import check_run
+from raft.runs.check import _check_gpus
 from raft.updates.toy import ToyTrainer
 from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor
@@ -154,21 +154,20 @@ def test_rewards_on_vllm_that_cannot_fit_are_refused_by_the_config(
 
 
 @pytest.mark.usefixtures("gpus")
-def test_what_does_not_fit_is_refused_before_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rewards.spec.check_model", lambda *_, **__: None)
-    config = toy_runs.config(tmp_path, reward=ON_VLLM, cluster={"address": "local", "gpus": 2})
+def test_what_does_not_fit_is_refused_before_the_start(tmp_path: Path) -> None:
+    cluster = {"address": "local", "gpus": 2}
     with pytest.raises(InputError, match=r"reward\.engine: .* take turns on 2 GPU"):
-        check_run(config)
-    check_run(toy_runs.config(tmp_path, reward=ON_VLLM, cluster={"address": "local", "gpus": 3}))
+        _check_gpus(toy_runs.config(tmp_path, reward=ON_VLLM, cluster=cluster))
+    cluster["gpus"] = 3
+    _check_gpus(toy_runs.config(tmp_path, reward=ON_VLLM, cluster=cluster))
 
 
 def test_models_on_vllm_share_a_gpu() -> None:
     both = {"kind": "combine", "members": [VLLM, {**VLLM, "gpu_memory": 0.2}]}
-    combined: Any = read_reward(both, "reward").with_gpu_memory(0.4)
+    combined: Any = with_gpu_memory(read_reward(both, "reward"), 0.4)
     assert [member.reward.gpu_memory for member in combined.members] == [0.4, 0.2]
-    plain: Any = read_reward({"kind": "model", "model": "a/model"}, "reward").with_gpu_memory(0.4)
+    plain: Any = read_reward({"kind": "model", "model": "a/model"}, "reward")
+    plain = with_gpu_memory(plain, 0.4)
     assert plain.gpu_memory is None
 
 

@@ -18,7 +18,7 @@ import cluster_parts
 import pytest
 from cluster_parts import Part, TellingRewardWorker
 
-from raft.workers import ray_executor
+from raft.workers import ray_cluster
 from raft.workers.executors import Resources
 from raft.workers.ray_executor import RayExecutor
 from rewards.build import build_reward
@@ -163,7 +163,7 @@ def test_a_full_folder_of_rays_is_told_before_anything_starts(
 def test_what_listens_there_and_is_no_cluster(
     answer: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_executor, "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(ray_cluster, "_CONNECT_SECONDS", 0.5)
     with socket.create_server(("", 0)) as server:
 
         def serve() -> None:

@@ -154,7 +154,7 @@ def test_a_full_folder_of_rays_is_told_before_anything_starts(
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     full = os.statvfs(tmp_path)
     full = os.statvfs_result((*full[:3], 1, 1, *full[5:]))
-    monkeypatch.setattr(ray_executor.os, "statvfs", lambda _: full)
+    monkeypatch.setattr(ray_cluster.os, "statvfs", lambda _: full)
     with pytest.raises(InputError, match=r"no space left.*RAY_TMPDIR"):
         RayExecutor()
 

@@ -17,7 +17,7 @@ from rollout.data.bad_rows import BadRows
 from rollout.seeds import derive_seed
 from rollout.text.printable import one_line
 from rollout.text.templates import Tokenizer, encode_prompts
-from rollout.types import InputError, Prompt
+from rollout.types import Completion, Group, InputError, Prompt
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
@@ -83,9 +83,11 @@ def encode_texts(config: RunConfig, texts: Texts) -> tuple[list[Prompt], list[Pr
     Raises:
         InputError: lengths; or too few prompts for what the config asks.
     """
-    prompts = _encode(config, texts.prompts)
+    prompts = _readable(config, _encode(config, texts.prompts), config.prompts.path)
     if texts.held_out is not None:
-        training, held_out = _without(prompts, texts.held_out), _encode(config, texts.held_out)
+        held_out = _encode(config, texts.held_out)
+        held_out = _readable(config, held_out, str(config.eval.prompts))
+        training = _without(prompts, texts.held_out)
     else:
         assert isinstance(config.eval.prompts, int), "no file of held-out prompts was read"
         training, held_out = _hold_out(config, prompts, config.eval.prompts)
@@ -161,6 +163,36 @@ def _encode(config: RunConfig, prompts: list[Prompt], bad: BadRows | None = None
     if len(bad.reasons) > known:
         log.warning("%s: %s", config.prompts.path, bad.line())
     return encoded
+
+
+def _readable(config: RunConfig, prompts: list[Prompt], path: str) -> list[Prompt]:
+    """Those that the run's rewards read, as far as their tokenizers tell: the others are bad rows.
+
+    One question is read by all. Raises InputError for the first one that is not to be skipped.
+    """
+    dialogues = [prompt for prompt in prompts if not _is_question(prompt)]
+    if not dialogues:
+        return prompts
+    from rewards.scoring.reading import Reading
+
+    readings = [Reading(spec, length=False, local=True) for spec in config.rewards().values()]
+    bad = BadRows(config.prompts.on_bad_row)
+    for prompt in dialogues:
+        where = f"{path}: prompt {prompt.id!r}"
+        try:
+            for reading in readings:
+                reading.check_groups([Group(prompt, (Completion("a"), Completion("b")), 0)], where)
+        except InputError as error:
+            bad.take(prompt.id, where, error)
+    bad.warn(path, log)
+    return [prompt for prompt in prompts if prompt.id not in bad.reasons]
+
+
+def _is_question(prompt: Prompt) -> bool:
+    content = prompt.content
+    return isinstance(content, str) or (
+        len(content) == 1 and content[0]["role"] == "user" and len(content[0]) == 2
+    )
 
 
 def _hold_out(

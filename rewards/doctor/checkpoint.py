@@ -198,6 +198,9 @@ def check_family(path: str | Path, folder: Path, kind: Family | None) -> Iterato
         return
     yield ok("family", f"{FAMILIES[family]}, {_why(path, folder, kind, family)}")
     yield from _published(path, family)
+    if read_config(folder).get("score_type") == "cost":
+        problem = "a cost model (score_type in its config): a higher score is worse"
+        yield note("score", problem, "give it a weight of -1 in a combination")
 
 
 def _why(path: str | Path, folder: Path, kind: Family | None, family: Family) -> str:

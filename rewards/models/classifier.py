@@ -78,6 +78,8 @@ def load_classifier(
         engine = TransformersEngine(backbone, head, settings.batch_tokens)
     reward = ModelReward(encoder, engine, name=name, kind=family, non_finite=settings.non_finite)
     log.info("loaded reward model: %s", reward.describe())
+    if read_config(folder).get("score_type") == "cost":  # Beaver's
+        log.warning("%s is a cost model (score_type): a higher score is worse", name)
     return reward
 
 

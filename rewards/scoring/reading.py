@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 from rewards.spec import JudgeSpec, ModelSpec, PairwiseSpec, RemoteSpec, RewardSpec
@@ -31,27 +32,38 @@ class Reading:
     roles, judges all but user and assistant in turn. With `length` also whether something of each
     response is left within `max_length`, of a judge whether any two fit.
 
-    A server that is sent messages reads them itself, and is not asked.
+    A server that is sent messages reads them itself, and is not asked; with `local`, nor is what
+    would have to be downloaded.
     """
 
-    def __init__(self, reward: RewardSpec | JudgeSpec, *, length: bool) -> None:
+    def __init__(
+        self, reward: RewardSpec | JudgeSpec, *, length: bool, local: bool = False
+    ) -> None:
         self._reward = reward
         self._length = length
+        self._local = local
 
     def check(self, row: Readable) -> None:
         """Raises InputError that begins with the row's place."""
+        self.check_groups(row.groups, row.where)
+
+    def check_groups(self, groups: Sequence[Group], where: str) -> None:
+        """Raises InputError that begins with `where`."""
         for check in self._checks:
-            for group in row.groups:
+            for group in groups:
                 try:
                     check(group)
                 except (InputError, RewardError) as error:
-                    raise InputError(row.where, error) from error
+                    raise InputError(where, error) from error
 
     @cached_property
     def _checks(self) -> list[_Check]:
         return [check for part in self._reward.parts() for check in self._of(part)]
 
     def _of(self, part: RewardSpec) -> Iterator[_Check]:
+        files = getattr(part, "tokenizer" if isinstance(part, RemoteSpec) else "model", None)
+        if self._local and not (files and Path(files).expanduser().is_dir()):
+            return
         if isinstance(part, ModelSpec):
             from rewards.models.load import load_encoder
 

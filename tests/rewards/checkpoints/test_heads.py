@@ -129,6 +129,16 @@ def test_ultrarm_and_beaver_read_the_text_they_were_trained_on(tmp_path, referen
     assert load_reward(templated).encoder.format == "chat"
 
 
+def test_a_cost_model_is_told(tmp_path, caplog, capsys) -> None:
+    head, config = MARKED["beaver"]
+    folder = layouts.renamed(layouts.base(tmp_path, None), head, **config, score_type="cost")
+    load_reward(folder)
+    assert "a higher score is worse" in caplog.text
+    capsys.readouterr()
+    main(["doctor", "--reward", str(folder), "--quiet"])
+    assert says(capsys.readouterr().out, "a cost model a higher score is worse")
+
+
 def test_deepspeed_chat(tmp_path, reference) -> None:
     folder = layouts.base(tmp_path)
     tensors = tiny.tensors_of(folder)

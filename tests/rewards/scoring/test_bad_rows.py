@@ -15,8 +15,10 @@ from wording import refusal, says
 import rewards.judges.load
 import rewards.models.load
 from raft.cli.main import main
+from raft.runs.prompts import encode_texts, read_texts
 from rewards.data.read import read_pairs
 from rollout.data.scored_files import read_scores
+from rollout.errors import InputError
 
 tiny: Any = importlib.import_module("tiny_rewards")
 judges: Any = importlib.import_module("tiny_judges")
@@ -404,3 +406,26 @@ def test_an_evaluation_finds_what_a_template_refuses_before_loading(
     assert (found["data"]["skipped"], found["data"]["pairs"]) == (1, 4)
     # both are measured on the same pairs
     assert [one["failed_rows"] for one in found["models"].values()] == [0, 0]
+
+
+def test_prompts_that_the_reward_of_a_run_refuses_are_bad_rows(tmp_path: Path) -> None:
+    refuses = REFUSES.replace("'system'", "'assistant' and 'secret' in m['content']")
+    model = tiny.checkpoint(tmp_path / "model", "llama", tiny.tokenizer(chat_template=refuses))
+    rows = [
+        {"id": f"p{k}", "prompt": [*tiny.chat("hi", "a secret" if k == 7 else f"{k}"), *HELLO]}
+        for k in range(30)
+    ]
+    toy_runs.write_rows(tmp_path / "dialogues.jsonl", rows)
+    prompts = {"path": str(tmp_path / "dialogues.jsonl")}
+    reward = {"kind": "model", "model": str(model), "function": None, "arguments": None}
+
+    def prepared(**more: Any) -> set[str]:
+        config = toy_runs.config(
+            tmp_path, reward=reward, policy={"template": "hh"}, prompts=prompts | more
+        )
+        training, held_out = encode_texts(config, read_texts(config))
+        return {one.id for one in (*training, *held_out)}
+
+    with pytest.raises(InputError, match=r"prompt 'p7'.*System role not supported"):
+        prepared()
+    assert prepared(on_bad_row="skip") == {row["id"] for row in rows} - {"p7"}

@@ -123,6 +123,8 @@ def _as_published(
         log.info('%s: format="beaver", eos="single", as safe-rlhf trains', name)
         ends: Eos = "none" if tokenizer.eos_token_id is None else "single"
         settings = replace(settings, format="beaver", eos=settings.eos or ends)
+    elif bare and architecture == "EurusRewardModel":
+        log.warning("%s: its card reads the chat template of Mistral-7B-Instruct-v0.2", name)
     if stem == "regression_head":  # UltraRM and Eurus, whose cards add nothing
         settings = replace(settings, eos=settings.eos or own_eos(tokenizer))
     return settings

@@ -1,18 +1,25 @@
-"""Draw and score one list of prompts, the scoring running beside the drawing."""
+"""Draw and score one list of prompts, the scoring running beside the drawing.
+
+With `adaptive` sampling that is done in waves: what the scores of one say decides who has another.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups
 from raft.workers.reward import GroupScores, RewardWorkers
 from rollout.progress import Progress
 from rollout.seeds import derive_seed
-from rollout.storage.rollout_store import RolloutStore
+from rollout.storage.rollout_store import RolloutStore, part_key
 from rollout.types import Group, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from raft.adaptive import Adaptive
 
 # a request costs an engine a few kilobytes before it is begun; draining a part costs it little
 _SAMPLES_AT_A_TIME = 65_536
@@ -52,47 +59,82 @@ def collect(
     *,
     names: Sequence[str],
     title: str,
+    adaptive: Adaptive | None = None,
 ) -> Collected:
     """Fill `store`; whatever it holds already is not drawn or scored again.
 
     Args:
         names: the rewards that score; without any, nothing is scored.
         title: of the progress bar.
+        adaptive: draw in waves, as the scores of reward "reward" ask for it; `sampling.k` is then
+            the most samples of a prompt on average.
     """
     workers.reward.begin_stage()
     if store.complete:
         store.drop_leftovers()
         return Collected(reused=len(prompts))
-    start = time.monotonic()
     busy = workers.reward.busy_seconds
-    scoring = _Scoring(workers.reward, store, names)
-    undrawn = store.undrawn()
-    tokens = 0
-    with Progress(title, total=len(prompts), done=len(prompts) - len(undrawn)) as progress:
-        try:
-            for parcel in _drawn(workers, undrawn, sampling, seed, scoring.poll):
-                for group in parcel:  # all are stored before one is scored: scoring may fail
-                    store.add_samples(group)
-                    tokens += sum(len(c.token_ids) for c in group.completions)
-                    progress.advance()
-                for group in parcel:
-                    scoring.add(group)
-        except BaseException:
-            for parcel in workers.rollout.rest():
-                for group in parcel:
-                    store.add_samples(group)
-            raise
-        generated = time.monotonic()
-        scoring.finish()
-    scored_at = time.monotonic()
+    done = len(prompts) - len(store.undrawn())
+    stages: list[Collected] = []
+    with Progress(title, total=len(prompts), done=done) as progress:
+        for wave in _waves(store, prompts, sampling, adaptive):
+            stages.append(_collect_wave(workers, store, wave, seed, names, progress))
+            progress = None  # which counts prompts
     store.finish()
     return Collected(
-        reused=len(prompts) - len(undrawn),
-        tokens=tokens,
-        generate=generated - start,
-        score=scored_at - generated,
+        reused=done,
+        tokens=sum(stage.tokens for stage in stages),
+        generate=sum(stage.generate for stage in stages),
+        score=sum(stage.score for stage in stages),
         score_busy=workers.reward.busy_seconds - busy,
     )
+
+
+def _waves(
+    store: RolloutStore, prompts: Sequence[Prompt], sampling: Sampling, adaptive: Adaptive | None
+) -> Iterator[Sampling]:
+    """How the samples are drawn that `store` wants next: all at once, or a wave at a time."""
+    if adaptive is None:
+        yield sampling
+        return
+    from raft.adaptive import next_wave
+
+    yield replace(sampling, k=adaptive.first)
+    while len((wave := next_wave(scores := store.scores(), adaptive, sampling.k)).rows):
+        store.extend([replace(prompts[row], drawn=len(scores[row])) for row in wave.rows])
+        yield replace(sampling, k=wave.size)
+
+
+def _collect_wave(
+    workers: WorkerGroups,
+    store: RolloutStore,
+    sampling: Sampling,
+    seed: int,
+    names: Sequence[str],
+    progress: Progress | None,
+) -> Collected:
+    """Draw and score what `store` wants and has not."""
+    start = time.monotonic()
+    scoring = _Scoring(workers.reward, store, names)
+    tokens = 0
+    try:
+        for parcel in _drawn(workers, store.undrawn(), sampling, seed, scoring.poll):
+            for group in parcel:  # all are stored before one is scored: scoring may fail
+                store.add_samples(group)
+                tokens += sum(len(c.token_ids) for c in group.completions)
+                if progress is not None:
+                    progress.advance()
+            for group in parcel:
+                scoring.add(group)
+    except BaseException:
+        for parcel in workers.rollout.rest():
+            for group in parcel:
+                store.add_samples(group)
+        raise
+    generated = time.monotonic()
+    scoring.finish()
+    seconds = time.monotonic() - generated
+    return Collected(reused=0, tokens=tokens, generate=generated - start, score=seconds)
 
 
 def _drawn(
@@ -130,10 +172,10 @@ class _Scoring:
 
     def add(self, group: Group) -> None:
         if not self._names:
-            self._store.add_scores(group.prompt.id, {})
+            self._store.add_scores(part_key(group.prompt), {})
             return
         if self._waiting or not self._workers.has_room:
-            self._waiting.append(group.prompt.id)
+            self._waiting.append(part_key(group.prompt))
         else:
             self._workers.submit(group, self._names)
         self._advance()
@@ -159,4 +201,4 @@ class _Scoring:
 
     def _store_all(self, scored: Iterable[tuple[Group, GroupScores]]) -> None:
         for group, found in scored:
-            self._store.add_scores(group.prompt.id, found.scores, found.comparisons)
+            self._store.add_scores(part_key(group.prompt), found.scores, found.comparisons)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raft.selection import best_of_k
+from raft.selection import best_of_k, padded
 from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
 from rollout.data.samples import REWARD, SampleRow, Scores
 from rollout.types import Prompt
 
 if TYPE_CHECKING:
+    from raft.config.sampling import SamplingConfig
     from rewards.spec import RewardSpec
 
 __all__ = ["by_judge", "compare", "judge_metrics", "summarize", "with_references"]
@@ -28,12 +29,17 @@ _GOLD = "gold_scores"
 
 
 def summarize(
-    rows: Iterable[SampleRow], prefix: str, without_means: Sequence[str] = ()
+    rows: Iterable[SampleRow],
+    prefix: str,
+    without_means: Sequence[str] = (),
+    sampling: SamplingConfig | None = None,
 ) -> dict[str, float | int]:
     """Reward, gold, best of K, length and diversity of stored rollouts, under `prefix/…` keys.
 
     Means are over prompts with half widths of 95 % intervals; what cannot be known is left out, and
     so are the means of the columns `without_means`: tournament scores say nothing on average.
+    Where `sampling` is adaptive, means are of the first wave alone: who has further samples depends
+    on those before, so that the mean of all is not the policy's.
     """
     rewards: list[Scores] = []
     golds: list[Scores] = []
@@ -49,12 +55,17 @@ def summarize(
             for counter in distinct:
                 counter.add(text)
     found: dict[str, float | int] = {}
+    first = None
+    if sampling is not None and sampling.adaptive is not None:
+        first, drawn = sampling.adaptive.first, sum(map(len, rewards))
+        found[f"{prefix}/samples"] = drawn
+        found[f"{prefix}/samples_saved"] = 1 - drawn / (sampling.k * len(rewards))
     if REWARD not in without_means:
-        found |= _of_scores(rewards, prefix, "reward")
-        found[f"{prefix}/best_of_k"] = best_of_k_mean(_array(rewards))
+        found |= _of_scores([row[:first] for row in rewards], prefix, "reward")
+        found[f"{prefix}/best_of_k"] = best_of_k_mean(padded(rewards))
     if any(golds) and _GOLD not in without_means:
-        found |= _of_scores(golds, prefix, "gold")
-    found |= _of_selection(_array(rewards), golds, without_means, prefix)
+        found |= _of_scores([row[:first] for row in golds], prefix, "gold")
+    found |= _of_selection(padded(rewards), golds, without_means, prefix)
     found[f"{prefix}/length_mean"] = float(np.mean(lengths))
     found[f"{prefix}/truncated_share"] = float(np.mean(truncated))
     for n, counter in enumerate(distinct, start=1):
@@ -87,7 +98,7 @@ def _of_selection(
     }
     columns = {} if REWARD in without_means else {"selection_gain": reward_PK}
     if any(golds) and _GOLD not in without_means:
-        gold_PK = np.where(finite_PK, _array(golds)[rows_P], np.nan)
+        gold_PK = np.where(finite_PK, padded(golds)[rows_P], np.nan)
         columns["gold_selection_gain"] = gold_PK
         hit_PK = gold_PK == np.where(np.isfinite(gold_PK), gold_PK, -np.inf).max(axis=1)[:, None]
         known_P = np.isfinite(gold_PK[chosen_P])
@@ -121,9 +132,9 @@ def compare(
             raise ValueError(f"prompts {row.id} and {other.id} cannot be compared")
         for name, key in (("eval/win_rate", REWARD), ("eval/gold_win_rate", _GOLD)):
             if key in judged:
-                shares[name].append(_mean_of_finite(_array([row.scores[key]])[0]))
+                shares[name].append(_mean_of_finite(padded([row.scores[key]])[0]))
             elif key in row.scores and key in other.scores:
-                ours_K, theirs_J = _array([row.scores[key]])[0], _array([other.scores[key]])[0]
+                ours_K, theirs_J = padded([row.scores[key]])[0], padded([other.scores[key]])[0]
                 shares[name].append(_share_won(ours_K, theirs_J))
     found: dict[str, float] = {}
     for name, values in shares.items():
@@ -145,17 +156,13 @@ def _share_won(scores_K: np.ndarray, others_J: np.ndarray) -> float:
 
 
 def _of_scores(scores: list[Scores], prefix: str, name: str) -> dict[str, float | int]:
-    array_PK = _array(scores)
-    mean, half_width = clustered_mean_ci95(array_PK)
+    scores_PK = padded(scores)
+    mean, half_width = clustered_mean_ci95(scores_PK)
     return {
         f"{prefix}/{name}_mean": mean,
         f"{prefix}/{name}_ci95": half_width,
-        f"{prefix}/{name}_missing": int((~np.isfinite(array_PK)).sum()),
+        f"{prefix}/{name}_missing": sum(map(len, scores)) - int(np.isfinite(scores_PK).sum()),
     }
-
-
-def _array(scores: list[Scores]) -> np.ndarray:
-    return np.array(scores, dtype=np.float64)  # None becomes NaN
 
 
 def by_judge(reward: RewardSpec, gold: RewardSpec | None, *, alone: bool = True) -> tuple[str, ...]:

@@ -130,6 +130,7 @@ def improve(run: Run, iteration: int) -> None:
         derive_seed(config.seed, "rollout", iteration),
         names=["reward"],
         title=f"iteration {iteration}: rollouts",
+        adaptive=config.sampling.adaptive,
     )
     selected = home / "selected.jsonl"
     with watch("select"):
@@ -143,7 +144,7 @@ def improve(run: Run, iteration: int) -> None:
         sync(run.config, run.folder, run.workers, run.held_out, iteration)
     judged = by_judge(config.reward, config.gold, alone=False)
     row = {
-        **summarize(store.rows(), "rollout", without_means=judged),
+        **summarize(store.rows(), "rollout", without_means=judged, sampling=config.sampling),
         **judge_metrics(run.workers.reward.reports, "rollout"),
         **kept,
         **trained,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.filters import Filters, mask_unselectable
-from raft.selection import PAIRED, select
+from raft.selection import PAIRED, padded, select
 from rollout.data.jsonl import Damage, is_finite_number, is_object, json_kind, read_jsonl
 from rollout.data.samples import REWARD, SampleRow, Scores, ids_column, prompt_column
 from rollout.seeds import derive_seed
@@ -234,7 +234,7 @@ def _selectable(rows: Rows, filters: Filters) -> tuple[np.ndarray, dict[str, int
         masked.append(scores_K)
         for key, count in counts.items():
             total[key] += count
-    return np.array(masked), dict(total)
+    return padded(masked), dict(total)
 
 
 def _selected(

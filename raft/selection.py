@@ -13,7 +13,7 @@ best-of-Poisson (Khalaf et al. 2025, arXiv 2506.19248).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -244,6 +244,16 @@ def as_scores(scores_PK: ArrayLike) -> Scores:
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(f"scores must be (P, K) with K >= 1, and are {array.shape}")
     return array
+
+
+def padded(rows: Sequence[Sequence[float | None] | Scores]) -> Scores:
+    """(P, K) of rows of unequal lengths, K that of the longest; NaN is where a row has ended, and
+    where it has None."""
+    arrays = [np.asarray(row, dtype=np.float64) for row in rows]
+    found_PK = np.full((len(arrays), max(map(len, arrays), default=0)), np.nan)
+    for number, row in enumerate(arrays):
+        found_PK[number, : len(row)] = row
+    return found_PK
 
 
 def _ranks(scores_PK: Scores) -> Indices:

@@ -62,13 +62,15 @@ class Prompt:
     `content` is plain text that the policy continues, or a list of messages that it answers; the
     last of them may be the beginning of an assistant's message, which it continues.
     `token_ids` is what the engine sees (filled in by `rollout.text.templates`). `fields` are the
-    other columns of the row (a reference answer, say), handed on to reward functions.
+    other columns of the row (a reference answer, say), handed on to reward functions. `drawn` is
+    how many responses there are already: an engine goes on with the next.
     """
 
     id: str
     content: str | tuple[Message, ...]
     fields: dict[str, Any] = field(default_factory=dict[str, Any])
     token_ids: tuple[int, ...] = ()
+    drawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

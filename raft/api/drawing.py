@@ -141,7 +141,7 @@ def best_of_n(
     out = outputs(stem, file.name, folder=None if out_dir is None else str(out_dir))
     wanted = {"method": method, "tie": tie, "budget": budget, "seed": drawing.get("seed")}
     selection, rewards = _rewards(reward, judge, gold, wanted)
-    rows = _Rows(split="train", columns={})
+    rows, first = _Rows(split="train", columns={}), None
     if policy is None:
         _check_stored(file.name, drawing, rewards)
         pool = Path(file.name).expanduser()
@@ -149,7 +149,8 @@ def best_of_n(
     else:
         _check_drawn(score_column or gold_column, rewards, selection)
         n = n or DEFAULT_N
-        pool = _drawn(file.name, policy, n, out, selection, rewards, restart, drawing)
+        pool, first = _drawn(file.name, policy, n, out, selection, rewards, restart, drawing)
+        n = n if first is None else None  # else all of a prompt's responses compete
     how = _How(n=n, restart=restart, on_bad_row=drawing.get("on_bad_row", "stop"))
     judged = Judged()
     if selection is not None:
@@ -159,7 +160,7 @@ def best_of_n(
     found = best_of_pool(
         pool, out, by=score_column or "scores", gold=gold_column, judged=judged,
         seed=drawing.get("seed", 0), drawn=policy is not None or selection is not None,
-        **how, **rows,
+        first=first, **how, **rows,
     )  # fmt: skip
     return BestOfNResult(found, file)
 
@@ -203,12 +204,14 @@ def _drawn(
     rewards: Mapping[str, RewardSpec],
     restart: bool,
     drawing: Drawing,
-) -> Path:
+) -> tuple[Path, int | None]:
+    """The pool, and how many responses its first wave has where it is drawn in waves."""
     # one more, with which the others are compared, takes no part in the selection
     config = _config("bon", file, policy, n + (selection is not None), drawing)
     path = pool_path(str(out.pool), file, "pool")
     draw_pool(config, path, rewards=rewards, restart=restart)
-    return path
+    adaptive = config.sampling.adaptive
+    return path, None if adaptive is None else adaptive.first
 
 
 def _check_drawn(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
 from raft.bon.estimate import Curve, CurveRow, Floats, Point, Series, best_of_n_curve
 from raft.bon.plot import draw_curve
-from raft.bon.pool import Columns, Pool, check_columns, read_pool
+from raft.bon.pool import Columns, Pool, Waves, check_columns, read_pool
 from rollout.data.bad_rows import BadRows, OnBadRow, Reason
 from rollout.data.jsonl import encode_rows
 from rollout.data.scored_rows import RowReader, ScoreRow
@@ -58,8 +59,8 @@ class Peak(Point):
 class CurveFile(TypedDict):
     """What STEM.bon.json holds.
 
-    `missing` counts scores and prompts that could not take part, `best_responses` the rows of
-    STEM.best.jsonl; a peak is None where no mean is known.
+    `missing` counts scores and prompts that could not take part, `best_responses` rows of
+    STEM.best.jsonl; a peak is None where no mean is known, `waves` where all was drawn at once.
     """
 
     pool: str
@@ -76,6 +77,7 @@ class CurveFile(TypedDict):
     interval: str
     curve: list[CurveRow]
     peak: dict[str, Peak | None]
+    waves: NotRequired[Waves | None]
     skipped: int
     skipped_reasons: dict[str, Reason]
 
@@ -130,6 +132,7 @@ def best_of_n(
     judged: Judged | None = None,
     seed: int = 0,
     drawn: bool = False,
+    first: int | None = None,
     restart: bool = False,
     on_bad_row: OnBadRow = "stop",
     split: str = "train",
@@ -138,12 +141,11 @@ def best_of_n(
     """Write `out` from a stored pool, rows of `responses` and their scores, without a model.
 
     Args:
-        by: the column that selects.
+        by: the column that selects; judged: how a judge took part in the scores.
         gold: the column measured beside it; default: `gold_scores` where the pool has it.
         n: how many responses compete, the first n of each prompt; default: all. The curve has
             every size up to n and is estimated from the whole pool.
-        judged: how a judge selected and measured, where one did.
-        seed: seed of the bootstrap.
+        seed: of the bootstrap; first: responses of the first wave of a pool drawn in waves.
         drawn: this command made the pool, which may be made anew where its file was deleted.
         restart: replace files of unknown origin, or made under other settings.
         on_bad_row: "skip" leaves rows out that cannot be read or have no such scores.
@@ -158,11 +160,10 @@ def best_of_n(
     )
     judged = judged or Judged()
     settings = {"by": by, "gold": gold, "n": n, "seed": seed, "judged": asdict(judged)}
-    settings |= _what_is_read(reader)
+    settings |= {"first": first} | _what_is_read(reader)
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
-    for path in out.all:
-        for one in reader.source.files:
-            refuse_input(path, one)
+    for path, one in product(out.all, reader.source.files):
+        refuse_input(path, one)
     free = ("pool",) if drawn else ()
     with OutputFiles(out.all, settings, free=free, restart=restart, option="--out-dir") as output:
         if output.complete:
@@ -170,11 +171,12 @@ def best_of_n(
             return cast(Result, {**output.record, "out": names})
         output.begin()
         pool, best = _read(reader, _columns(reader, by, gold), n, out.best)
-        n = n or pool.largest
-        scores_PN, gold_PN = pool.scores_PN, pool.gold_PN
+        n = first or n or pool.largest
+        scores_PN, gold_PN = pool.arrays(first)
         ns = range(1, n + 1) if judged.ranks_all else sorted({1, n})
         curve = best_of_n_curve(scores_PN, ns, gold_PN, seed=seed)
         found = _result(file, pool, curve, judged, best, reader.bad)
+        found["waves"] = pool.in_waves() if first else None
         found["peak"] = _peaks(scores_PN, gold_PN, curve, judged, seed)
         draw_curve(curve, _titles(pool.columns, judged), out.picture)
         write_json(out.curve, found)
@@ -323,6 +325,9 @@ def as_table(found: CurveFile) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in (head, *body)
     ]
+    if waves := found.get("waves"):
+        best = ", ".join(f"{n} {_cell(waves[n])}" for n in ("proxy", "gold") if n in waves)
+        lines.append(f"in waves, {waves['responses']:.4g} to a prompt on average: best {best}")
     peak = found["peak"].get("gold")
     if peak is not None and peak["over_optimized"]:
         among = "" if peak["prompts"] == found["prompts"] else f" of {peak['prompts']} prompts"

@@ -70,6 +70,14 @@ def draw_pool(
         RewardError: a reward that cannot be computed.
     """
     rewards = rewards or {}
+    if config.sampling.adaptive is not None:
+        if "reward" not in rewards:
+            raise InputError(
+                "sampling.adaptive",
+                "waves go by the scores of a reward, and there is none here",
+                "use `raft bon --reward M`, or leave it out",
+            )
+        config.sampling.check_waves(rewards["reward"])
     bad = BadRows(config.prompts.on_bad_row)
     prompts = [_plain(prompt) for prompt in load_all_prompts(config, bad)]
     folder, name = path.parent, path.stem
@@ -84,6 +92,8 @@ def draw_pool(
         spent = None if store.complete else _collect(config, store, prompts, rewards)
         store.drop_leftovers()
         responses = len(prompts) * config.sampling.k
+        if config.sampling.adaptive is not None:
+            responses = sum(len(row.responses) for row in store.rows())
         record = {"out": str(path), "rows": len(prompts), "responses": responses, **bad.summary()}
         output.finish(record)
     return {**record, **_speed(spent, len(prompts))}
@@ -115,6 +125,7 @@ def _collect(
             derive_seed(config.seed, "sample"),
             names=workers.reward.names,
             title="drawing",
+            adaptive=config.sampling.adaptive,
         )
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from raft.bon.estimate import Floats
-from raft.selection import best_of_k
+from raft.bon.estimate import Floats, Point, estimate
+from raft.selection import best_of_k, padded
+from rewards.evaluation.stats import mean_ci95
 from rollout.data.forms import column
 from rollout.data.jsonl import is_finite_number, is_list
 from rollout.data.samples import check_scores
 from rollout.data.scored_rows import ScoreRow
 from rollout.errors import InputError
 
-__all__ = ["Columns", "Pool", "check_columns", "read_pool"]
+__all__ = ["Columns", "Pool", "Waves", "check_columns", "read_pool"]
 
 # columns of one entry per response, and what the chosen one's is called
 _BESIDE = {"finish_reasons": "finish_reason", "seeds": "seed", "token_ids": "token_ids"}
@@ -28,6 +30,14 @@ class Columns:
 
     by: str = "scores"
     gold: str | None = None
+
+
+class Waves(TypedDict):
+    """Of a pool drawn in waves: responses to a prompt, and the means of the best one of each."""
+
+    responses: float
+    proxy: Point
+    gold: NotRequired[Point]
 
 
 @dataclass(slots=True)
@@ -45,11 +55,31 @@ class Pool:
 
     @property
     def scores_PN(self) -> Floats:
-        return _padded(self.score_rows, self.largest)
+        return padded(self.score_rows)
 
     @property
     def gold_PN(self) -> Floats | None:
-        return _padded(self.gold_rows, self.largest) if self.columns.gold else None
+        return padded(self.gold_rows) if self.columns.gold else None
+
+    def arrays(self, first: int | None) -> tuple[Floats, Floats | None]:
+        """(P, first): the scores of each prompt's first responses, and gold; of all for None.
+
+        A curve of a pool that was drawn in waves is of the first one: who has further responses
+        depends on these.
+        """
+        gold_PN = self.gold_PN
+        return self.scores_PN[:, :first], None if gold_PN is None else gold_PN[:, :first]
+
+    def in_waves(self) -> Waves:
+        """What the best of all responses to each prompt are worth, however many it has."""
+        scores_PN, gold_PN = self.scores_PN, self.gold_PN
+        best_P = best_of_k(scores_PN)
+        at = np.flatnonzero(best_P >= 0), best_P[best_P >= 0]
+        found: Waves = {
+            "responses": float(np.mean(self.responses_P)),
+            "proxy": _point(scores_PN[at]),
+        }
+        return found if gold_PN is None else {**found, "gold": _point(gold_PN[at])}
 
     def missing(self, n: int) -> dict[str, int]:
         """What could not take part, counted."""
@@ -162,8 +192,6 @@ def _number(value: object) -> int | float | None:
     return value if is_finite_number(value) else None
 
 
-def _padded(rows: list[Floats], width: int) -> Floats:
-    found_PN = np.full((len(rows), width), np.nan)
-    for number, row_N in enumerate(rows):
-        found_PN[number, : len(row_N)] = row_N
-    return found_PN
+def _point(values_P: Floats) -> Point:
+    mean, half = mean_ci95(values_P)
+    return {**estimate(mean, mean - half, mean + half), "prompts": int(np.isfinite(values_P).sum())}

@@ -10,16 +10,15 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raft.config.monitor import MonitorConfig
+from raft.config.sampling import SamplingConfig
 from raft.config.select import SelectConfig
 from raft.config.train import TrainConfig
 from raft.config.updates import own_strategy
 from raft.selection import check_strategy
 from rewards.spec import RewardSpec
 from rollout.data.jsonl import is_object
-from rollout.types import Sampling
 
 # a held-out response is also compared with the starting policy's: it costs near twice a draw
 _TRAINED_FOR_ONE = 7
@@ -77,22 +76,6 @@ class PromptsConfig(_Section):
     on_bad_row: Literal["stop", "skip"] = Field(
         default="stop", description="skip and count rows that are no prompts"
     )
-
-
-@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class SamplingConfig(Sampling):
-    """`Sampling` itself, checked when it is read."""
-
-    @model_validator(mode="after")
-    def _greedy_is_single(self) -> SamplingConfig:
-        if self.temperature == 0 and self.k > 1:
-            raise ValueError(f"temperature 0 draws the same response k={self.k} times; set k: 1")
-        if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens "
-                f"{self.max_new_tokens}; lower it"
-            )
-        return self
 
 
 class EvalConfig(_Section):
@@ -184,10 +167,10 @@ class RunConfig(_Section):
 
     @property
     def eval_sampling(self) -> SamplingConfig:
-        """As in training but for K and the temperature."""
+        """As in training but for K, which is fixed, and the temperature."""
         own = self.eval.temperature
         temperature = self.sampling.temperature if own is None else own
-        return replace(self.sampling, k=self.eval.k, temperature=temperature)
+        return replace(self.sampling, k=self.eval.k, temperature=temperature, adaptive=None)
 
     def evaluation_due(self, iteration: int, held_out: int) -> bool:
         """Whether the policy of `iteration` is evaluated, on `held_out` prompts: the first, the
@@ -208,7 +191,8 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _selector_and_update_fit(self) -> RunConfig:
-        check_strategy(self.select.strategy, self.sampling.k, **self.select.arguments())
+        self.sampling.check_waves(self.reward)
+        check_strategy(self.select.strategy, self.sampling.fewest, **self.select.arguments())
         self.train.update.check_strategy(self.select.strategy)
         if self.select.strategy == "all" and self.sampling.k < 2:
             raise ValueError(

@@ -37,7 +37,8 @@ class SelectionStats:
     Attributes:
         rule: None for the run's own selection.
         ids: ids of the prompts.
-        known_P: prompts with K samples or more; the sums of others are 0.
+        known_P: prompts with K samples or more (of the run's own selection: all); the sums of
+            others are 0.
         rows_P, prompts_P: number of selected rows; the share of draws with at least one.
         total, count: sum of each value over the selected rows, and how many of these have it.
         draws: number of subsets that the sums are means of; 0 for exact expectations.
@@ -105,7 +106,8 @@ class _Sums:
         self.k = k
         self._pool, self._rule = pool, rule
         self._values = {"score": pool.score_PN, **pool.values}
-        self._known_P = pool.drawn_PN.sum(axis=1) >= k
+        # the run's own selection was from what each prompt has
+        self._known_P = pool.drawn_PN.sum(axis=1) >= (1 if rule is None else k)
         self._kept = np.zeros((len(pool.ids), 2))
         self._total = {name: np.zeros(len(pool.ids)) for name in self._values}
         self._count = {name: np.zeros(len(pool.ids)) for name in self._values}

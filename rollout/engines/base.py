@@ -46,8 +46,9 @@ class Engine(Protocol):
     ) -> Iterator[Group]:
         """Yield one group per prompt, each as soon as its K completions are there, in any order.
 
-        With `sampling.seed_per_prompt` a prompt's samples depend on (`seed`, prompt id) alone;
-        without it, on the whole batch too, which is faster.
+        With `sampling.seed_per_prompt` a prompt's samples depend on (`seed`, prompt id) alone, so
+        that the k-th is the same whether it is drawn with those before it or later (`drawn` of the
+        prompt says how many there are); without it, on the whole batch too, which is faster.
         """
         ...
 

@@ -58,7 +58,7 @@ class ToyEngine:
     ) -> Iterator[Group]:
         """As `Engine.generate`; seeds are per prompt in either case."""
         for prompt in prompts:
-            base = derive_seed(seed, prompt.id)
+            base = derive_seed(seed, prompt.id) + prompt.drawn
             completions = (self._draw(base + k, sampling) for k in range(sampling.k))
             yield Group(prompt, tuple(completions), self.version)
 

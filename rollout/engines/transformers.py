@@ -103,7 +103,7 @@ class TransformersEngine:
     def _generate_batch(
         self, rows: Sequence[tuple[Prompt, int]], sampling: Sampling, seed: int
     ) -> list[Completion]:
-        seeds = [derive_seed(seed, prompt.id) + k for prompt, k in rows]
+        seeds = [derive_seed(seed, prompt.id) + prompt.drawn + k for prompt, k in rows]
         ids, mask = _left_pad([prompt.token_ids for prompt, _ in rows], self._pad_id, self._device)
         output = self._model.generate(
             input_ids=ids,

@@ -135,7 +135,7 @@ class VLLMEngine:
         try:
             for number, prompt in enumerate(prompts):
                 request = f"{self._calls}-{number}"
-                own = derive_seed(seed, prompt.id) if sampling.seed_per_prompt else None
+                own = _own_seed(prompt, sampling, seed)
                 engine.add_request(
                     request,
                     {"prompt_token_ids": list(prompt.token_ids)},
@@ -146,7 +146,7 @@ class VLLMEngine:
                 for output in cast("list[vllm.RequestOutput]", engine.step()):
                     if output.finished:
                         prompt = waiting.pop(output.request_id)
-                        own = derive_seed(seed, prompt.id) if sampling.seed_per_prompt else None
+                        own = _own_seed(prompt, sampling, seed)
                         yield Group(prompt, self._completions(prompt, output, own), version)
             if waiting:
                 raise EngineError(f"vLLM lost {len(waiting)} of {len(prompts)} prompts")
@@ -245,6 +245,11 @@ class VLLMEngine:
                 zip(drawn, ids, texts, strict=True)
             )
         )
+
+
+def _own_seed(prompt: Prompt, sampling: Sampling, seed: int) -> int | None:
+    """That of the next response to the prompt, those after it have the next ones."""
+    return derive_seed(seed, prompt.id) + prompt.drawn if sampling.seed_per_prompt else None
 
 
 def import_vllm() -> ModuleType:

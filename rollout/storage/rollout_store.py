@@ -3,20 +3,32 @@
 `NAME.jsonl` (one row per prompt, in prompt order) appears when every prompt is drawn and scored.
 Until then `.NAME.samples` and `.NAME.scores` hold what is there, so a killed run goes on from the
 last sample. Rows stream: memory holds ids and offsets only.
+
+A prompt that is drawn in waves has a part in the logs for each: its first one by the prompt's id,
+a later one by that and the number of its first sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from rollout.data.jsonl import is_object
 from rollout.data.samples import COMPARISONS, REWARD, Comparison, SampleRow, Scores, read_samples
 from rollout.storage.append_log import AppendLog
 from rollout.storage.files import write_rows
 from rollout.types import Group, InputError, Prompt, StaleWeightsError
+
+_T = TypeVar("_T")
+# between a prompt's id and the number of a part's first sample
+_PART = "\x1f"
+
+
+def part_key(prompt: Prompt) -> str:
+    """What the logs call the responses to `prompt` that are drawn after its first `drawn` ones."""
+    return f"{prompt.id}{_PART}{prompt.drawn}" if prompt.drawn else prompt.id
 
 
 class RolloutStore:
@@ -40,6 +52,7 @@ class RolloutStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{name}.jsonl"
         self._prompts = {prompt.id: prompt for prompt in prompts}
+        self._parts = dict(self._prompts)  # by their keys, those of a prompt in order
         self._version = version
         self._fields = fields
         self._samples_path = folder / f".{name}.samples"
@@ -53,16 +66,28 @@ class RolloutStore:
     def complete(self) -> bool:
         return self.path.exists()
 
+    def extend(self, parts: Sequence[Prompt]) -> None:
+        """Ask for further samples of prompts whose `drawn` are there."""
+        self._parts |= {part_key(part): part for part in parts}
+
     def undrawn(self) -> list[Prompt]:
-        return [p for key, p in self._prompts.items() if key not in self._samples]
+        return [part for key, part in self._parts.items() if key not in self._samples]
 
     def unscored(self) -> list[str]:
-        """The ids of groups drawn before an interruption and not scored yet."""
-        return [key for key in self._samples.ids() if key not in self._scores]
+        """The keys of groups drawn before an interruption and not scored yet."""
+        wanted = (key for key in self._samples.ids() if key in self._parts)
+        return [key for key in wanted if key not in self._scores]
 
-    def group(self, prompt_id: str) -> Group:
+    def group(self, key: str) -> Group:
         """A stored group, read back."""
-        return self._drawn(prompt_id).group(self._prompts[prompt_id])
+        return self._drawn(key).group(self._parts[key])
+
+    def scores(self) -> list[Scores]:
+        """The reward's scores of each prompt, in order: of those parts that were asked for."""
+        found: dict[str, Scores] = {key: [] for key in self._prompts}
+        for key, part in self._parts.items():
+            found[part.id] += self._scored(key)["reward"]
+        return list(found.values())
 
     def add_samples(self, group: Group) -> None:
         if group.policy_version != self._version:
@@ -70,21 +95,25 @@ class RolloutStore:
                 f"{self.path.name}: prompt {group.prompt.id} was drawn by policy version "
                 f"{group.policy_version}, this file is of version {self._version}"
             )
-        self._samples.append(SampleRow.of_group(group).to_json())
+        row = replace(SampleRow.of_group(group), id=part_key(group.prompt))
+        self._samples.append(row.to_json())
 
     def add_scores(
         self,
-        prompt_id: str,
+        key: str,
         scores: Mapping[str, Scores],
         comparisons: Sequence[Sequence[int | float | None]] | None = None,
     ) -> None:
         """Store what each reward, by its name, and a tournament, if any, say of a group."""
-        row = {"id": prompt_id, "scores": scores}
+        row = {"id": key, "scores": scores}
         self._scores.append(row if comparisons is None else {**row, COMPARISONS: comparisons})
 
     def finish(self) -> None:
         """Join samples and scores in prompt order into the final file; then drop the logs."""
-        write_rows(self.path, (self._joined(prompt).to_json() for prompt in self._prompts.values()))
+        keys: dict[str, list[str]] = {key: [] for key in self._prompts}
+        for key, part in self._parts.items():
+            keys[part.id].append(key)
+        write_rows(self.path, (self._joined(*pair).to_json() for pair in keys.items()))
         self._samples.delete()
         self._scores.delete()
 
@@ -101,30 +130,42 @@ class RolloutStore:
         for path in (self._samples_path, self._scores_path):
             path.unlink(missing_ok=True)
 
-    def _drawn(self, prompt_id: str) -> SampleRow:
-        return SampleRow.from_json(self._samples.read(prompt_id), str(self._samples_path))
+    def _drawn(self, key: str) -> SampleRow:
+        return SampleRow.from_json(self._samples.read(key), str(self._samples_path))
 
-    def _joined(self, prompt: Prompt) -> SampleRow:
-        found = self._scores.read(prompt.id)
-        by_reward = found["scores"] if is_object(found["scores"]) else {}
+    def _scored(self, key: str) -> dict[str, Scores]:
+        by_reward = self._scores.read(key)["scores"]
+        return cast(dict[str, Scores], by_reward) if is_object(by_reward) else {}
+
+    def _joined(self, prompt_id: str, keys: Sequence[str]) -> SampleRow:
+        prompt, parts = self._prompts[prompt_id], [self._drawn(key) for key in keys]
+        scored = [self._scored(key) for key in keys]
         return replace(
-            self._drawn(prompt.id),
+            parts[0],
             prompt=prompt.content if isinstance(prompt.content, str) else list(prompt.content),
             columns={name: prompt.fields[name] for name in self._fields if name in prompt.fields},
+            responses=_joined(part.responses for part in parts),
+            finish_reasons=_joined(part.finish_reasons for part in parts),
+            token_ids=_joined(part.token_ids for part in parts),
+            seeds=_joined(part.seeds for part in parts),
             scores={
-                REWARD if name == "reward" else f"{name}_scores": cast(Scores, values)
-                for name, values in by_reward.items()
+                REWARD if name == "reward" else f"{name}_scores": _joined(
+                    part[name] for part in scored
+                )
+                for name in scored[0]
             },
-            comparisons=cast(list[Comparison] | None, found.get(COMPARISONS)),
+            # among the responses of one part, and nothing that has them is drawn in several
+            comparisons=cast(
+                list[Comparison] | None, self._scores.read(prompt_id).get(COMPARISONS)
+            ),
             prompt_token_ids=list(prompt.token_ids),
         )
 
     def _check_leftovers(self) -> None:
-        for path, log, known in (
-            (self._samples_path, self._samples, self._prompts),
-            (self._scores_path, self._scores, self._samples),
-        ):
-            stray = next((key for key in log.ids() if key not in known), None)
+        drawn = (key for key in self._samples.ids() if not self._is_known(key))
+        scored = (key for key in self._scores.ids() if key not in self._samples)
+        for path, strays in ((self._samples_path, drawn), (self._scores_path, scored)):
+            stray = next(strays, None)
             if stray is not None:
                 raise InputError(
                     path,
@@ -132,3 +173,10 @@ class RolloutStore:
                     f"delete {self._samples_path.name} and {self._scores_path.name} to draw "
                     "them again",
                 )
+
+    def _is_known(self, key: str) -> bool:
+        return key in self._prompts or key.rpartition(_PART)[0] in self._prompts
+
+
+def _joined(lists: Iterable[list[_T]]) -> list[_T]:
+    return [item for one in lists for item in one]

@@ -377,3 +377,38 @@ def test_nothing_told_of_old_responses_stands_beside_new_ones(home: Path) -> Non
     # of a prompt without answers, every column is its own
     assert main(["sample", "asked.jsonl", *DRAW, "-n", "2", "--out", "p.jsonl"]) == 0
     assert toy_runs.rows(home / "p.jsonl")[0]["credit_score"] == 7
+
+
+def test_drawn_in_waves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    waves = ("--set", "sampling.adaptive={first: 3, wave: 2, most: 12, cost: 0.02}")
+    assert drawn(*waves) == 0
+    assert "in waves" in capsys.readouterr().out
+    pool = toy_runs.rows(home / "prompts.pool.jsonl")
+    counts = [len(row["responses"]) for row in pool]
+    assert min(counts) >= 3 and max(counts) > 8 and sum(counts) <= 12 * 8
+
+    # every prompt's best is that of all its responses; the curve is of the first wave
+    best = [max((s for s in row["scores"] if s is not None), default=None) for row in pool]
+    known = [one for one in best if one is not None]
+    assert [row["score"] for row in toy_runs.rows(home / "prompts.best.jsonl")] == known
+    found = curve(home / "prompts.bon.json")
+    assert [row["n"] for row in found["curve"]] == [1, 2, 3]
+    one = [np.mean([s for s in row["scores"][:3] if s is not None]) for row in pool]
+    assert found["curve"][0]["proxy"]["mean"] == pytest.approx(np.mean(one))
+    assert found["waves"]["responses"] == pytest.approx(np.mean(counts))
+    assert found["waves"]["proxy"]["mean"] == pytest.approx(np.mean(known))
+
+    # the same again draws nothing; samples of the same number are those of a fixed K
+    before = (home / "rm.log").read_text()
+    assert drawn(*waves) == 0
+    assert (home / "rm.log").read_text() == before
+    assert drawn("--out", "fixed") == 0
+    for row, fixed in zip(pool, toy_runs.rows(home / "fixed.pool.jsonl"), strict=True):
+        assert row["responses"][:8] == fixed["responses"][: len(row["responses"])]
+
+
+def test_waves_need_a_reward(capsys: pytest.CaptureFixture[str]) -> None:
+    judge = ("--judge", "function:rm.py:score", "--set", "sampling.adaptive={first: 3}")
+    refused(capsys, "prompts.jsonl", *DRAW, *judge)
+    assert main(["sample", "prompts.jsonl", *DRAW, "--set", "sampling.adaptive={first: 3}"]) == 2
+    assert says(capsys.readouterr().err, "sampling.adaptive reward")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from rollout.storage.append_log import AppendLog
 from rollout.storage.files import whole_file, write_whole
-from rollout.storage.rollout_store import RolloutStore
+from rollout.storage.rollout_store import RolloutStore, part_key
 from rollout.types import Completion, Group, InputError, Prompt
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -179,3 +180,32 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_parts_of_a_prompt_become_one_row(tmp_path: Path) -> None:
+    asked = prompts(2)
+    store = RolloutStore(tmp_path, "rollouts", asked, version=1)
+    for prompt in asked:
+        store.add_samples(group(prompt, "a", "b"))
+        store.add_scores(prompt.id, {"reward": [1.0, None]})
+    assert store.scores() == [[1.0, None], [1.0, None]]
+    later = replace(asked[1], drawn=2)
+    store.extend([later])
+    assert store.undrawn() == [later]
+    store.add_samples(group(later, "c"))
+    again = RolloutStore(tmp_path, "rollouts", asked, version=1)
+    # until it is asked for, the later part is nothing to score
+    assert again.unscored() == []
+    again.extend([later])
+    assert again.undrawn() == []
+    assert again.unscored() == [part_key(later)]
+    assert again.group(part_key(later)) == group(later, "c")
+    again.add_scores(part_key(later), {"reward": [3.0]})
+    assert again.scores() == [[1.0, None], [1.0, None, 3.0]]
+    again.finish()
+    first, second = again.rows()
+    assert (first.responses, first.scores["scores"]) == (["a", "b"], [1.0, None])
+    assert (second.responses, second.scores["scores"]) == (["a", "b", "c"], [1.0, None, 3.0])
+    assert second.token_ids == [[0, 7], [1, 7], [0, 7]]
+    assert second.finish_reasons == ["length", "stop", "length"]
+    assert [path.name for path in tmp_path.iterdir()] == ["rollouts.jsonl"]

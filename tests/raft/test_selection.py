@@ -14,6 +14,7 @@ from wording import words
 from raft.filters import mask_unselectable
 from raft.selection import (
     DRAWING,
+    all_pairs,
     best_and_worst,
     best_of_k,
     check_strategy,
@@ -91,8 +92,28 @@ def test_best_and_worst_are_the_ends_where_they_differ(scores_PK):
     assert pairs.shape[1] == 3
 
 
+@given(scores, st.sampled_from([0.0, 0.5, 1.0, 2.5]), st.none() | st.integers(1, 4))
+def test_all_pairs_are_those_whose_scores_lie_apart(scores_PK, min_gap, max_pairs):
+    pairs = all_pairs(scores_PK, min_gap, max_pairs).tolist()
+    for p, row in enumerate(scores_PK):
+        samples = finite_samples(row)
+        every = [
+            (row[i] - row[j], [p, i, j])
+            for i in samples
+            for j in samples
+            if row[i] > row[j] and row[i] - row[j] >= min_gap
+        ]
+        mine = [pair for pair in pairs if pair[0] == p]
+        widest = sorted((-gap for gap, _ in every))[:max_pairs]
+        assert [row[j] - row[i] for _, i, j in mine] == widest
+        assert all(pair in [other for _, other in every] for pair in mine)
+        assert len({tuple(pair) for pair in mine}) == len(mine)
+    assert select("all_pairs", [[1.0, 3.0, 2.0]], min_gap=2).tolist() == [[0, 1], [0, 0]]
+
+
 STRATEGIES = {
     "best_of_k": {},
+    "all": {},
     "top_m": {"m": 1},
     "global_top_fraction": {"fraction": 0.5},
     "threshold": {"min_score": 0.0, "per_prompt": 1},

@@ -21,7 +21,7 @@ from raft.cli.main import main
 from raft.config.select import SelectConfig
 from raft.filters import Filters, mask_unselectable
 from raft.monitor.diversity import measure
-from raft.select_rows import write_selected
+from raft.select_rows import read_selected, write_selected
 from raft.selection import select
 from raft.stored.kept import keep
 from raft.stored.pool import read_pool
@@ -445,6 +445,35 @@ STRATEGIES = [
     {"strategy": "threshold", "min_score": 1, "per_prompt": 2, "allow_truncated": False},
     {"strategy": "best_and_worst", "reject_pattern": "bad bad"},
 ]
+
+
+@pytest.mark.parametrize(
+    ("update", "select"),
+    [
+        ("weighted", {}),
+        ("reinforce", {"allow_truncated": False}),
+        ("dpo", {"strategy": "all_pairs", "min_gap": 1, "max_pairs": 3}),
+    ],
+)
+def test_rows_of_other_updates_are_those_of_their_selection(tmp_path, capsys, update, select):
+    file = toy_runs.config_file(
+        tmp_path, iterations=1, sampling={"k": 6}, select=select, train={"update": update}
+    )
+    assert main(["run", "--quiet", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["replay", "--quiet", str(tmp_path / "run"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["same_as_selected"] == {"iteration 1": True}
+    rows = toy_runs.rows(tmp_path / "run/iterations/001/selected.jsonl")
+    assert len(rows) > 12
+    stored = list(read_selected(tmp_path / "run/iterations/001/selected.jsonl"))
+    assert [row.to_json() for row in stored] == rows
+    if update == "dpo":
+        assert all(row.rejected and row.score - row.rejected.score >= 1 for row in stored)
+        return
+    for id in {row.id for row in stored}:
+        weights = [row.weight for row in stored if row.id == id]
+        assert sum(weights) == pytest.approx(1.0 if update == "weighted" else 0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("section", STRATEGIES, ids=lambda section: section["strategy"])

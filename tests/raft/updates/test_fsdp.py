@@ -36,12 +36,20 @@ def largest_difference(first: Path | str, second: Path | str) -> float:
     return float(apart.quantile(0.999)) if "transformer.wte.weight" in a else float(apart.max())
 
 
-@pytest.mark.parametrize(("family", "changes"), [("llama", {}), ("gpt2", NO_DROPOUT)])
+@pytest.mark.parametrize(
+    ("family", "changes", "update"),
+    [
+        ("llama", {}, {}),
+        ("gpt2", NO_DROPOUT, {}),
+        ("llama", {}, {"update": "raft_plus_plus", "kl": 0.1}),
+    ],
+)
 def test_shards_train_as_one_process_across_syncs(
-    tmp_path: Path, family: str, changes: dict[str, Any]
+    tmp_path: Path, family: str, changes: dict[str, Any], update: dict[str, Any]
 ) -> None:
     # every sync asks for log-probabilities between two updates
-    settings = SETTINGS | {"model": str(tiny.checkpoint(tmp_path / "start", family, **changes))}
+    start = tiny.checkpoint(tmp_path / "start", family, **changes)
+    settings = SETTINGS | {"model": str(start), **update}
     rows = selected_rows(tmp_path / "selected.jsonl")
     probe = next(iter(sft_rows(rows, "all")))["input_ids"]
     outs = [str(tmp_path / f"two-{number}") for number in range(2)]

@@ -11,7 +11,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from safetensors.torch import load_file
-from sft_rank import build_sft
+from sft_rank import build_sft, run_ranks
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM
 
@@ -383,6 +383,33 @@ def test_resumed_update_is_bit_identical(
         assert metrics["train/kl_start"] > 1e-6  # one update away from the start, adapter or not
     adapters = [path.name for path in (tmp_path / "2").glob("adapter/*")]
     assert adapters == [] if lora is None else "ref" not in adapters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("update", "beside"),
+    [("reinforce", {"kl": 0.1, "mix": {"path": "unused"}}), ("dpo", {})],
+)
+def test_two_trainers_make_the_update_of_one(
+    start: Path, rows: Path, tmp_path: Path, update: str, beside: Row
+) -> None:
+    # as with SFT; the ranks share the passes before the update, too
+    settings: Row = {"model": str(start), "learning_rate": 1e-4, "batch_size": 4, "epochs": 2}
+    settings |= {"update": update, **beside}
+    outs = [str(tmp_path / f"two-{number}") for number in (0, 1)]
+    shared = run_ranks(settings, rows, outs)
+    alone = build_sft(**settings)
+    for seed, out in enumerate(outs):
+        metrics = alone.train(str(rows), str(tmp_path / f"one-{seed}"), seed)
+        # at first all margins are 0, and which of them are above it is rounding
+        unlike = ("train/seconds", "train/save_seconds", "train/pair_accuracy")
+        for key in metrics.keys() - unlike:
+            expected = pytest.approx(metrics[key], rel=1e-4, abs=1e-6)
+            assert shared[0][seed][key] == shared[1][seed][key] == expected, key
+        first, second = (
+            load_file(Path(f) / "model.safetensors") for f in (out, tmp_path / f"one-{seed}")
+        )
+        assert max(float((first[key] - second[key]).abs().max()) for key in first) < 2e-6
 
 
 # what is refused

@@ -99,6 +99,33 @@ PANELS: dict[str, Panel] = {
     "perplexity": Panel(
         "Perplexity of reference text", "perplexity", (Line("eval/perplexity", "mean"),)
     ),
+    "ratio": Panel(
+        "Ratio to the policy that drew",
+        "ratio, share",
+        (
+            Line("train/ratio_mean", "mean ratio"),
+            Line("train/clip_share", "share of tokens clipped", "--", 0.75, tint=1),
+        ),
+        level=1.0,
+    ),
+    "pairs": Panel(
+        "Pairs in training",
+        "share, margin",
+        (
+            Line("train/pair_accuracy", "better one preferred"),
+            Line("train/pair_margin", "margin", "--", 0.75, tint=1),
+        ),
+    ),
+    "update_kl": Panel(
+        "KL in training",
+        "nats per token",
+        (
+            Line("train/kl_drawn", "to the policy that drew"),
+            Line("train/kl_start", "to the start", "--", tint=1),
+        ),
+    ),
+    "entropy": Panel("Entropy in training", "nats per token", (Line("train/entropy", "mean"),)),
+    "grad_norm": Panel("Gradient norm", "before clipping", (Line("train/grad_norm", "mean"),)),
     "time": Panel(
         "Time per iteration",
         "seconds",

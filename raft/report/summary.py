@@ -232,7 +232,10 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{hours:.1f} h"
 
 
-_DRAWN = ("reward", "gold", "win_rate", "kl", "length", "diversity", "perplexity")
+_DRAWN = (
+    "reward", "gold", "win_rate", "kl", "length", "diversity", "perplexity",
+    "ratio", "pairs", "update_kl", "entropy", "grad_norm",
+)  # fmt: skip
 _FURTHER = (
     Panel(
         "Responses cut at the limit",
@@ -242,7 +245,7 @@ _FURTHER = (
             Line("rollout/truncated_share", "training batch", width=0.5),
         ),
     ),
-    Panel("Training loss", "nats per token", (Line("train/loss", "loss"),)),
+    Panel("Training loss", "per token or pair", (Line("train/loss", "loss"),)),
 )
 
 TIMES = ("generate", "score", "select", "train", "sync", "eval")

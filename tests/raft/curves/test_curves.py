@@ -302,6 +302,18 @@ def test_the_panels_are_what_the_runs_are_about():
     assert titles(reward, kl, x=kl) == ["Held-out reward"]
 
 
+def test_what_an_update_measured_can_be_drawn(tmp_path):
+    measured = ("ratio_mean", "clip_share", "kl_drawn", "entropy", "grad_norm")
+    rows = (
+        evaluated(i, **{f"train/{name}": 0.1 * i + 1 for name in measured if i}) for i in range(4)
+    )
+    run = write_run(tmp_path / "r", *rows)
+    panels = ["ratio", "update_kl", "entropy", "grad_norm"]
+    draw_curves([run], tmp_path / "c.svg", panels=panels)
+    assert drawn(tmp_path / "c.svg") == {f"r train/{name}" for name in measured}
+    assert "no run has an evaluation with train/pair_accuracy" in refused([run], panels=["pairs"])
+
+
 def test_guards_and_stops_are_marked(tmp_path, caplog):
     run = write_run(tmp_path / "run", *map(evaluated, range(4)))
     guard = {"iteration": 2, "guard": "ngram_jump", "message": "'#'", "stops": False}

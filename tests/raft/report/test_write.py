@@ -110,6 +110,28 @@ def test_pairs_mark_their_rejected_side(tmp_path: Path) -> None:
     assert (shown["chosen"], shown["rejected"]) == ([2], [0])
 
 
+def test_the_page_says_which_update_was_made_of_which_responses(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", iterations=1, prompts=1, k=3)
+    row = toy_runs.rows(run / "iterations/001/rollouts.jsonl")[0]
+    weighted = [selected_row(row, k, weight=weight) for k, weight in enumerate((0.8, 0.0, -0.8))]
+    write_rows(run / "iterations/001/selected.jsonl", weighted)
+    update = {"kind": "reinforce", "clip": 0.2, "clip_high": None}
+    (run / "config.yaml").write_text(json.dumps({"train": {"update": update}}))
+    measured = {"train/ratio_mean": 1.1, "train/clip_share": 0.1, "train/entropy": 2.0}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"iteration": 1, "phase": "train", **measured}) + "\n")
+    page = report(run)
+    (shown,) = page.rows(1, "rollouts")
+    assert shown["chosen"] == [0, 2]  # what counts 0 is not trained on
+    (training,) = [group for group in page.data["facts"] if group["title"] == "Training"]
+    assert [list(row) for row in training["rows"]] == [
+        ["update", '{"kind": "reinforce", "clip": 0.2}']
+    ]
+    titles = {panel["title"] for panel in page.data["panels"]}
+    assert {"Ratio to the policy that drew", "Entropy in training"} <= titles
+    assert "KL in training" not in titles
+
+
 def test_no_text_gets_out_of_its_place(tmp_path: Path) -> None:
     run = write_run(tmp_path / f"run {HOSTILE[:9].replace('/', '')}\n<i>", iterations=1, prompts=1)
     hostile = sample_row(HOSTILE, [HOSTILE, "\ud800\x00\u202e]]>"], [1.0, 2.0], prompt=HOSTILE)

@@ -20,7 +20,7 @@ NO_BROWSER := echo 'no chromium: the browser tests will be skipped; apt-get inst
 # two workers; a module stays within one, for its fixtures
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test tests lint quick install browser requirements clean
+.PHONY: demo test tests lint quick install browser requirements dist clean
 .DEFAULT_GOAL := help
 
 help:
@@ -79,6 +79,17 @@ lint: install
 requirements:
 	uv pip compile pyproject.toml --extra cpu --extra dev --extra tensorboard --python-version 3.11 \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements/cpu.txt
+
+# a wheel in dist/, as `python -m build --wheel` makes it. The version stands in raft/__init__.py; a
+# tag of this commit must say the same.
+dist: install
+	@version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' raft/__init__.py); \
+	tag=$$(git describe --tags --exact-match 2> /dev/null); \
+	if [ -n "$$tag" ] && [ "$$tag" != "v$$version" ]; then \
+	  echo "the tag is $$tag, and raft/__init__.py says $$version: make them one"; exit 1; fi
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache

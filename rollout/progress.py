@@ -1,12 +1,20 @@
-"""A bar on a terminal, nothing elsewhere: plain log lines say there what happens."""
+"""A bar with the time that is left on a terminal; elsewhere a line for each stage that took long."""
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import NoReturn
+
+log = logging.getLogger("rollout")
+
+# a stage that is over sooner needs no line
+_LONG = 2.0
 
 
 class Progress:
-    """Counts finished items on stderr while the block runs."""
+    """Counts finished items on stderr while the block runs; says at the end how long it took, where
+    there was no bar to see."""
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         from tqdm import tqdm
@@ -15,12 +23,17 @@ class Progress:
         self._bar: tqdm[NoReturn] = tqdm(
             total=total, initial=done, desc=title, unit="prompt", leave=False, disable=None
         )
+        self._title, self._count, self._began = title, 0, time.monotonic()
 
     def advance(self, count: int = 1) -> None:
+        self._count += count
         self._bar.update(count)
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._bar.close()
+        seconds = time.monotonic() - self._began
+        if self._bar.disable and kind is None and seconds >= _LONG:
+            log.info("%s: %d in %.1f s", self._title, self._count, seconds)

@@ -1,4 +1,4 @@
-"""A bar with the time that is left on a terminal; elsewhere a line for each stage that took long."""
+"""A bar with the time that is left on a terminal; elsewhere a line for each stage that is long."""
 
 from __future__ import annotations
 

@@ -146,12 +146,12 @@ def draw_curves(
 
 
 def write_report(
-    run: str | Path,
+    runs: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     *,
     max_prompts: int | None = None,
 ) -> ReportResult:
-    """Write one HTML page about a run: curves, samples, times, settings.
+    """Write one HTML page about a run, or about several side by side: curves, samples, settings.
 
     Everything is as `raft.report.write_report` takes it.
 
@@ -160,8 +160,15 @@ def write_report(
     from raft.report import write_report as write
 
     log_for_program()
-    page = write(run, out, prompts=max_prompts)
-    return ReportResult(page, read_metrics(run, on_damage=lambda _: None))
+    runs = [runs] if isinstance(runs, str | Path) else list(runs)
+    page = write(runs, out, prompts=max_prompts)
+    metrics: list[dict[str, object]] = []
+    for run in runs:
+        # a run whose first row is yet to come has a page too
+        known = (Path(run) / "metrics.jsonl").is_file()
+        rows = read_metrics(run, on_damage=lambda _: None) if known else []
+        metrics += [{"run": str(run), **row} for row in rows]
+    return ReportResult(page, metrics)
 
 
 def check_draws(draws: int) -> None:

@@ -57,6 +57,7 @@ _REPORT = """\
 examples:
   raft report runs/mine                        writes runs/mine/report.html
   raft report runs/mine --out mine.html --max-prompts 200
+  raft report runs/k16 runs/k8 --out both.html     curves, settings, samples side by side
 
 The page is one file that loads nothing from outside, so it can be passed on. It holds every prompt
 and response but no token ids, scores to six digits, and passwords in the config as ***. A run of
@@ -120,6 +121,7 @@ def _validate(options: argparse.Namespace) -> int:
     if options.config is None and not options.keys:
         raise InputError("validate", "no config file is given", "name one, or give --keys")
     data: dict[str, object] = {}
+    where = str(options.config)
     if options.config is not None:
         data = read_mapping(options.config, options.overrides, examples="configs/")
     if options.keys:
@@ -129,13 +131,13 @@ def _validate(options: argparse.Namespace) -> int:
     if is_training(data):
         from raft.reward_training.check import check_training
 
-        config = make_train_config(data, options.config)
+        config = make_train_config(data, where)
         check_training(config, hub=False)
         use, detail = "raft train-reward", f" (recipe {config.recipe})"
     else:
         from raft.runs.check import check_run
 
-        check_run(make_config(data, options.config), hub=False)
+        check_run(make_config(data, where), hub=False)
         use, detail = "raft run", ""
     result = {"config": options.config, "valid": True, "command": use}
     print_result(options, result, f"{options.config}: valid, for {use}{detail}")
@@ -214,7 +216,10 @@ def add_report(command: AddCommand) -> None:
         "report", _report, "write one HTML page about a run: curves, samples, times, settings",
         _REPORT,
     )  # fmt: skip
-    made.add_argument("run", metavar="RUN", help="run folder, of a finished run or not")
+    made.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folder, of a finished run or not; further ones "
+        "are shown beside the first"
+    )  # fmt: skip
     made.add_argument(
         "--out", metavar="FILE", help="HTML file (default: report.html in the run folder)"
     )
@@ -229,6 +234,6 @@ def add_report(command: AddCommand) -> None:
 def _report(options: argparse.Namespace) -> int:
     from raft.api.runs import write_report
 
-    page = str(write_report(options.run, options.out, max_prompts=options.max_prompts).path)
+    page = str(write_report(options.runs, options.out, max_prompts=options.max_prompts).path)
     print_result(options, {"report": page}, page)
     return 0

@@ -27,6 +27,8 @@ __all__ = [
     "FactGroup",
     "Guard",
     "Headline",
+    "Histogram",
+    "HistogramRow",
     "PageData",
     "PageLine",
     "PagePanel",
@@ -144,8 +146,23 @@ class SampleList(TypedDict):
     entries: list[SampleEntry]
 
 
+class HistogramRow(TypedDict):
+    iteration: int
+    counts: list[int]
+    mean: float
+
+
+class Histogram(TypedDict):
+    """How the scores of the held-out responses lie, by iteration, in bins of one width."""
+
+    low: float
+    high: float
+    measure: str
+    rows: list[HistogramRow]
+
+
 class PageData(TypedDict):
-    """Everything but the samples."""
+    """Everything but the samples. `phases` are the names of those of other runs."""
 
     title: str
     made: str
@@ -160,6 +177,8 @@ class PageData(TypedDict):
     guards: list[Guard]
     stopped: Stop | None
     stages: list[PageStage]
+    phases: dict[str, str]
+    histogram: Histogram | None
     lists: list[SampleList]
     notices: list[str]
 
@@ -167,7 +186,8 @@ class PageData(TypedDict):
 # in the order in which they build on each other
 _SCRIPTS = (
     "dom", "numbers", "shown", "data", "notices", "chart", "curves", "timeline", "facts",
-    "matching", "listbox", "sample", "prompt", "browser", "lists", "main",
+    "histogram", "matching", "listbox", "links", "words", "sample", "prompt", "table", "browser",
+    "lists", "main",
 )  # fmt: skip
 _SPLIT = "<!-- data -->\n"
 

@@ -163,12 +163,14 @@ _START = 140  # characters of a prompt that its line in a list shows
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The file of one iteration's rollouts or held-out samples. `name` is its path in the run."""
+    """The file of one iteration's rollouts or held-out samples. `name` is its path in the run;
+    `run` tells it from the same file of another run on the page."""
 
     iteration: int
     phase: str  # "eval" or "rollouts"
     path: Path
     name: str
+    run: str = ""
 
     @property
     def chosen(self) -> Path | None:
@@ -260,7 +262,7 @@ def embed(
         on_damage(f"{stage.name}: the first {limit} prompts are here, {left} more are skipped")
     known = StageBlocks(
         iteration=stage.iteration,
-        phase=stage.phase,
+        phase=stage.phase + stage.run,
         prompts=len(index.ids),
         samples=index.samples,
         tokens=index.tokens,

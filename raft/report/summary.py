@@ -11,7 +11,17 @@ from pathlib import Path
 import yaml
 
 from raft.curves.panels import PANELS, Line, Panel, interval_of
-from raft.report.page import Fact, FactGroup, Headline, PageLine, PagePanel, PageStage, Times
+from raft.report.page import (
+    Fact,
+    FactGroup,
+    Headline,
+    Histogram,
+    HistogramRow,
+    PageLine,
+    PagePanel,
+    PageStage,
+    Times,
+)
 from raft.runs.metrics import Numbers
 from rollout.data.jsonl import is_object
 from rollout.data.overrides import parse_yaml
@@ -23,6 +33,7 @@ __all__ = [
     "environment",
     "facts",
     "headline",
+    "histogram",
     "judged",
     "panels",
     "read_config",
@@ -278,6 +289,27 @@ def _line(line: Line, known: set[str]) -> PageLine:
         "dash": line.style,
         "width": line.width,
     }
+
+
+_BINS = 24
+
+
+def histogram(scores: Mapping[int, list[float]], measure: str) -> Histogram | None:
+    """The scores of each iteration's held-out responses in bins that all of them share; None where
+    there are none, or all are equal."""
+    every = [one for values in scores.values() for one in values]
+    if not every or min(every) == max(every):
+        return None
+    low, high = min(every), max(every)
+    rows: list[HistogramRow] = []
+    for iteration, values in scores.items():
+        counts = [0] * _BINS
+        for value in values:
+            counts[min(_BINS - 1, int(_BINS * ((value - low) / (high - low))))] += 1
+        if values:
+            mean = math.fsum(values) / len(values)
+            rows.append(HistogramRow(iteration=iteration, counts=counts, mean=mean))
+    return Histogram(low=low, high=high, measure=measure, rows=rows)
 
 
 def timeline(metrics: list[Numbers]) -> list[Times]:

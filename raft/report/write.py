@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from raft import __version__
-from raft.report import highlights, page, problems, summary
-from raft.report.page import Blocks, PageData, PageStage, SampleEntry, SampleList
+from raft.report import compare, highlights, page, problems, summary
+from raft.report.page import Blocks, Histogram, PageData, PageStage, SampleEntry, SampleList
 from raft.report.problems import Notices
 from raft.report.samples import Index, Stage, embed, find_stages
 from rollout.errors import InputError
@@ -23,30 +23,30 @@ log = logging.getLogger("raft")
 # a browser opens ten times as much, but nobody's mail or chat takes it
 _LARGE = 200 << 20
 _SUFFIXES = (".html", ".htm")
+_OF_A_RUN = ("metrics.jsonl", "config.yaml", "iterations")
 
 
 def write_report(
-    run_dir: str | Path, out: str | Path | None = None, *, prompts: int | None = None
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    prompts: int | None = None,
 ) -> Path:
     """Write the report on a run, finished or not, and return its path.
 
-    Rows stream through: memory holds a block of them, and the scores of the first and the last
-    evaluation.
+    Rows stream through: memory holds a block of them, and the scores of the evaluations.
 
     Args:
-        run_dir: a run folder; parts of it may be missing or damaged.
-        out: an `.html` file, by default `report.html` in the run folder; it appears whole or not
-            at all.
+        runs: a run folder, parts of which may be missing or damaged; of several the first is what
+            the page is about, and the curves and samples of the others stand beside its own.
+        out: an `.html` file, by default `report.html` in the run folder; whole or not at all.
         prompts: at most so many of each file's prompts get in; all by default.
 
-    Raises:
-        InputError: no such folder, nothing of a run in it, or `out` cannot be written.
+    Raises InputError: no such folder, nothing of a run in it, or `out` cannot be written.
     """
-    run = Path(run_dir)
+    run, *rest = map(Path, [runs] if isinstance(runs, str | Path) else runs)
     out = run / "report.html" if out is None else Path(out)
-    _check(run, out)
-    if prompts is not None and prompts < 1:
-        raise InputError(f"--max-prompts {prompts}", "is less than 1", "give 1 or more")
+    _check([run, *rest], out, prompts)
     notices = Notices()
     config = summary.read_config(run, notices.add)
     metrics = problems.read_valid_metrics(run, notices.add)
@@ -55,24 +55,31 @@ def write_report(
     for gap in problems.find_gaps(run, iterations, metrics, config, stopped is not None):
         notices.add(gap)
     title = run.resolve().name
+    others = compare.read_others(rest, title, notices.add)
     with writing(out, "choose another --out"), whole_file(out) as file:
         file.write(page.beginning(title))
-        stages, found = _samples(run, iterations, Blocks(file), notices, prompts, config)
+        stages, found, histogram = _samples(
+            find_stages(run, iterations), others, Blocks(file), notices, prompts, config
+        )
         env = summary.environment(run, notices.add)
         data = PageData(
             title=title,
             made=f"raft {__version__}",
             changed=_last_change(run),
-            headline=summary.headline(metrics, config.get("iterations")),
-            facts=summary.facts(config, env, metrics, stages),
+            headline=summary.headline(metrics, config.get("iterations"))
+            + compare.headlines(others),
+            facts=compare.differences(title, config, others)
+            + summary.facts(config, env, metrics, stages),
             config=summary.config_text(config),
-            metrics=[row.values for row in metrics],
-            panels=summary.panels(metrics),
+            metrics=compare.merged(metrics, others),
+            panels=compare.panels(metrics, others),
             stageNames=[*summary.TIMES, "other"],
             times=summary.timeline(metrics),
             guards=fired,
             stopped=stopped,
             stages=stages,
+            phases={key: name for other in others for key, name in other.phases().items()},
+            histogram=histogram,
             lists=found,
             notices=notices.texts,
         )
@@ -81,11 +88,17 @@ def write_report(
     return out
 
 
-def _check(run: Path, out: Path) -> None:
-    if not run.is_dir():
-        raise InputError(run, "no such run folder", "name the run_dir of a run")
-    if not any((run / name).exists() for name in ("metrics.jsonl", "config.yaml", "iterations")):
-        raise InputError(run, "holds nothing of a run", "name a folder that `raft run` has begun")
+def _check(runs: Sequence[Path], out: Path, prompts: int | None) -> None:
+    for run in runs:
+        if not run.is_dir():
+            raise InputError(run, "no such run folder", "name the run_dir of a run")
+        if not any(
+            (run / name).exists() for name in ("metrics.jsonl", "config.yaml", "iterations")
+        ):
+            fix = "name a folder that `raft run` has begun"
+            raise InputError(run, "holds nothing of a run", fix)
+    if prompts is not None and prompts < 1:
+        raise InputError(f"--max-prompts {prompts}", "is less than 1", "give 1 or more")
     if out.suffix.lower() not in _SUFFIXES:
         raise InputError(out, "is not an HTML file", "end the name in .html")
     if out.is_dir():
@@ -95,34 +108,41 @@ def _check(run: Path, out: Path) -> None:
 
 
 def _samples(
-    run: Path,
-    iterations: list[int],
+    stages: list[Stage],
+    others: Sequence[compare.Other],
     blocks: Blocks,
     notices: Notices,
     limit: int | None,
     config: Mapping[str, object],
-) -> tuple[list[PageStage], list[SampleList]]:
-    """Write the blocks of samples; (what the page knows of each stage, lists of samples)."""
-    stages = find_stages(run, iterations)
+) -> tuple[list[PageStage], list[SampleList], Histogram | None]:
+    """Write the blocks of samples; (what the page knows of each stage, lists of samples, how the
+    held-out scores lie)."""
     if not stages:
         notices.add("there are no samples yet")
     evals = [at for at, stage in enumerate(stages) if stage.phase == "eval"]
     first, last = (evals[0], evals[-1]) if evals else (None, len(stages) - 1)
     kept: dict[int, Index] = {}
     known: list[PageStage] = []
-    total = sum(map(_lines, stages))
-    with Progress("report", total) as progress:
-        for at, stage in enumerate(stages):
+    scores: dict[int, list[float]] = {}
+    every = [(stage, config) for stage in stages]
+    every += [(stage, other.config) for other in others for stage in other.stages]
+    with Progress("report", sum(_lines(stage) for stage, _ in every)) as progress:
+        for at, (stage, settings) in enumerate(every):
             entry, index = embed(stage, blocks, notices.add, limit=limit, advance=progress.advance)
-            measure, comparable = _meaning(stage, config)
+            measure, comparable = _meaning(stage, settings)
             known.append(PageStage(**entry, measure=measure, comparable=comparable))
             if at in (first, last):
                 kept[at] = index
+            if at in evals:
+                rewards_PK = index.scores.get("reward", [])
+                scores[stage.iteration] = [
+                    one for row in rewards_PK for one in row if one is not None
+                ]
     if not stages:
-        return [], []
+        return known, [], None
     found = _lists(kept, first, last, known[last])
     highlights.with_excerpts(found, stages[last], lambda: None)
-    return known, found
+    return known, found, summary.histogram(scores, known[last]["measure"])
 
 
 def _lists(

@@ -17,7 +17,7 @@ function filtersNow() {
     by: fields.by.value,
     order: fields.order.value,
     everywhere: fields.everywhere.checked,
-    chosen: fields.chosen.checked && browser.phase === "rollouts",
+    chosen: fields.chosen.checked && kindOf(browser.phase) === "rollouts",
     cut: fields.cut.checked,
     low: numberIn(fields.low),
     high: numberIn(fields.high),
@@ -71,6 +71,9 @@ function makeControls() {
       labelled("cut at the limit", fields.cut, "check"),
       labelled("all iterations", fields.everywhere, "check"),
     ),
+    button("Save list as CSV", () => saveCsv(browser.list.entries, filtersNow()), {
+      title: "a line for each response that passes the filters",
+    }),
   );
   fields.iteration.setAttribute("aria-labelledby", "iteration-label");
   fields.by.setAttribute("aria-label", "Which score");
@@ -97,7 +100,7 @@ function setStage(phase, iteration) {
   fields.iteration.replaceChildren(
     ...options(stages.map((s) => [s.iteration, String(s.iteration)]), nearest.iteration),
   );
-  fields.chosen.disabled = phase !== "rollouts";
+  fields.chosen.disabled = kindOf(phase) !== "rollouts";
   const names = Object.keys(nearest.ranges);
   const by = names.includes(fields.by.value) ? fields.by.value : names[0];
   fields.by.replaceChildren(...options(names.map((name) => [name, name === "reward" ? nearest.measure : name]), by));

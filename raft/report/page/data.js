@@ -54,4 +54,5 @@ function stagesOf(phase) {
   return RUN.stages.map((stage, number) => ({ ...stage, number })).filter((s) => s.phase === phase);
 }
 
-const PHASES = { eval: "held-out prompts", rollouts: "training rollouts" };
+const PHASES = { eval: "held-out prompts", rollouts: "training rollouts", ...RUN.phases };
+const kindOf = (phase) => phase.split("@")[0]; // "eval@1" are held-out prompts of another run

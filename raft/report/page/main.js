@@ -1,7 +1,7 @@
 // The page, section by section.
 
 function showSections() {
-  const names = { guards: "Guards", curves: "Curves", lists: "Worth a look", samples: "Samples", times: "Time", facts: "Facts" };
+  const names = { guards: "Guards", curves: "Curves", scores: "Scores", lists: "Worth a look", samples: "Samples", times: "Time", facts: "Facts" };
   $("sections").append(
     ...Object.entries(names)
       .filter(([id]) => !$(id).hidden)
@@ -14,8 +14,11 @@ showNotices();
 showGuards();
 showHeadline();
 showCurves();
+showHistogram();
 showLists();
 showTimes();
 showFacts();
 showSamples();
 showSections();
+addEventListener("hashchange", openLinked);
+openLinked();

@@ -16,7 +16,7 @@ async function showPrompt({ stage, row }, view) {
     el(
       "header",
       { class: "prompt-head" },
-      el("h3", {}, shown(content.id)),
+      el("h3", {}, el("a", { href: linkTo(known, row), title: "link to this prompt" }, shown(content.id))),
       el("p", {}, `${PHASES[known.phase]}, iteration ${known.iteration}`),
       el(
         "div",
@@ -47,7 +47,9 @@ function responses(content, index, row, known, needle, view) {
     all.sort((a, b) => passes[b] - passes[a] || (scores[b] ?? -Infinity) - (scores[a] ?? -Infinity) || a - b);
   }
   const card = (k) =>
-    sampleCard(content, k, { measure: known.measure, needle, dim: !passes[k], lit: k === view.sample });
+    sampleCard(content, k, {
+      measure: known.measure, needle, dim: !passes[k], lit: k === view.sample, link: linkTo(known, row, k),
+    });
   // the response that a list pointed at is among the first
   const first = Math.max(AT_ONCE, all.indexOf(view.sample) + 1);
   const place = el("div", { class: "responses" }, all.slice(0, first).map(card));
@@ -76,11 +78,14 @@ function responses(content, index, row, known, needle, view) {
 async function fillElsewhere(place, id, here, view, current) {
   const { phase, comparable } = RUN.stages[here.stage];
   const places = [];
-  for (const { number, iteration } of stagesOf(phase)) {
+  const phases = Object.keys(PHASES).filter((one) => kindOf(one) === kindOf(phase));
+  phases.sort((a, b) => (b === phase) - (a === phase));
+  for (const { number, iteration, phase: of } of phases.flatMap(stagesOf)) {
     const index = await indexOf(number);
     if (!current()) return;
     const row = number === here.stage ? here.row : index.ids.indexOf(id);
-    if (row >= 0) places.push({ stage: number, row, iteration, mean: mean(index.scores.reward?.[row]) });
+    const name = of === phase ? String(iteration) : `${PHASES[of].split(" of ").slice(1).join(" of ") || RUN.title} ${iteration}`;
+    if (row >= 0) places.push({ stage: number, row, iteration, name, mean: mean(index.scores.reward?.[row]) });
   }
   if (places.length < 2) return;
   const compared = el("div", { class: "compared", hidden: true });
@@ -89,7 +94,15 @@ async function fillElsewhere(place, id, here, view, current) {
     async () => {
       compared.hidden = !compared.hidden;
       toggle.setAttribute("aria-expanded", String(!compared.hidden));
-      if (!compared.childElementCount) compared.append(...(await Promise.all(places.map((p) => bestOf(p, view)))));
+      if (compared.childElementCount) return;
+      const bests = await Promise.all(places.map(bestAt));
+      const own = places.findIndex((one) => one.stage === here.stage);
+      const to = own > 0 ? own : places.length - 1;
+      compared.append(
+        el("h5", {}, `Words that differ: best response of iteration ${places[0].name} → ${places[to].name}`),
+        differenceBox(bests[0].text, bests[to].text),
+        ...places.map((one, i) => bestOf(one, bests[i], view)),
+      );
     },
     { "aria-expanded": "false" },
   );
@@ -100,7 +113,7 @@ async function fillElsewhere(place, id, here, view, current) {
       el("span", {}, "Same prompt, iteration"),
       places.map((one) =>
         button(
-          [String(one.iteration), comparable && one.mean !== null ? el("small", {}, plain(one.mean, 2)) : null],
+          [one.name, comparable && one.mean !== null ? el("small", {}, plain(one.mean, 2)) : null],
           () => view.open(one),
           { "aria-current": one.stage === here.stage ? "true" : null, title: "mean of its responses below" },
         ),
@@ -111,15 +124,22 @@ async function fillElsewhere(place, id, here, view, current) {
   );
 }
 
-async function bestOf({ stage, row, iteration }, view) {
+async function bestAt({ stage, row }) {
   const content = await rowOf(stage, row);
   const scores = content.scores.reward ?? [];
   const best = scores.reduce((to, score, k) => (score !== null && (scores[to] ?? -Infinity) < score ? k : to), 0);
+  return { content, best, text: content.responses[best] ?? "" };
+}
+
+function bestOf({ stage, row, name }, { content, best }, view) {
   const known = RUN.stages[stage];
   return el(
     "div",
     {},
-    el("h5", {}, `Iteration ${iteration}, best response`, button("Open", () => view.open({ stage, row, iteration }))),
-    sampleCard(content, best, { measure: known.measure, needle: needleOf(view.filters.query), dim: false, lit: false }),
+    el("h5", {}, `Iteration ${name}, best response`, button("Open", () => view.open({ stage, row }))),
+    sampleCard(content, best, {
+      measure: known.measure, needle: needleOf(view.filters.query), dim: false, lit: false,
+      link: linkTo(known, row, best),
+    }),
   );
 }

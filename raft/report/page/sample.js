@@ -38,7 +38,7 @@ function endTag(reason) {
 }
 
 // the card of response `k`; `dim` says that the filters or the search leave it out
-function sampleCard(row, k, { measure, needle, dim, lit }) {
+function sampleCard(row, k, { measure, needle, dim, lit, link }) {
   const facts = [
     row.tokens?.[k] != null && counted(row.tokens[k], "token"),
     row.version !== undefined && `policy ${row.version}`,
@@ -53,7 +53,7 @@ function sampleCard(row, k, { measure, needle, dim, lit }) {
     el(
       "header",
       {},
-      el("h4", {}, `#${k + 1}`),
+      el("h4", {}, el("a", { href: link, title: "link to this response" }, `#${k + 1}`)),
       scoreTags(row, k, measure),
       chosen ? tag("chosen", "good") : null,
       row.rejected?.includes(k) ? tag("rejected", "warn", "the rejected side of a pair") : null,

@@ -20,7 +20,7 @@ def toy_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report on a run that the loop really made, with a gold reward."""
     root = tmp_path_factory.mktemp("toy")
     gold = {"kind": "function", "function": "length"}
-    run = run_raft(toy_runs.config(root, gold=gold, eval={"prompts": 10, "k": 3}))
+    run = run_raft(toy_runs.config(root, gold=gold, eval={"prompts": 10, "k": 3})).run_dir
     return write_report(run, root / "report.html")
 
 

@@ -20,7 +20,7 @@ from raft.report import write_report
 
 def test_every_sample_of_a_run_is_in_the_page_once(tmp_path: Path) -> None:
     gold = {"kind": "function", "function": "length"}
-    run = run_raft(toy_runs.config(tmp_path, iterations=2, gold=gold))
+    run = run_raft(toy_runs.config(tmp_path, iterations=2, gold=gold)).run_dir
     page = report(run)
     assert page.data["notices"] == []
     files = [*run.glob("iterations/*/eval.jsonl"), *run.glob("iterations/*/rollouts.jsonl")]

@@ -112,7 +112,8 @@ async def read_body(request: Request, limit: int) -> bytes:
                 if chunk is None:
                     return bytes(body)
                 body += chunk
-                if len(body) > limit:
-                    raise Refusal(413, f"the request is larger than {limit} bytes: send less")
+                if len(body) > limit:  # of a size that was not announced: there may be no end to it
+                    problem = f"the request is larger than {limit} bytes: send less"
+                    raise Refusal(413, problem, closes=True)
     except TimeoutError as error:
-        raise Refusal(408, "the rest of the request did not come") from error
+        raise Refusal(408, "the rest of the request did not come", closes=True) from error

@@ -51,12 +51,16 @@ VERSION = 1
 
 
 class Refusal(Exception):
-    """A request that is not answered: an HTTP status and one line."""
+    """A request that is not answered: an HTTP status and one line.
 
-    def __init__(self, status: int, message: str) -> None:
+    `closes` says that the rest of its body is not waited for.
+    """
+
+    def __init__(self, status: int, message: str, *, closes: bool = False) -> None:
         super().__init__(status, message)
         self.status = status
         self.message = message
+        self.closes = closes
 
 
 class _Strict(BaseModel):
@@ -276,7 +280,7 @@ def _first(error: ValidationError) -> tuple[str, str]:
     first: ErrorDetails = error.errors(include_url=False)[0]
     places = map(str, first["loc"])
     where = ".".join(part for part in places if not part.startswith("function-"))
-    return where, in_words(first)
+    return where, in_words(first).replace("a section of key: value", "an object")
 
 
 def _short(value: object) -> str:

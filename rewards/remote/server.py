@@ -87,7 +87,8 @@ class _Guard:
             return
         given = _digest(request.headers.get("Authorization", ""))
         if not hmac.compare_digest(given, self._digest):
-            raise wire.Refusal(401, "a token is needed: Authorization: Bearer …")
+            message = "a token is needed: Authorization: Bearer …"
+            raise wire.Refusal(401, message, closes="Transfer-Encoding" in request.headers)
 
 
 class _Turns:
@@ -121,7 +122,7 @@ def _answer(
         except asyncio.CancelledError:  # by Ctrl-C, when the time for requests under way is over
             return _error(503, "the server has ended")
         except wire.Refusal as refusal:
-            return _error(refusal.status, refusal.message)
+            return _error(refusal.status, refusal.message, closes=refusal.closes)
         except ClientDisconnect:
             return Response(status_code=GONE)
         except InputError as error:
@@ -148,8 +149,9 @@ def _unknown(service: Service) -> Callable[[Request, Exception], Awaitable[Respo
     return handle
 
 
-def _error(status: int, message: str) -> Response:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+def _error(status: int, message: str, *, closes: bool = False) -> Response:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    headers |= {"Connection": "close"} if closes else {}
     return JSONResponse({"error": one_line(message, 1000)}, status, headers)
 
 

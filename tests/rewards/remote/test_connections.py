@@ -119,6 +119,18 @@ def test_unfinished_bodies_do_not_fill_the_memory(server: Server) -> None:
     assert ask(server).status_code == 200
 
 
+@pytest.mark.parametrize("token", ["secret", "wrong"])
+def test_a_body_without_end_is_ended(server: Server, token: str) -> None:
+    header = f"POST /score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    chunk = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+    with server.silent(f"{header}Transfer-Encoding: chunked\r\n\r\n".encode()) as made:
+        made.settimeout(30)
+        with pytest.raises(OSError):
+            for _ in range(400):
+                made.sendall(chunk)
+    assert ask(server).status_code == 200
+
+
 def test_clients_that_leave_leave_no_traceback(server: Server) -> None:
     header = b"POST /score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
     for said in (b"", b"nonsense\r\n\r\n", header, header + b"Content-Length: 9\r\n\r\n{"):

@@ -183,7 +183,7 @@ def test_a_failed_reward_is_an_error_and_never_a_number(toy_url, text, status, s
             {"conversations": [[{"role": "user", "content": "x", "nmae": "y"}]]},
             "unknown key 'nmae'",
         ),
-        ({"conversations": ["x"], "modle": "y"}, "modle: Extra inputs"),
+        ({"conversations": ["x"], "modle": "y"}, "modle: unknown key"),
         ({"conversations": ["x"], "model": "gold"}, "this server has 'toy', not 'gold'"),
         ({"groups": [{"prompt": "x", "responses": ["y"], "token_ids": []}]}, "but 0 token_ids"),
         ({"groups": [{"prompt": [], "responses": ["y"]}]}, "prompt is an empty list"),

@@ -85,6 +85,11 @@ def check_messages(value: object, where: str, key: str) -> list[Message]:
         value = [value]
     if not is_list(value):
         raise InputError(where, f"{key!r} is {json_kind(value)}", "make it a list of messages")
+    if value and key in ("chosen", "rejected") and all(isinstance(one, str) for one in value):
+        raise InputError(
+            where, f"{key!r} is a list of texts and not of messages",
+            "RewardBench 2 and RM-Bench have such sides: raft eval-reward reads them",
+        )  # fmt: skip
     return _tools_first(
         [_message(one, f"{where}: {key!r} message {n}") for n, one in enumerate(value, start=1)]
     )

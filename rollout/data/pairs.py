@@ -113,11 +113,6 @@ def _side(
     value: object, prompt: Content | None, where: str, key: str
 ) -> tuple[Content, Completion]:
     """(what is answered, the answer)."""
-    if is_list(value) and value and all(isinstance(one, str) for one in value):
-        raise InputError(
-            where, f"{key!r} is a list of texts, as RewardBench 2 and RM-Bench have it",
-            "evaluate on it with raft eval-reward",
-        )  # fmt: skip
     if is_list(value) or is_object(value):
         return _message_side(check_messages(value, where, key), prompt, where, key)
     if prompt is None or (not isinstance(prompt, str) and _is_hh(value)):

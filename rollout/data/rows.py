@@ -181,7 +181,7 @@ def _json_rows(source: _File) -> Iterator[Row]:
     if not is_list(rows):
         raise InputError(
             f"{source.name}:1",
-            f"holds {type(rows).__name__} where a list of rows is expected",
+            f"holds {json_kind(rows)} where a list of rows is expected",
             "wrap it in [ ]",
         )
     for number, value in enumerate(rows, start=1):

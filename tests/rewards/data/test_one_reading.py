@@ -346,6 +346,9 @@ def test_dialogues_that_differ_before_their_answers_are_scored_as_two(tmp_path: 
 def test_what_another_command_reads_is_said(tmp_path: Path, row: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         list(RowReader(write(tmp_path / "rows.jsonl", [row])).rows())
+    if isinstance(row.get("chosen"), list):
+        with pytest.raises(InputError, match=said):
+            read_pairs(str(tmp_path / "rows.jsonl"))
 
 
 def test_turns_in_the_text_of_helpsteer2(tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def test_broken_gzip(tmp_path):
 
 def test_broken_json_list_and_parquet(tmp_path):
     assert "p.json:2: not valid JSON" in refused(write(tmp_path / "p.json", "[", "{]"))
-    assert "p.json:1: holds dict" in refused(write(tmp_path / "p.json", "{}"))
+    assert "p.json:1: holds an object" in refused(write(tmp_path / "p.json", "{}"))
     assert "p.json: row 2: " in refused(write(tmp_path / "p.json", '[{"prompt": "A"}, 3]'))
     assert "not readable as Parquet" in refused(write(tmp_path / "p.parquet", "x"))
 

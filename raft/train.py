@@ -34,7 +34,7 @@ _PROBE_TOKENS = 64
 def train(
     config: RunConfig, folder: RunFolder, workers: WorkerGroups, selected: Path, iteration: int
 ) -> dict[str, float | int]:
-    """The SFT update on the selected rows, or its stored result when it is done already."""
+    """The update on the selected rows, or its stored result when it is done already."""
     checkpoint = folder.checkpoint(iteration)
     if not checkpoint.is_dir():
         trainer = _trainer(workers)

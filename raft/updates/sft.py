@@ -235,9 +235,11 @@ class SFT:
         )
 
     def _starting(self) -> contextlib.AbstractContextManager[Any]:
-        return start_policy(
-            self._trainer, self._start, self._dtype, self._settings.lora is not None
-        )
+        import torch
+
+        # beside the policy for as long as it is read: in the precision of the arithmetic
+        dtype = torch.bfloat16 if self._autocast else self._dtype
+        return start_policy(self._trainer, self._start, dtype, self._settings.lora is not None)
 
     @property
     def _autocast(self) -> bool:

@@ -53,7 +53,7 @@ class TrainerWorkers:
     def train(
         self, rows_path: str, out_dir: str, final_dir: str, seed: int
     ) -> dict[str, float | int]:
-        """One SFT update on the rows of a file; writes the new policy to `out_dir`.
+        """One update on the rows of a file; writes the new policy to `out_dir`.
 
         `final_dir` is where the caller will move it: the checkpoint of the next (re)start.
         """

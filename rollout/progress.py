@@ -33,7 +33,8 @@ class Progress:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        unseen = self._bar.disable  # closed bars say so too
         self._bar.close()
         seconds = time.monotonic() - self._began
-        if self._bar.disable and kind is None and seconds >= _LONG:
+        if unseen and kind is None and seconds >= _LONG:
             log.info("%s: %d in %.1f s", self._title, self._count, seconds)

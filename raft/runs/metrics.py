@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from raft.config.run import LogConfig
 
+log = logging.getLogger("raft")
+
 Metric = float | int | str | Sequence[str]  # what a row of `metrics.jsonl` holds under one key
 
 __all__ = [
@@ -35,6 +38,10 @@ __all__ = [
     "read_numbers",
     "report_line",
 ]
+
+
+# a stage that is over sooner needs no line
+_LONG = 2.0
 
 
 class Stopwatch:
@@ -51,8 +58,10 @@ class Stopwatch:
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.monotonic()
         yield
-        key = f"time/{stage}"
-        self._stages[key] = self._stages.get(key, 0.0) + time.monotonic() - start
+        key, seconds = f"time/{stage}", time.monotonic() - start
+        self._stages[key] = self._stages.get(key, 0.0) + seconds
+        if seconds >= _LONG:
+            log.info("%s: %.1f s", stage, seconds)
 
     def metrics(self) -> dict[str, float]:
         """The stages so far, and `time/iteration` since the watch was made."""

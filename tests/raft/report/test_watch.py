@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +16,8 @@ from wording import words
 from raft import run as run_raft
 from raft.report.watch import Live, serve_live
 from rollout.errors import InputError
+
+pytest_plugins = ["report_fixtures"]
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +67,27 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_told(run: Path) -> None:
     with serve_live(run, 0) as server, pytest.raises(InputError, match=words("--port another")):
         serve_live(run, server.server_address[1])
+
+
+@pytest.mark.slow
+def test_a_browser_follows_the_run_where_the_reader_is(
+    run: Path, address: str, chromium: Any
+) -> None:
+    tab = chromium.new_context().new_page()
+    wrong: list[str] = []
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.goto(address)
+    page = tab.frame_locator("#page")
+    page.locator("#curves figure").first.wait_for()
+    tab.wait_for_function("document.getElementById('said').textContent.includes('page ')")
+    first = tab.locator("#said").inner_text()
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({**row, "iteration": row["iteration"] + 1}) + "\n")
+    tab.wait_for_function(
+        "first => document.getElementById('said').textContent !== first", arg=first
+    )
+    page.locator("#curves figure").first.wait_for()
+    last = f"iteration {row['iteration'] + 1}"
+    page.locator("#curves figure .when", has_text=last).first.wait_for()
+    assert wrong == []

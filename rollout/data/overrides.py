@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import yaml
 
-from rollout.data.jsonl import is_object
+from rollout.data.jsonl import is_list, is_object
 from rollout.errors import InputError
 from rollout.text.printable import one_line
 
@@ -104,16 +104,34 @@ def parse_override(text: str, where: str, example: str) -> tuple[str, object]:
 
 
 def apply_override(data: dict[str, object], text: str, where: str, example: str) -> None:
-    """Set `key.sub=value` in a nested mapping. Raises `InputError` as `parse_override` does, and
-    where a part of the key but the last names no mapping."""
+    """Set `key.sub=value` in a nested mapping; `list.0.sub` is in the first entry of a list.
+
+    Raises `InputError` as `parse_override` does, and where a part of the key but the last names no
+    mapping, or none of the entries of a list.
+    """
     key, value = parse_override(text, where, example)
+    place, before = f"{where} {text.strip()}", ""
+    section: object = data
     *parents, last = key.split(".")
-    section = data
-    for parent in parents:
-        if section.get(parent) is None:  # a section named in the file and left empty
-            section[parent] = {}
-        child = section[parent]
-        if not is_object(child):
-            raise InputError(f"{where} {text.strip()}", f"{parent} is no section")
-        section = child
-    section[last] = value
+    for part in parents:
+        if is_object(section) and section.get(part) is None:
+            section[part] = {}  # named in the file and left empty
+        section = _held(section, part, before, place)
+        before = part
+    if is_object(section):
+        section[last] = value
+    else:
+        _held(section, last, before, place)
+        cast(list[object], section)[int(last)] = value
+
+
+def _held(section: object, part: str, name: str, place: str) -> object:
+    """What a mapping or a list called `name` holds at `part`. Raises InputError."""
+    if is_object(section):
+        return section[part]
+    if not is_list(section):
+        raise InputError(place, f"{name} is no section", f"set {name} as a whole")
+    if not (part.isdecimal() and int(part) < len(section)):
+        fix = f"use 0 to {len(section) - 1}" if section else f"set {name} as a whole"
+        raise InputError(place, f"{part!r} is no entry of the list {name}", fix)
+    return section[int(part)]

@@ -146,6 +146,10 @@ def parse_row(row: Row, stem: str, form: Form | None = None) -> ScoreRow:
             row.where, "is a pair, chosen and rejected, where K responses to a prompt are expected",
             "compare its sides with raft eval-reward, or add scores with raft score",
         )  # fmt: skip
+    if missing == ["responses"]:
+        problem = "no column 'responses': it is a prompt that nothing answers yet"
+        fix = "draw responses by raft sample, or give raft bon a --policy to draw from"
+        raise InputError(row.where, problem, fix)
     if missing:
         raise InputError(row.where, f"no column {missing[0]!r}, which rows of form {found} need")
     id = row_id(columns, row, stem)

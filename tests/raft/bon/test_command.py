@@ -284,6 +284,7 @@ def test_wrong_commands_are_refused_in_one_line(
     assert says(message, "--bos: --reward function:length has that setting")
     assert says(refused(capsys, *command, "mixed.yaml"), "the judge alone")
     assert "--reward nowhere.yaml: no such file" in refused(capsys, *command, "nowhere.yaml")
+    assert says(refused(capsys, "prompts.jsonl"), "no column 'responses' prompt give --policy")
     (home / "prompts.best.jsonl").write_text("precious\n")
     message = refused(capsys, *command, "function:length", "-n", "2")
     assert "prompts.best.jsonl: is there already, and nothing tells how it was made" in message

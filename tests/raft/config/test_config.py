@@ -233,6 +233,36 @@ def test_a_wrong_override_is_one_line(tmp_path: Path, override: str, expected: s
     assert says(caught.value, expected) and "\n" not in str(caught.value)
 
 
+def test_entries_of_lists_are_overridden_by_their_number() -> None:
+    data: dict[str, object] = {"data": [{"path": "a", "limit": 3}, {"path": "b"}], "a": {"a": 1}}
+    for text in ("data.0.path=c", "data.1={path: d}", "a.a=2", "b.b.b=3"):
+        apply_override(data, text, "override", "seed=1")
+    assert data["data"] == [{"path": "c", "limit": 3}, {"path": "d"}]
+    assert (data["a"], data["b"]) == ({"a": 2}, {"b": {"b": 3}})
+    for text, said in (
+        ("data.2.path=c", "'2' is no entry of the list data use 0 to 1"),
+        ("data.path=c", "'path' is no entry of the list data"),
+        ("data.-1.path=c", "'-1' is no entry of the list data"),
+        ("data.0.path.x=c", "path is no section"),
+    ):
+        with pytest.raises(InputError) as caught:
+            apply_override(data, text, "override", "seed=1")
+        assert says(caught.value, said)
+
+
+def test_the_header_of_every_config_is_a_command_that_its_keys_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAFT_DATA", "/data")
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        for line in path.read_text().splitlines():
+            _, found, rest = line.partition(str(path.relative_to(ROOT)))
+            overrides = [word for word in rest.split() if "=" in word]
+            if line.startswith("# raft ") and found:
+                load = load_train_config if " train-reward " in line else load_config
+                load(path, overrides)
+
+
 def test_an_empty_section_may_be_filled_by_an_override(tmp_path: Path) -> None:
     file = toy_runs.config_file(tmp_path, train=None)
     assert load_config(file, ["train.epochs=2"]).train.epochs == 2

@@ -55,6 +55,7 @@ def replay(
     reward_weights: str | None = None,
     length_penalty: str | None = None,
     filters: Sequence[str] = (),
+    adaptive: str | None = None,
     iteration: int | None = None,
     draws: int = 20,
     seed: int = 0,
@@ -71,15 +72,16 @@ def replay(
             them: `"best_of_k,top_m:m=2"`, `"knockout"`, `"scores=1,gold_scores=0.5"`,
             `"weight=0.01"`.
         filters: changes, `["min_chars=2"]`, to those of the run; "none" removes those first.
+        adaptive: measure drawing in waves: `"first=4,wave=4,most=32,cost=0.05"`.
         iteration: the one to replay; by default all.
         draws: random subsets for each K.
         out_dir: a folder for replay.md, replay.json, replay.png and replay.svg.
 
     Raises InputError for rows without scores, and for settings that fit nothing.
     """
+    from raft.stored import rules
     from raft.stored.replay import Plan
     from raft.stored.replay import replay as replay_source
-    from raft.stored.rules import Scoring, parse_filters, parse_penalty, parse_rules, parse_weights
     from raft.stored.source import find_samples
     from rollout.storage.files import make_out_folder
 
@@ -87,16 +89,17 @@ def replay(
     check_draws(draws)
     file = File(source, "pool")
     folder = None if out_dir is None else make_out_folder(str(out_dir))
-    rules = parse_rules(strategy) if strategy is not None else []
+    tried = rules.parse_rules(strategy) if strategy is not None else []
     if tournament is not None:
-        rules += parse_rules(tournament, tournaments=True)
-    scoring = Scoring(parse_weights(reward_weights), parse_penalty(length_penalty))
+        tried += rules.parse_rules(tournament, tournaments=True)
+    weights, penalty = rules.parse_weights(reward_weights), rules.parse_penalty(length_penalty)
     found = find_samples(file.name, iteration, split=split, columns=columns or {})
     plan = Plan(
-        filters=parse_filters(filters, found.own.filters if found.own else {}),
+        filters=rules.parse_filters(filters, found.own.filters if found.own else {}),
         ks=None if k is None else _numbers(k),
-        rules=tuple(rules) or None,
-        scoring=scoring,
+        rules=tuple(tried) or None,
+        scoring=rules.Scoring(weights, penalty),
+        adaptive=rules.parse_adaptive(adaptive),
         draws=draws,
         seed=seed,
     )

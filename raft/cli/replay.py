@@ -76,6 +76,10 @@ def add_replay(command: AddCommand) -> None:
         help="filters to change, added to those of the run; none removes those first",
     )  # fmt: skip
     made.add_argument(
+        "--adaptive", metavar="first=N,...",
+        help="measure what drawing in waves would have saved; keys: first, wave, most, cost",
+    )  # fmt: skip
+    made.add_argument(
         "--iteration", default="all", metavar="N", help="iteration to replay (default: all)"
     )
     made.add_argument(
@@ -99,6 +103,7 @@ def _replay(options: argparse.Namespace) -> int:
         reward_weights=options.reward_weights,
         length_penalty=options.length_penalty,
         filters=options.filter or (),
+        adaptive=options.adaptive,
         iteration=_iteration(options.iteration),
         draws=options.draws,
         seed=options.seed,

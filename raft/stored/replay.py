@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from raft.adaptive import Adaptive
 from raft.filters import Filters
 from raft.monitor.diversity import measure
 from raft.select_rows import read_selected, selection_seed
 from raft.stored.kept import DIVERSITY_DRAWS, SelectionStats, keep, keep_own
 from raft.stored.pool import Pool, read_pool, value_name
-from raft.stored.rules import Rule, Scoring, filters_at_work, required_methods, sweep_points
+from raft.stored.rules import Rule, Scoring, filters_at_work, required_methods, sweep, sweep_points
 from raft.stored.source import OriginalSelection, Part, Source
 from raft.stored.summary import Outcome, outcomes
+from raft.stored.waves import Waves, measure_waves
 from rewards.evaluation.stats import RESAMPLES
 from rollout.data.samples import COMPARISONS
 from rollout.errors import InputError
@@ -33,6 +35,7 @@ class Plan:
         ks: default: powers of two below the number of stored samples, and that number; fewer where
             tournament points select (`raft.stored.rules`).
         rules: default: the run's own selector, best of K for a file.
+        adaptive: measure drawing in waves, too, with budgets of those K that it allows.
         draws: number of random subsets for rules without a closed form.
         resamples: number of resamples of prompts, for intervals.
     """
@@ -41,6 +44,7 @@ class Plan:
     ks: tuple[int, ...] | None = None
     rules: tuple[Rule, ...] | None = None
     scoring: Scoring = field(default_factory=Scoring)
+    adaptive: Adaptive | None = None
     draws: int = 20
     seed: int = 0
     resamples: int = RESAMPLES
@@ -52,7 +56,7 @@ class Report:
 
     `same_as_selected` says of each part whether the replay of the run's own selection gives the
     rows of its selected.jsonl, None where that is unknown; `unselectable` counts samples by reason;
-    `by_part` is empty where there is one part.
+    `by_part` is empty where there is one part; `waves` where no drawing in waves was asked for.
     """
 
     source: str
@@ -69,6 +73,8 @@ class Report:
     seed: int
     results: list[Outcome]
     by_part: dict[str, list[Outcome]]
+    adaptive: Adaptive | None = None
+    waves: list[Waves] = field(default_factory=list[Waves])
 
 
 def replay(source: Source, plan: Plan) -> Report:
@@ -81,6 +87,7 @@ def replay(source: Source, plan: Plan) -> Report:
     parts: dict[str, list[SelectionStats]] = {}
     same: dict[str, bool | None] = {}
     unselectable: Counter[str] = Counter()
+    pools: list[Pool] = []
     with Progress("replay", len(source.parts)) as bar:
         for part in source.parts:
             pool = _read(source, part, plan, rules)
@@ -91,6 +98,7 @@ def replay(source: Source, plan: Plan) -> Report:
             if source.own is not None:
                 same[part.name] = _same_as_selected(source, part, pool, parts[part.name][0])
             unselectable.update(pool.refused)
+            pools += [pool] if plan.adaptive is not None else []
     if not parts:
         raise InputError(source.name, "no row of it can be read", f"{source.notes[-1]}")
     hidden = _hidden(source, plan)
@@ -113,7 +121,31 @@ def replay(source: Source, plan: Plan) -> Report:
         seed=plan.seed,
         results=summary(list(parts.values())),
         by_part={name: summary([kept]) for name, kept in parts.items() if len(parts) > 1},
+        adaptive=plan.adaptive,
+        waves=_waves(pools, plan),
     )
+
+
+def _waves(pools: Sequence[Pool], plan: Plan) -> list[Waves]:
+    """Measure drawing in waves; a prompt may get all that is stored where `most` is not said."""
+    if (adaptive := plan.adaptive) is None:
+        return []
+    stored = max(pool.samples for pool in pools)
+    most = adaptive.most or stored
+    ks = [k for k in plan.ks or sweep(stored) if adaptive.first <= k < most]
+    if not ks:
+        raise InputError(
+            "--adaptive",
+            f"no K is from {adaptive.first} on, its first wave, and below {most}, its most",
+            f"choose first and most around --k; {stored} samples of a prompt are stored",
+        )
+    return [
+        measure_waves(
+            pools, replace(adaptive, most=most), k,
+            draws=plan.draws, seed=plan.seed, resamples=plan.resamples,
+        )
+        for k in ks
+    ]  # fmt: skip
 
 
 def _own_rules(source: Source) -> tuple[Rule, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from raft.bon.estimate import Estimate
 from raft.stored.replay import Report
 from raft.stored.summary import Outcome, Value
 from rewards.evaluation.markdown import number, percent, section, table
@@ -22,6 +23,7 @@ def as_markdown(report: Report, *, each_part: bool = True) -> str:
         _introduction(report),
         _table(report.results),
         _footnotes(report),
+        _waves(report),
     ]
     if report.notes:
         parts.append(section("Notes", "\n".join(f"- {note}" for note in report.notes)))
@@ -31,6 +33,41 @@ def as_markdown(report: Report, *, each_part: bool = True) -> str:
             for name, rows in report.by_part.items()
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _waves(report: Report) -> str:
+    if report.adaptive is None:
+        return ""
+    gold = any(row["gold_gain"] is not None for row in report.waves)
+    columns = ["K on average", "samples", "best", "gain", *["gold gain"] * gold, "saved"]
+    rows = [
+        [
+            str(row["k"]),
+            *(_estimate(row[name], ".3f") for name in ("samples", "score", "gain")),
+            *([_estimate(row["gold_gain"], ".3f")] * gold),
+            _estimate(row["saved"], ".1%"),
+        ]
+        for row in report.waves
+    ]
+    one, rule = report.waves[0], report.adaptive
+    said = (
+        f"{one['prompts']:,} prompts ({one['prompts_short']:,} have too few scores), in "
+        f"{report.draws} random orders of their samples, 95 % intervals over prompts. The gain is "
+        "over the best of a fixed K of as many samples; saved is 1 less the samples over those of "
+        "a fixed K with the same best score."
+    )
+    title = (
+        f"In waves: first {rule.first}, wave {rule.wave}, most {one['most']}, cost {rule.cost:g}"
+    )
+    return section(title, f"{table(columns, rows)}\n\n{said}")
+
+
+def _estimate(one: Estimate | None, form: str) -> str:
+    if one is None or one["mean"] is None:
+        return "–"
+    low, high = one["low"], one["high"]
+    ends = "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
+    return f"{one['mean']:{form}}{ends}"
 
 
 def _introduction(report: Report) -> str:

@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from raft.adaptive import Adaptive
+from raft.config.sampling import AdaptiveConfig
 from raft.config.select import SelectConfig
 from raft.filters import Filters
 from raft.selection import ARGUMENTS, check_strategy
@@ -33,6 +35,7 @@ __all__ = [
     "Rule",
     "Scoring",
     "filters_at_work",
+    "parse_adaptive",
     "parse_filters",
     "parse_penalty",
     "parse_rules",
@@ -160,6 +163,18 @@ def parse_filters(words: Sequence[str] | None, own: Filters) -> Filters:
     except ValidationError as error:
         at, message = complaints(error)[0]
         raise InputError(f"--filter {at}".rstrip(), message) from error
+
+
+def parse_adaptive(text: str | None) -> Adaptive | None:
+    """Parse `first=4,most=32,cost=0.05`, the keys of `sampling.adaptive`. Raises InputError."""
+    if text is None:
+        return None
+    given = _assignments(text.split(","), "--adaptive", "first=4,most=32")
+    try:
+        return TypeAdapter(AdaptiveConfig).validate_python(given)
+    except ValidationError as error:
+        at, message = complaints(error)[0]
+        raise InputError(f"--adaptive {at}".rstrip(), message) from error
 
 
 def filters_at_work(filters: Filters) -> dict[str, object]:

@@ -166,6 +166,11 @@ def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | 
         why = one_line(error)
         notes.append(f"{path} cannot be read ({why}): no filter of the run is applied")
         return None, None
+    if (adaptive := config.sampling.adaptive) is not None:
+        notes.append(
+            f"the run drew in waves: prompts have more than {adaptive.first} samples where their "
+            "first ones asked for more, and numbers at K < N are of samples that depend on that"
+        )
     rule = config.select
     own = OriginalSelection(
         rule.strategy, rule.arguments(), rule.filters(), _judged(config), config.seed

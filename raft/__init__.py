@@ -82,4 +82,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    """What users call: completion is no place for what this file imports."""
+    return sorted({*_HOMES, *(name for name in globals() if name.startswith("__"))})

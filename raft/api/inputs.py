@@ -61,6 +61,9 @@ def to_spec(
         return read_spec(str(reward), {}, sections=sections, kind=kind)
     if isinstance(reward, Mapping):
         return read_spec(dict(reward), {}, sections=sections, kind=kind)
+    if callable(reward):
+        fix = 'name it "function:FILE.py:NAME": it runs in other processes too'
+        raise InputError(sections[0], "is a function of this process", fix)
     return reward
 
 

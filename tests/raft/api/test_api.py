@@ -36,6 +36,7 @@ def test_all_names_are_there_and_completed() -> None:
               "InputError", "RewardError"}  # fmt: skip
     assert wanted <= set(raft.__all__) <= set(dir(raft))
     assert all(callable(getattr(raft, name)) for name in raft.__all__)
+    assert "import_module" not in dir(raft)
 
 
 def test_a_function_is_not_hidden_by_a_package_of_its_name() -> None:
@@ -116,6 +117,8 @@ def test_rank_and_evaluate() -> None:
         raft.evaluate_reward(pairs)
     with pytest.raises(raft.InputError, match=words("judge or a reward")):
         raft.rank(ROWS)
+    with pytest.raises(raft.InputError, match=words("reward function FILE.py:NAME")):
+        raft.score(ROWS, len)  # pyright: ignore[reportArgumentType]
 
 
 def test_sample_then_the_best_of_n() -> None:

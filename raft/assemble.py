@@ -62,7 +62,9 @@ def start_workers(config: RunConfig, folder: RunFolder) -> Iterator[WorkerGroups
         there = executor.gpus()
         placement = place_workers(config, there, rewards)
         log.info("workers: %s", placement.summary)
-        placement = _with_monitor(config, there, placement)
+        if (note := _kl_note(config)) is not None:
+            log.info("monitor: %s", note)
+        placement = with_monitor(config, there, placement)
         executor.reserve(placement.slots)
         workers = _all_groups(config, folder, executor, placement, rewards)
         log_probs = _log_prob_workers(config, executor, placement, workers)
@@ -172,10 +174,8 @@ def _gpus(config: RunConfig, there: int) -> int:
     return there if wanted is None else wanted
 
 
-def _with_monitor(config: RunConfig, there: int, placement: Placement) -> Placement:
-    """Room for the worker that measures policies, if they are; the log says why KL is not."""
-    if (note := _kl_note(config)) is not None:
-        log.info("monitor: %s", note)
+def with_monitor(config: RunConfig, there: int, placement: Placement) -> Placement:
+    """Room for the worker that measures policies, if they are."""
     if kl_temperature(config) is None and config.monitor.reference_text is None:
         return placement
     gpus, cores = _gpus(config, there), len(os.sched_getaffinity(0))
@@ -264,10 +264,8 @@ def _drawing_groups(
     from rewards.build import build_reward
 
     respawns = config.cluster.max_respawns
-    parts = [part for reward in rewards.values() for part in reward.parts()]
-    models = sum(part.kind in ("model", "pairwise") for part in parts)
     if placement.reward and placement.reward[0].gpus:
-        share = round(_REWARDS_ON_GPU / max(1, models), 2)
+        share = reward_share(rewards)
         rewards = {name: with_gpu_memory(one, share) for name, one in rewards.items()}
     builders = {name: partial(build_reward, spec) for name, spec in rewards.items()}
     stall = config.cluster.stall_timeout
@@ -316,6 +314,18 @@ def _trainer(
     )  # fmt: skip
 
 
+def reward_share(rewards: Mapping[str, RewardSpec]) -> float:
+    """The share of a GPU that vLLM takes for each of the models that score."""
+    parts = [part for reward in rewards.values() for part in reward.parts()]
+    models = sum(part.kind in ("model", "pairwise") for part in parts)
+    return round(_REWARDS_ON_GPU / max(1, models), 2)
+
+
+def engine_share(config: RunConfig, *, colocated: bool) -> float:
+    """The share of a GPU that vLLM takes to draw."""
+    return config.policy.gpu_memory or (_SHARED_GPU if colocated else _OWN_GPU)
+
+
 def _engine(config: RunConfig, colocated: bool) -> BuildEngine:
     from rollout.engines.base import build_engine
 
@@ -326,7 +336,7 @@ def _engine(config: RunConfig, colocated: bool) -> BuildEngine:
         dtype=policy.dtype,
         max_model_len=policy.max_model_len,
         tensor_parallel=policy.tensor_parallel,
-        gpu_memory=policy.gpu_memory or (_SHARED_GPU if colocated else _OWN_GPU),
+        gpu_memory=engine_share(config, colocated=colocated),
         max_num_seqs=policy.max_num_seqs,
         seed=derive_seed(config.seed, "engine"),
         can_sleep=colocated,

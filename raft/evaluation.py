@@ -36,6 +36,9 @@ def summarize(
 ) -> dict[str, float | int]:
     """Reward, gold, best of K, length and diversity of stored rollouts, under `prefix/…` keys.
 
+    `tokens` are of the responses, `scored_tokens` of prompt and response of each one that has a
+    reward, by the policy's tokenizer.
+
     Means are over prompts with half widths of 95 % intervals; what cannot be known is left out, and
     so are the means of the columns `without_means`: tournament scores say nothing on average.
     Where `sampling` is adaptive, means are of the first wave alone: who has further samples depends
@@ -44,12 +47,16 @@ def summarize(
     rewards: list[Scores] = []
     golds: list[Scores] = []
     lengths: list[int] = []
+    scored = 0
     truncated: list[bool] = []
     distinct = (DistinctN(1), DistinctN(2))
     for row in rows:
         rewards.append(row.scores[REWARD])
         golds.append(row.scores.get(_GOLD, []))
-        lengths += [len(ids) for ids in row.token_ids]
+        own = [len(ids) for ids in row.token_ids]
+        lengths += own
+        prompt, pairs = len(row.prompt_token_ids or ()), zip(own, rewards[-1], strict=False)
+        scored += sum(prompt + length for length, score in pairs if score is not None)
         truncated += row.truncated
         for text in row.responses:
             for counter in distinct:
@@ -66,6 +73,8 @@ def summarize(
     if any(golds) and _GOLD not in without_means:
         found |= _of_scores([row[:first] for row in golds], prefix, "gold")
     found |= _of_selection(padded(rewards), golds, without_means, prefix)
+    found[f"{prefix}/tokens"] = sum(lengths)
+    found[f"{prefix}/scored_tokens"] = scored
     found[f"{prefix}/length_mean"] = float(np.mean(lengths))
     found[f"{prefix}/truncated_share"] = float(np.mean(truncated))
     for n, counter in enumerate(distinct, start=1):

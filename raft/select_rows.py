@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,9 +178,12 @@ def write_selected(
     by_prompt: dict[int, list[int]] = defaultdict(list)
     for prompt, sample in chosen_M2.tolist():
         by_prompt[prompt].append(sample)
-    written = _selected(rows, by_prompt, strategy in PAIRED, weights_PK)
+    tokens: Counter[str] = Counter()
+    written = _selected(rows, by_prompt, strategy in PAIRED, weights_PK, tokens)
     write_rows(out, (row.to_json() for row in written))
     return {
+        "select/tokens": tokens["selected"],
+        "select/tokens_thrown_away": tokens["drawn"] - tokens["selected"],
         "select/reward_mean": float(np.average(scores_PK[tuple(trained_M2.T)], weights=counts_M)),
         "select/kept": len(trained_M2),
         "select/prompts": len({*trained_M2[:, 0].tolist()}),
@@ -242,9 +245,13 @@ def _selected(
     by_prompt: Mapping[int, list[int]],
     pairs: bool,
     weights_PK: NDArray[np.float64] | None,
+    tokens: Counter[str],
 ) -> Iterator[SelectedRow]:
+    """The rows, their responses' tokens counted in `tokens`: those drawn, and those selected."""
     for number, row in enumerate(rows()):
         samples = by_prompt.get(number, [])
+        tokens["drawn"] += sum(map(len, row.token_ids))
+        tokens["selected"] += sum(len(row.token_ids[one]) for one in {*samples} if row.token_ids)
         if pairs:
             for better, worse in zip(samples[::2], samples[1::2], strict=True):
                 yield SelectedRow.of(row, better, rejected=worse)

@@ -23,7 +23,14 @@ from raft.cli.process import (
 from raft.cli.replay import add_eval_pool, add_replay
 from raft.cli.reward_models import add_eval_reward, add_train_reward
 from raft.cli.rewards import add_rank, add_score, add_serve_reward
-from raft.cli.runs import add_curves, add_demo, add_report, add_run, add_validate
+from raft.cli.runs import (
+    add_curves,
+    add_demo,
+    add_plan,
+    add_report,
+    add_run,
+    add_validate,
+)
 from raft.cli.sampling import add_bon, add_sample
 from raft.cli.show import add_push, add_watch
 from raft.logs import log_for_command
@@ -33,9 +40,9 @@ from rollout.storage.files import is_disk_full
 
 _DEBUG = "RAFT_DEBUG"
 _COMMANDS = (
-    add_demo, add_run, add_validate, add_watch, add_curves, add_report, add_push, add_replay,
-    add_eval_pool, add_sample, add_bon, add_score, add_rank, add_train_reward, add_eval_reward,
-    add_doctor, add_serve_reward,
+    add_demo, add_run, add_validate, add_plan, add_watch, add_curves, add_report, add_push,
+    add_replay, add_eval_pool, add_sample, add_bon, add_score, add_rank, add_train_reward,
+    add_eval_reward, add_doctor, add_serve_reward,
 )  # fmt: skip
 # that print while they work, not at the end
 _PRINT_BETWEEN = ("demo", "doctor", "watch")

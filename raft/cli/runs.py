@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from raft.cli.options import (
     AddCommand,
     add_json,
     add_old_name,
     add_seed,
+    count,
     names,
     positive,
     print_result,
 )
 from rollout.errors import InputError
 
-__all__ = ["add_curves", "add_demo", "add_report", "add_run", "add_validate"]
+__all__ = ["add_curves", "add_demo", "add_plan", "add_report", "add_run", "add_validate"]
 
 _DEMO = """\
 examples:
@@ -41,6 +43,17 @@ examples:
 
 Files, folders, functions, lengths and data are looked at, in seconds; configs of raft train-reward
 are checked too.
+"""
+_PLAN = """\
+examples:
+  raft plan configs/llama3_8b_armorm.yaml --gpus 4
+  raft plan configs/hh_llama_7b.yaml --gpus 8 --gpu-memory 79 policy.model=path/to/sft
+  raft plan configs/reward/bradley_terry_llama3.yaml --gpus 1 train.lora.r=32
+
+Memory of every process and GPU, disk and tokens, from config.json files alone, for runs and for
+configs of raft train-reward. Weights, gradients, optimizer and caches are counted; activations are
+estimated for the longest rows that the config allows. What does not fit ends with exit code 2 and
+the settings that would.
 """
 _CURVES = """\
 examples:
@@ -141,6 +154,52 @@ def _validate(options: argparse.Namespace) -> int:
         use, detail = "raft run", ""
     result = {"config": options.config, "valid": True, "command": use}
     print_result(options, result, f"{options.config}: valid, for {use}{detail}")
+    return 0
+
+
+def add_plan(command: AddCommand) -> None:
+    """Add `raft plan`."""
+    made = command(
+        "plan", _plan, "show the memory, disk and tokens that a config needs, before it runs", _PLAN
+    )
+    made.add_argument("config", metavar="CONFIG", help="YAML file; configs/ has examples")
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="config key to override")
+    made.add_argument(
+        "--gpus", type=count, metavar="N",
+        help="plan for so many, 0 for the CPU (default: cluster.gpus, else this machine's)",
+    )  # fmt: skip
+    made.add_argument(
+        "--gpu-memory", type=float, metavar="GiB",
+        help="that torch gets of each GPU (default: this machine's, else 79.2, of an H100 80 GB)",
+    )  # fmt: skip
+    add_json(made)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from raft.config.load import is_training, make_config, read_mapping
+    from raft.config.train_reward import make_train_config
+    from raft.plan.plan import DEFAULT_MEMORY, check_plan, machine_gpus, plan_run
+    from raft.plan.show import plan_json, plan_text
+    from raft.plan.training import check_training_plan, plan_training
+
+    if options.gpu_memory is not None and not options.gpu_memory > 0:
+        raise InputError("--gpu-memory", f"is {options.gpu_memory:g} GiB", "give a number above 0")
+    named = str(options.config)
+    data = read_mapping(named, options.overrides, examples="configs/")
+    here, held = machine_gpus()
+    memory: float = options.gpu_memory or held or DEFAULT_MEMORY
+    gpus: int = here if options.gpus is None else options.gpus
+    if is_training(data):
+        training = make_train_config(data, named)
+        plan, check = plan_training(training, gpus, memory), partial(check_training_plan, training)
+    else:
+        config = make_config(data, named)
+        if options.gpus is None and config.cluster.gpus is not None:
+            gpus = config.cluster.gpus
+        plan, check = plan_run(config, gpus, memory), partial(check_plan, config)
+    print_result(options, plan_json(plan), plan_text(plan))
+    if plan.problem() is not None:
+        check(gpus, memory)  # tells what would fit
     return 0
 
 

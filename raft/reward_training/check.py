@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.config.paths import shared_data
+from raft.plan.training import check_training_fits
 from raft.reward_training.data import read_train_data
 from raft.reward_training.recipes import resolved
 from raft.runs.check import check_length, check_model_files, check_writable
@@ -59,6 +60,7 @@ def check_training(config: TrainRewardConfig, *, hub: bool = True, data: bool = 
     for key, section in (("train", config.train), ("sft", config.sft)):
         if section:
             _check_optimizer(key, section)
+    check_training_fits(config, hub=hub)
     if data:
         _check_data(config)
 

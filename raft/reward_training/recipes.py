@@ -21,7 +21,7 @@ from rewards.training.settings import (
 )
 from rollout.errors import InputError
 
-__all__ = ["resolved", "run_recipe"]
+__all__ = ["longest_side", "resolved", "run_recipe", "stages"]
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -48,6 +48,19 @@ def resolved(config: TrainRewardConfig) -> dict[str, object]:
         own = {"chunk": section.chunk, "rest_of_test": section.rest_of_test}
         found["sft"] = own | _as_section(first)
     return found
+
+
+def stages(config: TrainRewardConfig) -> dict[str, TrainingSettings]:
+    """The trainings of a language model by their sections, in order; armorm has none."""
+    if config.recipe == "armorm":
+        return {}
+    first = _first_stage(config)
+    return ({} if first is None else {"sft": first}) | {"train": _training(config)}
+
+
+def longest_side(config: TrainRewardConfig) -> int | None:
+    """The most tokens of a conversation; None: as many as the model takes."""
+    return config.max_length if config.recipe == "armorm" else _reading(config).max_length
 
 
 def _bradley_terry(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from raft.config.paths import shared_data
+from raft.plan.plan import check_fits
 from raft.runs.prompts import Texts, check_counts, read_texts
 from raft.workers.inline_executor import machine_gpus
 from rewards.checkpoints.checkpoint import check_files, has_chat_template
@@ -63,6 +64,7 @@ def check_run(config: RunConfig, *, hub: bool = True) -> Texts | None:
     columns = {name for prompt in texts.prompts[:1] for name in prompt.fields} if texts else None
     for key, reward in config.rewards().items():
         check_reward(key, reward, columns, hub=hub)
+    check_fits(config, hub=hub)
     return texts
 
 

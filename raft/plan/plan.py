@@ -1,0 +1,316 @@
+"""The plan of a run or of a training of a reward model, and what of it does not fit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raft.plan.memory import (
+    GIB,
+    PHASES,
+    Parts,
+    Phase,
+    Process,
+    needed,
+    optimizer_bytes,
+    total,
+)
+from raft.plan.remedies import run_changes, what_would_fit
+from raft.plan.run import RunSizes, place_run, policy_training, row_tokens, run_processes
+from raft.plan.sizes import UnknownSizeError
+from rollout.errors import InputError
+
+if TYPE_CHECKING:
+    from raft.config.run import RunConfig
+
+log = logging.getLogger("raft")
+
+__all__ = [
+    "DEFAULT_MEMORY", "Disk", "GpuUse", "Plan", "Tokens", "check_fits", "check_plan", "free",
+    "machine_gpus", "plan_run", "refuse_what_cannot_fit",
+]  # fmt: skip
+
+DEFAULT_MEMORY = 79.2  # GiB, what torch gets of an H100 of 80 GB
+_DRIVER = 0.45  # GiB of an H100 that its driver counts and torch does not get
+_ROW_BYTES = 11  # of a stored token: its id, and four letters with their quotes
+_DOING: dict[Phase, str] = {
+    "draw": "drawing and scoring", "train": "training", "save": "saving the policy",
+    "measure": "measuring the KL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes: of a checkpoint, of all that are there at once, of stored samples; what is free."""
+
+    checkpoint: int
+    at_once: int
+    samples: int
+    free: int
+
+    @property
+    def most(self) -> int:
+        return self.at_once * self.checkpoint + self.samples
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The most tokens of one kind: in an iteration (of a training: a step) and in all."""
+
+    kind: str
+    each: int
+    whole: int | None
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """One GPU in one phase: what is on it, and the least that it works with."""
+
+    gpu: int
+    phase: Phase
+    bytes: int
+    least: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config needs. `memory` is a GPU's, in bytes."""
+
+    summary: str
+    gpus: int
+    memory: int
+    processes: tuple[Process, ...]
+    disk: Disk
+    tokens: tuple[Tokens, ...]
+    step: str = "iteration"
+
+    def uses(self) -> list[GpuUse]:
+        """Every GPU in every phase."""
+        found: list[GpuUse] = []
+        for gpu in sorted({one for process in self.processes for one in process.gpus}):
+            here = [process for process in self.processes if gpu in process.gpus]
+            for phase in PHASES:
+                parts = [process.phases[phase] for process in here if phase in process.phases]
+                if not parts:
+                    continue
+                most, least = sum(map(total, parts)), sum(map(needed, parts))
+                # what can do with less takes what is left
+                found.append(GpuUse(gpu, phase, max(least, min(most, self.memory)), least))
+        return found
+
+    def host(self) -> int:
+        """Bytes of CPU memory of all processes."""
+        return sum(process.host for process in self.processes)
+
+    def counted(self) -> Plan:
+        """The same without what is only estimated: what this exceeds cannot be."""
+        return replace(self, processes=tuple(process.counted() for process in self.processes))
+
+    def problem(self) -> tuple[str, str] | None:
+        """(config key, what does not fit): the worst; None where everything fits."""
+        limited = [one for one in self.processes if one.limit is not None]
+        process = max(limited, key=lambda one: one.excess, default=None)
+        if process is not None and process.excess > 0:
+            return "policy.gpu_memory", (
+                f"an engine has {_gib(process.limit or 0)} GiB of its GPU, and takes "
+                f"{_gib(total(process.peak()))} with one of the longest sequences"
+            )
+        use = max(self.uses(), key=lambda one: one.least, default=None)
+        if use is None or use.least <= self.memory:
+            return None
+        here = [one for one in self.processes if use.gpu in one.gpus]
+        most = max(here, key=lambda one: needed(one.phases.get(use.phase, {})))
+        key = {"draw": "cluster", "measure": "monitor"}.get(use.phase, "train")
+        return key, (
+            f"{_DOING[use.phase]} takes {_gib(use.least)} GiB on GPU {use.gpu}, which has "
+            f"{_gib(self.memory)} ({most.name}: {_named(most.phases[use.phase])})"
+        )
+
+    def notes(self) -> list[str]:
+        """What fits by giving way, and a disk that is short."""
+        found: list[str] = []
+        alike: dict[str, list[int]] = {}
+        for use in self.uses():
+            here = [process for process in self.processes if use.gpu in process.gpus]
+            short = sum(total(one.phases.get(use.phase, {})) for one in here) - self.memory
+            if short <= 0 or use.least > self.memory:
+                continue
+            states = [one.phases.get(use.phase, {}).get("optimizer") for one in here]
+            paged = any(state is not None and state.least == 0 for state in states)
+            way = "of the optimizer go to CPU memory" if paged else "too much: batches are halved"
+            alike.setdefault(f"{_DOING[use.phase]}: {_gib(short)} GiB {way}", []).append(use.gpu)
+        for text, gpus in alike.items():
+            found.append(f"GPU {', '.join(map(str, gpus))}, {text}")
+        if self.disk.most > self.disk.free:
+            found.append(
+                f"disk: up to {self.disk.most / 1e9:,.0f} GB are written, "
+                f"{self.disk.free / 1e9:,.0f} are free"
+            )
+        return found
+
+
+def machine_gpus() -> tuple[int, float]:
+    """How many GPUs this machine has, and the GiB that torch gets of the smallest.
+
+    Their driver is asked: torch would take memory of a GPU to answer. (0, 0) without one.
+    """
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return 0, 0.0
+    query = [smi, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    said = subprocess.run(query, capture_output=True, text=True, check=False)
+    sizes = [int(line) for line in said.stdout.split() if line.isdecimal()]
+    if said.returncode or not sizes:
+        return 0, 0.0
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = len(sizes) if named is None else len([one for one in named.split(",") if one.strip()])
+    return min(count, len(sizes)), min(sizes) / 1024 - _DRIVER
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f}"
+
+
+def _named(parts: Parts) -> str:
+    held = {name: part.needed for name, part in parts.items() if part.needed >= GIB / 20}
+    return ", ".join(f"{name} {_gib(size)}" for name, size in held.items())
+
+
+def plan_run(config: RunConfig, gpus: int, memory: float, *, hub: bool = True) -> Plan:
+    """Plan a run on `gpus` GPUs of `memory` GiB; 0 is the CPU.
+
+    Raises:
+        InputError: the workers do not fit the GPUs, or the size of a model is not to be had.
+    """
+    placement = place_run(config, gpus)
+    sizes = RunSizes.of(config, hub=hub)
+    held = int(memory * GIB)
+    return Plan(
+        summary=placement.summary,
+        gpus=gpus,
+        memory=held,
+        processes=tuple(run_processes(config, sizes, placement, held)),
+        disk=_disk(config, sizes, gpus > 0),
+        tokens=tuple(_tokens(config, sizes)),
+    )
+
+
+def check_plan(config: RunConfig, gpus: int, memory: float) -> None:
+    """Raises InputError for what does not fit; it names settings under which it would."""
+    if (problem := plan_run(config, gpus, memory).problem()) is not None:
+        fits = partial(_fits, memory=memory)
+        raise InputError(*problem, what_would_fit(config, gpus, run_changes, fits))
+
+
+def _disk(config: RunConfig, sizes: RunSizes, on_gpu: bool) -> Disk:
+    size, checkpoint, samples = sizes.policy, 0, 0
+    if size is not None:
+        how = policy_training(config, size, on_gpu)
+        checkpoint = size.elements * how.element + (how.trained * 4 if how.lora else 0)
+        if not config.train.fresh:
+            checkpoint += int(how.trained * optimizer_bytes(how.optimizer, how.gradient))
+        samples = sum(one.whole or 0 for one in _tokens(config, sizes) if one.kind == "drawn")
+    # the newest, the best, and the one that is being written
+    return Disk(checkpoint, config.keep_checkpoints + 2, samples * _ROW_BYTES, free(config.run_dir))
+
+
+def free(run_dir: str) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    path = Path(run_dir).absolute()
+    return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
+
+
+def _tokens(config: RunConfig, sizes: RunSizes) -> Iterator[Tokens]:
+    """The most of each kind, were every prompt and every response as long as they may be."""
+    prompt, row = row_tokens(config, sizes.policy)
+    count, k = config.prompts.per_iteration, config.sampling.k
+    held_out = config.eval.prompts if isinstance(config.eval.prompts, int) else 0
+    evaluations = sum(
+        config.evaluation_due(iteration, held_out) for iteration in range(config.iterations + 1)
+    )
+    drawn, judged = (row - prompt) * k, _read(config, prompt, row)
+    evaluated = held_out * config.eval.k * evaluations
+    yield Tokens(
+        "drawn", count * drawn, count * drawn * config.iterations + evaluated * (row - prompt)
+    )
+    each = count * judged
+    yield Tokens(
+        "scored", each, each * config.iterations + held_out * config.eval.k * evaluations * row
+    )
+    kept = _kept(config)
+    trained = math.ceil(kept * row * config.train.epochs)
+    yield Tokens("trained", trained, trained * config.iterations)
+    gone = count * drawn - min(kept, count * k) * (row - prompt)
+    yield Tokens("thrown away", gone, gone * config.iterations)
+
+
+def _read(config: RunConfig, prompt: int, row: int) -> int:
+    """Tokens that the reward models read for one prompt; a judge reads pairs in both orders."""
+    k, found = config.sampling.k, 0
+    for part in config.reward.parts():
+        if part.kind == "model":
+            found += k * row
+        elif part.kind == "pairwise":
+            every = k * (k - 1) // 2
+            matches = k - 1 if part.tournament in (None, "knockout") else every
+            found += 2 * (part.budget or matches) * (2 * row - prompt)
+    return found
+
+
+def _kept(config: RunConfig) -> int:
+    """The most responses of an iteration that are trained on."""
+    rule, count, k = config.select, config.prompts.per_iteration, config.sampling.k
+    each = {"best_of_k": 1, "random": 1, "soft": 1, "top_m": rule.m or 1, "best_and_worst": 2}
+    if rule.strategy == "global_top_fraction":
+        return math.ceil((rule.fraction or 1) * count * k)
+    return count * each.get(rule.strategy, rule.per_prompt or k)
+
+
+def _fits(config: RunConfig, gpus: int, memory: float) -> bool:
+    try:
+        config.train.check(on_gpu=gpus > 0, world_size=config.cluster.trainer_workers)
+        return plan_run(config, gpus, memory).problem() is None
+    except InputError:
+        return False
+
+
+def check_fits(config: RunConfig, *, hub: bool) -> None:
+    """Plan a run on the GPUs of this machine, if it has any and the run does not join others'.
+
+    Raises:
+        InputError: the run cannot fit.
+    """
+    there, memory = machine_gpus()
+    wanted = there if config.cluster.gpus is None else config.cluster.gpus
+    gpus = min(there, wanted, 1 if config.cluster.address == "inline" else there)
+    if not gpus or config.cluster.address not in ("inline", "local"):
+        return
+    refuse_what_cannot_fit(
+        partial(plan_run, config, gpus, memory, hub=hub), partial(check_plan, config, gpus, memory)
+    )
+
+
+def refuse_what_cannot_fit(plan: Callable[[], Plan], refuse: Callable[[], None]) -> None:
+    """Before a start: what only an estimate exceeds is a warning, and a model of unknown size is
+    let be, so that nothing is stopped that might do.
+
+    Raises:
+        InputError: `refuse`'s, where weights, gradients, optimizer or caches alone do not fit.
+    """
+    try:
+        made = plan()
+    except UnknownSizeError as error:
+        log.info("memory is not planned: %s", error)
+        return
+    if made.counted().problem() is not None:
+        refuse()
+    if (problem := made.problem()) is not None:
+        log.warning("by estimate, %s: %s", *problem)

@@ -1,0 +1,132 @@
+"""What would fit where a plan does not: settings are changed, and planned again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from raft.config.train import LoraConfig
+from raft.plan.run import RunSizes, row_tokens
+
+if TYPE_CHECKING:
+    from raft.config.run import RunConfig
+    from raft.config.train_reward import TrainRewardConfig
+
+__all__ = ["run_changes", "training_changes", "what_would_fit"]
+
+_C = TypeVar("_C", bound=BaseModel)
+_MORE = (2, 4, 8, 16, 32)
+# a change of settings, and what to call it
+Named = tuple[str, Callable[[_C], _C]]
+Changes = Callable[[_C, int], Iterator[Named[_C]]]
+
+
+def what_would_fit(
+    config: _C, gpus: int, changes: Changes[_C], fits: Callable[[_C, int], bool]
+) -> str:
+    """Up to three changes, or pairs of them where no single one is enough; else how many such GPUs
+    would do, alone or with a change."""
+    known = list(changes(config, gpus))
+    found = [name for name, change in known if fits(change(config), gpus)]
+    if not found:
+        found = [
+            f"{name} with {other}"
+            for number, (name, change) in enumerate(known)
+            for other, further in known[number + 1 :]
+            if _section(name) != _section(other) and fits(further(change(config)), gpus)
+        ]
+    if found:
+        return f"it would fit with {', or '.join(found[:3])}"
+    for more in _MORE:
+        if more > gpus and fits(config, more):
+            return f"it would fit on {more} such GPUs"
+        for name, change in changes(config, more) if more > gpus else ():
+            if fits(change(config), more):
+                return f"it would fit on {more} such GPUs with {name}"
+    return "take a smaller model, or GPUs with more memory"
+
+
+def _section(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
+    """Settings that take less memory, in the order in which they are worth trying."""
+    train, cluster = config.train, config.cluster
+    if train.lora is None:
+        lora = LoraConfig()
+        yield f"train.lora: {{r: {lora.r}}}", _set("train", lora=lora, fsdp=False)
+    if not train.gradient_checkpointing:
+        yield "train.gradient_checkpointing: true", _set("train", gradient_checkpointing=True)
+    if train.rows_per_forward(cluster.trainer_workers) > 1:
+        yield "train.micro_batch_size: 1", _set("train", micro_batch_size=1)
+    for workers in _MORE:
+        if workers <= gpus and (workers > cluster.trainer_workers or not train.fsdp):
+            yield (
+                f"train.fsdp: true and cluster.trainer_workers: {workers}",
+                _both(
+                    _set("train", fsdp=True, lora=None), _set("cluster", trainer_workers=workers)
+                ),
+            )
+    if train.fsdp and not train.fsdp_offload:
+        yield "train.fsdp_offload: true", _set("train", fsdp_offload=True)
+    if train.optim == "adamw" and not train.fsdp:
+        eight = "adamw_8bit"
+        yield f"train.optim: {eight}", _set("train", optim=eight)
+        yield (
+            f"train.optim: {eight} and train.dtype: bfloat16",
+            _set("train", optim=eight, dtype="bfloat16"),
+        )
+    for share in (0.3, 0.4, 0.6, 0.7, 0.9):
+        if share != config.policy.gpu_memory:
+            yield f"policy.gpu_memory: {share}", _set("policy", gpu_memory=share)
+    needs = row_tokens(config, RunSizes.of(config, hub=True).policy)[1]
+    if needs < (config.policy.max_model_len or 2**62):
+        yield f"policy.max_model_len: {needs}", _set("policy", max_model_len=needs)
+    for mode in ("separate", "colocated"):
+        if mode != cluster.placement:
+            yield f"cluster.placement: {mode}", _set("cluster", placement=mode)
+    for name in ("rollout_workers", "reward_workers"):
+        if getattr(cluster, name) > 1:
+            yield f"cluster.{name}: 1", _set("cluster", **{name: 1})
+
+
+def training_changes(config: TrainRewardConfig, gpus: int) -> Iterator[Named[TrainRewardConfig]]:
+    """The same of a training of a reward model, in which every GPU holds the whole model."""
+    from rewards.training.settings import LoraSettings
+
+    del gpus
+    train = config.train
+    if train.lora is None:
+        lora = LoraSettings()
+        yield f"train.lora: {{r: {lora.r}}}", _set("train", lora=lora)
+    if not train.gradient_checkpointing:
+        yield "train.gradient_checkpointing: true", _set("train", gradient_checkpointing=True)
+    if "paged" not in (train.optimizer or ""):
+        paged = "paged_adamw_32bit"
+        yield f"train.optimizer: {paged}", _set("train", optimizer=paged)
+        yield (
+            f"train.optimizer: {paged} and train.dtype: bfloat16",
+            _set("train", optimizer=paged, dtype="bfloat16"),
+        )
+    for length in (2048, 1024, 512):
+        if length < (config.max_length or 2**62):
+            yield f"max_length: {length}", _top(max_length=length)
+
+
+def _set(section: str, **values: Any) -> Callable[[_C], _C]:
+    def change(config: _C) -> _C:
+        changed = getattr(config, section).model_copy(update=values)
+        return config.model_copy(update={section: changed})
+
+    return change
+
+
+def _top(**values: Any) -> Callable[[_C], _C]:
+    return lambda config: config.model_copy(update=values)
+
+
+def _both(first: Callable[[_C], _C], second: Callable[[_C], _C]) -> Callable[[_C], _C]:
+    return lambda config: second(first(config))

@@ -1,0 +1,162 @@
+"""The plan of a training of a reward model: every process holds the whole model."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from raft.config.train_reward import SFTConfig
+from raft.plan.memory import (
+    CONTEXT,
+    GIB,
+    Part,
+    Parts,
+    Process,
+    Training,
+    inference_bytes,
+    optimizer_bytes,
+    total,
+    training_parts,
+)
+from raft.plan.plan import Disk, Plan, Tokens, free, machine_gpus, refuse_what_cannot_fit
+from raft.plan.remedies import training_changes, what_would_fit
+from raft.plan.sizes import ModelSize, model_size
+from raft.reward_training.recipes import longest_side, stages
+from rollout.errors import InputError
+
+if TYPE_CHECKING:
+    from raft.config.train_reward import TrainRewardConfig
+    from rewards.training.settings import TrainingSettings
+
+__all__ = ["check_training_fits", "check_training_plan", "plan_training"]
+
+# as rewards.training.trainer, .grm_objective and rewards.inference.transformers have them
+_MICRO_TOKENS, _MICRO_TOKENS_CPU = 16_384, 2048
+_GRM_LOGITS = 1024
+_FEATURE_TOKENS = 32_768
+_CHECKPOINTS = 3  # two are kept while the next is written
+
+
+def plan_training(config: TrainRewardConfig, gpus: int, memory: float, *, hub: bool = True) -> Plan:
+    """Plan a training in one process on each of `gpus` GPUs of `memory` GiB; 0 is the CPU.
+
+    Raises:
+        InputError: the size of the model is not to be had.
+    """
+    parts, checkpoint = _armorm(config, gpus, hub=hub), 0
+    tokens: list[Tokens] = []
+    for section, settings in stages(config).items():
+        size = _size(config, section, hub)
+        how = _training(config, section, settings, size, gpus)
+        needs = training_parts(size, how)
+        parts = max(parts, needs, key=total)
+        state = int(how.trained * optimizer_bytes(how.optimizer, how.gradient))
+        checkpoint = max(checkpoint, how.trained * how.gradient + state)
+        side = _side(config, section, size)
+        each = settings.batch_size * side * (2 if section == "train" else 1)
+        tokens.append(Tokens(f"trained ({section})", each, None))
+    if not gpus:
+        parts = {name: part for name, part in parts.items() if name != "other"}
+    processes = tuple(
+        Process(f"trainer {rank}", (rank,) if gpus else (), {"train": parts}, _host(parts, gpus))
+        for rank in range(max(1, gpus))
+    )
+    return Plan(
+        summary=f"the whole model on each of {gpus} GPU(s)" if gpus else "no GPU",
+        gpus=gpus,
+        memory=int(memory * GIB),
+        processes=processes,
+        disk=Disk(checkpoint, _CHECKPOINTS, 0, free(config.run_dir)),
+        tokens=tuple(tokens),
+        step="step",
+    )
+
+
+def check_training_plan(config: TrainRewardConfig, gpus: int, memory: float) -> None:
+    """Raises InputError for what does not fit; it names settings under which it would."""
+    if (problem := plan_training(config, gpus, memory).problem()) is not None:
+        fits = partial(_fits, memory=memory)
+        # more GPUs would each hold as much
+        raise InputError(*problem, what_would_fit(config, max(gpus, 32), training_changes, fits))
+
+
+def check_training_fits(config: TrainRewardConfig, *, hub: bool) -> None:
+    """Plan a training on a GPU of this machine, if it has any.
+
+    Raises:
+        InputError: the training cannot fit.
+    """
+    there, memory = machine_gpus()
+    if there:
+        refuse_what_cannot_fit(
+            partial(plan_training, config, 1, memory, hub=hub),
+            partial(check_training_plan, config, 1, memory),
+        )
+
+
+def _fits(config: TrainRewardConfig, gpus: int, memory: float) -> bool:
+    return plan_training(config, min(gpus, 1), memory).problem() is None
+
+
+def _host(parts: Parts, gpus: int) -> int:
+    """A paged optimizer may lie there whole."""
+    return total(parts) if not gpus else parts["optimizer"].bytes if _is_paged(parts) else 0
+
+
+def _is_paged(parts: Parts) -> bool:
+    return "optimizer" in parts and parts["optimizer"].least == 0
+
+
+def _size(config: TrainRewardConfig, section: str, hub: bool) -> ModelSize:
+    scalar = config.recipe in ("bradley_terry", "hh", "armorm") and section == "train"
+    return model_size(config.model, "model", "backbone" if scalar else "causal", hub=hub)
+
+
+def _side(config: TrainRewardConfig, section: str, size: ModelSize) -> int:
+    """The most tokens of one row."""
+    if section == "sft":
+        return (config.sft or SFTConfig()).chunk
+    return longest_side(config) or size.context or 2048
+
+
+def _training(
+    config: TrainRewardConfig, section: str, given: TrainingSettings, size: ModelSize, gpus: int
+) -> Training:
+    lora, on_gpu = given.lora, gpus > 0
+    element = {"float32": 4, "bfloat16": 2, "auto": 2 if lora and on_gpu else 4}[given.dtype]
+    side = _side(config, section, size)
+    alone = side * (1 if section == "sft" or config.recipe == "pairwise" else 2)
+    tokens = given.micro_tokens or (_MICRO_TOKENS if on_gpu else _MICRO_TOKENS_CPU)
+    logits = {"grm": _GRM_LOGITS}.get(config.recipe, 0)
+    compares = config.grm is not None and config.grm.regulariser == "dpo" and lora is None
+    return Training(
+        element=element,
+        autocast=on_gpu and given.dtype == "auto",
+        trained=size.adapters(lora.r, lora.target_modules) if lora else size.elements,
+        lora=lora is not None,
+        checkpointing=given.gradient_checkpointing,
+        tokens=max(tokens, alone),
+        least_tokens=alone,
+        optimizer=given.optimizer,
+        world=max(1, gpus),
+        logits=max(tokens, alone) if section == "sft" else logits,
+        reference=size.elements if compares else 0,
+    )
+
+
+def _armorm(config: TrainRewardConfig, gpus: int, *, hub: bool) -> Parts:
+    """Its states are those of a frozen model; ridge regression and gate take little."""
+    if config.armorm is None:
+        return {}
+    size = _size(config, "train", hub)
+    dtype = config.armorm.dtype or ("float32" if not gpus or size.saved_bytes == 4 else "bfloat16")
+    element = 4 if dtype == "float32" else 2
+    side = _side(config, "train", size)
+    tokens = max(config.armorm.batch_tokens or _FEATURE_TOKENS, side)
+    return {
+        "weights": Part(size.elements * element),
+        "activations": Part(
+            inference_bytes(size, tokens, element), inference_bytes(size, side, element)
+        ),
+        "other": Part(CONTEXT),
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -268,12 +268,14 @@ def _trainer(
     saving = idle | {"activations": Part(_saving(config, size, how))}
     works: dict[Phase, Parts] = {"train": working, "save": saving}
     turns = _in_turn("trainer", placement, bool(gpus), works, idle)
-    asleep = working["weights"].bytes + working["optimizer"].bytes
+    resting = training_parts(size, replace(how, offload=False))
+    asleep = sum(resting[key].bytes for key in ("weights", "optimizer"))
     if how.shards > 1:  # the first gathers weights and optimizer, and writes them
         whole = size.elements * (how.element + optimizer_bytes(how.optimizer, how.element))
         asleep = max(asleep, int(whole) if number == 0 else size.elements * how.element)
     shared = placement.colocated or "trainer" in placement.monitor_with
-    host = total(working) if not gpus else asleep if shared or how.shards > 1 else 0
+    paged = working["optimizer"].bytes if working["optimizer"].least == 0 else 0
+    host = total(working) if not gpus else asleep if shared or how.shards > 1 else paged
     return Process(name, gpus, turns, host)
 
 

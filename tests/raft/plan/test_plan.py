@@ -125,6 +125,11 @@ def run_of(root: Path, shape: str, train: dict[str, Any], **cluster: Any) -> Run
         (6, "30B", {"fsdp": True}, 4, False),
         (4, "32B", {"lora": {}}, 1, True),
         (10, "30B", {"fsdp": True}, 8, True),
+        (4, "8B", {"optim": "adamw_8bit", "dtype": "bfloat16"}, 1, True),
+        (1, "8B", {"optim": "adamw_8bit", "dtype": "bfloat16"}, 1, True),
+        (1, "8B", {"optim": "adamw_8bit"}, 1, False),
+        (1, "8B", {"optim": "paged_adamw", "dtype": "bfloat16"}, 1, True),
+        (6, "30B", {"fsdp": True, "fsdp_offload": True}, 4, True),
     ],
 )
 def test_what_fits_where(

@@ -170,7 +170,7 @@ def test_activations_are_near_what_a_graph_keeps(tmp_path: Path, lora: bool) -> 
             kept[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
-    base = model.get_base_model() if lora else model
+    base: Any = model.get_base_model() if lora else model
     with (
         torch.autocast("cpu", torch.bfloat16),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one),

@@ -68,6 +68,25 @@ def test_the_reward_rises(tmp_path: Path) -> None:
     assert of_phase(folder, "eval")[-1]["eval/win_rate"] > 0.65
 
 
+def test_tokens_of_an_iteration_are_counted(tmp_path: Path) -> None:
+    folder = run(toy_runs.config(tmp_path, iterations=1))
+    home = folder / "iterations/001"
+    drawn, selected = toy_runs.rows(home / "rollouts.jsonl"), toy_runs.rows(home / "selected.jsonl")
+    lengths = [[len(ids) for ids in row["token_ids"]] for row in drawn]
+    kept = sum(len(row["token_ids"]) for row in selected)
+    read = sum(
+        len(row["prompt_token_ids"]) + length
+        for row, own in zip(drawn, lengths, strict=True)
+        for length, score in zip(own, row["scores"], strict=True)
+        if score is not None
+    )
+    (row,) = of_phase(folder, "train")
+    assert row["rollout/tokens"] == sum(map(sum, lengths)) > kept > 0
+    assert row["rollout/scored_tokens"] == read > row["rollout/tokens"]
+    assert row["select/tokens"] == kept
+    assert row["select/tokens_thrown_away"] == row["rollout/tokens"] - kept
+
+
 def test_the_run_folder_holds_what_is_promised(tmp_path: Path) -> None:
     gold = {"kind": "function", "function": "length", "arguments": {}}
     folder = run(toy_runs.config(tmp_path, gold=gold, keep_checkpoints=2))

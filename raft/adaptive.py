@@ -55,7 +55,7 @@ class Wave:
     size: int
 
 
-def next_wave(scores: Sequence[Scores], adaptive: Adaptive, k: int) -> Wave:
+def next_wave(scores: Sequence[Scores | Floats], adaptive: Adaptive, k: int) -> Wave:
     """The wave after those that gave `scores`, one list per prompt; one without rows is the end.
 
     Only prompts that the last wave drew for can go on.

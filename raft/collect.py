@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups
 from raft.workers.reward import GroupScores, RewardWorkers
+from rollout.data.samples import REWARD
 from rollout.progress import Progress
 from rollout.seeds import derive_seed
 from rollout.storage.rollout_store import RolloutStore, part_key
@@ -20,6 +21,7 @@ from rollout.types import Group, Prompt, Sampling
 
 if TYPE_CHECKING:
     from raft.adaptive import Adaptive
+    from raft.filters import Filters
 
 # a request costs an engine a few kilobytes before it is begun; draining a part costs it little
 _SAMPLES_AT_A_TIME = 65_536
@@ -60,6 +62,7 @@ def collect(
     names: Sequence[str],
     title: str,
     adaptive: Adaptive | None = None,
+    filters: Filters | None = None,
 ) -> Collected:
     """Fill `store`; whatever it holds already is not drawn or scored again.
 
@@ -68,6 +71,8 @@ def collect(
         title: of the progress bar.
         adaptive: draw in waves, as the scores of reward "reward" ask for it; `sampling.k` is then
             the most samples of a prompt on average.
+        filters: by the text of a response; one that may not be selected counts as one without score
+            when a wave is decided.
     """
     workers.reward.begin_stage()
     if store.complete:
@@ -77,7 +82,7 @@ def collect(
     done = len(prompts) - len(store.undrawn())
     stages: list[Collected] = []
     with Progress(title, total=len(prompts), done=done) as progress:
-        for wave in _waves(store, prompts, sampling, adaptive):
+        for wave in _waves(store, prompts, sampling, adaptive, filters):
             stages.append(_collect_wave(workers, store, wave, seed, names, progress))
             progress = None  # which counts prompts
     store.finish()
@@ -91,16 +96,29 @@ def collect(
 
 
 def _waves(
-    store: RolloutStore, prompts: Sequence[Prompt], sampling: Sampling, adaptive: Adaptive | None
+    store: RolloutStore,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    adaptive: Adaptive | None,
+    filters: Filters | None,
 ) -> Iterator[Sampling]:
     """How the samples are drawn that `store` wants next: all at once, or a wave at a time."""
     if adaptive is None:
         yield sampling
         return
     from raft.adaptive import next_wave
+    from raft.select_rows import selectable_scores
 
+    # what depends on a prompt's other responses, or on the score, is decided when all are there
+    by_text: Filters = {
+        **(filters or {}), "min_score": None, "min_spread": None, "unique": False
+    }  # fmt: skip
     yield replace(sampling, k=adaptive.first)
-    while len((wave := next_wave(scores := store.scores(), adaptive, sampling.k)).rows):
+    while True:
+        scores = [selectable_scores(row, by_text, row.scores[REWARD])[0] for row in store.so_far()]
+        wave = next_wave(scores, adaptive, sampling.k)
+        if not len(wave.rows):
+            return
         store.extend([replace(prompts[row], drawn=len(scores[row])) for row in wave.rows])
         yield replace(sampling, k=wave.size)
 

@@ -131,6 +131,7 @@ def improve(run: Run, iteration: int) -> None:
         names=["reward"],
         title=f"iteration {iteration}: rollouts",
         adaptive=config.sampling.adaptive,
+        filters=config.select.filters(),
     )
     selected = home / "selected.jsonl"
     with watch("select"):

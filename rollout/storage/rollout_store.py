@@ -82,12 +82,9 @@ class RolloutStore:
         """A stored group, read back."""
         return self._drawn(key).group(self._parts[key])
 
-    def scores(self) -> list[Scores]:
-        """The reward's scores of each prompt, in order: of those parts that were asked for."""
-        found: dict[str, Scores] = {key: [] for key in self._prompts}
-        for key, part in self._parts.items():
-            found[part.id] += self._scored(key)["reward"]
-        return list(found.values())
+    def so_far(self) -> Iterator[SampleRow]:
+        """Of each prompt, in order, what was asked for: all of it must be drawn and scored."""
+        return (self._joined(prompt_id, keys) for prompt_id, keys in self._keys().items())
 
     def add_samples(self, group: Group) -> None:
         if group.policy_version != self._version:
@@ -110,10 +107,7 @@ class RolloutStore:
 
     def finish(self) -> None:
         """Join samples and scores in prompt order into the final file; then drop the logs."""
-        keys: dict[str, list[str]] = {key: [] for key in self._prompts}
-        for key, part in self._parts.items():
-            keys[part.id].append(key)
-        write_rows(self.path, (self._joined(*pair).to_json() for pair in keys.items()))
+        write_rows(self.path, (row.to_json() for row in self.so_far()))
         self._samples.delete()
         self._scores.delete()
 
@@ -129,6 +123,13 @@ class RolloutStore:
         """A kill between rename and deletion leaves logs that no longer matter."""
         for path in (self._samples_path, self._scores_path):
             path.unlink(missing_ok=True)
+
+    def _keys(self) -> dict[str, list[str]]:
+        """The parts of each prompt."""
+        found: dict[str, list[str]] = {key: [] for key in self._prompts}
+        for key, part in self._parts.items():
+            found[part.id].append(key)
+        return found
 
     def _drawn(self, key: str) -> SampleRow:
         return SampleRow.from_json(self._samples.read(key), str(self._samples_path))

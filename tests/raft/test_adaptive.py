@@ -189,6 +189,29 @@ def test_a_run_in_waves_draws_what_it_says(tmp_path: Path) -> None:
     assert main(["report", str(folder), "--quiet"]) == 0
 
 
+def test_what_a_filter_refuses_ends_no_prompt(tmp_path: Path) -> None:
+    # the best score of all would end every prompt: a response of one word, which is refused
+    reward = toy_runs.reward_file(
+        tmp_path,
+        "return [9.0 if len(c.split()) < 2 else float(len(c.split())) for c in completions]",
+    )
+    waves = {"first": 2, "wave": 2, "most": 12, "cost": 0.05}
+    for name, least in (("all", 0), ("long", 20)):
+        own = {"prompts": {"per_iteration": 24}, "select": {"min_chars": least}}
+        sampling = {"k": 6, "max_new_tokens": 8, "adaptive": waves}
+        folder = run(small(tmp_path, name, reward=reward, iterations=1, sampling=sampling, **own))
+        begun_well = [row for row in rollouts(folder) if 9 in row["scores"][:2]]
+        assert begun_well
+        assert any(len(row["scores"]) > 2 for row in begun_well) == (least > 0)
+
+
+@pytest.mark.parametrize("update", ["reinforce", "raft_plus_plus", "dpo", "weighted"])
+def test_every_update_learns_from_unequal_k(tmp_path: Path, update: str) -> None:
+    folder = run(in_waves(tmp_path, iterations=1, train={"update": update}))
+    assert len({len(row["responses"]) for row in rollouts(folder)}) > 1
+    assert toy_runs.metrics(folder)[1]["select/kept"] > 0
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_a_crash_at_every_change_gives_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool

@@ -29,7 +29,7 @@ def build_sft(model: str, **settings: Any) -> Any:
 
 
 def selected_rows(path: Path) -> Path:
-    """Seven samples of different length, every other one finished."""
+    """Seven samples of different length, every other one finished, and preferred to another."""
     made = tiny.tokenizer()
     lines = []
     for number in range(7):
@@ -38,6 +38,7 @@ def selected_rows(path: Path) -> Path:
         ended = [tiny.EOS_ID] if number % 2 else []
         row = {"id": f"p{number}", "sample": 0, "response": "", "prompt_token_ids": prompt}
         row["token_ids"] = response + ended
+        row["rejected"] = {"response": "", "score": None, "token_ids": response[::-1]}
         lines.append(json.dumps(row))
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -137,6 +137,19 @@ def test_a_crash_at_every_single_change_of_the_folder(
         assert_same(run(settings), straight)
 
 
+def test_a_run_goes_on_with_keys_that_its_config_did_not_know(tmp_path: Path) -> None:
+    config = run(small(tmp_path)) / "config.yaml"
+    stored = toy_runs.read_yaml(config)
+    for key in ("update", "start_from", "mix", "kl"):
+        del stored["train"][key]
+    config.write_text(yaml.safe_dump(stored))
+    longer = small(tmp_path, iterations=3)
+    assert len(toy_runs.metrics(run(longer))) > 5
+    config.write_text(yaml.safe_dump(stored))
+    with pytest.raises(InputError, match=r"differs in .*train\.kl"):
+        run(small(tmp_path, iterations=4, train={"kl": 0.1}))
+
+
 def _interrupted_scoring(root: Path, name: str) -> tuple[RunConfig, Path]:
     """A run whose reward failed in iteration 1: all samples drawn, none scored."""
     reward = toy_runs.reward_file(

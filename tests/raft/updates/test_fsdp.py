@@ -42,6 +42,7 @@ def largest_difference(first: Path | str, second: Path | str) -> float:
         ("llama", {}, {}),
         ("gpt2", NO_DROPOUT, {}),
         ("llama", {}, {"update": "raft_plus_plus", "kl": 0.1}),
+        ("llama", {}, {"update": {"kind": "dpo", "reference": "start"}}),
     ],
 )
 def test_shards_train_as_one_process_across_syncs(

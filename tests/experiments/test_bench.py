@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from experiments.bench import overhead, raft_loop
+from experiments.bench import growth, overhead, raft_loop
 from experiments.bench.table import table
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = (
     "raft_loop", "bare_raft", "toolkit_raft", "grpo", "generation", "judge", "overhead",
-    "best_of_n", "replay", "report", "reward_engines", "reward_training", "scoring",
+    "best_of_n", "growth", "replay", "report", "reward_engines", "reward_training", "scoring",
 )  # fmt: skip
 
 
@@ -103,3 +104,8 @@ def test_help_answers(program):
     )
     assert done.returncode == 0, done.stderr
     assert f"python -m {module}" in done.stdout
+
+
+def test_growth_is_measured_with_its_exponent():
+    found = growth.measure(lambda _, size: time.sleep(size / 10_000), (1_000, 4_000))
+    assert "exponent" not in found[0] and 0.9 < found[1]["exponent"] < 1.1

@@ -263,6 +263,23 @@ def test_the_header_of_every_config_is_a_command_that_its_keys_allow(
                 load(path, overrides)
 
 
+def test_what_is_missing_of_the_shared_data_is_told_with_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("stories_cpu", "reward/stories_pairs_cpu"):
+        config = str(ROOT / f"configs/{name}.yaml")
+        monkeypatch.setenv("RAFT_DATA", str(tmp_path))
+        assert main(["validate", config]) == 2
+        missing = capsys.readouterr().err
+        monkeypatch.delenv("RAFT_DATA")
+        monkeypatch.setattr("raft.config.paths.data_root", lambda: None)
+        assert main(["validate", config]) == 2
+        unset = capsys.readouterr().err
+        monkeypatch.undo()
+        for said in (missing, unset):
+            assert says(said, "RAFT_DATA karpathy/tinyllamas raft demo") and said.count("\n") == 1
+
+
 def test_an_empty_section_may_be_filled_by_an_override(tmp_path: Path) -> None:
     file = toy_runs.config_file(tmp_path, train=None)
     assert load_config(file, ["train.epochs=2"]).train.epochs == 2

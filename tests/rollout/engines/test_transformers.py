@@ -134,6 +134,10 @@ def test_samples_depend_on_seed_prompt_and_number_alone(folders: dict[str, Path]
     # fewer samples are the first ones of many
     two = drawn(engine.generate(prompts, replace(SHORT, k=2), seed=5))
     assert two == {key: completions[:2] for key, completions in whole.items()}
+    # and a later wave goes on with the next
+    later = [replace(prompt, drawn=1) for prompt in prompts]
+    rest = drawn(engine.generate(later, replace(SHORT, k=2), seed=5))
+    assert rest == {key: completions[1:] for key, completions in whole.items()}
     assert drawn(engine.generate(prompts, SHORT, seed=6)) != whole
     # a prompt's samples differ from one another, and from those of the same text under another id
     assert len({c.token_ids for c in whole["p0"]}) == 3

@@ -191,6 +191,11 @@ def test_samples_depend_on_seed_and_prompt_alone(llama: EngineProcess) -> None:
     assert llama.completions(prompts[2:3], DRAWN, seed=5) == {"p2": whole["p2"]}
     crowd = llama.completions(prompts, replace(DRAWN, k=80), seed=5)
     assert {key: c[:3] for key, c in crowd.items()} == whole
+    later = [replace(prompt, drawn=1) for prompt in prompts]
+    rest = llama.completions(later, replace(DRAWN, k=2), seed=5)
+    assert rest == {key: c[1:] for key, c in whole.items()}
+    last = llama.completions([replace(prompts[0], drawn=2)], replace(DRAWN, k=1), seed=5)
+    assert last == {"p0": whole["p0"][2:]}
     assert llama.completions(prompts, DRAWN, seed=6) != whole
     assert all(len({c.token_ids for c in completions}) == 3 for completions in whole.values())
     twin = replace(prompts[0], id="twin")

@@ -28,7 +28,7 @@ SIZES = (4_000, 16_000, 64_000)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench.growth", description=__doc__)
     parser.add_argument("--largest", type=int, default=SIZES[-1], metavar="N", help="prompts")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)

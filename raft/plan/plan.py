@@ -128,7 +128,8 @@ class Plan:
             return None
         here = [one for one in self.processes if use.gpu in one.gpus]
         most = max(here, key=lambda one: needed(one.phases.get(use.phase, {})))
-        key = {"draw": "cluster", "measure": "monitor"}.get(use.phase, "train")
+        keys = {"rollout": "policy.model", "reward": "reward.model", "trainer": "train"}
+        key = keys.get(most.name.partition(" ")[0], "monitor")
         return key, (
             f"{_DOING[use.phase]} takes {_gib(use.least)} GiB on GPU {use.gpu}, which has "
             f"{_gib(self.memory)} ({most.name}: {_named(most.phases[use.phase])})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
@@ -26,19 +27,21 @@ Changes = Callable[[_C, int], Iterator[Named[_C]]]
 def what_would_fit(
     config: _C, gpus: int, changes: Changes[_C], fits: Callable[[_C, int], bool]
 ) -> str:
-    """Up to three changes, or pairs of them where no single one is enough; else how many such GPUs
-    would do, alone or with a change."""
+    """Up to three changes, or sets of two or three where no single one is enough; else how many
+    such GPUs would do, alone or with a change."""
     known = list(changes(config, gpus))
-    found = [name for name, change in known if fits(change(config), gpus)]
-    if not found:
-        found = [
-            f"{name} with {other}"
-            for number, (name, change) in enumerate(known)
-            for other, further in known[number + 1 :]
-            if _section(name) != _section(other) and fits(further(change(config)), gpus)
-        ]
-    if found:
-        return f"it would fit with {', or '.join(found[:3])}"
+    for count in (1, 2, 3):
+        found: list[str] = []
+        for several in combinations(known, count):
+            if len({_section(name) for name, _ in several}) < count:
+                continue
+            changed = config
+            for _, change in several:
+                changed = change(changed)
+            if fits(changed, gpus):
+                found.append(" with ".join(name for name, _ in several))
+        if found:
+            return f"it would fit with {', or '.join(found[:3])}"
     for more in _MORE:
         if more > gpus and fits(config, more):
             return f"it would fit on {more} such GPUs"
@@ -79,6 +82,9 @@ def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
             f"train.optim: {eight} and train.dtype: bfloat16",
             _set("train", optim=eight, dtype="bfloat16"),
         )
+    for sequences in (64, 16):
+        if sequences < (config.policy.max_num_seqs or 0):
+            yield f"policy.max_num_seqs: {sequences}", _set("policy", max_num_seqs=sequences)
     for share in (0.3, 0.4, 0.6, 0.7, 0.9):
         if share != config.policy.gpu_memory:
             yield f"policy.gpu_memory: {share}", _set("policy", gpu_memory=share)
@@ -95,21 +101,29 @@ def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
 
 def training_changes(config: TrainRewardConfig, gpus: int) -> Iterator[Named[TrainRewardConfig]]:
     """The same of a training of a reward model, in which every GPU holds the whole model."""
+    from raft.config.train_reward import SFTConfig
     from rewards.training.settings import LoraSettings
 
     del gpus
     train = config.train
+    both = config.recipe == "hh" and config.sft is not False
+    also = " (and sft's)" if both else ""
+
+    def stages(**values: Any) -> Callable[[TrainRewardConfig], TrainRewardConfig]:
+        first = (config.sft or SFTConfig()).model_copy(update=values) if both else config.sft
+        return _both(_set("train", **values), _top(sft=first))
+
     if train.lora is None:
         lora = LoraSettings()
-        yield f"train.lora: {{r: {lora.r}}}", _set("train", lora=lora)
+        yield f"train.lora{also}: {{r: {lora.r}}}", stages(lora=lora)
     if not train.gradient_checkpointing:
-        yield "train.gradient_checkpointing: true", _set("train", gradient_checkpointing=True)
+        yield f"train.gradient_checkpointing{also}: true", stages(gradient_checkpointing=True)
     if "paged" not in (train.optimizer or ""):
         paged = "paged_adamw_32bit"
-        yield f"train.optimizer: {paged}", _set("train", optimizer=paged)
+        yield f"train.optimizer{also}: {paged}", stages(optimizer=paged)
         yield (
-            f"train.optimizer: {paged} and train.dtype: bfloat16",
-            _set("train", optimizer=paged, dtype="bfloat16"),
+            f"train.optimizer{also}: {paged} and train.dtype{also}: bfloat16",
+            stages(optimizer=paged, dtype="bfloat16"),
         )
     for length in (2048, 1024, 512):
         if length < (config.max_length or 2**62):

@@ -146,6 +146,9 @@ def test_what_would_fit_is_named_and_does(tmp_path: Path) -> None:
         check_plan(config, 1, DEFAULT_MEMORY)
     assert caught.value.where == "train" and "lora" in str(caught.value)
     assert "16" in str(caught.value) and "\n" not in str(caught.value)
+    neo = load_config(CONFIGS / "hh_gpt_neo_2.7b.yaml")
+    with pytest.raises(InputError, match=r"policy\.model: .*fit with .*policy\.max_num_seqs"):
+        check_plan(neo, 1, 40)
     with pytest.raises(InputError, match=r"train\.fsdp"):
         check_plan(run_of(tmp_path, "13B", {}), 8, DEFAULT_MEMORY)
     narrow = config.model_copy(
@@ -191,6 +194,9 @@ def test_reward_trainings() -> None:
     )
     with pytest.raises(InputError, match=r"train: .*(train\.lora|train\.optimizer)"):
         check_training_plan(config, 1, DEFAULT_MEMORY)
+    two_stages = load_train_config(CONFIGS / "reward/hh_open_llama_3b.yaml")
+    with pytest.raises(InputError, match=r"fit with .*train\.lora \(and sft's\)"):
+        check_training_plan(two_stages, 1, 40)
 
 
 def _short(plan: Plan) -> str:

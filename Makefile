@@ -79,6 +79,9 @@ lint: install
 requirements:
 	uv pip compile pyproject.toml --extra cpu --extra dev --extra tensorboard --python-version 3.11 \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements/cpu.txt
+	uv --no-config pip compile pyproject.toml --extra gpu --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements/gpu.txt
 
 # a wheel in dist/, as `python -m build --wheel` makes it. The version stands in raft/__init__.py; a
 # tag of this commit must say the same.

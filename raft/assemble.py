@@ -340,4 +340,5 @@ def _engine(config: RunConfig, colocated: bool) -> BuildEngine:
         max_num_seqs=policy.max_num_seqs,
         seed=derive_seed(config.seed, "engine"),
         can_sleep=colocated,
+        vllm=policy.vllm,
     )

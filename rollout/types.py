@@ -89,7 +89,7 @@ class Sampling:
     min_new_tokens: int = setting(0, "shortest response, in tokens", ge=0)
     stop: tuple[str, ...] = setting((), "texts that end a response, and are cut from it")
     seed_per_prompt: bool = setting(
-        True, "samples depend on (seed, iteration, prompt) alone; costs 15-40 % speed"
+        True, "samples depend on (seed, iteration, prompt) alone; costs 15-40 % speed on a CPU"
     )
 
 

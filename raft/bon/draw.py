@@ -145,8 +145,9 @@ def _settings(
     config: RunConfig, prompts: list[Prompt], rewards: Mapping[str, RewardSpec]
 ) -> dict[str, object]:
     """Return what the rows depend on."""
-    # files of earlier versions know no variables of templates
-    unsaid = set() if config.policy.chat_template_kwargs else {"chat_template_kwargs"}
+    # what files of earlier versions do not know
+    new = ("chat_template_kwargs", "vllm")
+    unsaid = {key for key in new if not getattr(config.policy, key)}
     policy = config.policy.model_dump(exclude=_ONLY_SPEED | unsaid)
     said = {name: reward.said() for name, reward in rewards.items()}
     return {

@@ -28,6 +28,23 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+# options of vLLM that are set here: what to say of them
+_OF_VLLM = {
+    "model": "use policy.model",
+    "dtype": "use policy.dtype",
+    "max_model_len": "use policy.max_model_len",
+    "max_num_seqs": "use policy.max_num_seqs",
+    "tensor_parallel_size": "use policy.tensor_parallel",
+    "gpu_memory_utilization": "use policy.gpu_memory",
+    "seed": "it comes from the run's seed; remove it",
+    **dict.fromkeys(
+        ("enable_sleep_mode", "enable_prefix_caching", "use_tqdm_on_load"),
+        "a run sets it itself; remove it",
+    ),
+    "distributed_executor_backend": "a run sets it itself; remove it",
+}
+
+
 class PolicyConfig(_Section):
     model: str = Field(description="folder or hub name of the starting policy")
     engine: Literal["auto", "vllm", "transformers", "toy"] = Field(
@@ -46,12 +63,22 @@ class PolicyConfig(_Section):
     max_num_seqs: int | None = Field(
         default=None, ge=1, description="sequences in flight per engine"
     )
+    vllm: dict[str, object] | None = Field(
+        default=None, description="further options of vLLM's LLM, such as quantization: fp8"
+    )
     template: Literal["auto", "chat", "plain", "hh", "hh_hash"] = Field(
         default="auto", description="auto: chat for messages, plain for text"
     )
     chat_template_kwargs: dict[str, object] | None = Field(
         default=None, description="variables of the chat template, such as enable_thinking: false"
     )
+
+    @model_validator(mode="after")
+    def _options_have_one_key(self) -> PolicyConfig:
+        for option, key in _OF_VLLM.items():
+            if option in (self.vllm or {}):
+                raise ValueError(f"vllm.{option}: {key}")
+        return self
 
 
 class PromptsConfig(_Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -179,12 +179,17 @@ def build_engine(
     version: int = 0,
     seed: int = 0,
     can_sleep: bool = False,
+    vllm: Mapping[str, object] | None = None,
 ) -> tuple[Engine, EngineChoice]:
     """Load `model` into the engine that serves it; returns it with the reason for the choice.
 
     The caller says the choice once in its log: this may run in another process.
     """
     choice = choose_engine(model, engine)
+    if vllm and choice.name != "vllm":
+        raise InputError(
+            "policy.vllm", f"is for vLLM, and the engine is {choice.name}", "leave it out"
+        )
     if choice.name == "toy":
         from rollout.engines.toy import ToyEngine
 
@@ -206,6 +211,7 @@ def build_engine(
         version=version,
         seed=seed,
         can_sleep=can_sleep,
+        options=vllm,
     )
     return serving, choice
 

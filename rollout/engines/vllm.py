@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from rollout.engines.base import context_length
+from rollout.engines.vllm_checks import (
+    check_complete,
+    memory_as_input_error,
+    options_as_input_error,
+    tensor_names,
+)
 from rollout.seeds import derive_seed
 from rollout.text.decode import Decoder, decode_continuations
-from rollout.text.printable import one_line
 from rollout.types import (
     Completion,
     EngineError,
@@ -35,27 +38,9 @@ _CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-_GPU_ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR"}
-# where a GPU is too full: vLLM's words, what they mean, what helps
-_SHORT_OF_MEMORY = (
-    (
-        "Free memory on device .* less than desired",
-        "which others hold",
-        "lower it, end what else uses the GPU (nvidia-smi names it), or give engines GPUs of their "
-        "own: cluster.placement: separate",
-    ),
-    (
-        "No available memory for the cache blocks",
-        "which the weights alone take up",
-        "raise it, lower policy.max_num_seqs, or raise policy.tensor_parallel",
-    ),
-    (
-        "out of memory",
-        "and the GPU is full at the start",
-        "raise it where the GPU has room, lower policy.max_num_seqs, or raise "
-        "policy.tensor_parallel",
-    ),
-)
+# the workers of an engine over several GPUs end with this process then; with one between, it would
+# outlive a process that is killed, and its workers with it
+_GPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 # vLLM's own default on a CPU
 _CPU_BATCHED_TOKENS = 4096
 
@@ -80,36 +65,39 @@ class VLLMEngine:
         version: int = 0,
         seed: int = 0,
         can_sleep: bool = False,
+        options: Mapping[str, object] | None = None,
     ) -> None:
         import torch
 
         vllm = import_vllm()
         on_gpu = torch.cuda.is_available()
-        if on_gpu and tensor_parallel == 1:
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        options: dict[str, object] = {"max_num_seqs": max_num_seqs} if max_num_seqs else {}
+        options = dict(options or {})
+        if max_num_seqs:
+            options["max_num_seqs"] = max_num_seqs
         if on_gpu:
             options |= {"gpu_memory_utilization": gpu_memory, "enable_sleep_mode": can_sleep}
             options |= {"tensor_parallel_size": tensor_parallel}
+            if tensor_parallel > 1:  # in a placement group vLLM would ask Ray for more GPUs
+                options |= {"distributed_executor_backend": "mp"}
         else:
             # a prompt split over two steps would have its random stream turned back, which CPU
             # generators cannot do ("CPU Generator does not use offset")
             context = max_model_len or context_length(model)
-            options |= {"enable_chunked_prefill": False}
+            options = {"enforce_eager": True, **options, "enable_chunked_prefill": False}
             options |= {"max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, context)}
         # "auto" would load float32 checkpoints as float16
         self.dtype = dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")
-        with _memory_as_input_error(gpu_memory if on_gpu else None):
+        with options_as_input_error(), memory_as_input_error(gpu_memory if on_gpu else None):
             self._llm: vllm.LLM = vllm.LLM(
                 model,
                 dtype=self.dtype,
-                enforce_eager=not on_gpu,
                 max_model_len=max_model_len,
                 seed=seed % 2**31,
                 enable_prefix_caching=True,
                 use_tqdm_on_load=False,
                 **options,
             )
+        self._names = tensor_names(model)
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
         self._tokenizer = cast(Decoder, self._llm.get_tokenizer())
@@ -127,7 +115,9 @@ class VLLMEngine:
         self._check_idle()
         self._calls += 1
         engine = self._llm.llm_engine
-        if not sampling.seed_per_prompt:
+        # on a GPU requests draw by seeds anyway: those of ours differ between workers and restarts
+        seeded = sampling.seed_per_prompt or self._on_gpu
+        if not seeded:
             self._seed_globally(seed)
         waiting: dict[str, Prompt] = {}
         version = self.version
@@ -135,7 +125,7 @@ class VLLMEngine:
         try:
             for number, prompt in enumerate(prompts):
                 request = f"{self._calls}-{number}"
-                own = _own_seed(prompt, sampling, seed)
+                own = _own_seed(prompt, seed) if seeded else None
                 engine.add_request(
                     request,
                     {"prompt_token_ids": list(prompt.token_ids)},
@@ -146,7 +136,7 @@ class VLLMEngine:
                 for output in cast("list[vllm.RequestOutput]", engine.step()):
                     if output.finished:
                         prompt = waiting.pop(output.request_id)
-                        own = _own_seed(prompt, sampling, seed)
+                        own = _own_seed(prompt, seed) if seeded else None
                         yield Group(prompt, self._completions(prompt, output, own), version)
             if waiting:
                 raise EngineError(f"vLLM lost {len(waiting)} of {len(prompts)} prompts")
@@ -157,6 +147,7 @@ class VLLMEngine:
 
     def load_weights(self, path: str, version: int) -> None:
         self._check_idle()
+        self._names = check_complete(path, self._names)
         self.wake()
         self._llm.collective_rpc(  # pyright: ignore[reportUnknownMemberType] - a bare tuple
             "reload_weights", kwargs={"weights_path": path}
@@ -247,9 +238,9 @@ class VLLMEngine:
         )
 
 
-def _own_seed(prompt: Prompt, sampling: Sampling, seed: int) -> int | None:
+def _own_seed(prompt: Prompt, seed: int) -> int:
     """That of the next response to the prompt, those after it have the next ones."""
-    return derive_seed(seed, prompt.id) + prompt.drawn if sampling.seed_per_prompt else None
+    return derive_seed(seed, prompt.id) + prompt.drawn
 
 
 def import_vllm() -> ModuleType:
@@ -262,25 +253,6 @@ def import_vllm() -> ModuleType:
     import vllm
 
     return vllm
-
-
-@contextlib.contextmanager
-def _memory_as_input_error(gpu_memory: float | None) -> Generator[None]:
-    """What vLLM says where memory is short, as the setting that helps; a share of None: no GPU."""
-    try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        said = one_line(error)
-        for pattern, problem, fix in _SHORT_OF_MEMORY if gpu_memory is not None else ():
-            if re.search(pattern, said):
-                said = re.split(r"\.(?= |$)", said)[0]
-                problem = f"is {gpu_memory:g} of a GPU, {problem} ({said})"
-                raise InputError("policy.gpu_memory", problem, fix) from error
-        if not re.search("KV cache|cache blocks", said):
-            raise
-        raise InputError(
-            "policy.max_model_len", f"too long for the memory there is ({said})"
-        ) from error
 
 
 def _finish_reason(reason: str | None) -> FinishReason:

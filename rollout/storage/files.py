@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import json
+import logging
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -39,9 +42,13 @@ __all__ = [
     "writing",
 ]
 
+log = logging.getLogger("rollout")
+
 # what a kill in the middle of a deletion leaves; `RunFolder` clears it away
 GONE = ".gone-"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# what flock says on cluster disks that are mounted without locks
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _NO_ROOM_TEXT = re.compile(r"no space left|StorageFull|os error 28\b", re.IGNORECASE)
 
 
@@ -92,18 +99,75 @@ def open_locked(
         OSError: the disk is full.
     """
     with writing(where, fix):
-        file = open(path, "a+b", buffering=0)  # noqa: SIM115 - the caller closes it
+        file = _Locked(path, "a+b")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mine = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except BlockingIOError:
         mine = False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            file.close()
+            raise
+        file.hold(where)  # raises where somebody else does
+        mine = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
     if not mine:
         file.seek(0)
-        holder = file.read(20).decode(errors="replace").strip() or "unknown"
+        holder = (file.read(20) or b"").decode(errors="replace").strip() or "unknown"
         file.close()
         raise InputError(where, busy.format(holder=holder), f"wait for it, or {fix}")
     return cast(BinaryIO, file)
+
+
+class _Locked(io.FileIO):
+    """A file whose lock ends when it is closed; where disks have none, a file beside it is it."""
+
+    _held: Path | None = None
+
+    def hold(self, where: object) -> None:
+        """Make the file that says who holds this one.
+
+        Raises:
+            InputError: another process has, or had and is on another machine.
+        """
+        held = Path(str(self.name)).with_name(f".{Path(str(self.name)).name}.held")
+        own, holder = f"{os.getpid()} on {socket.gethostname()}", ""
+        log.warning("%s: this disk has no file locks; %s is made instead", where, held)
+        for _ in range(2):
+            try:
+                with open(held, "x", encoding="utf-8") as file:
+                    file.write(own)
+                self._held = held
+                return
+            except FileExistsError:
+                holder = held.read_text(encoding="utf-8") if held.exists() else ""
+                if not _has_ended(holder):
+                    break
+                held.unlink(missing_ok=True)
+        self.close()
+        raise InputError(
+            where, f"is in use by process {holder or 'unknown'}", f"wait for it, or delete {held}"
+        )
+
+    def close(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.unlink(missing_ok=True)
+        super().close()
+
+
+def _has_ended(holder: str) -> bool:
+    """Whether "pid on host" is a process of this machine that is no more."""
+    pid, _, host = holder.partition(" on ")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 @contextlib.contextmanager

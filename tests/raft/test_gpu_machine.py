@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor
 from rewards.spec_reader import read_reward
 from rollout.engines.toy import ToyEngine
+from rollout.engines.vllm_checks import (
+    check_complete,
+    memory_as_input_error,
+    options_as_input_error,
+    tensor_names,
+)
 from rollout.types import InputError, StaleWeightsError
 
 HIDDEN = ("CUDA_VISIBLE_DEVICES", "")
@@ -199,10 +206,84 @@ def test_models_on_vllm_share_a_gpu() -> None:
     ],
 )
 def test_engines_that_find_no_memory_name_the_setting(said: str, key: str, words: str) -> None:
-    from rollout.engines.vllm import _memory_as_input_error
-
     expected = InputError if key else ValueError
-    with pytest.raises(expected) as caught, _memory_as_input_error(0.85):
+    with pytest.raises(expected) as caught, memory_as_input_error(0.85):
         raise ValueError(said)
     assert str(caught.value).startswith(key) and words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# vLLM without vLLM
+
+
+def test_an_option_that_vllm_does_not_know_is_the_configs(tmp_path: Path) -> None:
+    def llm(*, quantization: str) -> None: ...
+
+    options: Any = {"quantisation": "fp8"}
+    with pytest.raises(InputError, match=r"policy\.vllm: .*quantisation"), options_as_input_error():
+        llm(**options)
+    for option in ("dtype", "tensor_parallel_size", "enable_sleep_mode"):
+        with pytest.raises(InputError, match=f"policy: vllm.{option}"):
+            toy_runs.config(tmp_path, policy={"vllm": {option: 1}})
+    config = toy_runs.config(tmp_path, policy={"vllm": {"quantization": "fp8"}})
+    with pytest.raises(InputError, match=r"policy\.vllm: is for vLLM, and the engine is toy"):
+        run(config)
+
+
+def write_weights(folder: Path, *names: str, shards: int = 1) -> Path:
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    files = [f"model-{number}.safetensors" for number in range(shards)]
+    where = {name: files[number % shards] for number, name in enumerate(names)}
+    if shards == 1:
+        where, files = dict.fromkeys(names, "model.safetensors"), ["model.safetensors"]
+    else:
+        text = json.dumps({"weight_map": where})
+        (folder / "model.safetensors.index.json").write_text(text)
+    for file in files:
+        save_file({one: torch.ones(2) for one in names if where[one] == file}, folder / file)
+    return folder
+
+
+def test_a_reload_with_holes_is_an_error(tmp_path: Path) -> None:
+    # vLLM keeps old values in silence; what only others' files have is no hole
+    layers = [f"h.{number}.attn.weight" for number in range(4)]
+    buffers = ["h.0.attn.bias", "h.1.rotary_emb.inv_freq", "lm_head.weight"]
+    start = tensor_names(str(write_weights(tmp_path / "start", *layers, *buffers)))
+    ours = [f"transformer.{name}" for name in layers]
+    whole = write_weights(tmp_path / "whole", *ours, shards=2)
+    assert check_complete(str(whole), start) == set(ours)
+    holes = write_weights(tmp_path / "holes", *ours[:2])
+    with pytest.raises(InputError, match=r"h\.2\.attn\.weight and 1 more.*Delete it"):
+        check_complete(str(holes), start)
+    with pytest.raises(InputError, match="1 more"):
+        check_complete(str(holes), set(ours))
+    next(whole.glob("model-1*")).unlink()  # a file that is lost
+    with pytest.raises(InputError, match="has no weights for"):
+        check_complete(str(whole), start)
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_requests_on_a_gpu_have_seeds_of_their_own(on_gpu: bool) -> None:
+    # else two workers, and a restarted one, draw the same numbers again
+    from rollout.engines.vllm import VLLMEngine
+    from rollout.types import EngineError, Prompt, Sampling
+
+    class Nothing:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: False
+
+    made: Any = object.__new__(VLLMEngine)
+    seeds: list[int | None] = []
+    made._llm, made._on_gpu, made._calls, made._generating = Nothing(), on_gpu, 0, False
+    made._llm.llm_engine, made.version = Nothing(), 0
+    made._params = lambda sampling, seed: seeds.append(seed)
+    prompts = [Prompt(name, "x", token_ids=(1,)) for name in "ab"]
+    for seed in (5, 5, 6):
+        with pytest.raises(EngineError, match="lost"):
+            list(made.generate(prompts, Sampling(seed_per_prompt=False), seed))
+    if on_gpu:
+        assert seeds[:2] == seeds[2:4] and len({*seeds}) == 4
+    else:
+        assert set(seeds) == {None}

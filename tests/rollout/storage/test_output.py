@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
+import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -40,3 +44,43 @@ def test_a_lock_that_was_let_go_with_its_file_is_none(
     monkeypatch.undo()
     with open_locked(path, "out"), pytest.raises(InputError, match="Wait for it"):
         open_locked(path, "out")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_disks_without_locks_hold_a_file_instead(
+    tmp_path: Path,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(file: BinaryIO, how: int) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path, held = tmp_path / "run.lock", tmp_path / ".run.lock.held"
+    with open_locked(path, "out"):
+        assert held.read_text() == f"{os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(InputError, match=f"in use by process {os.getpid()} on .*delete"):
+            open_locked(path, "out")
+    assert not held.exists() and any("no file locks" in line for line in caplog.messages)
+    # what a killed process of this machine left is taken over, that of another is not
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    held.write_text(f"{ended.pid} on {socket.gethostname()}")
+    with open_locked(path, "out"):
+        assert held.read_text().startswith(f"{os.getpid()} ")
+    held.write_text(f"{ended.pid} on another-host")
+    with pytest.raises(InputError, match="another-host"):
+        open_locked(path, "out")
+
+
+def test_other_errors_of_locks_are_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: BinaryIO, how: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="broken"):
+        open_locked(tmp_path / "run.lock", "out")
+    assert not (tmp_path / ".run.lock.held").exists()

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,8 @@ def varlen() -> Result:
     with packed_attention.attending(tree, torch.device(device())):
         expected = ours(None, q, k, v, None, scaling=dim**-0.5)[0][0]
         old = timed(lambda: ours(None, q, k, v, None, scaling=dim**-0.5), 3)
-    found: Result = {
-        "tokens": tokens,
-        "segments": len(tree.segments),
-        "old_ms": round(old * 1e3, 2),
-    }
+    found: Result = {"tokens": tokens, "segments": len(tree.segments)}
+    found["old_ms"] = round(old * 1e3, 2)
     if not on_gpu():
         return {**found, "note": "no GPU: varlen_attn is not run"}
     keys: list[int] = []
@@ -98,7 +96,7 @@ def varlen() -> Result:
         ends_k.append(ends_k[-1] + len(seen) + len(own))
     index = torch.tensor(keys, device=device())
     ends = [torch.tensor(one, dtype=torch.int32, device=device()) for one in (ends_q, ends_k)]
-    longest = [max(b - a for a, b in zip(one, one[1:], strict=False)) for one in (ends_q, ends_k)]
+    longest = [max(b - a for a, b in pairwise(one)) for one in (ends_q, ends_k)]
     queries, keys_THD, values_THD = (one[0].transpose(0, 1).contiguous() for one in (q, k, v))
 
     def new() -> Any:
@@ -162,9 +160,10 @@ def scoring() -> Result:
     from rewards.inference.transformers import TransformersEngine
     from rewards.models.head import LinearHead
 
+    settings: Any = LlamaConfig
     with torch.device(device()):
         model: Any = AutoModelForSequenceClassification.from_config(
-            LlamaConfig(**BIG, num_labels=1, pad_token_id=2),
+            settings(**BIG, num_labels=1, pad_token_id=2),
             dtype=torch.bfloat16 if on_gpu() else torch.float32,
         )
     backbone = Backbone(model.model, pad_id=2)
@@ -260,8 +259,8 @@ def sft_8b_lora() -> Result:
 
 
 def loop() -> Result:
-    """`raft run` on Ray with one GPU shared in turn, killed once and gone on with; what each process
-    holds on the GPU meanwhile, by nvidia-smi."""
+    """`raft run` on Ray with one GPU shared in turn, killed once and gone on with; what each
+    process holds on the GPU meanwhile, by nvidia-smi."""
     import torch
     import yaml
 

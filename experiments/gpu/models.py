@@ -73,8 +73,9 @@ def llama(dtype: Any, config: dict[str, int]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
+    settings: Any = LlamaConfig
     with torch.device(device()):
-        return AutoModelForCausalLM.from_config(LlamaConfig(**config, **SPECIAL), dtype=dtype)
+        return AutoModelForCausalLM.from_config(settings(**config, **SPECIAL), dtype=dtype)
 
 
 def saved_policy(name: str, dtype: Any, config: dict[str, int]) -> str:
@@ -125,7 +126,8 @@ def loop_config(policy: str) -> dict[str, object]:
 
     folder = ROOT / "reward_loop"
     if not folder.exists():
-        config = LlamaConfig(**LOOP, num_labels=1, **SPECIAL)
+        settings: Any = LlamaConfig
+        config = settings(**LOOP, num_labels=1, **SPECIAL)
         LlamaForSequenceClassification(config).save_pretrained(folder)
         tiny_models.tokenizer().save_pretrained(folder)
     prompts = ROOT / "prompts.jsonl"

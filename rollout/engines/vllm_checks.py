@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 from rollout.errors import InputError
 from rollout.text.printable import one_line
@@ -63,6 +64,7 @@ def tensor_names(folder: str) -> set[str]:
     names: set[str] = set()
     for file in files:
         if (home / file).is_file():
+            opened: Any
             with safe_open(home / file, framework="np") as opened:
                 names |= set(opened.keys())
     return names

@@ -303,7 +303,7 @@ def test_dpo_loss_is_trls_on_the_same_rows(start: Path, policy: Path, tmp_path: 
         processing_class=tiny.tokenizer(),
     )
     ids: list[Any] = list(theirs.train_dataset)
-    expected = float(theirs.compute_loss(theirs.model, theirs.data_collator(ids)))
+    expected = float(theirs.compute_loss(theirs.model, theirs.data_collator(ids)).detach())
     lines = [
         {
             "id": f"p{n}", "sample": 0, "response": "", "prompt_token_ids": row["prompt_ids"],

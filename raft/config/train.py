@@ -15,10 +15,12 @@ class _Section(BaseModel):
 
 
 class LoraConfig(_Section):
-    r: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
+    r: int = Field(default=16, ge=1, description="rank of the adapters")
+    alpha: int = Field(default=32, ge=1, description="adapters are scaled by alpha / r")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of inputs dropped")
+    target_modules: str | list[str] = Field(
+        default="all-linear", description="names of the layers that get adapters"
+    )
 
 
 class MixConfig(_Section):
@@ -43,7 +45,7 @@ class TrainConfig(_Section):
         ge=0,
         description="weight of the KL to the starting policy in the loss, per token (k3 estimate)",
     )
-    learning_rate: float = Field(default=2e-5, gt=0)
+    learning_rate: float = Field(default=2e-5, gt=0, description="at its highest")
     epochs: float = Field(default=1, gt=0, description="passes over the rows")
     batch_size: int = Field(
         default=16, ge=1, description="rows per optimizer step, over all trainers"
@@ -52,15 +54,19 @@ class TrainConfig(_Section):
     loss_on: Literal["response", "all"] = Field(
         default="response", description="tokens that are trained on"
     )
-    optimizer: Literal["persistent", "fresh"] = "persistent"
+    optimizer: Literal["persistent", "fresh"] = Field(
+        default="persistent", description="whether its state outlasts an iteration"
+    )
     optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
         default="adamw",
         description="AdamW with moments of 8 or 2 bytes per weight, on the GPU or paged to the CPU",
     )
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="of the learning rate, in each iteration"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="over which the rate rises")
+    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to it")
     max_length: int | None = Field(
         default=None, ge=2, description="most tokens of a row; a longer one is an error"
     )
@@ -69,8 +75,12 @@ class TrainConfig(_Section):
         description="bfd: rows side by side in blocks of max_length, apart for attention; wrapped: "
         "rows end to end, cut into blocks",
     )
-    gradient_checkpointing: bool = False
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = Field(
+        default=False, description="less memory for a third more time"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the weights that are trained"
+    )
     lora: LoraConfig | None = None
     fsdp: bool = Field(default=False, description="shard the policy over cluster.trainer_workers")
     fsdp_offload: bool = Field(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raft.config.load import describe_keys, make_config
+from raft.config.load import RunConfig, describe_keys, make_config
 from raft.config.train_reward import TrainRewardConfig, make_train_config
 from rollout.types import InputError
 
@@ -67,7 +67,7 @@ def test_a_training(given: dict[str, Any], said: str) -> None:
     assert str(caught.value).count(":") <= 4  # nothing is said of the other part of a union
 
 
-@pytest.mark.parametrize("section", [TrainRewardConfig])
+@pytest.mark.parametrize("section", [RunConfig, TrainRewardConfig])
 def test_every_key_says_what_it_is(section: type[object]) -> None:
     """With its description a line has one part more than without."""
     lines = describe_keys(section)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.selection import Scores as Floats
-from raft.selection import padded
+from raft.selection.rules import Scores as Floats
+from raft.selection.rules import padded
 from rollout.data.samples import Scores
 from rollout.types import setting
 

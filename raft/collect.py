@@ -21,7 +21,7 @@ from rollout.types import Group, Prompt, Sampling
 
 if TYPE_CHECKING:
     from raft.adaptive import Adaptive
-    from raft.filters import Filters
+    from raft.selection.filters import Filters
 
 # a request costs an engine a few kilobytes before it is begun; draining a part costs it little
 _SAMPLES_AT_A_TIME = 65_536
@@ -107,7 +107,7 @@ def _waves(
         yield sampling
         return
     from raft.adaptive import next_wave
-    from raft.select_rows import selectable_scores
+    from raft.selection.rows import selectable_scores
 
     # what depends on a prompt's other responses, or on the score, is decided when all are there
     by_text: Filters = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raft.selection import best_of_k, padded
+from raft.selection.rules import best_of_k, padded
 from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
 from rollout.data.samples import REWARD, SampleRow, Scores
 from rollout.types import Prompt

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 from raft.assemble import WorkerGroups, models_of, start_workers
 from raft.collect import collect
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
-from raft.mix import write_mixed
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Sinks, Stopwatch, report_line
 from raft.runs.prompts import digest, encode_texts, prompts_of
-from raft.select_rows import write_selected
+from raft.selection.mix import write_mixed
+from raft.selection.rows import write_selected
 from raft.train import check_start, sync, train
 from rewards.checkpoints.hub import local_path
 from rollout.data.samples import read_samples
@@ -36,9 +36,9 @@ from rollout.types import Prompt
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
-    from raft.mix import Example
     from raft.monitor.monitor import Monitor
     from raft.monitor.policies import PolicyMeasures
+    from raft.selection.mix import Example
 
 log = logging.getLogger("raft")
 
@@ -75,7 +75,7 @@ def run(config: RunConfig) -> Path:
     texts = check_run(config)  # what is wrong shows before anything starts
     with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:
         monitor = Monitor(folder, config.monitor, local_path(config.policy.model))
-        over, curves = _is_over(config, folder, monitor), folder.root / "curves.png"
+        over, curves = monitor.is_over(config.iterations), folder.root / "curves.png"
         if not over:
             folder.settle_models(*models_of(config))
             folder.write_environment(describe_environment())
@@ -135,9 +135,8 @@ def improve(run: Run, iteration: int) -> None:
     )
     selected = home / "selected.jsonl"
     with watch("select"):
-        kept = write_selected(
-            store.rows, selected, config.select, config.seed, iteration, config.train.update.weights
-        )
+        how = (config.select, config.seed, iteration, config.train.update.weights)
+        kept = write_selected(store.rows, selected, *how)
         write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
         trained = train(run.config, run.folder, run.workers, selected, iteration)
@@ -199,16 +198,3 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
     run.log(iteration, "eval", row)
     log.info(report_line(folder.metrics(), iteration))
     return stopped
-
-
-def _is_over(config: RunConfig, folder: RunFolder, monitor: Monitor) -> bool:
-    """Whether nothing is left to do; the log says so, or where the run goes on."""
-    if stopped := monitor.standing_stop():
-        log.warning(stopped)
-        return True
-    done, finished = folder.latest_version(), folder.finished(config.iterations)
-    if finished:
-        log.info("%s is finished: %d iterations", folder.root, done)
-    elif folder.metrics():
-        log.info("going on after iteration %d of %d", done, config.iterations)
-    return finished

@@ -85,7 +85,7 @@ def test_the_checks_see_imports_everywhere(tmp_path: Path) -> None:
     seen = set(imported_names(parsed(tmp_path / "a.py")))
     assert seen == {"raft.loop", "ray.util", "trl.trainer", "vllm", "vllm.LLM"}
     assert len(FILES) > 40
-    assert ROOT / "raft/selection.py" in closure("raft.select_rows")
+    assert ROOT / "raft/selection/rules.py" in closure("raft.selection.rows")
 
 
 @pytest.mark.parametrize("statement", ["import raft, rewards, rollout", "import raft.cli"])

@@ -29,7 +29,9 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*arguments: str) -> None:
-    assert main([*arguments, "--quiet"]) == 0
+    # then, every iteration was evaluated by default
+    often = ["eval.every=1"] if arguments[0] == "run" else []
+    assert main([*arguments, *often, "--quiet"]) == 0
 
 
 def recognised(output: Path, partial: Path) -> None:

@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 
 from raft.bon.estimate import Floats, Point, estimate
-from raft.selection import best_of_k, padded
+from raft.selection.rules import best_of_k, padded
 from rewards.evaluation.stats import mean_ci95
 from rollout.data.forms import column
 from rollout.data.jsonl import is_finite_number, is_list

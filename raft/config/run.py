@@ -16,7 +16,7 @@ from raft.config.sampling import SamplingConfig
 from raft.config.select import SelectConfig
 from raft.config.train import TrainConfig
 from raft.config.updates import own_strategy
-from raft.selection import check_strategy
+from raft.selection.rules import check_strategy
 from rewards.spec import RewardSpec
 from rollout.data.jsonl import is_object
 

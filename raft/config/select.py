@@ -6,8 +6,8 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raft.filters import Filters
-from raft.selection import STRATEGIES
+from raft.selection.filters import Filters
+from raft.selection.rules import STRATEGIES
 
 
 class SelectConfig(BaseModel):
@@ -67,7 +67,7 @@ class SelectConfig(BaseModel):
     unique: bool = Field(default=False, description="select only one of identical responses")
 
     def arguments(self) -> dict[str, float]:
-        """The strategy's own settings, by the names of its parameters in `raft.selection`."""
+        """The strategy's own settings, by the names of its parameters in `raft.selection.rules`."""
         given = {
             name: getattr(self, name)
             for name in (

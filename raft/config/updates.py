@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from raft.selection import PAIRED, Scores
+from raft.selection.rules import PAIRED, Scores
 from rollout.errors import InputError
 
 __all__ = ["DpoUpdate", "SftUpdate", "UpdateConfig", "own_strategy"]

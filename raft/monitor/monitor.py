@@ -117,6 +117,18 @@ class Monitor:
         self._stops.forget_stop()
         return None
 
+    def is_over(self, iterations: int) -> bool:
+        """Whether nothing is left to do; the log says so, or where the run goes on."""
+        if stopped := self.standing_stop():
+            log.warning(stopped)
+            return True
+        done, finished = self._folder.latest_version(), self._folder.finished(iterations)
+        if finished:
+            log.info("%s is finished: %d iterations", self._folder.root, done)
+        elif self._folder.metrics():
+            log.info("going on after iteration %d of %d", done, iterations)
+        return finished
+
     def best_iteration(self) -> int:
         """Of all evaluations so far; by gold reward, or where there is none by held-out reward."""
         rows = self._folder.evaluations()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict, TypeVar
 
 from raft.report.page import Blocks, RowBlocks, StageBlocks
-from raft.select_rows import read_selected
+from raft.selection.rows import read_selected
 from rollout.data.jsonl import Damage, Row, is_object, read_jsonl
 from rollout.data.samples import REWARD, SampleRow, Scores, read_samples
 from rollout.errors import InputError

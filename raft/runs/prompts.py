@@ -21,7 +21,7 @@ from rollout.types import Completion, Group, InputError, Prompt
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
-    from raft.mix import Example
+    from raft.selection.mix import Example
 
 __all__ = [
     "Texts",
@@ -53,7 +53,7 @@ def read_texts(config: RunConfig) -> Texts:
     Raises:
         InputError: files, rows.
     """
-    from raft.mix import read_mix
+    from raft.selection.mix import read_mix
     from rollout.data.prompts import read_prompts
     from rollout.data.sources import find_source
 

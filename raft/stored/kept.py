@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.bon.estimate import expected_best_of_n
-from raft.filters import Filters
-from raft.select_rows import trained_samples
-from raft.selection import DRAWING, select
+from raft.selection.filters import Filters
+from raft.selection.rows import trained_samples
+from raft.selection.rules import DRAWING, select
 from raft.stored.pool import Pool
 from raft.stored.rules import Rule
 from raft.stored.subsets import Subset, random_order, selectable, subset
@@ -91,7 +91,8 @@ def keep(
 def keep_own(
     pool: Pool, strategy: str, arguments: Mapping[str, float], seed: int
 ) -> SelectionStats:
-    """Repeat the run's own selection, as `raft.select_rows` makes it. `seed` is the iteration's."""
+    """Repeat the run's own selection, as `raft.selection.rows` makes it; `seed` is that of the
+    iteration."""
     assert pool.own_PN is not None, "only a run has a selection of its own"
     chosen_M2 = trained_samples(strategy, select(strategy, pool.own_PN, seed=seed, **arguments))
     sums = _Sums(pool, None, pool.samples)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.filters import Filters
-from raft.select_rows import selectable_scores
+from raft.selection.filters import Filters
+from raft.selection.rows import selectable_scores
 from raft.stored.rules import Scoring
 from rollout.data.samples import REWARD, Comparison, SampleRow
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from raft.adaptive import Adaptive
-from raft.filters import Filters
 from raft.monitor.diversity import measure
-from raft.select_rows import read_selected, selection_seed
+from raft.selection.filters import Filters
+from raft.selection.rows import read_selected, selection_seed
 from raft.stored.kept import DIVERSITY_DRAWS, SelectionStats, keep, keep_own
 from raft.stored.pool import Pool, read_pool, value_name
 from raft.stored.rules import Rule, Scoring, filters_at_work, required_methods, sweep, sweep_points

@@ -19,8 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from raft.adaptive import Adaptive
 from raft.config.sampling import AdaptiveConfig
 from raft.config.select import SelectConfig
-from raft.filters import Filters
-from raft.selection import ARGUMENTS, check_strategy
+from raft.selection.filters import Filters
+from raft.selection.rules import ARGUMENTS, check_strategy
 from rewards.combine.checks import finite_number
 from rewards.combine.length import LengthPenalty, build_length_penalty
 from rewards.spec_reader import complaints

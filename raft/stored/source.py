@@ -9,7 +9,7 @@ from pathlib import Path
 from raft.config.load import make_config
 from raft.config.run import RunConfig
 from raft.evaluation import by_judge
-from raft.filters import Filters
+from raft.selection.filters import Filters
 from rollout.data.bad_rows import BadRows
 from rollout.data.forms import known_columns
 from rollout.data.jsonl import Damage, is_object

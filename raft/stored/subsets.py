@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.filters import Filters, mask_unselectable
+from raft.selection.filters import Filters, mask_unselectable
 from raft.stored.pool import Pool
 
 __all__ = ["Subset", "random_order", "selectable", "subset"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from raft.selection import Scores, as_scores
+from raft.selection.rules import Scores, as_scores
 
 
 def leave_one_out(scores_PK: ArrayLike) -> Scores:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 
-from raft.select_rows import read_selected
+from raft.selection.rows import read_selected
 from rollout.seeds import derive_seed
 from rollout.types import InputError
 

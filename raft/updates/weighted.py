@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from raft.selection import Scores, as_scores
+from raft.selection.rules import Scores, as_scores
 
 
 def exponential(scores_PK: ArrayLike, temperature: float) -> Scores:

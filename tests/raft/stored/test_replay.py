@@ -19,10 +19,10 @@ from wording import says
 from experiments.bench import replay as bench
 from raft.cli.main import main
 from raft.config.select import SelectConfig
-from raft.filters import Filters, mask_unselectable
 from raft.monitor.diversity import measure
-from raft.select_rows import read_selected, write_selected
-from raft.selection import select
+from raft.selection.filters import Filters, mask_unselectable
+from raft.selection.rows import read_selected, write_selected
+from raft.selection.rules import select
 from raft.stored.kept import keep
 from raft.stored.pool import read_pool
 from raft.stored.replay import Plan, replay

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from raft.config.updates import ReinforceUpdate, WeightedUpdate
-from raft.selection import best_of_k
+from raft.selection.rules import best_of_k
 from raft.updates.reinforce import leave_one_out
 from raft.updates.weighted import exponential, standardized
 

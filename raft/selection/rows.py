@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from raft.filters import Filters, mask_unselectable
-from raft.selection import PAIRED, padded, select
+from raft.selection.filters import Filters, mask_unselectable
+from raft.selection.rules import PAIRED, padded, select
 from rollout.data.jsonl import Damage, is_finite_number, is_object, json_kind, read_jsonl
 from rollout.data.samples import REWARD, SampleRow, Scores, ids_column, prompt_column
 from rollout.seeds import derive_seed

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.runs.prompts import load_tokenizer
-from raft.select_rows import SelectedRow
+from raft.selection.rows import SelectedRow
 from raft.updates.rows import MIXED
 from rewards.checkpoints.hub import local_path
 from rollout.data.bad_rows import BadRows

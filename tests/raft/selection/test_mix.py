@@ -12,8 +12,8 @@ import toy_runs
 
 from raft.config.load import make_config
 from raft.loop import run
-from raft.mix import read_mix, write_mixed
-from raft.select_rows import SelectedRow, read_selected
+from raft.selection.mix import read_mix, write_mixed
+from raft.selection.rows import SelectedRow, read_selected
 from raft.updates.rows import MIXED, sft_rows
 from rollout.types import InputError
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from wording import words
 
-from raft.filters import mask_unselectable
-from raft.selection import (
+from raft.selection.filters import mask_unselectable
+from raft.selection.rules import (
     DRAWING,
     all_pairs,
     best_and_worst,

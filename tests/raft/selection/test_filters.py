@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from wording import words
 
 from raft.config.select import SelectConfig
-from raft.filters import compile_reject_pattern, mask_unselectable
+from raft.selection.filters import compile_reject_pattern, mask_unselectable
 from rollout.errors import InputError
 
 NAN, INF = math.nan, math.inf

@@ -12,7 +12,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from raft.selection import Scores, as_scores, check_finite
+from raft.selection.rules import Scores, as_scores, check_finite
 from rollout.errors import InputError
 
 

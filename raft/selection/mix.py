@@ -23,9 +23,6 @@ from rollout.data.bad_rows import BadRows
 from rollout.data.forms import known_columns
 from rollout.data.jsonl import is_object, json_kind
 from rollout.data.messages import check_text
-from rollout.data.pools import flat_answer
-from rollout.data.rows import Row, read_rows
-from rollout.data.sources import find_source
 from rollout.errors import InputError
 from rollout.seeds import derive_seed
 from rollout.storage.files import write_rows
@@ -34,6 +31,7 @@ from rollout.types import Prompt
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
+    from rollout.data.rows import Row
 
 __all__ = ["Example", "read_mix", "write_mixed"]
 
@@ -53,6 +51,9 @@ def read_mix(config: RunConfig) -> list[Example]:
 
     Plain text is split as that of the prompts is. Raises InputError for a row that is no example.
     """
+    from rollout.data.rows import read_rows
+    from rollout.data.sources import find_source
+
     if config.train.mix is None:
         return []
     try:
@@ -90,6 +91,8 @@ def write_mixed(
 
 
 def _example(row: Row, stem: str) -> Example:
+    from rollout.data.pools import flat_answer
+
     columns = row.value
     if not is_object(columns):
         raise InputError(row.where, f"holds {json_kind(columns)} where an object is expected")

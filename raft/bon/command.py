@@ -326,7 +326,8 @@ def as_table(found: CurveFile) -> str:
         for line in (head, *body)
     ]
     if waves := found.get("waves"):
-        best = ", ".join(f"{n} {_cell(waves[n])}" for n in ("proxy", "gold") if n in waves)
+        means = {"proxy": waves.get("proxy"), "gold": waves.get("gold")}
+        best = ", ".join(f"{name} {_cell(mean)}" for name, mean in means.items() if mean)
         lines.append(f"in waves, {waves['responses']:.4g} to a prompt on average: best {best}")
     peak = found["peak"].get("gold")
     if peak is not None and peak["over_optimized"]:

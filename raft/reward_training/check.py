@@ -57,9 +57,9 @@ def check_training(config: TrainRewardConfig, *, hub: bool = True, data: bool = 
     if needs and config.chat_template is None and folder.is_dir() and not has_chat_template(folder):
         fix = "give chat_template, or another model"
         raise InputError("model", f"the tokenizer of {config.model} has no chat template", fix)
-    for key, section in (("train", config.train), ("sft", config.sft)):
-        if section:
-            _check_optimizer(key, section)
+    _check_optimizer("train", config.train)
+    if config.sft:
+        _check_optimizer("sft", config.sft)
     check_training_fits(config, hub=hub)
     if data:
         _check_data(config)

@@ -59,6 +59,10 @@ class EngineExecutor:
     def gpus(self) -> int:
         return 0
 
+    def check_nodes(self, folder: Any) -> None: ...
+
+    def reserve(self, slots: Any) -> None: ...
+
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         return _Answer(self._engine.method(method.__name__, *arguments))
 

@@ -198,7 +198,8 @@ def test_update_is_the_one_of_its_formula(
         drawn = [log_probs(loaded(policy), row) for row in made]
         first = [log_probs(loaded(start), row) for row in made]
     low = 1 - (update.get("clip") or 1.0)
-    high = 1 + update.get("clip_high", update.get("clip")) if update.get("clip") else 1e9
+    clip = update.get("clip")
+    high = 1 + update.get("clip_high", clip) if clip else 1e9
 
     def loss(model: Any, n: int) -> torch.Tensor:
         own, weight = log_probs(model, made[n]), made[n].get("weight", 1.0)
@@ -303,7 +304,8 @@ def test_dpo_loss_is_trls_on_the_same_rows(start: Path, policy: Path, tmp_path: 
         processing_class=tiny.tokenizer(),
     )
     ids: list[Any] = list(theirs.train_dataset)
-    expected = float(theirs.compute_loss(theirs.model, theirs.data_collator(ids)).detach())
+    model: Any = theirs.model
+    expected = float(theirs.compute_loss(model, theirs.data_collator(ids)).detach())
     lines = [
         {
             "id": f"p{n}", "sample": 0, "response": "", "prompt_token_ids": row["prompt_ids"],

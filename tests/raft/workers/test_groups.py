@@ -60,6 +60,10 @@ class Chaos:
     def gpus(self) -> int:
         return 0
 
+    def check_nodes(self, folder: Path | None) -> None: ...
+
+    def reserve(self, slots: Sequence[Any]) -> None: ...
+
     def spawn(self, factory: Callable[[], Any], resources: Resources, after: Any = None) -> Any:
         self.spawned.append(factory)
         return _Worker(self, factory(), len(self.spawned) - 1)
@@ -398,6 +402,9 @@ class Rank:
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         return [float(self.rank)]
+
+    def dtype(self) -> str:
+        return "float32"
 
     def sleep(self) -> None: ...
 

@@ -265,7 +265,8 @@ def least_squares(features, labels, alpha):
 
     root = np.sqrt(alpha) * np.eye(features.shape[1])
     nothing = np.zeros((len(root), *labels.shape[1:]))
-    return lstsq(np.concatenate([features, root]), np.concatenate([labels, nothing]))[0].T
+    found: Any = lstsq(np.concatenate([features, root]), np.concatenate([labels, nothing]))
+    return found[0].T
 
 
 @pytest.mark.parametrize("rows", [300, 8])  # with fewer rows than numbers, too

@@ -98,7 +98,6 @@ class _Bench:
             reward=RewardWorkers(scoring, one, {"reward": reward}, batch_groups=groups),
             trainer=None,
             take_turns=False,
-            on_gpu=False,
         )
         bare = partial(_BareWorker, model=model, options=options, prompts=prompts)
         self._bare = drawing.spawn(bare, one[0])
@@ -170,6 +169,12 @@ class _OnCore:
 
     def gpus(self) -> int:
         return self._executor.gpus()
+
+    def check_nodes(self, folder: Any) -> None:
+        self._executor.check_nodes(folder)
+
+    def reserve(self, slots: Any) -> None:
+        self._executor.reserve(slots)
 
     def spawn(self, factory: Callable[[], Any], resources: Any, after: Any = None) -> Any:
         return self._executor.spawn(partial(_pinned, factory, self._core), resources, after)

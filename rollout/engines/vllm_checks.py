@@ -55,6 +55,7 @@ def tensor_names(folder: str) -> set[str]:
     """Of a local folder's weights; none where they are not in safetensors files."""
     from safetensors import safe_open
 
+    opener: Any = safe_open  # it has no types
     home = Path(folder)
     index = home / "model.safetensors.index.json"
     if index.is_file():
@@ -64,8 +65,7 @@ def tensor_names(folder: str) -> set[str]:
     names: set[str] = set()
     for file in files:
         if (home / file).is_file():
-            opened: Any
-            with safe_open(home / file, framework="np") as opened:
+            with opener(home / file, framework="np") as opened:
                 names |= set(opened.keys())
     return names
 

@@ -169,7 +169,6 @@ def test_real_solutions_are_read_as_a_pool(raft_data, tmp_path, capsys):
             ["--score-column", "myscores"],
             "one score for each of 1 responses",
         ),
-        ([{"id": 1, "responses": ["1"], "answer": 1}] * 2, [], "pool.jsonl:2 '1' twice"),
         (
             [{"responses": ["1"], "scores": [-1], "answer": 1}],
             ["--score-column", "scores", "--weighted"],

@@ -344,9 +344,9 @@ def test_marks_of_several_runs_at_one_iteration_can_all_be_seen(tmp_path):
         ]
         for kind in ("guard", "stopped")
     ]
-    places = [re.search(r'<use [^>]*x="([^"]+)" y="([^"]+)"', tick).groups() for tick in ticks]
+    places = [re.findall(r'<use [^>]*x="([^"]+)" y="([^"]+)"', tick)[0] for tick in ticks]
     assert places[0][0] == places[1][0] and float(places[0][1]) > float(places[1][1])
-    offsets = [re.search(r"stroke-dashoffset: ([^;]+)", dot)[1] for dot in dots]
+    offsets = [re.findall(r"stroke-dashoffset: ([^;]+)", dot)[0] for dot in dots]
     assert offsets[0] != offsets[1]
 
 

@@ -271,6 +271,8 @@ def test_requests_on_a_gpu_have_seeds_of_their_own(on_gpu: bool) -> None:
     from rollout.types import EngineError, Prompt, Sampling
 
     class Nothing:
+        llm_engine: Any = None
+
         def __getattr__(self, name: str) -> Any:
             return lambda *_, **__: False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ ROWS: list[dict[str, object]] = [
 ]
 
 
-def mixing(root: Path, rows: list[dict[str, object]], share: float = 0.25, **train: Any) -> Any:
+def mixing(
+    root: Path, rows: Sequence[Mapping[str, object]], share: float = 0.25, **train: Any
+) -> Any:
     toy_runs.write_rows(root / "mix.jsonl", rows)
     mix = {"path": str(root / "mix.jsonl"), "share": share}
     return toy_runs.settings(root, train={"mix": mix, **train}, policy={"template": "hh_hash"})

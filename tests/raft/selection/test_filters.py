@@ -11,22 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
+from score_arrays import INF, NAN, finite_samples, scores
 from wording import words
 
 from raft.config.select import SelectConfig
 from raft.selection.filters import compile_reject_pattern, mask_unselectable
 from rollout.errors import InputError
-
-NAN, INF = math.nan, math.inf
-# few distinct values make ties common; every kind of missing score occurs
-score = st.sampled_from([-2.0, -1.0, 0.0, 1.0, 1.5, NAN, INF, -INF])
-scores = hnp.arrays(
-    np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=score
-)
-
-
-def finite_samples(row) -> list[int]:
-    return [k for k, value in enumerate(row) if math.isfinite(value)]
 
 
 def test_lmflow_discards_hashes_and_stubs():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from score_arrays import NAN, finite_samples, score, scores
 from wording import words
 
 from raft.selection.filters import mask_unselectable
@@ -25,17 +25,6 @@ from raft.selection.rules import (
     top_m,
 )
 from rollout.errors import InputError
-
-NAN, INF = math.nan, math.inf
-# few distinct values make ties common; every kind of missing score occurs
-score = st.sampled_from([-2.0, -1.0, 0.0, 1.0, 1.5, NAN, INF, -INF])
-scores = hnp.arrays(
-    np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=score
-)
-
-
-def finite_samples(row) -> list[int]:
-    return [k for k, value in enumerate(row) if math.isfinite(value)]
 
 
 def by_score(row, samples) -> list[int]:

@@ -100,7 +100,7 @@ def run(config: RunConfig) -> Path:
 def iterate(run: Run) -> None:
     """Evaluate the starting policy (iteration 0), then improve and evaluate in turn."""
     if run.folder.has_metrics(0, "eval"):  # else when the first samples are drawn
-        check_start(run.config, run.workers, run.held_out)
+        check_start(run.folder, run.workers, run.held_out)
     for iteration in range(run.config.iterations + 1):
         watch, stopped = Stopwatch(), None
         if iteration > 0:
@@ -141,7 +141,7 @@ def improve(run: Run, iteration: int) -> None:
     with watch("train"):
         trained = train(run.config, run.folder, run.workers, selected, iteration)
     with watch("sync"):
-        sync(run.config, run.folder, run.workers, run.held_out, iteration)
+        sync(run.folder, run.workers, run.held_out, iteration)
     judged = by_judge(config.reward, config.gold, alone=False)
     row = {
         **summarize(store.rows(), "rollout", without_means=judged, sampling=config.sampling),
@@ -179,7 +179,7 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
         )
     if iteration == 0:  # the trainer has started beside the drawing
         with watch("start"):
-            check_start(config, run.workers, held_out, store)
+            check_start(folder, run.workers, held_out, store)
     with watch("eval"):
         measured = monitor.measure(iteration, run.measures, run.workers.log_probs)
     times = watch.metrics()

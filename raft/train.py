@@ -1,34 +1,45 @@
 """Fine-tune the policy on the selected rows, and give the rollout workers the new weights.
 
-Nothing is taken on trust: after every sync each engine's log-probabilities of one fixed text must
-be the trainer's.
+Nothing is taken on trust: after every sync each engine must say of selected responses what the
+trainer says, and be nearer to the new policy than to the old (`raft.workers.probe`).
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from raft.assemble import WorkerGroups
 from raft.runs.folder import UNFINISHED, RunFolder
+from raft.selection.rows import read_selected
 from raft.updates.trainer import METRICS_FILE
-from raft.workers.rollout import Policy, Probe
+from raft.workers.probe import Noise, Probe, Verdict
+from raft.workers.rollout import Policy
 from raft.workers.trainer import TrainerWorkers
 from rollout.seeds import derive_seed
-from rollout.storage.files import read_json
+from rollout.storage.files import read_json, write_whole
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt, StaleWeightsError
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
 
-# how far an engine's log-probabilities may lie from the trainer's, nats per token on average
-_TOLERANCE = 1e-3
-_TOLERANCE_16_BIT = 0.05
-_PROBE_TOKENS = 64
+log = logging.getLogger("raft")
+
+# tokens of the texts by which engines are compared with the trainer: in 16 bits an update is
+# smaller than the noise of one token
+_PROBE_TOKENS, _PROBE_TOKENS_16_BIT = 256, 2048
+_LONGEST = 512  # tokens of one of them
+_START_TOKENS = 64
+_PROBE_FILE = "probe.json"  # in a checkpoint: how the update moved what is compared
 
 
 def train(
@@ -39,24 +50,26 @@ def train(
     if not checkpoint.is_dir():
         trainer = _trainer(workers)
         if workers.take_turns:
-            workers.rollout.sleep()
+            workers.rollout.sleep(forget=True)
             workers.reward.sleep()
             trainer.wake()
+        exact = _is_exact(workers)
+        rows = _rows_of(selected, _PROBE_TOKENS if exact else _PROBE_TOKENS_16_BIT)
+        old = trainer.read(rows)
         # another name for every attempt: a trainer that a killed run left may still be writing
         working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
         seed = derive_seed(config.seed, "train", iteration)
         trainer.train(str(selected), str(working), str(checkpoint), seed)
+        if rows:
+            probe = Probe(rows, trainer.read(rows), old, workers.rollout.noise, exact)
+            write_whole(working / _PROBE_FILE, json.dumps(asdict(probe)))
         os.replace(working, checkpoint)
     folder.drop_unfinished_checkpoints(iteration)
     return read_json(checkpoint / METRICS_FILE)
 
 
 def sync(
-    config: RunConfig,
-    folder: RunFolder,
-    workers: WorkerGroups,
-    held_out: Sequence[Prompt],
-    iteration: int,
+    folder: RunFolder, workers: WorkerGroups, held_out: Sequence[Prompt], iteration: int
 ) -> None:
     """Bring the rollout workers to policy version `iteration` and verify that they hold it.
 
@@ -65,37 +78,57 @@ def sync(
     """
     if workers.rollout.version == iteration:  # a resumed run started them on it
         return
-    probe = _probe(config, workers, held_out)
+    path = folder.checkpoint(iteration)
+    probe = _stored_probe(path) or _start_probe(workers, held_out)
     if workers.take_turns:
         _trainer(workers).sleep()
-    workers.rollout.sync(Policy(str(folder.checkpoint(iteration)), iteration, probe))
+    verdicts = workers.rollout.sync(Policy(str(path), iteration, probe))
+    if not probe.exact:
+        log.info("policy version %d: the engines are %s", iteration, max(verdicts, key=_far))
     if workers.take_turns:
         workers.rollout.wake()
         workers.reward.wake()
 
 
 def check_start(
-    config: RunConfig,
+    folder: RunFolder,
     workers: WorkerGroups,
     held_out: Sequence[Prompt],
     drawn: RolloutStore | None = None,
 ) -> None:
     """Engine and trainer must compute the same policy before hours are spent on it.
 
-    Where they share GPUs the check waits for the first sync: they are not awake together. What
-    engines that fail it have `drawn` is discarded.
+    What engines that fail it have `drawn` is discarded. How far they are apart is the noise that
+    later checks go by. A resumed run is compared with what its trainer said before, too.
 
     Raises:
         StaleWeightsError: they do not.
     """
-    if workers.trainer is None or workers.take_turns:
+    if workers.trainer is None:
         return
+    version = workers.rollout.version
+    stored = _stored_probe(folder.checkpoint(version)) if version else None
+    if stored is not None and stored.exact != _is_exact(workers):
+        stored = None  # of another machine
+    if workers.take_turns:
+        workers.rollout.sleep()
+        workers.reward.sleep()
+        workers.trainer.wake()
+    probe = stored or _start_probe(workers, held_out)
+    said = probe.judge(workers.trainer.read(probe.rows))
+    if workers.take_turns:
+        workers.trainer.sleep()
+        workers.rollout.wake()
+        workers.reward.wake()
+    if said.fault is not None:
+        raise StaleWeightsError(f"the trainer does not hold policy version {version}: {said.fault}")
     try:
-        workers.rollout.verify(_probe(config, workers, held_out))
+        verdicts = workers.rollout.verify(probe)
     except StaleWeightsError:
         if drawn is not None:
             drawn.discard()
         raise
+    workers.rollout.noise = probe.noise or max((one.noise for one in verdicts), key=_rms)
 
 
 def _trainer(workers: WorkerGroups) -> TrainerWorkers:
@@ -103,15 +136,45 @@ def _trainer(workers: WorkerGroups) -> TrainerWorkers:
     return workers.trainer
 
 
-def _probe(config: RunConfig, workers: WorkerGroups, held_out: Sequence[Prompt]) -> Probe:
-    """Held-out prompts end to end, so that short ones make a probe too; no longer than one sample.
+def _far(verdict: Verdict) -> float:
+    return verdict.noise.mean
+
+
+def _rms(noise: Noise) -> float:
+    return noise.rms
+
+
+def _is_exact(workers: WorkerGroups) -> bool:
+    dtypes = {*workers.rollout.dtypes(), _trainer(workers).dtype()}
+    return not dtypes & {"bfloat16", "float16"}
+
+
+def _start_probe(workers: WorkerGroups, held_out: Sequence[Prompt]) -> Probe:
+    """Held-out prompts end to end, so that short ones make a probe too, and the trainer's word.
 
     A text of one token has no log-probabilities, and would verify nothing.
     """
-    longest = max(len(prompt.token_ids) for prompt in held_out) + config.sampling.max_new_tokens
-    ids = tuple(token for prompt in held_out[:_PROBE_TOKENS] for token in prompt.token_ids)
-    ids = (ids if len(ids) > 1 else ids * 2)[: min(_PROBE_TOKENS, longest)]
-    trainer = _trainer(workers)
-    dtypes = {*workers.rollout.dtypes(), trainer.dtype()}
-    tolerance = _TOLERANCE_16_BIT if dtypes & {"bfloat16", "float16"} else _TOLERANCE
-    return Probe(ids, tuple(trainer.log_probs(ids)), tolerance)
+    ids = [token for prompt in held_out[:_START_TOKENS] for token in prompt.token_ids]
+    ids = ids if len(ids) > 1 else ids * 2
+    rows = (tuple(ids[:_START_TOKENS]),)
+    return Probe(rows, _trainer(workers).read(rows), exact=_is_exact(workers))
+
+
+def _rows_of(selected: Path, tokens: int) -> tuple[tuple[int, ...], ...]:
+    """The first selected responses with their prompts; none where all are too short."""
+    rows: list[tuple[int, ...]] = []
+    for row in read_selected(selected):
+        # an engine draws a token more, for which a context that is full has no room
+        ids = [*row.prompt_token_ids, *row.token_ids][:_LONGEST][:-1]
+        if len(ids) > 1:
+            rows.append(tuple(ids))
+            tokens -= len(ids)
+        if tokens <= 0:
+            break
+    return tuple(rows)
+
+
+def _stored_probe(checkpoint: Path) -> Probe | None:
+    """None where the update was made before checkpoints had one."""
+    path = checkpoint / _PROBE_FILE
+    return TypeAdapter(Probe).validate_python(read_json(path)) if path.exists() else None

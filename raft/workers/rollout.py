@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from raft.workers.executors import Executor, Resources, Stream
 from raft.workers.group import WorkerGroup
+from raft.workers.probe import Noise, Probe, Reading, Verdict
+from rollout.engines.causal_lm import same_weights
 from rollout.engines.environment import quiet_libraries
 from rollout.types import (
     EngineError,
@@ -22,6 +25,8 @@ from rollout.types import (
 
 if TYPE_CHECKING:
     from rollout.engines.base import Engine, EngineChoice
+
+log = logging.getLogger("raft")
 
 # groups go back in small parcels: often enough to keep scoring busy, seldom enough to cost nothing
 _PARCEL_GROUPS = 16
@@ -74,23 +79,16 @@ class RolloutWorker:
     def load_weights(self, path: str, version: int) -> None:
         self._engine.load_weights(path, version)
 
-    def log_probs(self, token_ids: Sequence[int]) -> list[float]:
-        return self._engine.log_probs(token_ids)
+    def read(self, rows: Sequence[Sequence[int]]) -> Reading:
+        """What tells which weights it holds."""
+        found = (value for row in rows for value in self._engine.log_probs(row))
+        return Reading(tuple(found), self._engine.checksums())
 
-    def sleep(self) -> None:
-        self._engine.sleep()
+    def sleep(self, forget: bool = False) -> None:
+        self._engine.sleep(forget)
 
     def wake(self) -> None:
         self._engine.wake()
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One fixed text and the trainer's log-probabilities of it: what an engine must reproduce."""
-
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,9 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
     ) -> None:
         self._build = build
         self._policy = policy
+        # between an engine and the trainer that hold the same policy, once it is measured
+        self.noise: Noise | None = None
+        self._checksums: tuple[int, ...] = ()  # of the policy, once an engine has said them
         # of every stream its worker's number, and the prompts that it has not answered yet, by id
         self._streams: dict[Stream[list[Group]], tuple[int, dict[str, Prompt]]] = {}
         super().__init__(executor, resources, max_respawns, stall_timeout=stall_timeout)
@@ -200,9 +201,10 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             else:
                 yield groups
 
-    def sync(self, policy: Policy) -> None:
+    def sync(self, policy: Policy) -> list[Verdict]:
         """Give every worker the new weights in place and verify each against the trainer."""
-        self._policy = policy
+        before, self._policy = self._policy, policy
+        checksums, self._checksums = self._checksums, ()
         self.begin_stage()
         futures = [
             worker.call(RolloutWorker.load_weights, policy.path, policy.version)
@@ -213,20 +215,43 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
                 future.result()
             except WorkerDiedError as error:
                 self._replace(number, error)  # the replacement is built from the new weights
-        self.verify(policy.probe)
+        verdicts = self.verify(policy.probe)
+        self._check_changed(before, checksums)
+        return verdicts
 
-    def verify(self, probe: Probe | None) -> None:
-        """Compare every worker with the trainer, now and whenever one is replaced.
+    def verify(self, probe: Probe | None) -> list[Verdict]:
+        """Compare every worker with the trainer and with the others, now and whenever one is
+        replaced.
 
-        Raises StaleWeightsError where their log-probabilities differ by more than the tolerance.
+        Raises StaleWeightsError for one that does not hold the policy.
         """
         self._policy = replace(self._policy, probe=probe)
-        if probe is not None:
-            for number, found in enumerate(self._on_all(RolloutWorker.log_probs, probe.token_ids)):
-                self._compare(number, found, probe)
+        if probe is None:
+            return []
+        readings = self._on_all(RolloutWorker.read, probe.rows)
+        return [self._judge(number, found, probe) for number, found in enumerate(readings)]
 
-    def sleep(self) -> None:
-        self._on_all(RolloutWorker.sleep)
+    def _check_changed(self, before: Policy, checksums: tuple[int, ...]) -> None:
+        """Raises StaleWeightsError where a device has the weights that it had before."""
+        now = self._checksums
+        if not any(old == new for old, new in zip(checksums, now, strict=False)):
+            return
+        (dtype,) = self.dtypes()
+        if not same_weights(before.path, self._policy.path, dtype):
+            raise StaleWeightsError(
+                f"rollout workers do not hold policy version {self.version}: the checksum of their "
+                "weights is what it was before"
+            )
+        log.warning(
+            "policy version %d is the one before it in %s: updates are lost in rounding, so raise "
+            "train.learning_rate",
+            self.version,
+            dtype,
+        )
+
+    def sleep(self, forget: bool = False) -> None:
+        """With `forget` the weights are not kept: a sync comes next."""
+        self._on_all(RolloutWorker.sleep, forget)
 
     def wake(self) -> None:
         self._on_all(RolloutWorker.wake)
@@ -256,27 +281,28 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         if share.pop(group.prompt.id, None) is None:
             raise EngineError(f"the engine answered prompt {group.prompt.id} twice or unasked")
 
-    def _compare(self, number: int, found: Sequence[float], probe: Probe) -> None:
-        differences = [abs(a - b) for a, b in zip(found, probe.log_probs, strict=True)]
-        mean = sum(differences) / max(len(differences), 1)
-        # written so that NaN fails too
-        if not mean <= probe.tolerance:
+    def _judge(self, number: int, found: Reading, probe: Probe) -> Verdict:
+        verdict = probe.judge(found.log_probs)
+        fault = verdict.fault
+        self._checksums = self._checksums or found.checksums
+        if fault is None and self._checksums != found.checksums:
+            fault = "the checksum of its weights is not that of the other workers"
+        if fault is not None:
             raise StaleWeightsError(
-                f"rollout worker {number} does not hold policy version {self.version}: its "
-                f"log-probabilities differ from the trainer's by {mean:.4g} nats on average "
-                f"(tolerance {probe.tolerance:g})"
+                f"rollout worker {number} does not hold policy version {self.version}: {fault}"
             )
+        return verdict
 
     def _replace(self, number: int, error: WorkerDiedError, lost: str = "") -> None:
         super()._replace(number, error, lost)
         if (probe := self._policy.probe) is None:
             return
         try:
-            found = self._workers[number].call(RolloutWorker.log_probs, probe.token_ids).result()
+            found = self._workers[number].call(RolloutWorker.read, probe.rows).result()
         except WorkerDiedError as another:
             self._replace(number, another, "while starting")
         else:
-            self._compare(number, found, probe)
+            self._judge(number, found, probe)
 
     def _factory(self) -> Callable[[], RolloutWorker]:
         return partial(RolloutWorker, self._build, self._policy.path, self._policy.version)

@@ -60,8 +60,15 @@ class Engine(Protocol):
         """log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
         ...
 
-    def sleep(self) -> None:
-        """Give the accelerator's memory back; a no-op where there is none."""
+    def checksums(self) -> tuple[int, ...]:
+        """Of the weights on each of its devices, or none where they cannot be read."""
+        ...
+
+    def sleep(self, forget: bool = False) -> None:
+        """Give the accelerator's memory back; a no-op where there is none.
+
+        With `forget` the weights are not kept: `load_weights` comes next.
+        """
         ...
 
     def wake(self) -> None: ...

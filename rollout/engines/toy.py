@@ -8,6 +8,7 @@ the text. It needs no torch, samples thousands of responses a second, and learns
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -69,7 +70,10 @@ class ToyEngine:
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         return [float(self._log_softmax(1.0)[token]) for token in token_ids[1:]]
 
-    def sleep(self) -> None: ...
+    def checksums(self) -> tuple[int, ...]:
+        return (zlib.crc32(self._logits.tobytes()),)
+
+    def sleep(self, forget: bool = False) -> None: ...
 
     def wake(self) -> None: ...
 

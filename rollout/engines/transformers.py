@@ -21,7 +21,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from rollout.engines.causal_lm import load_causal_lm
+from rollout.engines.causal_lm import checksum, load_causal_lm
 from rollout.seeds import derive_seed
 from rollout.text.decode import Decoder, cut_at_stop, decode_continuations, find_stop
 from rollout.types import Completion, Group, Prompt, Sampling, StaleWeightsError
@@ -91,7 +91,10 @@ class TransformersEngine:
         logits = self._model(ids).logits[0, :-1].float()
         return logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
 
-    def sleep(self) -> None:
+    def checksums(self) -> tuple[int, ...]:
+        return (checksum(self._model.parameters()),)
+
+    def sleep(self, forget: bool = False) -> None:
         self._model.to("cpu")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from rollout.engines.base import context_length
+from rollout.engines.causal_lm import checksum
 from rollout.engines.vllm_checks import (
     check_complete,
     memory_as_input_error,
@@ -148,12 +149,16 @@ class VLLMEngine:
     def load_weights(self, path: str, version: int) -> None:
         self._check_idle()
         self._names = check_complete(path, self._names)
-        self.wake()
+        if self._asleep:  # the cache takes no memory before the weights are there
+            self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc(  # pyright: ignore[reportUnknownMemberType] - a bare tuple
             "reload_weights", kwargs={"weights_path": path}
         )
         if not self._on_gpu:
             self._llm.apply_model(_repack_tied_head)
+        if self._asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
         # reloading keeps the prefixes that the old weights computed
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache after a weight update")
@@ -174,9 +179,13 @@ class VLLMEngine:
             if row is not None
         ]
 
-    def sleep(self) -> None:
+    def checksums(self) -> tuple[int, ...]:
+        return tuple(one for one in self._llm.apply_model(_checksum) if one is not None)
+
+    def sleep(self, forget: bool = False) -> None:
         if self._can_sleep and not self._asleep:
-            self._llm.sleep(level=1)
+            # level 1 copies the weights to CPU memory, level 2 drops them
+            self._llm.sleep(level=2 if forget else 1)
             self._asleep = True
 
     def wake(self) -> None:
@@ -261,6 +270,12 @@ def _finish_reason(reason: str | None) -> FinishReason:
     if reason == "length":
         return "length"
     raise EngineError(f"vLLM ended a sample with finish_reason {reason!r}")
+
+
+def _checksum(model: torch.nn.Module) -> int | None:
+    """None where vLLM has packed weights out of sight, as it does in float32 on a CPU."""
+    parameters = list(model.parameters())
+    return checksum(parameters) if all(one.numel() for one in parameters) else None
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:

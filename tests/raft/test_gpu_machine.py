@@ -289,3 +289,48 @@ def test_requests_on_a_gpu_have_seeds_of_their_own(on_gpu: bool) -> None:
         assert seeds[:2] == seeds[2:4] and len({*seeds}) == 4
     else:
         assert set(seeds) == {None}
+
+
+# turns
+
+
+@pytest.mark.usefixtures("gpus")
+def test_where_gpus_are_shared_all_are_checked_in_turns_and_weights_are_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def noted(who: str, original: Any) -> Any:
+        def method(worker: Any, *arguments: Any) -> Any:
+            events.append(who + (" to forget" if arguments == (True,) else ""))
+            return original(worker, *arguments)
+
+        return method
+
+    for who, kind in (("engine", ToyEngine), ("trainer", ToyTrainer)):
+        for name in ("sleep", "wake", "log_probs"):
+            method = noted(f"{who} {name}", getattr(kind, name))
+            monkeypatch.setattr(kind, name, method)
+    for name in ("train", "load_weights"):
+        kind = ToyTrainer if name == "train" else ToyEngine
+        monkeypatch.setattr(kind, name, noted(name, getattr(kind, name)))
+    run(toy_runs.config(tmp_path, iterations=1))  # one GPU for all
+    seen = [one for one, before in zip(events, ["", *events], strict=False) if one != before]
+    check = ["trainer log_probs", "trainer sleep", "engine wake", "engine log_probs"]
+    assert seen == [
+        "trainer sleep",
+        "engine sleep",
+        "trainer wake",
+        *check,
+        "engine sleep to forget",
+        "trainer wake",
+        "trainer log_probs",
+        "train",
+        "trainer log_probs",
+        "trainer sleep",
+        "load_weights",
+        "engine log_probs",
+        "engine wake",
+        "engine sleep",  # while policies are measured
+        "engine wake",
+    ]

@@ -24,8 +24,9 @@ from raft.config.train import TrainConfig
 from raft.updates.trainer import build_trainer
 from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor
+from raft.workers.probe import Probe
 from raft.workers.reward import GroupScores, RewardWorkers
-from raft.workers.rollout import Policy, Probe, RolloutWorkers
+from raft.workers.rollout import Policy, RolloutWorkers
 from raft.workers.trainer import TrainerWorkers
 from rewards.build import build_reward
 from rewards.types import RewardError
@@ -214,7 +215,7 @@ def test_a_replacement_holds_the_policy_of_now(policy: Path, tmp_path: Path) -> 
     write_toy(tmp_path / "next", toy_runs.WORDS, [1.0, 0, 0, 0, 0, 0, 2.0])
     executor = Chaos()
     workers = rollout_workers(executor, policy)
-    probe = Probe((1, 6), tuple(ToyEngine(str(tmp_path / "next")).log_probs((1, 6))), 1e-9)
+    probe = Probe(((1, 6),), tuple(ToyEngine(str(tmp_path / "next")).log_probs((1, 6))))
     executor.fatal = lambda worker, method: worker.number == 0 and method == "load_weights"
     workers.sync(Policy(str(tmp_path / "next"), 1, probe))
     executor.fatal = lambda worker, method: worker.number == 1
@@ -226,7 +227,7 @@ def test_a_replacement_holds_the_policy_of_now(policy: Path, tmp_path: Path) -> 
 def test_a_replacement_with_other_weights_is_refused(policy: Path, tmp_path: Path) -> None:
     executor = Chaos()
     workers = rollout_workers(executor, policy)
-    probe = Probe((1, 6), tuple(ToyEngine(str(policy)).log_probs((1, 6))), 1e-9)
+    probe = Probe(((1, 6),), tuple(ToyEngine(str(policy)).log_probs((1, 6))))
     workers.verify(probe)
     write_toy(policy, toy_runs.WORDS, [1.0, 0, 0, 0, 0, 0, 2.0])  # somebody changes the files
     executor.fatal = lambda worker, method: worker.number == 0
@@ -241,7 +242,7 @@ def test_what_is_not_the_trainers_is_refused(
     workers = rollout_workers(InlineExecutor(), policy)
     monkeypatch.setattr(ToyEngine, "log_probs", lambda *_: [found])
     with pytest.raises(StaleWeightsError):
-        workers.verify(Probe((1, 2), (-1.0,), 0.1))
+        workers.verify(Probe(((1, 2),), (-1.0,), exact=False))
 
 
 def test_an_engine_of_another_version_refuses_to_draw(policy: Path) -> None:

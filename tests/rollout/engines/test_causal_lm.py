@@ -10,7 +10,7 @@ import tiny_models as tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from rollout.engines.causal_lm import load_causal_lm
+from rollout.engines.causal_lm import checksum, load_causal_lm, same_weights
 from rollout.types import InputError
 
 
@@ -50,3 +50,24 @@ def test_a_cut_file_is_named_with_a_remedy(folder: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_causal_lm(str(folder), torch.float32)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_checksums_see_every_bit_and_place() -> None:
+    dtypes = (torch.float32, torch.bfloat16, torch.int8)
+    for tensor in (torch.arange(-3, 9).view(3, 4).to(dtype) for dtype in dtypes):
+        other = tensor.clone()
+        other[1, 2] += 1
+        swapped = tensor[[1, 0, 2]]
+        found = {checksum([one]) for one in (tensor, other, swapped, tensor.T)}
+        assert len(found) == 4 and checksum([tensor.clone()]) in found
+        assert checksum([tensor, other]) != checksum([other, tensor])
+
+
+def test_weights_that_differ_by_less_than_rounding_are_the_same(tmp_path: Path) -> None:
+    first, second = (tiny.checkpoint(tmp_path / name, "llama") for name in "ab")
+    tensors = load_file(second / "model.safetensors")
+    tensors["model.norm.weight"] += 1e-5
+    save_file(tensors, second / "model.safetensors", metadata={"format": "pt"})
+    assert same_weights(str(first), str(second), "bfloat16")
+    assert not same_weights(str(first), str(second), "float32")
+    assert not same_weights(str(first), str(tmp_path), "float32")

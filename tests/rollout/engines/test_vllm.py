@@ -13,7 +13,8 @@ from engine_process import EngineExecutor, EngineProcess
 from wording import words
 
 from raft.workers.executors import Resources
-from raft.workers.rollout import Policy, Probe, RolloutWorkers
+from raft.workers.probe import Probe
+from raft.workers.rollout import Policy, RolloutWorkers
 from rollout.engines.base import build_engine, choose_engine
 from rollout.engines.toy import write_toy
 from rollout.types import EngineError, InputError, Sampling, StaleWeightsError
@@ -272,7 +273,7 @@ def test_stale_weights_are_refused(gpt2: EngineProcess, folders: dict[str, Path]
 
     def policy(name: str, version: int) -> Policy:
         log_probs = tuple(tiny.log_probs(folders[name], ids))
-        return Policy(str(folders[name]), version, Probe(ids, log_probs, tolerance=1e-3))
+        return Policy(str(folders[name]), version, Probe((ids,), log_probs))
 
     start = Policy(str(folders["gpt2"]), 0)
     workers = RolloutWorkers(EngineExecutor(gpt2), [Resources()], build_engine, start)

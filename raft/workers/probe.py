@@ -1,0 +1,145 @@
+"""What an engine must reproduce of the trainer's policy, and whether it does.
+
+In 16 bits an engine never says exactly what the trainer says, and one update may move
+log-probabilities by less than that noise. So engines are compared with both policies, the one
+before the update and the one after it, on responses that were trained on, which move most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Noise", "Probe", "Reading", "Verdict"]
+
+# how far an engine may be from the trainer where noise is not known yet, nats per token on average
+_EXACT, _16_BIT = 1e-3, 0.05
+# later: so many times the noise, and no less than this share of the limit above
+_TIMES_NOISE, _LEAST = 3.0, 0.1
+# an engine is said to hold another policy when it is so many standard deviations beyond the middle
+_SURE = 5.0
+_MOST = 4.0
+_NO_NOISE = 1e-6  # float32 rounds too, even where nothing was seen
+
+
+@dataclass(frozen=True)
+class Noise:
+    """|engine − trainer| for one policy, nats per token: on average, and root mean square."""
+
+    mean: float
+    rms: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An engine's log-probabilities of a probe's rows, end to end, and checksums of its weights.
+
+    There is a checksum for each of its devices, or none where the engine cannot tell.
+    """
+
+    log_probs: tuple[float, ...]
+    checksums: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reading says.
+
+    `share` is how much of the update the engine shows: 1 all of it, 0 none, 2 twice (nearer to a
+    half where the update is not larger than the noise); None where there is no update to compare.
+    `sigmas` is how far it is beyond the middle between the old policy and the new one, in standard
+    deviations of the noise; one that holds the old policy is as far on the other side.
+    """
+
+    noise: Noise
+    share: float | None = None
+    sigmas: float = 0.0
+    fault: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.noise.mean:.3g} nats per token from the trainer"
+        if self.share is None:
+            return text
+        return f"{text}, {self.share:.2f} of the update, {self.sigmas:+.3g} sigmas from the middle"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Texts, and the trainer's log-probabilities of their tokens, end to end.
+
+    Args:
+        new: by the policy that engines must hold.
+        old: by the policy before; None where there is none.
+        noise: what is normal between this engine and this trainer; None where it is not known yet.
+        exact: whether both compute in 32 bits or more.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    new: tuple[float, ...]
+    old: tuple[float, ...] | None = None
+    noise: Noise | None = None
+    exact: bool = True
+
+    @property
+    def tolerance(self) -> float:
+        """Nats per token on average."""
+        limit = _EXACT if self.exact else _16_BIT
+        if self.noise is None:
+            return limit
+        most = limit if self.exact else math.inf
+        return min(most, max(limit * _LEAST, _TIMES_NOISE * self.noise.mean))
+
+    def judge(self, found: Sequence[float]) -> Verdict:
+        """Compare what an engine says with what it must say, and with what it would say if the
+        update had not reached it."""
+        if len(found) != len(self.new):
+            problem = f"has {len(found)} log-probabilities for {len(self.new)} tokens"
+            return Verdict(Noise(math.nan, math.nan), fault=problem)
+        engine_N, new_N = np.asarray(found), np.asarray(self.new)
+        apart_N = engine_N - new_N
+        noise = Noise(float(np.abs(apart_N).mean()), float(np.sqrt((apart_N**2).mean())))
+        share, sigmas, too_far = self._of_update(engine_N, new_N)
+        fault = None
+        # written so that NaN fails too
+        if not noise.mean <= self.tolerance:
+            fault = (
+                f"its log-probabilities differ from the trainer's by {noise.mean:.4g} nats on "
+                f"average (tolerance {self.tolerance:.3g})"
+            )
+        elif share is not None and not max(-sigmas, too_far) <= _SURE:
+            fault = (
+                f"its log-probabilities show {share:.2f} of the last update, where 1 is all of it "
+                f"({max(-sigmas, too_far):.3g} standard deviations of the noise from what could be)"
+            )
+        return Verdict(noise, share, sigmas, fault)
+
+    def _of_update(
+        self, engine_N: NDArray[np.float64], new_N: NDArray[np.float64]
+    ) -> tuple[float | None, float, float]:
+        """How much of the update is there, and how many standard deviations of the noise it is
+        beyond the middle between old and new, and beyond one update and a half.
+
+        The trainer's own noise is in the direction from old to new as well, but moves an engine
+        neither to nor from the middle; where there is nothing but noise, both are near 0. No token
+        counts more than `_MOST` of the noise: unlikely ones are far noisier than the others.
+        """
+        if self.old is None or self.noise is None:
+            return None, 0.0, 0.0
+        old_N = np.asarray(self.old)
+        way_N, middle_N = new_N - old_N, (new_N + old_N) / 2
+        squared = float(way_N @ way_N)
+        if not squared > 0:
+            return None, 0.0, 0.0
+        rms = max(self.noise.rms, _NO_NOISE)
+
+        def bounded(apart_N: NDArray[np.float64]) -> NDArray[np.float64]:
+            return apart_N.clip(-_MOST * rms, _MOST * rms)
+
+        toward_N = bounded(way_N) / (rms * np.linalg.norm(bounded(way_N)))
+        sigmas = float(bounded(engine_N - middle_N) @ toward_N)
+        too_far = float(bounded(engine_N - middle_N - way_N) @ toward_N)
+        return 0.5 + float((engine_N - middle_N) @ way_N) / squared, sigmas, too_far

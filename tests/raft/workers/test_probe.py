@@ -1,0 +1,66 @@
+"""What tells a stale engine in 16 bits: no false alarm, and no update that is visible is missed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raft.workers.probe import Noise, Probe, Verdict
+
+TRIALS = 1000
+SIGMA = 0.02  # nats per token, as measured for policies in bfloat16
+
+
+def judged(
+    rng: np.random.Generator, share: float, *, update: float, trainer: float, tokens: int = 2048
+) -> Verdict:
+    """An engine that shows `share` of an update of so many sigmas per token.
+
+    Noise and updates are heavy-tailed (Student's t with 4 and 3 degrees of freedom), `trainer` is
+    its noise over the engine's.
+    """
+
+    def noise(scale: float) -> Any:
+        return scale * SIGMA * rng.standard_t(4, tokens) / math.sqrt(2)
+
+    truth = rng.normal(-2, 1, tokens)
+    way = update * SIGMA * rng.standard_t(3, tokens) / math.sqrt(3)
+    at_start = np.abs(noise(1) - noise(trainer))
+    normal = Noise(float(at_start.mean()), float(np.sqrt((at_start**2).mean())))
+    old, new = truth + noise(trainer), truth + way + noise(trainer)
+    probe = Probe(((0,),), tuple(new), tuple(old), normal, exact=False)
+    return probe.judge(truth + share * way + noise(1))
+
+
+@pytest.mark.parametrize("trainer", [0.0, 1.0])
+@pytest.mark.parametrize("update", [0.0, 0.3, 1.0, 3.0])
+def test_clean_syncs_never_alarm_in_16_bits(update: float, trainer: float) -> None:
+    rng = np.random.default_rng(0)
+    verdicts = (judged(rng, 1.0, update=update, trainer=trainer) for _ in range(TRIALS))
+    assert [str(one) for one in verdicts if one.fault] == []
+
+
+@pytest.mark.parametrize(
+    ("share", "update", "trainer"), [(0.0, 0.5, 0.0), (0.0, 1.5, 1.0), (2.0, 0.5, 0.0), (2.0, 5, 1)]
+)
+def test_stale_engines_and_updates_made_twice_are_seen(
+    share: float, update: float, trainer: float
+) -> None:
+    # below the noise of a token, which a tolerance on the difference can never see
+    rng = np.random.default_rng(0)
+    verdicts = [judged(rng, share, update=update, trainer=trainer) for _ in range(TRIALS)]
+    assert sum(one.fault is not None for one in verdicts) >= 0.995 * TRIALS
+
+
+def test_exact_engines_may_not_be_a_part_of_an_update_away() -> None:
+    old, new = (-1.0, -2.0, -3.0), (-1.001, -2.001, -2.999)
+    probe = Probe(((1, 2, 3, 4),), new, old, Noise(1e-6, 1e-6))
+    assert probe.judge(new).fault is None and probe.judge(new).share == pytest.approx(1)
+    most = [0.2 * a + 0.8 * b for a, b in zip(old, new, strict=True)]
+    assert probe.judge(most).share == pytest.approx(0.8)
+    assert "differ from the trainer's" in str(probe.judge(most).fault)
+    assert "log-probabilities for 3 tokens" in str(probe.judge(new[:2]).fault)
+    assert probe.judge([math.nan] * 3).fault

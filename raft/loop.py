@@ -105,6 +105,8 @@ def iterate(run: Run) -> None:
         watch, stopped = Stopwatch(), None
         if iteration > 0:
             improve(run, iteration)
+            if not run.folder.learned(iteration):  # its policy is the one before
+                run.workers.rollout.advance(iteration)
         there = run.workers.rollout.version <= iteration  # else it was gone before this start
         if there and run.config.evaluation_due(iteration, len(run.held_out)):
             stopped = evaluate(run, iteration, watch)
@@ -112,14 +114,14 @@ def iterate(run: Run) -> None:
         if stopped:
             log.warning(stopped)
             break
+        run.monitor.check_idle()
 
 
 def improve(run: Run, iteration: int) -> None:
     """One RAFT iteration: policy version `iteration` − 1 becomes version `iteration`."""
     if run.folder.has_metrics(iteration, "train"):
         return
-    config, watch = run.config, Stopwatch()
-    home = run.folder.iteration(iteration)
+    config, watch, home = run.config, Stopwatch(), run.folder.iteration(iteration)
     batch = prompts_of(iteration, run.prompts, config.prompts.per_iteration, config.seed)
     store = RolloutStore(home, "rollouts", batch, version=iteration - 1)
     collected = collect(
@@ -133,13 +135,13 @@ def improve(run: Run, iteration: int) -> None:
         adaptive=config.sampling.adaptive,
         filters=config.select.filters(),
     )
-    selected = home / "selected.jsonl"
     with watch("select"):
         how = (config.select, config.seed, iteration, config.train.update.weights)
-        kept = write_selected(store.rows, selected, *how)
+        kept = write_selected(store.rows, selected := home / "selected.jsonl", *how)
         write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
-        trained = train(run.config, run.folder, run.workers, selected, iteration)
+        to_learn = (config, run.folder, run.workers, selected, iteration)
+        trained = train(*to_learn) if kept["select/kept"] else {}
     with watch("sync"):
         sync(run.folder, run.workers, run.held_out, iteration)
     judged = by_judge(config.reward, config.gold, alone=False)
@@ -178,19 +180,16 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
             title=f"iteration {iteration}: held-out",
         )
     if iteration == 0:  # the trainer has started beside the drawing
-        with watch("start"):
+        with watch("start", before=run.start_seconds):
             check_start(folder, run.workers, held_out, store)
     with watch("eval"):
         measured = monitor.measure(iteration, run.measures, run.workers.log_probs)
-    times = watch.metrics()
-    if iteration == 0:
-        times["time/start"] += run.start_seconds
     row = {
         **summarize(store.rows(), "eval"),
         **measured,
         **compare(store.rows(), read_samples(at_start), by_judge(config.reward, config.gold)),
         **judge_metrics(run.workers.reward.reports, "eval"),
-        **times,
+        **watch.metrics(),
         "policy/version": iteration,
     }
     # judged before it is stored: a run that is killed between the two evaluates once more

@@ -76,9 +76,10 @@ def sync(
     Raises:
         StaleWeightsError: an engine computes another policy than the trainer.
     """
-    if workers.rollout.version == iteration:  # a resumed run started them on it
-        return
     path = folder.checkpoint(iteration)
+    # a resumed run started them on it, or the iteration learned nothing
+    if workers.rollout.version == iteration or not path.is_dir():
+        return
     probe = _stored_probe(path) or _start_probe(workers, held_out)
     if workers.take_turns:
         _trainer(workers).sleep()

@@ -37,6 +37,12 @@ class MonitorConfig(BaseModel):
     stop_on: list[Guard] = Field(
         default=[], description="guards that end the run; others only warn. The best policy is kept"
     )
+    idle_patience: int | None = Field(
+        default=3,
+        ge=1,
+        description="iterations in a row that may learn nothing, since nothing can be selected or "
+        "equal scores have weight 0; then the run ends, whatever stop_on says",
+    )
     gold_patience: int | None = Field(
         default=2,
         ge=1,

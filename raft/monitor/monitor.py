@@ -119,6 +119,7 @@ class Monitor:
 
     def is_over(self, iterations: int) -> bool:
         """Whether nothing is left to do; the log says so, or where the run goes on."""
+        self.check_idle()
         if stopped := self.standing_stop():
             log.warning(stopped)
             return True
@@ -129,6 +130,25 @@ class Monitor:
             log.info("going on after iteration %d of %d", done, iterations)
         return finished
 
+    def check_idle(self) -> None:
+        """Raise InputError where the last iterations learned nothing, too many in a row."""
+        patience = self._rules.idle_patience
+        rows = [row for row in self._folder.metrics() if row["phase"] == "train"]
+        if patience is None or len(rows) < patience:
+            return
+        if any(row.get("select/kept") != 0 for row in rows[-patience:]):
+            return
+        of = "select/refused_"
+        refused = [f"{key.removeprefix(of)} {n}" for key, n in rows[-1].items()
+                   if key.startswith(of) and n]  # fmt: skip
+        raise InputError(
+            "select",
+            f"nothing was learned in {patience} iterations in a row (unselectable in the last: "
+            f"{', '.join(refused) or 'none'})",
+            "loosen the filters, lower the threshold, or look at the scores (equal ones tell "
+            "nothing to an update that compares them); monitor.idle_patience waits longer",
+        )
+
     def best_iteration(self) -> int:
         """Of all evaluations so far; by gold reward, or where there is none by held-out reward."""
         rows = self._folder.evaluations()
@@ -136,8 +156,8 @@ class Monitor:
 
     def _stop(self, rows: Sequence[Numbers], alarm: Alarm) -> str:
         best = best_iteration(rows)
-        kept = self._folder.checkpoint(best).relative_to(self._folder.root)
-        checkpoint = str(kept) if best else self._start
+        kept = self._folder.policy(best)
+        checkpoint = str(kept.relative_to(self._folder.root)) if kept else self._start
         stop = Stop(rows[-1].iteration, alarm.guard, alarm.message, best, checkpoint)
         self._stops.write_stop(stop)
         return self._line(stop)
@@ -164,7 +184,7 @@ class Monitor:
     ) -> dict[str, float]:
         if iteration == 0:
             return policies.measure_start(workers)
-        policy = str(self._folder.checkpoint(iteration))
+        policy = str(self._folder.policy(iteration) or self._start)
         return policies.measure(self._folder.iteration(iteration), policy, workers)
 
     def _jumps(self, rows: Sequence[Numbers]) -> list[Jump]:

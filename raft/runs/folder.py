@@ -72,12 +72,7 @@ class RunFolder:
         return self.iteration(version) / "checkpoint"
 
     def latest_version(self) -> int:
-        versions = [
-            int(path.parent.name)
-            for path in self.root.glob("iterations/*/checkpoint")
-            if path.is_dir() and path.parent.name.isdecimal()
-        ]
-        return max(versions, default=0)
+        return max(stored_policies(self.root), default=0)
 
     def finished(self, iterations: int) -> bool:
         """Whether so many iterations are done. Where there are more, no older policy is redone."""
@@ -87,6 +82,18 @@ class RunFolder:
 
     def has_metrics(self, iteration: int, phase: str) -> bool:
         return any(r["iteration"] == iteration and r["phase"] == phase for r in self._metrics)
+
+    def learned(self, iteration: int) -> bool:
+        """Whether the iteration, which is done, trained the policy on anything."""
+        rows = [r for r in self._metrics if (r["iteration"], r["phase"]) == (iteration, "train")]
+        return any(row.get("select/kept") != 0 for row in rows)
+
+    def policy(self, version: int) -> Path | None:
+        """The folder of that policy, which an earlier iteration trained where its own learned
+        nothing; None for the starting model."""
+        while version and not self.learned(version):
+            version -= 1
+        return self.checkpoint(version) if version else None
 
     def add_metrics(
         self, iteration: int, phase: str, values: Mapping[str, object]
@@ -112,11 +119,9 @@ class RunFolder:
     def drop_old_checkpoints(self, keep: int, best: int) -> None:
         """Keep the newest `keep` policies and that of iteration `best`. Called only when the newest
         has been evaluated."""
-        paths = sorted(
-            self.root.glob("iterations/*/checkpoint"), key=lambda path: int(path.parent.name)
-        )
-        for path in paths[:-keep]:
-            if int(path.parent.name) != best:
+        of_best = self.policy(best)
+        for path in list(stored_policies(self.root).values())[:-keep]:
+            if path != of_best:
                 remove_tree(path)
 
     def drop_unfinished_checkpoints(self, iteration: int) -> None:
@@ -231,6 +236,16 @@ class RunFolder:
         if not path.exists():
             return []
         return list(read_rows(path))
+
+
+def stored_policies(run_dir: Path) -> dict[int, Path]:
+    """The policies of a run that are on disk, by their versions, in order."""
+    found = {
+        int(path.parent.name): path
+        for path in run_dir.glob("iterations/*/checkpoint")
+        if path.is_dir() and path.parent.name.isdecimal()
+    }
+    return dict(sorted(found.items()))
 
 
 def _changed(before: object, now: Mapping[str, object]) -> str | None:

@@ -55,11 +55,13 @@ class Stopwatch:
         self._stages: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
+    def __call__(self, stage: str, before: float = 0.0) -> Iterator[None]:
+        """Time a stage, which took so many seconds `before` the watch was made."""
         start = time.monotonic()
         yield
         key, seconds = f"time/{stage}", time.monotonic() - start
-        self._stages[key] = self._stages.get(key, 0.0) + seconds
+        self._stages[key] = self._stages.get(key, 0.0) + seconds + before
+        self._start -= before
         if seconds >= _LONG:
             log.info("%s: %.1f s", stage, seconds)
 

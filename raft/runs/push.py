@@ -57,10 +57,14 @@ def push(
     that cannot be reached or refuses.
     """
     run = Path(run_dir)
-    rows = [row for row in read_numbers(run) if "eval/reward_mean" in row or "eval/win_rate" in row]
+    all_rows = read_numbers(run)
+    rows = [row for row in all_rows if "eval/reward_mean" in row or "eval/win_rate" in row]
     best = best_iteration(rows) if rows else 0
     chosen = best if iteration is None else iteration
-    checkpoint = run / f"iterations/{chosen:03d}/checkpoint"
+    trained, idle = chosen, {row.iteration for row in all_rows if row.get("select/kept") == 0}
+    while trained in idle:  # whose policy is that of the iteration before
+        trained -= 1
+    checkpoint = run / f"iterations/{trained:03d}/checkpoint"
     if not checkpoint.is_dir():
         raise InputError(run, f"holds no policy of iteration {chosen}", _others(run))
     if to.count("/") != 1 or not all(to.split("/")):

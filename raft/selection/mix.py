@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,12 +79,8 @@ def write_mixed(
     order = random.Random(derive_seed(config.seed, "mix", iteration)).sample(
         examples, len(examples)
     )
-    rows: list[SelectedRow] = []
-    for row in _encoded(config, order):
-        rows.append(row)
-        if len(rows) == wanted:
-            break
-    if not rows:
+    rows = list(islice(_encoded(config, order), wanted))
+    if wanted and not rows:
         raise InputError("train.mix", "none of its rows fits the policy", "give shorter ones")
     if len(rows) < wanted:
         log.warning("train.mix: only %d rows fit, and its share is %d", len(rows), wanted)

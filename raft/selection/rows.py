@@ -146,10 +146,8 @@ def write_selected(
 
     `seed` is the run's. Filters make samples unselectable before the strategy looks. Strategies of
     pairs write the worse response beside the better one as `rejected`. `weigh` says what each
-    selectable response counts; one of weight 0 is stored, and not trained on.
-
-    Raises:
-        InputError: nothing could be selected.
+    selectable response counts; one of weight 0 is stored, and not trained on. Where nothing is left
+    to train on, the log says why.
     """
     strategy = rule.strategy
     scores_PK, refused = _selectable(rows, rule.filters())
@@ -168,12 +166,12 @@ def write_selected(
         trained_M2 = trained_M2[weights_M != 0]
         counts_M = weights_M[weights_M != 0].clip(min=0)  # what is learned, not unlearned
     if len(trained_M2) == 0:
-        counts = ", ".join(f"{key} {count}" for key, count in refused.items() if count) or "none"
-        raise InputError(
-            "select",
-            f"no sample of {scores_PK.size} can be selected (unselectable: {counts})",
-            "loosen the filters, lower the threshold, or look at the scores (equal ones tell "
-            "nothing to an update that compares them)",
+        log.warning(
+            "iteration %d learns nothing: no sample of %d can be selected (unselectable: %s)",
+            iteration,
+            scores_PK.size,
+            ", ".join(f"{key} {count}" for key, count in refused.items() if count)
+            or "none; equal scores tell nothing to an update that compares them",
         )
     by_prompt: dict[int, list[int]] = defaultdict(list)
     for prompt, sample in chosen_M2.tolist():
@@ -181,10 +179,14 @@ def write_selected(
     tokens: Counter[str] = Counter()
     written = _selected(rows, by_prompt, strategy in PAIRED, weights_PK, tokens)
     write_rows(out, (row.to_json() for row in written))
+    found: dict[str, float | int] = {}
+    if len(trained_M2):
+        mean = np.average(scores_PK[tuple(trained_M2.T)], weights=counts_M)
+        found["select/reward_mean"] = float(mean)
     return {
+        **found,
         "select/tokens": tokens["selected"],
         "select/tokens_thrown_away": tokens["drawn"] - tokens["selected"],
-        "select/reward_mean": float(np.average(scores_PK[tuple(trained_M2.T)], weights=counts_M)),
         "select/kept": len(trained_M2),
         "select/prompts": len({*trained_M2[:, 0].tolist()}),
         **{f"select/refused_{key}": int(count) for key, count in refused.items()},

@@ -79,6 +79,9 @@ class RolloutWorker:
     def load_weights(self, path: str, version: int) -> None:
         self._engine.load_weights(path, version)
 
+    def rename(self, version: int) -> None:
+        self._engine.version = version
+
     def read(self, rows: Sequence[Sequence[int]]) -> Reading:
         """What tells which weights it holds."""
         found = (value for row in rows for value in self._engine.log_probs(row))
@@ -218,6 +221,12 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         verdicts = self.verify(policy.probe)
         self._check_changed(before, checksums)
         return verdicts
+
+    def advance(self, version: int) -> None:
+        """Call what the workers hold by a later version, up to which nothing was trained."""
+        if version > self.version:
+            self._policy = replace(self._policy, version=version)
+            self._on_all(RolloutWorker.rename, version)
 
     def verify(self, probe: Probe | None) -> list[Verdict]:
         """Compare every worker with the trainer and with the others, now and whenever one is

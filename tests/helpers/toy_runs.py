@@ -21,6 +21,10 @@ WORDS = ("</s>", "good", "bad", "tree", "house", "river", "<unk>")
 LEXICON = {"positive": ["good"], "negative": ["bad"]}
 # keys that say how long something took or how it was interrupted: all others must repeat
 UNSTABLE = ("time/", "rollout/tokens_per_second", "rollout/reused", "train/seconds")
+EQUAL_AT_FIRST = """\
+later = Path({later!r}).exists()
+return [float(c.count('good') - c.count('bad')) if later else 1.0 for c in completions]
+"""
 
 
 def settings(root: Path, **sections: Any) -> dict[str, Any]:
@@ -68,6 +72,13 @@ def reward_file(root: Path, body: str, name: str = "reward_function.py") -> dict
     text = f"import os, time\nfrom pathlib import Path\n\ndef score(completions, **_):\n{lines}"
     (root / name).write_text(text)
     return {"kind": "function", "function": f"{root / name}:score", "arguments": {}}
+
+
+def equal_until(root: Path, iteration: int, name: str = "run") -> dict[str, Any]:
+    """A reward whose scores are all equal before that iteration of run `name`."""
+    later = str(root / name / f"iterations/{iteration:03d}")
+    file = f"reward_{name}.py"
+    return reward_file(root, EQUAL_AT_FIRST.format(later=later), name=file)
 
 
 def command(*arguments: str | Path) -> list[str]:

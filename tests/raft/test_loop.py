@@ -329,6 +329,64 @@ def test_missing_scores_are_never_selected(tmp_path: Path) -> None:
         assert row["select/refused_not_finite"] == scores.count(None)
 
 
+@pytest.mark.parametrize(
+    ("update", "idle"),
+    [
+        ("reinforce", True),
+        ("dpo", True),
+        ({"kind": "weighted", "weight": "standardized"}, True),
+        ("weighted", False),  # by a softmax: equal scores count alike
+        ("sft", False),
+    ],
+)
+def test_an_iteration_of_equal_scores_learns_nothing_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, update: object, idle: bool
+) -> None:
+    mix = {} if update == "dpo" else {"mix": {"path": str(tmp_path / "prompts.jsonl")}}
+    train = {"update": update, "learning_rate": 1.0, **mix}
+    settings = toy_runs.config(tmp_path, train=train, reward=toy_runs.equal_until(tmp_path, 3))
+    folder = run(settings)
+    rows = of_phase(folder, "train")
+    assert [row["select/kept"] > 0 for row in rows] == [not idle, not idle, True]
+    assert [any(key.startswith("train/") for key in row) for row in rows] == [
+        not idle, not idle, True,
+    ]  # fmt: skip
+    told = [line for line in caplog.messages if "learns nothing" in line]
+    assert len(told) == 2 * idle
+    # each version is drawn from, and those without an update are the policy before
+    home = folder / "iterations"
+    drawn = [toy_runs.rows(home / f"{n:03d}/rollouts.jsonl") for n in (1, 2, 3)]
+    assert [{row["policy_version"] for row in one} for one in drawn] == [{0}, {1}, {2}]
+    held_out = [
+        [row["responses"] for row in toy_runs.rows(home / f"{n:03d}/eval.jsonl")] for n in range(4)
+    ]
+    assert (held_out[2] == held_out[0]) is idle
+    assert ((home / "002/checkpoint").exists(), (home / "003/checkpoint").exists()) == (
+        not idle,
+        True,
+    )
+    assert toy_runs.rows(home / "003/selected.jsonl")
+
+
+def test_a_run_without_a_hint_of_a_preference_ends_when_its_patience_does(tmp_path: Path) -> None:
+    # of the whole run nothing was learned: it says so again until it may wait longer
+    def settings(patience: int | None) -> RunConfig:
+        return toy_runs.config(
+            tmp_path,
+            iterations=4,
+            train={"update": "reinforce", "learning_rate": 1.0},
+            reward=toy_runs.equal_until(tmp_path, 4),
+            monitor={"idle_patience": patience},
+        )
+
+    for _ in range(2):
+        with pytest.raises(InputError, match="nothing was learned in 2 iterations in a row"):
+            run(settings(2))
+        assert len(of_phase(tmp_path / "run", "train")) == 2
+    rows = of_phase(run(settings(None)), "train")
+    assert [row["select/kept"] > 0 for row in rows] == [False, False, False, True]
+
+
 def test_filters_are_counted(tmp_path: Path) -> None:
     select = {"allow_truncated": False, "reject_pattern": "bad", "unique": True}
     folder = run(toy_runs.config(tmp_path, select=select, iterations=1))

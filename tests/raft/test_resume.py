@@ -113,6 +113,7 @@ def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
         (True, {"update": "raft_plus_plus", "kl": 0.1, "epochs": 3}, 8),
         (False, {"update": "reinforce", "mix": {"path": "prompts.jsonl", "share": 0.3}}, 6),
         (True, {"update": "dpo", "epochs": 2}, 7),
+        (False, {"update": "reinforce", "equal": True}, 5),  # scores of iteration 1
     ],
 )
 def test_a_crash_at_every_single_change_of_the_folder(
@@ -122,14 +123,20 @@ def test_a_crash_at_every_single_change_of_the_folder(
     monkeypatch.setattr("raft.curves.draw_curves", lambda *_: None)
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     monkeypatch.chdir(tmp_path)  # where the file that is mixed in lies
-    straight = run(small(tmp_path, "straight", train=update))
+    equal = update.pop("equal", False)
+
+    def settings_of(name: str) -> RunConfig:
+        own = {"reward": toy_runs.equal_until(tmp_path, 2, name)} if equal else {}
+        return small(tmp_path, name, train=update, **own)
+
+    straight = run(settings_of("straight"))
     with monkeypatch.context() as patched:
         calls = crashing_calls(patched, at=-1, after=after)
-        run(small(tmp_path, "counted", train=update))
+        run(settings_of("counted"))
         total = calls()
-    assert total > 60
+    assert total > 55
     for at in range(1, total + 1, step):
-        settings = small(tmp_path, f"crashed-{at}", train=update)
+        settings = settings_of(f"crashed-{at}")
         with monkeypatch.context() as patched:
             crashing_calls(patched, at=at, after=after)
             with pytest.raises(Crash):

@@ -137,8 +137,13 @@ def test_reward_function_that_is_not_there(
 
 def test_nothing_selectable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = toy_runs.config_file(tmp_path)
-    message = refused(capsys, file, "select.reject_pattern=.")
-    assert message.startswith("select: no sample of 48 can be selected (unselectable: rejected 48)")
+    assert main(["run", "--quiet", str(file), "select.reject_pattern=."]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert sum("learns nothing: no sample of 48 can" in line for line in told) == 3
+    assert says(told[-1], "select: nothing was learned in 3 iterations in a row")
+    assert "unselectable in the last: rejected 48" in told[-1]
+    message = refused(capsys, file, "select.reject_pattern=.")  # at once
+    assert message in told[-1]
 
 
 def test_folder_of_another_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

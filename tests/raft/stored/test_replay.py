@@ -32,7 +32,6 @@ from raft.stored.subsets import random_order, selectable, subset
 from raft.stored.tournament import Missing, tournament_scores
 from rewards.evaluation.stats import distinct_n
 from rewards.tournament import play
-from rollout.errors import InputError
 
 NO_FILTERS = parse_filters(None, {})
 WORDS = ["one", "two", "three", "four", "five", "six"]
@@ -79,11 +78,8 @@ def chosen(
 ) -> list[dict]:
     """What a run would have trained on."""
     out = tmp_path / "chosen.jsonl"
-    try:
-        rule = SelectConfig.model_validate({"strategy": strategy, **filters, **arguments})
-        write_selected(lambda: iter(toy_runs.samples(rows)), out, rule)
-    except InputError:  # nothing can be selected
-        return []
+    rule = SelectConfig.model_validate({"strategy": strategy, **filters, **arguments})
+    write_selected(lambda: iter(toy_runs.samples(rows)), out, rule)
     return toy_runs.rows(out)
 
 

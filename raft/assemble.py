@@ -239,16 +239,15 @@ def _all_groups(
     """All workers. On shared GPUs the trainer starts first and goes to sleep: vLLM plans its memory
     by what it finds free."""
     version = folder.latest_version()
-    checkpoint = str(folder.checkpoint(version)) if version else None
-    policy = Policy(checkpoint or local_path(config.policy.model), version)
+    policy = Policy(str(folder.policy(version) or local_path(config.policy.model)), version)
     trainer = None
     if version < config.iterations and placement.colocated:
-        trainer = _trainer(config, executor, placement, checkpoint)
+        trainer = _trainer(config, folder, executor, placement)
         trainer.sleep()
     drawing = _drawing_groups(config, executor, placement, rewards, policy, _BATCH_GROUPS)
     if version < config.iterations and trainer is None:
         first = _first_of(drawing.rollout, placement)
-        trainer = _trainer(config, executor, placement, checkpoint, first)
+        trainer = _trainer(config, folder, executor, placement, first)
     return replace(drawing, trainer=trainer)
 
 
@@ -295,11 +294,17 @@ def _first_of(rollout: RolloutWorkers, placement: Placement) -> Worker[object] |
     return None if placement.rollout[0].gpus else rollout.first
 
 
+def update_of(config: RunConfig, folder: RunFolder, iteration: int) -> tuple[str, int]:
+    """The rows and the seed of an update."""
+    selected = folder.iteration(iteration) / "selected.jsonl"
+    return str(selected), derive_seed(config.seed, "train", iteration)
+
+
 def _trainer(
     config: RunConfig,
+    folder: RunFolder,
     executor: Executor,
     placement: Placement,
-    checkpoint: str | None,
     after: Worker[object] | None = None,
 ) -> TrainerWorkers:
     own_process = config.cluster.address != "inline"
@@ -308,9 +313,10 @@ def _trainer(
     )
     build = partial(build_trainer, local_path(config.policy.model), config.train, threads=threads)
     cluster = config.cluster
+    begun, since = folder.trained_from(folder.latest_version(), weights=config.train.fresh)
     return TrainerWorkers(
-        executor, placement.trainer, build, checkpoint, cluster.max_respawns, after,
-        cluster.stall_timeout,
+        executor, placement.trainer, build, begun and str(begun), cluster.max_respawns, after,
+        cluster.stall_timeout, [update_of(config, folder, iteration) for iteration in since],
     )  # fmt: skip
 
 

@@ -137,11 +137,11 @@ def improve(run: Run, iteration: int) -> None:
     )
     with watch("select"):
         how = (config.select, config.seed, iteration, config.train.update.weights)
-        kept = write_selected(store.rows, selected := home / "selected.jsonl", *how)
+        kept = write_selected(store.rows, home / "selected.jsonl", *how)
         write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
-        to_learn = (config, run.folder, run.workers, selected, iteration)
-        trained = train(*to_learn) if kept["select/kept"] else {}
+        learns = kept["select/kept"] > 0
+        trained = train(config, run.folder, run.workers, iteration) if learns else {}
     with watch("sync"):
         sync(run.folder, run.workers, run.held_out, iteration)
     judged = by_judge(config.reward, config.gold, alone=False)

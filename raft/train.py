@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from raft.assemble import WorkerGroups
-from raft.runs.folder import UNFINISHED, RunFolder
+from raft.assemble import WorkerGroups, update_of
+from raft.runs.folder import UNFINISHED, RunFolder, stored_policies
 from raft.selection.rows import read_selected
 from raft.updates.trainer import METRICS_FILE
 from raft.workers.probe import Noise, Probe, Verdict
 from raft.workers.rollout import Policy
 from raft.workers.trainer import TrainerWorkers
-from rollout.seeds import derive_seed
 from rollout.storage.files import read_json, write_whole
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt, StaleWeightsError
@@ -43,23 +42,24 @@ _PROBE_FILE = "probe.json"  # in a checkpoint: how the update moved what is comp
 
 
 def train(
-    config: RunConfig, folder: RunFolder, workers: WorkerGroups, selected: Path, iteration: int
+    config: RunConfig, folder: RunFolder, workers: WorkerGroups, iteration: int
 ) -> dict[str, float | int]:
     """The update on the selected rows, or its stored result when it is done already."""
-    checkpoint = folder.checkpoint(iteration)
-    if not checkpoint.is_dir():
+    if (checkpoint := stored_policies(folder.root).get(iteration)) is None:
+        whole = config.checkpoint_due(iteration)
+        checkpoint = folder.checkpoint(iteration, whole=whole)
+        selected, seed = update_of(config, folder, iteration)
         trainer = _trainer(workers)
         if workers.take_turns:
             workers.rollout.sleep(forget=True)
             workers.reward.sleep()
             trainer.wake()
         exact = _is_exact(workers)
-        rows = _rows_of(selected, _PROBE_TOKENS if exact else _PROBE_TOKENS_16_BIT)
+        rows = _rows_of(Path(selected), _PROBE_TOKENS if exact else _PROBE_TOKENS_16_BIT)
         old = trainer.read(rows)
         # another name for every attempt: a trainer that a killed run left may still be writing
         working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
-        seed = derive_seed(config.seed, "train", iteration)
-        trainer.train(str(selected), str(working), str(checkpoint), seed)
+        trainer.train(selected, str(working), str(checkpoint) if whole else None, seed)
         if rows:
             probe = Probe(rows, trainer.read(rows), old, workers.rollout.noise, exact)
             write_whole(working / _PROBE_FILE, json.dumps(asdict(probe)))
@@ -76,9 +76,9 @@ def sync(
     Raises:
         StaleWeightsError: an engine computes another policy than the trainer.
     """
-    path = folder.checkpoint(iteration)
+    path = stored_policies(folder.root).get(iteration)
     # a resumed run started them on it, or the iteration learned nothing
-    if workers.rollout.version == iteration or not path.is_dir():
+    if workers.rollout.version == iteration or path is None:
         return
     probe = _stored_probe(path) or _start_probe(workers, held_out)
     if workers.take_turns:
@@ -108,7 +108,8 @@ def check_start(
     if workers.trainer is None:
         return
     version = workers.rollout.version
-    stored = _stored_probe(folder.checkpoint(version)) if version else None
+    path = folder.policy(version)
+    stored = _stored_probe(path) if path else None
     if stored is not None and stored.exact != _is_exact(workers):
         stored = None  # of another machine
     if workers.take_turns:

@@ -83,8 +83,9 @@ class RunResult:
     @property
     def checkpoint(self) -> Path | None:
         """The last policy, in Hugging Face format; None before the first iteration."""
-        found = sorted(self.run_dir.glob("iterations/*/checkpoint"))
-        return found[-1] if found else None
+        from raft.runs.folder import stored_policies
+
+        return next(reversed(stored_policies(self.run_dir).values()), None)
 
     def to_pandas(self) -> DataFrame:
         """A line per iteration, a column per metric."""

@@ -160,6 +160,15 @@ class ClusterConfig(_Section):
         return self
 
 
+class CheckpointConfig(_Section):
+    every: int = Field(
+        default=1,
+        ge=1,
+        description="iterations between checkpoints that training goes on from; after the others "
+        "the weights alone are on disk, till the next; a resumed run makes their updates again",
+    )
+
+
 class LogConfig(_Section):
     sinks: list[Literal["tensorboard", "wandb"]] = Field(
         default=[], description="where metrics go besides metrics.jsonl"
@@ -184,6 +193,7 @@ class RunConfig(_Section):
     monitor: MonitorConfig = MonitorConfig()
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     keep_checkpoints: int = Field(
         default=2, ge=1, description="newest policies on disk, besides the best"
     )
@@ -205,6 +215,9 @@ class RunConfig(_Section):
         drawn = min(self.prompts.per_iteration * self.sampling.k, 2**62)
         every = self.eval.every or math.ceil(_TRAINED_FOR_ONE * held_out * self.eval.k / drawn)
         return iteration % every == 0 or iteration == self.iterations
+
+    def checkpoint_due(self, iteration: int) -> bool:
+        return iteration % self.checkpoint.every == 0 or iteration == self.iterations
 
     @model_validator(mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +28,7 @@ from rollout.storage.files import (
 )
 from rollout.storage.settings import differences
 
+_WHOLE, _WEIGHTS = "checkpoint", "policy"  # folders of a policy
 UNFINISHED = ".checkpoint-"  # a checkpoint that is being written; the rest of its name is random
 # these may differ between a run and its continuation: they change no sample
 _FREE_KEYS = (
@@ -35,6 +36,7 @@ _FREE_KEYS = (
     "eval.every",
     "cluster",
     "log",
+    "checkpoint",
     "keep_checkpoints",
     "run_dir",
     "prompts.on_bad_row",
@@ -67,9 +69,10 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def checkpoint(self, version: int) -> Path:
-        """The policy after `version` updates; version 0 is the starting model, not kept here."""
-        return self.iteration(version) / "checkpoint"
+    def checkpoint(self, version: int, *, whole: bool = True) -> Path:
+        """Where the policy after `version` updates is kept, with all that training goes on from or
+        the weights alone; version 0 is the starting model, not kept here."""
+        return self.iteration(version) / (_WHOLE if whole else _WEIGHTS)
 
     def latest_version(self) -> int:
         return max(stored_policies(self.root), default=0)
@@ -91,9 +94,19 @@ class RunFolder:
     def policy(self, version: int) -> Path | None:
         """The folder of that policy, which an earlier iteration trained where its own learned
         nothing; None for the starting model."""
-        while version and not self.learned(version):
+        stored = stored_policies(self.root)
+        while version and version not in stored and not self.learned(version):
             version -= 1
-        return self.checkpoint(version) if version else None
+        return stored.get(version, self.checkpoint(version)) if version else None
+
+    def trained_from(self, version: int, *, weights: bool) -> tuple[Path | None, list[int]]:
+        """What training goes on from to `version`, None for the starting model, and the iterations
+        whose updates are to be made again. With `weights` these alone are enough."""
+        stored = stored_policies(self.root, (_WHOLE, _WEIGHTS) if weights else (_WHOLE,))
+        begun = max((one for one in stored if one <= version), default=0)
+        known = {version} & stored_policies(self.root).keys()
+        since = [n for n in range(begun + 1, version + 1) if n in known or self.learned(n)]
+        return stored.get(begun), since
 
     def add_metrics(
         self, iteration: int, phase: str, values: Mapping[str, object]
@@ -117,11 +130,13 @@ class RunFolder:
         write_json(self.root / "env.json", environment)
 
     def drop_old_checkpoints(self, keep: int, best: int) -> None:
-        """Keep the newest `keep` policies and that of iteration `best`. Called only when the newest
-        has been evaluated."""
-        of_best = self.policy(best)
-        for path in list(stored_policies(self.root).values())[:-keep]:
-            if path != of_best:
+        """Keep the newest policy, that of iteration `best`, and the newest `keep` of which there is
+        more than weights. Called only when the newest has been evaluated."""
+        stored = list(stored_policies(self.root).values())
+        whole = stored_policies(self.root, (_WHOLE,)).values()
+        kept = {*stored[-1:], *list(whole)[-keep:], self.policy(best)}
+        for path in stored:
+            if path not in kept:
                 remove_tree(path)
 
     def drop_unfinished_checkpoints(self, iteration: int) -> None:
@@ -219,7 +234,7 @@ class RunFolder:
     def _way_on(self) -> str:
         """How a new run takes over from this one."""
         version = self.latest_version()
-        policy = f" policy.model={self.checkpoint(version)}" if version else ""
+        policy = f" policy.model={self.policy(version)}" if version else ""
         return f"begin a new run: run_dir=…{policy}"
 
     def _holds_samples(self) -> bool:
@@ -238,11 +253,12 @@ class RunFolder:
         return list(read_rows(path))
 
 
-def stored_policies(run_dir: Path) -> dict[int, Path]:
+def stored_policies(run_dir: Path, names: Sequence[str] = (_WEIGHTS, _WHOLE)) -> dict[int, Path]:
     """The policies of a run that are on disk, by their versions, in order."""
     found = {
         int(path.parent.name): path
-        for path in run_dir.glob("iterations/*/checkpoint")
+        for name in names
+        for path in run_dir.glob(f"iterations/*/{name}")
         if path.is_dir() and path.parent.name.isdecimal()
     }
     return dict(sorted(found.items()))

@@ -11,6 +11,7 @@ import yaml
 
 from raft.monitor.guards import best_iteration
 from raft.report.summary import config_text, read_config
+from raft.runs.folder import stored_policies
 from raft.runs.metrics import Numbers, read_numbers
 from rollout.data.jsonl import is_object
 from rollout.errors import InputError
@@ -64,8 +65,8 @@ def push(
     trained, idle = chosen, {row.iteration for row in all_rows if row.get("select/kept") == 0}
     while trained in idle:  # whose policy is that of the iteration before
         trained -= 1
-    checkpoint = run / f"iterations/{trained:03d}/checkpoint"
-    if not checkpoint.is_dir():
+    stored = stored_policies(run)
+    if (checkpoint := stored.get(trained)) is None:
         raise InputError(run, f"holds no policy of iteration {chosen}", _others(run))
     if to.count("/") != 1 or not all(to.split("/")):
         raise InputError(f"--to {to}", "is no repository", "write OWNER/NAME")
@@ -85,7 +86,7 @@ def push(
 
 
 def _others(run: Path) -> str:
-    kept = [path.parent.name for path in sorted(run.glob("iterations/*/checkpoint"))]
+    kept = [f"{version:03d}" for version in stored_policies(run)]
     return f"use --iteration with one of {', '.join(kept)}" if kept else "train an iteration first"
 
 

@@ -101,7 +101,9 @@ class SFT:
         set_torchrun_env(host, port, self._rank, self._world_size)
         self._build()
 
-    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, float | int]:
+    def train(
+        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+    ) -> dict[str, float | int]:
         from transformers import set_seed
 
         start = time.monotonic()
@@ -127,7 +129,8 @@ class SFT:
             "train/seconds": time.monotonic() - start,
         }
         saving = time.monotonic()
-        self._save(Path(out_dir), metrics)
+        if out_dir is not None:
+            self._save(Path(out_dir), metrics, whole and not settings.fresh)
         return {**metrics, "train/save_seconds": time.monotonic() - saving}
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
@@ -182,8 +185,9 @@ class SFT:
             "disable_tqdm": True,
             "ddp_find_unused_parameters": False,
         }
-        # a copy: the trainer gives it a PAD token, which is not the policy's
-        self._padded = _with_pad(AutoTokenizer.from_pretrained(source))
+        # a copy, with a PAD token that is not the policy's: the collator pads, and labels hide it
+        self._padded = AutoTokenizer.from_pretrained(source)
+        self._padded.pad_token = self._padded.pad_token or self._padded.eos_token
         self._trainer = self._make(model, common)
         # the printer of a finished run's summary speaks to a terminal that is not ours
         self._trainer.remove_callback(PrinterCallback)
@@ -267,7 +271,7 @@ class SFT:
                 "lower it (the last policy is kept)",
             )
 
-    def _save(self, out: Path, metrics: dict[str, float | int]) -> None:
+    def _save(self, out: Path, metrics: dict[str, float | int], with_optimizer: bool) -> None:
         trainer = self._trainer
         state = optimizer = None
         if self._settings.fsdp:
@@ -282,7 +286,7 @@ class SFT:
         with self._own.restored(model):
             save_policy(model, out, self._settings.lora is not None, state)
         self._tokenizer.save_pretrained(out)
-        if not self._settings.fresh:
+        if with_optimizer:
             torch.save(optimizer or trainer.optimizer.state_dict(), out / _OPTIMIZER_FILE)
         (out / METRICS_FILE).write_text(json.dumps(metrics))
 
@@ -341,10 +345,3 @@ def _forward_unwrapped(model: torch.nn.Module) -> Iterator[None]:
         model.forward = before
     else:
         model.__dict__.pop("forward", None)
-
-
-def _with_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    # only the collator pads with it, and labels hide it
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer

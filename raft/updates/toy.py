@@ -46,8 +46,10 @@ class ToyTrainer:
         self._settings = settings
         self._rank = rank
 
-    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, float | int]:
-        del seed
+    def train(
+        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+    ) -> dict[str, float | int]:
+        del seed, whole  # there is no optimizer
         loss_of = self._pair_loss if self._settings.update.kind == "dpo" else self._token_loss
         tokens_N, loss_and_slope = loss_of(Path(rows_path), _log_p(self._logits))
         if self._settings.start_from == "start":
@@ -61,7 +63,7 @@ class ToyTrainer:
             up = here_V - slope_N.sum() / count * np.exp(log_p)
             self._logits = self._logits - self._settings.learning_rate * up
         metrics = {"train/loss": loss, "train/steps": steps, "train/loss_tokens": len(tokens_N)}
-        if self._rank == 0:
+        if self._rank == 0 and out_dir is not None:
             write_toy(out_dir, self._tokenizer.words, self._logits.tolist(), self._context)
             (Path(out_dir) / METRICS_FILE).write_text(json.dumps(metrics))
         return metrics

@@ -25,8 +25,11 @@ class Trainer(Protocol):
         """Meet the other ranks there; called once on each rank before anything else."""
         ...
 
-    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, float | int]:
-        """One update on selected rows; writes weights, tokenizer and optimizer to `out_dir`."""
+    def train(
+        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+    ) -> dict[str, float | int]:
+        """One update on selected rows; writes weights, tokenizer and, where the checkpoint is to
+        be `whole`, optimizer to `out_dir`, if there is one."""
         ...
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:

@@ -20,14 +20,15 @@ log = logging.getLogger("raft")
 class TrainerWorkers:
     """One trainer, or N that share each step (data parallel); rank 0 writes.
 
-    Dead trainers are started again from the last checkpoint, and the update is done once more: it
-    depends on that checkpoint, the rows and the seed alone. No rank is replaced alone, since the
-    living ranks of a broken process group are of no use.
+    Dead trainers are started again from the last checkpoint, and the updates since are made once
+    more: they depend on that checkpoint, the rows and the seeds alone. No rank is replaced alone,
+    since the living ranks of a broken process group are of no use.
 
     Args:
         build: `raft.updates.trainer.build_trainer` with all settings but `checkpoint`, `rank` and
             `world_size`.
         checkpoint: the policy to go on from; None for the starting model.
+        since: the updates that were made after it: their rows and seeds.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class TrainerWorkers:
         max_respawns: int = 3,
         after: Worker[object] | None = None,
         stall_timeout: float | None = None,
+        since: Sequence[tuple[str, int]] = (),
     ) -> None:
         self._after = after
         self._watch = SilenceWatch(executor, "trainer", self._kill, stall_timeout)
@@ -46,20 +48,23 @@ class TrainerWorkers:
         self._resources = resources
         self._build = build
         self._checkpoint = checkpoint
+        self._since = list(since)
         self._max_respawns = max_respawns
         self._joining: list[Future[None]] = []
         self._workers = self._spawn()
 
     def train(
-        self, rows_path: str, out_dir: str, final_dir: str, seed: int
+        self, rows_path: str, out_dir: str, final_dir: str | None, seed: int
     ) -> dict[str, float | int]:
         """One update on the rows of a file; writes the new policy to `out_dir`.
 
-        `final_dir` is where the caller will move it: the checkpoint of the next (re)start.
+        `final_dir` is where the caller will move it: the checkpoint of the next (re)start. Without
+        one the weights alone are written.
         """
         for attempt in range(self._max_respawns + 1):
             try:
-                metrics = self._on_all(Trainer.train, rows_path, out_dir, seed)
+                whole = final_dir is not None
+                metrics = self._on_all(Trainer.train, rows_path, out_dir, seed, whole)
             except WorkerDiedError as error:
                 if attempt == self._max_respawns:
                     raise WorkerDiedError(
@@ -69,7 +74,10 @@ class TrainerWorkers:
                 self._restart(error)
                 remove_tree(Path(out_dir))
                 continue
-            self._checkpoint = final_dir
+            if final_dir is None:
+                self._since.append((rows_path, seed))
+            else:
+                self._checkpoint, self._since = final_dir, []
             return metrics
         raise AssertionError("unreachable")
 
@@ -105,7 +113,16 @@ class TrainerWorkers:
         self, method: Callable[Concatenate[Trainer, P], R], *arguments: P.args, **named: P.kwargs
     ) -> R:
         """Call every rank; rank 0's answer. Results are taken as they come, so that a rank that
-        fails is noticed while the others still wait for it."""
+        fails is noticed while the others still wait for it. The first call waits for the updates
+        since the checkpoint."""
+        while self._behind:
+            self._call(Trainer.train, *self._behind[0], False)
+            del self._behind[0]
+        return self._call(method, *arguments, **named)
+
+    def _call(
+        self, method: Callable[Concatenate[Trainer, P], R], *arguments: P.args, **named: P.kwargs
+    ) -> R:
         futures = [worker.call(method, *arguments, **named) for worker in self._workers]
         waiting: dict[Future[R] | Future[None], int] = {
             call: rank for calls in (self._joining, futures) for rank, call in enumerate(calls)
@@ -136,7 +153,7 @@ class TrainerWorkers:
             self._executor.spawn(partial(build, rank=rank), resources, self._after)
             for rank, resources in enumerate(self._resources)
         ]
-        self._joining = []
+        self._joining, self._behind = [], [(rows, None, seed) for rows, seed in self._since]
         if world > 1:
             # on the machine of rank 0, which need not be ours
             host, port = workers[0].call(Trainer.rendezvous).result()

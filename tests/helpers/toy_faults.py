@@ -68,12 +68,14 @@ class DyingLogProbWorker(LogProbWorker):
 
 
 class DyingTrainer(ToyTrainer):
-    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, float | int]:
+    def train(
+        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+    ) -> dict[str, float | int]:
         Path(out_dir).mkdir()
         (Path(out_dir) / "half").write_text("of a checkpoint")
         maybe_die("train")
         (Path(out_dir) / "half").unlink()
-        return super().train(rows_path, out_dir, seed)
+        return super().train(rows_path, out_dir, seed, whole)
 
 
 def build_trainer(

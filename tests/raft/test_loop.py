@@ -12,6 +12,7 @@ import toy_runs
 
 from raft.config.run import RunConfig
 from raft.loop import run
+from raft.runs.folder import RunFolder, stored_policies
 from raft.runs.prompts import encode_texts, prompts_of, read_texts
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.storage.rollout_store import RolloutStore
@@ -101,6 +102,28 @@ def test_the_run_folder_holds_what_is_promised(tmp_path: Path) -> None:
     kept = [path.parent.name for path in sorted(folder.glob("iterations/*/checkpoint"))]
     assert kept == ["002", "003"]
     assert toy_runs.hidden(folder) == []
+
+
+def test_checkpoints_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the weights of every iteration are there until the next; rows are those of any other run
+    expected = toy_runs.results(run(toy_runs.config(tmp_path, iterations=5)))
+    dropped, seen = RunFolder.drop_old_checkpoints, []
+
+    def watched(folder: RunFolder, keep: int, best: int) -> None:
+        dropped(folder, keep, 0)
+        seen.append([str(path.relative_to(folder.root))[11:] for path in
+                     stored_policies(folder.root).values()])  # fmt: skip
+
+    monkeypatch.setattr(RunFolder, "drop_old_checkpoints", watched)
+    settings: dict[str, Any] = {"run_dir": str(tmp_path / "rare"), "checkpoint": {"every": 2}}
+    settings |= {"keep_checkpoints": 1}
+    run(toy_runs.config(tmp_path, iterations=3, **settings))
+    assert seen == [[], ["001/policy"], ["002/checkpoint"], ["003/checkpoint"]]
+    seen.clear()
+    settings["checkpoint"] = {"every": 3}
+    folder = run(toy_runs.config(tmp_path, iterations=5, **settings))
+    assert seen[-2:] == [["003/checkpoint", "004/policy"], ["005/checkpoint"]]
+    assert toy_runs.results(folder) == expected
 
 
 def test_every_sample_is_kept_with_its_origin(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
         (False, {"update": "reinforce", "mix": {"path": "prompts.jsonl", "share": 0.3}}, 6),
         (True, {"update": "dpo", "epochs": 2}, 7),
         (False, {"update": "reinforce", "equal": True}, 5),  # scores of iteration 1
+        (True, {"update": "raft_plus_plus", "epochs": 2, "every": 3}, 7),
     ],
 )
 def test_a_crash_at_every_single_change_of_the_folder(
@@ -123,11 +124,15 @@ def test_a_crash_at_every_single_change_of_the_folder(
     monkeypatch.setattr("raft.curves.draw_curves", lambda *_: None)
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     monkeypatch.chdir(tmp_path)  # where the file that is mixed in lies
-    equal = update.pop("equal", False)
+    train = {key: value for key, value in update.items() if key not in ("equal", "every")}
+    own: dict[str, Any] = {}
+    if "every" in update:
+        own |= {"checkpoint": {"every": update["every"]}, "iterations": 4}
 
     def settings_of(name: str) -> RunConfig:
-        own = {"reward": toy_runs.equal_until(tmp_path, 2, name)} if equal else {}
-        return small(tmp_path, name, train=update, **own)
+        if "equal" in update:
+            own["reward"] = toy_runs.equal_until(tmp_path, 2, name)
+        return small(tmp_path, name, train=train, **own)
 
     straight = run(settings_of("straight"))
     with monkeypatch.context() as patched:

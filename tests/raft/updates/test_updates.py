@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from raft.config.train import TrainConfig
 from raft.updates.rows import MIXED, of_mean_one, pair_rows, sft_rows, training_order
+from raft.updates.trainer import build_trainer
+from raft.workers.executors import Resources
+from raft.workers.inline_executor import InlineExecutor
+from raft.workers.trainer import TrainerWorkers
 from rollout.types import InputError
 
 Row = dict[str, Any]
@@ -357,6 +362,43 @@ def test_an_update_from_the_start_forgets_all_before(
         assert metrics["train/kl_drawn"] > 1e-4
         assert any(not torch.equal(first[key], second[key]) for key in first)
     assert all(torch.equal(second[key], third[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]
+)
+def test_updates_since_the_last_checkpoint_are_made_again_bit_for_bit(
+    start: Path, rows: Path, tmp_path: Path, lora: Any
+) -> None:
+    # weights alone are stored after updates 2 and 3; Adam's moments come of making them again
+    settings = TrainConfig.model_validate(
+        {"learning_rate": 1e-2, "batch_size": 4, "lora": lora, "update": "reinforce"}
+    )
+    build = partial(build_trainer, str(start), settings)
+
+    def workers(*begun: Any) -> TrainerWorkers:
+        checkpoint, since = begun or (None, [])
+        return TrainerWorkers(InlineExecutor(), [Resources()], build, checkpoint, since=since)
+
+    def make(trainer: TrainerWorkers, number: int, out: str, whole: bool) -> None:
+        path = str(tmp_path / out)
+        trainer.train(str(rows), path, path if whole else None, seed=number)
+        assert (tmp_path / out / "optimizer.pt").exists() is whole
+
+    straight = workers()
+    for number, whole in ((1, True), (2, False), (3, False), (4, True)):
+        make(straight, number, f"{number}", whole)
+    torch.rand(17)
+    resumed = workers(str(tmp_path / "1"), [(str(rows), 2), (str(rows), 3)])
+    make(resumed, 4, "4b", True)
+    adapter = ["adapter/adapter_model.safetensors"] if lora else []
+    for name in ("model.safetensors", "optimizer.pt", *adapter):
+        first, second = ((tmp_path / out / name).read_bytes() for out in ("4", "4b"))
+        assert first == second
+    late = workers(str(tmp_path / "1"), [])
+    make(late, 4, "4c", True)
+    first, third = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("4", "4c"))
+    assert first != third
 
 
 @pytest.mark.slow

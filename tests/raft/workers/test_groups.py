@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import toy_runs
@@ -390,6 +390,8 @@ def test_a_wave_is_scored_while_the_next_is_drawn(
 class Rank:
     """A trainer that remembers what it was started from."""
 
+    made: ClassVar[list[tuple[object, ...]]] = []
+
     def __init__(self, checkpoint: str | None, rank: int, **_: Any) -> None:
         self.checkpoint, self.rank = checkpoint, rank
 
@@ -398,7 +400,10 @@ class Rank:
 
     def join(self, host: str, port: int) -> None: ...
 
-    def train(self, rows_path: str, out_dir: str, seed: int) -> dict[str, Any]:
+    def train(
+        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+    ) -> dict[str, Any]:
+        self.made.append((self.checkpoint, rows_path, out_dir, seed, whole))
         return {"from": self.checkpoint, "rank": self.rank, "seed": seed}
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
@@ -437,6 +442,31 @@ def test_a_trainer_begins_again_from_the_last_finished_policy(tmp_path: Path) ->
     executor.fatal = lambda worker, method: worker.number == 1
     assert workers.log_probs([1, 2]) == [0.0]
     assert [one.keywords["checkpoint"] for one in executor.spawned] == ["old", "old", "new"]
+
+
+def test_a_trainer_makes_the_updates_since_its_checkpoint_again(tmp_path: Path) -> None:
+    executor, out, dead = Chaos(), str(tmp_path / "out"), [0]
+    given = [("rows-1", 1), ("rows-2", 2)]
+    workers = TrainerWorkers(executor, [Resources()], Rank, "old", since=given)
+
+    def made() -> list[tuple[object, ...]]:
+        found = Rank.made[:]
+        Rank.made.clear()
+        return found
+
+    made()
+    workers.log_probs([1, 2])
+    again = [("old", "rows-1", None, 1, False), ("old", "rows-2", None, 2, False)]
+    assert made() == again, "before anything else, and once"
+    workers.train("rows-3", out, None, 3)
+    assert made() == [("old", "rows-3", out, 3, False)]
+    executor.fatal = lambda worker, method: worker.number in dead
+    workers.train("rows-4", out, "new", 4)
+    again.append(("old", "rows-3", None, 3, False))
+    assert made() == [*again, ("old", "rows-4", out, 4, True)]
+    dead.append(1)
+    workers.train("rows-5", out, None, 5)
+    assert made() == [("new", "rows-5", out, 5, False)]
 
 
 def test_trainers_that_die_every_time(tmp_path: Path) -> None:

@@ -333,11 +333,14 @@ def engine_share(config: RunConfig, *, colocated: bool) -> float:
 
 
 def _engine(config: RunConfig, colocated: bool) -> BuildEngine:
-    from rollout.engines.base import build_engine
+    from rollout.engines.base import AdapterSync, build_engine
 
-    policy = config.policy
+    policy, lora = config.policy, config.train.lora
+    sync = policy.lora_sync
     return partial(
         build_engine,
+        adapter=AdapterSync(local_path(policy.model), lora.r) if lora else None,
+        adapter_sync=None if sync == "auto" else sync == "adapter",
         engine=policy.engine,
         dtype=policy.dtype,
         max_model_len=policy.max_model_len,

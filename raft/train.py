@@ -55,7 +55,7 @@ def train(
             workers.reward.sleep()
             trainer.wake()
         exact = _is_exact(workers)
-        rows = _rows_of(Path(selected), _PROBE_TOKENS if exact else _PROBE_TOKENS_16_BIT)
+        rows = rows_of(Path(selected), _PROBE_TOKENS if exact else _PROBE_TOKENS_16_BIT)
         old = trainer.read(rows)
         # another name for every attempt: a trainer that a killed run left may still be writing
         working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
@@ -162,7 +162,7 @@ def _start_probe(workers: WorkerGroups, held_out: Sequence[Prompt]) -> Probe:
     return Probe(rows, _trainer(workers).read(rows), exact=_is_exact(workers))
 
 
-def _rows_of(selected: Path, tokens: int) -> tuple[tuple[int, ...], ...]:
+def rows_of(selected: Path, tokens: int) -> tuple[tuple[int, ...], ...]:
     """The first selected responses with their prompts; none where all are too short."""
     rows: list[tuple[int, ...]] = []
     for row in read_selected(selected):

@@ -88,6 +88,12 @@ def saved_policy(name: str, dtype: Any, config: dict[str, int]) -> str:
     return str(folder)
 
 
+def small_policy(folder: Path) -> Path:
+    import tiny_models
+
+    return tiny_models.checkpoint(folder, "llama")
+
+
 def selected_rows(name: str, rows: int, prompt: int, response: int) -> str:
     path = ROOT / name
     lines = []

@@ -36,9 +36,11 @@ _OF_VLLM = {
     "max_num_seqs": "use policy.max_num_seqs",
     "tensor_parallel_size": "use policy.tensor_parallel",
     "gpu_memory_utilization": "use policy.gpu_memory",
+    "enable_lora": "use policy.lora_sync",
+    "max_lora_rank": "use train.lora.r",
     "seed": "it comes from the run's seed; remove it",
     **dict.fromkeys(
-        ("enable_sleep_mode", "enable_prefix_caching", "use_tqdm_on_load"),
+        ("enable_sleep_mode", "enable_prefix_caching", "use_tqdm_on_load", "max_loras"),
         "a run sets it itself; remove it",
     ),
     "distributed_executor_backend": "a run sets it itself; remove it",
@@ -62,6 +64,11 @@ class PolicyConfig(_Section):
     )
     max_num_seqs: int | None = Field(
         default=None, ge=1, description="sequences in flight per engine"
+    )
+    lora_sync: Literal["auto", "adapter", "merged"] = Field(
+        default="auto",
+        description="what engines load after an update with train.lora; auto: in 16 bits the "
+        "adapter, where vLLM can",
     )
     vllm: dict[str, object] | None = Field(
         default=None, description="further options of vLLM's LLM, such as quantization: fp8"
@@ -241,6 +248,12 @@ class RunConfig(_Section):
             )
         # whether there is a GPU shows when the run starts; what no GPU fixes is refused here
         self.train.check(on_gpu=True, world_size=self.cluster.trainer_workers)
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_trained(self) -> RunConfig:
+        if self.policy.lora_sync == "adapter" and self.train.lora is None:
+            raise ValueError("policy.lora_sync: adapter needs train.lora; set it, or use auto")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.engines.base import ADAPTER_FOLDER
 from rollout.engines.causal_lm import load_causal_lm
 from rollout.errors import InputError
 from rollout.storage.files import share_like_others, write_json
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from raft.config.train import LoraConfig, TrainConfig
 
-_ADAPTER = "adapter"
 _SHARD_BYTES = 5 * 10**9
 _PART = ".part-"
 # by transformers' names
@@ -48,7 +48,8 @@ def load_policy(
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if checkpoint:
-        return PeftModel.from_pretrained(model, Path(checkpoint) / _ADAPTER, is_trainable=True)
+        trained = Path(checkpoint) / ADAPTER_FOLDER
+        return PeftModel.from_pretrained(model, trained, is_trainable=True)
     settings = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
@@ -103,7 +104,7 @@ def save_policy(
 ) -> None:
     """A folder that any engine loads; with LoRA, merged, and the adapter in a folder within."""
     if lora:
-        model.save_pretrained(out / _ADAPTER)
+        model.save_pretrained(out / ADAPTER_FOLDER)
         _save_merged(model, out)
     else:
         model.save_pretrained(out, state_dict=state)

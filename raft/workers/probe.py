@@ -36,13 +36,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class Reading:
-    """An engine's log-probabilities of a probe's rows, end to end, and checksums of its weights.
-
-    There is a checksum for each of its devices, or none where the engine cannot tell.
-    """
+    """An engine's log-probabilities of a probe's rows, end to end, and the checksums of its tensors
+    on each of its devices."""
 
     log_probs: tuple[float, ...]
-    checksums: tuple[int, ...] = ()
+    checksums: list[dict[str, int]]
 
 
 @dataclass(frozen=True)

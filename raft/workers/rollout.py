@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from raft.workers.executors import Executor, Resources, Stream
 from raft.workers.group import WorkerGroup
 from raft.workers.probe import Noise, Probe, Reading, Verdict
-from rollout.engines.causal_lm import same_weights
+from rollout.engines.causal_lm import changed_weights, same_weights
 from rollout.engines.environment import quiet_libraries
 from rollout.types import (
     EngineError,
@@ -125,7 +125,7 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         self._policy = policy
         # between an engine and the trainer that hold the same policy, once it is measured
         self.noise: Noise | None = None
-        self._checksums: tuple[int, ...] = ()  # of the policy, once an engine has said them
+        self._checksums: list[dict[str, int]] = []  # of the policy, once an engine has said them
         # of every stream its worker's number, and the prompts that it has not answered yet, by id
         self._streams: dict[Stream[list[Group]], tuple[int, dict[str, Prompt]]] = {}
         super().__init__(executor, resources, max_respawns, stall_timeout=stall_timeout)
@@ -207,7 +207,7 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
     def sync(self, policy: Policy) -> list[Verdict]:
         """Give every worker the new weights in place and verify each against the trainer."""
         before, self._policy = self._policy, policy
-        checksums, self._checksums = self._checksums, ()
+        checksums, self._checksums = self._checksums, []
         self.begin_stage()
         futures = [
             worker.call(RolloutWorker.load_weights, policy.path, policy.version)
@@ -240,23 +240,35 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         readings = self._on_all(RolloutWorker.read, probe.rows)
         return [self._judge(number, found, probe) for number, found in enumerate(readings)]
 
-    def _check_changed(self, before: Policy, checksums: tuple[int, ...]) -> None:
-        """Raises StaleWeightsError where a device has the weights that it had before."""
-        now = self._checksums
-        if not any(old == new for old, new in zip(checksums, now, strict=False)):
+    def _check_changed(self, before: Policy, checksums: list[dict[str, int]]) -> None:
+        """Raises StaleWeightsError where a device has nothing new, or none has it of a tensor that
+        the update changed."""
+        kept = [
+            {name for name in now if old.get(name) == now[name]}
+            for old, now in zip(checksums, self._checksums, strict=False)
+        ]
+        if not any(kept):
             return
         (dtype,) = self.dtypes()
-        if not same_weights(before.path, self._policy.path, dtype):
+        folders = before.path, self._policy.path, dtype
+        fault = None
+        if any(len(names) == len(now) for names, now in zip(kept, self._checksums, strict=True)):
+            if same_weights(*folders):
+                log.warning(
+                    "policy version %d is the one before it in %s: updates are lost in rounding, "
+                    "so raise train.learning_rate",
+                    self.version,
+                    dtype,
+                )
+                return
+            fault = "the weights are"
+        elif stale := changed_weights(*folders, set.intersection(*kept)):
+            fault = f"{min(stale)} is"
+        if fault is not None:
             raise StaleWeightsError(
-                f"rollout workers do not hold policy version {self.version}: the checksum of their "
-                "weights is what it was before"
+                f"rollout workers do not hold policy version {self.version}: {fault} what they "
+                "had before, by checksum"
             )
-        log.warning(
-            "policy version %d is the one before it in %s: updates are lost in rounding, so raise "
-            "train.learning_rate",
-            self.version,
-            dtype,
-        )
 
     def sleep(self, forget: bool = False) -> None:
         """With `forget` the weights are not kept: a sync comes next."""

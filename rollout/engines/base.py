@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ log = logging.getLogger("rollout")
 
 ENGINES = ("auto", "vllm", "transformers", "toy")
 TOY_FILE = "toy_policy.json"
+ADAPTER_FOLDER = "adapter"  # in the checkpoint of a policy that is trained with LoRA
 # what configs call the number of tokens that a model takes
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
@@ -60,8 +61,8 @@ class Engine(Protocol):
         """log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
         ...
 
-    def checksums(self) -> tuple[int, ...]:
-        """Of the weights on each of its devices, or none where they cannot be read."""
+    def checksums(self) -> list[dict[str, int]]:
+        """Of its tensors by their names, on each of its devices; none where they cannot be read."""
         ...
 
     def sleep(self, forget: bool = False) -> None:
@@ -72,6 +73,15 @@ class Engine(Protocol):
         ...
 
     def wake(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class AdapterSync:
+    """Policies are the weights of `base` with adapters of this rank, of which each sync loads one:
+    a hundredth of the bytes, and none of an update is lost in rounding W + ΔW."""
+
+    base: str
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -186,17 +196,25 @@ def build_engine(
     version: int = 0,
     seed: int = 0,
     can_sleep: bool = False,
+    adapter: AdapterSync | None = None,
+    adapter_sync: bool | None = None,
     vllm: Mapping[str, object] | None = None,
 ) -> tuple[Engine, EngineChoice]:
     """Load `model` into the engine that serves it; returns it with the reason for the choice.
 
     The caller says the choice once in its log: this may run in another process.
+
+    Args:
+        adapter: of a policy that is trained with LoRA.
+        adapter_sync: whether its adapters are loaded, or its merged weights; None: adapters where
+            the engine can, and computes in 16 bits, which W + ΔW would be rounded to.
     """
     choice = choose_engine(model, engine)
     if vllm and choice.name != "vllm":
         raise InputError(
             "policy.vllm", f"is for vLLM, and the engine is {choice.name}", "leave it out"
         )
+    adapter, choice = _choose_sync(adapter, adapter_sync, choice, dtype)
     if choice.name == "toy":
         from rollout.engines.toy import ToyEngine
 
@@ -218,9 +236,41 @@ def build_engine(
         version=version,
         seed=seed,
         can_sleep=can_sleep,
+        adapter=adapter,
         options=vllm,
     )
     return serving, choice
+
+
+def _choose_sync(
+    adapter: AdapterSync | None, wanted: bool | None, choice: EngineChoice, dtype: str
+) -> tuple[AdapterSync | None, EngineChoice]:
+    """The adapter if that is what a sync loads, and the choice with the reason added.
+
+    Raises:
+        InputError: it is wanted, and the engine has none.
+    """
+    if adapter is None or wanted is False:
+        return None, choice
+    obstacle = None
+    if choice.name != "vllm":
+        obstacle = f"{choice.name} loads none"
+    else:
+        from rollout.engines.vllm import serves_adapters
+
+        architectures: list[str] = getattr(_config(adapter.base), "architectures", None) or []
+        if not serves_adapters(architectures):
+            obstacle = f"vLLM has none for {', '.join(architectures)}"
+    if obstacle and wanted:
+        raise InputError("policy.lora_sync", f"is adapter, but {obstacle}", "use merged")
+    if obstacle is None and wanted is None:
+        import torch
+
+        exact = dtype == "float32" or (dtype == "auto" and not torch.cuda.is_available())
+        obstacle = "nothing of them is lost in float32" if exact else None
+    said = f"adapters merged: {obstacle}" if obstacle else "adapters beside the weights"
+    reasons = replace(choice, reason=f"{choice.reason}; {said}")
+    return (None if obstacle else adapter), reasons
 
 
 def stated_context_length(model: str) -> int | None:

@@ -70,8 +70,8 @@ class ToyEngine:
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         return [float(self._log_softmax(1.0)[token]) for token in token_ids[1:]]
 
-    def checksums(self) -> tuple[int, ...]:
-        return (zlib.crc32(self._logits.tobytes()),)
+    def checksums(self) -> list[dict[str, int]]:
+        return [{"logits": zlib.crc32(self._logits.tobytes())}]
 
     def sleep(self, forget: bool = False) -> None: ...
 

@@ -91,8 +91,8 @@ class TransformersEngine:
         logits = self._model(ids).logits[0, :-1].float()
         return logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
 
-    def checksums(self) -> tuple[int, ...]:
-        return (checksum(self._model.parameters()),)
+    def checksums(self) -> list[dict[str, int]]:
+        return [{name: checksum(one) for name, one in self._model.named_parameters()}]
 
     def sleep(self, forget: bool = False) -> None:
         self._model.to("cpu")

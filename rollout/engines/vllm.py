@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from rollout.engines.base import context_length
-from rollout.engines.causal_lm import checksum
+from rollout.engines.base import ADAPTER_FOLDER, AdapterSync, context_length
 from rollout.engines.vllm_checks import (
     check_complete,
+    checksums_of,
     memory_as_input_error,
     options_as_input_error,
     tensor_names,
 )
 from rollout.seeds import derive_seed
 from rollout.text.decode import Decoder, decode_continuations
+from rollout.text.printable import one_line
 from rollout.types import (
     Completion,
     EngineError,
@@ -30,6 +33,7 @@ from rollout.types import (
 if TYPE_CHECKING:
     import torch
     import vllm
+    from vllm.lora.request import LoRARequest
 
 _CPU_ENVIRONMENT = {
     # the engine in our own process: ready in 6 s instead of 33 s
@@ -42,6 +46,7 @@ _CPU_ENVIRONMENT = {
 # the workers of an engine over several GPUs end with this process then; with one between, it would
 # outlive a process that is killed, and its workers with it
 _GPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+_ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM plans for
 # vLLM's own default on a CPU
 _CPU_BATCHED_TOKENS = 4096
 
@@ -66,6 +71,7 @@ class VLLMEngine:
         version: int = 0,
         seed: int = 0,
         can_sleep: bool = False,
+        adapter: AdapterSync | None = None,
         options: Mapping[str, object] | None = None,
     ) -> None:
         import torch
@@ -86,11 +92,14 @@ class VLLMEngine:
             context = max_model_len or context_length(model)
             options = {"enforce_eager": True, **options, "enable_chunked_prefill": False}
             options |= {"max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, context)}
+        if adapter is not None:
+            rank = next(rank for rank in _ADAPTER_RANKS if rank >= adapter.rank)
+            options |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
         # "auto" would load float32 checkpoints as float16
         self.dtype = dtype if dtype != "auto" else ("bfloat16" if on_gpu else "float32")
         with options_as_input_error(), memory_as_input_error(gpu_memory if on_gpu else None):
             self._llm: vllm.LLM = vllm.LLM(
-                model,
+                adapter.base if adapter else model,
                 dtype=self.dtype,
                 max_model_len=max_model_len,
                 seed=seed % 2**31,
@@ -99,6 +108,8 @@ class VLLMEngine:
                 **options,
             )
         self._names = tensor_names(model)
+        self._lora = adapter
+        self._adapter: LoRARequest | None = None
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
         self._tokenizer = cast(Decoder, self._llm.get_tokenizer())
@@ -106,6 +117,8 @@ class VLLMEngine:
         self._generating = False
         self._asleep = False
         self.version = version
+        if adapter is not None and version:
+            self._load_adapter(model, version)
 
     def generate(
         self,
@@ -131,6 +144,7 @@ class VLLMEngine:
                     request,
                     {"prompt_token_ids": list(prompt.token_ids)},
                     self._params(sampling, own),
+                    lora_request=self._adapter,
                 )
                 waiting[request] = prompt
             while engine.has_unfinished_requests():
@@ -148,6 +162,11 @@ class VLLMEngine:
 
     def load_weights(self, path: str, version: int) -> None:
         self._check_idle()
+        if self._lora is not None:
+            self.wake()
+            self._load_adapter(path, version)
+            self._end_sync(version)
+            return
         self._names = check_complete(path, self._names)
         if self._asleep:  # the cache takes no memory before the weights are there
             self._llm.wake_up(tags=["weights"])
@@ -159,10 +178,34 @@ class VLLMEngine:
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
+        self._end_sync(version)
+
+    def _end_sync(self, version: int) -> None:
         # reloading keeps the prefixes that the old weights computed
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache after a weight update")
         self.version = version
+
+    def _load_adapter(self, checkpoint: str, version: int) -> None:
+        """That of a policy version, under an id of its own: nothing of another one is reused."""
+        from vllm.lora.request import LoRARequest
+
+        path = Path(checkpoint) / ADAPTER_FOLDER
+        names = tensor_names(str(path))
+        if not names or (self._adapter is not None and names != self._adapter_names):
+            raise InputError(
+                path,
+                "is no whole adapter" if not names else "has other tensors than the one before it",
+                "delete the checkpoint: the same command trains it again",
+            )
+        request = LoRARequest(f"policy-{version}", version, str(path))
+        try:
+            self._llm.llm_engine.add_lora(request)
+        except ValueError as error:
+            raise InputError(
+                "policy.lora_sync", f"vLLM refuses the adapter ({one_line(error)})", "use merged"
+            ) from error
+        self._adapter, self._adapter_names = request, names
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         from vllm import SamplingParams
@@ -170,7 +213,10 @@ class VLLMEngine:
         self._check_idle()
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         output = self._llm.generate(  # pyright: ignore[reportUnknownMemberType] - a bare tuple
-            [{"prompt_token_ids": list(token_ids)}], params, use_tqdm=False
+            [{"prompt_token_ids": list(token_ids)}],
+            params,
+            use_tqdm=False,
+            lora_request=self._adapter,
         )[0]
         rows = output.prompt_logprobs or []
         return [
@@ -179,13 +225,14 @@ class VLLMEngine:
             if row is not None
         ]
 
-    def checksums(self) -> tuple[int, ...]:
-        return tuple(one for one in self._llm.apply_model(_checksum) if one is not None)
+    def checksums(self) -> list[dict[str, int]]:
+        checksums = partial(checksums_of, adapters=self._lora is not None)
+        return [one for one in self._llm.apply_model(checksums) if one is not None]
 
     def sleep(self, forget: bool = False) -> None:
         if self._can_sleep and not self._asleep:
-            # level 1 copies the weights to CPU memory, level 2 drops them
-            self._llm.sleep(level=2 if forget else 1)
+            # level 1 copies the weights to CPU memory, level 2 drops them; an adapter's stay
+            self._llm.sleep(level=2 if forget and self._lora is None else 1)
             self._asleep = True
 
     def wake(self) -> None:
@@ -252,6 +299,13 @@ def _own_seed(prompt: Prompt, seed: int) -> int:
     return derive_seed(seed, prompt.id) + prompt.drawn
 
 
+def serves_adapters(architectures: Sequence[str]) -> bool:
+    """Whether vLLM applies LoRA in its model of this kind."""
+    models = import_vllm().ModelRegistry.models
+    known = [models[name] for name in architectures if name in models]
+    return any(getattr(one.load_model_cls(), "supports_lora", False) for one in known)
+
+
 def import_vllm() -> ModuleType:
     """The module, its settings made first: it reads some of them when it is imported."""
     import torch
@@ -270,12 +324,6 @@ def _finish_reason(reason: str | None) -> FinishReason:
     if reason == "length":
         return "length"
     raise EngineError(f"vLLM ended a sample with finish_reason {reason!r}")
-
-
-def _checksum(model: torch.nn.Module) -> int | None:
-    """None where vLLM has packed weights out of sight, as it does in float32 on a CPU."""
-    parameters = list(model.parameters())
-    return checksum(parameters) if all(one.numel() for one in parameters) else None
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:

@@ -7,12 +7,22 @@ import json
 import re
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rollout.engines.causal_lm import checksum
 from rollout.errors import InputError
 from rollout.text.printable import one_line
 
-__all__ = ["check_complete", "memory_as_input_error", "options_as_input_error", "tensor_names"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "check_complete",
+    "checksums_of",
+    "memory_as_input_error",
+    "options_as_input_error",
+    "tensor_names",
+]
 
 # where a GPU is too full: vLLM's words, what they mean, what helps
 _SHORT_OF_MEMORY = (
@@ -61,7 +71,7 @@ def tensor_names(folder: str) -> set[str]:
     if index.is_file():
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     else:
-        files = {file.name for file in home.glob("model.safetensors")}
+        files = {"model.safetensors", "adapter_model.safetensors"}
     names: set[str] = set()
     for file in files:
         if (home / file).is_file():
@@ -91,6 +101,24 @@ def check_complete(folder: str, before: set[str]) -> set[str]:
             "delete it: the same command trains it again",
         )
     return now or before
+
+
+def checksums_of(model: torch.nn.Module, adapters: bool) -> dict[str, int] | None:
+    """Of every tensor, or of adapters and of all others together; None where vLLM has packed
+    weights out of sight, as it does in float32 on a CPU."""
+    weights = {name.replace(".base_layer", ""): one for name, one in model.named_parameters()}
+    if not all(one.numel() for one in weights.values()):
+        return None
+    found = {name: checksum(one) for name, one in weights.items()}
+    if not adapters:
+        return found
+    found = {"base": sum(found.values()) % 2**64}
+    whole: Any = model
+    for name, module in whole.named_modules():
+        for side in ("lora_a_stacked", "lora_b_stacked"):
+            parts = getattr(module, side, ())
+            found |= {f"{name}.{side}.{n}": checksum(part) for n, part in enumerate(parts)}
+    return found
 
 
 @contextlib.contextmanager

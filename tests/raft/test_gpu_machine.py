@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from raft.updates.toy import ToyTrainer
 from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor
 from rewards.spec_reader import read_reward
+from rollout.engines.base import AdapterSync, EngineChoice
 from rollout.engines.toy import ToyEngine
 from rollout.engines.vllm_checks import (
     check_complete,
@@ -279,7 +282,7 @@ def test_requests_on_a_gpu_have_seeds_of_their_own(on_gpu: bool) -> None:
     made: Any = object.__new__(VLLMEngine)
     seeds: list[int | None] = []
     made._llm, made._on_gpu, made._calls, made._generating = Nothing(), on_gpu, 0, False
-    made._llm.llm_engine, made.version = Nothing(), 0
+    made._llm.llm_engine, made.version, made._adapter = Nothing(), 0, None
     made._params = lambda sampling, seed: seeds.append(seed)
     prompts = [Prompt(name, "x", token_ids=(1,)) for name in "ab"]
     for seed in (5, 5, 6):
@@ -289,6 +292,91 @@ def test_requests_on_a_gpu_have_seeds_of_their_own(on_gpu: bool) -> None:
         assert seeds[:2] == seeds[2:4] and len({*seeds}) == 4
     else:
         assert set(seeds) == {None}
+
+
+# adapters
+
+
+def adapter(folder: Path, *names: str) -> Path:
+    from safetensors.torch import save_file
+
+    (folder / "adapter").mkdir(parents=True)
+    tensors = {name: torch.ones(2) for name in names}
+    save_file(tensors, folder / "adapter/adapter_model.safetensors")
+    return folder
+
+
+def test_engines_start_and_go_on_with_the_adapter_of_their_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a resumed run and a restarted worker begin with a checkpoint, whose base they must not merge
+    import rollout.engines.vllm as module
+
+    class LLM:
+        def __init__(self, model: str, **options: Any) -> None:
+            self.made, self.llm_engine, self.loaded = (model, options), self, list[Any]()
+
+        def get_tokenizer(self) -> None: ...
+
+        def add_lora(self, request: Any) -> None:
+            self.loaded.append(request)
+
+        def reset_prefix_cache(self) -> bool:
+            return True
+
+    class Request:
+        def __init__(self, *given: Any) -> None:
+            self.given = given
+
+    monkeypatch.setattr(module, "import_vllm", lambda: SimpleNamespace(LLM=LLM))
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=Request))
+    base = str(toy_runs.config(tmp_path).policy.model)
+    third, fourth = (adapter(tmp_path / name, "a", "b") for name in ("third", "fourth"))
+    made: Any = module.VLLMEngine
+    engine = made(str(third), version=3, adapter=AdapterSync(base, 24), max_model_len=64)
+    model, options = engine._llm.made
+    assert model == base and options["enable_lora"] and options["max_lora_rank"] == 32
+    engine.load_weights(str(fourth), 4)
+    given = [request.given for request in engine._llm.loaded]
+    # ids and names of their own: prefixes are cached by them
+    assert given == [
+        ("policy-3", 3, str(third / "adapter")),
+        ("policy-4", 4, str(fourth / "adapter")),
+    ]
+    assert engine._adapter.given == given[1] and engine.version == 4
+    for holes in (adapter(tmp_path / "holes", "a"), tmp_path):
+        with pytest.raises(InputError, match="adapter"):
+            engine.load_weights(str(holes), 5)
+    start = made(base, version=0, adapter=AdapterSync(base, 8), max_model_len=64)
+    assert start._adapter is None and start._llm.loaded == []
+
+
+def test_adapters_are_loaded_where_merging_would_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rollout.engines.base as module
+    import rollout.engines.vllm
+
+    made, on_vllm = AdapterSync("base", 8), EngineChoice("vllm", "serves it")
+    config = SimpleNamespace(architectures=["One"])
+    monkeypatch.setattr(module, "_config", lambda _: config)
+    monkeypatch.setattr(rollout.engines.vllm, "serves_adapters", lambda names: names == ["One"])
+    for wanted, dtype, given in (
+        (None, "bfloat16", made),
+        (None, "float32", None),
+        (None, "auto", None),  # on a CPU
+        (True, "float32", made),
+        (False, "bfloat16", None),
+    ):
+        assert module._choose_sync(made, wanted, on_vllm, dtype)[0] == given
+    config.architectures = ["Other"]
+    found, choice = module._choose_sync(made, None, on_vllm, "bfloat16")
+    assert found is None and "vLLM has none for Other" in choice.reason
+    for choice in (on_vllm, EngineChoice("transformers", "asked for")):
+        with pytest.raises(InputError, match=r"policy\.lora_sync: is adapter, but"):
+            module._choose_sync(made, True, choice, "bfloat16")
+    with pytest.raises(InputError, match=r"lora_sync: adapter needs train\.lora"):
+        toy_runs.config(tmp_path, policy={"lora_sync": "adapter"})
 
 
 # turns

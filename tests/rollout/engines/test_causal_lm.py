@@ -10,7 +10,7 @@ import tiny_models as tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from rollout.engines.causal_lm import checksum, load_causal_lm, same_weights
+from rollout.engines.causal_lm import changed_weights, checksum, load_causal_lm, same_weights
 from rollout.types import InputError
 
 
@@ -58,9 +58,8 @@ def test_checksums_see_every_bit_and_place() -> None:
         other = tensor.clone()
         other[1, 2] += 1
         swapped = tensor[[1, 0, 2]]
-        found = {checksum([one]) for one in (tensor, other, swapped, tensor.T)}
-        assert len(found) == 4 and checksum([tensor.clone()]) in found
-        assert checksum([tensor, other]) != checksum([other, tensor])
+        found = {checksum(one) for one in (tensor, other, swapped, tensor.T)}
+        assert len(found) == 4 and checksum(tensor.clone()) in found
 
 
 def test_weights_that_differ_by_less_than_rounding_are_the_same(tmp_path: Path) -> None:
@@ -70,4 +69,10 @@ def test_weights_that_differ_by_less_than_rounding_are_the_same(tmp_path: Path) 
     save_file(tensors, second / "model.safetensors", metadata={"format": "pt"})
     assert same_weights(str(first), str(second), "bfloat16")
     assert not same_weights(str(first), str(second), "float32")
-    assert not same_weights(str(first), str(tmp_path), "float32")
+    assert not same_weights(str(first), str(tmp_path / "none"), "float32")
+    tensors["model.layers.1.self_attn.k_proj.weight"] *= 2
+    save_file(tensors, second / "model.safetensors", metadata={"format": "pt"})
+    names = ["model.norm.weight", *(f"model.layers.{n}.self_attn.qkv_proj.weight" for n in (0, 1))]
+    folders = str(first), str(second)
+    assert changed_weights(*folders, "bfloat16", [*names, "unknown"]) == {names[2]}
+    assert changed_weights(*folders, "float32", names) == {names[0], names[2]}

@@ -322,9 +322,8 @@ def _trainer(
 
 def reward_share(rewards: Mapping[str, RewardSpec]) -> float:
     """The share of a GPU that vLLM takes for each of the models that score."""
-    parts = [part for reward in rewards.values() for part in reward.parts()]
-    models = sum(part.kind in ("model", "pairwise") for part in parts)
-    return round(_REWARDS_ON_GPU / max(1, models), 2)
+    kinds = [part.kind for reward in rewards.values() for part in reward.parts()]
+    return round(_REWARDS_ON_GPU / max(1, kinds.count("model") + kinds.count("pairwise")), 2)
 
 
 def engine_share(config: RunConfig, *, colocated: bool) -> float:
@@ -336,11 +335,9 @@ def _engine(config: RunConfig, colocated: bool) -> BuildEngine:
     from rollout.engines.base import AdapterSync, build_engine
 
     policy, lora = config.policy, config.train.lora
-    sync = policy.lora_sync
     return partial(
         build_engine,
-        adapter=AdapterSync(local_path(policy.model), lora.r) if lora else None,
-        adapter_sync=None if sync == "auto" else sync == "adapter",
+        adapter=AdapterSync(local_path(policy.model), lora.r, policy.lora_sync) if lora else None,
         engine=policy.engine,
         dtype=policy.dtype,
         max_model_len=policy.max_model_len,

@@ -83,9 +83,9 @@ def prepare(root: Path, model: Path, dtype: str, rate: float) -> Bench:
     from raft.updates.trainer import build_trainer
     from rollout.engines.base import AdapterSync, build_engine
 
-    lora = AdapterSync(str(model), RANK)
+    lora = AdapterSync(str(model), RANK, "adapter")
     options: dict[str, Any] = {"engine": "vllm", "dtype": dtype, "gpu_memory": 0.3}
-    engine: Any = build_engine(str(model), **options, adapter=lora, adapter_sync=True)[0]
+    engine: Any = build_engine(str(model), **options, adapter=lora)[0]
     engine.lora, engine.first = lora, model
     selected = draw(engine, model, root / "selected.jsonl")
     rows = rows_of(selected, 2048)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rollout.data.jsonl import is_object
 from rollout.text.printable import one_line
@@ -78,10 +78,15 @@ class Engine(Protocol):
 @dataclass(frozen=True)
 class AdapterSync:
     """Policies are the weights of `base` with adapters of this rank, of which each sync loads one:
-    a hundredth of the bytes, and none of an update is lost in rounding W + ΔW."""
+    a hundredth of the bytes, and none of an update is lost in rounding W + ΔW.
+
+    `how` says whether that is so, or merged weights are loaded; auto: adapters where the engine
+    can, and computes in 16 bits.
+    """
 
     base: str
     rank: int
+    how: Literal["auto", "adapter", "merged"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,6 @@ def build_engine(
     seed: int = 0,
     can_sleep: bool = False,
     adapter: AdapterSync | None = None,
-    adapter_sync: bool | None = None,
     vllm: Mapping[str, object] | None = None,
 ) -> tuple[Engine, EngineChoice]:
     """Load `model` into the engine that serves it; returns it with the reason for the choice.
@@ -206,15 +210,13 @@ def build_engine(
 
     Args:
         adapter: of a policy that is trained with LoRA.
-        adapter_sync: whether its adapters are loaded, or its merged weights; None: adapters where
-            the engine can, and computes in 16 bits, which W + ΔW would be rounded to.
     """
     choice = choose_engine(model, engine)
     if vllm and choice.name != "vllm":
         raise InputError(
             "policy.vllm", f"is for vLLM, and the engine is {choice.name}", "leave it out"
         )
-    adapter, choice = _choose_sync(adapter, adapter_sync, choice, dtype)
+    adapter, choice = _choose_sync(adapter, choice, dtype)
     if choice.name == "toy":
         from rollout.engines.toy import ToyEngine
 
@@ -243,14 +245,14 @@ def build_engine(
 
 
 def _choose_sync(
-    adapter: AdapterSync | None, wanted: bool | None, choice: EngineChoice, dtype: str
+    adapter: AdapterSync | None, choice: EngineChoice, dtype: str
 ) -> tuple[AdapterSync | None, EngineChoice]:
     """The adapter if that is what a sync loads, and the choice with the reason added.
 
     Raises:
         InputError: it is wanted, and the engine has none.
     """
-    if adapter is None or wanted is False:
+    if adapter is None or adapter.how == "merged":
         return None, choice
     obstacle = None
     if choice.name != "vllm":
@@ -261,9 +263,9 @@ def _choose_sync(
         architectures: list[str] = getattr(_config(adapter.base), "architectures", None) or []
         if not serves_adapters(architectures):
             obstacle = f"vLLM has none for {', '.join(architectures)}"
-    if obstacle and wanted:
+    if obstacle and adapter.how == "adapter":
         raise InputError("policy.lora_sync", f"is adapter, but {obstacle}", "use merged")
-    if obstacle is None and wanted is None:
+    if obstacle is None and adapter.how == "auto":
         import torch
 
         exact = dtype == "float32" or (dtype == "auto" and not torch.cuda.is_available())

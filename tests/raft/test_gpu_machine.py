@@ -357,24 +357,25 @@ def test_adapters_are_loaded_where_merging_would_round(
     import rollout.engines.base as module
     import rollout.engines.vllm
 
-    made, on_vllm = AdapterSync("base", 8), EngineChoice("vllm", "serves it")
+    on_vllm = EngineChoice("vllm", "serves it")
     config = SimpleNamespace(architectures=["One"])
     monkeypatch.setattr(module, "_config", lambda _: config)
     monkeypatch.setattr(rollout.engines.vllm, "serves_adapters", lambda names: names == ["One"])
+    auto, always = (AdapterSync("base", 8, how) for how in ("auto", "adapter"))
     for wanted, dtype, given in (
-        (None, "bfloat16", made),
-        (None, "float32", None),
-        (None, "auto", None),  # on a CPU
-        (True, "float32", made),
-        (False, "bfloat16", None),
+        (auto, "bfloat16", auto),
+        (auto, "float32", None),
+        (auto, "auto", None),  # on a CPU
+        (always, "float32", always),
+        (AdapterSync("base", 8, "merged"), "bfloat16", None),
     ):
-        assert module._choose_sync(made, wanted, on_vllm, dtype)[0] == given
+        assert module._choose_sync(wanted, on_vllm, dtype)[0] == given
     config.architectures = ["Other"]
-    found, choice = module._choose_sync(made, None, on_vllm, "bfloat16")
+    found, choice = module._choose_sync(auto, on_vllm, "bfloat16")
     assert found is None and "vLLM has none for Other" in choice.reason
     for choice in (on_vllm, EngineChoice("transformers", "asked for")):
         with pytest.raises(InputError, match=r"policy\.lora_sync: is adapter, but"):
-            module._choose_sync(made, True, choice, "bfloat16")
+            module._choose_sync(always, choice, "bfloat16")
     with pytest.raises(InputError, match=r"lora_sync: adapter needs train\.lora"):
         toy_runs.config(tmp_path, policy={"lora_sync": "adapter"})
 

@@ -23,8 +23,8 @@ from raft.collect import collect
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
-from raft.runs.metrics import Metric, Sinks, Stopwatch, report_line
-from raft.runs.prompts import digest, encode_texts, prompts_of
+from raft.runs.metrics import Metric, Sinks, Stopwatch, read_numbers, report_line
+from raft.runs.prompts import Texts, digest, encode_texts, prompts_of
 from raft.selection.mix import write_mixed
 from raft.selection.rows import write_selected
 from raft.train import check_start, sync, train
@@ -69,10 +69,21 @@ def run(config: RunConfig) -> Path:
         InputError: the config, its files or the run folder are wrong; nothing is lost.
     """
     from raft.curves import draw_curves
-    from raft.monitor.monitor import Monitor, policy_measures
     from raft.runs.check import check_run
 
     texts = check_run(config)  # what is wrong shows before anything starts
+    root = _run(config, texts)
+    if config.control is not None:  # the same once more, by scores that say nothing
+        log.info("the control of %s: each prompt's scores are dealt at random", root)
+        _run(config.of_control(read_numbers(root)[-1].iteration), texts)
+        draw_curves([root], root / "curves.png")
+    return root
+
+
+def _run(config: RunConfig, texts: Texts) -> Path:
+    from raft.curves import draw_curves
+    from raft.monitor.monitor import Monitor, policy_measures
+
     with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:
         monitor = Monitor(folder, config.monitor, local_path(config.policy.model))
         over, curves = monitor.is_over(config.iterations), folder.root / "curves.png"
@@ -103,10 +114,10 @@ def iterate(run: Run) -> None:
         check_start(run.folder, run.workers, run.held_out)
     for iteration in range(run.config.iterations + 1):
         watch, stopped = Stopwatch(), None
-        if iteration > 0:
+        if run.config.trains_in(iteration):
             improve(run, iteration)
-            if not run.folder.learned(iteration):  # its policy is the one before
-                run.workers.rollout.advance(iteration)
+        if not run.folder.learned(iteration):  # its policy is the one before
+            run.workers.rollout.advance(iteration)
         there = run.workers.rollout.version <= iteration  # else it was gone before this start
         if there and run.config.evaluation_due(iteration, len(run.held_out)):
             stopped = evaluate(run, iteration, watch)
@@ -125,16 +136,10 @@ def improve(run: Run, iteration: int) -> None:
     batch = prompts_of(iteration, run.prompts, config.prompts.per_iteration, config.seed)
     store = RolloutStore(home, "rollouts", batch, version=iteration - 1)
     collected = collect(
-        run.workers,
-        store,
-        batch,
-        config.sampling,
-        derive_seed(config.seed, "rollout", iteration),
-        names=["reward"],
-        title=f"iteration {iteration}: rollouts",
-        adaptive=config.sampling.adaptive,
-        filters=config.select.filters(),
-    )
+        run.workers, store, batch, config.sampling, derive_seed(config.seed, "rollout", iteration),
+        names=["reward"], title=f"iteration {iteration}: rollouts",
+        adaptive=config.sampling.adaptive, filters=config.select.filters(),
+    )  # fmt: skip
     with watch("select"):
         how = (config.select, config.seed, iteration, config.train.update.weights)
         kept = write_selected(store.rows, home / "selected.jsonl", *how)
@@ -171,14 +176,9 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
             held_out = with_references(held_out, read_samples(at_start) if iteration else None)
         store = RolloutStore(folder.iteration(iteration), "eval", held_out, version=iteration)
         collect(
-            run.workers,
-            store,
-            held_out,
-            config.eval_sampling,
-            derive_seed(config.seed, "eval"),
-            names=run.workers.reward.names,
-            title=f"iteration {iteration}: held-out",
-        )
+            run.workers, store, held_out, config.eval_sampling, derive_seed(config.seed, "eval"),
+            names=run.workers.reward.names, title=f"iteration {iteration}: held-out",
+        )  # fmt: skip
     if iteration == 0:  # the trainer has started beside the drawing
         with watch("start", before=run.start_seconds):
             check_start(folder, run.workers, held_out, store)

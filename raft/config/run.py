@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from raft.config.monitor import MonitorConfig
 from raft.config.sampling import SamplingConfig
 from raft.config.select import SelectConfig
 from raft.config.train import TrainConfig
-from raft.config.updates import own_strategy
+from raft.config.updates import of_kind, own_strategy
+from raft.runs.metrics import CONTROL
 from raft.selection.rules import check_strategy
 from rewards.spec import RewardSpec
 from rollout.data.jsonl import is_object
@@ -176,6 +178,15 @@ class CheckpointConfig(_Section):
     )
 
 
+class ControlConfig(_Section):
+    kind: Literal["random"] = Field(
+        default="random", description="each prompt's scores are dealt at random to its responses"
+    )
+    every: int = Field(
+        default=1, ge=1, description="iterations of the run for one of the control, on its prompts"
+    )
+
+
 class LogConfig(_Section):
     sinks: list[Literal["tensorboard", "wandb"]] = Field(
         default=[], description="where metrics go besides metrics.jsonl"
@@ -201,6 +212,10 @@ class RunConfig(_Section):
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    control: Annotated[ControlConfig | None, BeforeValidator(of_kind)] = Field(
+        default=None,
+        description="random: after the run, train a second policy by scores that say nothing",
+    )
     keep_checkpoints: int = Field(
         default=2, ge=1, description="newest policies on disk, besides the best"
     )
@@ -222,6 +237,23 @@ class RunConfig(_Section):
         drawn = min(self.prompts.per_iteration * self.sampling.k, 2**62)
         every = self.eval.every or math.ceil(_TRAINED_FOR_ONE * held_out * self.eval.k / drawn)
         return iteration % every == 0 or iteration == self.iterations
+
+    def trains_in(self, iteration: int) -> bool:
+        """Whether the policy of a control is trained in that iteration of its run."""
+        every = self.control.every if self.control and self.select.shuffle else 1
+        return iteration > 0 and iteration % every == 0
+
+    def of_control(self, iterations: int) -> RunConfig:
+        """The control of a run that has made so many iterations: the same run, in a folder of its
+        own, by shuffled scores. Waves are decided by scores, so there are none."""
+        changed = {
+            "run_dir": str(Path(self.run_dir) / CONTROL),
+            "iterations": iterations,
+            "sampling": replace(self.sampling, adaptive=None),
+            "select": self.select.model_copy(update={"shuffle": True}),
+            "monitor": self.monitor.model_copy(update={"stop_on": [], "idle_patience": None}),
+        }
+        return self.model_copy(update=changed)
 
     def checkpoint_due(self, iteration: int) -> bool:
         return iteration % self.checkpoint.every == 0 or iteration == self.iterations

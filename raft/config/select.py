@@ -45,6 +45,11 @@ class SelectConfig(BaseModel):
     max_pairs: int | None = Field(
         default=None, ge=1, description="all_pairs: most pairs of a prompt, widest gaps first"
     )
+    shuffle: bool = Field(
+        default=False,
+        description="deal each prompt's scores at random among its responses before: what any rule "
+        "and update does without the reward (see control)",
+    )
     reject_pattern: str | None = Field(
         default=None, description="responses that match it are never selected"
     )

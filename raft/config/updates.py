@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from raft.selection.rules import PAIRED, Scores
 from rollout.errors import InputError
 
-__all__ = ["DpoUpdate", "SftUpdate", "UpdateConfig", "own_strategy"]
+__all__ = ["DpoUpdate", "SftUpdate", "UpdateConfig", "of_kind", "own_strategy"]
 
 
 class _Update(BaseModel):
@@ -128,7 +128,8 @@ class DpoUpdate(_Update):
     )
 
 
-def _of_kind(value: object) -> object:
+def of_kind(value: object) -> object:
+    """A kind alone stands for a section with its defaults."""
     return {"kind": value} if isinstance(value, str) else value
 
 
@@ -137,7 +138,7 @@ UpdateConfig: TypeAlias = Annotated[
         SftUpdate | WeightedUpdate | RaftPlusPlusUpdate | ReinforceUpdate | DpoUpdate,
         Field(discriminator="kind"),
     ],
-    BeforeValidator(_of_kind),
+    BeforeValidator(of_kind),
 ]
 _OWN_STRATEGY = {
     one.model_fields["kind"].default: one.strategies[0]

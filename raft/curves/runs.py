@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from raft.curves.panels import Line, Panel, interval_of
-from raft.runs.metrics import Numbers, read_numbers
+from raft.runs.metrics import Numbers, controls_of, read_numbers
 from rewards.evaluation.stats import mean_ci95
 from rollout.errors import InputError
 
@@ -113,6 +113,8 @@ class Setting:
 def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = None) -> list[Setting]:
     """Read every run that can be read; what cannot is named in a warning.
 
+    The controls of runs stand beside them.
+
     Args:
         runs: run folders, or LABEL=RUN, or LABEL=RUN,RUN,… for several seeds of one setting.
         labels: names instead of the labels and folder names, one each.
@@ -121,6 +123,10 @@ def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = Non
         InputError: no run is given or none can be read, or labels do not fit the runs.
     """
     settings = _parse(runs, labels)
+    named = [path.absolute() for setting in settings for path in setting.paths]
+    for setting in list(settings):
+        if controls := [path for path in controls_of(setting.paths) if path not in named]:
+            settings.append(Setting(f"{setting.label} control", controls))
     complaints: list[str] = []
     for setting in settings:
         for path in list(setting.paths):

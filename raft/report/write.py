@@ -12,6 +12,7 @@ from raft.report import compare, highlights, page, problems, summary
 from raft.report.page import Blocks, Histogram, PageData, PageStage, SampleEntry, SampleList
 from raft.report.problems import Notices
 from raft.report.samples import Index, Stage, embed, find_stages
+from raft.runs.metrics import controls_of
 from rollout.errors import InputError
 from rollout.progress import Progress
 from rollout.storage.files import whole_file, writing
@@ -38,13 +39,15 @@ def write_report(
 
     Args:
         runs: a run folder, parts of which may be missing or damaged; of several the first is what
-            the page is about, and the curves and samples of the others stand beside its own.
+            the page is about, and the curves and samples of the others, and of controls, stand
+            beside its own.
         out: an `.html` file, by default `report.html` in the run folder; whole or not at all.
         prompts: at most so many of each file's prompts get in; all by default.
 
     Raises InputError: no such folder, nothing of a run in it, or `out` cannot be written.
     """
     run, *rest = map(Path, [runs] if isinstance(runs, str | Path) else runs)
+    rest += controls_of([run, *rest])
     out = run / "report.html" if out is None else Path(out)
     _check([run, *rest], out, prompts)
     notices = Notices()

@@ -79,9 +79,7 @@ class RunFolder:
 
     def finished(self, iterations: int) -> bool:
         """Whether so many iterations are done. Where there are more, no older policy is redone."""
-        trained = iterations == 0 or self.has_metrics(iterations, "train")
-        evaluated = self.has_metrics(iterations, "eval")
-        return self.latest_version() > iterations or (trained and evaluated)
+        return self.latest_version() > iterations or self.has_metrics(iterations, "eval")
 
     def has_metrics(self, iteration: int, phase: str) -> bool:
         return any(r["iteration"] == iteration and r["phase"] == phase for r in self._metrics)
@@ -298,4 +296,7 @@ def _comparable(stored: object) -> dict[str, object]:
             columns[key] = rewritten(columns.get(key))
     monitor = columns.get("monitor")  # folders of old have none
     text = monitor.get(_MONITORED) if is_object(monitor) else None
+    select = columns.get("select")
+    if not (is_object(select) and select.get("shuffle")):  # a run is the same beside any control
+        columns["control"] = None
     return {**columns, "monitor": {_MONITORED: text}}

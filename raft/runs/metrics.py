@@ -28,11 +28,15 @@ log = logging.getLogger("raft")
 
 Metric = float | int | str | Sequence[str]  # what a row of `metrics.jsonl` holds under one key
 
+CONTROL = "control"  # the folder of a run's control, in its own
+
 __all__ = [
+    "CONTROL",
     "Metric",
     "Numbers",
     "Sinks",
     "Stopwatch",
+    "controls_of",
     "number",
     "read_metrics",
     "read_numbers",
@@ -69,6 +73,13 @@ class Stopwatch:
         """The stages so far, and `time/iteration` since the watch was made."""
         seconds = time.monotonic() - self._start - self._stages.get("time/start", 0.0)
         return {**self._stages, "time/iteration": seconds}
+
+
+def controls_of(run_dirs: Iterable[Path]) -> list[Path]:
+    """The controls of these runs that have been evaluated, without those named themselves."""
+    known = [path.absolute() for path in run_dirs]
+    found = (path / CONTROL for path in known)
+    return [path for path in found if (path / "metrics.jsonl").is_file() and path not in known]
 
 
 def read_metrics(
@@ -254,7 +265,7 @@ def _wandb(root: Path, project: str, settings: Mapping[str, object]) -> Any:
     # a continued run goes on under its own name
     return wandb.init(
         project=project,
-        id=root.name,
+        id=f"{root.parent.name}-{CONTROL}" if root.name == CONTROL else root.name,
         resume="allow",
         dir=str(root),
         config=settings,

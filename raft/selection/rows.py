@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raft.selection.filters import Filters, mask_unselectable
-from raft.selection.rules import PAIRED, padded, select
+from raft.selection.rules import PAIRED, padded, select, shuffled
 from rollout.data.jsonl import Damage, is_finite_number, is_object, json_kind, read_jsonl
 from rollout.data.samples import REWARD, SampleRow, Scores, ids_column, prompt_column
 from rollout.seeds import derive_seed
@@ -155,10 +155,10 @@ def write_selected(
         log.warning(
             "every response to a prompt has the same reward: what is selected does not depend on it"
         )
-    chosen_M2 = select(
-        strategy, scores_PK, seed=selection_seed(seed, iteration), **rule.arguments()
-    )
-    weights_PK = weigh(scores_PK)
+    own_seed = selection_seed(seed, iteration)
+    judged_PK = shuffled(scores_PK, own_seed) if rule.shuffle else scores_PK
+    chosen_M2 = select(strategy, judged_PK, seed=own_seed, **rule.arguments())
+    weights_PK = weigh(judged_PK)
     trained_M2 = trained_samples(strategy, chosen_M2)
     counts_M = np.ones(len(trained_M2))
     if weights_PK is not None:

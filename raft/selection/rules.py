@@ -90,6 +90,19 @@ def poisson_best(scores_PK: ArrayLike, mean: float, rng: np.random.Generator) ->
     return best_of_k(np.where(np.arange(scores_PK.shape[1]) < first_P1, scores_PK, np.nan))
 
 
+def shuffled(scores_PK: ArrayLike, seed: int) -> Scores:
+    """The finite scores of each prompt dealt at random among the responses that have one.
+
+    What is selected, or weighted, by them is what the reward would do if it knew nothing.
+    """
+    scores_PK = as_scores(scores_PK)
+    rng = np.random.default_rng(seed)
+    for scores_K in scores_PK:
+        finite_K = np.isfinite(scores_K)
+        scores_K[finite_K] = rng.permutation(scores_K[finite_K])
+    return scores_PK
+
+
 def best_and_worst(scores_PK: ArrayLike) -> Indices:
     """(P', 3): prompt, best sample, worst sample, as pairs for DPO-like training.
 

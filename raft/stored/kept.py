@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raft.bon.estimate import expected_best_of_n
 from raft.selection.filters import Filters
 from raft.selection.rows import trained_samples
-from raft.selection.rules import DRAWING, select
+from raft.selection.rules import DRAWING, select, shuffled
 from raft.stored.pool import Pool
 from raft.stored.rules import Rule
 from raft.stored.subsets import Subset, random_order, selectable, subset
@@ -89,12 +89,13 @@ def keep(
 
 
 def keep_own(
-    pool: Pool, strategy: str, arguments: Mapping[str, float], seed: int
+    pool: Pool, strategy: str, arguments: Mapping[str, float], seed: int, shuffle: bool
 ) -> SelectionStats:
     """Repeat the run's own selection, as `raft.selection.rows` makes it; `seed` is that of the
     iteration."""
     assert pool.own_PN is not None, "only a run has a selection of its own"
-    chosen_M2 = trained_samples(strategy, select(strategy, pool.own_PN, seed=seed, **arguments))
+    own_PN = shuffled(pool.own_PN, seed) if shuffle else pool.own_PN
+    chosen_M2 = trained_samples(strategy, select(strategy, own_PN, seed=seed, **arguments))
     sums = _Sums(pool, None, pool.samples)
     sums.add_picks(_flags(pool.drawn_PN.shape, chosen_M2))
     return sums.kept()

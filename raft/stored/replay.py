@@ -190,7 +190,8 @@ def _keep(
     kept = keep(pool, pairs, plan.filters, draws=plan.draws, seed=plan.seed)
     if source.own is not None:
         seed = selection_seed(source.own.seed, part.iteration or 0)
-        kept.insert(0, keep_own(pool, source.own.strategy, source.own.arguments, seed))
+        how = (source.own.strategy, source.own.arguments, seed, source.own.shuffle)
+        kept.insert(0, keep_own(pool, *how))
     picks = [pick_PN for one in kept for pick_PN in one.picks]
     found = iter(measure(source.read(part), picks))
     for one in kept:

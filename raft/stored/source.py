@@ -48,6 +48,7 @@ class OriginalSelection:
     filters: Filters
     judged: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0
+    shuffle: bool = False
 
 
 @dataclass(slots=True)
@@ -173,8 +174,12 @@ def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | 
         )
     rule = config.select
     own = OriginalSelection(
-        rule.strategy, rule.arguments(), rule.filters(), _judged(config), config.seed
+        rule.strategy, rule.arguments(), rule.filters(), _judged(config), config.seed, rule.shuffle
     )
+    if rule.shuffle:
+        notes.append(
+            "the run dealt each prompt's scores at random; the rules here go by the scores"
+        )
     return own, config.iterations
 
 

@@ -11,9 +11,14 @@ import pytest
 import toy_runs
 
 from raft.config.run import RunConfig
+from raft.config.select import SelectConfig
+from raft.curves.curves import drawn_points
 from raft.loop import run
+from raft.report import write_report
 from raft.runs.folder import RunFolder, stored_policies
 from raft.runs.prompts import encode_texts, prompts_of, read_texts
+from raft.stored.replay import Plan, replay
+from raft.stored.source import find_samples
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
@@ -408,6 +413,54 @@ def test_a_run_without_a_hint_of_a_preference_ends_when_its_patience_does(tmp_pa
         assert len(of_phase(tmp_path / "run", "train")) == 2
     rows = of_phase(run(settings(None)), "train")
     assert [row["select/kept"] > 0 for row in rows] == [False, False, False, True]
+
+
+def test_the_control_is_the_same_run_by_scores_that_say_nothing(tmp_path: Path) -> None:
+    settings = toy_runs.config(
+        tmp_path,
+        iterations=6,
+        control={"every": 2},
+        train={"update": "reinforce", "learning_rate": 2.0},
+    )
+    folder = run(settings)
+    without = run(toy_runs.config(
+        tmp_path, iterations=6, run_dir=str(tmp_path / "alone"),
+        train={"update": "reinforce", "learning_rate": 2.0},
+    ))  # fmt: skip
+    assert toy_runs.results(folder) == toy_runs.results(without)
+    control = folder / "control"
+    assert [row["iteration"] for row in of_phase(control, "train")] == [2, 4, 6]
+    assert [row["iteration"] for row in of_phase(control, "eval")] == list(range(7))
+    last = of_phase(folder, "eval")[-1]
+    others = [row["eval/reward_mean"] for row in of_phase(control, "eval")]
+    assert last["eval/reward_mean"] > max(others) + last["eval/reward_ci95"]
+    for number in (2, 4, 6):
+        home, own = folder / f"iterations/{number:03d}", control / f"iterations/{number:03d}"
+        drawn, learned = (
+            toy_runs.rows(own / "rollouts.jsonl"),
+            toy_runs.rows(own / "selected.jsonl"),
+        )
+        assert [row["id"] for row in drawn] == [
+            row["id"] for row in toy_runs.rows(home / "rollouts.jsonl")
+        ]
+        assert {row["policy_version"] for row in drawn} == {number - 1}
+        # advantages are those of the prompt's scores, in another order
+        for row in drawn:
+            scores = np.array(row["scores"])
+            expected = scores - (scores.sum() - scores) / (len(scores) - 1)
+            given = [one["weight"] for one in learned if one["id"] == row["id"]]
+            assert np.allclose(sorted(given), sorted(expected))
+    # beside the run's in curves and report, and replayed as it was
+    labels = {point["setting"] for point in drawn_points([folder])}
+    assert labels == {"run", "run control"}
+    assert drawn_points([folder, control])
+    page = write_report(folder).read_text()
+    assert "rollouts of control" in page
+    source = find_samples(str(control))
+    assert set(replay(source, Plan(SelectConfig().filters())).same_as_selected.values()) == {True}
+    before = toy_runs.metrics(control)
+    run(settings)
+    assert toy_runs.metrics(control) == before
 
 
 def test_filters_are_counted(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ from rollout.types import InputError
 SLOW = "time.sleep(0.1)\nreturn [float(c.count('good') - c.count('bad')) for c in completions]"
 
 
+OF_RUN = ("equal", "every", "control")  # of the cases below, what is no setting of an update
+
+
 def small(root: Path, name: str = "run", **sections: Any) -> RunConfig:
     own: dict[str, Any] = {"prompts": {"per_iteration": 6}, "eval": {"prompts": 4, "k": 1}}
     found = {"run_dir": str(root / name), "iterations": 2, "keep_checkpoints": 1, **own}
@@ -56,6 +59,8 @@ def assert_same(found: Path, expected: Path) -> None:
     assert toy_runs.results(found) == toy_runs.results(expected)
     assert toy_runs.lasting(found) == toy_runs.lasting(expected)
     assert toy_runs.hidden(found) == []
+    if (expected / "control").exists():
+        assert_same(found / "control", expected / "control")
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
@@ -115,6 +120,7 @@ def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
         (True, {"update": "dpo", "epochs": 2}, 7),
         (False, {"update": "reinforce", "equal": True}, 5),  # scores of iteration 1
         (True, {"update": "raft_plus_plus", "epochs": 2, "every": 3}, 7),
+        (False, {"update": "dpo", "control": {"every": 2}}, 9),
     ],
 )
 def test_a_crash_at_every_single_change_of_the_folder(
@@ -124,8 +130,10 @@ def test_a_crash_at_every_single_change_of_the_folder(
     monkeypatch.setattr("raft.curves.draw_curves", lambda *_: None)
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     monkeypatch.chdir(tmp_path)  # where the file that is mixed in lies
-    train = {key: value for key, value in update.items() if key not in ("equal", "every")}
+    train = {key: value for key, value in update.items() if key not in OF_RUN}
     own: dict[str, Any] = {}
+    if "control" in update:
+        own |= {"control": update["control"]}
     if "every" in update:
         own |= {"checkpoint": {"every": update["every"]}, "iterations": 4}
 

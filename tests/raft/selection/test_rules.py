@@ -20,6 +20,7 @@ from raft.selection.rules import (
     check_strategy,
     global_top_fraction,
     select,
+    shuffled,
     soft_best,
     threshold,
     top_m,
@@ -131,6 +132,19 @@ def test_select_gives_finite_rows_once_in_prompt_order(scores_PK, strategy, rand
         random.shuffle(order)
         moved = select(strategy, scores_PK[order], **STRATEGIES[strategy])
         assert sorted([order[p], k] for p, k in moved.tolist()) == sorted(rows.tolist())
+
+
+def test_shuffled_scores_say_nothing_and_are_all_there() -> None:
+    scores_PK = np.array([[1.0, 2.0, np.nan, 4.0], [np.nan, 3.0, 3.0, np.inf]])
+    dealt = np.array([shuffled(scores_PK, seed) for seed in range(4000)])
+    for p, k in ((0, 2), (1, 0)):
+        assert np.isnan(dealt[:, p, k]).all()
+    assert (dealt[:, 1, 3] == np.inf).all()
+    assert (np.sort(dealt[:, 0, [0, 1, 3]]) == [1.0, 2.0, 4.0]).all()
+    # every response is the best as often: its true score is unbiased, at 4 standard deviations
+    picked = best_of_k(dealt[:, 0])
+    assert abs(scores_PK[0, picked].mean() - 7 / 3) < 4 * np.std([1, 2, 4]) / np.sqrt(4000)
+    assert (shuffled(scores_PK, 7)[0, :2] == shuffled(scores_PK, 7)[0, :2]).all()
 
 
 def test_select_pairs_are_best_then_worst():

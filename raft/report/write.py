@@ -39,8 +39,7 @@ def write_report(
 
     Args:
         runs: a run folder, parts of which may be missing or damaged; of several the first is what
-            the page is about, and the curves and samples of the others, and of controls, stand
-            beside its own.
+            the page is about; curves and samples of the others, and controls, stand beside its own.
         out: an `.html` file, by default `report.html` in the run folder; whole or not at all.
         prompts: at most so many of each file's prompts get in; all by default.
 
@@ -50,8 +49,7 @@ def write_report(
     rest += controls_of([run, *rest])
     out = run / "report.html" if out is None else Path(out)
     _check([run, *rest], out, prompts)
-    notices = Notices()
-    config = summary.read_config(run, notices.add)
+    config = summary.read_config(run, (notices := Notices()).add)
     metrics = problems.read_valid_metrics(run, notices.add)
     iterations = problems.iteration_numbers(run, metrics)
     fired, stopped = problems.read_guards(run, notices.add)

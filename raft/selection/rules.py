@@ -158,6 +158,13 @@ def check_strategy(strategy: str, k: int, **arguments: object) -> None:
     Raises:
         InputError: for an unknown strategy or argument, a missing one, or one out of range.
     """
+    if strategy == "pessimistic":  # a lower bound over an ensemble is a score, not a way to select
+        raise InputError(
+            "select.strategy",
+            "pessimistic is set in the reward",
+            "use best_of_k, and reward: {kind: combine, reduce: mean_minus_std, std_weight: 1, "
+            "members: […]} (raft score gives it to stored samples)",
+        )
     if strategy not in STRATEGIES:
         known = ", ".join(STRATEGIES)
         raise InputError("select.strategy", f"{strategy!r} is not known", f"use one of {known}")

@@ -192,6 +192,7 @@ def test_no_prompts_select_nothing():
     ("soft", 8, {"temperature": 0}, "select.temperature: 0 is not above 0"),
     ("poisson", 8, {"mean": -1.0}, "select.mean: -1.0 is not above 0"),
     ("random", 8, {"temperature": 1.0}, "select.temperature: random takes no arguments"),
+    ("pessimistic", 8, {}, "select.strategy: pessimistic reward mean_minus_std members"),
     ("best_and_worst", 1, {}, "sampling.k: 1 is too small for best_and_worst"),
 ])  # fmt: skip
 def test_a_selection_that_cannot_work_is_refused(strategy, k, arguments, expected):

@@ -14,8 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from raft.config.monitor import MonitorConfig
 from raft.config.sampling import SamplingConfig
-from raft.config.select import SelectConfig
-from raft.config.train import TrainConfig
+from raft.config.select import ControlConfig, SelectConfig
+from raft.config.train import CheckpointConfig, TrainConfig
 from raft.config.updates import of_kind, own_strategy
 from raft.runs.metrics import CONTROL
 from raft.selection.rules import check_strategy
@@ -167,24 +167,6 @@ class ClusterConfig(_Section):
                 "process of address: inline; use 1, or address: local"
             )
         return self
-
-
-class CheckpointConfig(_Section):
-    every: int = Field(
-        default=1,
-        ge=1,
-        description="iterations between checkpoints that training goes on from; after the others "
-        "the weights alone are on disk, till the next; a resumed run makes their updates again",
-    )
-
-
-class ControlConfig(_Section):
-    kind: Literal["random"] = Field(
-        default="random", description="each prompt's scores are dealt at random to its responses"
-    )
-    every: int = Field(
-        default=1, ge=1, description="iterations of the run for one of the control, on its prompts"
-    )
 
 
 class LogConfig(_Section):

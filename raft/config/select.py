@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raft.selection.filters import Filters
 from raft.selection.rules import STRATEGIES
+
+
+class ControlConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["random"] = Field(
+        default="random", description="each prompt's scores are dealt at random to its responses"
+    )
+    every: int = Field(
+        default=1, ge=1, description="iterations of the run for one of the control, on its prompts"
+    )
 
 
 class SelectConfig(BaseModel):

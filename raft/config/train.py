@@ -30,6 +30,15 @@ class MixConfig(_Section):
     share: float = Field(default=0.1, gt=0, lt=1, description="their share of the rows")
 
 
+class CheckpointConfig(_Section):
+    every: int = Field(
+        default=1,
+        ge=1,
+        description="iterations between checkpoints that training goes on from; after the others "
+        "the weights alone are on disk, till the next; a resumed run makes their updates again",
+    )
+
+
 class TrainConfig(_Section):
     """How an update is made. Trainers take this section as it is."""
 

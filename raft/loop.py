@@ -129,8 +129,13 @@ def iterate(run: Run) -> None:
 
 
 def improve(run: Run, iteration: int) -> None:
-    """One RAFT iteration: policy version `iteration` − 1 becomes version `iteration`."""
-    if run.folder.has_metrics(iteration, "train"):
+    """One RAFT iteration: policy version `iteration` − 1 becomes version `iteration`.
+
+    A checkpoint that is not there any more is trained again, from the rows that are stored.
+    """
+    told = run.folder.has_metrics(iteration, "train")
+    there = run.folder.latest_version() >= iteration or not run.folder.learned(iteration)
+    if told and there:
         return
     config, watch, home = run.config, Stopwatch(), run.folder.iteration(iteration)
     batch = prompts_of(iteration, run.prompts, config.prompts.per_iteration, config.seed)
@@ -159,7 +164,8 @@ def improve(run: Run, iteration: int) -> None:
         **watch.metrics(),  # the evaluation's row, where there is one, has the whole iteration
         "policy/version": iteration,
     }
-    run.log(iteration, "train", row)
+    if not told:
+        run.log(iteration, "train", row)
 
 
 def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:

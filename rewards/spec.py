@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
@@ -121,7 +120,7 @@ class FunctionSpec(_Spec):
         file, colon, name = str(self.function).partition(".py:")
         if not colon:
             return self
-        return self.model_copy(update={"function": f"{Path(file).resolve()}.py:{name}"})
+        return self.model_copy(update={"function": f"{os.path.realpath(file)}.py:{name}"})
 
 
 class _LoadedSpec(_Spec):
@@ -344,6 +343,6 @@ def _absolute_files(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     return {
-        name: str(Path(value).resolve()) if name in _SCORE_FILES else value
+        name: os.path.realpath(value) if name in _SCORE_FILES else value
         for name, value in settings.items()
     }

@@ -4,6 +4,9 @@
 with code 2. The others mean that something broke while the input was right: exit code 1.
 """
 
+import contextlib
+from collections.abc import Generator
+
 from rollout.text.printable import printable
 
 
@@ -39,3 +42,13 @@ class StaleWeightsError(EngineError):
 
 class WorkerDiedError(RuntimeError):
     """A worker process died more often than it may be replaced."""
+
+
+@contextlib.contextmanager
+def naming(path: object) -> Generator[None]:
+    """Give an OSError the name of the file that it is about: a failed `write` knows none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

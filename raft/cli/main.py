@@ -36,7 +36,7 @@ from raft.cli.show import add_push, add_watch
 from raft.logs import log_for_command
 from rewards.types import RewardError
 from rollout.errors import InputError
-from rollout.storage.files import is_disk_full
+from rollout.storage.files import refusal
 
 _DEBUG = "RAFT_DEBUG"
 _COMMANDS = (
@@ -102,22 +102,13 @@ def _told(error: Exception, arguments: Sequence[str]) -> int:
     if isinstance(error, InputError | RewardError):
         complain(str(error))
         return 2
-    if is_disk_full(error):
-        _complain_of_full_disk(error)
+    if refused := refusal(error):
+        if getattr(error, "filename", None) is None:
+            discard_stdout()  # it may be what is full
+        complain(str(refused))
         return 2
     complain(f"{type(error).__name__}: {error} ({_traceback_place(error, arguments)})")
     return 1
-
-
-def _complain_of_full_disk(error: Exception) -> None:
-    where = "the disk"
-    if isinstance(error, OSError):
-        # what we write to files has a name; what has none went to stdout
-        where = error.filename or "standard output"
-        if error.filename is None:
-            discard_stdout()
-    fix = "free some and run the same command again, what is finished is kept"
-    complain(str(InputError(where, "no space left on the disk", fix)))
 
 
 def _traceback_place(error: Exception, arguments: Sequence[str]) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from rollout.errors import InputError
-from rollout.storage.files import naming, writing
+from rollout.errors import InputError, naming
+from rollout.storage.files import writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -48,7 +48,7 @@ def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
     disable_progress_bar()
     size = size or Size()
     start = time.monotonic()
-    root = Path(out).resolve()
+    root = Path(os.path.realpath(out))
     root.mkdir(parents=True, exist_ok=True)
     _part("1/4  a small policy learns a generated corpus of customer letters")
     _once(root / "policy", lambda folder: _policy(folder, seed, size))

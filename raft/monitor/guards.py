@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.runs.metrics import Numbers
-from rollout.storage.files import read_json, read_rows, write_json, write_whole
+from rollout.storage.files import intact, read_json, read_rows, write_json, write_whole
 
 if TYPE_CHECKING:
     from raft.config.monitor import MonitorConfig
@@ -209,7 +209,10 @@ class Stops:
         write_json(self._stopped, asdict(stop))
 
     def read_stop(self) -> Stop | None:
-        return Stop(**read_json(self._stopped)) if self._stopped.exists() else None
+        if not self._stopped.exists():
+            return None
+        with intact(self._stopped):
+            return Stop(**read_json(self._stopped))
 
     def forget_stop(self) -> None:
         self._stopped.unlink(missing_ok=True)

@@ -125,7 +125,7 @@ class Monitor:
             return True
         done, finished = self._folder.latest_version(), self._folder.finished(iterations)
         if finished:
-            log.info("%s is finished: %d iterations", self._folder.root, done)
+            log.info("%s is finished: %d iterations", self._folder.root, max(done, iterations))
         elif self._folder.metrics():
             log.info("going on after iteration %d of %d", done, iterations)
         return finished

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rollout.storage.files import read_json, write_json
+from rollout.storage.files import intact, read_json, write_json
 
 __all__ = [
     "Change",
@@ -327,8 +327,9 @@ def read_jumps(home: Path) -> list[Jump]:
     """What jumped by then; nothing where nothing was compared, as for the starting policy."""
     if not (home / _FILE).exists():
         return []
-    rows = read_json(home / _FILE)["jumps"]
-    return [(row.pop("message"), Change(**row)) for row in rows]
+    with intact(home / _FILE):
+        rows = read_json(home / _FILE)["jumps"]
+        return [(row.pop("message"), Change(**row)) for row in rows]
 
 
 def new_jumps(now: Iterable[Jump], earlier: Iterable[Jump]) -> list[Jump]:

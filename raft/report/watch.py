@@ -73,7 +73,8 @@ class Live:
 
     def shell(self) -> bytes:
         title = escape(self._run.resolve().name)
-        return _SHELL.format(title=title, poll=1000 * _POLL_SECONDS).encode()
+        shell = _SHELL.format(title=title, poll=1000 * _POLL_SECONDS)
+        return shell.encode(errors="backslashreplace")
 
     def _files(self) -> list[tuple[str, int, int]]:
         names = ("metrics.jsonl", "guards.jsonl", "stopped.json", "iterations/*/*.jsonl")

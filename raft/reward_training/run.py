@@ -8,6 +8,7 @@ The same command goes on after a kill, and says what is there when all is done.
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,7 @@ def _join(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
     from raft.reward_training.recipes import run_recipe
     from rewards.training import distributed
 
-    root = Path(config.run_dir).resolve()
+    root = Path(os.path.realpath(config.run_dir))
     if (root / RESULT).exists():
         return root, read_json(root / RESULT)
     for name in ("raft", "rewards"):

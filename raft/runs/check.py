@@ -7,8 +7,10 @@ shares with it is in functions of its own.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -22,6 +24,7 @@ from rewards.checkpoints.hub import check_model
 from rollout.data.sources import find_source
 from rollout.engines.base import stated_context_length
 from rollout.errors import InputError
+from rollout.storage.files import writing
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
@@ -75,12 +78,19 @@ def _on_hub(config: RunConfig) -> bool:
 
 
 def check_writable(run_dir: Path) -> None:
-    """Raises InputError for a run_dir that is a file or cannot be written."""
-    path = run_dir.absolute()
-    there = next(one for one in (path, *path.parents) if one.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        problem = "cannot be written to" if there.is_dir() else "is a file"
-        raise InputError(f"run_dir={run_dir}", f"{there} {problem}", "choose another run_dir")
+    """Raises InputError for a run_dir that is a file or cannot be written: it is tried, and what
+    was made for that is deleted."""
+    path, made = Path(os.path.realpath(run_dir)), list[Path]()
+    with writing(f"run_dir={run_dir}", "choose another run_dir"):
+        made = [one for one in (path, *path.parents) if not one.exists()]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        finally:
+            for one in made:
+                with contextlib.suppress(OSError):  # it is not there, or somebody uses it
+                    one.rmdir()
 
 
 def check_model_files(key: str, model: str, *, adapters: bool = False, hub: bool) -> None:

@@ -14,10 +14,10 @@ import yaml
 from raft.runs.metrics import Numbers
 from rollout.data.jsonl import is_object
 from rollout.data.overrides import parse_yaml
-from rollout.errors import InputError
+from rollout.errors import InputError, naming
 from rollout.storage.files import (
     GONE,
-    naming,
+    intact,
     open_locked,
     read_json,
     read_rows,
@@ -54,7 +54,7 @@ class RunFolder:
     """
 
     def __init__(self, run_dir: str | Path, config: Mapping[str, object]) -> None:
-        self.root = Path(run_dir).resolve()
+        self.root = Path(os.path.realpath(run_dir))
         self._lock = self._take_lock()
         try:
             self._metrics = self._read_metrics()
@@ -169,7 +169,9 @@ class RunFolder:
     def _settle_config(self, config: Mapping[str, object]) -> None:
         path = self.root / "config.yaml"
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        before = path.read_text(encoding="utf-8") if path.exists() else None
+        with naming(path):  # what is no UTF-8 is told as what it then says
+            there = path.exists()
+            before = path.read_text(encoding="utf-8", errors="replace") if there else None
         if before == text:
             return
         if before is not None and self._holds_samples():
@@ -191,7 +193,7 @@ class RunFolder:
         """
         path = self.root / "prompts.sha256"
         if path.exists() and self._holds_samples():
-            if path.read_text().strip() != digest:
+            if path.read_text(errors="replace").strip() != digest:
                 raise InputError(
                     "run_dir",
                     f"the prompts (or the policy's tokenizer) are not those that {self.root} "
@@ -248,7 +250,13 @@ class RunFolder:
         path = self.root / "metrics.jsonl"
         if not path.exists():
             return []
-        return list(read_rows(path))
+        rows = list(read_rows(path))
+        with intact(path):
+            done = max((int(str(row["iteration"])) for row in rows if row["phase"]), default=0)
+        if self.latest_version() > done + 1:
+            problem = f"ends at iteration {done}, and {self.checkpoint(self.latest_version())} is"
+            raise InputError(path, f"{problem} there", "restore it, or choose another run_dir")
+        return rows
 
 
 def stored_policies(run_dir: Path, names: Sequence[str] = (_WEIGHTS, _WHOLE)) -> dict[int, Path]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rollout.errors import InputError
+from rollout.errors import InputError, naming
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -103,7 +103,7 @@ def read_metrics(
     if not file.is_file():
         raise InputError(run_dir, "holds no metrics.jsonl", "name a run that `raft run` has begun")
     merged: dict[int, dict[str, object]] = {}
-    with file.open("rb") as lines:
+    with naming(file), file.open("rb") as lines:
         for line_number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

@@ -291,7 +291,11 @@ def _allow_files() -> None:
 
 
 def _check_folder() -> None:
-    """Raises InputError where Ray cannot write its logs: it would wait for itself, and not say."""
+    """Raises InputError where Ray cannot write its logs: it would wait for itself, and not say. Nor
+    does it say that its workers die of the name of the folder they are in."""
+    if os.getcwd() != os.getcwdb().decode(errors="replace"):
+        where, fix = "the working directory", "rename it, or set cluster.address: inline"
+        raise InputError(where, "has a name that Ray cannot write as UTF-8", fix)
     folder = Path(get_default_ray_temp_dir())
     there = next(one for one in (folder, *folder.parents) if one.is_dir())
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -44,8 +45,9 @@ def check_model(model: str, key: str, *, adapters: bool = False, hub: bool = Tru
     """
     path = Path(model).expanduser()
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
-    if looks_local and not path.is_dir():
-        raise InputError(key, f"no such folder {model}", "give a model folder or a hub name")
+    if (looks_local or os.path.lexists(path)) and not path.is_dir():
+        problem = f"{model} is no folder" if os.path.lexists(path) else f"no such folder {model}"
+        raise InputError(key, problem, "give a model folder or a hub name")
     marks = ("config.json", "toy_policy.json", *(["adapter_config.json"] * adapters))
     if path.is_dir() and not any((path / mark).exists() for mark in marks):
         adapted = (path / "adapter_config.json").exists()

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -94,7 +95,7 @@ def _load_file(path: Path) -> ModuleType:
         raise InputError(path, "no such file for a reward function", _choices())
     resolved = path.resolve()
     # one module per file: two files of the same name do not shadow each other
-    digest = hashlib.sha256(str(resolved).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:12]
     module_name = f"reward_function_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(module_name, resolved)
     if spec is None or spec.loader is None:

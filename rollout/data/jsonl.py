@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard, TypeVar, cast
 
-from rollout.errors import InputError
+from rollout.errors import InputError, naming
 
 __all__ = [
     "Damage",
     "Row",
+    "encodable",
     "encode_rows",
     "is_finite_number",
     "is_list",
@@ -81,7 +82,7 @@ def read_jsonl(
         InputError: the first such row, without `damage`.
         OSError: there is no such file, or it cannot be read.
     """
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -121,6 +122,17 @@ def to_json(value: object, *, indent: int | None = None, ascii: bool = False) ->
 def encode_rows(rows: Iterable[Mapping[str, object]]) -> bytes:
     """One line per row. Raises ValueError for NaN and infinity."""
     return b"".join(_line(row) for row in rows)
+
+
+def encodable(text: str, where: str, key: str) -> str:
+    """The text itself. Raises InputError for half of a surrogate pair: legal JSON, no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            where, f"{key!r} holds half of a surrogate pair", "fix the text's encoding"
+        ) from None
+    return text
 
 
 def json_columns(columns: Mapping[str, object], where: str) -> dict[str, object]:

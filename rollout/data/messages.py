@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from rollout.data.jsonl import is_list, is_object, json_kind
+from rollout.data.jsonl import encodable, is_list, is_object, json_kind
 from rollout.errors import InputError
 from rollout.types import Completion, Message, with_keys
 
@@ -76,7 +76,7 @@ def check_text(value: object, where: str, key: str) -> str:
         )
     if not value.strip():
         raise InputError(where, f"{key!r} is empty", "write a prompt or delete the row")
-    return _encodable(value, where, key)
+    return encodable(value, where, key)
 
 
 def check_messages(value: object, where: str, key: str) -> list[Message]:
@@ -137,7 +137,7 @@ def read_answer(value: object, where: str, key: str) -> Completion:
         return split_response(messages, where, key)[1]
     if not isinstance(value, str):
         raise InputError(where, f"{key} is {json_kind(value)}", "make it a string")
-    return Completion(_encodable(value, where, key))
+    return Completion(encodable(value, where, key))
 
 
 def split_response(
@@ -191,7 +191,7 @@ def parse_hh(text: str, where: str, key: str) -> list[Message]:
             f"{key!r} does not begin with a Human: or Assistant: turn",
             "fix the row or name another format",
         )
-    _encodable(text, where, key)
+    encodable(text, where, key)
     turns = zip(parts[::2], parts[1::2], strict=True)
     return [Message(role=_HH_ROLES[who], content=said.strip()) for who, said in turns]
 
@@ -263,12 +263,12 @@ def _text(content: object, at: str) -> str:
         return "".join(_part(part, at) for part in content)
     if not isinstance(content, str):
         raise InputError(at, f"has {json_kind(content)} as content", "make it a string")
-    return _encodable(content, at, "content")
+    return encodable(content, at, "content")
 
 
 def _part(part: object, at: str) -> str:
     if isinstance(part, str):
-        return _encodable(part, at, "content")
+        return encodable(part, at, "content")
     kind = part.get("type") if is_object(part) else json_kind(part)
     if not is_object(part) or kind not in _TEXT_PARTS:
         raise InputError(at, f"has content of type {kind!r}", "only parts of type text are read")
@@ -293,16 +293,4 @@ def _json(value: object, at: str, key: str) -> object:
 def _string(value: object, at: str, key: str) -> str:
     if not isinstance(value, str):
         raise InputError(at, f"{key!r} is {json_kind(value)}", "make it a string")
-    return _encodable(value, at, key)
-
-
-def _encodable(text: str, where: str, key: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate is legal JSON, and no tokenizer can read it
-        raise InputError(
-            where,
-            f"{key!r} holds half of a surrogate pair",
-            "fix the text's encoding",
-        ) from None
-    return text
+    return encodable(value, at, key)

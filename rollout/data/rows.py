@@ -22,7 +22,7 @@ from types import ModuleType
 
 from rollout.data.bad_rows import SkippedRow, skipped_before
 from rollout.data.forms import renamed
-from rollout.data.jsonl import Row, is_list, is_object, json_kind, parse_json
+from rollout.data.jsonl import Row, encodable, is_list, is_object, json_kind, parse_json
 from rollout.data.sources import Kind, Source
 from rollout.errors import InputError
 
@@ -112,7 +112,7 @@ def row_id(columns: dict[str, object], row: Row, stem: str) -> str:
         raise InputError(
             row.where, f"id is {json_kind(given)}", "make it a non-empty string, or leave it out"
         )
-    return str(given)
+    return encodable(str(given), row.where, "id")
 
 
 def _lines(source: _File) -> Iterator[tuple[str, str]]:

@@ -203,14 +203,21 @@ def read_samples(
     is what errors call the file; `odd_scores` is as `SampleRow.from_json` takes it.
 
     Raises:
-        InputError: the first bad row, without `damage`.
+        InputError: the first bad row, or a file without rows; not with `damage`.
         OSError: the file cannot be read.
     """
 
     def parse(row: Row) -> SampleRow:
         return SampleRow.from_json(row.value, row.where, row.number, odd_scores=odd_scores)
 
-    return read_jsonl(path, parse, name=name, damage=damage)
+    rows = read_jsonl(path, parse, name=name, damage=damage)
+    first = next(rows, None)
+    if first is None:
+        if damage is None:
+            raise InputError(name or path, "holds no rows", "restore it")
+        return
+    yield first
+    yield from rows
 
 
 def check_scores(values: object, count: int, where: str) -> Scores:

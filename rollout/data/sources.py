@@ -71,11 +71,18 @@ def find_source(
         file = _standard_input()
         return Source(name, _kind_of_bytes(file), "stdin", (file,), split, names)
     file = Path(name).expanduser()
+    if not name:
+        raise InputError("''", "is no name of a file", "name one")
     if file.is_dir():
         kind, files = _folder(file, name, split)
         return Source(name, kind, file.resolve().name, files, split, names)
     if file.exists():
+        if not file.is_file():  # reading it might wait for ever
+            problem = "is no file but a pipe or a device"
+            raise InputError(name, problem, "read standard input instead: - < NAME")
         return Source(name, _kind_of_file(file, name), _stem(file), (file,), split, names)
+    if os.path.lexists(file):
+        raise InputError(name, "is a symlink that leads nowhere", "check the path")
     if isinstance(path, Path) or _looks_like_file(name):
         raise InputError(name, "no such file", "check the path")
     stem = name.rsplit("/", 1)[-1].replace(":", "-")

@@ -16,6 +16,7 @@ import numpy as np
 
 from rollout.engines.base import TOY_FILE
 from rollout.seeds import derive_seed
+from rollout.storage.files import intact, read_json
 from rollout.types import Completion, Group, Prompt, Sampling
 
 END = 0
@@ -95,8 +96,10 @@ class ToyEngine:
 
 
 def read_toy(model: str) -> tuple[ToyTokenizer, np.ndarray]:
-    stored = json.loads((Path(model) / TOY_FILE).read_text())
-    return ToyTokenizer(stored["words"]), np.array(stored["logits"], dtype=np.float64)
+    file = Path(model) / TOY_FILE
+    with intact(file):
+        stored = read_json(file)
+        return ToyTokenizer(stored["words"]), np.array(stored["logits"], dtype=np.float64)
 
 
 def write_toy(

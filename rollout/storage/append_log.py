@@ -8,9 +8,8 @@ import os
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
-from rollout.data.jsonl import is_object
-from rollout.errors import InputError
-from rollout.storage.files import naming
+from rollout.data.jsonl import encode_rows, is_object
+from rollout.errors import InputError, naming
 
 
 class AppendLog:
@@ -33,7 +32,7 @@ class AppendLog:
         row_id = str(row["id"])
         if row_id in self._spans:
             raise RuntimeError(f"{self.path}: {row_id} is there already")
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = encode_rows([row])
         with naming(self.path), self._undone_on_error():
             # unbuffered, and a short write (a disk that fills up) must not look like a whole row
             written = 0

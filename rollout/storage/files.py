@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, locks, and what the disk refuses.
 
-A full disk passes through everything here as the OSError that it is, with the file's name where
-that is known: the command line reports it.
+What the machine refuses (a full disk, a quota, a broken cable) passes through everything here as
+the OSError that it is, with the file's name where that is known: the command line reports it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from rollout.data.jsonl import Row, encode_rows, is_object, json_kind, read_jsonl, to_json
-from rollout.errors import InputError
+from rollout.errors import InputError, naming
 
 __all__ = [
     "GONE",
-    "is_disk_full",
+    "intact",
     "make_out_folder",
-    "naming",
     "open_locked",
     "read_json",
     "read_rows",
+    "refusal",
     "remove_tree",
     "share_like_others",
     "whole_file",
@@ -46,26 +46,48 @@ log = logging.getLogger("rollout")
 
 # what a kill in the middle of a deletion leaves; `RunFolder` clears it away
 GONE = ".gone-"
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ROOM = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "no space left on the disk (its quota is used up)",
+    errno.EFBIG: "no space left on the disk for a larger file (see ulimit -f)",
+}
+# what no program can help: the file and the disk are as they are
+_REFUSED = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 # what flock says on cluster disks that are mounted without locks
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-_NO_ROOM_TEXT = re.compile(r"no space left|StorageFull|os error 28\b", re.IGNORECASE)
+# libraries that write weights raise errors of their own
+_NUMBER_IN_TEXT = re.compile(r"(?:os error |Errno )(\d+)\b")
+# torch's writer says that fewer bytes than it wrote are in the file
+_NO_ROOM_TEXT = re.compile(
+    r"no space left|StorageFull|inline_container.*(unexpected pos|write failed)", re.IGNORECASE
+)
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that there is no space left on the disk."""
-    # libraries that write weights raise errors of their own
-    return getattr(error, "errno", None) in _NO_ROOM or bool(_NO_ROOM_TEXT.search(str(error)))
+def refusal(error: BaseException) -> InputError | None:
+    """What an error says that the machine refuses; None where it is about something else."""
+    number, where = _errno(error), getattr(error, "filename", None)
+    if number in _NO_ROOM:
+        # what we write to files has a name
+        where = where or ("standard output" if isinstance(error, OSError) else "the disk")
+        fix = "make room, and run the same command again: what is finished is kept"
+        return InputError(where, _NO_ROOM[number], fix)
+    # without a file it may be about a port, or a process
+    if number == errno.EIO or (number in _REFUSED and (where or not isinstance(error, OSError))):
+        fix = "mend that, and run the same command again: what is finished is kept"
+        return InputError(where or "the disk", f"the system says: {os.strerror(number)}", fix)
+    return None
 
 
-@contextlib.contextmanager
-def naming(path: object) -> Generator[None]:
-    """Give an OSError the name of the file that it is about: a failed `write` knows none."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+def _errno(error: BaseException) -> int:
+    if isinstance(error, OSError):
+        return error.errno or 0
+    if _NO_ROOM_TEXT.search(str(error)):
+        return errno.ENOSPC
+    told = _NUMBER_IN_TEXT.search(str(error))
+    return int(told[1]) if told else 0
 
 
 @contextlib.contextmanager
@@ -74,7 +96,7 @@ def writing(where: object, fix: str) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if is_disk_full(error):
+        if error.errno in _NO_ROOM:
             raise
         problem = f"cannot be written ({error.strerror or error})"
         raise InputError(where, problem, fix) from error
@@ -179,7 +201,8 @@ def whole_file(path: Path) -> Generator[TextIO]:
     partial = path.with_name(f".{path.name}.partial")
     with naming(path):
         try:
-            with open(partial, "w", encoding="utf-8") as file:
+            # half a surrogate pair, which a name that is no UTF-8 has: in JSON this is its escape
+            with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -207,8 +230,22 @@ def write_json(path: Path, value: object) -> None:
     write_whole(path, to_json(value, indent=1) + "\n")
 
 
+@contextlib.contextmanager
+def intact(path: object) -> Generator[None]:
+    """Turn what reading a damaged file of ours raises into an InputError that names the file."""
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"is damaged ({type(error).__name__}: {error})"
+        raise InputError(path, problem, "restore it") from error
+
+
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a file of ours holds. Raises InputError for one that is damaged."""
+    with naming(path), intact(path):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

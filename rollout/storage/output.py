@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rollout.data.jsonl import encode_rows, is_object
-from rollout.errors import InputError
-from rollout.storage.files import naming, open_locked, writing
+from rollout.errors import InputError, naming
+from rollout.storage.files import open_locked, writing
 from rollout.storage.settings import Stored, StoredSettings, differences, identity
 
 __all__ = [
@@ -291,7 +291,13 @@ def output_path(given: str | None, source: str, stem: str, ending: str) -> Path 
         return None
     file = Path(source).expanduser()
     beside = file.parent if file.is_file() else Path()
+    if given == "":
+        raise InputError("--out ''", "is no name of a file", "name one")
     path = Path(given).expanduser() if given else beside / f"{stem}.{ending}.jsonl"
+    if path.is_symlink():  # what it leads to is replaced, not the link
+        path = Path(os.path.realpath(path))
+        if path.is_symlink():
+            raise InputError(f"--out {given}", "is a symlink that leads nowhere", "name another")
     if path.is_dir():
         raise InputError(f"--out {path}", "is a folder", "name a file in it")
     if path.exists() and not path.is_file():  # a device or a pipe: a file would take its place

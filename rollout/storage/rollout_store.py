@@ -116,8 +116,15 @@ class RolloutStore:
         self.path.unlink()
 
     def rows(self) -> Iterator[SampleRow]:
-        """The finished rows, in prompt order. Raises InputError for a damaged one."""
-        return read_samples(self.path)
+        """The finished rows, in prompt order. Raises InputError for one that is damaged, or not
+        there."""
+        count = 0
+        for row in read_samples(self.path):
+            count += row.id in self._prompts
+            yield row
+        if count != len(self._prompts):
+            problem = f"has rows for {count} of {len(self._prompts)} prompts"
+            raise InputError(self.path, problem, "restore it, or delete it to draw them again")
 
     def drop_leftovers(self) -> None:
         """A kill between rename and deletion leaves logs that no longer matter."""

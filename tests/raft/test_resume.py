@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -372,6 +373,18 @@ def test_a_reward_that_changed_under_its_name_is_refused(
         lexicon.write_text(before[1])
     run(small(tmp_path, iterations=2, reward=reward, gold=gold))
     assert any("going on after iteration 1 of 2" in line for line in caplog.messages)
+
+
+def test_a_checkpoint_that_was_deleted_is_trained_again(tmp_path: Path) -> None:
+    run(toy_runs.config(tmp_path, iterations=2))
+    policy = tmp_path / "run/iterations/002/checkpoint"
+    held, expected = (policy / "toy_policy.json").read_text(), toy_runs.results(tmp_path / "run")
+    shutil.rmtree(policy)
+    run(toy_runs.config(tmp_path, iterations=3, keep_checkpoints=2))
+    assert (policy / "toy_policy.json").read_text() == held
+    assert expected.items() <= toy_runs.results(tmp_path / "run").items()
+    rows = [(row["iteration"], row["phase"]) for row in toy_runs.metrics(tmp_path / "run")]
+    assert len(rows) == len(set(rows))
 
 
 def test_a_failure_before_the_first_sample_does_not_block_the_folder(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import subprocess
 import tempfile
@@ -174,6 +176,87 @@ def test_damaged_files_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     (run / "metrics.jsonl").write_text(whole)
     (run / "config.yaml").write_text("a: [")
     assert "config.yaml: damaged" in refused(capsys, file, "iterations=2")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metrics.jsonl", "", "metrics.jsonl: ends at iteration 0"),
+        ("metrics.jsonl", "{}\n", "metrics.jsonl: is damaged"),
+        ("models.json", "", "models.json: is damaged"),
+        ("config.yaml", "\udcff", "belongs to another config"),
+        ("iterations/002/eval.jsonl", "", "eval.jsonl: holds no rows"),
+        ("iterations/002/ngrams.json", "[]", "ngrams.json: is damaged"),
+        ("iterations/002/checkpoint/toy_policy.json", "{", "toy_policy.json: is damaged"),
+    ],
+)
+def test_a_file_of_the_run_that_is_not_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, words: str
+) -> None:
+    file = toy_runs.config_file(tmp_path, iterations=2)
+    assert main(["run", "--quiet", str(file)]) == 0
+    capsys.readouterr()
+    (tmp_path / "run" / name).write_bytes(content.encode(errors="surrogateescape"))
+    assert words in refused(capsys, file, "iterations=3")
+
+
+def test_what_is_no_file_where_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a pipe waits for ever; a link that leads nowhere is no name of the hub."""
+    file = toy_runs.config_file(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.jsonl")
+    os.symlink("loop", "loop")
+    os.symlink("nowhere", "dangling")
+    Path("folder").mkdir()
+    for name in ("pipe.jsonl", "loop", "dangling", "/dev/null", "a" * 300, "folder"):
+        for key in ("prompts.path", "policy.model"):
+            assert name in refused(capsys, file, f"{key}={name}")
+        assert refused(capsys, name).startswith(name)
+    for name in ("pipe.jsonl", "loop", "loop/run", "/dev/null", "/proc/run", "a" * 300):
+        assert refused(capsys, file, f"run_dir={name}").startswith("run_dir=")
+        assert main(["validate", str(file), f"run_dir={name}"]) == 2
+        capsys.readouterr()
+    assert main(["validate", str(file), "run_dir=new/run"]) == 0
+    assert not Path("new").exists(), "it was tried, and nothing is left of that"
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / os.fsdecode(b"\xff home")
+    home.mkdir()
+    file = toy_runs.config_file(tmp_path, run_dir="run", iterations=1)
+    monkeypatch.chdir(home)
+    assert main(["run", "--quiet", str(file)]) == 0
+    assert main(["run", "--quiet", str(file), "iterations=2"]) == 0
+    assert main(["report", "--quiet", "run"]) == 0
+    rows = str(home / "run/iterations/000/eval.jsonl")
+    score = ["score", "--quiet", "--reward", "function:length", rows, "--replace"]
+    assert main([*score, "--out", str(home / "scored.jsonl")]) == 0
+
+
+@pytest.mark.parametrize(("number", "at"), [(errno.EIO, 2), (errno.EDQUOT, 6), (errno.EROFS, 11)])
+def test_what_the_machine_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, at: int
+) -> None:
+    """One line that names the file, and the same command goes on when it is mended."""
+    straight = toy_runs.config_file(tmp_path, run_dir=str(tmp_path / "straight"), iterations=2)
+    assert main(["run", "--quiet", str(straight)]) == 0
+    file, calls, replace = toy_runs.config_file(tmp_path, iterations=2), [0], os.replace
+    capsys.readouterr()
+
+    def refuse(source: Path, target: Path) -> None:
+        calls[0] += 1
+        if calls[0] == at:
+            raise OSError(number, os.strerror(number), str(target))
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "replace", refuse)
+        message = refused(capsys, file)
+    assert str(tmp_path / "run") in message and "same command" in message
+    assert main(["run", "--quiet", str(file)]) == 0
+    assert toy_runs.results(tmp_path / "run") == toy_runs.results(tmp_path / "straight")
 
 
 @pytest.mark.parametrize("limit", [100, 1500, 6000, 12000])

@@ -238,10 +238,12 @@ def _all_groups(
 ) -> WorkerGroups:
     """All workers. On shared GPUs the trainer starts first and goes to sleep: vLLM plans its memory
     by what it finds free."""
+    from raft.runs.check import check_checkpoint
+
     version = folder.latest_version()
     checkpoint = folder.policy(version)
     if checkpoint is not None:
-        _check_checkpoint(str(checkpoint))
+        check_checkpoint(str(checkpoint))
     policy = Policy(str(checkpoint or local_path(config.policy.model)), version)
     trainer = None
     if version < config.iterations and placement.colocated:
@@ -252,17 +254,6 @@ def _all_groups(
         first = _first_of(drawing.rollout, placement)
         trainer = _trainer(config, folder, executor, placement, first)
     return replace(drawing, trainer=trainer)
-
-
-def _check_checkpoint(folder: str) -> None:
-    """Raises InputError for a checkpoint of the run whose files are not whole."""
-    from raft.runs.check import check_model_files
-
-    try:
-        check_model_files("the policy", folder, hub=False)
-    except InputError as error:
-        fix = f"restore it, or delete {folder}: the same command trains it again"
-        raise InputError(error.where, error.problem, fix) from error
 
 
 def _drawing_groups(

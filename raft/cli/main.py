@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from raft import __version__
 from raft.cli.doctor import add_doctor
@@ -46,6 +47,11 @@ _COMMANDS = (
 )  # fmt: skip
 # that print while they work, not at the end
 _PRINT_BETWEEN = ("demo", "doctor", "watch")
+# not in a path, nor in the name of an option
+_SETTING = re.compile(
+    r"(?<![\w./'\"=-])((?:sampling|policy|prompts|reward|judge)\.)?([a-z]+(?:_[a-z]+)*)"
+    r"(=(?:'[^']*'|\"[^\"]*\"|[^\s:,;]*))?(?![\w./-]|\.\w)"
+)
 _EPILOG = """\
 first steps:
   raft demo                                 the whole story, offline on a CPU
@@ -83,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 128 + signal.SIGPIPE if getattr(options, "prints_between", False) else 0
         if os.environ.get(_DEBUG):
             raise
-        return _told(error, arguments)
+        return _told(error, arguments, options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -96,11 +102,12 @@ def _run(options: argparse.Namespace) -> int:
         raise RuntimeError(f"the command was left by {type(error).__name__}: {error}") from error
 
 
-def _told(error: Exception, arguments: Sequence[str]) -> int:
+def _told(error: Exception, arguments: Sequence[str], options: argparse.Namespace) -> int:
     """Say what went wrong, and return the code of its kind."""
     # a reward function is the user's own code; the same command resumes once it is fixed
     if isinstance(error, InputError | RewardError):
-        complain(str(error))
+        told = str(error)
+        complain(_as_flags(told, options) if isinstance(error, InputError) else told)
         return 2
     if refused := refusal(error):
         if getattr(error, "filename", None) is None:
@@ -109,6 +116,25 @@ def _told(error: Exception, arguments: Sequence[str]) -> int:
         return 2
     complain(f"{type(error).__name__}: {error} ({_traceback_place(error, arguments)})")
     return 1
+
+
+def _as_flags(text: str, options: argparse.Namespace) -> str:
+    """An error's text with the settings that are options of the command called as these are.
+
+    What is below knows them as `name=value`, as `section.name`, or as `long_name`. A command with a
+    config says keys.
+    """
+    if hasattr(options, "overrides"):
+        return text
+    return _SETTING.sub(lambda match: _flag(match, vars(options)), text)
+
+
+def _flag(match: re.Match[str], known: Mapping[str, object]) -> str:
+    section, name, value = match[1], match[2], match[3]
+    if name not in known or not (section or value or "_" in name):
+        return match[0]
+    told = value[1:].strip("'\"") if value else ""
+    return f"--{name.replace('_', '-')} {told}".rstrip()
 
 
 def _traceback_place(error: Exception, arguments: Sequence[str]) -> str:

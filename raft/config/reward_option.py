@@ -6,7 +6,9 @@ mapping, or such a mapping itself, in braces; from Python a mapping as it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from raft.config.paths import expand_paths
@@ -24,6 +26,7 @@ __all__ = ["JUDGE_SECTIONS", "as_judge_and_rules", "read_spec"]
 JUDGE_SECTIONS = ("judge", "reward")
 
 _FUNCTION = "function:"
+_OWN_FUNCTION = re.compile(r"[\w./-]+:\w+")
 _EXAMPLE = "arguments.unit=chars"
 
 
@@ -41,13 +44,17 @@ def read_spec(
     the settings in, the first also being the option's name. Paths are made absolute.
 
     Raises InputError: no such file or folder, no YAML, no such section, an assignment without "=",
-    or settings that no reward has.
+    settings that no reward has, or a function that there is not.
     """
+    from raft.runs.check import check_reward
+
     option = f"--{sections[0]}"
     if isinstance(given, Mapping):
         settings, name = dict(given), option
     else:
         settings, name = _named(given, option, sections, kind), f"{option} {given}"
+        if settings.get("model") == given:
+            _check_name(given, name, option)
     for key, value in options.items():
         if value is not None and not _give(settings, key, value):
             raise InputError(
@@ -64,14 +71,8 @@ def read_spec(
             "add kind: model, function or another",
         )
     spec = read_reward(expand_paths(settings, option), name)
-    try:
-        spec.check_models(option)
-    except InputError as error:
-        if isinstance(given, str) and (given in BUILTINS or ".py:" in given):
-            raise InputError(
-                name, "is no model", f"for a function say {option} function:{given}"
-            ) from error
-        raise
+    spec.check_models(option)
+    check_reward(option, spec, hub=False)
     if any(isinstance(part, RemoteSpec) and part.token is not None for part in spec.parts()):
         raise InputError(option, "a token would be seen by others", "use token_env")
     return spec.absolute()
@@ -98,11 +99,26 @@ def _give(settings: dict[str, object], key: str, value: object) -> bool:
     return any(taken)
 
 
+def _check_name(given: str, where: str, option: str) -> None:
+    """Raises InputError for what is no folder and no name of the hub, which has an owner."""
+    if "/" in given and ".py:" not in given:
+        return
+    close = get_close_matches(given, BUILTINS, n=1)
+    meant = given if _OWN_FUNCTION.fullmatch(given) else next(iter(close), "NAME")
+    fix = "give a folder or a hub name (owner/name)"
+    if option == "--reward":
+        known = ", ".join(sorted(BUILTINS))
+        fix = f"for a function say --reward function:{meant} ({known}, or yours)"
+    raise InputError(where, "is no model folder, no name of the hub and no file", fix)
+
+
 def _named(given: str, option: str, sections: Sequence[str], kind: str) -> dict[str, object]:
     if given.startswith(_FUNCTION):
         return {"kind": "function", "function": given.removeprefix(_FUNCTION)}
     if given.lstrip().startswith("{"):
         return _mapping(given, option, sections)
+    if not given:
+        raise InputError(f"{option} ''", "is empty", "give a model or a function")
     path = Path(given).expanduser()
     if path.suffix in (".yaml", ".yml") or path.is_file():
         try:

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from raft.config.run import RunConfig
     from rewards.spec import FunctionSpec, RewardSpec
 
-__all__ = ["check_length", "check_model_files", "check_reward", "check_run", "check_writable"]
+__all__ = [
+    "check_checkpoint",
+    "check_length",
+    "check_model_files",
+    "check_reward",
+    "check_run",
+    "check_writable",
+]
 
 _GIVEN = {"prompts", "completions", "completion_ids", "self"}  # to every reward function
 
@@ -103,6 +110,15 @@ def check_model_files(key: str, model: str, *, adapters: bool = False, hub: bool
         check_files(folder)
     except InputError as error:
         raise InputError(key, error) from error
+
+
+def check_checkpoint(folder: str) -> None:
+    """Raises InputError for a checkpoint of the run itself whose files are not whole."""
+    try:
+        check_model_files("the policy", folder, hub=False)
+    except InputError as error:
+        fix = f"restore it, or delete {folder}: the same command trains it again"
+        raise InputError(error.where, error.problem, fix) from error
 
 
 def check_length(key: str, length: int | None, model: str) -> None:

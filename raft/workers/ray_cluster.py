@@ -291,8 +291,7 @@ def _allow_files() -> None:
 
 
 def _check_folder() -> None:
-    """Raises InputError where Ray cannot write its logs: it would wait for itself, and not say. Nor
-    does it say that its workers die of the name of the folder they are in."""
+    """Raises InputError where Ray cannot write its logs, or workers die of the name of theirs."""
     if os.getcwd() != os.getcwdb().decode(errors="replace"):
         where, fix = "the working directory", "rename it, or set cluster.address: inline"
         raise InputError(where, "has a name that Ray cannot write as UTF-8", fix)

@@ -59,7 +59,7 @@ def check_settings(method: str, settings: Settings) -> None:
     """Raises `InputError` for unknown methods, unknown settings and unusable values."""
     if method not in METHODS:
         raise InputError(
-            f"method={method!r}",
+            f"method {method!r}",
             "is unknown",
             f"use one of {', '.join(sorted(METHODS))}",
         )

@@ -119,3 +119,28 @@ def test_json_is_one_object_and_nothing_else(
     assert found["run"]["run_dir"] == run and "eval/reward_mean" in found["run"]["metrics"]
     assert found["curves"] == {"files": [f"{run}/curves.png"]}
     assert found["report"] == {"report": f"{run}/report.html"}
+
+
+def test_settings_are_named_as_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prompts, pool = tmp_path / "prompts.jsonl", tmp_path / "pool.jsonl"
+    toy_runs.settings(tmp_path)
+    toy_runs.write_rows(pool, [{"prompt": "tree", "responses": ["good", "bad"]}])
+    policy = str(tmp_path / "policy")
+    for command, words in (
+        (f"sample {prompts} --policy {policy} --temperature -1", "--temperature: is -1.0"),
+        (f"sample {prompts} --policy {policy} --max-new-tokens 9999", "Lower --max-new-tokens"),
+        ("serve-reward --reward function:length --host 0.0.0.0", "--host 0.0.0.0: "),
+        ("serve-reward --reward function:length --host 0.0.0.0", "(--token-env)"),
+        ("serve-reward --reward function:length --token-env NONE", "--token-env NONE: "),
+        (f"score {pool} --reward word_lits --max-length 5", "function:word_list"),
+        (f"score {pool} --reward word_lits --set arguments.unit=chars", "function:word_list"),
+        (f"score {pool} --reward function:word_lits", "no such reward function"),
+        (f"score {pool} --reward mine.py:score", "function:mine.py:score"),
+    ):
+        assert main(command.split()) == 2
+        assert words in capsys.readouterr().err
+    # which is known before the output is looked at
+    assert main(f"score --quiet {pool} --reward function:length".split()) == 0
+    capsys.readouterr()
+    assert main(f"score --quiet {pool} --reward function:lenght".split()) == 2
+    assert "no such reward function" in capsys.readouterr().err

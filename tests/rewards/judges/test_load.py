@@ -142,7 +142,7 @@ def test_build_reward_knows_pairwise(folder):
     with pytest.raises(InputError, match="needs model"):
         build_reward("pairwise")
     # before anything is loaded
-    with pytest.raises(InputError, match=words("method='lottery' unknown")):
+    with pytest.raises(InputError, match=words("method 'lottery' unknown")):
         build_reward("pairwise", model="no such folder", tournament="lottery")
 
 

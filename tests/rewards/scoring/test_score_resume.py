@@ -93,7 +93,7 @@ def test_other_settings_do_not_go_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = tmp_path / "rows.scored.jsonl"
     message = refused(capsys, "--reward", reward, file, "--batch-rows", "3")
     assert message.startswith(f"{out}: holds rows of an interrupted command (.rows.scored.jsonl.p")
-    assert "batch_rows 2 → 3" in message and "--restart" in message
+    assert "--batch-rows 2 → 3" in message and "--restart" in message
     message = refused(capsys, "--reward", "function:length", file, "--batch-rows", "2")
     assert "scorer.function" in message
     # the same name, and another function behind it

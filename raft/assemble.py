@@ -238,13 +238,8 @@ def _all_groups(
 ) -> WorkerGroups:
     """All workers. On shared GPUs the trainer starts first and goes to sleep: vLLM plans its memory
     by what it finds free."""
-    from raft.runs.check import check_checkpoint
-
     version = folder.latest_version()
-    checkpoint = folder.policy(version)
-    if checkpoint is not None:
-        check_checkpoint(str(checkpoint))
-    policy = Policy(str(checkpoint or local_path(config.policy.model)), version)
+    policy = Policy(str(folder.policy(version) or local_path(config.policy.model)), version)
     trainer = None
     if version < config.iterations and placement.colocated:
         trainer = _trainer(config, folder, executor, placement)

@@ -83,11 +83,13 @@ def run(config: RunConfig) -> Path:
 def _run(config: RunConfig, texts: Texts) -> Path:
     from raft.curves import draw_curves
     from raft.monitor.monitor import Monitor, policy_measures
+    from raft.runs.check import check_checkpoint
 
     with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:
         monitor = Monitor(folder, config.monitor, local_path(config.policy.model))
         over, curves = monitor.is_over(config.iterations), folder.root / "curves.png"
         if not over:
+            check_checkpoint(folder.policy(folder.latest_version()))
             folder.settle_models(*models_of(config))
             folder.write_environment(describe_environment())
             started = time.monotonic()

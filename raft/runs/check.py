@@ -112,10 +112,11 @@ def check_model_files(key: str, model: str, *, adapters: bool = False, hub: bool
         raise InputError(key, error) from error
 
 
-def check_checkpoint(folder: str) -> None:
+def check_checkpoint(folder: Path | None) -> None:
     """Raises InputError for a checkpoint of the run itself whose files are not whole."""
     try:
-        check_model_files("the policy", folder, hub=False)
+        if folder is not None:
+            check_model_files("the policy", str(folder), hub=False)
     except InputError as error:
         fix = f"restore it, or delete {folder}: the same command trains it again"
         raise InputError(error.where, error.problem, fix) from error

@@ -85,7 +85,9 @@ def sync(
         _trainer(workers).sleep()
     verdicts = workers.rollout.sync(Policy(str(path), iteration, probe))
     if not probe.exact:
-        log.info("policy version %d: the engines are %s", iteration, max(verdicts, key=_far))
+        log.info(
+            "policy version %d: trainer and engines are %s", iteration, max(verdicts, key=_far)
+        )
     if workers.take_turns:
         workers.rollout.wake()
         workers.reward.wake()

@@ -36,6 +36,7 @@ _WIDEST = 110
 _EPILOG = """\
 examples:
   raft doctor                                           the environment alone
+  raft doctor --gpu                                     and what a run asks of vLLM, in a minute
   raft doctor --reward models/my-rm                     what the model reads and how it scores
   raft doctor --reward models/my-rm --data pairs.jsonl  and how often it is right
 
@@ -48,6 +49,9 @@ def add_doctor(command: AddCommand) -> None:
     """Add `raft doctor`."""
     made = command("doctor", _doctor, "check the environment, and a reward model or judge", _EPILOG)
     made.add_argument("--reward", metavar="MODEL", help="folder or hub name of a model to check")
+    made.add_argument(
+        "--gpu", action="store_true", help="try vLLM on a small policy: draws, sleep, new weights"
+    )
     made.add_argument("--data", metavar="FILE", help="preference pairs to measure the model on")
     add_data_options(made)
     add_json(made, "the findings")
@@ -72,9 +76,12 @@ def _doctor(options: argparse.Namespace) -> int:
 def _sections(options: argparse.Namespace) -> list[tuple[str, Iterable[Finding]]]:
     """Input is read here, so that wrong input is reported before any finding."""
     from raft.runs.doctor import examine_environment
+    from raft.runs.doctor_engine import examine_engine
 
-    environment = ("environment", examine_environment())
-    return [environment, _model(options)] if options.reward is not None else [environment]
+    found: list[tuple[str, Iterable[Finding]]] = [("environment", examine_environment())]
+    if options.gpu:
+        found.append(("engine", examine_engine()))
+    return [*found, _model(options)] if options.reward is not None else found
 
 
 def _model(options: argparse.Namespace) -> tuple[str, Iterable[Finding]]:

@@ -59,7 +59,7 @@ class Verdict:
     fault: str | None = None
 
     def __str__(self) -> str:
-        text = f"{self.noise.mean:.3g} nats per token from the trainer"
+        text = f"{self.noise.mean:.3g} nats per token apart"
         if self.share is None:
             return text
         return f"{text}, {self.share:.2f} of the update, {self.sigmas:+.3g} sigmas from the middle"

@@ -160,9 +160,18 @@ def test_nor_in_a_worker(tmp_path: Path) -> None:
     (tmp_path / "raft.py").write_text("raise ImportError")
     reward = {"kind": "function", "function": "rollout.py:score", "arguments": {}}
     file = toy_runs.config_file(tmp_path, reward=reward, iterations=1, cluster={"address": "local"})
-    start = "import sys; from raft.cli.main import main; sys.exit(main())"
+    script = tmp_path / "scripts" / "start.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from raft.cli.main import main\n"
+        "# Python itself has this one by now, its workers have not\n"
+        "Path(__file__).with_name('types.py').write_text('raise ImportError')\n"
+        "sys.exit(main())\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", start, "run", "--quiet", str(file)],
+        [sys.executable, str(script), "run", "--quiet", str(file)],
         cwd=tmp_path, timeout=300, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip

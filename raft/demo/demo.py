@@ -33,12 +33,12 @@ CONTINUATION_TEMPLATE = (
 class Size:
     """How much of everything; the defaults take about two and a half minutes on two cores."""
 
-    texts: int = 12_000
-    pairs: int = 4_000
-    prompts: int = 2_048
-    per_iteration: int = 256
+    texts: int = 8_000
+    pairs: int = 2_400
+    prompts: int = 1_024
+    per_iteration: int = 128
     held_out: int = 128
-    iterations: int = 5
+    iterations: int = 4
 
 
 def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
@@ -81,7 +81,7 @@ def demo_config(root: Path, seed: int, size: Size) -> dict[str, object]:
         "train": {
             "learning_rate": 5e-4,
             "epochs": 1,
-            "batch_size": 32,
+            "batch_size": 16,
             "optimizer": "fresh",
             "schedule": "linear",
         },
@@ -113,9 +113,9 @@ def reward_config(root: Path, seed: int) -> dict[str, object]:
         "chat_template": CONTINUATION_TEMPLATE,
         "loss": {"center": 0.01},
         "train": {
-            "learning_rate": 1e-3,
-            "epochs": 2,
-            "batch_size": 32,
+            "learning_rate": 2e-3,
+            "epochs": 1,
+            "batch_size": 16,
             "schedule": "linear",
             "warmup_steps": 10,
             "layout": "padded",  # of sides this short, packed ones take half as long again

@@ -40,11 +40,11 @@ def train_policy(
     *,
     epochs: int = 1,
     learning_rate: float = 3e-3,
-    batch_size: int = 4,
+    batch_size: int = 8,
     block: int = 128,
-    hidden_size: int = 128,
+    hidden_size: int = 96,
     layers: int = 2,
-    head_dim: int = 32,
+    head_dim: int = 48,
     vocab_size: int = 1024,
 ) -> PolicyReport:
     """Train a policy on `texts` and save it with its tokenizer in `out_dir`.

@@ -26,7 +26,7 @@ def preference_pairs(
     sharpness: float = 2.0,
     flipped: float = 0.1,
     max_new_tokens: int = 40,
-    batch_size: int = 256,
+    batch_size: int = 800,
 ) -> list[dict[str, str]]:
     """Sample two responses per prompt and label them: rows of {"prompt", "chosen", "rejected"}."""
     responses = sample_responses(
@@ -71,7 +71,7 @@ def sample_responses(
     seed: int,
     *,
     max_new_tokens: int = 40,
-    batch_size: int = 256,
+    batch_size: int = 800,
 ) -> list[list[str]]:
     """`k` responses per prompt at temperature 1, in the order of the prompts."""
     import torch

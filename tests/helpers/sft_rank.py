@@ -1,14 +1,18 @@
-"""One of several trainers: `sft_rank.py SETTINGS PORT SEED PROBE ROWS OUT…`, an update each OUT."""
+"""Trainers of one update in a process each.
+
+They are forked from one process that has the libraries loaded: importing them takes ten times as
+long as the updates.
+"""
 
 from __future__ import annotations
 
 import inspect
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 import textwrap
+import traceback
 from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,8 @@ from raft.config.train import TrainConfig
 from raft.updates.sft import SFT
 from raft.updates.trainer import build_trainer, rendezvous_address
 
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(["torch", "trl", "raft.updates.sft", "raft.updates.dpo"])
 _OF_THE_RANK = ("checkpoint", "rank", "world_size")
 
 
@@ -57,33 +63,35 @@ def run_ranks(
     With `probe` its log-probabilities are asked for around every update and stand in "log_probs".
     """
     _, port = rendezvous_address()
-    started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                __file__,
-                json.dumps(settings | {"world_size": 2, "rank": rank}),
-                str(port),
-                str(first_seed),
-                json.dumps(list(probe)),
-                str(rows),
-                *outs,
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
+    processes, ends = [], []
+    for rank in (0, 1):
+        mine, its = _FORKED.Pipe(duplex=False)
+        own = settings | {"world_size": 2, "rank": rank}
+        arguments = (its, own, port, first_seed, list(probe), str(rows), outs)
+        processes.append(_FORKED.Process(target=_rank, args=arguments, daemon=True))
+        processes[-1].start()
+        its.close()
+        ends.append(mine)
     try:
-        done = [process.communicate(timeout=300) for process in started]
+        return _answers(ends)
     finally:
-        for process in started:
+        for process in processes:
             process.kill()
-    for process, (_, errors) in zip(started, done, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-    return [[json.loads(line) for line in out.splitlines()] for out, _ in done]
+
+
+def _answers(ends: Sequence[Connection]) -> list[list[dict[str, Any]]]:
+    """What each rank found. One that fails leaves the other waiting, so who answers first is read
+    first."""
+    found: dict[Connection, list[dict[str, Any]]] = {}
+    while len(found) < len(ends):
+        ready = wait([end for end in ends if end not in found], timeout=300)
+        assert ready, "no rank has ended within 300 s"
+        for end in ready:
+            assert isinstance(end, Connection)
+            answer = end.recv()
+            assert isinstance(answer, list), answer
+            found[end] = answer
+    return [found[end] for end in ends]
 
 
 def allow_shards_on_cpu() -> None:
@@ -109,25 +117,38 @@ def reduction_types(trainer: SFT) -> list[str]:
     return sorted({str(one._get_fsdp_state()._mp_policy.reduce_dtype) for one in modules})
 
 
-def main(settings: str, port: str, first_seed: str, probe: str, rows: str, *outs: str) -> None:
+def _rank(end: Connection, *arguments: Any) -> None:
+    try:
+        end.send(updates(*arguments))
+    except BaseException:
+        end.send(traceback.format_exc())
+        raise
+
+
+def updates(
+    given: dict[str, Any],
+    port: int,
+    first_seed: int,
+    ids: list[int],
+    rows: str,
+    outs: Sequence[str],
+) -> list[dict[str, Any]]:
+    """The metrics of an update for each of `outs`, as one rank of two makes it."""
     torch.set_num_threads(1)
-    given, ids = json.loads(settings), json.loads(probe)
     if given.get("fsdp"):
         allow_shards_on_cpu()
     if given.pop("mixed", False):  # what a GPU does
         patched: Any = SFT
         patched._autocast = True
     trainer = build_sft(**given)
-    trainer.join("127.0.0.1", int(port))
+    trainer.join("127.0.0.1", port)
     before = trainer.log_probs(ids) if ids else []
-    for seed, out in enumerate(outs, int(first_seed)):
+    found = []
+    for seed, out in enumerate(outs, first_seed):
         metrics: dict[str, Any] = trainer.train(rows, out, seed)
         if given.get("fsdp"):
             metrics["reduced_in"] = reduction_types(trainer)
         if ids:
             metrics["log_probs"] = [before, before := trainer.log_probs(ids)]
-        print(json.dumps(metrics), flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        found.append(metrics)
+    return found

@@ -216,7 +216,6 @@ def test_every_update_learns_from_unequal_k(tmp_path: Path, update: str) -> None
 def test_a_crash_at_every_change_gives_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    monkeypatch.setattr("raft.curves.draw_curves", lambda *_: None)
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     short: dict[str, Any] = {"iterations": 1, "eval": {"prompts": 2, "k": 1}}
     straight = run(in_waves(tmp_path, "straight", **short))

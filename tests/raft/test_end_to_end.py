@@ -100,6 +100,7 @@ def stories(raft_data: Path, run_dir: Path, **sections: dict[str, Any]) -> Any:
     )
 
 
+@pytest.mark.pictures
 @pytest.mark.vllm
 @needs_vllm
 def test_a_run_finishes_and_its_samples_depend_on_the_seed_alone(

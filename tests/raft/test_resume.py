@@ -128,7 +128,6 @@ def test_a_crash_at_every_single_change_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, update: dict[str, Any], step: int
 ) -> None:
     # every write, rename and deletion of a whole run is crashed at once, and the run continued
-    monkeypatch.setattr("raft.curves.draw_curves", lambda *_: None)
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     monkeypatch.chdir(tmp_path)  # where the file that is mixed in lies
     train = {key: value for key, value in update.items() if key not in OF_RUN}

@@ -74,6 +74,7 @@ def test_a_wrong_command_line_is_code_2(
     assert error.startswith("raft: ") and error.count("\n") == 1 and "--help" in error
 
 
+@pytest.mark.pictures
 def test_a_run_says_where_its_curves_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from raft.demo.demo import Size, run_demo
 from raft.runs.metrics import read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.pictures]
 
 SMALL = Size(texts=600, pairs=200, prompts=64, per_iteration=16, held_out=16, iterations=1)
 

@@ -335,7 +335,6 @@ def test_a_crash_at_any_change_of_a_run_that_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int, after: bool
 ) -> None:
     # warnings, a stop, and a best policy that is not the last: the same files, however it got there
-    monkeypatch.setattr("raft.curves.draw_curves", lambda *_: None)
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     gold = toy_runs.reward_file(tmp_path, PEAKED, name="gold.py")
 

@@ -241,15 +241,13 @@ def _ask_nodes(token: Path | None, environment: dict[str, str]) -> None:
 
 
 def _path() -> list[str]:
-    """Where workers look for modules: as this process, and then beside the script that was started
-    and in the working directory. Python puts these two first, where a user's types.py would end
-    every worker at its start; what PYTHONPATH names stays where it is."""
-    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    """Where workers look for modules: as this process, but for the script's folder and the working
+    one. Python puts them first, where a user's types.py would end every worker; here they are last,
+    unless PYTHONPATH names them."""
     script = getattr(sys.modules["__main__"], "__file__", None)
-    users = (
-        [os.getcwd()] if script is None else [os.path.dirname(os.path.abspath(script)), os.getcwd()]
-    )
-    last = [path for path in dict.fromkeys(users) if path not in named]
+    users = [os.path.dirname(os.path.abspath(script))] if script else []
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    last = [path for path in dict.fromkeys([*users, os.getcwd()]) if path not in named]
     return [*(path for path in sys.path if path and path not in last), *last]
 
 

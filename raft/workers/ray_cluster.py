@@ -271,13 +271,7 @@ class _JobConfig(JobConfig):
     """Ray puts the working directory before all else on the path of workers, where a user's
     datasets.py would be taken for the library. Ours comes by PYTHONPATH, the directory last."""
 
-    @property
-    def _py_driver_sys_path(self) -> list[str]:
-        return []
-
-    @_py_driver_sys_path.setter
-    def _py_driver_sys_path(self, paths: list[str]) -> None:
-        pass
+    _py_driver_sys_path = property(lambda _: [], lambda _, paths: None)
 
 
 def _allow_files() -> None:

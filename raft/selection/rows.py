@@ -152,9 +152,9 @@ def write_selected(
     strategy = rule.strategy
     scores_PK, refused = _selectable(rows, rule.filters())
     if _tells_nothing(scores_PK):
-        log.warning(
-            "every response to a prompt has the same reward: what is selected does not depend on it"
-        )
+        alone = scores_PK.shape[1] == 1
+        why = "sampling.k is 1" if alone else "every response to a prompt has the same reward"
+        log.warning("%s: what is selected does not depend on the reward", why)
     own_seed = selection_seed(seed, iteration)
     judged_PK = shuffled(scores_PK, own_seed) if rule.shuffle else scores_PK
     chosen_M2 = select(strategy, judged_PK, seed=own_seed, **rule.arguments())

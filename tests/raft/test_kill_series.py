@@ -131,7 +131,6 @@ def test_a_hundred_kills_and_a_moody_reward_leave_the_files_of_an_undisturbed_ru
 
 
 @pytest.mark.slow
-@pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.timeout(7200)
 @pytest.mark.skipif(
@@ -147,7 +146,6 @@ def test_kills_in_the_midst_of_work_leave_the_files_of_an_undisturbed_run(
             policy={"model": str(raft_data / "models/stories260k"), "engine": "vllm"},
             reward=toy_runs.reward_file(tmp_path, RAISING.replace("'good'", "'e'")),
             train={"learning_rate": 1e-3, "batch_size": 8},
-            cluster={"address": "local"},
             iterations=2,
         )
 

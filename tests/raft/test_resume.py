@@ -400,3 +400,6 @@ def test_a_reward_that_tells_nothing_apart_gets_a_warning(
     constant = toy_runs.reward_file(tmp_path, "return [1.0 for c in completions]")
     run(small(tmp_path, reward=constant, iterations=1))
     assert any("same reward" in line for line in caplog.messages)
+    caplog.clear()
+    run(small(tmp_path, run_dir=str(tmp_path / "one"), sampling={"k": 1}, iterations=1))
+    assert any("sampling.k is 1" in line for line in caplog.messages)

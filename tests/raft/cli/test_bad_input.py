@@ -99,6 +99,7 @@ def test_too_few_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     file = toy_runs.config_file(tmp_path)
     message = refused(capsys, file, "prompts.per_iteration=51")
     assert message.startswith("prompts.per_iteration: is 51, but only 50 prompts are there")
+    assert "10 are held out" in message
     assert refused(capsys, file, "eval.prompts=60").startswith("eval.prompts: holding out 60 of 60")
 
 

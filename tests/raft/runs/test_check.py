@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models as tiny
 import toy_runs
 
-from raft.runs.check import check_run
+from raft.runs.check import check_checkpoint, check_run
 from rollout.types import InputError
 
 
@@ -95,3 +96,13 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, "validate", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_checkpoint_that_is_not_whole(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "checkpoint", "llama")
+    check_checkpoint(folder)
+    check_checkpoint(None)  # nothing is trained yet
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(InputError, match=r"model\.safetensors.*delete .*trains it again"):
+        check_checkpoint(folder)

@@ -141,7 +141,7 @@ def place_workers(
         tensor_parallel=config.policy.tensor_parallel,
         reward_on_gpu=any(reward.needs_gpu for reward in rewards.values()),
         reward_sleeps=not _on_vllm(rewards),
-        mode=cluster.placement,
+        mode="separate" if config.overlap else cluster.placement,
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups
+from raft.runs.prompts import prompts_of
+from raft.train import hold
 from raft.workers.reward import GroupScores, RewardWorkers
 from rollout.data.samples import REWARD
 from rollout.progress import Progress
@@ -21,6 +23,8 @@ from rollout.types import Group, Prompt, Sampling
 
 if TYPE_CHECKING:
     from raft.adaptive import Adaptive
+    from raft.config.run import RunConfig
+    from raft.runs.folder import RunFolder
     from raft.selection.filters import Filters
 
 # a request costs an engine a few kilobytes before it is begun; draining a part costs it little
@@ -50,6 +54,27 @@ class Collected:
             "time/score": self.score,
             "time/score_busy": self.score_busy,
         }
+
+
+def draw_batch(
+    config: RunConfig,
+    folder: RunFolder,
+    workers: WorkerGroups,
+    prompts: Sequence[Prompt],
+    iteration: int,
+) -> tuple[RolloutStore, Collected]:
+    """The rollouts of an iteration, by the policy that it draws from."""
+    version, home = config.drawn_by(iteration), folder.iteration(iteration)
+    batch = prompts_of(iteration, prompts, config.prompts.per_iteration, config.seed)
+    store = RolloutStore(home, "rollouts", batch, version=version)
+    if not store.complete:
+        hold(config, folder, workers, version)
+    collected = collect(
+        workers, store, batch, config.sampling, derive_seed(config.seed, "rollout", iteration),
+        names=["reward"], title=f"iteration {iteration}: rollouts",
+        adaptive=config.sampling.adaptive, filters=config.select.filters(),
+    )  # fmt: skip
+    return store, collected
 
 
 def collect(

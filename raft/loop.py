@@ -15,16 +15,17 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups, models_of, start_workers
-from raft.collect import collect
+from raft.collect import collect, draw_batch
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Sinks, Stopwatch, read_numbers, report_line
-from raft.runs.prompts import Texts, digest, encode_texts, prompts_of
+from raft.runs.prompts import Texts, digest, encode_texts
 from raft.selection.mix import write_mixed
 from raft.selection.rows import write_selected
 from raft.train import check_start, sync, train
@@ -123,7 +124,8 @@ def iterate(run: Run) -> None:
         there = run.workers.rollout.version <= iteration  # else it was gone before this start
         if there and run.config.evaluation_due(iteration, len(run.held_out)):
             stopped = evaluate(run, iteration, watch)
-        run.folder.drop_old_checkpoints(run.config.keep_checkpoints, run.monitor.best_iteration())
+        keep = max(run.config.keep_checkpoints, 1 + run.config.overlap)  # one has drawn, one trains
+        run.folder.drop_old_checkpoints(keep, run.monitor.best_iteration())
         if stopped:
             log.warning(stopped)
             break
@@ -140,20 +142,17 @@ def improve(run: Run, iteration: int) -> None:
     if told and there:
         return
     config, watch, home = run.config, Stopwatch(), run.folder.iteration(iteration)
-    batch = prompts_of(iteration, run.prompts, config.prompts.per_iteration, config.seed)
-    store = RolloutStore(home, "rollouts", batch, version=iteration - 1)
-    collected = collect(
-        run.workers, store, batch, config.sampling, derive_seed(config.seed, "rollout", iteration),
-        names=["reward"], title=f"iteration {iteration}: rollouts",
-        adaptive=config.sampling.adaptive, filters=config.select.filters(),
-    )  # fmt: skip
+    batches = (config, run.folder, run.workers, run.prompts)
+    store, collected = draw_batch(*batches, iteration)
     with watch("select"):
         how = (config.select, config.seed, iteration, config.train.update.weights)
         kept = write_selected(store.rows, home / "selected.jsonl", *how)
         write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
-        learns = kept["select/kept"] > 0
-        trained = train(config, run.folder, run.workers, iteration) if learns else {}
+        ahead = config.overlap and iteration < config.iterations
+        meanwhile = partial(draw_batch, *batches, iteration + 1) if ahead else lambda: None
+        learns = kept["select/kept"] > 0  # else the policy stays
+        trained = train(*batches[:3], iteration, meanwhile) if learns else (meanwhile(), {})[1]
     with watch("sync"):
         sync(run.folder, run.workers, run.held_out, iteration)
     judged = by_judge(config.reward, config.gold, alone=False)

@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,11 @@ from raft.assemble import WorkerGroups, update_of
 from raft.runs.folder import UNFINISHED, RunFolder, stored_policies
 from raft.selection.rows import read_selected
 from raft.updates.trainer import METRICS_FILE
+from raft.workers.group import side_by_side
 from raft.workers.probe import Noise, Probe, Verdict
 from raft.workers.rollout import Policy
 from raft.workers.trainer import TrainerWorkers
+from rewards.checkpoints.hub import local_path
 from rollout.storage.files import read_json, write_whole
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt, StaleWeightsError
@@ -42,9 +45,16 @@ _PROBE_FILE = "probe.json"  # in a checkpoint: how the update moved what is comp
 
 
 def train(
-    config: RunConfig, folder: RunFolder, workers: WorkerGroups, iteration: int
+    config: RunConfig,
+    folder: RunFolder,
+    workers: WorkerGroups,
+    iteration: int,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> dict[str, float | int]:
-    """The update on the selected rows, or its stored result when it is done already."""
+    """The update on the selected rows, or its stored result when it is done already.
+
+    `meanwhile` is done beside it, by other workers.
+    """
     if (checkpoint := stored_policies(folder.root).get(iteration)) is None:
         whole = config.checkpoint_due(iteration)
         checkpoint = folder.checkpoint(iteration, whole=whole)
@@ -59,11 +69,20 @@ def train(
         old = trainer.read(rows)
         # another name for every attempt: a trainer that a killed run left may still be writing
         working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
-        trainer.train(selected, str(working), str(checkpoint) if whole else None, seed)
+        final = str(checkpoint) if whole else None
+        drawn_by = _other_than_trained(config, folder, iteration)
+        update = partial(trainer.train, selected, str(working), final, seed, drawn_by)
+        if config.cluster.address == "inline":  # one process does one thing at a time
+            update()
+            meanwhile()
+        else:
+            side_by_side(update, meanwhile)
         if rows:
             probe = Probe(rows, trainer.read(rows), old, workers.rollout.noise, exact)
             write_whole(working / _PROBE_FILE, json.dumps(asdict(probe)))
         os.replace(working, checkpoint)
+    else:
+        meanwhile()
     folder.drop_unfinished_checkpoints(iteration)
     return read_json(checkpoint / METRICS_FILE)
 
@@ -91,6 +110,23 @@ def sync(
     if workers.take_turns:
         workers.rollout.wake()
         workers.reward.wake()
+
+
+def hold(config: RunConfig, folder: RunFolder, workers: WorkerGroups, version: int) -> None:
+    """Bring the rollout workers back to the policy that an interrupted batch was drawn by."""
+    if workers.rollout.version != version:
+        path = folder.policy(version)
+        probe = _stored_probe(path) if path else None
+        policy = str(path or local_path(config.policy.model))
+        workers.rollout.hold(Policy(policy, version, probe))
+
+
+def _other_than_trained(config: RunConfig, folder: RunFolder, iteration: int) -> str | None:
+    """The policy that drew the rows of an iteration, where it is not the one that is trained."""
+    drew = folder.policy(config.drawn_by(iteration))
+    if drew == folder.policy(iteration - 1):
+        return None
+    return str(drew or local_path(config.policy.model))
 
 
 def check_start(

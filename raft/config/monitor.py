@@ -1,4 +1,5 @@
-"""The `monitor` section of a run's config: what is measured, and which limits warn or stop."""
+"""The sections `monitor` and `log` of a run's config: what is measured, which limits warn or stop,
+and where metrics go."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["MonitorConfig"]
+__all__ = ["LogConfig", "MonitorConfig"]
 
 Guard = Literal[
     "gold_patience",
@@ -17,6 +18,14 @@ Guard = Literal[
     "max_length_growth",
     "max_perplexity_growth",
 ]
+
+
+class LogConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    sinks: list[Literal["tensorboard", "wandb"]] = Field(
+        default=[], description="where metrics go besides metrics.jsonl"
+    )
+    wandb_project: str = Field(default="raft", description="project of sink wandb")
 
 
 class MonitorConfig(BaseModel):

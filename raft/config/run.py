@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from raft.config.monitor import MonitorConfig
+from raft.config.monitor import LogConfig, MonitorConfig
 from raft.config.sampling import SamplingConfig
 from raft.config.select import ControlConfig, SelectConfig
 from raft.config.train import CheckpointConfig, TrainConfig
@@ -21,6 +21,7 @@ from raft.runs.metrics import CONTROL
 from raft.selection.rules import check_strategy
 from rewards.spec import RewardSpec
 from rollout.data.jsonl import is_object
+from rollout.errors import InputError
 
 # a held-out response is also compared with the starting policy's: it costs near twice a draw
 _TRAINED_FOR_ONE = 7
@@ -169,13 +170,6 @@ class ClusterConfig(_Section):
         return self
 
 
-class LogConfig(_Section):
-    sinks: list[Literal["tensorboard", "wandb"]] = Field(
-        default=[], description="where metrics go besides metrics.jsonl"
-    )
-    wandb_project: str = Field(default="raft", description="project of sink wandb")
-
-
 class RunConfig(_Section):
     """One RAFT run. `describe_keys()` lists every key with its default."""
 
@@ -193,6 +187,13 @@ class RunConfig(_Section):
     monitor: MonitorConfig = MonitorConfig()
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
+    overlap: int = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="1: the next iteration's responses are drawn while this one trains, by the "
+        "policy before it",
+    )
     checkpoint: CheckpointConfig = CheckpointConfig()
     control: Annotated[ControlConfig | None, BeforeValidator(of_kind)] = Field(
         default=None,
@@ -220,6 +221,10 @@ class RunConfig(_Section):
         every = self.eval.every or math.ceil(_TRAINED_FOR_ONE * held_out * self.eval.k / drawn)
         return iteration % every == 0 or iteration == self.iterations
 
+    def drawn_by(self, iteration: int) -> int:
+        """The policy version that the responses of an iteration come from."""
+        return max(iteration - 1 - self.overlap, 0)
+
     def trains_in(self, iteration: int) -> bool:
         """Whether the policy of a control is trained in that iteration of its run."""
         every = self.control.every if self.control and self.select.shuffle else 1
@@ -231,6 +236,7 @@ class RunConfig(_Section):
         changed = {
             "run_dir": str(Path(self.run_dir) / CONTROL),
             "iterations": iterations,
+            "overlap": 0,
             "sampling": replace(self.sampling, adaptive=None),
             "select": self.select.model_copy(update={"shuffle": True}),
             "monitor": self.monitor.model_copy(update={"stop_on": [], "idle_patience": None}),
@@ -260,6 +266,14 @@ class RunConfig(_Section):
                 f"sampling.k: {self.sampling.k} is too small for train.update "
                 f"{self.train.update.kind}; set it to 2 or more"
             )
+        if self.overlap and self.cluster.placement == "colocated":
+            problem = (
+                "draws while a trainer works, and in cluster.placement colocated one of them does"
+            )
+            raise InputError("overlap", problem, "set it to 0")
+        if self.overlap and self.checkpoint.every > 1 and self.train.update.bounds:
+            problem = "lets policies go that the ratio of train.update needs with overlap"
+            raise InputError("checkpoint.every", problem, "set it to 1")
         # whether there is a GPU shows when the run starts; what no GPU fixes is refused here
         self.train.check(on_gpu=True, world_size=self.cluster.trainer_workers)
         return self

@@ -94,7 +94,7 @@ class DPO(SFT):
                  for side in ("chosen_ids", "rejected_ids") for pair in pairs}  # fmt: skip
         rows = list(sides.values())
         if settings.update.reference == "start":
-            with self._starting() as model:
+            with self._policy(self._start) as model:
                 said = self._say(model, rows)
         else:
             said = self._say(self._trainer.model, rows)

@@ -311,3 +311,14 @@ def restore_at_start(optimizer_state: OptimizerStateType) -> TrainerCallback:
                 set_optimizer_state_dict(kwargs["model"], optimizer, optimizer_state, options=whole)
 
     return Restore()
+
+
+@contextlib.contextmanager
+def forward_unwrapped(model: torch.nn.Module) -> Iterator[None]:
+    """Mixed precision wraps `forward` whenever training starts, a layer more every iteration."""
+    before = model.__dict__.get("forward")
+    yield
+    if before is not None:
+        model.forward = before
+    else:
+        model.__dict__.pop("forward", None)

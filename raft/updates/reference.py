@@ -54,15 +54,16 @@ def row_log_probs(
 
 
 @contextlib.contextmanager
-def start_policy(trainer: Any, start: str, dtype: torch.dtype, lora: bool) -> Iterator[Any]:
-    """The starting policy: the trained one without its adapter, or loaded for as long as this."""
-    if lora:
+def other_policy(trainer: Any, folder: str, dtype: torch.dtype, beneath: bool) -> Iterator[Any]:
+    """Another policy than the trained one, loaded for as long as this; where it is the one beneath
+    the trained adapter, without that."""
+    if beneath:
         with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
             yield trainer.model
         return
     from trl.trainer.utils import add_fused_lm_head
 
-    model = load_policy(start, None, dtype, None).to(trainer.accelerator.device)
+    model = load_policy(folder, None, dtype, None).to(trainer.accelerator.device)
     add_fused_lm_head(model)
     yield model
 

@@ -19,7 +19,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +27,7 @@ from raft.config.train import TrainConfig
 from raft.updates.policy import (
     OwnSettings,
     check_rows_stay_apart,
+    forward_unwrapped,
     gather_whole,
     load_policy,
     memory_arguments,
@@ -37,7 +38,7 @@ from raft.updates.policy import (
     shards_restored,
     weights_dtype,
 )
-from raft.updates.reference import put_start, row_log_probs, start_policy
+from raft.updates.reference import other_policy, put_start, row_log_probs
 from raft.updates.rows import (
     MIXED,
     TrainingRow,
@@ -51,7 +52,6 @@ from raft.updates.trainer import METRICS_FILE, rendezvous_address, set_torchrun_
 from rollout.types import InputError
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
@@ -102,12 +102,17 @@ class SFT:
         self._build()
 
     def train(
-        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+        self,
+        rows_path: str,
+        out_dir: str | None,
+        seed: int,
+        whole: bool = True,
+        drawn_by: str | None = None,
     ) -> dict[str, float | int]:
         from transformers import set_seed
 
         start = time.monotonic()
-        settings, trainer = self._settings, self._trainer
+        settings, trainer, self._drawn_by = self._settings, self._trainer, drawn_by
         trainer.train_dataset, counts = self._data(Path(rows_path), seed)
         if settings.start_from == "start":
             set_seed(seed % 2**31)
@@ -117,7 +122,7 @@ class SFT:
         trainer.model.train()
         set_seed((seed + self._rank) % 2**31)  # dropout
         trainer.begin()
-        with _forward_unwrapped(trainer.model):
+        with forward_unwrapped(trainer.model):
             output = trainer.train()
         loss = self._mean_over_ranks(output.training_loss)
         self._check_finite(loss)
@@ -213,9 +218,10 @@ class SFT:
         if settings.update.kind == "weighted":
             rows = of_mean_one(rows)
         if settings.update.bounds:
-            rows = with_log_probs(rows, "drawn_log_probs", self._say(self._trainer.model, rows))
+            with self._policy(self._drawn_by) as model:
+                rows = with_log_probs(rows, "drawn_log_probs", self._say(model, rows))
         if settings.kl:
-            with self._starting() as model:
+            with self._policy(self._start) as model:
                 rows = with_log_probs(rows, "start_log_probs", self._say(model, rows))
         mixed = []
         if settings.mix:
@@ -238,12 +244,16 @@ class SFT:
             autocast=self._autocast,
         )
 
-    def _starting(self) -> contextlib.AbstractContextManager[Any]:
+    def _policy(self, folder: str | None) -> contextlib.AbstractContextManager[Any]:
+        """The policy in a folder, for as long as it is read; None for the trained one."""
         import torch
 
+        if folder is None:
+            return contextlib.nullcontext(self._trainer.model)
         # beside the policy for as long as it is read: in the precision of the arithmetic
         dtype = torch.bfloat16 if self._autocast else self._dtype
-        return start_policy(self._trainer, self._start, dtype, self._settings.lora is not None)
+        beneath = self._settings.lora is not None and folder == self._start
+        return other_policy(self._trainer, folder, dtype, beneath)
 
     @property
     def _autocast(self) -> bool:
@@ -334,14 +344,3 @@ def _arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> dict[str
         "padding_free": settings.packing == "bfd",
         **memory_arguments(settings),
     }
-
-
-@contextlib.contextmanager
-def _forward_unwrapped(model: torch.nn.Module) -> Iterator[None]:
-    """Mixed precision wraps `forward` whenever training starts, a layer more every iteration."""
-    before = model.__dict__.get("forward")
-    yield
-    if before is not None:
-        model.forward = before
-    else:
-        model.__dict__.pop("forward", None)

@@ -47,11 +47,19 @@ class ToyTrainer:
         self._rank = rank
 
     def train(
-        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+        self,
+        rows_path: str,
+        out_dir: str | None,
+        seed: int,
+        whole: bool = True,
+        drawn_by: str | None = None,
     ) -> dict[str, float | int]:
         del seed, whole  # there is no optimizer
         loss_of = self._pair_loss if self._settings.update.kind == "dpo" else self._token_loss
-        tokens_N, loss_and_slope = loss_of(Path(rows_path), _log_p(self._logits))
+        drew = self._logits
+        if drawn_by is not None and self._settings.update.bounds:
+            drew = read_toy(drawn_by)[1]
+        tokens_N, loss_and_slope = loss_of(Path(rows_path), _log_p(drew))
         if self._settings.start_from == "start":
             self._logits = self._start
         steps, loss = max(1, round(self._settings.epochs)), 0.0

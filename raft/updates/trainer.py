@@ -26,10 +26,19 @@ class Trainer(Protocol):
         ...
 
     def train(
-        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+        self,
+        rows_path: str,
+        out_dir: str | None,
+        seed: int,
+        whole: bool = True,
+        drawn_by: str | None = None,
     ) -> dict[str, float | int]:
         """One update on selected rows; writes weights, tokenizer and, where the checkpoint is to
-        be `whole`, optimizer to `out_dir`, if there is one."""
+        be `whole`, optimizer to `out_dir`, if there is one.
+
+        Args:
+            drawn_by: the policy that drew the rows; by default the one that is trained.
+        """
         ...
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:

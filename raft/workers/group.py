@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Concatenate, Generic
@@ -12,6 +13,25 @@ from raft.workers.silence import SilenceWatch
 from rollout.types import WorkerDiedError
 
 log = logging.getLogger("raft")
+
+
+def side_by_side(first: Callable[[], object], second: Callable[[], object]) -> None:
+    """Do both, the first in a thread; where the second fails, the first is not waited for."""
+    failed: list[BaseException] = []
+
+    def tried() -> None:
+        try:
+            first()
+        except BaseException as error:  # raised below, where it is waited for
+            failed.append(error)
+
+    # a daemon, so that no update is in the way of a run that is interrupted
+    thread = threading.Thread(target=tried, daemon=True)
+    thread.start()
+    second()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 class WorkerGroup(ABC, Generic[W]):

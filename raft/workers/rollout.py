@@ -225,8 +225,22 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
     def advance(self, version: int) -> None:
         """Call what the workers hold by a later version, up to which nothing was trained."""
         if version > self.version:
-            self._policy = replace(self._policy, version=version)
-            self._on_all(RolloutWorker.rename, version)
+            self._rename(version)
+
+    def hold(self, policy: Policy) -> None:
+        """Start anew on another policy, unless it is the one that the workers have."""
+        if policy.path == self._policy.path:
+            self._rename(policy.version)
+            return
+        for worker in self._workers:
+            worker.kill()
+        self._policy, self._checksums = policy, []
+        self._workers = [self._spawn(number) for number in range(len(self._resources))]
+        self.verify(policy.probe)
+
+    def _rename(self, version: int) -> None:
+        self._policy = replace(self._policy, version=version)
+        self._on_all(RolloutWorker.rename, version)
 
     def verify(self, probe: Probe | None) -> list[Verdict]:
         """Compare every worker with the trainer and with the others, now and whenever one is

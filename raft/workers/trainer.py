@@ -54,17 +54,23 @@ class TrainerWorkers:
         self._workers = self._spawn()
 
     def train(
-        self, rows_path: str, out_dir: str, final_dir: str | None, seed: int
+        self,
+        rows_path: str,
+        out_dir: str,
+        final_dir: str | None,
+        seed: int,
+        drawn_by: str | None = None,
     ) -> dict[str, float | int]:
         """One update on the rows of a file; writes the new policy to `out_dir`.
 
         `final_dir` is where the caller will move it: the checkpoint of the next (re)start. Without
-        one the weights alone are written.
+        one the weights alone are written. `drawn_by` is the policy of the rows where it is not the
+        one that is trained.
         """
         for attempt in range(self._max_respawns + 1):
             try:
                 whole = final_dir is not None
-                metrics = self._on_all(Trainer.train, rows_path, out_dir, seed, whole)
+                metrics = self._on_all(Trainer.train, rows_path, out_dir, seed, whole, drawn_by)
             except WorkerDiedError as error:
                 if attempt == self._max_respawns:
                     raise WorkerDiedError(

@@ -69,13 +69,18 @@ class DyingLogProbWorker(LogProbWorker):
 
 class DyingTrainer(ToyTrainer):
     def train(
-        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+        self,
+        rows_path: str,
+        out_dir: str | None,
+        seed: int,
+        whole: bool = True,
+        drawn_by: str | None = None,
     ) -> dict[str, float | int]:
         Path(out_dir).mkdir()
         (Path(out_dir) / "half").write_text("of a checkpoint")
         maybe_die("train")
         (Path(out_dir) / "half").unlink()
-        return super().train(rows_path, out_dir, seed, whole)
+        return super().train(rows_path, out_dir, seed, whole, drawn_by)
 
 
 def build_trainer(

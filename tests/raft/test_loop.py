@@ -19,7 +19,7 @@ from raft.runs.folder import RunFolder, stored_policies
 from raft.runs.prompts import encode_texts, prompts_of, read_texts
 from raft.stored.replay import Plan, replay
 from raft.stored.source import find_samples
-from rollout.engines.toy import ToyEngine, write_toy
+from rollout.engines.toy import ToyEngine, read_toy, write_toy
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
 
@@ -461,6 +461,38 @@ def test_the_control_is_the_same_run_by_scores_that_say_nothing(tmp_path: Path) 
     before = toy_runs.metrics(control)
     run(settings)
     assert toy_runs.metrics(control) == before
+
+
+@pytest.mark.parametrize(
+    "address", ["inline", pytest.param("local", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
+def test_overlapping_draws_by_the_policy_before_the_one_that_trains(
+    tmp_path: Path, address: str
+) -> None:
+    train = {"update": "raft_plus_plus", "learning_rate": 1.0, "epochs": 2}
+    own: dict[str, Any] = {"overlap": 1, "iterations": 4, "train": train, "keep_checkpoints": 1}
+    folder = run(toy_runs.config(tmp_path, cluster={"address": address}, **own))
+    home = folder / "iterations"
+    drawn = [toy_runs.rows(home / f"{n:03d}/rollouts.jsonl") for n in (1, 2, 3, 4)]
+    assert [{row["policy_version"] for row in rows} for rows in drawn] == [{0}, {0}, {1}, {2}]
+    assert toy_runs.results(folder) == toy_runs.results(
+        run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "inline"), **own))
+    )
+    # the update of iteration 4 by its formula: the ratio is to version 2, the policy is version 3
+    kept = run(toy_runs.config(tmp_path, **{**own, "run_dir": str(tmp_path / "kept"),
+                                            "keep_checkpoints": 9})) / "iterations"  # fmt: skip
+    logits = {n: np.array(read_toy(str(kept / f"{n:03d}/checkpoint"))[1]) for n in (2, 3, 4)}
+    log_p = {n: one - np.logaddexp.reduce(one) for n, one in logits.items()}
+    rows = toy_runs.rows(kept / "004/selected.jsonl")
+    tokens = np.array([token for row in rows for token in row["token_ids"]])
+    now = logits[3]
+    for _ in range(2):
+        p = np.exp(now - np.logaddexp.reduce(now))
+        ratio = (p / np.exp(log_p[2]))[tokens]
+        slope = np.where(ratio <= 1.2, -ratio, 0.0)
+        grad = np.bincount(tokens, slope, minlength=len(p)) - slope.sum() * p
+        now = now - 1.0 * grad / len(tokens)
+    assert np.allclose(now, logits[4], atol=1e-9)
 
 
 def test_filters_are_counted(tmp_path: Path) -> None:

@@ -32,7 +32,12 @@ from rollout.types import InputError
 SLOW = "time.sleep(0.1)\nreturn [float(c.count('good') - c.count('bad')) for c in completions]"
 
 
-OF_RUN = ("equal", "every", "control")  # of the cases below, what is no setting of an update
+OF_RUN = (
+    "equal",
+    "every",
+    "control",
+    "overlap",
+)  # of the cases below, what is no setting of an update
 
 
 def small(root: Path, name: str = "run", **sections: Any) -> RunConfig:
@@ -113,15 +118,18 @@ def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("after", "update", "step"),
     [
-        (False, {}, 1),
-        (True, {}, 1),
+        # a crash before a change is one after that before it, so every second of each is all
+        (False, {}, 2),
+        (True, {}, 2),
         (False, {"update": "weighted", "start_from": "start"}, 7),
         (True, {"update": "raft_plus_plus", "kl": 0.1, "epochs": 3}, 8),
         (False, {"update": "reinforce", "mix": {"path": "prompts.jsonl", "share": 0.3}}, 6),
         (True, {"update": "dpo", "epochs": 2}, 7),
-        (False, {"update": "reinforce", "equal": True}, 5),  # scores of iteration 1
-        (True, {"update": "raft_plus_plus", "epochs": 2, "every": 3}, 7),
-        (False, {"update": "dpo", "control": {"every": 2}}, 9),
+        (False, {"update": "reinforce", "equal": True}, 9),  # scores of iteration 1
+        (True, {"update": "raft_plus_plus", "epochs": 2, "every": 3}, 11),
+        (False, {"update": "dpo", "control": {"every": 2}}, 17),
+        (True, {"update": "raft_plus_plus", "epochs": 2, "overlap": 1}, 9),
+        (False, {"update": "reinforce", "overlap": 1, "equal": True}, 13),
     ],
 )
 def test_a_crash_at_every_single_change_of_the_folder(
@@ -132,8 +140,9 @@ def test_a_crash_at_every_single_change_of_the_folder(
     monkeypatch.chdir(tmp_path)  # where the file that is mixed in lies
     train = {key: value for key, value in update.items() if key not in OF_RUN}
     own: dict[str, Any] = {}
-    if "control" in update:
-        own |= {"control": update["control"]}
+    own |= {key: update[key] for key in ("control", "overlap") if key in update}
+    if "overlap" in update:
+        own["iterations"] = 3
     if "every" in update:
         own |= {"checkpoint": {"every": update["every"]}, "iterations": 4}
 

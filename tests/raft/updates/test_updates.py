@@ -367,6 +367,41 @@ def test_an_update_from_the_start_forgets_all_before(
 @pytest.mark.parametrize(
     "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]
 )
+def test_the_ratio_is_to_the_policy_that_drew(
+    start: Path, rows: Path, tmp_path: Path, lora: Any
+) -> None:
+    # which may be the one before the trained one, or the starting one
+    settings: Row = {"learning_rate": 3e-2, "batch_size": 100, "lora": lora, "update": "reinforce"}
+    trainer = build_sft(str(start), **settings)
+    trainer.train(str(rows), str(tmp_path / "1"), seed=1)
+    trainer.train(str(rows), str(tmp_path / "2"), seed=2)
+    policies = {name: log_probs_by_transformers(folder, rows) for name, folder in (
+        (None, tmp_path / "2"), ("1", tmp_path / "1"), ("start", start),
+    )}  # fmt: skip
+    for name, drew in (("1", tmp_path / "1"), ("start", start), (None, None)):
+        resumed = build_sft(str(start), checkpoint=str(tmp_path / "2"), **settings)
+        metrics = resumed.train(str(rows), None, 3, drawn_by=drew and str(drew))
+        expected = (policies[None] - policies[name]).exp().mean().item()
+        assert metrics["train/ratio_mean"] == pytest.approx(expected, rel=1e-4)
+        assert (abs(expected - 1) > 1e-3) is (name is not None)
+
+
+def log_probs_by_transformers(folder: Path, rows: Path) -> torch.Tensor:
+    """Of every trained token of all rows, end to end."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    found = []
+    for row in sft_rows(rows, "response"):
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            said = model(ids).logits[0, :-1].log_softmax(-1)
+        labels = torch.tensor(row["labels"][1:])
+        found.append(said.gather(-1, ids[0, 1:, None])[:, 0][labels >= 0])
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize(
+    "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]
+)
 def test_updates_since_the_last_checkpoint_are_made_again_bit_for_bit(
     start: Path, rows: Path, tmp_path: Path, lora: Any
 ) -> None:

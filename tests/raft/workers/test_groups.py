@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from raft.collect import collect
 from raft.config.train import TrainConfig
 from raft.updates.trainer import build_trainer
 from raft.workers.executors import Resources
+from raft.workers.group import side_by_side
 from raft.workers.inline_executor import InlineExecutor
 from raft.workers.probe import Probe
 from raft.workers.reward import GroupScores, RewardWorkers
@@ -37,6 +39,7 @@ from rollout.types import (
     Completion,
     EngineError,
     Group,
+    InputError,
     Prompt,
     Sampling,
     StaleWeightsError,
@@ -387,6 +390,21 @@ def test_a_wave_is_scored_while_the_next_is_drawn(
     assert len(scored) == 24 and 0 < waited < 500
 
 
+def test_two_things_side_by_side() -> None:
+    met = threading.Barrier(2, timeout=30)
+    side_by_side(met.wait, met.wait)  # else it would wait for ever
+
+    def fails() -> None:
+        raise InputError("train.learning_rate", "diverged")
+
+    with pytest.raises(InputError, match="diverged"):
+        side_by_side(fails, lambda: None)
+    ends = threading.Event()
+    with pytest.raises(InputError, match="diverged"):  # though the other has no end
+        side_by_side(ends.wait, fails)
+    ends.set()
+
+
 class Rank:
     """A trainer that remembers what it was started from."""
 
@@ -401,7 +419,12 @@ class Rank:
     def join(self, host: str, port: int) -> None: ...
 
     def train(
-        self, rows_path: str, out_dir: str | None, seed: int, whole: bool = True
+        self,
+        rows_path: str,
+        out_dir: str | None,
+        seed: int,
+        whole: bool = True,
+        drawn_by: str | None = None,
     ) -> dict[str, Any]:
         self.made.append((self.checkpoint, rows_path, out_dir, seed, whole))
         return {"from": self.checkpoint, "rank": self.rank, "seed": seed}

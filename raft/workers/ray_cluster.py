@@ -1,45 +1,27 @@
-"""A Ray cluster: started or joined, what is free on its nodes, and what a run takes of it."""
+"""A Ray cluster: what is free on its nodes, and what a run takes of it."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import resource
-import signal
-import socket
-import sys
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray._common.utils import get_default_ray_temp_dir
-from ray._private import ray_constants, services
 from ray._private.state import available_resources_per_node
-from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raft.workers.executors import Slot
 from raft.workers.placement import assign_nodes
+from raft.workers.ray_start import start, worker_path
 from rollout.errors import InputError
-from rollout.text.printable import one_line
 
 log = logging.getLogger("raft")
 
-# metadata only: samples are small, and weights travel through the run folder
-_LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
-_CONNECT_SECONDS = 5
-# how a client of gRPC begins, with an empty frame of settings; a server begins with such a frame
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-_SETTINGS = 4
-# open files: with fewer Ray's processes die one after another; enough for a machine of many cores
-_FEWEST_FILES, _ENOUGH_FILES = 512, 65_536
-_LEAST_SPACE = 32 * 2**20  # in Ray's folder, for its logs
 _SETTLE_SECONDS = 10  # a run that has just ended gives its GPUs back
 _PLACEMENT_SECONDS = 30
 _ANSWER_SECONDS = 60
@@ -84,37 +66,11 @@ class RayCluster:
     """As `RayExecutor` says."""
 
     def __init__(self, address: str, forward: Sequence[str]) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # zero GPUs asked for means none wanted, not "hide them": Ray's own new default
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         local = address == "local"
-        _allow_files()
-        if local:
-            _check_folder()
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        if not local:
-            address = _answering(address)
-        try:
-            with _own_signals():
-                ray.init(
-                    address=address,
-                    job_config=_JobConfig(),
-                    # only a cluster that starts here takes these two
-                    include_dashboard=False if local else None,
-                    object_store_memory=_LOCAL_OBJECT_STORE_BYTES if local else None,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
-        except (RuntimeError, OSError) as error:
-            if not local:
-                raise _no_cluster(address) from error
-            logs = f"{get_default_ray_temp_dir()}/session_latest/logs"
-            problem = f"Ray does not start ({type(error).__name__}: {one_line(error)})"
-            raise InputError("cluster", problem, f"see {logs}, or use address: inline") from error
+        start(address)
         self._joined = not local
         forwarded = {} if local else _forwarded(forward)
-        self.environment = forwarded | {"PYTHONPATH": os.pathsep.join(_path())}
+        self.environment = forwarded | {"PYTHONPATH": os.pathsep.join(worker_path())}
 
     def gpus(self) -> int:
         """How many GPUs are free; where some are not, those of a run that has just ended may be."""
@@ -238,111 +194,3 @@ def _ask_nodes(token: Path | None, environment: dict[str, str]) -> None:
             f"the node {answers[reference]} starts nothing within {_ANSWER_SECONDS} s",
             "see `ray status`",
         )
-
-
-def _path() -> list[str]:
-    """Where workers look for modules: as this process, but for the script's folder and the working
-    one. Python puts them first, where a user's types.py would end every worker; here they are last,
-    unless PYTHONPATH names them."""
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    users = [os.path.dirname(os.path.abspath(script))] if script else []
-    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    last = [path for path in dict.fromkeys([*users, os.getcwd()]) if path not in named]
-    return [*(path for path in sys.path if path and path not in last), *last]
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray sets its own way to end by SIGTERM, with a back-trace: what was set before stays."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM) if main else None
-    try:
-        yield
-    except SystemExit:  # by Ray's way, meanwhile
-        if callable(before):
-            before(signal.SIGTERM, None)
-        raise
-    finally:
-        if callable(before):
-            signal.signal(signal.SIGTERM, before)
-
-
-class _JobConfig(JobConfig):
-    """Ray puts the working directory before all else on the path of workers, where a user's
-    datasets.py would be taken for the library. Ours comes by PYTHONPATH, the directory last."""
-
-    _py_driver_sys_path = property(lambda _: [], lambda _, paths: None)
-
-
-def _allow_files() -> None:
-    """Raise the limit of open files as far as it may be. Raises InputError where that is few."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
-    if resource.RLIM_INFINITY != soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < _FEWEST_FILES:
-        raise InputError(
-            "ulimit -n",
-            f"is {allowed} open files, and Ray's processes need {_FEWEST_FILES} or more",
-            "raise it, or set cluster.address: inline",
-        )
-
-
-def _check_folder() -> None:
-    """Raises InputError where Ray cannot write its logs, or workers die of the name of theirs."""
-    if os.getcwd() != os.getcwdb().decode(errors="replace"):
-        where, fix = "the working directory", "rename it, or set cluster.address: inline"
-        raise InputError(where, "has a name that Ray cannot write as UTF-8", fix)
-    folder = Path(get_default_ray_temp_dir())
-    there = next(one for one in (folder, *folder.parents) if one.is_dir())
-    try:
-        disk = os.statvfs(there)
-        problem = "cannot be written to" if not os.access(there, os.W_OK | os.X_OK) else None
-        if disk.f_bavail * disk.f_frsize < _LEAST_SPACE or (disk.f_files and not disk.f_favail):
-            problem = "no space left on the disk"
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-    if problem is not None:
-        raise InputError(there, problem, "free some, or set RAY_TMPDIR to another folder")
-
-
-def _answering(address: str) -> str:
-    """The host:port of a cluster to join, where a server speaks gRPC: Ray itself tries for minutes.
-
-    Raises:
-        InputError: nothing does.
-    """
-    try:
-        found = services.canonicalize_bootstrap_address(address)
-    except (ConnectionError, ValueError) as error:
-        raise _no_cluster(address) from error
-    host, _, port = (found or "").rpartition(":")
-    try:
-        _greet(host.strip("[]"), int(port))
-    except (OSError, ValueError) as error:
-        raise _no_cluster(address if address == found else f"{found} ({address})") from error
-    ray_constants.NUM_REDIS_GET_RETRIES = 1  # each takes half a minute where no Ray answers
-    return str(found)
-
-
-def _greet(host: str, port: int) -> None:
-    """Raises OSError where no server of gRPC answers."""
-    with socket.create_connection((host, port), timeout=_CONNECT_SECONDS) as server:
-        if os.environ.get("RAY_USE_TLS", "0") in ("1", "true"):
-            return  # it would not understand
-        server.sendall(_GREETING)
-        head = b""
-        while len(head) < 4:  # a frame's length, then its kind
-            if not (more := server.recv(4 - len(head))):
-                raise ConnectionError("the connection was closed")
-            head += more
-        if head[3] != _SETTINGS:
-            raise ConnectionError("it speaks another protocol")
-
-
-def _no_cluster(address: str) -> InputError:
-    return InputError(
-        "cluster.address",
-        f"no Ray cluster answers at {address}",
-        "start one with `ray start --head` or use local",
-    )

@@ -1,4 +1,4 @@
-"""Workers as Ray actors, results as object references. Only this and `ray_cluster` know Ray."""
+"""Workers as Ray actors, results as object references. Only `ray_*` modules know Ray."""
 
 from __future__ import annotations
 

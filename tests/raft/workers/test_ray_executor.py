@@ -18,7 +18,7 @@ import cluster_parts
 import pytest
 from cluster_parts import Part, TellingRewardWorker
 
-from raft.workers import ray_cluster
+from raft.workers import ray_start
 from raft.workers.executors import Resources
 from raft.workers.ray_executor import RayExecutor
 from rewards.build import build_reward
@@ -154,16 +154,30 @@ def test_a_full_folder_of_rays_is_told_before_anything_starts(
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     full = os.statvfs(tmp_path)
     full = os.statvfs_result((*full[:3], 1, 1, *full[5:]))
-    monkeypatch.setattr(ray_cluster.os, "statvfs", lambda _: full)
+    monkeypatch.setattr(ray_start.os, "statvfs", lambda _: full)
     with pytest.raises(InputError, match=r"no space left.*RAY_TMPDIR"):
         RayExecutor()
+
+
+def test_a_busy_machine_gets_a_second_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def init(address: str, **_: object) -> None:
+        started.append(address)
+        raise Exception("The current node timed out during startup.")  # Ray's own, of no class
+
+    monkeypatch.setattr(ray_start.ray, "init", init)
+    monkeypatch.setattr(ray_start.ray, "shutdown", lambda: None)
+    with pytest.raises(InputError, match="Ray does not start .*timed out"):
+        RayExecutor()
+    assert started == ["local", "local"]
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_what_listens_there_and_is_no_cluster(
     answer: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(ray_start, "_CONNECT_SECONDS", 0.5)
     with socket.create_server(("", 0)) as server:
 
         def serve() -> None:

@@ -168,7 +168,7 @@ def test_a_busy_machine_gets_a_second_chance(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(ray_start.ray, "init", init)
     monkeypatch.setattr(ray_start.ray, "shutdown", lambda: None)
-    with pytest.raises(InputError, match="Ray does not start .*timed out"):
+    with pytest.raises(InputError, match=r"Ray does not start .*timed out"):
         RayExecutor()
     assert started == ["local", "local"]
 

@@ -6,17 +6,20 @@ import json
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.bench import growth, overhead, raft_loop
+from experiments.bench import early_rejection, growth, overhead, raft_loop
 from experiments.bench.table import table
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = (
     "raft_loop", "bare_raft", "toolkit_raft", "grpo", "generation", "judge", "overhead",
     "best_of_n", "growth", "replay", "report", "reward_engines", "reward_training", "scoring",
+    "early_rejection",
 )  # fmt: skip
 
 
@@ -109,3 +112,24 @@ def test_help_answers(program):
 def test_growth_is_measured_with_its_exponent():
     found = growth.measure(lambda _, size: time.sleep(size / 10_000), (1_000, 4_000))
     assert "exponent" not in found[0] and 0.9 < found[1]["exponent"] < 1.1
+
+
+def test_rejecting_early_is_compared_at_equal_tokens() -> None:
+    # beginnings that say all, and that say nothing; 4 responses of 10 tokens, cut after 4, one kept
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(4000, 4))
+    length = np.full((4000, 4), 10.0)
+    knows = early_rejection.compare(whole, whole, length, 4, 1)
+    assert knows["foresight"] == pytest.approx(1.0)
+    assert knows["reward"] == pytest.approx(whole.max(axis=1).mean())
+    # 3 × 4 + 10 tokens are 2.2 responses: between the best of 2 and of 3, by all subsets
+    two, three = (
+        np.mean([whole[:, list(one)].max(axis=1).mean() for one in combinations(range(4), n)])
+        for n in (2, 3)
+    )
+    assert knows["plain"] == pytest.approx(0.8 * two + 0.2 * three)
+    assert knows["gain"] == pytest.approx(knows["reward"] - knows["plain"])
+    assert knows["saved"] == pytest.approx(1 - 2.2 / 4)
+    ignorant = early_rejection.compare(whole, rng.normal(size=(4000, 4)), length, 4, 1)
+    assert abs(ignorant["foresight"]) < 0.05 and abs(ignorant["reward"]) < 0.1
+    assert ignorant["gain"] < 0 and ignorant["saved"] < -1

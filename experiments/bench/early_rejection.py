@@ -1,0 +1,119 @@
+"""What rejecting responses by the score of their beginning would have saved, on a run's rollouts.
+
+A prompt's stored responses are cut after so many tokens and scored by the run's own reward; the
+best of them by that score go on to their end, the others are dropped. Beside it stands the best of
+n whole responses for the same number of tokens (between whole n, in proportion). Nothing is drawn.
+
+`foresight` is the correlation of the two scores within prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.bench.table import table
+from raft.bon.estimate import expected_best_of_ns
+from raft.config.load import load_config
+from raft.runs.prompts import load_tokenizer
+from raft.selection.rules import best_of_k, padded
+from rewards.build import build_reward
+from rewards.evaluation.stats import mean_ci95
+from rollout.data.samples import REWARD, SampleRow, read_samples
+from rollout.types import Completion, Group, Prompt
+
+Floats = NDArray[np.float64]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    program = "python -m experiments.bench.early_rejection"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser.add_argument("run", type=Path, help="run folder whose rollouts and reward are used")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8, 16, 24])
+    parser.add_argument(
+        "--keep", type=int, nargs="+", default=[2, 4], help="of a prompt's responses"
+    )
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    found = list(measure(options.run, options.tokens, options.keep))
+    head = ["tokens", "kept", "foresight", "reward", "best of n, same tokens", "gain", "saved"]
+    print(json.dumps(found) if options.json else table(head, [_told(row) for row in found]))
+
+
+def measure(
+    run: Path, tokens: Sequence[int], keep: Sequence[int]
+) -> Iterator[dict[str, float | int]]:
+    """A row for each number of tokens and of responses that go on."""
+    config = load_config(run / "config.yaml")
+    tokenizer, reward = load_tokenizer(config.policy.model), build_reward(config.reward)
+    rows = [
+        row
+        for file in sorted(run.glob("iterations/*/rollouts.jsonl"))
+        for row in read_samples(file)
+    ]
+    whole_PN = padded([row.scores[REWARD] for row in rows])
+    length_PN = padded([[float(len(ids)) for ids in row.token_ids] for row in rows])
+    for cut in tokens:
+        groups = [_beginnings(row, cut, tokenizer) for row in rows]
+        begun_PN = padded(reward.score_groups(groups))
+        for kept in keep:
+            yield {"tokens": cut, "kept": kept} | compare(whole_PN, begun_PN, length_PN, cut, kept)
+
+
+def compare(
+    whole_PN: Floats, begun_PN: Floats, length_PN: Floats, cut: int, kept: int
+) -> dict[str, float]:
+    """The best whole score of those `kept` by their beginnings, and that of as many tokens.
+
+    All are (P, N). `saved` is the share of tokens that the best of n would need more.
+    """
+    order_PN = np.argsort(-begun_PN, axis=1, kind="stable")
+    goes_on_PN = order_PN.argsort(axis=1) < kept
+    best_P = best_of_k(np.where(goes_on_PN, whole_PN, np.nan))
+    reached_P = whole_PN[np.arange(len(whole_PN)), best_P]
+    spent = np.where(goes_on_PN, length_PN, np.minimum(length_PN, cut)).sum()
+    n = whole_PN.shape[1] * spent / length_PN.sum()
+    curve_PS = expected_best_of_ns(whole_PN, range(1, whole_PN.shape[1] + 1))
+    at, part = min(int(n), whole_PN.shape[1] - 1), n - min(int(n), whole_PN.shape[1] - 1)
+    plain_P = (1 - part) * curve_PS[:, at - 1] + part * curve_PS[:, at]
+    gain, half = mean_ci95(reached_P - plain_P)
+    curve_S = curve_PS.mean(axis=0)
+    needed = float(np.interp(reached_P.mean(), curve_S, np.arange(1, len(curve_S) + 1)))
+    apart = [one - one.mean(axis=1, keepdims=True) for one in (whole_PN, begun_PN)]
+    return {
+        "foresight": float(np.corrcoef(apart[0].ravel(), apart[1].ravel())[0, 1]),
+        "reward": float(reached_P.mean()),
+        "plain": float(plain_P.mean()),
+        "gain": gain,
+        "gain_ci95": half,
+        "saved": float(1 - n / needed),
+    }
+
+
+def _beginnings(row: SampleRow, cut: int, tokenizer: object) -> Group:
+    completions = [
+        Completion(
+            text if len(ids) <= cut else tokenizer.decode(ids[:cut], skip_special_tokens=True),  # type: ignore[attr-defined]
+            tuple(ids[:cut]),
+        )
+        for text, ids in zip(row.responses, row.token_ids, strict=True)
+    ]
+    content = row.prompt if isinstance(row.prompt, str) else tuple(row.prompt or ())
+    return Group(Prompt(row.id, content), tuple(completions), row.policy_version or 0)
+
+
+def _told(row: dict[str, float | int]) -> list[str]:
+    return [
+        str(row["tokens"]), str(row["kept"]), f"{row['foresight']:.2f}", f"{row['reward']:.3f}",
+        f"{row['plain']:.3f}", f"{row['gain']:+.3f} ± {row['gain_ci95']:.3f}",
+        f"{row['saved']:.0%}",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

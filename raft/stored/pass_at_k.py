@@ -10,7 +10,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from raft.bon.estimate import Estimate, estimate, expected_best_of_n
+from raft.bon.estimate import Estimate, estimate, expected_best_of_ns
 from raft.stored.questions import RIGHT, Question, Questions
 from raft.stored.rules import sweep
 from rewards.evaluation.markdown import table, with_interval
@@ -29,7 +29,10 @@ __all__ = [
 # how many questions with an unreadable answer a report names
 _MOST_NAMED = 3
 
-Metric = Callable[[int, Question, int], float]
+# of questions that are looked at together
+_BLOCK = 4096
+
+Metric = Callable[[Sequence[Question], Sequence[int]], np.ndarray]  # (P questions, K values of k)
 
 
 class Measured(Estimate):
@@ -109,15 +112,8 @@ def measure(
             "choose k up to that",
         )
     metrics = _metrics(pool, weighted, draws, seed)
-    value_PT = np.full((len(pool.questions), len(metrics) * len(ks)), np.nan)
-    with Progress("measuring", len(pool.questions)) as bar:
-        for p, question in enumerate(pool.questions):
-            value_PT[p] = [
-                metric(p, question, k) if k <= len(question.label_N) else math.nan
-                for metric in metrics.values()
-                for k in ks
-            ]
-            bar.advance()
+    found = [metric(pool.questions, ks) for metric in metrics.values()]
+    value_PT = np.concatenate(found, axis=1)
     means = _means(value_PT, resamples, seed)
     return {
         **_facts(pool),
@@ -142,7 +138,7 @@ def _at_k(k: int, means: dict[str, Measured]) -> AtK:
 
 
 def _metrics(pool: Questions, weighted: str | None, draws: int, seed: int) -> dict[str, Metric]:
-    found: dict[str, Metric] = {"pass": _pass, "maj": _majority}
+    found = {"pass": _of_each("pass@k", _pass), "maj": _of_each("maj@k", _majority)}
     if pool.scores is None:
         return found
     if weighted is not None:
@@ -164,9 +160,22 @@ def _metrics(pool: Questions, weighted: str | None, draws: int, seed: int) -> di
                 question.label_N, weight_N, k, right=RIGHT, draws=draws, seed=drawn
             )
 
-        found["weighted_maj"] = by_weight
+        found["weighted_maj"] = _of_each("weighted maj@k", by_weight)
     found["rm"] = _by_reward
     return found
+
+
+def _of_each(name: str, measure_one: Callable[[int, Question, int], float]) -> Metric:
+    def of_all(questions: Sequence[Question], ks: Sequence[int]) -> np.ndarray:
+        found_PK = np.full((len(questions), len(ks)), np.nan)
+        with Progress(f"measuring {name}", len(questions)) as bar:
+            for p, question in enumerate(questions):
+                n = len(question.label_N)
+                found_PK[p] = [measure_one(p, question, k) if k <= n else math.nan for k in ks]
+                bar.advance()
+        return found_PK
+
+    return of_all
 
 
 def _pass(p: int, question: Question, k: int) -> float:
@@ -180,10 +189,19 @@ def _majority(p: int, question: Question, k: int) -> float:
     return majority_at_k(right, list(votes.values()), silent, k)
 
 
-def _by_reward(p: int, question: Question, k: int) -> float:
+def _by_reward(questions: Sequence[Question], ks: Sequence[int]) -> np.ndarray:
     """Return the expected correctness of the best of k by score."""
-    correct_N = (question.label_N == RIGHT).astype(np.float64)
-    return float(expected_best_of_n(_score_N(question)[None], k, correct_N[None])[0])
+    found: list[np.ndarray] = []
+    for start in range(0, len(questions), _BLOCK):
+        block = questions[start : start + _BLOCK]
+        # what a shorter question lacks is not in its pool, as a missing score is not
+        score_PN = np.full((len(block), max(len(one.label_N) for one in block)), np.nan)
+        correct_PN = np.zeros(score_PN.shape)
+        for p, question in enumerate(block):
+            score_PN[p, : len(question.label_N)] = _score_N(question)
+            correct_PN[p, : len(question.label_N)] = question.label_N == RIGHT
+        found.append(expected_best_of_ns(score_PN, ks, correct_PN))
+    return np.concatenate(found)
 
 
 def _means(value_PT: np.ndarray, resamples: int, seed: int) -> list[Measured]:

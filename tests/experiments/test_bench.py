@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = (
     "raft_loop", "bare_raft", "toolkit_raft", "grpo", "generation", "judge", "overhead",
     "best_of_n", "growth", "replay", "report", "reward_engines", "reward_training", "scoring",
-    "early_rejection",
+    "early_rejection", "overlap",
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ __all__ = ["Row", "import_what_loads", "log_probs"]
 # a forward pass, by tokens with their padding (on a CPU small ones stay in its caches), and by
 # logits
 _MOST_TOKENS = {"cuda": 16_384, "cpu": 2048}
-_MOST_LOGITS = 2**26
+_MOST_LOGITS = {"cuda": 2**30, "cpu": 2**26}
 _POSITIONS_AT_A_TIME = 1024  # of one row, made float32
 
 
@@ -82,12 +82,13 @@ def _transformers(name: str, rows: Sequence[Row], dtype: str) -> list[np.ndarray
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = ("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype
-    model = load_causal_lm(name, getattr(torch, wanted))
+    with torch.device(device):  # what does not come from files; a copy on the CPU is none
+        model = load_causal_lm(name, getattr(torch, wanted))
     model.to(device).eval()
     vocabulary = model.config.get_text_config().vocab_size
     found: dict[int, np.ndarray] = {}
     with torch.inference_mode():
-        for batch in _batches(rows, min(_MOST_TOKENS[device], _MOST_LOGITS // vocabulary)):
+        for batch in _batches(rows, min(_MOST_TOKENS[device], _MOST_LOGITS[device] // vocabulary)):
             found |= _forward(model, rows, batch)
     # the GPU belongs to others between two calls
     del model

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from rollout.errors import InputError
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
+    from raft.workers.placement import Placement
 
 log = logging.getLogger("raft")
 
@@ -39,6 +40,9 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_MEMORY = 79.2  # GiB, what torch gets of an H100 of 80 GB
+# hours are estimates: of a GPU's arithmetic in bfloat16 (an H100's), so much is used
+PEAK_FLOPS = 989e12
+ASSUMED_MFU = {"drawing": 0.1, "scoring": 0.4, "training": 0.35}
 _DRIVER = 0.45  # GiB of an H100 that its driver counts and torch does not get
 _ROW_BYTES = 11  # of a stored token: its id, and four letters with their quotes
 _DOING: dict[Phase, str] = {
@@ -91,6 +95,7 @@ class Plan:
     disk: Disk
     tokens: tuple[Tokens, ...]
     step: str = "iteration"
+    hours: Mapping[str, float] | None = None  # of all iterations, by estimate
 
     def uses(self) -> list[GpuUse]:
         """Every GPU in every phase."""
@@ -201,7 +206,32 @@ def plan_run(config: RunConfig, gpus: int, memory: float, *, hub: bool = True) -
         processes=tuple(run_processes(config, sizes, placement, held)),
         disk=_disk(config, sizes, gpus > 0),
         tokens=tuple(_tokens(config, sizes)),
+        hours=_hours(config, sizes, placement) if gpus else None,
     )
+
+
+def _hours(config: RunConfig, sizes: RunSizes, placement: Placement) -> dict[str, float] | None:
+    """Of drawing, scoring and training, from the tokens and `ASSUMED_MFU`; nothing is measured."""
+    if sizes.policy is None:
+        return None
+    tokens = {one.kind: one.whole or 0 for one in _tokens(config, sizes)}
+    policy, rewards = sizes.policy.elements, [one.elements for one in sizes.rewards.values()]
+    train = config.train
+    # forward 2, gradients of activations 2, of weights 2, and forward once more
+    passes = 2 + 2 + 2 * (train.lora is None) + 2 * train.gradient_checkpointing
+    work = {
+        "drawing": 2 * policy * tokens["drawn"],
+        # tokens are counted for every model that reads them
+        "scoring": 2 * sum(rewards) / max(1, len(rewards)) * tokens["scored"],
+        "training": passes * policy * tokens["trained"],
+    }
+    gpus = {
+        "drawing": len(placement.rollout) * config.policy.tensor_parallel,
+        "scoring": max(1, len(placement.reward)),
+        "training": max(1, len(placement.trainer)),
+    }
+    speed = {kind: PEAK_FLOPS * ASSUMED_MFU[kind] * gpus[kind] for kind in work}
+    return {kind: flops / speed[kind] / 3600 for kind, flops in work.items() if flops}
 
 
 def check_plan(config: RunConfig, gpus: int, memory: float) -> None:

@@ -297,8 +297,9 @@ def _monitor(
         return Process("monitor", gpus, {phase: {} for phase in PHASES})
     element = _BYTES.get(config.policy.dtype, 2 if gpus else 4)
     row = row_tokens(config, size)[1]
-    work = inference_bytes(size, min(_MEASURED, max(row, 2**26 // size.vocabulary)), element)
-    logits = max(2**26, row * size.vocabulary) * element + 1024 * size.vocabulary * 12
+    most = 2**30 if gpus else 2**26  # logits, as in raft.monitor.log_probs
+    work = inference_bytes(size, min(_MEASURED, max(row, most // size.vocabulary)), element)
+    logits = max(most, row * size.vocabulary) * element + 1024 * size.vocabulary * 12
     parts: dict[str, Part] = {
         "weights": Part(size.elements * element),
         "activations": Part(work + logits),

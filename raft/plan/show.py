@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raft.plan.memory import GIB, PHASES, total
-from raft.plan.plan import Plan
+from raft.plan.plan import ASSUMED_MFU, PEAK_FLOPS, Plan
 
 __all__ = ["plan_json", "plan_text"]
 
@@ -46,6 +46,15 @@ def plan_text(plan: Plan) -> str:
         for one in plan.tokens
     ]
     lines += _table(rows)
+    if plan.hours:
+        hours = ", ".join(f"{kind} {hours:.2g}" for kind, hours in plan.hours.items())
+        used = ", ".join(f"{kind} {100 * ASSUMED_MFU[kind]:g} %" for kind in plan.hours)
+        lines += [
+            "",
+            f"hours in all, at most: {hours}",
+            f"  an estimate, not measured: each GPU has {PEAK_FLOPS / 1e12:g} TFLOP/s, of which "
+            f"{used} are used",
+        ]
     fits = [] if plan.problem() else ["it fits"]
     return "\n".join([*lines, "", *plan.notes(), *fits])
 
@@ -102,5 +111,6 @@ def plan_json(plan: Plan) -> dict[str, object]:
             {"kind": one.kind, f"each_{plan.step}": one.each, "in_all": one.whole}
             for one in plan.tokens
         ],
+        "hours_estimated": plan.hours,
         "notes": plan.notes(),
     }

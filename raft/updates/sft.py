@@ -310,7 +310,8 @@ class SFT:
                 "missing, and train.optimizer is persistent",
                 "restore it or set train.optimizer=fresh in a new run",
             )
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        # mapped: the trainers of a machine read one copy of it, of 8 bytes a weight
+        state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         if self._settings.fsdp:
             self._trainer.add_callback(restore_at_start(state))
             return

@@ -27,6 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 _Item = TypeVar("_Item")
+_BUCKET = 2**24  # numbers of a message
 
 
 def count() -> int:
@@ -91,12 +92,29 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     there = torch.tensor([one.grad is not None for one in trained], dtype=torch.int32)
     there = summed(there.to(trained[0].device))
+    gradients: list[torch.Tensor] = []
     for parameter, processes in zip(trained, there.tolist(), strict=True):
-        if not processes:
-            continue
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        summed(parameter.grad)
+        if processes:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    for together in _buckets(gradients):
+        flat = summed(torch.cat([one.reshape(-1) for one in together]))
+        for one, part in zip(together, flat.split([one.numel() for one in together]), strict=True):
+            one.copy_(part.view_as(one))
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Those of one type side by side, so that few messages go around."""
+    found: list[list[torch.Tensor]] = []
+    room, dtype = 0, None
+    for one in tensors:
+        if one.numel() > room or one.dtype != dtype:
+            found.append([])
+            room, dtype = _BUCKET, one.dtype
+        found[-1].append(one)
+        room -= one.numel()
+    return found
 
 
 def barrier() -> None:

@@ -21,8 +21,9 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -123,6 +124,9 @@ class StepTrainer(Trainer):
             data_collator=_only,
             callbacks=[MarkComplete()],
         )
+        # gradients are summed here, on the bare model: its DDP would hold them twice
+        prepare: Any = self.accelerator.prepare_model
+        self.accelerator.prepare_model = partial(prepare, evaluation_mode=True)
         for printer in (PrinterCallback, ProgressCallback):
             self.remove_callback(printer)
         self.objective, self.held_out = objective, held_out

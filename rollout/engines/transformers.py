@@ -26,6 +26,10 @@ from rollout.seeds import derive_seed
 from rollout.text.decode import Decoder, cut_at_stop, decode_continuations, find_stop
 from rollout.types import Completion, Group, Prompt, Sampling, StaleWeightsError
 
+# of SplitMix64, as signed numbers of 64 bits
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
+
 
 class TransformersEngine:
     """`model.generate` in left-padded batches behind the `Engine` protocol.
@@ -190,23 +194,45 @@ class _StopStrings(StoppingCriteria):
 
 
 class _SeededGumbel(LogitsProcessor):
-    """Adds Gumbel noise, one generator per row, so that the arg max is a draw from the softmax."""
+    """Adds Gumbel noise, so that the arg max is a draw from the softmax.
+
+    A number is a hash of its row's seed, of how many tokens were drawn before and of the token: a
+    seed means the same on every device, and the noise is made where the logits are.
+    """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._keys = [_mixed(seed % 2**64) for seed in seeds]
+        self._drawn = 0
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it says FloatTensor
         self, input_ids: object, scores: torch.Tensor
     ) -> torch.Tensor:
-        # drawn on the CPU so that a seed means the same on every device
-        uniform = torch.stack(
-            [
-                torch.empty(scores.shape[1], dtype=torch.float64).exponential_(generator=g)
-                for g in self._generators
-            ]
-        )
-        # −log(Exponential) is Gumbel; double precision keeps ties out of large vocabularies
-        return scores.double() - uniform.to(scores.device).log()
+        keys = [_mixed((key + self._drawn) % 2**64) for key in self._keys]
+        self._drawn += 1
+        signed = [key - 2**64 if key >= 2**63 else key for key in keys]
+        noise = hashed_uniform(torch.tensor(signed, device=scores.device), scores.shape[1])
+        # double precision keeps ties out of large vocabularies
+        return scores.double() - noise.log().neg_().log_()
+
+
+def hashed_uniform(key_B: torch.Tensor, count: int) -> torch.Tensor:
+    """(B, count) numbers above 0 and below 1 from (B,) keys: SplitMix64 (Steele et al. 2014), whose
+    state a key begins."""
+    hash_BV = key_B[:, None] + _GOLDEN * torch.arange(1, count + 1, device=key_B.device)
+    for shift, factor in _ROUNDS:
+        # `>>` copies the sign
+        hash_BV ^= (hash_BV >> shift) & (2 ** (64 - shift) - 1)
+        hash_BV *= factor
+    hash_BV ^= (hash_BV >> 31) & (2**33 - 1)
+    return ((hash_BV >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+
+
+def _mixed(value: int) -> int:
+    """SplitMix64's hash of one number."""
+    value = (value + _GOLDEN) % 2**64
+    for shift, factor in _ROUNDS:
+        value = (value ^ (value >> shift)) * factor % 2**64
+    return value ^ (value >> 31)
 
 
 def _sampler(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:

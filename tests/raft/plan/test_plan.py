@@ -237,3 +237,17 @@ def test_a_start_is_refused_only_where_it_cannot_fit(
     with caplog.at_level("WARNING", logger="raft"):
         check_run(config, hub=False)
     assert "by estimate" in caplog.text
+
+
+def test_hours_are_tokens_by_arithmetic_over_the_stated_speed() -> None:
+    config = load_config(CONFIGS / "llama3_8b_armorm.yaml", ["train.lora.r=8"])
+    plan = plan_run(config, 4, DEFAULT_MEMORY)
+    tokens = {one.kind: one.whole or 0 for one in plan.tokens}
+    assert plan.hours is not None
+    weights = 8.03e9  # of the policy
+    seconds = 2 * weights * tokens["drawn"] / (0.1 * 989e12 * config.cluster.rollout_workers)
+    assert plan.hours["drawing"] == pytest.approx(seconds / 3600, rel=0.01)
+    frozen = config.train.gradient_checkpointing
+    seconds = (6 if frozen else 4) * weights * tokens["trained"] / (0.35 * 989e12)
+    assert plan.hours["training"] == pytest.approx(seconds / 3600, rel=0.01)
+    assert plan_run(config, 0, DEFAULT_MEMORY).hours is None

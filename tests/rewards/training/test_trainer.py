@@ -13,6 +13,7 @@ import torch
 from wording import says
 
 from rewards.data.pair import Pair
+from rewards.training import distributed
 from rewards.training.bradley_terry import train_bradley_terry
 from rewards.training.examples import (
     Example,
@@ -426,3 +427,48 @@ def test_politeness_is_learned_from_nothing(raft_data: Path, tmp_path: Path) -> 
     found = cast("dict[str, Any]", metrics)
     assert found["eval/accuracy"] >= 0.9
     assert found["eval/accuracy_low"] > 0.8
+
+
+# several processes
+
+
+def test_gradients_go_around_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def doubled(value: torch.Tensor) -> torch.Tensor:
+        sizes.append(value.numel())
+        return value.mul_(2)
+
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "summed", doubled)
+    monkeypatch.setattr(distributed, "_BUCKET", 10)
+    shapes = [(2, 3), (4,), (20,), (1,), (3, 2)]
+    dtypes = [torch.float32, torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]
+    made = [torch.nn.Parameter(torch.ones(s, dtype=d)) for s, d in zip(shapes, dtypes, strict=True)]
+    frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    grads = [torch.randn(s).to(d) for s, d in zip(shapes, dtypes, strict=True)]
+    for parameter, grad in zip(made[:-1], grads, strict=False):
+        parameter.grad = grad.clone()
+    distributed.sum_gradients([*made, frozen])
+    assert sizes == [5, 10, 20, 1]  # which have one, then these
+    for parameter, grad in zip(made[:-1], grads, strict=False):
+        assert parameter.grad is not None and torch.equal(parameter.grad, 2 * grad)
+    assert made[-1].grad is None and frozen.grad is None
+
+
+def test_no_second_copy_of_the_gradients(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # accelerate would wrap the model for several processes, and sum in buckets of its own
+    import accelerate
+
+    asked: list[bool] = []
+    original: Any = accelerate.Accelerator.prepare_model
+
+    def noted(self: Any, *given: Any, evaluation_mode: bool = False, **named: Any) -> Any:
+        asked.append(evaluation_mode)
+        return original(self, *given, evaluation_mode=evaluation_mode, **named)
+
+    monkeypatch.setattr(accelerate.Accelerator, "prepare_model", noted)
+    trained(base, tmp_path)
+    assert asked and all(asked)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import tiny_models as tiny
 import torch
 
-from rollout.engines.transformers import TransformersEngine, _sampler
+from rollout.engines.transformers import TransformersEngine, _sampler, hashed_uniform
 from rollout.types import Completion, Group, Sampling, StaleWeightsError
 
 TEXTS = [
@@ -306,3 +307,37 @@ def test_log_probs_equal_a_forward_pass_by_hand(folders: dict[str, Path], family
     ids = tiny.tokenizer()(TEXTS[2])["input_ids"]
     found = TransformersEngine(str(folders[family])).log_probs(ids)
     assert found == pytest.approx(tiny.log_probs(folders[family], ids), abs=1e-5)
+
+
+# noise
+
+
+def split_mix(state: int, number: int) -> int:
+    """The number-th of SplitMix64, from its paper."""
+    z = (state + number * 0x9E3779B97F4A7C15) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return z ^ (z >> 31)
+
+
+def test_noise_is_a_published_generators() -> None:
+    assert split_mix(1234567, 1) == 6457827717110365317  # as the reference implementation prints
+    keys = [0, 1, -1, 2**63 - 1, -(2**63)]
+    found = hashed_uniform(torch.tensor(keys), 50)
+    expected = [
+        [((split_mix(key % 2**64, number) >> 11) + 0.5) / 2**53 for number in range(1, 51)]
+        for key in keys
+    ]
+    assert found.tolist() == expected
+    assert found.min() > 0 and found.max() < 1
+
+
+def test_noise_of_neighbours_is_unrelated() -> None:
+    # seeds of one prompt's samples follow each other, as do steps and tokens
+    sampler = _sampler(Sampling(temperature=1.0), range(40))[-1]
+    made = torch.stack([sampler(None, torch.zeros(40, 1000)) for _ in range(30)]).numpy()
+    assert made.mean() == pytest.approx(0.5772, abs=5e-3)
+    assert made.var() == pytest.approx(math.pi**2 / 6, abs=0.02)
+    for axis in range(3):
+        first, second = (np.take(made, range(n, made.shape[axis] - 1 + n), axis) for n in (0, 1))
+        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 5 / 1000

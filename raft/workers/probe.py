@@ -23,7 +23,7 @@ _TIMES_NOISE, _LEAST = 3.0, 0.1
 # an engine is said to hold another policy when it is so many standard deviations beyond the middle
 _SURE = 5.0
 _MOST = 4.0
-_NO_NOISE = 1e-6  # float32 rounds too, even where nothing was seen
+_NO_NOISE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ class Probe:
         squared = float(way_N @ way_N)
         if not squared > 0:
             return None, 0.0, 0.0
-        rms = max(self.noise.rms, _NO_NOISE)
+        # noise may grow with the policy: to one of the two, an engine without a fault is as near
+        nearest = min(np.sqrt(((engine_N - one_N) ** 2).mean()) for one_N in (old_N, new_N))
+        rms = max(self.noise.rms, float(nearest), _NO_NOISE)
 
         def bounded(apart_N: NDArray[np.float64]) -> NDArray[np.float64]:
             return apart_N.clip(-_MOST * rms, _MOST * rms)

@@ -64,3 +64,16 @@ def test_exact_engines_may_not_be_a_part_of_an_update_away() -> None:
     assert "differ from the trainer's" in str(probe.judge(most).fault)
     assert "log-probabilities for 3 tokens" in str(probe.judge(new[:2]).fault)
     assert probe.judge([math.nan] * 3).fault
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("update", [1e-7, 1e-5, 1e-3])
+def test_noise_that_grew_since_the_start_is_no_update(exact: bool, update: float) -> None:
+    # a policy that learns hardly anything more, and is sharper than the one that was measured
+    rng, noise = np.random.default_rng(0), 2e-5 if exact else 2e-3
+    normal = Noise(noise / 20, noise / 20)
+    for _ in range(TRIALS):
+        old, way = rng.normal(-2, 1, 256), update * rng.standard_t(3, 256)
+        engine = old + way + noise * rng.standard_t(4, 256)
+        probe = Probe(((0,),), tuple(old + way), tuple(old), normal, exact)
+        assert probe.judge(engine).fault is None

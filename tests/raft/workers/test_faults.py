@@ -59,8 +59,9 @@ def test_too_many_deaths_end_the_run_and_lose_nothing(
 ) -> None:
     straight = run(settings(tmp_path, "straight"))
     toy_faults.order(orders, **{kind: 3})
+    alone = WORKERS | {"rollout_workers": 1, "reward_workers": 1}
     with pytest.raises(WorkerDiedError, match=r"died 3 times \(cluster.max_respawns is 2\)"):
-        run(settings(tmp_path, "killed", cluster=WORKERS))
+        run(settings(tmp_path, "killed", cluster=alone))
     drawn = [
         row["id"]
         for file in (tmp_path / "killed").glob("iterations/*/.*.samples")

@@ -76,6 +76,7 @@ class DyingTrainer(ToyTrainer):
         whole: bool = True,
         drawn_by: str | None = None,
     ) -> dict[str, float | int]:
+        assert out_dir is not None, "one toy trainer alone writes"
         Path(out_dir).mkdir()
         (Path(out_dir) / "half").write_text("of a checkpoint")
         maybe_die("train")

@@ -77,6 +77,18 @@ def draw_batch(
     return store, collected
 
 
+def draw_ahead(
+    config: RunConfig,
+    folder: RunFolder,
+    workers: WorkerGroups,
+    prompts: Sequence[Prompt],
+    iteration: int,
+) -> None:
+    """With `overlap` the rollouts of the next iteration, if there is one."""
+    if config.overlap and iteration < config.iterations:
+        draw_batch(config, folder, workers, prompts, iteration + 1)
+
+
 def collect(
     workers: WorkerGroups,
     store: RolloutStore,

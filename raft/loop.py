@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups, models_of, start_workers
-from raft.collect import collect, draw_batch
+from raft.collect import collect, draw_ahead, draw_batch
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
@@ -149,10 +149,8 @@ def improve(run: Run, iteration: int) -> None:
         kept = write_selected(store.rows, home / "selected.jsonl", *how)
         write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
-        ahead = config.overlap and iteration < config.iterations
-        meanwhile = partial(draw_batch, *batches, iteration + 1) if ahead else lambda: None
-        learns = kept["select/kept"] > 0  # else the policy stays
-        trained = train(*batches[:3], iteration, meanwhile) if learns else (meanwhile(), {})[1]
+        ahead, learns = partial(draw_ahead, *batches, iteration), kept["select/kept"] > 0
+        trained = train(*batches[:3], iteration, ahead, learns=learns)
     with watch("sync"):
         sync(run.folder, run.workers, run.held_out, iteration)
     judged = by_judge(config.reward, config.gold, alone=False)

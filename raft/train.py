@@ -50,11 +50,17 @@ def train(
     workers: WorkerGroups,
     iteration: int,
     meanwhile: Callable[[], object] = lambda: None,
+    *,
+    learns: bool = True,
 ) -> dict[str, float | int]:
     """The update on the selected rows, or its stored result when it is done already.
 
-    `meanwhile` is done beside it, by other workers.
+    `meanwhile` is done beside it, by other workers. Without rows it `learns` nothing: the policy
+    stays.
     """
+    if not learns:
+        meanwhile()
+        return {}
     if (checkpoint := stored_policies(folder.root).get(iteration)) is None:
         whole = config.checkpoint_due(iteration)
         checkpoint = folder.checkpoint(iteration, whole=whole)

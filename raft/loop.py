@@ -60,7 +60,8 @@ class Run:
     mix: Sequence[Example] = ()
 
     def log(self, iteration: int, phase: str, metrics: Mapping[str, Metric]) -> None:
-        self.sinks.write(self.folder.add_metrics(iteration, phase, metrics))
+        if not self.folder.has_metrics(iteration, phase):  # of an update that is made again
+            self.sinks.write(self.folder.add_metrics(iteration, phase, metrics))
 
 
 def run(config: RunConfig) -> Path:
@@ -133,13 +134,8 @@ def iterate(run: Run) -> None:
 
 
 def improve(run: Run, iteration: int) -> None:
-    """One RAFT iteration: policy version `iteration` − 1 becomes version `iteration`.
-
-    A checkpoint that is not there any more is trained again, from the rows that are stored.
-    """
-    told = run.folder.has_metrics(iteration, "train")
-    there = run.folder.latest_version() >= iteration or not run.folder.learned(iteration)
-    if told and there:
+    """One RAFT iteration: policy version `iteration` − 1 becomes version `iteration`."""
+    if run.folder.improved(iteration):
         return
     config, watch, home = run.config, Stopwatch(), run.folder.iteration(iteration)
     batches = (config, run.folder, run.workers, run.prompts)
@@ -149,8 +145,8 @@ def improve(run: Run, iteration: int) -> None:
         kept = write_selected(store.rows, home / "selected.jsonl", *how)
         write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
-        ahead, learns = partial(draw_ahead, *batches, iteration), kept["select/kept"] > 0
-        trained = train(*batches[:3], iteration, ahead, learns=learns)
+        ahead = partial(draw_ahead, *batches, iteration)
+        trained = train(*batches[:3], iteration, ahead, learns=kept["select/kept"] > 0)
     with watch("sync"):
         sync(run.folder, run.workers, run.held_out, iteration)
     judged = by_judge(config.reward, config.gold, alone=False)
@@ -163,8 +159,7 @@ def improve(run: Run, iteration: int) -> None:
         **watch.metrics(),  # the evaluation's row, where there is one, has the whole iteration
         "policy/version": iteration,
     }
-    if not told:
-        run.log(iteration, "train", row)
+    run.log(iteration, "train", row)
 
 
 def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:

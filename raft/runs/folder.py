@@ -84,6 +84,12 @@ class RunFolder:
     def has_metrics(self, iteration: int, phase: str) -> bool:
         return any(r["iteration"] == iteration and r["phase"] == phase for r in self._metrics)
 
+    def improved(self, iteration: int) -> bool:
+        """Whether the iteration is done. A policy that is not there any more is trained again, from
+        the rows that are stored."""
+        there = self.latest_version() >= iteration or not self.learned(iteration)
+        return there and self.has_metrics(iteration, "train")
+
     def learned(self, iteration: int) -> bool:
         """Whether the iteration, which is done, trained the policy on anything."""
         rows = [r for r in self._metrics if (r["iteration"], r["phase"]) == (iteration, "train")]

@@ -604,7 +604,7 @@ def test_training_that_diverges_keeps_the_last_policy(
     # metrics must hold no NaN, and a checkpoint without a usable result must not count as one
     from raft.updates.toy import ToyTrainer
 
-    def diverging(self: ToyTrainer, rows: str, out: str, seed: int) -> Any:
+    def diverging(self: ToyTrainer, rows: str, out: str, *_: Any) -> Any:
         write_toy(out, toy_runs.WORDS, [0.0])
         raise InputError("train.learning_rate", "training diverged", "lower it")
 

@@ -246,7 +246,7 @@ def _all_groups(
         trainer.sleep()
     drawing = _drawing_groups(config, executor, placement, rewards, policy, _BATCH_GROUPS)
     if version < config.iterations and trainer is None:
-        first = _first_of(drawing.rollout, placement)
+        first = _first_of(drawing.reward, placement)
         trainer = _trainer(config, folder, executor, placement, first)
     return replace(drawing, trainer=trainer)
 
@@ -280,7 +280,7 @@ def _drawing_groups(
         rollout = drawing()
     else:
         rollout = drawing()
-        reward = scoring(after=_first_of(rollout, placement))
+        reward = scoring()
     return WorkerGroups(
         rollout=rollout,
         reward=reward,
@@ -289,9 +289,11 @@ def _drawing_groups(
     )
 
 
-def _first_of(rollout: RolloutWorkers, placement: Placement) -> Worker[object] | None:
-    """Who starts before the others where cores are few: drawing comes first."""
-    return None if placement.rollout[0].gpus else rollout.first
+def _first_of(group: RolloutWorkers | RewardWorkers, placement: Placement) -> Worker[object] | None:
+    """Who is waited for before another worker starts, where cores are few: importing libraries
+    takes one for seconds. An engine takes longest, and beside it start reward and trainer in turn.
+    """
+    return None if placement.rollout[0].gpus else group.first
 
 
 def update_of(config: RunConfig, folder: RunFolder, iteration: int) -> tuple[str, int]:

@@ -281,18 +281,12 @@ def _drawing_groups(
     else:
         rollout = drawing()
         reward = scoring()
-    return WorkerGroups(
-        rollout=rollout,
-        reward=reward,
-        trainer=None,
-        take_turns=placement.colocated,
-    )
+    return WorkerGroups(rollout, reward, trainer=None, take_turns=placement.colocated)
 
 
 def _first_of(group: RolloutWorkers | RewardWorkers, placement: Placement) -> Worker[object] | None:
-    """Who is waited for before another worker starts, where cores are few: importing libraries
-    takes one for seconds. An engine takes longest, and beside it start reward and trainer in turn.
-    """
+    """Whom another worker waits for where cores are few: imports take one for seconds. Beside an
+    engine, which takes longest, start reward and trainer in turn."""
     return None if placement.rollout[0].gpus else group.first
 
 

@@ -76,4 +76,4 @@ def test_noise_that_grew_since_the_start_is_no_update(exact: bool, update: float
         old, way = rng.normal(-2, 1, 256), update * rng.standard_t(3, 256)
         engine = old + way + noise * rng.standard_t(4, 256)
         probe = Probe(((0,),), tuple(old + way), tuple(old), normal, exact)
-        assert probe.judge(engine).fault is None
+        assert probe.judge(engine.tolist()).fault is None

@@ -9,7 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from raft.workers.executors import Resources
-from rollout.engines.base import Engine, build_engine
+from raft.workers.rollout import RolloutWorker
+from rollout.engines.base import Engine, EngineChoice, build_engine
 from rollout.types import Completion, Group, Prompt, Sampling
 
 _held: list[Engine] = []
@@ -64,7 +65,7 @@ class EngineExecutor:
     def reserve(self, slots: Any) -> None: ...
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        return _Answer(self._engine.method(method.__name__, *arguments))
+        return _Answer(self._engine.call(_by_worker, method.__name__, arguments))
 
     def first_ready(self, waiting: Sequence[Any], timeout: float | None = None) -> Any:
         return waiting[0]
@@ -98,6 +99,11 @@ def _generate(
     engine: Engine, prompts: list[Prompt], sampling: Sampling, seed: int, how: dict[str, Any]
 ) -> list[Group]:
     return list(engine.generate(prompts, sampling, seed, **how))
+
+
+def _by_worker(engine: Engine, name: str, arguments: tuple[Any, ...]) -> Any:
+    worker = RolloutWorker(lambda *_, **__: (engine, EngineChoice("vllm", "held")), "", 0)
+    return getattr(worker, name)(*arguments)
 
 
 def _method(engine: Engine, name: str, arguments: tuple[Any, ...]) -> Any:

@@ -144,7 +144,7 @@ def test_other_settings_and_others_files_are_not_touched(
     capsys.readouterr()
     message = refused(capsys, *common, "--temperature", "0.5")
     assert "begun by an interrupted command" in message
-    assert "sampling.temperature 1.0 → 0.5" in message
+    assert "--temperature 1.0 → 0.5" in message
     assert sample() == 0
     message = refused(capsys, *common, "--seed", "1")
     assert "prompts.sampled.jsonl: is there already, under other settings (seed 0 → 1)" in message
@@ -187,7 +187,7 @@ def test_prompts_of_other_forms_and_columns_that_would_mislead(home: Path) -> No
         (("prompts.jsonl", "-n", "0"), "--num-responses: 0 is less than 1"),
         (("prompts.jsonl", "--temperature", "0"), "set k: 1"),
         (("prompts.jsonl", "--set", "train.epochs=2"), "sample has no such key"),
-        (("prompts.jsonl", "--set", "sampling.top_q=1"), "did you mean sampling.top_p"),
+        (("prompts.jsonl", "--set", "sampling.top_q=1"), "did you mean --top-p"),
         (("prompts.jsonl", "--set", "sampling.top_p"), "write key=value"),
         (("prompts.jsonl", "--out", "-"), "needs a file"),
         (("prompts.jsonl", "--out", "x.txt"), "x.txt .jsonl"),

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import toy_runs
+from safetensors.torch import save_file
 from wording import says
 
 import raft.bon.judged
@@ -45,6 +47,8 @@ def by_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reading, "check", lambda reading, row: None)  # a judge without files
     Path("stand-in").mkdir()
     Path("stand-in/config.json").write_text("{}")
+    Path("stand-in/tokenizer.json").write_text("{}")
+    save_file({"w": torch.zeros(1)}, "stand-in/model.safetensors")
     Path("judge.yaml").write_text("judge: {kind: pairwise, model: ./stand-in}\n")
 
 

@@ -102,7 +102,9 @@ def policy_dir(tmp_path_factory):
     from raft.demo.policy import train_policy
 
     folder = tmp_path_factory.mktemp("policy")
-    report = train_policy(folder, texts(600, seed=0), seed=0, layers=1, hidden_size=64)
+    report = train_policy(
+        folder, texts(600, seed=0), seed=0, layers=1, hidden_size=64, head_dim=32, batch_size=4
+    )
     # the exact loss depends on the machine; that most of it goes does not
     assert report.losses[-1] < 0.5 * report.losses[0]
     return folder
@@ -162,7 +164,7 @@ def reward_model(policy_dir, tmp_path_factory):
     pairs = _corpus_pairs(train_prompts(600, seed=0), seed=0)
     (root / "preferences.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     config: Any = reward_config(root, seed=0)
-    config["train"] |= {"learning_rate": 3e-3}
+    config["train"] |= {"learning_rate": 3e-3, "epochs": 2, "batch_size": 32}  # few pairs
     folder, metrics = train_reward(make_train_config(config))
     return folder / "model", metrics
 

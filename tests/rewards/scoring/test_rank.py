@@ -267,7 +267,7 @@ def tiny_turns() -> list[Any]:
         (["--reward", CHARS, "--tie", "0.1"], "a reward ranks by its scores, without a tournament"),
         (["--reward", CHARS, "--method", "cup"], "--method: invalid choice: 'cup'"),
         (["--reward", CHARS, "--method", "knockout", "--score", "points"], "knockout has no"),
-        (["--reward", CHARS, "--method", "swiss", "--tie", "0.5"], "tie=0.5 must lie in"),
+        (["--reward", CHARS, "--method", "swiss", "--tie", "0.5"], "--tie 0.5: must lie in"),
         (["--reward", CHARS, "--method", "knockout", "--budget", "3"], ":1: knockout of 5 "),
         (["--judge", "function:length"], "judge kind 'function' is unknown"),
         (["--judge", "./nowhere"], "--judge: no such folder ./nowhere"),

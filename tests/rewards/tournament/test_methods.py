@@ -400,7 +400,7 @@ def connected(n: int, pairs) -> bool:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: play("elo", [2], soft([0, 1])), "method='elo' best_and_worst"),
+        (lambda: play("elo", [2], soft([0, 1])), "method 'elo' best_and_worst"),
         (lambda: play("knockout", [2], soft([0]), rounds=2), "knockout has no setting 'rounds'"),
         (lambda: round_robin(2, soft([0, 1]), score="borda"), "score='borda' is unknown"),  # type: ignore[arg-type]
         (lambda: swiss(4, soft(range(4)), rounds=0), "rounds=0 whole number"),

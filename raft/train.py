@@ -66,10 +66,7 @@ def train(
         checkpoint = folder.checkpoint(iteration, whole=whole)
         selected, seed = update_of(config, folder, iteration)
         trainer = _trainer(workers)
-        if workers.take_turns:
-            workers.rollout.sleep(forget=True)
-            workers.reward.sleep()
-            trainer.wake()
+        _give_trainer_turn(workers, forget=True)
         exact = _is_exact(workers)
         rows = rows_of(Path(selected), _PROBE_TOKENS if exact else _PROBE_TOKENS_16_BIT)
         old = trainer.read(rows)
@@ -113,9 +110,7 @@ def sync(
         log.info(
             "policy version %d: trainer and engines are %s", iteration, max(verdicts, key=_far)
         )
-    if workers.take_turns:
-        workers.rollout.wake()
-        workers.reward.wake()
+    _wake_drawing(workers)
 
 
 def hold(config: RunConfig, folder: RunFolder, workers: WorkerGroups, version: int) -> None:
@@ -156,16 +151,12 @@ def check_start(
     stored = _stored_probe(path) if path else None
     if stored is not None and stored.exact != _is_exact(workers):
         stored = None  # of another machine
-    if workers.take_turns:
-        workers.rollout.sleep()
-        workers.reward.sleep()
-        workers.trainer.wake()
+    _give_trainer_turn(workers)
     probe = stored or _start_probe(workers, held_out)
     said = probe.judge(workers.trainer.read(probe.rows))
     if workers.take_turns:
         workers.trainer.sleep()
-        workers.rollout.wake()
-        workers.reward.wake()
+    _wake_drawing(workers)
     if said.fault is not None:
         raise StaleWeightsError(f"the trainer does not hold policy version {version}: {said.fault}")
     try:
@@ -175,6 +166,20 @@ def check_start(
             drawn.discard()
         raise
     workers.rollout.noise = probe.noise or max((one.noise for one in verdicts), key=_rms)
+
+
+def _give_trainer_turn(workers: WorkerGroups, forget: bool = False) -> None:
+    """Where GPUs are shared, those that draw and score sleep; with `forget` a sync comes next."""
+    if workers.take_turns:
+        workers.rollout.sleep(forget)
+        workers.reward.sleep()
+        _trainer(workers).wake()
+
+
+def _wake_drawing(workers: WorkerGroups) -> None:
+    if workers.take_turns:
+        workers.rollout.wake()
+        workers.reward.wake()
 
 
 def _trainer(workers: WorkerGroups) -> TrainerWorkers:

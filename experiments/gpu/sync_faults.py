@@ -24,7 +24,7 @@ from experiments.gpu.models import small_policy
 from raft.train import rows_of
 from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor
-from raft.workers.probe import Noise, Probe
+from raft.workers.probe import Noise, Probe, said
 from raft.workers.rollout import Policy, RolloutWorkers
 from rollout.engines.base import EngineChoice
 from rollout.types import InputError, Prompt, Sampling, StaleWeightsError
@@ -103,10 +103,6 @@ def prepare(root: Path, model: Path, dtype: str, rate: float) -> Bench:
     noise = at_start.judge(said(engine, rows)).noise
     probes = {name: replace(probe, noise=noise) for name, probe in probes.items()}
     return Bench(engine, model, root / "full", root / "lora", probes, at_start)
-
-
-def said(who: Any, rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
-    return tuple(value for row in rows for value in who.log_probs(row))
 
 
 def draw(engine: Any, model: Path, path: Path) -> Path:

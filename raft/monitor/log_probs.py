@@ -21,12 +21,12 @@ from rollout.engines.causal_lm import load_causal_lm
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Row", "import_what_loads", "log_probs"]
+__all__ = ["MOST_LOGITS", "MOST_TOKENS", "Row", "import_what_loads", "log_probs"]
 
 # a forward pass, by tokens with their padding (on a CPU small ones stay in its caches), and by
 # logits
-_MOST_TOKENS = {"cuda": 16_384, "cpu": 2048}
-_MOST_LOGITS = {"cuda": 2**30, "cpu": 2**26}
+MOST_TOKENS = {"cuda": 16_384, "cpu": 2048}
+MOST_LOGITS = {"cuda": 2**30, "cpu": 2**26}
 _POSITIONS_AT_A_TIME = 1024  # of one row, made float32
 
 
@@ -88,7 +88,7 @@ def _transformers(name: str, rows: Sequence[Row], dtype: str) -> list[np.ndarray
     vocabulary = model.config.get_text_config().vocab_size
     found: dict[int, np.ndarray] = {}
     with torch.inference_mode():
-        for batch in _batches(rows, min(_MOST_TOKENS[device], _MOST_LOGITS[device] // vocabulary)):
+        for batch in _batches(rows, min(MOST_TOKENS[device], MOST_LOGITS[device] // vocabulary)):
             found |= _forward(model, rows, batch)
     # the GPU belongs to others between two calls
     del model

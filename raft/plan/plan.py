@@ -249,7 +249,6 @@ def _disk(config: RunConfig, sizes: RunSizes, on_gpu: bool) -> Disk:
         if not config.train.fresh:
             checkpoint += int(how.trained * optimizer_bytes(how.optimizer, how.gradient))
         samples = sum(one.whole or 0 for one in _tokens(config, sizes) if one.kind == "drawn")
-    # the newest, the best, and the one that is being written
     # besides those kept: one being written, the best one, the newest where it is not kept
     at_once = config.keep_checkpoints + 2 + (config.checkpoint.every > 1)
     return Disk(checkpoint, at_once, samples * _ROW_BYTES, free(config.run_dir))

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from raft.assemble import engine_share, place_workers, reward_share, with_monitor
+from raft.monitor.log_probs import MOST_LOGITS, MOST_TOKENS
 from raft.plan.memory import (
     CONTEXT,
     GIB,
@@ -40,7 +41,6 @@ _NOT_BY_VLLM = ("gpt_neo",)
 _PREFILL, _SEQUENCES = 16_384, 1024  # vLLM's defaults on a GPU of 70 GB or more
 _CPU_CACHE = GIB  # as rollout.engines.vllm sets it
 _SCORED, _SCORED_CPU = 32_768, 2048  # tokens of a batch of rewards.inference.transformers
-_MEASURED = 16_384  # tokens of a batch of raft.monitor.log_probs
 
 
 @dataclass(frozen=True)
@@ -297,8 +297,10 @@ def _monitor(
         return Process("monitor", gpus, {phase: {} for phase in PHASES})
     element = _BYTES.get(config.policy.dtype, 2 if gpus else 4)
     row = row_tokens(config, size)[1]
-    most = 2**30 if gpus else 2**26  # logits, as in raft.monitor.log_probs
-    work = inference_bytes(size, min(_MEASURED, max(row, most // size.vocabulary)), element)
+    most = MOST_LOGITS["cuda" if gpus else "cpu"]
+    work = inference_bytes(
+        size, min(MOST_TOKENS["cuda"], max(row, most // size.vocabulary)), element
+    )
     logits = max(most, row * size.vocabulary) * element + 1024 * size.vocabulary * 12
     parts: dict[str, Part] = {
         "weights": Part(size.elements * element),

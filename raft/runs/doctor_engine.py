@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.workers.probe import Probe, Verdict
+from raft.monitor.log_probs import Row, log_probs
+from raft.workers.probe import Probe, Verdict, said
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rollout.engines.environment import quiet_libraries
 from rollout.errors import EngineError, InputError
@@ -51,7 +52,7 @@ def _examine_engine(name: str, root: Path) -> Iterator[Finding]:
     seconds = time.monotonic() - start
     yield ok("engine", f"{choice.name} ready in {seconds:.0f} s, computes in {made.dtype}")
     exact = made.dtype == "float32"
-    first = Probe(tuple(rows), old, exact=exact).judge(_said(made, rows))
+    first = Probe(tuple(rows), old, exact=exact).judge(said(made, rows))
     yield _verdict("log-probs", first, "install the versions of requirements/")
     prompts = [Prompt(f"p{n}", "", token_ids=ids) for n, ids in enumerate(rows)]
     draws = [_drawn(made, prompts, seed) for seed in (1, 1, 2)]
@@ -64,7 +65,7 @@ def _examine_engine(name: str, root: Path) -> Iterator[Finding]:
         made.sleep(forget=True)
     made.load_weights(str(root / "1"), 1)
     probe = Probe(tuple(rows), new, old, first.noise, exact)
-    yield _verdict("new weights", probe.judge(_said(made, rows)), "install requirements/gpu.txt")
+    yield _verdict("new weights", probe.judge(said(made, rows)), "install requirements/gpu.txt")
 
 
 def _sleep(engine: Engine, rows: Sequence[tuple[int, ...]]) -> Finding:
@@ -72,11 +73,11 @@ def _sleep(engine: Engine, rows: Sequence[tuple[int, ...]]) -> Finding:
 
     if not _on_gpu():
         return note("sleep", "needs a GPU")
-    before, free = _said(engine, rows), torch.cuda.mem_get_info()[0]
+    before, free = said(engine, rows), torch.cuda.mem_get_info()[0]
     engine.sleep()
     freed = (torch.cuda.mem_get_info()[0] - free) / 2**30
     engine.wake()
-    if _said(engine, rows) != before:
+    if said(engine, rows) != before:
         return wrong("sleep", "changes the policy", "use cluster.placement: separate")
     if freed <= 0:
         return wrong("sleep", "frees no memory", "use cluster.placement: separate")
@@ -94,23 +95,9 @@ def _verdict(what: str, verdict: Verdict, fix: str) -> Finding:
     return ok(what, f"{verdict}") if fault is None else wrong(what, fault, fix)
 
 
-def _said(engine: Engine, rows: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
-    return tuple(value for row in rows for value in engine.log_probs(row))
-
-
 def _said_by_transformers(folder: Path, rows: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
-    import torch
-
-    from rollout.engines.causal_lm import load_causal_lm
-
-    model = load_causal_lm(str(folder), torch.float32)
-    found: list[float] = []
-    for row in rows:
-        ids = torch.tensor([row])
-        with torch.no_grad():
-            log_probs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-        found += log_probs.gather(-1, ids[0, 1:, None])[:, 0].tolist()
-    return tuple(found)
+    found = log_probs(str(folder), [Row(row) for row in rows], "float32")
+    return tuple(float(value) for values in found for value in values)
 
 
 def _drawn(engine: Engine, prompts: Sequence[Prompt], seed: int) -> dict[str, object]:

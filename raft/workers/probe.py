@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Noise", "Probe", "Reading", "Verdict"]
+__all__ = ["Noise", "Probe", "Reading", "Verdict", "said"]
 
 # how far an engine may be from the trainer where noise is not known yet, nats per token on average
 _EXACT, _16_BIT = 1e-3, 0.05
@@ -24,6 +25,15 @@ _TIMES_NOISE, _LEAST = 3.0, 0.1
 _SURE = 5.0
 _MOST = 4.0
 _NO_NOISE = 1e-9
+
+
+class _Policy(Protocol):
+    def log_probs(self, token_ids: Sequence[int]) -> list[float]: ...
+
+
+def said(policy: _Policy, rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """An engine's or a trainer's log-probabilities of several texts, end to end."""
+    return tuple(value for row in rows for value in policy.log_probs(row))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from raft.workers.executors import Executor, Resources, Stream
 from raft.workers.group import WorkerGroup
-from raft.workers.probe import Noise, Probe, Reading, Verdict
+from raft.workers.probe import Noise, Probe, Reading, Verdict, said
 from rollout.engines.causal_lm import changed_weights, same_weights
 from rollout.engines.environment import quiet_libraries
 from rollout.types import (
@@ -84,8 +84,7 @@ class RolloutWorker:
 
     def read(self, rows: Sequence[Sequence[int]]) -> Reading:
         """What tells which weights it holds."""
-        found = (value for row in rows for value in self._engine.log_probs(row))
-        return Reading(tuple(found), self._engine.checksums())
+        return Reading(said(self._engine, rows), self._engine.checksums())
 
     def sleep(self, forget: bool = False) -> None:
         self._engine.sleep(forget)

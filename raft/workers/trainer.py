@@ -10,6 +10,7 @@ from typing import Concatenate
 
 from raft.updates.trainer import Trainer
 from raft.workers.executors import Executor, Future, P, R, Resources, Worker
+from raft.workers.probe import said
 from raft.workers.silence import SilenceWatch
 from rollout.storage.files import remove_tree
 from rollout.types import WorkerDiedError
@@ -92,7 +93,7 @@ class TrainerWorkers:
 
     def read(self, rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
         """The log-probabilities of several texts, end to end."""
-        return tuple(value for row in rows for value in self.log_probs(row))
+        return said(self, rows)
 
     def dtype(self) -> str:
         return self._retried(Trainer.dtype)

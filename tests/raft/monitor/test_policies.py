@@ -122,7 +122,7 @@ def test_log_probs_are_those_of_one_row_at_a_time(
     rng = np.random.default_rng(0)
     ids = [tuple(rng.integers(3, 320, size).tolist()) for size in (5, 40, 2, 17, 33, 8, 21, 3)]
     rows = [Row(one, first=1 + at % (len(one) - 1)) for at, one in enumerate(ids)]
-    monkeypatch.setitem(module._MOST_TOKENS, "cpu", 70)
+    monkeypatch.setitem(module.MOST_TOKENS, "cpu", 70)
     found = log_probs(str(folder), rows)
     for row, values in zip(rows, found, strict=True):
         expected = tiny.log_probs(folder, row.ids)[row.first - 1 :]

@@ -28,7 +28,7 @@ from raft.runs.metrics import Metric, Sinks, Stopwatch, read_numbers, report_lin
 from raft.runs.prompts import Texts, digest, encode_texts
 from raft.selection.mix import write_mixed
 from raft.selection.rows import write_selected
-from raft.train import check_start, sync, train
+from raft.train import check_start, rehearse, sync, train
 from rewards.checkpoints.hub import local_path
 from rollout.data.samples import read_samples
 from rollout.seeds import derive_seed
@@ -105,6 +105,7 @@ def _run(config: RunConfig, texts: Texts) -> Path:
                 measures = policy_measures(config)
                 engine, seconds = workers.rollout.describe(), time.monotonic() - started
                 log.info("policy %s, engine %s, %.0f s", config.policy.model, engine, seconds)
+                rehearse(config, workers, prompts)  # what a GPU has no memory for shows here
                 parts = (config, folder, workers, prompts, held_out, monitor, measures, sinks)
                 iterate(Run(*parts, start_seconds=seconds, mix=texts.mix))
         if not (over and curves.exists()):

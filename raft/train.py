@@ -44,6 +44,31 @@ _START_TOKENS = 64
 _PROBE_FILE = "probe.json"  # in a checkpoint: how the update moved what is compared
 
 
+def rehearse(config: RunConfig, workers: WorkerGroups, prompts: Sequence[Prompt]) -> None:
+    """Make an update that changes nothing, on rows as long as they may be, before any is drawn.
+
+    It is made on GPUs alone: a CPU gives memory that it does not have, and ends the process later;
+    and there the trainer starts while the first responses are drawn, which would wait for it.
+
+    Raises:
+        InputError: the memory is too small for it.
+    """
+    if workers.trainer is None or not workers.trainer.on_gpu:
+        return
+    settings, prompt = config.train, max(len(one.token_ids) for one in prompts)
+    row, most = prompt + config.sampling.max_new_tokens, settings.max_length
+    if most is not None:  # what is packed or mixed in is as long as that
+        row = most if settings.packing != "none" or settings.mix else min(row, most)
+    prompt = min(prompt, row - 1)
+    _give_trainer_turn(workers)
+    taken = workers.trainer.rehearse(prompt, row - prompt)
+    if workers.take_turns:
+        workers.trainer.sleep()
+    _wake_drawing(workers)
+    if taken:
+        log.info("an update on rows of %d tokens fits: a trainer took %.1f GiB", row, taken)
+
+
 def train(
     config: RunConfig,
     folder: RunFolder,

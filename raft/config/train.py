@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -107,6 +108,20 @@ class TrainConfig(_Section):
 
     def rows_per_forward(self, world_size: int) -> int:
         return self.micro_batch_size or max(1, self.batch_size // world_size)
+
+    def lighter(self, workers: int) -> Iterator[tuple[str, dict[str, object]]]:
+        """Changes that take less memory, by their names, in the order of what they cost."""
+        if self.lora is None:
+            lora = LoraConfig()
+            yield f"train.lora: {{r: {lora.r}}}", {"lora": lora, "fsdp": False}
+        if not self.gradient_checkpointing:
+            yield "train.gradient_checkpointing: true", {"gradient_checkpointing": True}
+        if self.rows_per_forward(workers) > 1:
+            yield "train.micro_batch_size: 1", {"micro_batch_size": 1}
+        if self.fsdp and not self.fsdp_offload:
+            yield "train.fsdp_offload: true", {"fsdp_offload": True}
+        if self.optim == "adamw" and not self.fsdp:
+            yield "train.optim: adamw_8bit", {"optim": "adamw_8bit"}
 
     def check(self, on_gpu: bool, world_size: int) -> None:
         """Refuse what the libraries would do otherwise than asked, or not at all.

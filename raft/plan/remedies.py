@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from raft.config.train import LoraConfig
 from raft.plan.run import RunSizes, row_tokens
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ __all__ = ["run_changes", "training_changes", "what_would_fit"]
 
 _C = TypeVar("_C", bound=BaseModel)
 _MORE = (2, 4, 8, 16, 32)
+_AFTER_SHARDS = {"fsdp_offload", "optim"}
 # a change of settings, and what to call it
 Named = tuple[str, Callable[[_C], _C]]
 Changes = Callable[[_C, int], Iterator[Named[_C]]]
@@ -58,13 +58,10 @@ def _section(name: str) -> str:
 def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
     """Settings that take less memory, in the order in which they are worth trying."""
     train, cluster = config.train, config.cluster
-    if train.lora is None:
-        lora = LoraConfig()
-        yield f"train.lora: {{r: {lora.r}}}", _set("train", lora=lora, fsdp=False)
-    if not train.gradient_checkpointing:
-        yield "train.gradient_checkpointing: true", _set("train", gradient_checkpointing=True)
-    if train.rows_per_forward(cluster.trainer_workers) > 1:
-        yield "train.micro_batch_size: 1", _set("train", micro_batch_size=1)
+    lighter = list(train.lighter(cluster.trainer_workers))
+    for name, values in lighter:
+        if not values.keys() & _AFTER_SHARDS:
+            yield name, _set("train", **values)
     for workers in _MORE:
         if workers <= gpus and (workers > cluster.trainer_workers or not train.fsdp):
             yield (
@@ -73,15 +70,11 @@ def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
                     _set("train", fsdp=True, lora=None), _set("cluster", trainer_workers=workers)
                 ),
             )
-    if train.fsdp and not train.fsdp_offload:
-        yield "train.fsdp_offload: true", _set("train", fsdp_offload=True)
-    if train.optim == "adamw" and not train.fsdp:
-        eight = "adamw_8bit"
-        yield f"train.optim: {eight}", _set("train", optim=eight)
-        yield (
-            f"train.optim: {eight} and train.dtype: bfloat16",
-            _set("train", optim=eight, dtype="bfloat16"),
-        )
+    for name, values in lighter:
+        if values.keys() & _AFTER_SHARDS:
+            yield name, _set("train", **values)
+        if "optim" in values:
+            yield f"{name} and train.dtype: bfloat16", _set("train", **values, dtype="bfloat16")
     for sequences in (64, 16):
         if sequences < (config.policy.max_num_seqs or 0):
             yield f"policy.max_num_seqs: {sequences}", _set("policy", max_num_seqs=sequences)

@@ -73,8 +73,8 @@ def weights_dtype(settings: TrainConfig, on_gpu: bool) -> torch.dtype:
     return getattr(torch, settings.dtype)
 
 
-def memory_arguments(settings: TrainConfig) -> dict[str, Any]:
-    """What spares a GPU's memory, by the names of transformers' TrainingArguments.
+def training_arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> dict[str, Any]:
+    """The settings by the names of TRL's SFTConfig.
 
     `gradient_checkpointing` stays transformers' own for shards too: with FSDP2 it gathers none once
     more, and accelerate's wraps the layers again at every update.
@@ -82,7 +82,22 @@ def memory_arguments(settings: TrainConfig) -> dict[str, Any]:
     Raises:
         InputError: the optimizer's package is not installed.
     """
-    found: dict[str, Any] = {}
+    per_forward = settings.rows_per_forward(world_size)
+    found: dict[str, Any] = {
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": per_forward,
+        "gradient_accumulation_steps": settings.batch_size // (per_forward * world_size),
+        "num_train_epochs": 1,  # our data set holds all of them, in order
+        "train_sampling_strategy": "sequential",
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "padding_free": settings.packing == "bfd",
+    }
     if settings.fsdp:
         config = {"version": 2, "cpu_offload": settings.fsdp_offload}
         found |= {"fsdp": True, "fsdp_config": config}

@@ -30,12 +30,12 @@ from raft.updates.policy import (
     forward_unwrapped,
     gather_whole,
     load_policy,
-    memory_arguments,
     move_optimizer,
     reduce_in_float32,
     restore_at_start,
     save_policy,
     shards_restored,
+    training_arguments,
     weights_dtype,
 )
 from raft.updates.reference import other_policy, put_start, row_log_probs
@@ -67,6 +67,8 @@ class SFT:
 
     _trainer: Any  # SFTTrainer, whose model and optimizer may be None by its types
     _tokenizer: PreTrainedTokenizerBase
+    _drawn_by: str | None = None
+    _stored_optimizer: Path | None = None  # that of the checkpoint, until an update needs it
 
     def __init__(
         self,
@@ -113,6 +115,9 @@ class SFT:
 
         start = time.monotonic()
         settings, trainer, self._drawn_by = self._settings, self._trainer, drawn_by
+        if self._stored_optimizer is not None:
+            self._load_optimizer(self._stored_optimizer)
+            self._stored_optimizer = None
         trainer.train_dataset, counts = self._data(Path(rows_path), seed)
         if settings.start_from == "start":
             set_seed(seed % 2**31)
@@ -137,6 +142,16 @@ class SFT:
         if out_dir is not None:
             self._save(Path(out_dir), metrics, whole and not settings.fresh)
         return {**metrics, "train/save_seconds": time.monotonic() - saving}
+
+    def rehearse(self, prompt: int, response: int) -> float:
+        from raft.updates.rehearsal import make_dry_update
+
+        if self._trainer.optimizer is not None:  # an update was made again since the start
+            return 0.0
+        return make_dry_update(
+            self._trainer, self._settings, lambda path: self._data(path, 0)[0],
+            Path(self._scratch.name), (prompt, response),
+        )  # fmt: skip
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         import torch
@@ -179,7 +194,7 @@ class SFT:
             disable_dropout_in_model(model)
         common = {
             "output_dir": self._scratch.name,
-            **_arguments(self._settings, self._on_gpu, self._world_size),
+            **training_arguments(self._settings, self._on_gpu, self._world_size),
             "bf16": self._autocast,
             "max_length": None,
             "remove_unused_columns": False,
@@ -199,7 +214,7 @@ class SFT:
         if self._settings.fsdp:
             reduce_in_float32(self._trainer.accelerator)
         if self._checkpoint and not self._settings.fresh:
-            self._load_optimizer(Path(self._checkpoint))
+            self._stored_optimizer = _optimizer_of(Path(self._checkpoint))
 
     def _make(self, model: Any, common: dict[str, Any]) -> Any:
         from raft.updates.objective import make_trainer
@@ -300,16 +315,9 @@ class SFT:
             torch.save(optimizer or trainer.optimizer.state_dict(), out / _OPTIMIZER_FILE)
         (out / METRICS_FILE).write_text(json.dumps(metrics))
 
-    def _load_optimizer(self, checkpoint: Path) -> None:
+    def _load_optimizer(self, path: Path) -> None:
         import torch
 
-        path = checkpoint / _OPTIMIZER_FILE
-        if not path.exists():
-            raise InputError(
-                path,
-                "missing, and train.optimizer is persistent",
-                "restore it or set train.optimizer=fresh in a new run",
-            )
         # mapped: the trainers of a machine read one copy of it, of 8 bytes a weight
         state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         if self._settings.fsdp:
@@ -326,22 +334,8 @@ class SFT:
         move_optimizer(self._trainer.optimizer, device)
 
 
-def _arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> dict[str, Any]:
-    """The settings by the names of TRL's SFTConfig."""
-    per_forward = settings.rows_per_forward(world_size)
-    return {
-        "learning_rate": settings.learning_rate,
-        "per_device_train_batch_size": per_forward,
-        "gradient_accumulation_steps": settings.batch_size // (per_forward * world_size),
-        "num_train_epochs": 1,  # our data set holds all of them, in order
-        "train_sampling_strategy": "sequential",
-        "lr_scheduler_type": settings.schedule,
-        "warmup_steps": settings.warmup_steps,
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "use_cpu": not on_gpu,
-        "dataloader_pin_memory": on_gpu,
-        "padding_free": settings.packing == "bfd",
-        **memory_arguments(settings),
-    }
+def _optimizer_of(checkpoint: Path) -> Path:
+    if not (path := checkpoint / _OPTIMIZER_FILE).exists():
+        problem = "missing, and train.optimizer is persistent"
+        raise InputError(path, problem, "restore it or set train.optimizer=fresh in a new run")
+    return path

@@ -25,6 +25,16 @@ class Trainer(Protocol):
         """Meet the other ranks there; called once on each rank before anything else."""
         ...
 
+    def rehearse(self, prompt: int, response: int) -> float:
+        """Make an update on rows of so many tokens, which changes nothing; called before others.
+
+        Returns the GiB of the GPU that it took, 0 on a CPU.
+
+        Raises:
+            InputError: there is no memory for it.
+        """
+        ...
+
     def train(
         self,
         rows_path: str,

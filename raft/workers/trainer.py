@@ -88,6 +88,14 @@ class TrainerWorkers:
             return metrics
         raise AssertionError("unreachable")
 
+    @property
+    def on_gpu(self) -> bool:
+        return self._resources[0].gpus > 0
+
+    def rehearse(self, prompt: int, response: int) -> float:
+        """`Trainer.rehearse` on all of them. Raises InputError where memory is short."""
+        return self._retried(Trainer.rehearse, prompt, response)
+
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         return self._retried(Trainer.log_probs, token_ids)
 

@@ -133,15 +133,19 @@ def updates(
     rows: str,
     outs: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """The metrics of an update for each of `outs`, as one rank of two makes it."""
+    """The metrics of an update for each of `outs`, as one rank of two makes it, a dry one before
+    them where `lengths` are given."""
     torch.set_num_threads(1)
     if given.get("fsdp"):
         allow_shards_on_cpu()
     if given.pop("mixed", False):  # what a GPU does
         patched: Any = SFT
         patched._autocast = True
+    lengths = given.pop("lengths", ())
     trainer = build_sft(**given)
     trainer.join("127.0.0.1", port)
+    if lengths:
+        trainer.rehearse(*lengths)
     before = trainer.log_probs(ids) if ids else []
     found = []
     for seed, out in enumerate(outs, first_seed):

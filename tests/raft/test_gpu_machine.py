@@ -400,8 +400,10 @@ def test_where_gpus_are_shared_all_are_checked_in_turns_and_weights_are_not_copi
         for name in ("sleep", "wake", "log_probs"):
             method = noted(f"{who} {name}", getattr(kind, name))
             monkeypatch.setattr(kind, name, method)
-    for name in ("train", "load_weights"):
-        kind = ToyTrainer if name == "train" else ToyEngine
+    for name, kind in (
+        ("rehearse", ToyTrainer), ("train", ToyTrainer),
+        ("load_weights", ToyEngine), ("generate", ToyEngine),
+    ):  # fmt: skip
         monkeypatch.setattr(kind, name, noted(name, getattr(kind, name)))
     run(toy_runs.config(tmp_path, iterations=1))  # one GPU for all
     seen = [one for one, before in zip(events, ["", *events], strict=False) if one != before]
@@ -410,7 +412,14 @@ def test_where_gpus_are_shared_all_are_checked_in_turns_and_weights_are_not_copi
         "trainer sleep",
         "engine sleep",
         "trainer wake",
+        "rehearse",  # before anything is drawn
+        "trainer sleep",
+        "engine wake",
+        "generate",
+        "engine sleep",
+        "trainer wake",
         *check,
+        "generate",
         "engine sleep to forget",
         "trainer wake",
         "trainer log_probs",
@@ -420,6 +429,7 @@ def test_where_gpus_are_shared_all_are_checked_in_turns_and_weights_are_not_copi
         "load_weights",
         "engine log_probs",
         "engine wake",
+        "generate",
         "engine sleep",  # while policies are measured
         "engine wake",
     ]

@@ -21,6 +21,43 @@ class Crash(BaseException):
 
 def crashing_calls(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> Callable[[], int]:
     """Make the `at`-th change of the run folder crash, before or after it is done."""
+    begun = 0
+
+    def told(number: int, done: bool) -> None:
+        nonlocal begun
+        begun = max(begun, number)
+        if number == at and done == after:
+            raise Crash
+
+    _watch_changes(monkeypatch, told)
+    return lambda: begun
+
+
+def folders_of_kills(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, copies: Path
+) -> Callable[[], list[Path]]:
+    """Copy the run folder as a kill would leave it before and after each change, equal ones once.
+
+    Going on from a copy is what going on after that kill is, and spares the run up to it.
+    """
+    found: dict[tuple[tuple[str, bytes], ...], Path] = {}
+
+    def told(number: int, done: bool) -> None:
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        state = tuple((str(path), path.read_bytes()) for path in files)
+        if state not in found:
+            found[state] = copies / f"{number:03d}-{'after' if done else 'before'}"
+            if folder.exists():
+                shutil.copytree(folder, found[state])
+            else:
+                found[state].mkdir(parents=True)
+
+    _watch_changes(monkeypatch, told)
+    return lambda: list(found.values())
+
+
+def _watch_changes(monkeypatch: pytest.MonkeyPatch, told: Callable[[int, bool], None]) -> None:
+    """Have `told` called before and after each change: its number, and whether it is done."""
     count = 0
 
     def wrap(holder: Any, name: str) -> None:
@@ -30,11 +67,9 @@ def crashing_calls(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> 
             nonlocal count
             count += 1
             mine = count
-            if mine == at and not after:
-                raise Crash
+            told(mine, False)
             result = original(*arguments, **named)
-            if mine == at:
-                raise Crash
+            told(mine, True)
             return result
 
         monkeypatch.setattr(holder, name, changed)
@@ -49,4 +84,3 @@ def crashing_calls(monkeypatch: pytest.MonkeyPatch, at: int, *, after: bool) -> 
         (toy, "write_toy"),  # the weights are there, their metrics are not
     ):
         wrap(holder, name)
-    return lambda: count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
-from crashes import Crash, crashing_calls
+from crashes import folders_of_kills
 from scipy import integrate, stats
 from wording import words
 
@@ -212,27 +213,24 @@ def test_every_update_learns_from_unequal_k(tmp_path: Path, update: str) -> None
     assert toy_runs.metrics(folder)[1]["select/kept"] > 0
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_a_crash_at_every_change_gives_the_same_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+@pytest.mark.slow
+def test_a_kill_at_every_change_gives_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
-    short: dict[str, Any] = {"iterations": 1, "eval": {"prompts": 2, "k": 1}}
-    straight = run(in_waves(tmp_path, "straight", **short))
+    settings = in_waves(tmp_path, iterations=1, eval={"prompts": 2, "k": 1})
     with monkeypatch.context() as patched:
-        calls = crashing_calls(patched, at=-1, after=after)
-        run(in_waves(tmp_path, "counted", **short))
-        total = calls()
-    for at in range(1, total + 1):
-        settings = in_waves(tmp_path, f"crashed-{at}", **short)
-        with monkeypatch.context() as patched:
-            crashing_calls(patched, at=at, after=after)
-            with pytest.raises(Crash):
-                run(settings)
+        left = folders_of_kills(patched, tmp_path / "run", tmp_path / "left")
+        straight = run(settings)
+    expected = toy_runs.results(straight), toy_runs.lasting(straight)
+    states = left()
+    assert len(states) > 20
+    for state in states:
+        shutil.rmtree(straight)
+        state.rename(straight)
         found = run(settings)
-        assert toy_runs.results(found) == toy_runs.results(straight)
-        assert toy_runs.lasting(found) == toy_runs.lasting(straight)
-        assert toy_runs.hidden(found) == []
+        assert (toy_runs.results(found), toy_runs.lasting(found)) == expected, state.name
+        assert toy_runs.hidden(found) == [], state.name
 
 
 def test_two_workers_give_the_rows_of_one(tmp_path: Path) -> None:

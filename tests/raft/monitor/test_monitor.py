@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
-from crashes import Crash, crashing_calls
+from crashes import Crash, folders_of_kills
 
 import raft.loop
 from raft.loop import run
@@ -329,46 +330,43 @@ def results(folder: Path) -> dict[str, Any]:
     return {"files": kept, "rows": toy_runs.results(folder), "metrics": toy_runs.lasting(folder)}
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [2, 3])  # it stops at the second: its last one, or not
-def test_a_crash_at_any_change_of_a_run_that_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int, after: bool
+def test_a_kill_at_any_change_of_a_run_that_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int
 ) -> None:
     # warnings, a stop, and a best policy that is not the last: the same files, however it got there
     monkeypatch.setattr(raft.loop, "describe_environment", dict)
     gold = toy_runs.reward_file(tmp_path, PEAKED, name="gold.py")
-
-    def small(name: str) -> Any:
-        return config(
-            tmp_path,
-            HACKABLE,
-            run_dir=str(tmp_path / name),
-            gold=gold,
-            iterations=iterations,
-            train={"learning_rate": 25.0},
-            monitor={"stop_on": ["kl_budget"], "kl_budget": 4.0},
-            prompts={"per_iteration": 6},
-            eval={"prompts": 6, "k": 4},
-            keep_checkpoints=1,
-        )
-
-    straight = results(run(small("straight")))
+    own = config(
+        tmp_path,
+        HACKABLE,
+        gold=gold,
+        iterations=iterations,
+        train={"learning_rate": 25.0},
+        monitor={"stop_on": ["kl_budget"], "kl_budget": 4.0},
+        prompts={"per_iteration": 6},
+        eval={"prompts": 6, "k": 4},
+        keep_checkpoints=1,
+    )
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        left = folders_of_kills(patched, folder, tmp_path / "left")
+        run(own)
+    straight = results(folder)
     stop = json.loads(straight["files"][Path("stopped.json")])
     assert 0 < stop["best_iteration"] < stop["iteration"] == 2
-    assert len(guards(tmp_path / "straight")) > 1
-    with monkeypatch.context() as patched:
-        calls = crashing_calls(patched, at=-1, after=after)
-        run(small("counted"))
-        total = calls()
-    for at in range(1, total + 1):
-        own = small(f"crashed-{at}")
-        with monkeypatch.context() as patched:
-            crashing_calls(patched, at=at, after=after)
-            with pytest.raises(Crash):
-                run(own)
-        folder = run(own)
-        assert results(folder) == straight
-        assert toy_runs.hidden(folder) == []
+    assert len(guards(folder)) > 1
+    states = left()
+    if iterations == 2:  # up to its last iteration, the states are those of the longer run
+        states = [one for one in states if (one / "iterations/002").exists()]
+    assert len(states) > 20
+    for state in states:
+        shutil.rmtree(folder)
+        state.rename(folder)
+        run(own)
+        assert results(folder) == straight, state.name
+        assert toy_runs.hidden(folder) == [], state.name
 
 
 def test_a_finished_evaluation_is_not_measured_again(

@@ -1,10 +1,26 @@
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_rewards as tiny
+
+
+@pytest.fixture(scope="session")
+def frozen() -> Iterator[None]:
+    yield
+    gc.unfreeze()  # what the interpreter finds alive at its end, some libraries complain of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_search_of_libraries(frozen: None) -> None:
+    """Keep the garbage collector off all that is imported: a million objects cost half a second a
+    search, and transformers' trainers ask for two."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

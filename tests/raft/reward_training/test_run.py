@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +16,7 @@ import tiny_judges
 import tiny_rewards
 import tiny_training as tiny
 import yaml
+from reward_ranks import train_in_two
 from wording import says, words
 
 from raft.cli import reward_models as cli_train
@@ -290,25 +288,6 @@ def test_prompts_are_held_out_whole(root: Path, tmp_path: Path) -> None:
 # several processes
 
 
-def torchrun(file: Path, *overrides: str, kill_at: str = "") -> str:
-    """Two processes on the CPU; standard error. With `kill_at`, killed when that is said."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "-m", "raft.cli", "train-reward", str(file), *overrides]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if kill_at and kill_at in line:
-            process.terminate()  # torchrun takes its workers along
-            kill_at = ""
-    process.wait(timeout=60)
-    return "".join(said)
-
-
 def weights(folder: Path) -> Any:
     from safetensors.numpy import load_file
 
@@ -330,7 +309,7 @@ def test_two_processes_train_what_one_does(root: Path, tmp_path: Path) -> None:
     assert alone["pairs/train"] % 4 == 1
     file = tmp_path / "two.yaml"
     file.write_text(yaml.safe_dump(settings(root, tmp_path / "two", **more)))
-    said = torchrun(file)
+    said = train_in_two(file)
     assert said.count("step 5: train/loss") == 1, "one process speaks"
     together = json.loads((tmp_path / "two" / "result.json").read_text())
     assert together["eval/loss"] == pytest.approx(alone["eval/loss"], abs=1e-4)
@@ -341,11 +320,11 @@ def test_two_processes_train_what_one_does(root: Path, tmp_path: Path) -> None:
 
     # killed, the same command goes on; so does one process alone
     file.write_text(yaml.safe_dump(settings(root, tmp_path / "killed", **more)))
-    torchrun(file, kill_at="step 8: train/loss")
+    train_in_two(file, kill_at="step 8: train/loss")
     assert (tmp_path / "killed" / "checkpoints" / "checkpoint-5").is_dir()
     assert not (tmp_path / "killed" / "model").exists()
     shutil.copytree(tmp_path / "killed", tmp_path / "handed over")
-    assert "going on from step 5" in torchrun(file)
+    assert "going on from step 5" in train_in_two(file)
     train_reward(make_train_config(settings(root, tmp_path / "handed over", **more)))
     for name in ("killed", "handed over"):
         assert apart(tmp_path / "one", tmp_path / name) < 1e-4

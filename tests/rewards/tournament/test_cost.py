@@ -59,7 +59,7 @@ TABLE = {
         (0.808, 2.04),
     ],
 }
-DRAWS = {8: 4000, 32: 1500}
+DRAWS = {8: 1500, 32: 400}
 
 
 class NoisyJudge:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -143,28 +142,23 @@ def test_kills_at_random_chunks_and_torn_writes_end_in_the_same_bytes(folder, tm
 
 
 def test_a_real_kill(folder, tmp_path):
-    code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from test_features import *\n"
-        "backbone, encoder = parts(Path(sys.argv[1]))\n"
-        "states, calls = backbone.states, []\n"
-        "def run(rows, positions):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return states(rows, positions)\n"
-        "backbone.states = run\n"
-        "extract(backbone, encoder, last_token, CONVERSATIONS, Path(sys.argv[2]), chunk_rows=5)\n"
-    )
-    file = tmp_path / "killed/f.npy"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(file)],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        timeout=300,
-    )
-    assert done.returncode == -9
-    assert len((tmp_path / "killed/f.npy.log").read_text().splitlines()) == 4  # settings, 3 chunks
     backbone, encoder = parts(folder)
+    file, states, calls = tmp_path / "killed/f.npy", backbone.states, []
+
+    def run(rows, positions):
+        calls.append(rows)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return states(rows, positions)
+
+    if (process := os.fork()) == 0:
+        try:
+            backbone.states = run
+            extract(backbone, encoder, last_token, CONVERSATIONS, file, chunk_rows=5)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -9
+    assert len((tmp_path / "killed/f.npy.log").read_text().splitlines()) == 4  # settings, 3 chunks
     killed_after(backbone, 2)  # of five chunks two are left to compute
     for name in ("killed", "whole"):
         extract(

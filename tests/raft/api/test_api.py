@@ -149,6 +149,7 @@ def test_train_a_reward_model(tmp_path: Path) -> None:
     assert raft.load_reward(found.model).score(["yes yes"]).shape == (1,)
 
 
+@pytest.mark.slow
 def test_importing_is_fast_and_a_script_sees_its_progress(tmp_path: Path) -> None:
     code = (
         "import sys, raft\n"

@@ -297,6 +297,7 @@ def test_one_prompt_and_one_sample_have_no_interval(home: Path) -> None:
     assert row["proxy"] == {"mean": 2.0, "low": None, "high": None, "prompts": 1}
 
 
+@pytest.mark.slow
 def test_over_optimization_is_said_where_it_is_beyond_noise(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

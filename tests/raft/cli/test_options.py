@@ -88,6 +88,7 @@ def test_whole_numbers(text: str) -> None:
     assert (options.count("0"), options.positive("7")) == (0, 7)
 
 
+@pytest.mark.slow
 def test_json_is_one_object_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def test_gold_past_its_peak(means: list[float], fires: bool) -> None:
     assert (broken(golds(means), gold_patience=2) == ["gold_patience"]) is fires
 
 
+@pytest.mark.slow
 def test_gold_that_only_varies_is_not_past_its_peak() -> None:
     # 64 prompts of unequal difficulty, a flat curve of 20 evaluations, 200 runs
     rng = np.random.default_rng(0)

@@ -355,6 +355,7 @@ def _rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_judge_is_trained_and_loads(root: Path, tmp_path: Path) -> None:
     from rewards.types import Comparison
 

@@ -581,6 +581,7 @@ def test_a_selection_with_a_damaged_row_is_named(run, capsys):
     assert "iteration 1: " + str(file) + " cannot be read" in notes(capsys, str(run))
 
 
+@pytest.mark.slow
 def test_files_are_written_and_pictures_drawn(run, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     line = ["replay", str(run), "--strategy", "best_of_k,top_m:m=2", "--out-dir", str(out)]

@@ -122,6 +122,7 @@ def test_k_that_is_asked_for_is_tried_and_its_bias_said(
     assert about_points(by_gold) == [] and sorted(golds(by_gold)) == [1, 2, 4, 8]
 
 
+@pytest.mark.slow
 def test_a_round_robin_is_swept_and_plays_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,7 @@ def assert_same_update(
     assert float(moved.quantile(0.5)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "kl", "micro", "mix"),
     [
@@ -261,6 +262,7 @@ def test_weights_of_one_response_a_prompt_are_sft_on_it(
 # pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", ["previous", "start"])
 def test_dpo_is_the_update_of_its_formula(
     start: Path, policy: Path, rows: Path, tmp_path: Path, reference: str
@@ -338,6 +340,7 @@ def test_pairs_need_the_tokens_of_both_sides(start: Path, rows: Path, tmp_path: 
 # from update to update
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]
 )
@@ -364,6 +367,7 @@ def test_an_update_from_the_start_forgets_all_before(
     assert all(torch.equal(second[key], third[key]) for key in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]
 )
@@ -399,6 +403,7 @@ def log_probs_by_transformers(folder: Path, rows: Path) -> torch.Tensor:
     return torch.cat(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]
 )

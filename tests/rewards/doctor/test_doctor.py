@@ -204,6 +204,7 @@ def test_trailing_headers_are_told_from_closings(template: str, header: bool) ->
     assert bool(trailing_header(text)) == header
 
 
+@pytest.mark.slow
 def test_dates_and_changed_contents_are_noted(tmp_path: Path) -> None:
     made = tiny.tokenizer(chat_template=tiny.DATED_TEMPLATE)
     found = levels(examine(tiny.checkpoint(tmp_path / "dated", "llama", made)))
@@ -231,6 +232,7 @@ def test_two_bos_of_the_template_against_a_single_one(tmp_path: Path) -> None:
     assert levels(examine(folder, bos="double"))["BOS"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_missing_bos_and_one_too_many_are_noted(healthy: Path) -> None:
     assert levels(examine(healthy, bos="none"))["BOS"] == "note"
     assert levels(examine(healthy, bos="double"))["BOS"] == "ok"  # as careless code tokenises
@@ -477,6 +479,7 @@ def test_pairs_of_every_form_are_read(tmp_path: Path) -> None:
 # --- other families, judges
 
 
+@pytest.mark.slow
 def test_armorm_and_grm_pass(tmp_path: Path) -> None:
     made = tiny.llama3_tokenizer()
     config = tiny.config("llama", vocab_size=len(made), max_position_embeddings=1024)

@@ -104,6 +104,7 @@ def test_real_splits_share_no_prompt_and_no_contamination(raft_data):
     assert len(found.near) < 0.01 * len(split.train)
 
 
+@pytest.mark.slow
 def test_eval_reward_counts_what_the_training_file_has_too(tmp_path, capsys):
     # a training file of HH-RLHF's shape against an evaluation file of prompts and responses
     def hh(prompt: str, response: str) -> str:

@@ -343,6 +343,7 @@ def test_a_judge_is_asked_in_both_orders(
     assert "needs scores" in only(evaluate(capsys, rb2, "--judge", folder))["benchmark"]["note"]
 
 
+@pytest.mark.slow
 def test_several_rewards_side_by_side(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shortest = "{kind: function, function: length, arguments: {scale: -1, unit: chars}}"
     rows = [pair("longer", "short", f"q{n}", rm_chosen_score=0, rm_rejected_score=n % 2)
@@ -419,6 +420,7 @@ def test_markdown_has_aligned_tables(capsys: pytest.CaptureFixture[str], tmp_pat
     assert capsys.readouterr().out == text
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_pass_at_k_is_that_of_the_paper():
         assert pass_at_k(total, right, k) == pytest.approx(closed, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_majority_among_many_answers_is_that_of_random_subsets():
     labels = [RIGHT] * 60 + [1] * 70 + [2] * 40 + list(range(3, 63)) + [SILENT] * 26
     rng = random.Random(0)

@@ -206,6 +206,7 @@ def test_a_number_is_read_however_it_is_written(units, places, currency):
             assert one(numeric_match, text, answer=[f"#### {value + 1:f}"]) == 0.0
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_text_is_read_without_an_error(text):
     assert one(numeric_match, text, answer=["1"]) in (0.0, 1.0)
@@ -231,6 +232,7 @@ def test_tolerance_is_absolute():
             numeric_match([], [], tolerance=wrong)
 
 
+@pytest.mark.slow
 def test_every_gold_answer_of_gsm8k_is_right_and_a_changed_one_wrong(data):
     answers = [row["answer"] for row in rows(data / "gsm8k" / "train.jsonl.gz")]
     assert len(answers) > 7000

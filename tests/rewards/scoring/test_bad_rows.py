@@ -267,6 +267,7 @@ LISTS: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 def test_rows_that_were_skipped_stay_so_in_every_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from raft.cli.main import main
 from rollout.storage.output import OutputFile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4, 7])
 def test_going_on_after_a_stop_anywhere(tmp_path: Path, batch: int) -> None:
     file, reward = numbered(tmp_path), reward_file(tmp_path)

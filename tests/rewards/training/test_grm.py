@@ -308,6 +308,7 @@ def test_saved_scores_equal_those_in_memory_pair_by_pair(base, tmp_path, monkeyp
         np.testing.assert_allclose(scores, seen["fitted"].values[side], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [TRAINING, LORA], ids=["full", "lora"])
 def test_recomputed_activations_change_nothing(base, tmp_path, training):
     training = replace(training, layout="padded", epochs=1)

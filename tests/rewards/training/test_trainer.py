@@ -283,6 +283,7 @@ def _no_values(self: Any, examples: Sequence[Example]) -> dict[str, torch.Tensor
     return {side: torch.zeros(len(examples)) for side in ("chosen", "rejected")}
 
 
+@pytest.mark.slow
 def test_metrics_tell_the_story(base: Path, tmp_path: Path) -> None:
     found, rows, _ = trained(base, tmp_path)
     losses = [values["train/loss"] for _, values in rows if "train/tokens_per_second" in values]

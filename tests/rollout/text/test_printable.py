@@ -14,6 +14,7 @@ from rollout.text.printable import one_line, printable, printable_json
 EVERY = "".join(map(chr, range(sys.maxunicode + 1)))
 
 
+@pytest.mark.slow
 def test_no_control_character_is_left() -> None:
     shown = printable(EVERY)
     for start, end in (

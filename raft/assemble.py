@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from raft.resources import (
+    engine_share,
+    imports_of,
+    place_workers,
+    reward_share,
+    with_gpu_memory,
+    with_imports,
+    with_monitor,
+)
 from raft.runs.folder import RunFolder
 from raft.updates.trainer import build_trainer
 from raft.workers.executors import Executor, Worker
-from raft.workers.placement import Placement, place, place_monitor
+from raft.workers.placement import Placement
 from raft.workers.reward import RewardWorkers
 from raft.workers.rollout import BuildEngine, Policy, RolloutWorkers
 from raft.workers.trainer import TrainerWorkers
 from rewards.checkpoints.hub import local_path
-from rollout.errors import InputError
 from rollout.seeds import derive_seed
 from rollout.storage.settings import made_of
 
@@ -29,10 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("raft")
 
-# shares of a GPU's memory that vLLM may take where the config leaves it open
-_OWN_GPU = 0.85
-_SHARED_GPU = 0.5
-_REWARDS_ON_GPU = 0.8  # of all reward models of a worker together
 _BATCH_GROUPS = 32
 _BATCH_RESPONSES = 256
 
@@ -64,7 +68,7 @@ def start_workers(config: RunConfig, folder: RunFolder) -> Iterator[WorkerGroups
         log.info("workers: %s", placement.summary)
         if (note := _kl_note(config)) is not None:
             log.info("monitor: %s", note)
-        placement = with_monitor(config, there, placement)
+        placement = with_imports(config, with_monitor(config, there, placement))
         executor.reserve(placement.slots)
         workers = _all_groups(config, folder, executor, placement, rewards)
         log_probs = _log_prob_workers(config, executor, placement, workers)
@@ -84,6 +88,7 @@ def start_drawing(config: RunConfig, rewards: Mapping[str, RewardSpec]) -> Itera
         executor.check_nodes(None)
         placement = place_workers(config, executor.gpus(), rewards, trainers=0)
         log.info("workers: %s", placement.summary)
+        placement = with_imports(config, placement)
         executor.reserve(placement.slots)
         policy = Policy(local_path(config.policy.model), version=0)
         # large groups in small batches: scoring must neither begin late nor end late
@@ -91,13 +96,6 @@ def start_drawing(config: RunConfig, rewards: Mapping[str, RewardSpec]) -> Itera
         yield _drawing_groups(config, executor, placement, rewards, policy, groups)
     finally:
         executor.close()
-
-
-def kl_temperature(config: RunConfig) -> float | None:
-    """The temperature of the held-out samples on which KL is measured; None where it is not."""
-    temperature = config.eval_sampling.temperature
-    on_one_gpu = config.policy.tensor_parallel == 1
-    return temperature if config.monitor.measures_kl and on_one_gpu and temperature > 0 else None
 
 
 def models_of(config: RunConfig) -> tuple[dict[str, object], dict[str, object]]:
@@ -116,71 +114,7 @@ def _executor(config: RunConfig) -> Executor:
 
     parts = [part for reward in config.rewards().values() for part in reward.parts()]
     tokens = [name for part in parts if (name := getattr(part, "token_env", None))]
-    return RayExecutor(config.cluster.address, tokens)
-
-
-def place_workers(
-    config: RunConfig,
-    there: int,
-    rewards: Mapping[str, RewardSpec] | None = None,
-    trainers: int | None = None,
-) -> Placement:
-    """Who gets which of the `there` GPUs; `rewards` and `trainers` where they are not the config's.
-
-    Raises:
-        InputError: the workers do not fit.
-    """
-    cluster = config.cluster
-    rewards = config.rewards() if rewards is None else rewards
-    return place(
-        gpus=_gpus(config, there),
-        cores=len(os.sched_getaffinity(0)),
-        rollout_workers=cluster.rollout_workers,
-        reward_workers=cluster.reward_workers if rewards else 0,
-        trainer_workers=cluster.trainer_workers if trainers is None else trainers,
-        tensor_parallel=config.policy.tensor_parallel,
-        reward_on_gpu=any(reward.needs_gpu for reward in rewards.values()),
-        reward_sleeps=not _on_vllm(rewards),
-        mode="separate" if config.overlap else cluster.placement,
-    )
-
-
-def _on_vllm(rewards: Mapping[str, RewardSpec]) -> int:
-    """How many of the models among the rewards vLLM runs, which do not sleep."""
-    parts = [part for reward in rewards.values() for part in reward.parts()]
-    return sum(getattr(part, "engine", None) == "vllm" for part in parts)
-
-
-def with_gpu_memory(reward: RewardSpec, share: float) -> RewardSpec:
-    """The same, but models that run on vLLM and do not say otherwise take that share of a GPU."""
-    if reward.kind == "combine":
-        members = tuple(
-            one.model_copy(update={"reward": with_gpu_memory(one.reward, share)})
-            for one in reward.members
-        )
-        return reward.model_copy(update={"members": members})
-    if (reward.kind == "model" or reward.kind == "pairwise") and reward.engine == "vllm":
-        return reward.model_copy(update={"gpu_memory": reward.gpu_memory or share})
-    return reward
-
-
-def _gpus(config: RunConfig, there: int) -> int:
-    """How many GPUs the workers share. Raises InputError for more than there are."""
-    wanted = config.cluster.gpus
-    if wanted is not None and wanted > there:
-        raise InputError(
-            "cluster.gpus", f"is {wanted}, but the cluster has {there} GPUs", "lower it"
-        )
-    return there if wanted is None else wanted
-
-
-def with_monitor(config: RunConfig, there: int, placement: Placement) -> Placement:
-    """Room for the worker that measures policies, if they are."""
-    if kl_temperature(config) is None and config.monitor.reference_text is None:
-        return placement
-    gpus, cores = _gpus(config, there), len(os.sched_getaffinity(0))
-    sleeps = not _on_vllm(config.rewards())
-    return place_monitor(placement, gpus, cores, reward_sleeps=sleeps)
+    return RayExecutor(config.cluster.address, tokens, tuple(chain(*imports_of(config).values())))
 
 
 def _kl_note(config: RunConfig) -> str | None:
@@ -314,17 +248,6 @@ def _trainer(
         executor, placement.trainer, build, begun and str(begun), cluster.max_respawns, after,
         cluster.stall_timeout, [update_of(config, folder, iteration) for iteration in since],
     )  # fmt: skip
-
-
-def reward_share(rewards: Mapping[str, RewardSpec]) -> float:
-    """The share of a GPU that vLLM takes for each of the models that score."""
-    kinds = [part.kind for reward in rewards.values() for part in reward.parts()]
-    return round(_REWARDS_ON_GPU / max(1, kinds.count("model") + kinds.count("pairwise")), 2)
-
-
-def engine_share(config: RunConfig, *, colocated: bool) -> float:
-    """The share of a GPU that vLLM takes to draw."""
-    return config.policy.gpu_memory or (_SHARED_GPU if colocated else _OWN_GPU)
 
 
 def _engine(config: RunConfig, colocated: bool) -> BuildEngine:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from raft.assemble import kl_temperature
 from raft.monitor.diversity import diversity_metrics
 from raft.monitor.guards import (
     Alarm,
@@ -21,6 +20,7 @@ from raft.monitor.guards import (
 from raft.monitor.log_probs import Row
 from raft.monitor.ngrams import Jump, new_jumps, read_jumps, write_ngrams
 from raft.monitor.policies import LogProbWorkers, PolicyMeasures
+from raft.resources import kl_temperature
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Numbers
 from raft.runs.prompts import load_tokenizer

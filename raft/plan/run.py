@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from raft.assemble import engine_share, place_workers, reward_share, with_monitor
 from raft.monitor.log_probs import MOST_LOGITS, MOST_TOKENS
 from raft.plan.memory import (
     CONTEXT,
@@ -25,6 +24,7 @@ from raft.plan.memory import (
     training_parts,
 )
 from raft.plan.sizes import ModelSize, model_size
+from raft.resources import engine_share, place_workers, reward_share, with_monitor
 from raft.workers.placement import Placement
 from rewards.checkpoints.published import find_published
 from rollout.engines.base import TOY_FILE

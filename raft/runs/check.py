@@ -166,7 +166,7 @@ def _check_gpus(config: RunConfig) -> None:
             "cluster.gpus", f"is {wanted}, but this machine has no GPU", "lower it or leave it out"
         )
     if wanted:
-        from raft.assemble import place_workers
+        from raft.resources import place_workers
 
         place_workers(config, wanted)  # whether the workers fit
 

@@ -96,6 +96,11 @@ def build_trainer(
     )
 
 
+def trainer_imports(settings: TrainConfig) -> tuple[str, ...]:
+    """What takes `build_trainer` long to import."""
+    return ("raft.updates.dpo" if settings.update.kind == "dpo" else "raft.updates.sft",)
+
+
 def rendezvous_address() -> tuple[str, int]:
     """The address by which other machines reach this one, and a free port of it."""
     return _own_address(), _free_port()

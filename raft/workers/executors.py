@@ -24,13 +24,15 @@ Waiting = TypeVar("Waiting", bound="Future[object] | Stream[object]")
 class Resources:
     """What one worker needs: CPU threads for its kernels, and GPUs.
 
-    `slot` is the number of the `Slot` that its GPUs are in; colocated workers share one.
+    `slot` is the number of the `Slot` that its GPUs are in; colocated workers share one. `imports`
+    are modules ("module", or "module:function" to be called) whose import takes it long.
     """
 
     threads: int = 1
     gpus: float = 0
     slot: int | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

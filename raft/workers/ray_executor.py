@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +26,10 @@ from ray.util.scheduling_strategies import (
 )
 
 from raft.workers.executors import P, R, Resources, Slot, W, Waiting, Worker
+from raft.workers.fork_server import ForkServer, shared_server
+from raft.workers.inline_executor import machine_gpus
 from raft.workers.ray_cluster import RayCluster, Reservation, listed, live_nodes
-from rollout.engines.environment import SPIN_COUNT
+from rollout.engines.environment import spin_count
 from rollout.text.printable import one_line
 from rollout.types import InputError, WorkerDiedError
 
@@ -57,11 +58,23 @@ class RayExecutor:
 
     `address="local"` starts a cluster that ends with this process; "auto" or "host:port" joins one,
     whose nodes must see `run_dir` and import this package. `forward` are names of environment
-    variables that workers there need.
+    variables that workers there need. Workers of a local cluster without GPUs are forked from one
+    process, which begins with `imports` while Ray starts.
     """
 
-    def __init__(self, address: str = "local", forward: Sequence[str] = ()) -> None:
-        self._cluster = RayCluster(address, forward)
+    def __init__(
+        self, address: str = "local", forward: Sequence[str] = (), imports: Sequence[str] = ()
+    ) -> None:
+        self._open = contextlib.ExitStack()
+        self._forks: ForkServer | None = None
+        if address == "local" and imports and not machine_gpus():
+            self._forks = self._open.enter_context(shared_server())
+            self._forks.load(imports)
+        try:
+            self._cluster = RayCluster(address, forward)
+        except BaseException:
+            self._open.close()
+            raise
         self._reserved: Reservation | None = None
         self._starting: list[_Start] = []
 
@@ -91,16 +104,19 @@ class RayExecutor:
         environment = {
             **self._cluster.environment,
             "OMP_NUM_THREADS": str(threads),
-            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPIN_COUNT),
+            "GOMP_SPINCOUNT": spin_count(),
             **dict(resources.environment),
         }
+        started_by = {}
+        if self._forks is not None and resources.imports and slot is None:
+            started_by = {"py_executable": self._forks.command(resources.imports)}
         options: dict[str, object] = {
             # Ray would plan one CPU each and wait for ever on a small machine
             "num_cpus": 0,
             "num_gpus": resources.gpus,
             # a restarted actor would come back with its first weights; we respawn ourselves
             "max_restarts": 0,
-            "runtime_env": {"env_vars": environment},
+            "runtime_env": {"env_vars": environment, **started_by},
             "scheduling_strategy": strategy,
         }
         actor = ray.remote(_Host).options(**options).remote()
@@ -125,6 +141,7 @@ class RayExecutor:
 
     def close(self) -> None:
         ray.shutdown()
+        self._open.close()
 
     def _check_starts(self) -> None:
         """Raises InputError for a worker that Ray cannot start: it would wait for ever, and say

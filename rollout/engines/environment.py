@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 
-__all__ = ["SPIN_COUNT", "quiet_libraries", "spin_briefly"]
+__all__ = ["quiet_libraries", "spin_briefly", "spin_count"]
 
 # idle threads that spin long take the cores of whoever works beside them: with a scorer at work,
 # vLLM on two cores then generates at a fifth of its speed. Not spinning at all costs it a tenth
 # when it is alone; a short while costs neither
-SPIN_COUNT = "1000"
+_SPIN_COUNT = "1000"
 
 
 def quiet_libraries() -> None:
@@ -26,6 +26,11 @@ def quiet_libraries() -> None:
         disable_progress_bar()
 
 
+def spin_count() -> str:
+    """How long idle threads spin: as the user says, else briefly."""
+    return os.environ.get("GOMP_SPINCOUNT", _SPIN_COUNT)
+
+
 def spin_briefly() -> None:
     """Before torch is imported: OpenMP reads it then."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    os.environ["GOMP_SPINCOUNT"] = spin_count()

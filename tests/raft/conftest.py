@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import raft.curves
+from raft.workers.fork_server import shared_server
 from rollout.storage.files import write_whole
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libraries_loaded_once() -> Iterator[None]:
+    """One process that workers are forked from for all runs of a session: see `raft.workers`."""
+    with shared_server():
+        yield
+
 
 _draw = raft.curves.draw_curves
 

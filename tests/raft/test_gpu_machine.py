@@ -15,8 +15,8 @@ import toy_runs
 
 import raft.runs.check
 import raft.workers.inline_executor
-from raft.assemble import place_workers, with_gpu_memory
 from raft.loop import run
+from raft.resources import place_workers, with_gpu_memory
 from raft.runs.check import _check_gpus
 from raft.updates.toy import ToyTrainer
 from raft.workers.executors import Resources

@@ -1,4 +1,4 @@
-"""From a config to the parts of a run. The only place that reads config sections."""
+"""From a config to the parts of a run. Only this file and `raft.resources` read its sections."""
 
 from __future__ import annotations
 

@@ -11,11 +11,13 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import ray_constants, services
+from ray._private import parameter, ray_constants, services
 from ray.job_config import JobConfig
 
 from rollout.errors import InputError
@@ -27,6 +29,8 @@ log = logging.getLogger("raft")
 
 # metadata only: samples are small, and weights travel through the run folder
 _LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
+# actors have processes of their own: those that wait for tasks would only take the cores
+_NO_SPARE_WORKERS = {"enable_worker_prestart": False, "prestart_worker_first_driver": False}
 _CONNECT_SECONDS = 5
 # how a client of gRPC begins, with an empty frame of settings; a server begins with such a frame
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -65,13 +69,14 @@ def start(address: str) -> None:
 def _init(address: str, attempts: int = 2) -> None:
     local = address == "local"
     try:
-        with _own_signals():
+        with _own_signals(), _few_processes(local):
             ray.init(
                 address=address,
                 job_config=_JobConfig(),
                 # only a cluster that starts here takes these two
                 include_dashboard=False if local else None,
                 object_store_memory=_LOCAL_OBJECT_STORE_BYTES if local else None,
+                _system_config=_NO_SPARE_WORKERS if local else None,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 configure_logging=False,
@@ -110,6 +115,20 @@ def _own_signals() -> Iterator[None]:
     finally:
         if callable(before):
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _few_processes(local: bool) -> Iterator[None]:
+    """A cluster of one machine needs no autoscaler, and nobody who brings its logs here: `ray.init`
+    has no option for it."""
+    theirs: Any = parameter
+    plain = theirs.RayParams
+    if local:
+        theirs.RayParams = partial(plain, no_monitor=True, include_log_monitor=False)
+    try:
+        yield
+    finally:
+        theirs.RayParams = plain
 
 
 class _JobConfig(JobConfig):

@@ -265,6 +265,14 @@ def save_tensors(folder: Path, tensors: Mapping[str, Any]) -> None:
     save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def poison(folder: Path, made_tokenizer: Any, word: str = "Z") -> None:
+    """Let every state behind a token be no number."""
+    tensors = tensors_of(folder)
+    (token,) = made_tokenizer(word, add_special_tokens=False)["input_ids"]
+    tensors["model.embed_tokens.weight"][token] = float("nan")
+    save_tensors(folder, tensors)
+
+
 def change_config(folder: Path, **changes: Any) -> None:
     """Set keys of config.json; None removes one."""
     found = json.loads((folder / "config.json").read_text()) | changes

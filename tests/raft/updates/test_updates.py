@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,6 @@ from rollout.types import InputError
 Row = dict[str, Any]
 RATIO = {"kind": "raft_plus_plus", "clip": 0.1, "clip_high": 0.15}
 ADVANTAGES = [1.5, -0.5, -1.0, 2.0, -2.0, 0.0, 0.75, 0.25]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with tiny.one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

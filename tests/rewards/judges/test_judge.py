@@ -116,13 +116,8 @@ def test_equal_comparisons_are_computed_once_and_counted_once(folders):
 
 
 def test_log_odds_that_are_not_finite_raise_or_are_missing(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     folder = tiny.checkpoint(tmp_path)
-    tensors = load_file(folder / "model.safetensors")
-    (poison,) = tiny.tokenizer().encode("Z", add_special_tokens=False)
-    tensors["model.embed_tokens.weight"][poison] = float("nan")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tiny_rewards.poison(folder, tiny.tokenizer())
     asked = [tiny.compared("q", "a", "b"), tiny.compared("q", "a", "Z")]
     with pytest.raises(RewardError, match="comparison 1") as caught:
         load_judge(folder, kind="pairwise").compare(asked)

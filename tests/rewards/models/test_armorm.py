@@ -224,10 +224,7 @@ def test_remote_code_is_not_run_and_the_head_computes_in_float32(tmp_path):
 
 def test_a_score_that_is_not_finite_raises_or_is_missing_in_all_outputs(tmp_path):
     folder = tiny.armorm(tmp_path)
-    tensors = tiny.tensors_of(folder)
-    (poison,) = tiny.llama3_tokenizer()("Z", add_special_tokens=False)["input_ids"]
-    tensors["model.embed_tokens.weight"][poison] = float("nan")
-    tiny.save_tensors(folder, tensors)
+    tiny.poison(folder, tiny.llama3_tokenizer())
     completions = (Completion("ok", (1,), "stop"), Completion("bad Z", (1,), "stop"))
     group = Group(Prompt("broken", "q"), completions, policy_version=0)
     with pytest.raises(RewardError, match="'broken'"):

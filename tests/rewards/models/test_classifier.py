@@ -107,13 +107,8 @@ def test_groups_are_scored_in_order_and_uneven(folders):
 
 
 def test_a_score_that_is_not_finite_raises_or_is_missing(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     folder = tiny.checkpoint(tmp_path, "llama")
-    tensors = load_file(folder / "model.safetensors")
-    (poison,) = tiny.tokenizer()("Z", add_special_tokens=False)["input_ids"]
-    tensors["model.embed_tokens.weight"][poison] = float("nan")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tiny.poison(folder, tiny.tokenizer())
     groups = [group("fine", "q", ["ok"]), group("broken", "q", ["ok", "bad Z"])]
     with pytest.raises(RewardError, match="'broken'") as caught:
         load_reward(folder).score_groups(groups)

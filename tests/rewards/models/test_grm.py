@@ -212,10 +212,7 @@ def test_dropout_is_off_the_head_is_in_float32_and_remote_code_is_not_run(tmp_pa
 
 def test_a_score_that_is_not_finite_raises_or_is_missing(tmp_path):
     folder = grm(tmp_path)
-    tensors = tiny.tensors_of(folder)
-    (poison,) = tiny.llama3_tokenizer()("Z", add_special_tokens=False)["input_ids"]
-    tensors["model.embed_tokens.weight"][poison] = float("nan")
-    tiny.save_tensors(folder, tensors)
+    tiny.poison(folder, tiny.llama3_tokenizer())
     completions = (Completion("ok", (1,), "stop"), Completion("bad Z", (1,), "stop"))
     group = Group(Prompt("broken", "q"), completions, policy_version=0)
     with pytest.raises(RewardError, match="'broken'"):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,6 @@ TEXTS = [
     "One day a bird flew over the sea, and the sun was",
 ]
 SHORT = Sampling(k=3, temperature=1.0, max_new_tokens=12)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with tiny.one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

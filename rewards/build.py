@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rewards.types import Reward
 from rollout.errors import InputError
@@ -11,13 +12,28 @@ if TYPE_CHECKING:  # it needs pydantic, and the judge numpy
     from rewards.judges.judge import Judge
     from rewards.spec import JudgeSpec, RewardSpec
 
-__all__ = ["as_judge", "build_judge", "build_reward"]
+__all__ = ["Place", "as_judge", "build_judge", "build_reward", "here"]
+
+_Built = TypeVar("_Built")
 
 _OF_TOURNAMENT = ("tournament", "score", "rounds", "budget", "tie", "seed")
 _OF_REMOTE_JUDGE = {
     "kind", "url", "model", "token_env", "timeout", "concurrency", "batch_size", "retries",
     "backoff", "non_finite",
 }  # fmt: skip
+
+
+class Place(Protocol):
+    """Where a reward or a judge runs: `here`, or in workers on several GPUs."""
+
+    def __call__(self, build: Callable[[], _Built]) -> _Built:
+        """What `build` makes, or what is used as that; it makes one in each worker."""
+        ...
+
+
+def here(build: Callable[[], _Built]) -> _Built:
+    """In this process."""
+    return build()
 
 
 def build_reward(kind: RewardSpec | str, **settings: Any) -> Reward:

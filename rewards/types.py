@@ -22,6 +22,7 @@ __all__ = [
     "RewardError",
     "Scores",
     "TruncationSide",
+    "calls_at_once",
     "check_policy",
     "finite_or_missing",
 ]
@@ -65,6 +66,12 @@ class Reward(Protocol):
         Every number is finite. Raises `RewardError` when a reward cannot be computed.
         """
         ...
+
+
+def calls_at_once(scorer: object) -> int:
+    """How many calls a reward or a judge takes at a time, each from a thread of its own: 1, or the
+    number of the workers that stand behind it."""
+    return getattr(scorer, "calls_at_once", 1)
 
 
 POLICIES = ("raise", "missing")

@@ -12,6 +12,7 @@ from raft.api.results import RankResult, RewardEvaluation, ScoreResult, TrainRew
 from raft.config.reward_option import JUDGE_SECTIONS, as_judge_and_rules
 from raft.config.train_reward import TrainRewardConfig, load_train_config
 from raft.logs import log_for_program
+from raft.workers.spread import on_gpus
 from rewards.build import as_judge
 from rewards.scoring.rank import rank_file
 from rewards.scoring.score import score_file
@@ -48,6 +49,7 @@ def score(
     out: str | Path | None = None,
     output_column: str | None = None,
     form: Form | None = None,
+    gpus: int | None = None,
     **rows: Unpack[Rows],
 ) -> ScoreResult:
     """Score the responses in a file or in rows, or go on where an interrupted call stopped.
@@ -60,6 +62,8 @@ def score(
         out: a JSONL file, "-" for standard output; by default STEM.scored.jsonl beside the data.
         output_column: NAME gives NAME_scores instead of scores.
         form: how to read rows whose columns fit several forms.
+        gpus: score on so many GPUs of this machine, batch_rows rows (default: those of 512
+            responses) at a time on each; by default in this process.
         rows: `replace=True` overwrites columns, and the other keys of `Rows`.
 
     Raises:
@@ -69,7 +73,9 @@ def score(
     log_for_program()
     file, to = File(data, "rows"), None if out is None else str(out)
     name = None if output_column is None else base_name(output_column)
-    summary = score_file(file.name, to_spec(reward), out=to, form=form, name=name, **rows)
+    spec = to_spec(reward)
+    with on_gpus(gpus, [spec]) as place:
+        summary = score_file(file.name, spec, out=to, form=form, name=name, place=place, **rows)
     return ScoreResult(_written(summary), summary, file)
 
 
@@ -85,6 +91,7 @@ def rank(
     tie: float | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
+    gpus: int | None = None,
     **rows: Unpack[Rows],
 ) -> RankResult:
     """Rank the responses to each prompt by a judge's tournament, or by the scores of a reward.
@@ -94,7 +101,7 @@ def rank(
         judge, reward: one of the two, as `score` takes a reward.
         method, score, rounds, budget, tie, seed: the tournament (default: a round robin; of a
             reward none, its scores rank).
-        out, rows: as `score` takes them; by default STEM.ranked.jsonl.
+        out, gpus, rows: as `score` takes them; by default STEM.ranked.jsonl.
 
     Raises as `score` does.
     """
@@ -106,14 +113,17 @@ def rank(
     wanted = {"method": method, "score": score, "rounds": rounds, "budget": budget, "tie": tie,
               "seed": seed}  # fmt: skip
     given = {name: value for name, value in wanted.items() if value is not None}
-    summary = rank_file(
-        file.name,
-        judge=judged,
-        reward=None if reward is None else to_spec(reward),
-        tournament=with_values(rules, **given),
-        out=None if out is None else str(out),
-        **rows,
-    )
+    scored = None if reward is None else to_spec(reward)
+    with on_gpus(gpus, [spec for spec in (judged, scored) if spec is not None]) as place:
+        summary = rank_file(
+            file.name,
+            judge=judged,
+            reward=scored,
+            tournament=with_values(rules, **given),
+            out=None if out is None else str(out),
+            place=place,
+            **rows,
+        )
     return RankResult(_written(summary), summary, file)
 
 
@@ -155,6 +165,7 @@ def evaluate_reward(
     split: str = "train",
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "stop",
+    gpus: int | None = None,
 ) -> RewardEvaluation:
     """Measure rewards on preference pairs and benchmarks, several side by side.
 
@@ -167,6 +178,7 @@ def evaluate_reward(
         resamples, seed: of the bootstrap.
         out: FILE.md gets the report, and FILE.json; out_dir: a folder that gets both, and
             scored.jsonl, the rows with their scores.
+        gpus: as `score` takes it.
 
     Raises:
         InputError: anything wrong with the data, the settings or the stored scores.
@@ -186,11 +198,13 @@ def evaluate_reward(
     to = None if out is None else str(out)
     to = to if out_dir is None else str(make_out_folder(str(out_dir)))
     check_output(to)
-    report = eval_reward(
-        file.name, scorers, form=form, gold=gold_column, split=split, columns=columns,
-        train=None if train is None else str(train), resamples=resamples, seed=seed,
-        keep=kept_rows(to), on_bad_row=on_bad_row,
-    )  # fmt: skip
+    specs = [one.spec for one in scorers if one.spec is not None]
+    with on_gpus(gpus, specs) as place:
+        report = eval_reward(
+            file.name, scorers, form=form, gold=gold_column, split=split, columns=columns,
+            train=None if train is None else str(train), resamples=resamples, seed=seed,
+            keep=kept_rows(to), on_bad_row=on_bad_row, place=place,
+        )  # fmt: skip
     return RewardEvaluation(report, [] if to is None else write_report(report, to))
 
 

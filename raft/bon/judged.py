@@ -19,6 +19,7 @@ from rewards.scoring.reading import Reading
 from rewards.scoring.score import scores_of
 from rewards.spec import JudgeSpec
 from rewards.tournament import Tournament
+from rewards.types import calls_at_once
 from rollout.data.bad_rows import OnBadRow
 from rollout.data.jsonl import is_list
 from rollout.data.samples import COMPARISONS, RANKING
@@ -124,8 +125,9 @@ class _Judging:
     def skipped(self, row: ScoreRow) -> dict[str, object]:
         return row.skipped({WINS: None})
 
-    def prepare(self) -> None:
+    def prepare(self) -> int:
         self._judge = self._selection.build()
+        return calls_at_once(self._judge)
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
         assert self._judge is not None, "prepare comes first"

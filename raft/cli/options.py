@@ -30,6 +30,7 @@ __all__ = [
     "Parser",
     "add_chat_template_kwargs",
     "add_data_options",
+    "add_gpus",
     "add_json",
     "add_model_options",
     "add_old_name",
@@ -251,6 +252,15 @@ def data_options(options: argparse.Namespace) -> DataOptions:
     from rollout.data.sources import parse_columns
 
     return {"split": options.split, "columns": parse_columns(options.columns or "")}
+
+
+def add_gpus(to: OptionGroup, what: str) -> None:
+    """Add `--gpus`; `what` each of them does."""
+    to.add_argument(
+        "--gpus", type=positive, metavar="N",
+        help=f"use N GPUs of this machine, a copy of the model on each: {what} "
+        "(default: one process, on one GPU if there is one)",
+    )  # fmt: skip
 
 
 def add_restart(to: OptionGroup) -> None:

@@ -11,6 +11,7 @@ from raft.cli.options import (
     MODEL,
     AddCommand,
     add_data_options,
+    add_gpus,
     add_json,
     add_model_options,
     add_old_name,
@@ -34,6 +35,7 @@ examples:
   raft train-reward configs/reward/bradley_terry_llama3.yaml train.lora.r=16 run_dir=runs/lora
   raft train-reward --keys                            every key with its default
   torchrun --nproc-per-node 4 -m raft.cli train-reward CONFIG.yaml        on four GPUs
+  torchrun --nproc-per-node 8 -m raft.cli train-reward CONFIG.yaml train.fsdp=true    in shards
 
 The same command resumes after a kill. run_dir holds model/, its card README.md and metrics.jsonl.
 """
@@ -151,6 +153,7 @@ def add_eval_reward(command: AddCommand) -> None:
     )  # fmt: skip
     add_on_bad_row(made, "is left out")
     add_seed(made, "the resamples")
+    add_gpus(made, "they work on batches of rows")
     add_json(made, "the report")
     add_model_options(made)
 
@@ -178,6 +181,7 @@ def _eval_reward(options: argparse.Namespace) -> int:
         out=options.out,
         out_dir=options.out_dir,
         on_bad_row=options.on_bad_row,
+        gpus=options.gpus,
         **data_options(options),
         **draws,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from raft.cli.options import (
@@ -13,6 +14,7 @@ from raft.cli.options import (
     AddCommand,
     Parser,
     add_data_options,
+    add_gpus,
     add_json,
     add_model_options,
     add_old_name,
@@ -40,6 +42,7 @@ examples:
   raft score responses.jsonl --reward function:length --out -          rows to stdout
   raft score responses.scored.jsonl --reward models/gold --output-column gold --out both.jsonl
   raft score pairs.jsonl --reward combined.yaml                        a reward: section
+  raft score responses.jsonl --reward models/my-rm --gpus 8            a copy on each of 8 GPUs
 
 rows: {"prompt", "responses": [...]} gets "scores"; {"prompt", "response"} and {"messages"} get
 "score"; {"prompt", "chosen", "rejected"} gets "chosen_score" and "rejected_score"
@@ -98,6 +101,7 @@ def _score(options: argparse.Namespace) -> int:
         out=options.out,
         output_column=options.output_column,
         form=options.form,
+        gpus=options.gpus,
         **_rows(options),
     )
     _print_summary(options, found.summary, "scores")
@@ -135,8 +139,9 @@ def _rank(options: argparse.Namespace) -> int:
     names = ("method", "score", "rounds", "budget", "tie", "seed")
     tournament = {name: getattr(options, name) for name in names}
     found = rank(
-        options.file, judge=judge, reward=reward, out=options.out, **tournament, **_rows(options)
-    )
+        options.file, judge=judge, reward=reward, out=options.out, gpus=options.gpus,
+        **tournament, **_rows(options),
+    )  # fmt: skip
     _print_summary(options, found.summary, "ranked")
     return 0
 
@@ -162,6 +167,7 @@ def _add_file_options(parser: Parser, ending: str) -> None:
         "--batch-rows", type=positive, metavar="N",
         help="rows to work on at a time (default: as many as hold 512 conversations)",
     )  # fmt: skip
+    add_gpus(parser, "they work on batches of rows, which are written in order")
     parser.add_argument(
         "--replace", action="store_true", help="overwrite columns of that name in the rows"
     )
@@ -209,17 +215,22 @@ def add_serve_reward(command: AddCommand) -> None:
         help="environment variable with the bearer token that clients must send; required for "
         "other hosts",
     )  # fmt: skip
+    add_gpus(made, "they answer requests side by side")
     add_model_options(made)
 
 
 def _serve_reward(options: argparse.Namespace) -> int:
+    from raft.workers.spread import on_gpus
     from rewards.build import as_judge, build_judge, build_reward
     from rewards.remote.server import serve
 
-    place = {"host": options.host, "port": options.port, "token_env": options.token_env}
     reward, judge = _reward_or_judge(options)
     if reward is not None:
-        serve(build_reward(reward), **place)
-    elif judge is not None:
-        serve(build_judge(as_judge(judge)), **place)
+        specs, build = [reward], partial(build_reward, reward)
+    else:
+        assert judge is not None, "the parser asks for one of the two"
+        specs, build = [judge], partial(build_judge, as_judge(judge))
+    with on_gpus(options.gpus, specs) as place:
+        served = place(build)
+        serve(served, host=options.host, port=options.port, token_env=options.token_env)
     return 0

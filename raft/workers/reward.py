@@ -28,6 +28,25 @@ log = logging.getLogger("raft")
 # groups waiting per worker, in batches: enough to keep it busy, few enough to fit any memory
 _BATCHES_AHEAD = 4
 
+
+@contextlib.contextmanager
+def captured() -> Iterator[io.StringIO]:
+    """What is printed inside; where that fails, it is printed after all: nothing goes back but the
+    error."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield printed
+    except Exception:
+        sys.stdout.write(printed.getvalue())
+        raise
+
+
+def log_printed(kind: str, number: int, printed: str) -> None:
+    for line in printed[:_MOST_PRINTED].splitlines():
+        log.info("%s worker %d prints: %s", kind, number, printable(line))
+
+
 BuildReward = Callable[[], "Reward"]
 
 
@@ -57,13 +76,9 @@ class RewardWorker:
 
     def score(self, groups: Sequence[Group], names: Sequence[str]) -> Scored:
         """Score every group by the rewards `names`."""
-        start, printed = time.monotonic(), io.StringIO()
-        try:
-            with contextlib.redirect_stdout(printed):
-                by_name = {name: self._rewards[name].score_groups(groups) for name in names}
-        except Exception:
-            sys.stdout.write(printed.getvalue())  # nothing goes back but the error
-            raise
+        start = time.monotonic()
+        with captured() as printed:
+            by_name = {name: self._rewards[name].score_groups(groups) for name in names}
         compared = self._comparisons() if "reward" in names else {}
         scored = [
             GroupScores(
@@ -207,8 +222,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
                 continue
             self.start()
             self.busy_seconds += seconds
-            for line in printed.splitlines():
-                log.info("reward worker %d prints: %s", number, printable(line))
+            log_printed(self.kind, number, printed)
             for name, report in reports.items():
                 before = self._reports.get(name)
                 self._reports[name] = report if before is None else before + report

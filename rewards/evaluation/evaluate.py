@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rewards.build import as_judge
+from rewards.build import Place, as_judge, here
 from rewards.evaluation.accuracy import accuracy, accuracy_by, length_bias
 from rewards.evaluation.benchmarks import benchmark
 from rewards.evaluation.calibration import calibration
@@ -70,17 +70,19 @@ def eval_reward(
     seed: int = 0,
     keep: Path | None = None,
     on_bad_row: OnBadRow = "stop",
+    place: Place = here,
 ) -> EvalReport:
     """Evaluate every scorer on the file or dataset `data`.
 
     Args:
         form: read rows as this form; by default as the one that the first row's columns fit.
         gold: the column of listwise rows that their known order stands in.
-        split: of a dataset; columns: other names of columns.
+        split, columns: of a dataset; other names of columns.
         train: a file of training pairs to look for the evaluation's prompts in.
         resamples, seed: of all bootstrap intervals.
         on_bad_row: "skip" leaves rows out that cannot be read, by the set's form or by one of the
             scorers, and counts them.
+        place: where models run.
         keep: a JSONL file for the rows with the scores of every reward, as `by_stored` reads them.
 
     Raises:
@@ -88,9 +90,8 @@ def eval_reward(
         RewardError: a reward that scores none of the rows.
     """
     if not scorers:
-        raise InputError(
-            "eval-reward", "nothing to evaluate", "give --reward, --judge or --score-column"
-        )
+        fix = "give --reward, --judge or --score-column"
+        raise InputError("eval-reward", "nothing to evaluate", fix)
     specs = [one.spec for one in scorers if one.spec is not None]
     readings = [Reading(spec, length=on_bad_row == "skip") for spec in specs]
 
@@ -104,9 +105,8 @@ def eval_reward(
     )  # fmt: skip
     _check(found, scorers)
     contamination = None if train is None else find_contamination(found, train)
-    all_scored = [
-        _scored(found, one, label) for one, label in zip(scorers, _labels(scorers), strict=True)
-    ]
+    labelled = zip(scorers, _labels(scorers), strict=True)
+    all_scored = [_scored(found, one, label, place) for one, label in labelled]
     if keep is not None:
         write_scores(found, all_scored, keep)
     draws = _Draws(resamples, derive_seed(seed, "eval-reward"))
@@ -126,14 +126,15 @@ class _Draws(NamedTuple):
     seed: int
 
 
-def _scored(data: EvalSet, scorer: Scorer, label: str) -> Scored:
+def _scored(data: EvalSet, scorer: Scorer, label: str, place: Place) -> Scored:
     if scorer.spec is None:
         result = by_stored(data, scorer.name, label)
     else:
+        place = place if scorer.spec.needs_gpu else here
         if scorer.judge:
-            result = by_judge(data, as_judge(scorer.spec), label)
+            result = by_judge(data, as_judge(scorer.spec), label, place)
         else:
-            result = by_reward(data, scorer.spec, label)
+            result = by_reward(data, scorer.spec, label, place)
         free_memory()
     missing = int((~np.isfinite(result.margins_M)).sum())
     if missing:

@@ -11,18 +11,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 from scipy.special import logit
 
-from rewards.build import build_judge, build_reward
+from rewards.build import Place, build_judge, build_reward, here
 from rewards.evaluation.dataset import EvalRow, EvalSet
 from rewards.judges.judge import Judge, verdicts_of
+from rewards.scoring.job import in_order
 from rewards.scoring.score import scores_of
 from rewards.spec import JudgeSpec, RewardSpec
 from rewards.tournament.verdicts import Verdicts
-from rewards.types import Comparison, RewardError
+from rewards.types import Comparison, RewardError, calls_at_once
 from rollout.errors import InputError
 from rollout.progress import Progress
 from rollout.types import judged_sides
@@ -65,18 +67,18 @@ class Scored:
     seconds: float | None = None
 
 
-def by_reward(data: EvalSet, spec: RewardSpec, label: str) -> Scored:
+def by_reward(data: EvalSet, spec: RewardSpec, label: str, place: Place = here) -> Scored:
     """Score every response. A row that fails is missing; RewardError where all the first ones do.
 
     Raises InputError for settings that make no reward.
     """
-    reward = build_reward(spec)
+    reward = place(partial(build_reward, spec))
 
     def run(rows: Sequence[EvalRow]) -> list[Values]:
         scores = iter(scores_of(reward, [group for row in rows for group in row.groups]))
         return [_floats(one for _ in row.groups for one in next(scores)) for row in rows]
 
-    began, walk = time.monotonic(), _Walk(label)
+    began, walk = time.monotonic(), _Walk(label, calls_at_once(reward))
     scores_R = np.array(walk.values(data, run, lambda row: len(row.gold)))
     seconds = time.monotonic() - began
     return Scored(
@@ -90,28 +92,27 @@ def by_reward(data: EvalSet, spec: RewardSpec, label: str) -> Scored:
     )
 
 
-def by_judge(data: EvalSet, spec: JudgeSpec, label: str) -> Scored:
+def by_judge(data: EvalSet, spec: JudgeSpec, label: str, place: Place = here) -> Scored:
     """Compare the two of every pair, in both orders; margins are the log-odds of P(better wins).
 
     Raises as `by_reward` does. A pair whose two answers have two prompts cannot be compared.
     """
-    judge = build_judge(spec)
-    bias: list[float] = []
+    judge = place(partial(build_judge, spec))
 
     def run(rows: Sequence[EvalRow]) -> list[Values]:
-        named = [one for row in rows for one in _comparisons(row)]
-        verdicts = _verdicts(judge, named, bias)
-        return [[next(verdicts) for _ in row.pairs] for row in rows]
+        verdicts = _verdicts(judge, [one for row in rows for one in _comparisons(row)])
+        return [[value for _ in row.pairs for value in next(verdicts)] for row in rows]
 
-    began, walk = time.monotonic(), _Walk(label)
-    probability_M = np.array(walk.values(data, run, lambda row: len(row.pairs)))
+    began, walk = time.monotonic(), _Walk(label, calls_at_once(judge))
+    values_M2 = np.array(walk.values(data, run, lambda row: 2 * len(row.pairs))).reshape(-1, 2)
+    probability_M, gap_M = values_M2.T
     seconds = time.monotonic() - began
     probability_M = np.clip(probability_M, _LEAST, 1 - _LEAST)
     return Scored(
         label,
         spec.said(),
         logit(probability_M),
-        position_bias_M=np.array(bias) if bias else None,
+        position_bias_M=gap_M,
         failed=walk.failed,
         reasons=tuple(walk.reasons),
         seconds=seconds,
@@ -123,6 +124,7 @@ class _Walk:
     """Through a set in chunks; where a chunk fails its rows are tried one by one."""
 
     label: str
+    at_once: int
     scored: int = 0
     failed: int = 0
     reasons: list[str] = field(default_factory=list)
@@ -134,8 +136,8 @@ class _Walk:
         """
         found: list[float] = []
         with Progress(f"scoring by {self.label}", len(data.ids)) as bar:
-            for chunk in _chunks(data.rows()):
-                for values in self._chunk(chunk, run, count):
+            for chunk, result in in_order(run, _chunks(data.rows()), self.at_once):
+                for values in self._chunk(chunk, run, count, result):
                     found += values
                 bar.advance(len(chunk))
         if not self.scored:
@@ -145,13 +147,20 @@ class _Walk:
         return found
 
     def _chunk(
-        self, chunk: Sequence[EvalRow], run: Run, count: Callable[[EvalRow], int]
+        self,
+        chunk: Sequence[EvalRow],
+        run: Run,
+        count: Callable[[EvalRow], int],
+        result: Callable[[], list[Values]],
     ) -> list[Values]:
         try:
-            values = run(chunk)
+            values = result()
         except (InputError, RewardError) as error:
             if len(chunk) > 1:
-                return [values for row in chunk for values in self._chunk([row], run, count)]
+                alone = in_order(run, ([row] for row in chunk), 1)
+                return [
+                    values for row, one in alone for values in self._chunk(row, run, count, one)
+                ]
             self._note(f"{chunk[0].where}: {error}")
             return [[np.nan] * count(chunk[0])]
         self.scored += len(chunk)
@@ -195,15 +204,15 @@ def _comparisons(row: EvalRow) -> list[tuple[Comparison, str]]:
 
 
 def _verdicts(
-    judge: Judge, named: Sequence[tuple[Comparison, str]], bias: list[float]
-) -> Iterator[float]:
+    judge: Judge, named: Sequence[tuple[Comparison, str]]
+) -> Iterator[tuple[float, float]]:
+    """P(first is better) and the position's part in it, NaN where that is not known."""
     if not named:
         return iter(())
     said = verdicts_of(judge, named)
     if isinstance(said, Verdicts):
-        bias += said.gap_N.tolist()
-        return iter(said.probability_N.tolist())
-    return iter(_floats(said))
+        return zip(said.probability_N.tolist(), said.gap_N.tolist(), strict=True)
+    return ((one, np.nan) for one in _floats(said))
 
 
 def _floats(values: Any) -> Values:

@@ -26,7 +26,7 @@ from rewards.remote.address import is_loopback, read_token
 from rewards.remote.connections import BodyBudget, Connection, announced, read_body
 from rewards.remote.protocols import check_positive
 from rewards.remote.service import Job, Service
-from rewards.types import RewardError
+from rewards.types import RewardError, calls_at_once
 from rollout.text.printable import one_line
 from rollout.types import InputError
 
@@ -62,7 +62,7 @@ def build_app(
     check_positive(max_batch=max_batch, max_bytes=max_bytes)
     service = Service(served, name or _own_name(served), max_batch)
     guard = _Guard(read_token(token))
-    turns = _Turns()
+    turns = _Turns(calls_at_once(served))
     budget = BodyBudget(max(BODY_BYTES, max_bytes))
 
     async def health(_: Request) -> Response:
@@ -92,18 +92,19 @@ class _Guard:
 
 
 class _Turns:
-    """Runs jobs one at a time, always in the same thread: models are not re-entrant."""
+    """Runs jobs one at a time, always in the same thread, since models are not re-entrant; or as
+    many as there are workers behind what is served."""
 
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+    def __init__(self, at_once: int) -> None:
+        self._free = asyncio.Semaphore(at_once)
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="scoring")
 
     async def run(self, job: Job, request: Request) -> wire.Answer | None:
         """The job's result; None when the client left while others had their turn."""
-        async with self._lock:
+        async with self._free:
             if await request.is_disconnected():
                 return None
-            return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, job)
 
 
 def _answer(

@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rewards.types import RewardError
 from rollout.data.bad_rows import SKIPPED
@@ -22,7 +25,10 @@ from rollout.progress import Progress
 from rollout.storage.output import Output, OutputFile, Stdout
 from rollout.storage.settings import made_of
 
-__all__ = ["Work", "refuse_columns", "run_job"]
+__all__ = ["Work", "in_order", "refuse_columns", "run_job"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 log = logging.getLogger("raft")
 
@@ -46,8 +52,9 @@ class Work(Protocol):
         """Raises InputError for a row that cannot be worked on."""
         ...
 
-    def prepare(self) -> None:
-        """Load what the work needs; called when there is work to do."""
+    def prepare(self) -> int:
+        """Load what the work needs, when there is work to do; how many calls of `run` may be under
+        way at a time."""
         ...
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
@@ -95,7 +102,6 @@ def run_job(
     checked = reader.check(work.columns, work.check)
     reader.bad.warn(reader.source.name, log)
     if path is None:
-        work.prepare()
         return _finished(reader, checked, work, Stdout(), "-", batch_rows)
     known = {
         **settings,
@@ -107,8 +113,28 @@ def run_job(
         if job.complete:
             log.info("%s: is complete already, under the same settings", path)
             return {"rows": checked.rows, **(job.record or {}), "out": str(path)}
-        work.prepare()
         return _finished(reader, checked, work, job, str(path), batch_rows)
+
+
+def in_order(
+    run: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int
+) -> Iterator[tuple[_Item, Callable[[], _Result]]]:
+    """Each item with what gives or raises its result; up to `at_once` of them are worked on at a
+    time, in threads, and as many wait for their turn."""
+    if at_once == 1:
+        yield from ((item, partial(run, item)) for item in items)
+        return
+    threads = ThreadPoolExecutor(at_once, thread_name_prefix="scoring")
+    ahead: deque[tuple[_Item, Callable[[], _Result]]] = deque()
+    try:
+        for item in items:
+            ahead.append((item, threads.submit(run, item).result))
+            if len(ahead) >= 2 * at_once:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+    finally:  # what is under way ends with the workers, which are not waited for
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def refuse_columns(row: ScoreRow, columns: Sequence[str], replace: bool, other: str) -> None:
@@ -154,17 +180,19 @@ def _work_through(
     reader: RowReader, checked: Checked, work: Work, out: Output, batch_rows: int | None
 ) -> tuple[int, float]:
     """(conversations worked on, seconds it took), without what an interrupted command finished."""
-    done, kept, began = 0, 0, time.monotonic()
+    done, kept, at_once = 0, 0, work.prepare()
+    began = time.monotonic()
+    chunks = ((chunk, out.recall(len(chunk))) for chunk in _chunks(reader.rows(), batch_rows))
     with Progress(work.title, checked.rows) as bar:
-        for chunk in _chunks(reader.rows(), batch_rows):
-            finished = out.recall(len(chunk))
-            if finished is not None:
+        run = in_order(lambda one: one[1] or _run(work, one[0]), chunks, at_once)
+        for (chunk, recalled), result in run:
+            finished = result()
+            if recalled is not None:
                 _check_same(work, chunk, finished)
                 kept, began = kept + len(chunk), time.monotonic()
             else:
                 if kept and not done:
                     log.info("going on behind %d finished rows", kept)
-                finished = _run(work, chunk)
                 out.append(finished)
                 done += sum(row.conversations for row in chunk)
             for row, one in zip(chunk, finished, strict=True):

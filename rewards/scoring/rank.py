@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import cast
 
 import numpy as np
 
-from rewards.build import build_judge, build_reward
+from rewards.build import Place, build_judge, build_reward, here
 from rewards.judges.judge import Judge, verdicts_of
 from rewards.scoring.job import refuse_columns, run_job
 from rewards.scoring.reading import Reading
@@ -17,7 +18,7 @@ from rewards.scoring.score import scores_of
 from rewards.spec import JudgeSpec, RewardSpec
 from rewards.tournament import Match, Report, Standing, Tournament, cost, play
 from rewards.tournament.verdicts import Verdicts
-from rewards.types import Comparison, Reward
+from rewards.types import Comparison, Reward, calls_at_once
 from rollout.data.bad_rows import OnBadRow
 from rollout.data.samples import COMPARISONS
 from rollout.data.scored_rows import RowReader, ScoreRow
@@ -45,6 +46,7 @@ def rank_file(
     batch_rows: int | None = None,
     restart: bool = False,
     on_bad_row: OnBadRow = "stop",
+    place: Place = here,
 ) -> dict[str, object]:
     """Rank the responses of every row of `file`, by a judge's verdicts or by a reward's scores.
 
@@ -59,8 +61,8 @@ def rank_file(
 
     Args:
         judge, reward: what ranks, one of the two.
-        out, replace, split, columns, batch_rows, restart, on_bad_row: as `score_file` takes them;
-            by default the rows go to `STEM.ranked.jsonl`.
+        out, replace, split, columns, batch_rows, restart, on_bad_row, place: as `score_file` takes
+            them; by default the rows go to `STEM.ranked.jsonl`.
 
     Returns:
         The summary: as `score_file`'s, with the sums and shares of a tournament's report.
@@ -72,7 +74,7 @@ def rank_file(
     reader = RowReader(file, split=split, form="responses", columns=columns, on_bad_row=on_bad_row)
     path = output_path(out, file, reader.stem, "ranked")
     chosen = tournament or Tournament()
-    work = _Ranking(judge, reward, chosen, replace, skips=on_bad_row == "skip")
+    work = _Ranking(judge, reward, chosen, replace, place, skips=on_bad_row == "skip")
     scorer = judge if judge is not None else reward
     settings = {
         "command": "rank",
@@ -94,6 +96,7 @@ class _Ranking:
         reward: RewardSpec | None,
         tournament: Tournament,
         replace: bool,
+        place: Place,
         skips: bool,
     ) -> None:
         if (judge is None) == (reward is None):
@@ -101,6 +104,7 @@ class _Ranking:
                 "rank", "needs a judge or a reward, one of the two", "give --judge or --reward"
             )
         self._specs = (judge, reward)
+        self._place = place
         scorer = judge if reward is None else reward
         assert scorer is not None, "one of the two is there"
         self._reading = Reading(scorer, length=skips)
@@ -131,12 +135,13 @@ class _Ranking:
         columns = dict(zip(COLUMNS, ([], None, row.nulls(), None), strict=True))
         return row.skipped(columns | ({} if self.method == BY_SCORE else {COMPARISONS: []}))
 
-    def prepare(self) -> None:
+    def prepare(self) -> int:
         judge, reward = self._specs
         if judge is not None:
-            self._judge = build_judge(judge)
+            self._judge = self._place(partial(build_judge, judge))
         if reward is not None:
-            self._reward = build_reward(reward)
+            self._reward = self._place(partial(build_reward, reward))
+        return calls_at_once(self._judge or self._reward)
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
         scores = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-from rewards.build import build_reward
+from rewards.build import Place, build_reward, here
 from rewards.scoring.job import refuse_columns, run_job
 from rewards.scoring.reading import Reading
 from rewards.spec import RewardSpec
-from rewards.types import Reward, RewardError
+from rewards.types import Reward, RewardError, calls_at_once
 from rollout.data.bad_rows import OnBadRow
 from rollout.data.scored_rows import Form, RowReader, ScoreRow, score_columns
 from rollout.errors import InputError
@@ -33,6 +34,7 @@ def score_file(
     batch_rows: int | None = None,
     restart: bool = False,
     on_bad_row: OnBadRow = "stop",
+    place: Place = here,
 ) -> dict[str, object]:
     """Score every row of `file` with `reward`.
 
@@ -46,6 +48,7 @@ def score_file(
         restart: throw away what an interrupted command left, and replace a finished file.
         on_bad_row: "skip" gives a row that cannot be scored scores of null and the reason, in a
             column `skipped`, and goes on. A row that has both already is skipped always.
+        place: where the reward runs.
 
     Returns:
         The summary: `out`, `rows`, `conversations`, `missing`, `mean` and `std` of the scores;
@@ -58,7 +61,7 @@ def score_file(
     """
     reader = RowReader(file, split=split, form=form, columns=columns, on_bad_row=on_bad_row)
     path = output_path(out, file, reader.stem, "scored")
-    work = _Scoring(reward, name, replace, skips=on_bad_row == "skip")
+    work = _Scoring(reward, name, replace, place, skips=on_bad_row == "skip")
     settings = {"command": "score", "scorer": reward.said(), "form": form, "name": name}
     return run_job(reader, work, path, settings, batch_rows=batch_rows, restart=restart)
 
@@ -105,8 +108,11 @@ class _Scoring:
 
     title = "scoring"
 
-    def __init__(self, reward: RewardSpec, name: str | None, replace: bool, skips: bool) -> None:
+    def __init__(
+        self, reward: RewardSpec, name: str | None, replace: bool, place: Place, skips: bool
+    ) -> None:
         self._spec = reward
+        self._place = place
         self._name = name
         self._replace = replace
         self._counts_tokens = _counts_tokens(reward.said())
@@ -125,8 +131,9 @@ class _Scoring:
             _check_tokens(row)
         self._reading.check(row)
 
-    def prepare(self) -> None:
-        self._reward = build_reward(self._spec)
+    def prepare(self) -> int:
+        self._reward = self._place(partial(build_reward, self._spec))
+        return calls_at_once(self._reward)
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
         assert self._reward is not None, "prepare comes first"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_rewards
 import toy_runs
-from wording import says
+from wording import refusal, says
 
 import raft.loop
 import rollout.storage.append_log
@@ -315,3 +316,13 @@ def test_interrupting_in_this_process(
     assert main(["run", "--quiet", str(toy_runs.config_file(tmp_path))]) == 130
     error = capsys.readouterr().err
     assert says(error, "raft: interrupted") and error.count("\n") == 1
+
+
+def test_gpus_without_use_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_rewards.checkpoint(tmp_path / "model", "llama")
+    file = toy_runs.write_rows(tmp_path / "rows.jsonl", [{"prompt": "a", "response": "b"}])
+    line = ["score", file, "--gpus", "2", "--reward"]
+    assert says(refusal(capsys, *line, "function:length"), "--gpus 2: nothing runs on a GPU")
+    assert says(refusal(capsys, *line, model, "--device", "cpu"), "--gpus 2: --device cpu")
+    evaluated = ["eval-reward", "--data", file, "--score-column", "scores", "--gpus", "8"]
+    assert says(refusal(capsys, *evaluated), "--gpus 8: nothing runs on a GPU")

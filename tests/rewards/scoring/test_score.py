@@ -6,19 +6,27 @@ import datetime
 import gzip
 import importlib
 import json
+import threading
+import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import toy_runs
-from score_files import hidden, refused, reward_file, score
+from score_files import hidden, numbered, refused, reward_file, score
 from toy_runs import write_rows
 from wording import says
 
 from raft.cli.main import main
+from rewards.build import Place
+from rewards.scoring.score import score_file
+from rewards.spec_reader import read_reward
+from rewards.types import RewardError
 from rollout.data.messages import parse_hh
+from rollout.types import Group
 
 tiny: Any = importlib.import_module("tiny_rewards")
 
@@ -310,3 +318,53 @@ def test_rows_are_scored_a_bounded_number_at_a_time(tmp_path: Path) -> None:
     sizes = [len(call.replace("a b", "a").split()) for call in calls]
     assert sum(sizes) == 3000 and max(sizes) <= 512 + 2
     assert all(first == second for first, second in pairwise(sizes[:-1]))
+
+
+class Several:
+    """Takes three calls at a time, and answers the later ones first; fails on a word."""
+
+    calls_at_once = 3
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.under_way = self.most = self.calls = 0
+
+    def score_groups(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        with self._lock:
+            self.calls += 1
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            turn = self.calls
+        texts = [[one.text for one in group.completions] for group in groups]
+        time.sleep(0.06 if turn % 3 == 1 else 0.01)
+        with self._lock:
+            self.under_way -= 1
+        if any("spoilt" in text for group in texts for text in group):
+            raise RewardError(f"nothing is known of prompt {groups[0].prompt.id!r}")
+        return [[float(len(text)) for text in group] for group in texts]
+
+
+def test_rewards_that_take_several_calls_write_the_rows_of_one(tmp_path: Path) -> None:
+    file, spec = numbered(tmp_path, 40), read_reward({"kind": "function", "function": "length"}, "")
+    several = Several()
+
+    def score_to(name: str, at_once: int) -> bytes:
+        several.calls_at_once = at_once
+        # a place that runs something else than the spec says
+        place = cast(Place, lambda _: several)
+        score_file(str(file), spec, out=str(tmp_path / name), batch_rows=2, place=place)
+        return (tmp_path / name).read_bytes()
+
+    straight = score_to("one.jsonl", at_once=1)
+    assert several.most == 1
+    assert score_to("three.jsonl", at_once=3) == straight and several.most == 3
+    # what stands before a row that fails is kept, and no more; the same command goes on behind it
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:14], lines[14].replace("14-", "spoilt"), *lines[15:]]))
+    several.calls = 0
+    with pytest.raises(RewardError, match=r"rows\.jsonl:15: nothing"):
+        score_to("cut.jsonl", at_once=3)
+    assert len(toy_runs.rows(tmp_path / ".cut.jsonl.partial")) == 14 and several.calls < 20
+    file.write_text("\n".join(lines) + "\n")
+    several.calls = 0
+    assert score_to("cut.jsonl", at_once=3) == straight and several.calls == 13

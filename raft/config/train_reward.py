@@ -81,6 +81,9 @@ class UpdateConfig(_Section):
     )
     lora: LoraSettings | None = None
     layout: Layout | None = Field(default=None, description="unset: packed where the model can")
+    fsdp: bool | None = Field(
+        default=None, description="shard the model over the processes of torchrun"
+    )
 
     @model_validator(mode="after")
     def _one_warmup(self) -> UpdateConfig:

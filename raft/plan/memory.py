@@ -116,6 +116,7 @@ class Training:
         shards: over how many processes weights, gradients and optimizer are spread.
         world: how many train together.
         logits: positions with logits at a time.
+        gathered: bytes of an element of a shard's layer while it is whole.
         offload: shards rest in CPU memory.
         reference: elements of a frozen copy to compare with.
     """
@@ -131,6 +132,7 @@ class Training:
     shards: int = 1
     world: int = 1
     logits: int = _TILE
+    gathered: int = 2
     offload: bool = False
     reference: int = 0
 
@@ -165,7 +167,7 @@ def _copies(size: ModelSize, how: Training) -> int:
     if how.shards > 1:
         layer = (size.elements - size.ends) // max(1, size.layers)
         # two layers and their gradients; embedding and head with theirs
-        return 2 * (4 * layer + 2 * size.ends)
+        return how.gathered * (4 * layer + 2 * size.ends)
     return 2 * how.trained if how.autocast and not how.lora else 0
 
 

@@ -1,4 +1,4 @@
-"""The plan of a training of a reward model: every process holds the whole model."""
+"""The plan of a training of a reward model: every process holds the whole model, or a shard."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def plan_training(config: TrainRewardConfig, gpus: int, memory: float, *, hub: b
         for rank in range(max(1, gpus))
     )
     return Plan(
-        summary=f"the whole model on each of {gpus} GPU(s)" if gpus else "no GPU",
+        summary=f"{_held(config)} on each of {gpus} GPU(s)" if gpus else "no GPU",
         gpus=gpus,
         memory=int(memory * GIB),
         processes=processes,
@@ -76,26 +76,36 @@ def check_training_plan(config: TrainRewardConfig, gpus: int, memory: float) -> 
     """Raises InputError for what does not fit; it names settings under which it would."""
     if (problem := plan_training(config, gpus, memory).problem()) is not None:
         fits = partial(_fits, memory=memory)
-        # more GPUs would each hold as much
+        # more GPUs would each hold as much, but for shards
         raise InputError(*problem, what_would_fit(config, max(gpus, 32), training_changes, fits))
 
 
 def check_training_fits(config: TrainRewardConfig, *, hub: bool) -> None:
-    """Plan a training on a GPU of this machine, if it has any.
+    """Plan a training on a GPU of this machine, if it has any; in shards on all of them.
 
     Raises:
         InputError: the training cannot fit.
     """
     there, memory = machine_gpus()
     if there:
+        gpus = there if _in_shards(config) else 1
         refuse_what_cannot_fit(
-            partial(plan_training, config, 1, memory, hub=hub),
-            partial(check_training_plan, config, 1, memory),
+            partial(plan_training, config, gpus, memory, hub=hub),
+            partial(check_training_plan, config, gpus, memory),
         )
 
 
 def _fits(config: TrainRewardConfig, gpus: int, memory: float) -> bool:
-    return plan_training(config, min(gpus, 1), memory).problem() is None
+    gpus = gpus if _in_shards(config) else min(gpus, 1)
+    return plan_training(config, gpus, memory).problem() is None
+
+
+def _in_shards(config: TrainRewardConfig) -> bool:
+    return any(one.fsdp for one in stages(config).values())
+
+
+def _held(config: TrainRewardConfig) -> str:
+    return "a shard of the model" if _in_shards(config) else "the whole model"
 
 
 def _host(parts: Parts, gpus: int) -> int:
@@ -139,6 +149,8 @@ def _training(
         least_tokens=alone,
         optimizer=given.optimizer,
         world=max(1, gpus),
+        shards=max(1, gpus) if given.fsdp else 1,
+        gathered=element,
         logits=max(tokens, alone) if section == "sft" else logits,
         reference=size.elements if compares else 0,
     )

@@ -134,6 +134,8 @@ def _armorm(
     )  # fmt: skip
 
 
+# optimizers that compute on parts of tensors as on whole ones
+_OF_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd")
 _RECIPES = {
     "bradley_terry": _bradley_terry,
     "hh": _hh,
@@ -209,7 +211,16 @@ def _updated(
         given["warmup_ratio"] = float(steps)  # from 1 on it is a number of steps
     for key in ("save_steps", "eval_steps", "log_steps"):
         given[key] = getattr(config, key)
-    return replace(start, **given, seed=config.seed)
+    found = replace(start, **given, seed=config.seed)
+    if found.fsdp and found.lora is not None:
+        raise InputError("train.fsdp", "does not go with train.lora", "use one of them")
+    if found.fsdp and found.optimizer not in _OF_SHARDS:
+        raise InputError(
+            "train.optimizer",
+            f"{found.optimizer} does not know the shards of train.fsdp",
+            f"use {_OF_SHARDS[0]}",
+        )
+    return found
 
 
 def _as_section(stage: TrainingSettings) -> dict[str, object]:

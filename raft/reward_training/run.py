@@ -18,6 +18,7 @@ from raft.config.train_reward import TrainRewardConfig
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
 from rollout.data.jsonl import json_columns
+from rollout.errors import InputError
 from rollout.storage.files import read_json, write_json, write_whole
 
 if TYPE_CHECKING:
@@ -42,11 +43,17 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
             use or belongs to another config.
     """
     from raft.reward_training.check import check_training
-    from raft.reward_training.recipes import resolved, run_recipe
+    from raft.reward_training.recipes import resolved, run_recipe, stages
     from rewards.training import distributed
 
     check_training(config, data=False)  # the data is read first of all
     settings = resolved(config)
+    if any(one.fsdp for one in stages(config).values()) and distributed.count() == 1:
+        raise InputError(
+            "train.fsdp",
+            "shards over the processes of torchrun, and here is one",
+            "start torchrun --nproc-per-node N -m raft.cli train-reward, or set it to false",
+        )
     if not distributed.is_first():
         return _join(config)
     with RunFolder(config.run_dir, settings) as folder:

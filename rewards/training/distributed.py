@@ -1,7 +1,8 @@
 """Several processes of one training, as torchrun and `accelerate launch` start them.
 
-Every process holds the whole model, takes its share of each step's examples, and adds its gradients
-to the others': the weights are those of one process, to rounding. Alone, all of this does nothing.
+Every process holds the whole model, or a part of it (`rewards.training.shards`), takes its share of
+each step's examples, and adds its gradients to the others': the weights are those of one process,
+to rounding. Alone, all of this does nothing.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def shard(items: Sequence[_Item]) -> Sequence[_Item]:
-    """Those that are this process's to work on."""
-    return items[_rank() :: count()]
+def shard(items: Sequence[_Item], rank: int | None = None) -> Sequence[_Item]:
+    """Those that are this process's to work on, or another one's."""
+    return items[_rank() if rank is None else rank :: count()]
 
 
 def all_gather(own: Sequence[_Item]) -> list[_Item]:

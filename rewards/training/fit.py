@@ -17,6 +17,7 @@ from rewards.training.examples import Example
 from rewards.training.layout import choose_layout
 from rewards.training.losses import Objective, base_of
 from rewards.training.settings import Layout, TrainingSettings
+from rewards.training.shards import ShardedTrainer
 from rewards.training.trainer import OnMetrics, StepTrainer, latest_checkpoint, step_of
 
 __all__ = ["Fitted", "fit", "layout_for"]
@@ -52,7 +53,8 @@ def fit(
     base = base_of(model)
     own = base.config._attn_implementation or "eager"
     layout = layout_for(model, settings, pad_id)
-    trainer = StepTrainer(
+    make = ShardedTrainer if settings.fsdp else StepTrainer
+    trainer = make(
         model,
         make_objective(layout),
         examples,
@@ -65,7 +67,10 @@ def fit(
     try:
         with onednn_linear(base):
             latest = distributed.decided_by_first(lambda: latest_checkpoint(checkpoints))
-            return _run(trainer, latest)
+            fitted = _run(trainer, latest)
+            if isinstance(trainer, ShardedTrainer):
+                trainer.put_whole()
+            return fitted
     finally:
         if layout == "packed":
             base.set_attn_implementation(own)

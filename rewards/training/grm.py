@@ -117,9 +117,11 @@ def _with_head(
     dtype = training.dtype
     if dtype == "auto" and training.lora is not None and training_device().type == "cuda":
         dtype = "bfloat16"  # frozen, as for the other recipes
-    plain = replace(training, lora=None, dtype=dtype)
-    model, tokenizer = load_trainable(base, "causal", plain)
-    setattr(model, HEAD, Head(state_size(base_of(model).config), settings).to(training_device()))
+    whole = replace(training, lora=None, dtype=dtype)
+    model, tokenizer = load_trainable(base, "causal", whole)
+    setattr(
+        model, HEAD, Head(state_size(base_of(model).config), settings).to(base_of(model).device)
+    )
     if settings.alpha:
         _check_logits(base_of(model), str(base))
     return (_adapted(base_of(model), training) if training.lora else model), tokenizer
@@ -211,7 +213,7 @@ def _objective(
             # before the first step, or a checkpoint, changes the weights
             reference = copy.deepcopy(model).eval().requires_grad_(False)
             if training_device().type == "cuda":
-                reference.to(torch.bfloat16)
+                reference.to(training_device(), torch.bfloat16)
         return GRMObjective(settings, layout, pad_id, reference)
 
     return make

@@ -116,7 +116,7 @@ def choose_layout(
     take the place of a few long ones, which has not been measured.
     """
     reason = why_padded
-    if reason is None and wanted is None and next(backbone.parameters()).device.type != "cpu":
+    if reason is None and wanted is None and torch.cuda.is_available():
         reason = "a GPU runs padded batches in fewer kernels"
     if reason is None and wanted == "padded":
         reason = "it was asked for"

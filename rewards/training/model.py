@@ -59,7 +59,9 @@ def load_trainable(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if not settings.dropout:
         remove_dropout(model)
-    return _with_lora(model, kind, settings).to(training_device()), tokenizer
+    # shards go to the device one by one: whole it need not fit there
+    place = torch.device("cpu") if settings.fsdp else training_device()
+    return _with_lora(model, kind, settings).to(place), tokenizer
 
 
 def settle_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

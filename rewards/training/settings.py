@@ -123,6 +123,7 @@ class TrainingSettings:
         dropout: leave the model's dropout as it is; else all of it is off.
         dtype: "auto": float32 on a CPU; on a GPU float32 weights under bfloat16 arithmetic, or
             frozen bfloat16 weights under LoRA.
+        fsdp: shard the model over the processes of torchrun.
         save_steps, eval_steps: None: ten times in all, but not more often than every 50 steps.
         log_steps: None: two hundred times in all.
     """
@@ -141,6 +142,7 @@ class TrainingSettings:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     lora: LoraSettings | None = None
     layout: Layout | None = None
+    fsdp: bool = False
     log_steps: int | None = None
     save_steps: int | None = None
     eval_steps: int | None = None

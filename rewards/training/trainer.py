@@ -7,7 +7,8 @@ batches by number of rows; and it divides the loss by the number of batches, whi
 these have unequal sizes. Here a batch of the data loader holds all of a step's examples:
 `training_step` cuts it under the token budget and divides sums by the step's whole weight. With
 several processes each takes its share of the step and gradients are summed explicitly, because the
-wrapper that the Trainer puts around the model would need equally many passes in each process.
+wrapper that the Trainer puts around the model would need equally many passes in each process. Where
+the model is sharded they are needed, and a process without a batch of its own runs one for nothing.
 
 A checkpoint is marked once it is whole; `latest_checkpoint` finds where a killed training
 continues.
@@ -39,7 +40,7 @@ from transformers.training_args import OptimizerNames
 
 from rewards.training import distributed
 from rewards.training.examples import Example, micro_batches, training_steps
-from rewards.training.losses import Objective
+from rewards.training.losses import Objective, Outcome
 from rewards.training.settings import Layout, TrainingSettings
 from rollout.types import InputError
 
@@ -116,9 +117,11 @@ class StepTrainer(Trainer):
         on_metrics: OnMetrics,
     ) -> None:
         steps = training_steps(len(examples), settings.batch_size, settings.epochs, settings.seed)
+        arguments = _arguments(settings, len(steps), folder)
+        self._begin_with(model)
         super().__init__(
             model=model,
-            args=_arguments(settings, len(steps), folder),
+            args=arguments,
             train_dataset=_Steps(examples, steps),  # type: ignore[arg-type]
             eval_dataset=_Steps(held_out, []),  # type: ignore[arg-type]
             data_collator=_only,
@@ -164,17 +167,17 @@ class StepTrainer(Trainer):
         """Forward and backward over a whole step; the mean loss of its examples, detached."""
         begin = time.monotonic()
         model.train()
-        own, weight = distributed.shard(inputs), sum(map(self.objective.weight, inputs))
+        weight = sum(map(self.objective.weight, inputs))
         while True:
             try:
-                loss = self._accumulate(own, weight)
+                loss = self._accumulate(inputs, weight)
                 break
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
                 # nothing has been updated yet: the step is taken again in smaller pieces
-                self._halve_budget(own, error)
-        distributed.sum_gradients(list(self._module.parameters()))
+                self._halve_budget(distributed.shard(inputs), error)
+        self._sum_gradients()
         loss = distributed.summed(loss)
         self._tokens += sum(example.tokens for example in inputs)
         self._seconds += time.monotonic() - begin
@@ -202,10 +205,10 @@ class StepTrainer(Trainer):
         own = distributed.shard(examples)
         place = {id(example): number for number, example in enumerate(own)}
         found: list[Values] = [{} for _ in own]
-        for batch in micro_batches(own, self.budget, self.layout):
-            with torch.no_grad(), self.compute_loss_context_manager():
-                values = self.objective.run(self._module, batch).values
-            for name, value_P in values.items():
+        for batch, counts in self._batches(examples):
+            with torch.no_grad():
+                values = self._outcome(batch).values
+            for name, value_P in values.items() if counts else ():
                 for example, value in zip(batch, value_P.float().cpu(), strict=True):
                     found[place[id(example)]][name] = value
         self._module.train(was_training)
@@ -234,11 +237,25 @@ class StepTrainer(Trainer):
     def _tell(self, values: Metrics) -> None:
         self.on_metrics(self.state.global_step, values)
 
+    def _begin_with(self, model: nn.Module) -> None:
+        """Before the Trainer puts it on its device; the processes know each other."""
+
+    def _batches(self, examples: Sequence[Example]) -> list[tuple[list[Example], bool]]:
+        """This process's batches of what all share, and whether each counts."""
+        own = micro_batches(distributed.shard(examples), self.budget, self.layout)
+        return [(batch, True) for batch in own]
+
+    def _outcome(self, batch: Sequence[Example]) -> Outcome:
+        with self.compute_loss_context_manager():
+            return self.objective.run(self._module, batch)
+
+    def _sum_gradients(self) -> None:
+        distributed.sum_gradients(list(self._module.parameters()))
+
     def _accumulate(self, examples: Sequence[Example], weight: float) -> torch.Tensor:
         total = torch.zeros((), device=self.args.device)
-        for batch in micro_batches(examples, self.budget, self.layout):
-            with self.compute_loss_context_manager():
-                loss = self.objective.run(self._module, batch).loss / weight
+        for batch, counts in self._batches(examples):
+            loss = self._outcome(batch).loss / weight * counts
             self.accelerator.backward(loss)
             total += loss.detach()
         return total

@@ -24,7 +24,8 @@ from raft.updates.trainer import build_trainer
 from raft.workers.executors import Executor, Worker
 from raft.workers.placement import Placement
 from raft.workers.reward import RewardWorkers
-from raft.workers.rollout import BuildEngine, Policy, RolloutWorkers
+from raft.workers.rollout import Policy, RolloutWorkers
+from raft.workers.rollout_worker import BuildEngine
 from raft.workers.trainer import TrainerWorkers
 from rewards.checkpoints.hub import local_path
 from rollout.seeds import derive_seed
@@ -265,5 +266,6 @@ def _engine(config: RunConfig, colocated: bool) -> BuildEngine:
         max_num_seqs=policy.max_num_seqs,
         seed=derive_seed(config.seed, "engine"),
         can_sleep=colocated,
+        sync=policy.sync,
         vllm=policy.vllm,
     )

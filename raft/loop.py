@@ -139,7 +139,7 @@ def improve(run: Run, iteration: int) -> None:
     if run.folder.improved(iteration):
         return
     config, watch, home = run.config, Stopwatch(), run.folder.iteration(iteration)
-    batches = (config, run.folder, run.workers, run.prompts)
+    batches, sends = (config, run.folder, run.workers, run.prompts), config.policy.sync == "nccl"
     store, collected = draw_batch(*batches, iteration)
     with watch("select"):
         how = (config.select, config.seed, iteration, config.train.update.weights)
@@ -149,7 +149,7 @@ def improve(run: Run, iteration: int) -> None:
         ahead = partial(draw_ahead, *batches, iteration)
         trained = train(*batches[:3], iteration, ahead, learns=kept["select/kept"] > 0)
     with watch("sync"):
-        sync(run.folder, run.workers, run.held_out, iteration)
+        sync(run.folder, run.workers, run.held_out, iteration, send=sends)
     judged = by_judge(config.reward, config.gold, alone=False)
     row = {
         **summarize(store.rows(), "rollout", without_means=judged, sampling=config.sampling),

@@ -116,9 +116,16 @@ def train(
 
 
 def sync(
-    folder: RunFolder, workers: WorkerGroups, held_out: Sequence[Prompt], iteration: int
+    folder: RunFolder,
+    workers: WorkerGroups,
+    held_out: Sequence[Prompt],
+    iteration: int,
+    *,
+    send: bool = False,
 ) -> None:
     """Bring the rollout workers to policy version `iteration` and verify that they hold it.
+
+    They read it from the disk, or trainers that have just made it `send` it.
 
     Raises:
         StaleWeightsError: an engine computes another policy than the trainer.
@@ -130,7 +137,8 @@ def sync(
     probe = _stored_probe(path) or _start_probe(workers, held_out)
     if workers.take_turns:
         _trainer(workers).sleep()
-    verdicts = workers.rollout.sync(Policy(str(path), iteration, probe))
+    sender = workers.trainer if send else None
+    verdicts = workers.rollout.sync(Policy(str(path), iteration, probe), sender)
     if not probe.exact:
         log.info(
             "policy version %d: trainer and engines are %s", iteration, max(verdicts, key=_far)

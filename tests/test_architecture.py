@@ -30,7 +30,11 @@ MAY_IMPORT = {
 ONLY_IN = {
     "ray": tuple(f"raft/workers/ray_{name}.py" for name in ("cluster", "executor", "start")),
     # sampling from policies, and scoring by reward models: neither package may know the other's
-    "vllm": ("rollout/engines/vllm.py", "rewards/inference/vllm.py"),
+    "vllm": (
+        "rollout/engines/vllm.py",
+        "rollout/engines/vllm_transfer.py",
+        "rewards/inference/vllm.py",
+    ),
     "trl": ("raft/updates/",),
 }
 LONGEST_FILE = 350

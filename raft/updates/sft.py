@@ -49,11 +49,14 @@ from raft.updates.rows import (
     with_log_probs,
 )
 from raft.updates.trainer import METRICS_FILE, rendezvous_address, set_torchrun_env
+from rollout.engines.vllm_transfer import send_weights, sent_tensors
 from rollout.types import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+    from rollout.engines.base import SentTensors, Transfer
 
 _OPTIMIZER_FILE = "optimizer.pt"
 
@@ -167,6 +170,12 @@ class SFT:
         model.train(was_training)
         wanted = ids[0, 1:, None].to(logits.device)  # weights may rest elsewhere
         return logits.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
+
+    def tensors(self, dtype: str) -> SentTensors:
+        return sent_tensors(self._trainer.model, dtype)
+
+    def send(self, to: Transfer, dtype: str) -> None:
+        send_weights(self._trainer.model, dtype, self._rank, to)
 
     def dtype(self) -> str:
         kept = str(weights_dtype(self._settings, self._on_gpu)).removeprefix("torch.")

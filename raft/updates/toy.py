@@ -15,9 +15,11 @@ from raft.updates.rows import MIXED, of_mean_one, pair_rows, sft_rows
 from raft.updates.trainer import METRICS_FILE
 from rollout.engines.base import context_length
 from rollout.engines.toy import read_toy, write_toy
+from rollout.errors import EngineError
 
 if TYPE_CHECKING:
     from raft.config.train import TrainConfig
+    from rollout.engines.base import SentTensors, Transfer
 
 
 Floats = NDArray[np.float64]
@@ -134,6 +136,12 @@ class ToyTrainer:
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         log_p = _log_p(self._logits)
         return [float(log_p[token]) for token in token_ids[1:]]
+
+    def tensors(self, dtype: str) -> SentTensors:
+        raise EngineError("a toy policy has no tensors to send")
+
+    def send(self, to: Transfer, dtype: str) -> None:
+        raise EngineError("a toy policy has no tensors to send")
 
     def dtype(self) -> str:
         return "float64"

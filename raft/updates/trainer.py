@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from raft.config.train import TrainConfig
+    from rollout.engines.base import SentTensors, Transfer
 
 METRICS_FILE = "train.json"
 
@@ -53,6 +54,14 @@ class Trainer(Protocol):
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         """log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
+        ...
+
+    def tensors(self, dtype: str) -> SentTensors:
+        """What `send` sends to engines that compute in `dtype`."""
+        ...
+
+    def send(self, to: Transfer, dtype: str) -> None:
+        """Send the weights to engines that receive them now; called on each rank."""
         ...
 
     def dtype(self) -> str:

@@ -60,6 +60,7 @@ def place(
     reward_on_gpu: bool = True,
     reward_sleeps: bool = True,
     mode: str = "auto",
+    sends: bool = False,
 ) -> Placement:
     """Divide `gpus` GPUs and `cores` CPU cores.
 
@@ -72,11 +73,13 @@ def place(
 
     Args:
         reward_sleeps: whether the rewards leave their GPU to others meanwhile.
+        sends: trainers send weights to engines, so they share no GPUs.
 
     Raises:
         InputError: the workers asked for do not fit the GPUs.
     """
     if gpus == 0:
+        _check_sends(sends, "there is none")
         return _on_cpu(cores, rollout_workers, reward_workers, trainer_workers)
     rewards_on_gpu = reward_workers if reward_on_gpu else 0
     wanted = rollout_workers * tensor_parallel + rewards_on_gpu + trainer_workers
@@ -98,14 +101,19 @@ def place(
             colocated=False,
             summary=f"{wanted} of {gpus} GPUs, each worker on its own",
         )
+    turns = f"the workers would take turns on {gpus} GPU(s)"
+    _check_sends(sends, turns)
     if reward_on_gpu and not reward_sleeps:
-        raise InputError(
-            "reward.engine",
-            f"vllm keeps its memory, and the workers would take turns on {gpus} GPU(s)",
-            f"use engine: transformers, or {wanted} GPUs and placement: separate",
-        )
+        fix = f"use engine: transformers, or {wanted} GPUs and placement: separate"
+        raise InputError("reward.engine", f"vllm keeps its memory, and {turns}", fix)
     counts = (rollout_workers, reward_workers, trainer_workers)
     return _colocated(gpus, threads, *counts, tensor_parallel, reward_on_gpu)
+
+
+def _check_sends(sends: bool, problem: str) -> None:
+    if sends:
+        between = "nccl is between GPUs of trainers and engines"
+        raise InputError("policy.sync", f"{between}, and {problem}", "use disk")
 
 
 def _on_cpu(cores: int, rollout: int, reward: int, trainer: int) -> Placement:

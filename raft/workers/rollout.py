@@ -1,19 +1,18 @@
-"""Rollout workers: each holds one generation engine, and a group of them one policy."""
+"""Rollout workers that hold one policy together."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from raft.workers.executors import Executor, Resources, Stream
+from raft.workers.executors import Executor, Future, Resources, Stream, Worker
 from raft.workers.group import WorkerGroup
-from raft.workers.probe import Noise, Probe, Reading, Verdict, said
+from raft.workers.probe import Noise, Probe, Reading, Verdict
+from raft.workers.rollout_worker import BuildEngine, RolloutWorker
 from rollout.engines.causal_lm import changed_weights, same_weights
-from rollout.engines.environment import quiet_libraries
 from rollout.types import (
     EngineError,
     Group,
@@ -24,73 +23,13 @@ from rollout.types import (
 )
 
 if TYPE_CHECKING:
-    from rollout.engines.base import Engine, EngineChoice
+    from raft.workers.trainer import TrainerWorkers
+    from rollout.engines.base import Transfer
 
 log = logging.getLogger("raft")
 
-# groups go back in small parcels: often enough to keep scoring busy, seldom enough to cost nothing
-_PARCEL_GROUPS = 16
-_PARCEL_SECONDS = 0.2
 # how long a group waits for samples before it calls `on_idle`
 _IDLE_SECONDS = 0.1
-
-BuildEngine = Callable[..., "tuple[Engine, EngineChoice]"]
-
-
-class RolloutWorker:
-    """One generation engine. Refuses to draw under another policy version than asked for.
-
-    `build` is `rollout.engines.base.build_engine` with all settings but the policy.
-    """
-
-    def __init__(self, build: BuildEngine, model: str, version: int) -> None:
-        quiet_libraries()
-        self._engine, self._choice = build(model, version=version)
-
-    def describe(self) -> str:
-        """The engine, why it was chosen, and what it computes in."""
-        return f"{self._choice.name} ({self._choice.reason}), {self._engine.dtype}"
-
-    def dtype(self) -> str:
-        return self._engine.dtype
-
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int,
-        version: int,
-    ) -> Iterator[list[Group]]:
-        """The groups of all prompts in parcels, each as soon as it is full or old."""
-        if self._engine.version != version:
-            raise StaleWeightsError(
-                f"asked for policy version {version}, this engine holds {self._engine.version}"
-            )
-        parcel: list[Group] = []
-        sent = time.monotonic()
-        for group in self._engine.generate(prompts, sampling, seed):
-            parcel.append(group)
-            if len(parcel) >= _PARCEL_GROUPS or time.monotonic() - sent > _PARCEL_SECONDS:
-                yield parcel
-                parcel, sent = [], time.monotonic()
-        if parcel:
-            yield parcel
-
-    def load_weights(self, path: str, version: int) -> None:
-        self._engine.load_weights(path, version)
-
-    def rename(self, version: int) -> None:
-        self._engine.version = version
-
-    def read(self, rows: Sequence[Sequence[int]]) -> Reading:
-        """What tells which weights it holds."""
-        return Reading(said(self._engine, rows), self._engine.checksums())
-
-    def sleep(self, forget: bool = False) -> None:
-        self._engine.sleep(forget)
-
-    def wake(self) -> None:
-        self._engine.wake()
 
 
 @dataclass(frozen=True)
@@ -203,14 +142,17 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             else:
                 yield groups
 
-    def sync(self, policy: Policy) -> list[Verdict]:
-        """Give every worker the new weights in place and verify each against the trainer."""
+    def sync(self, policy: Policy, sender: TrainerWorkers | None = None) -> list[Verdict]:
+        """Give every worker the new weights in place and verify each against the trainer. They come
+        from the disk, or from those that train."""
         before, self._policy = self._policy, policy
         checksums, self._checksums = self._checksums, []
         self.begin_stage()
+        if sender is not None:
+            self._receive(policy, sender)
         futures = [
             worker.call(RolloutWorker.load_weights, policy.path, policy.version)
-            for worker in self._workers
+            for worker in (self._workers if sender is None else ())
         ]
         for number, future in enumerate(futures):
             try:
@@ -220,6 +162,19 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         verdicts = self.verify(policy.probe)
         self._check_changed(before, checksums)
         return verdicts
+
+    def _receive(self, policy: Policy, sender: TrainerWorkers) -> None:
+        def beginning(worker: Worker[RolloutWorker]) -> Callable[[Transfer], Future[None]]:
+            method = RolloutWorker.receive
+            return lambda to: worker.call(method, policy.path, policy.version, to)
+
+        receive = [beginning(worker) for worker in self._workers]
+        (dtype,) = self.dtypes()
+        try:
+            sender.send(receive, max(1, int(self._resources[0].gpus)), dtype)
+        except WorkerDiedError as error:  # for whom the others would wait for ever
+            log.warning("a sync failed (%s); all engines start again from the disk", error)
+            self._start_anew()
 
     def advance(self, version: int) -> None:
         """Call what the workers hold by a later version, up to which nothing was trained."""
@@ -231,11 +186,14 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         if policy.path == self._policy.path:
             self._rename(policy.version)
             return
+        self._policy, self._checksums = policy, []
+        self._start_anew()
+        self.verify(policy.probe)
+
+    def _start_anew(self) -> None:
         for worker in self._workers:
             worker.kill()
-        self._policy, self._checksums = policy, []
         self._workers = [self._spawn(number) for number in range(len(self._resources))]
-        self.verify(policy.probe)
 
     def _rename(self, version: int) -> None:
         self._policy = replace(self._policy, version=version)

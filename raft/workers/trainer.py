@@ -12,6 +12,7 @@ from raft.updates.trainer import Trainer
 from raft.workers.executors import Executor, Future, P, R, Resources, Worker
 from raft.workers.probe import said
 from raft.workers.silence import SilenceWatch
+from rollout.engines.base import Transfer
 from rollout.storage.files import remove_tree
 from rollout.types import WorkerDiedError
 
@@ -52,6 +53,7 @@ class TrainerWorkers:
         self._since = list(since)
         self._max_respawns = max_respawns
         self._joining: list[Future[None]] = []
+        self._receiving: list[Future[None]] = []
         self._workers = self._spawn()
 
     def train(
@@ -106,6 +108,30 @@ class TrainerWorkers:
     def dtype(self) -> str:
         return self._retried(Trainer.dtype)
 
+    def send(
+        self, receive: Sequence[Callable[[Transfer], Future[None]]], width: int, dtype: str
+    ) -> None:
+        """Send the policy to engines over `width` GPUs each, which begin by `receive`.
+
+        Raises:
+            WorkerDiedError: one of them or of us; the trainers are begun again, the engines are
+                left in the middle of it.
+        """
+        tensors = self._retried(Trainer.tensors, dtype)
+        host, port = self._workers[0].call(Trainer.rendezvous).result()
+        world = 1 + width * len(receive)
+        to = [Transfer(host, port, 1 + width * n, world, tensors) for n in range(len(receive))]
+        try:
+            self._receiving = [begin(one) for begin, one in zip(receive, to, strict=True)]
+            self._call(Trainer.send, to[0], dtype)
+        except WorkerDiedError as error:
+            if self._max_respawns == 0:
+                raise
+            self._restart(error)
+            raise
+        finally:
+            self._receiving = []
+
     def sleep(self) -> None:
         self._retried(Trainer.sleep)
 
@@ -141,7 +167,7 @@ class TrainerWorkers:
         futures = [worker.call(method, *arguments, **named) for worker in self._workers]
         waiting: dict[Future[R] | Future[None], int] = {
             call: rank for calls in (self._joining, futures) for rank, call in enumerate(calls)
-        }
+        } | dict.fromkeys(self._receiving, 0)
         for rank in range(len(futures)):
             self._watch.begin(rank, method.__name__)
         while waiting:

@@ -22,6 +22,7 @@ log = logging.getLogger("rollout")
 ENGINES = ("auto", "vllm", "transformers", "toy")
 TOY_FILE = "toy_policy.json"
 ADAPTER_FOLDER = "adapter"  # in the checkpoint of a policy that is trained with LoRA
+_RECEIVES = {"weight_transfer_config": {"backend": "nccl"}}
 # what configs call the number of tokens that a model takes
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
@@ -87,6 +88,31 @@ class AdapterSync:
     base: str
     rank: int
     how: Literal["auto", "adapter", "merged"] = "auto"
+
+
+@dataclass(frozen=True)
+class SentTensors:
+    """The tensors of a transfer, in order; types are torch's names."""
+
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Where trainers and engines meet for a sync without a disk.
+
+    Args:
+        rank: of an engine's first GPU; the first trainer is 0.
+        world: how many meet.
+    """
+
+    host: str
+    port: int
+    rank: int
+    world: int
+    tensors: SentTensors
 
 
 @dataclass(frozen=True)
@@ -202,6 +228,7 @@ def build_engine(
     seed: int = 0,
     can_sleep: bool = False,
     adapter: AdapterSync | None = None,
+    sync: Literal["auto", "disk", "nccl"] = "auto",
     vllm: Mapping[str, object] | None = None,
 ) -> tuple[Engine, EngineChoice]:
     """Load `model` into the engine that serves it; returns it with the reason for the choice.
@@ -210,11 +237,16 @@ def build_engine(
 
     Args:
         adapter: of a policy that is trained with LoRA.
+        sync: how new weights come; auto: from the disk.
     """
     choice = choose_engine(model, engine)
     if vllm and choice.name != "vllm":
         raise InputError(
             "policy.vllm", f"is for vLLM, and the engine is {choice.name}", "leave it out"
+        )
+    if sync == "nccl" and choice.name != "vllm":
+        raise InputError(
+            "policy.sync", f"nccl is for vLLM, and the engine is {choice.name}", "use disk"
         )
     adapter, choice = _choose_sync(adapter, choice, dtype)
     if choice.name == "toy":
@@ -239,7 +271,7 @@ def build_engine(
         seed=seed,
         can_sleep=can_sleep,
         adapter=adapter,
-        options=vllm,
+        options=vllm if sync != "nccl" else {**(vllm or {}), **_RECEIVES},
     )
     return serving, choice
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from rollout.engines.base import ADAPTER_FOLDER, AdapterSync, context_length
+from rollout.engines.base import ADAPTER_FOLDER, AdapterSync, Transfer, context_length
 from rollout.engines.vllm_checks import (
     check_complete,
     checksums_of,
@@ -173,14 +173,23 @@ class VLLMEngine:
         self._llm.collective_rpc(  # pyright: ignore[reportUnknownMemberType] - a bare tuple
             "reload_weights", kwargs={"weights_path": path}
         )
-        if not self._on_gpu:
-            self._llm.apply_model(_repack_tied_head)
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
         self._end_sync(version)
 
+    def receive(self, path: str, version: int, given: Transfer) -> None:
+        """Replace the weights in place by those that trainers send; `path` holds them as well."""
+        from rollout.engines.vllm_transfer import receive_weights
+
+        self._check_idle()
+        self._names = check_complete(path, self._names)
+        receive_weights(self._llm, path, given)
+        self._end_sync(version)
+
     def _end_sync(self, version: int) -> None:
+        if not self._on_gpu and self._lora is None:
+            self._llm.apply_model(_repack_tied_head)
         # reloading keeps the prefixes that the old weights computed
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache after a weight update")

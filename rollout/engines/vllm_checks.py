@@ -20,6 +20,7 @@ __all__ = [
     "check_complete",
     "checksums_of",
     "memory_as_input_error",
+    "names_of_weights",
     "options_as_input_error",
     "tensor_names",
 ]
@@ -78,6 +79,11 @@ def tensor_names(folder: str) -> set[str]:
             with opener(home / file, framework="np") as opened:
                 names |= set(opened.keys())
     return names
+
+
+def names_of_weights(folder: str) -> set[str]:
+    """The same without tied heads and buffers, which a policy may do without."""
+    return {name for name in tensor_names(folder) if not _NO_WEIGHT.search(name)}
 
 
 def check_complete(folder: str, before: set[str]) -> set[str]:

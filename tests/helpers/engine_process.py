@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from raft.workers.executors import Resources
-from raft.workers.rollout import RolloutWorker
+from raft.workers.rollout_worker import RolloutWorker
 from rollout.engines.base import Engine, EngineChoice, build_engine
 from rollout.types import Completion, Group, Prompt, Sampling
 

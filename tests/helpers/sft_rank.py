@@ -141,7 +141,7 @@ def updates(
     if given.pop("mixed", False):  # what a GPU does
         patched: Any = SFT
         patched._autocast = True
-    lengths = given.pop("lengths", ())
+    lengths, sends = given.pop("lengths", ()), given.pop("sends", None)
     trainer = build_sft(**given)
     trainer.join("127.0.0.1", port)
     if lengths:
@@ -154,5 +154,10 @@ def updates(
             metrics["reduced_in"] = reduction_types(trainer)
         if ids:
             metrics["log_probs"] = [before, before := trainer.log_probs(ids)]
+        if sends:
+            from transfer_line import sent_by
+
+            sent = sent_by(trainer, sends)
+            metrics["sent"] = {name: value.float().tolist() for name, value in sent.items()}
         found.append(metrics)
     return found

@@ -16,7 +16,7 @@ from raft.config.train import TrainConfig
 from raft.monitor.policies import LogProbWorker
 from raft.updates.toy import ToyTrainer
 from raft.workers.reward import RewardWorker
-from raft.workers.rollout import RolloutWorker
+from raft.workers.rollout_worker import RolloutWorker
 from rollout.types import Group
 
 

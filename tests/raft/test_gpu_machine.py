@@ -22,7 +22,7 @@ from raft.updates.toy import ToyTrainer
 from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor
 from rewards.spec_reader import read_reward
-from rollout.engines.base import AdapterSync, EngineChoice
+from rollout.engines.base import AdapterSync, EngineChoice, build_engine
 from rollout.engines.toy import ToyEngine
 from rollout.engines.vllm_checks import (
     check_complete,
@@ -378,6 +378,33 @@ def test_adapters_are_loaded_where_merging_would_round(
             module._choose_sync(always, choice, "bfloat16")
     with pytest.raises(InputError, match=r"lora_sync: adapter needs train\.lora"):
         toy_runs.config(tmp_path, policy={"lora_sync": "adapter"})
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"train": {"lora": {"r": 4}}}, "an adapter is enough"),
+        ({"cluster": {"address": "inline"}}, "has one"),
+        ({"policy": {"vllm": {"weight_transfer_config": {}}}}, "use policy.sync"),
+    ],
+)
+def test_weights_that_cannot_be_sent_are_told_before_the_start(
+    tmp_path: Path, sections: dict[str, Any], words: str
+) -> None:
+    policy = {"sync": "nccl", **sections.pop("policy", {})}
+    with pytest.raises(InputError, match=words):
+        toy_runs.config(tmp_path, policy=policy, **{"cluster": {"address": "local"}, **sections})
+
+
+def test_weights_are_sent_to_vllm_alone_and_between_gpus(tmp_path: Path) -> None:
+    config = toy_runs.config(tmp_path, policy={"sync": "nccl"}, cluster={"address": "local"})
+    with pytest.raises(InputError, match=r"policy\.sync: nccl is for vLLM, and the engine is toy"):
+        build_engine(config.policy.model, sync="nccl")
+    for gpus, problem in ((0, "there is none"), (1, "take turns on 1 GPU")):
+        with pytest.raises(InputError, match=rf"policy\.sync.*{problem}"):
+            place_workers(config, gpus)
+    assert not place_workers(config, 3).colocated
+    assert place_workers(config, 0, trainers=0).trainer == ()  # nobody trains in `raft sample`
 
 
 # turns

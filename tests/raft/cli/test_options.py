@@ -13,7 +13,7 @@ import toy_runs
 
 from raft.cli import options, reward_models
 from raft.cli.main import main, parser
-from raft.config.run import PolicyConfig
+from raft.config.policy import PolicyConfig
 from rewards.checkpoints.families import FAMILIES
 from rewards.checkpoints.settings import ENGINES
 from rewards.evaluation.forms import FORMS

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import raft.workers.reward
-import raft.workers.rollout
+import raft.workers.rollout_worker
 import raft.workers.silence
 from raft.assemble import WorkerGroups
 from raft.collect import collect
@@ -32,7 +32,7 @@ from raft.workers.rollout import Policy, RolloutWorkers
 from raft.workers.trainer import TrainerWorkers
 from rewards.build import build_reward
 from rewards.types import RewardError
-from rollout.engines.base import build_engine
+from rollout.engines.base import EngineChoice, SentTensors, Transfer, build_engine
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import (
@@ -359,7 +359,7 @@ def test_a_wave_is_scored_while_the_next_is_drawn(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # samples of one length complete together, and then for a long time none does
-    monkeypatch.setattr(raft.workers.rollout, "_PARCEL_GROUPS", 12)
+    monkeypatch.setattr(raft.workers.rollout_worker, "_PARCEL_GROUPS", 12)
     executor = Chaos()
     drawn: list[str] = []
     scored: list[str] = []
@@ -409,6 +409,7 @@ class Rank:
     """A trainer that remembers what it was started from."""
 
     made: ClassVar[list[tuple[object, ...]]] = []
+    sent: ClassVar[list[tuple[int, Transfer]]] = []
 
     def __init__(self, checkpoint: str | None, rank: int, **_: Any) -> None:
         self.checkpoint, self.rank = checkpoint, rank
@@ -435,6 +436,15 @@ class Rank:
     def dtype(self) -> str:
         return "float32"
 
+    def rehearse(self, prompt: int, response: int) -> float:
+        return 0.0
+
+    def tensors(self, dtype: str) -> SentTensors:
+        return SentTensors(["w"], [dtype], [[2]])
+
+    def send(self, to: Transfer, dtype: str) -> None:
+        self.sent.append((self.rank, to))
+
     def sleep(self) -> None: ...
 
     def wake(self) -> None: ...
@@ -442,6 +452,57 @@ class Rank:
 
 def trainer_workers(executor: Chaos, ranks: int, respawns: int = 3) -> TrainerWorkers:
     return TrainerWorkers(executor, [Resources()] * ranks, Rank, "old", respawns)
+
+
+class Receiver(ToyEngine):
+    """Takes what is sent from the disk, where it is as well."""
+
+    places: ClassVar[list[Transfer]] = []
+
+    def receive(self, path: str, version: int, given: Transfer) -> None:
+        self.places.append(given)
+        self.load_weights(path, version)
+
+
+def receivers(executor: Chaos, model: Path) -> RolloutWorkers:
+    def build(model: str, version: int = 0) -> Any:
+        return Receiver(model, version=version), EngineChoice("vllm", "held")
+
+    resources = [Resources(gpus=2)] * 2
+    return RolloutWorkers(executor, resources, build, Policy(str(model), 0))
+
+
+@pytest.mark.parametrize("dying", [None, ("receive", 1), ("receive", 0), ("send", 3), ("send", 2)])
+def test_weights_are_sent_or_read_by_all(
+    policy: Path, tmp_path: Path, dying: tuple[str, int] | None
+) -> None:
+    write_toy(tmp_path / "next", toy_runs.WORDS, [1.0, 0, 0, 0, 0, 0, 2.0])
+    executor = Chaos()
+    engines = receivers(executor, policy)
+    trainers = trainer_workers(executor, 2)
+    Rank.sent.clear()
+    Receiver.places.clear()
+    if dying is not None:  # and all others wait for it in the middle of the transfer
+        executor.fatal = lambda worker, method: (method, worker.number) == dying
+        executor.hanging = lambda worker, method: (
+            method in ("receive", "send") and (method, worker.number) != dying
+        )
+    probe = Probe(((1, 6),), tuple(ToyEngine(str(tmp_path / "next")).log_probs((1, 6))))
+    engines.sync(Policy(str(tmp_path / "next"), 1, probe), trainers)
+    found = together(engines.generate(prompts(6), SAMPLING, 5))
+    assert {group.policy_version for group in found} == {1}
+    if dying is None:
+        assert len(executor.spawned) == 4
+        tensors = SentTensors(["w"], ["float64"], [[2]])
+        places = [Transfer("127.0.0.1", 1, rank, 5, tensors) for rank in (1, 3)]  # 2 GPUs each
+        assert sorted(Receiver.places, key=lambda one: one.rank) == places
+        assert sorted(rank for rank, _ in Rank.sent) == [0, 1]
+        return
+    # the trainers from their checkpoint, the engines from the new policy
+    begun = [getattr(one, "keywords", {}).get("checkpoint") for one in executor.spawned[4:]]
+    assert begun == ["old", "old", None, None]
+    assert [one.args[-2:] for one in executor.spawned[6:]] == [(str(tmp_path / "next"), 1)] * 2
+    assert trainers.log_probs([1, 2]) == [0.0]
 
 
 def test_a_dead_rank_is_not_waited_for(tmp_path: Path) -> None:

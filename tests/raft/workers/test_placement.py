@@ -172,12 +172,19 @@ def test_whole_gpus_for_a_wide_engine() -> None:
         ({"gpus": 1, "rollout": 2}, "cluster.rollout_workers"),
         ({"gpus": 1, "trainer": 2}, "cluster.trainer_workers"),
         ({"gpus": 2, "tensor_parallel": 2}, "policy.tensor_parallel"),
+        ({"gpus": 0, "sends": True}, "policy.sync"),
+        ({"gpus": 1, "sends": True}, "policy.sync"),
+        ({"gpus": 8, "sends": True, "mode": "colocated"}, "policy.sync"),
     ],
 )
 def test_what_does_not_fit_is_said_by_its_key(arguments: dict[str, Any], key: str) -> None:
     with pytest.raises(InputError) as caught:
         of(**arguments)
     assert str(caught.value).startswith(f"{key}: ")
+
+
+def test_weights_are_sent_between_gpus_of_their_own() -> None:
+    assert of(8, 2, 1, 2, sends=True) == of(8, 2, 1, 2)
 
 
 def test_threads_on_a_cpu() -> None:

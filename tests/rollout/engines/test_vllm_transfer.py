@@ -1,0 +1,150 @@
+"""Weights that trainers send to vLLM, without a disk between and without a GPU here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+import torch
+from engine_process import EngineProcess
+from safetensors.torch import load_file
+from sft_rank import build_sft, run_ranks, selected_rows
+from transfer_line import exchanged, sent_by
+
+from rollout.engines.causal_lm import load_causal_lm
+from rollout.types import InputError
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (extras cpu, gpu)"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {
+        f"{family}_{seed}": tiny.checkpoint(root / f"{family}_{seed}", family, seed=seed)
+        for family in ("llama", "gpt2")
+        for seed in (0, 1)
+    }
+
+
+@pytest.fixture(scope="module")
+def engines(folders: dict[str, Path]) -> Iterator[dict[str, EngineProcess]]:
+    made = {
+        family: EngineProcess(str(folders[f"{family}_0"]), dtype="bfloat16", sync="nccl")
+        for family in ("llama", "gpt2")
+    }
+    yield made
+    for engine in made.values():
+        engine.close()
+
+
+def receive(engine: Any, folder: str) -> dict[str, Any]:
+    """By the line and then from the disk; beside the engine."""
+    ids = list(range(5, 40))
+
+    def said() -> tuple[Any, Any]:
+        return engine.log_probs(ids), engine.checksums()
+
+    before = said()
+    line = exchanged(engine, load_causal_lm(folder, torch.float32), folder, 1)
+    found = {"version": engine.version, "before": before, "sent": said(), "ended": line.ended}
+    found["met"] = [
+        {key: getattr(one, key) for key in ("master_address", "master_port", "world_size")}
+        for one in line.met
+    ]
+    found["offsets"] = [one.rank_offset for one in line.met if hasattr(one, "rank_offset")]
+    exchanged(engine, load_causal_lm(folder, torch.float32), folder, 2)  # once more, after another
+    engine.load_weights(folder, 3)
+    return found | {"loaded": said()}
+
+
+def without_a_tensor(engine: Any, folder: str) -> str:
+    model = load_causal_lm(folder, torch.float32)
+    model.get_submodule("model.layers")[0].self_attn.q_proj = torch.nn.Identity()
+    try:
+        exchanged(engine, model, folder, 4)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # the second has a tied head
+def test_what_is_sent_is_what_the_disk_has(
+    engines: dict[str, EngineProcess], folders: dict[str, Path], family: str
+) -> None:
+    found = engines[family].call(receive, str(folders[f"{family}_1"]))
+    (values, sums), loaded = found["sent"], found["loaded"]
+    assert values == loaded[0] != found["before"][0]
+    assert sums == loaded[1] and len(sums[0]) > 5
+    kept = [name for name, one in found["before"][1][0].items() if sums[0][name] == one]
+    assert all("norm" in name or "ln_" in name or "bias" in name for name in kept)  # as they begin
+    assert found["version"] == 1 and found["ended"] == 2  # both ends left the group
+    place = {"master_address": "10.0.0.1", "master_port": 4242, "world_size": 2}
+    assert found["met"] == [place, place] and found["offsets"] == [1]
+
+
+def test_names_that_files_do_not_have_are_refused(
+    engines: dict[str, EngineProcess], folders: dict[str, Path]
+) -> None:
+    said = engines["llama"].call(without_a_tensor, str(folders["llama_1"]))
+    assert "policy.sync" in said and "q_proj" in said and "disk" in said
+
+
+def test_trainers_send_the_policy_that_they_have_saved(tmp_path: Path) -> None:
+    start = str(tiny.checkpoint(tmp_path / "start", "gpt2"))
+    rows = selected_rows(tmp_path / "selected.jsonl")
+    with tiny.one_thread():
+        trainer = build_sft(model=start, learning_rate=1e-3, batch_size=4)
+        trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+        sent = sent_by(trainer, "bfloat16")
+    saved = load_file(tmp_path / "out/model.safetensors")
+    assert sent.keys() == saved.keys()  # the tied head once, by its first name
+    for name, value in sent.items():
+        assert value.dtype == torch.bfloat16 and torch.equal(value, saved[name].bfloat16())
+
+
+@pytest.mark.slow
+def test_shards_are_gathered_by_all_and_sent_by_one(tmp_path: Path) -> None:
+    start = str(tiny.checkpoint(tmp_path / "start", "llama"))
+    rows = selected_rows(tmp_path / "selected.jsonl")
+    settings: dict[str, Any] = {"model": start, "learning_rate": 1e-3, "batch_size": 4}
+    outs = [str(tmp_path / f"out-{number}") for number in range(2)]
+    ranks = run_ranks(settings | {"fsdp": True, "sends": "bfloat16"}, rows, outs, probe=[5, 6, 7])
+    for number, out in enumerate(outs):  # and training goes on after it
+        first, second = (rank[number]["sent"] for rank in ranks)
+        saved = load_file(Path(out) / "model.safetensors")
+        assert second == {} and first.keys() == saved.keys()
+        for name, value in saved.items():
+            assert torch.equal(torch.tensor(first[name]), value.bfloat16().float())
+
+
+def test_the_calls_are_those_that_vllm_takes() -> None:
+    # a release of another shape shows here, without a GPU
+    from vllm import LLM
+    from vllm.config.weight_transfer import WeightTransferConfig
+    from vllm.distributed.weight_transfer import base, nccl_engine
+    from vllm.engine.arg_utils import EngineArgs
+
+    assert "weight_transfer_config" in inspect.signature(EngineArgs).parameters
+    assert WeightTransferConfig(backend="nccl").backend == "nccl"
+    lifecycle = ("init_weight_transfer_engine", "start_weight_update", "update_weights",
+                 "finish_weight_update", "shutdown_weight_transfer_engine")  # fmt: skip
+    assert all(callable(getattr(LLM, name)) for name in lifecycle)
+    info = nccl_engine.NCCLTrainerInitInfo(
+        rank=1, master_address="a", master_port=1, world_size=2, packed=False
+    )
+    assert not info.is_sender and info.backend == "nccl"
+    fields = {one.name for one in dataclasses.fields(nccl_engine.NCCLWeightTransferUpdateInfo)}
+    assert fields == {"names", "dtype_names", "shapes"}
+    assert [one.name for one in dataclasses.fields(base.ParamMeta)] == ["name", "dtype", "shape"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _OWN_GPU = 0.85
 _SHARED_GPU = 0.5
 _REWARDS_ON_GPU = 0.8  # of all reward models of a worker together
-_VLLM = ("rollout.engines.vllm:import_vllm", "vllm.v1.worker.cpu_worker")
+VLLM_IMPORTS = ("rollout.engines.vllm:import_vllm", "vllm.v1.worker.cpu_worker")
 
 
 def place_workers(
@@ -113,7 +113,9 @@ def imports_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
     """By the kind of worker, what takes it seconds to import, in the order in which they start."""
     policy, libraries = config.policy, ("transformers.models.auto.modeling_auto",)
     toy = (Path(local_path(policy.model)) / TOY_FILE).exists()
-    engine = {"transformers": libraries, "vllm": _VLLM, "auto": _VLLM}.get(policy.engine, ())
+    engine = {"transformers": libraries, "vllm": VLLM_IMPORTS, "auto": VLLM_IMPORTS}.get(
+        policy.engine, ()
+    )
     models = any(reward.needs_gpu for reward in config.rewards().values())
     return {
         "rollout": () if toy else engine,

@@ -17,8 +17,10 @@ from raft.config.load import make_config
 from raft.config.train_reward import make_train_config
 from raft.demo import corpus, gold, policy, preferences
 from raft.loop import run
+from raft.resources import VLLM_IMPORTS
 from raft.reward_training.run import RESULT, train_reward
 from raft.runs.metrics import Numbers, read_numbers
+from raft.workers.fork_server import shared_server
 from rollout.storage.files import write_json, write_whole
 
 _MAX_NEW_TOKENS = 40
@@ -50,6 +52,15 @@ def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
     start = time.monotonic()
     root = Path(os.path.realpath(out))
     root.mkdir(parents=True, exist_ok=True)
+    with shared_server((*VLLM_IMPORTS, "raft.updates.sft")):  # loaded when the run begins
+        folder = _parts(root, seed, size)
+    print(_table(read_numbers(folder)))
+    print(_closing(folder, size.iterations, time.monotonic() - start))
+    return folder
+
+
+def _parts(root: Path, seed: int, size: Size) -> Path:
+    """The run's folder."""
     _part("1/4  a small policy learns a generated corpus of customer letters")
     _once(root / "policy", lambda folder: _policy(folder, seed, size))
     _part("2/4  noisy preferences: two letters per request, labelled by an erring judge")
@@ -61,10 +72,7 @@ def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
     _once_file(prompts, lambda: _rows(corpus.train_prompts(size.prompts, seed)))
     held_out = root / "held_out.jsonl"
     _once_file(held_out, lambda: _rows(corpus.heldout_prompts(size.held_out, seed)))
-    folder = run(make_config(demo_config(root, seed, size), where="the demo's config"))
-    print(_table(read_numbers(folder)))
-    print(_closing(folder, size.iterations, time.monotonic() - start))
-    return folder
+    return run(make_config(demo_config(root, seed, size), where="the demo's config"))
 
 
 def demo_config(root: Path, seed: int, size: Size) -> dict[str, object]:

@@ -85,8 +85,17 @@ class _Shared:
 
 
 @contextlib.contextmanager
-def shared_server() -> Iterator[ForkServer]:
-    """The server of this process: started by the first who holds it, ended by the last."""
+def shared_server(imports: Sequence[str] = ()) -> Iterator[ForkServer | None]:
+    """The server of this process: started by the first who holds it, ended by the last.
+
+    It imports meanwhile what is named. On a machine with GPUs there is none: whether what has been
+    imported leaves them alone is for each library to say.
+    """
+    from raft.workers.inline_executor import machine_gpus
+
+    if machine_gpus():
+        yield None
+        return
     if _Shared.server is None:
         from raft.workers.ray_start import worker_path
         from rollout.engines.environment import spin_count
@@ -94,6 +103,7 @@ def shared_server() -> Iterator[ForkServer]:
         path = os.pathsep.join(worker_path())
         _Shared.server = ForkServer({"PYTHONPATH": path, "GOMP_SPINCOUNT": spin_count()})
     _Shared.holders += 1
+    _Shared.server.load(imports)
     try:
         yield _Shared.server
     finally:

@@ -27,7 +27,6 @@ from ray.util.scheduling_strategies import (
 
 from raft.workers.executors import P, R, Resources, Slot, W, Waiting, Worker
 from raft.workers.fork_server import ForkServer, shared_server
-from raft.workers.inline_executor import machine_gpus
 from raft.workers.ray_cluster import RayCluster, Reservation, listed, live_nodes
 from rollout.engines.environment import spin_count
 from rollout.text.printable import one_line
@@ -67,9 +66,8 @@ class RayExecutor:
     ) -> None:
         self._open = contextlib.ExitStack()
         self._forks: ForkServer | None = None
-        if address == "local" and imports and not machine_gpus():
-            self._forks = self._open.enter_context(shared_server())
-            self._forks.load(imports)
+        if address == "local" and imports:
+            self._forks = self._open.enter_context(shared_server(imports))
         try:
             self._cluster = RayCluster(address, forward)
         except BaseException:

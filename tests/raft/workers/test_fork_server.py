@@ -127,6 +127,7 @@ def test_the_server_ends_with_its_process(folder: Path) -> None:
 @pytest.mark.ray
 def test_actors_are_forks_and_their_deaths_are_seen() -> None:
     with shared_server() as server:
+        assert server is not None
         executor = RayExecutor(imports=["wave"])
         try:
             loaded = Resources(imports=("wave",), environment=(("SOME_SETTING", "value"),))

@@ -113,9 +113,7 @@ def imports_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
     """By the kind of worker, what takes it seconds to import, in the order in which they start."""
     policy, libraries = config.policy, ("transformers.models.auto.modeling_auto",)
     toy = (Path(local_path(policy.model)) / TOY_FILE).exists()
-    engine = {"transformers": libraries, "vllm": VLLM_IMPORTS, "auto": VLLM_IMPORTS}.get(
-        policy.engine, ()
-    )
+    engine = libraries if policy.engine == "transformers" else VLLM_IMPORTS
     models = any(reward.needs_gpu for reward in config.rewards().values())
     return {
         "rollout": () if toy else engine,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.updates.trainer import trainer_imports
 from raft.workers.executors import Resources
+from raft.workers.fork_server import shared_server
 from raft.workers.placement import Placement, place, place_monitor
-from rewards.checkpoints.hub import local_path
 from rollout.engines.base import TOY_FILE
 from rollout.errors import InputError
 
@@ -112,7 +114,7 @@ def engine_share(config: RunConfig, *, colocated: bool) -> float:
 def imports_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
     """By the kind of worker, what takes it seconds to import, in the order in which they start."""
     policy, libraries = config.policy, ("transformers.models.auto.modeling_auto",)
-    toy = (Path(local_path(policy.model)) / TOY_FILE).exists()
+    toy = (Path(policy.model) / TOY_FILE).exists()
     engine = libraries if policy.engine == "transformers" else VLLM_IMPORTS
     models = any(reward.needs_gpu for reward in config.rewards().values())
     return {
@@ -121,6 +123,12 @@ def imports_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
         "trainer": () if toy else trainer_imports(config.train),
         "monitor": () if toy else libraries,
     }
+
+
+def libraries_loading(config: RunConfig) -> AbstractContextManager[object]:
+    """Have what takes the workers long to import loaded from now on, where they can be forked."""
+    local = config.cluster.address == "local"
+    return shared_server(tuple(chain(*imports_of(config).values()))) if local else nullcontext()
 
 
 def with_imports(config: RunConfig, placement: Placement) -> Placement:

@@ -12,6 +12,7 @@ from raft.api.inputs import Data, File
 from raft.api.results import CurvesResult, ReplayResult, ReportResult, RunResult
 from raft.config.load import RunConfig, load_config
 from raft.logs import log_for_program
+from raft.resources import libraries_loading
 from raft.runs.metrics import read_metrics
 from rollout.errors import InputError
 
@@ -42,7 +43,8 @@ def run(
         config = load_config(config, list(overrides))
     elif overrides:
         raise InputError("overrides", "the config is made already", "give load_config them")
-    folder = run_iterations(config)
+    with libraries_loading(config):
+        folder = run_iterations(config)
     return RunResult(folder, read_metrics(folder))
 
 

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Generic, cast
 
@@ -50,6 +51,14 @@ class _Start:
     reference: ray.ObjectRef[None]
     slot: int | None
     since: float
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """What raises InputError for a worker that will not answer."""
+
+    waiting: Callable[[], None]  # where it cannot start
+    died: Callable[[], None]  # where its node is lost, and another one would not start either
 
 
 class RayExecutor:
@@ -122,8 +131,9 @@ class RayExecutor:
         # built by a call, not by the constructor, so that its errors arrive as what they are
         # in a list: Ray would fetch a bare reference, and an error of that worker with it
         first = [after.built.reference] if isinstance(after, _RayWorker) else []
-        built = _RayFuture(actor.build.remote(factory, first), self._check_starts)
-        return _RayWorker(actor, built, self._check_starts)
+        watch = _Watch(self._check_starts, partial(self._check_slot, slot))
+        built = _RayFuture(actor.build.remote(factory, first), watch)
+        return _RayWorker(actor, built, watch)
 
     def first_ready(
         self, waiting: Sequence[Waiting], timeout: float | None = None
@@ -141,6 +151,10 @@ class RayExecutor:
         ray.shutdown()
         self._open.close()
 
+    def _check_slot(self, slot: int | None) -> None:
+        if slot is not None and self._reserved is not None:
+            self._reserved.check(slot)
+
     def _check_starts(self) -> None:
         """Raises InputError for a worker that Ray cannot start: it would wait for ever, and say
         nothing."""
@@ -150,8 +164,7 @@ class RayExecutor:
         _, waiting = ray.wait(references, num_returns=len(references), timeout=0)
         self._starting = [start for start in self._starting if start.reference in waiting]
         for start in self._starting:
-            if start.slot is not None and self._reserved is not None:
-                self._reserved.check(start.slot)
+            self._check_slot(start.slot)
             if time.monotonic() - start.since > _START_SECONDS:
                 raise InputError(
                     "cluster",
@@ -185,18 +198,16 @@ class _Host:
 
 
 class _RayWorker(Generic[W]):
-    def __init__(
-        self, actor: ActorProxy[_Host], built: _RayFuture[None], check: Callable[[], None]
-    ) -> None:
+    def __init__(self, actor: ActorProxy[_Host], built: _RayFuture[None], watch: _Watch) -> None:
         self._actor = actor
         self.built = built
-        self._check = check
+        self._watch = watch
 
     def call(
         self, method: Callable[Concatenate[W, P], R], *arguments: P.args, **named: P.kwargs
     ) -> _RayFuture[R]:
         reference = self._actor.call.remote(method.__name__, arguments, named)
-        return _RayFuture(reference, self._check, after=self.built)
+        return _RayFuture(reference, self._watch, after=self.built)
 
     def stream(
         self,
@@ -205,42 +216,45 @@ class _RayWorker(Generic[W]):
         **named: P.kwargs,
     ) -> _RayStream[R]:
         start = self._actor.stream.options(num_returns="streaming")
-        return _RayStream(start.remote(method.__name__, arguments, named), after=self.built)
+        return _RayStream(
+            start.remote(method.__name__, arguments, named), self._watch, after=self.built
+        )
 
     def kill(self) -> None:
         ray.kill(cast("ActorHandle[_Host]", self._actor))
 
 
 class _RayFuture(Generic[R]):
-    """`check` raises where the result will never come; it is asked while the result is awaited."""
-
     def __init__(
         self,
         reference: ray.ObjectRef[R],
-        check: Callable[[], None],
+        watch: _Watch,
         after: _RayFuture[None] | None = None,
     ) -> None:
         self.reference = reference
-        self._check = check
+        self._watch = watch
         self._after = after
 
     def result(self) -> R:
         if self._after is not None:
             self._after.result()  # a worker that could not be built says why
         while not ray.wait([self.reference], timeout=_LOOK_EVERY)[0]:
-            self._check()
-        with _plain_errors():
+            self._watch.waiting()
+        with _plain_errors(self._watch):
             return ray.get(self.reference)
 
 
 class _RayStream(Generic[R]):
-    def __init__(self, references: ray.ObjectRefGenerator, after: _RayFuture[None]) -> None:
+    def __init__(
+        self, references: ray.ObjectRefGenerator, watch: _Watch, after: _RayFuture[None]
+    ) -> None:
         self.reference = references
+        self._watch = watch
         self._after = after
 
     def take(self) -> R | None:
         self._after.result()
-        with _plain_errors():
+        with _plain_errors(self._watch):
             try:
                 return cast(R, ray.get(next(self.reference)))
             except StopIteration:
@@ -248,8 +262,8 @@ class _RayStream(Generic[R]):
 
 
 @contextlib.contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Ray's wrappers become what the worker raised, or `WorkerDiedError`."""
+def _plain_errors(watch: _Watch) -> Iterator[None]:
+    """Ray's wrappers become what the worker raised, `WorkerDiedError`, or what `watch` raises."""
     try:
         yield
     except RayTaskError as error:
@@ -260,6 +274,7 @@ def _plain_errors() -> Iterator[None]:
         RayActorError, WorkerCrashedError, ObjectLostError, NodeDiedError, OutOfMemoryError,
     ) as error:  # fmt: skip
         # a lost object: the machine went away with a result that was done
+        watch.died()
         raise WorkerDiedError(f"a worker process died: {_causes(error)}") from error
     except GetTimeoutError as error:
         raise WorkerDiedError(f"a worker does not answer: {_causes(error)}") from error

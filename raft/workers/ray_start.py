@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import parameter, ray_constants, services
+from ray._private import auto_init_hook, parameter, ray_constants, services
 from ray.job_config import JobConfig
 
 from rollout.errors import InputError
@@ -26,6 +26,9 @@ from rollout.text.printable import one_line
 __all__ = ["start", "worker_path"]
 
 log = logging.getLogger("raft")
+
+# what a thread asks of a cluster that has ended fails, where Ray would start another
+auto_init_hook.enable_auto_connect = False
 
 # metadata only: samples are small, and weights travel through the run folder
 _LOCAL_OBJECT_STORE_BYTES = 256 * 2**20

@@ -268,7 +268,7 @@ def test_a_kill_between_checkpoint_and_metrics(
     straight = run(small(tmp_path, "straight"))
     settings = small(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(raft.loop, "sync", lambda *_: (_ for _ in ()).throw(Crash))
+        patched.setattr(raft.loop, "sync", lambda *_, **__: (_ for _ in ()).throw(Crash))
         with pytest.raises(Crash):
             run(settings)
     (tmp_path / "run/iterations/001/.checkpoint-00000000").mkdir()

@@ -33,7 +33,7 @@ CONTINUATION_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything; the defaults take about two and a half minutes on two cores."""
+    """How much of everything; the defaults take about two minutes on two cores."""
 
     texts: int = 8_000
     pairs: int = 2_400

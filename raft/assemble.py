@@ -7,14 +7,14 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from raft.resources import (
+    all_imports,
     engine_share,
-    imports_of,
     place_workers,
     reward_share,
+    token_variables,
     with_gpu_memory,
     with_imports,
     with_monitor,
@@ -113,9 +113,8 @@ def _executor(config: RunConfig) -> Executor:
         return InlineExecutor(config.cluster.gpus)
     from raft.workers.ray_executor import RayExecutor
 
-    parts = [part for reward in config.rewards().values() for part in reward.parts()]
-    tokens = [name for part in parts if (name := getattr(part, "token_env", None))]
-    return RayExecutor(config.cluster.address, tokens, tuple(chain(*imports_of(config).values())))
+    tokens = token_variables(config.rewards().values())
+    return RayExecutor(config.cluster.address, tokens, all_imports(config))
 
 
 def _kl_note(config: RunConfig) -> str | None:

@@ -1,9 +1,9 @@
-"""What the workers of a config get: GPUs, shares of their memory, and libraries."""
+"""What the workers of a config get: GPUs, shares of their memory, libraries, tokens."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -111,7 +111,7 @@ def engine_share(config: RunConfig, *, colocated: bool) -> float:
     return config.policy.gpu_memory or (_SHARED_GPU if colocated else _OWN_GPU)
 
 
-def imports_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
+def _imports(config: RunConfig) -> dict[str, tuple[str, ...]]:
     """By the kind of worker, what takes it seconds to import, in the order in which they start."""
     policy, libraries = config.policy, ("transformers.models.auto.modeling_auto",)
     toy = (Path(policy.model) / TOY_FILE).exists()
@@ -127,12 +127,17 @@ def imports_of(config: RunConfig) -> dict[str, tuple[str, ...]]:
 
 def libraries_loading(config: RunConfig) -> AbstractContextManager[object]:
     """Have what takes the workers long to import loaded from now on, where they can be forked."""
-    local = config.cluster.address == "local"
-    return shared_server(tuple(chain(*imports_of(config).values()))) if local else nullcontext()
+    imports = all_imports(config) if config.cluster.address == "local" else ()
+    return shared_server(imports) if imports else nullcontext()
+
+
+def all_imports(config: RunConfig) -> tuple[str, ...]:
+    """What takes the workers of a run long to import, in the order in which they start."""
+    return tuple(chain(*_imports(config).values()))
 
 
 def with_imports(config: RunConfig, placement: Placement) -> Placement:
-    imports = imports_of(config)
+    imports = _imports(config)
 
     def told(kind: str, workers: tuple[Resources, ...]) -> tuple[Resources, ...]:
         return tuple(replace(one, imports=imports[kind]) for one in workers)
@@ -145,3 +150,9 @@ def with_imports(config: RunConfig, placement: Placement) -> Placement:
         trainer=told("trainer", placement.trainer),
         monitor=told("monitor", (monitor,))[0] if monitor is not None else None,
     )
+
+
+def token_variables(rewards: Iterable[RewardSpec]) -> list[str]:
+    """The environment variables that hold tokens of rewards, and of what they are made of."""
+    parts = [part for reward in rewards for part in reward.parts()]
+    return [name for part in parts if (name := getattr(part, "token_env", None))]

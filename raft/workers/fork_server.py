@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ForkServer", "shared_server"]
+__all__ = ["ForkServer", "shared_server", "worker_path"]
 
 _STANDARD = (0, 1, 2)
 _LENGTH = 4  # bytes before a job, which say how many it has
@@ -79,6 +79,17 @@ class ForkServer:
         self._folder.cleanup()
 
 
+def worker_path() -> list[str]:
+    """Where workers look for modules: as this process, but for the script's folder and the working
+    one. Python puts them first, where a user's types.py would end every worker; here they are last,
+    unless PYTHONPATH names them."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    users = [os.path.dirname(os.path.abspath(script))] if script else []
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    last = [path for path in dict.fromkeys([*users, os.getcwd()]) if path not in named]
+    return [*(path for path in sys.path if path and path not in last), *last]
+
+
 class _Shared:
     server: ForkServer | None = None
     holders = 0
@@ -97,7 +108,6 @@ def shared_server(imports: Sequence[str] = ()) -> Iterator[ForkServer | None]:
         yield None
         return
     if _Shared.server is None:
-        from raft.workers.ray_start import worker_path
         from rollout.engines.environment import spin_count
 
         path = os.pathsep.join(worker_path())

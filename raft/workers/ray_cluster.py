@@ -16,8 +16,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raft.workers.executors import Slot
+from raft.workers.fork_server import worker_path
 from raft.workers.placement import assign_nodes
-from raft.workers.ray_start import start, worker_path
+from raft.workers.ray_start import start
 from rollout.errors import InputError
 
 log = logging.getLogger("raft")

@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -23,7 +22,7 @@ from ray.job_config import JobConfig
 from rollout.errors import InputError
 from rollout.text.printable import one_line
 
-__all__ = ["start", "worker_path"]
+__all__ = ["start"]
 
 log = logging.getLogger("raft")
 
@@ -91,17 +90,6 @@ def _init(address: str, attempts: int = 2) -> None:
         log.info("Ray has not started in time; trying once more")
         ray.shutdown()
         _init(address, attempts - 1)
-
-
-def worker_path() -> list[str]:
-    """Where workers look for modules: as this process, but for the script's folder and the working
-    one. Python puts them first, where a user's types.py would end every worker; here they are last,
-    unless PYTHONPATH names them."""
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    users = [os.path.dirname(os.path.abspath(script))] if script else []
-    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    last = [path for path in dict.fromkeys([*users, os.getcwd()]) if path not in named]
-    return [*(path for path in sys.path if path and path not in last), *last]
 
 
 @contextlib.contextmanager

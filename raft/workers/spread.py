@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from raft.resources import token_variables
 from raft.workers.executors import Executor, Resources, Slot
 from raft.workers.group import WorkerGroup
 from raft.workers.reward import captured, log_printed
@@ -57,8 +58,7 @@ def on_gpus(gpus: int | None, specs: Sequence[RewardSpec]) -> Iterator[Place]:
         raise InputError(where, f"every worker has a GPU of its own, not {named}", "leave one out")
     from raft.workers.ray_executor import RayExecutor
 
-    tokens = [name for part in parts if (name := getattr(part, "token_env", None))]
-    executor = RayExecutor(_ADDRESS, tokens)
+    executor = RayExecutor(_ADDRESS, token_variables(specs))
     groups: list[ScoringWorkers] = []
 
     def place(build: Callable[[], _Built]) -> _Built:

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 import tiny_training as tiny
 import toy_runs
-from reward_rank import train_together
+from reward_ranks import train_together
 from safetensors.torch import load_file
 
 from raft.config.train_reward import make_train_config

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,53 +62,53 @@ def env() -> Result:
 
 
 def varlen() -> Result:
-    """One varlen call per layer against today's packed attention: equal, and how much faster."""
+    """Packed attention by one varlen call a layer against a call for each segment: equal, forward
+    and backward, and how much faster. On a CPU the kernel is the tests' reference."""
     import torch
-    from torch.nn.attention.varlen import varlen_attn
 
-    from rewards.inference import packed_attention
+    from rewards.inference import packed_attention as packed
     from rewards.inference.prefix_tree import grow
 
     tree = grow(trees(2, 4, 40, 40, 300) if TINY else trees(8, 8, 200, 400, 30000))
     heads, kv, dim = (2, 1, 32) if TINY else (32, 8, 128)
     dtype, tokens = torch.bfloat16 if on_gpu() else torch.float32, len(tree.ids_T)
-    q, k, v = (
-        torch.randn(1, count, tokens, dim, device=device(), dtype=dtype)
+    q, k, v = states = [
+        torch.randn(1, count, tokens, dim, device=device(), dtype=dtype, requires_grad=True)
         for count in (heads, kv, kv)
-    )
-    packed_attention.register()
-    ours: Any = packed_attention._attention
-    with packed_attention.attending(tree, torch.device(device())):
-        expected = ours(None, q, k, v, None, scaling=dim**-0.5)[0][0]
-        old = timed(lambda: ours(None, q, k, v, None, scaling=dim**-0.5), 3)
+    ]
     found: Result = {"tokens": tokens, "segments": len(tree.segments)}
-    found["old_ms"] = round(old * 1e3, 2)
     if not on_gpu():
-        return {**found, "note": "no GPU: varlen_attn is not run"}
-    keys: list[int] = []
-    ends_q, ends_k = [0], [0]
-    for segment in tree.segments:
-        own = range(segment.offset, segment.offset + segment.end - segment.start)
-        above = (tree.segments[one] for one in segment.ancestors)
-        seen = [at for one in above for at in range(one.offset, one.offset + one.end - one.start)]
-        keys += [*seen, *own]
-        ends_q.append(ends_q[-1] + len(own))
-        ends_k.append(ends_k[-1] + len(seen) + len(own))
-    index = torch.tensor(keys, device=device())
-    ends = [torch.tensor(one, dtype=torch.int32, device=device()) for one in (ends_q, ends_k)]
-    longest = [max(b - a for a, b in pairwise(one)) for one in (ends_q, ends_k)]
-    queries, keys_THD, values_THD = (one[0].transpose(0, 1).contiguous() for one in (q, k, v))
+        import varlen_reference
+        from torch.nn.attention import varlen as kernels
 
-    def new() -> Any:
-        attend: Any = varlen_attn
-        return attend(
-            queries, keys_THD[index], values_THD[index], *ends, *longest, scale=dim**-0.5,
-            window_size=(-1, 0), enable_gqa=True,
-        )  # fmt: skip
+        kernels.varlen_attn = varlen_reference.varlen_attn  # type: ignore[assignment]
+        found["note"] = "no GPU: varlen_attn is the tests' reference"
+    else:
+        assert packed._kernel_dtype(q, v, None) is dtype, "the package does not use it"
+    plan = packed._Plan(tree, torch.device(device()))
+    ways: dict[str, Any] = {
+        "old": lambda window: packed._by_segments(plan, q, k, v, dim**-0.5, window, None),
+        "varlen": lambda window: packed._in_one_call(plan, q, k, v, dim**-0.5, window),
+    }
+    weights = torch.randn(1, tokens, heads, dim, device=device(), dtype=dtype)
 
-    error = float((new().float() - expected.float()).norm() / expected.float().norm())
-    assert error < 2e-2, f"varlen is {error} away: is its causal mask aligned at the end?"
-    return {**found, "varlen_ms": round(timed(new, 3) * 1e3, 2), "error": error}
+    def backward(way: Any, window: int | None) -> list[Any]:
+        """The output, and the gradients of queries, keys and values."""
+        output = way(window)
+        return [output.detach(), *torch.autograd.grad(output, states, weights)]
+
+    for window in (None, 24 if TINY else 256):
+        pairs = list(zip(*(backward(way, window) for way in ways.values()), strict=True))
+        errors = [float((b - a).float().norm() / a.float().norm()) for a, b in pairs]
+        found[f"errors_window_{window}"] = [float(f"{error:.2g}") for error in errors]
+        assert max(errors) < 2e-2, f"varlen is {errors} away: is its mask aligned at the end?"
+    for name, way in ways.items():
+        forward, both = partial(way, None), partial(backward, way, None)
+        with torch.no_grad():
+            forward()
+            found[f"{name}_ms"] = round(timed(forward, 3) * 1e3, 2)
+        found[f"{name}_train_ms"] = round(timed(both, 3) * 1e3, 2)
+    return found
 
 
 def noise() -> Result:

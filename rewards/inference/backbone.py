@@ -53,9 +53,8 @@ class Backbone:
         reason = self._why_not_packed()
         if reason is None:
             self.layout = "packed"
-        log.info(
-            "%s: %s rows%s", name, self.layout, "" if reason is None else f", because {reason}"
-        )
+        how = ", attention in one call a layer" if packed_attention.took_one_call() else ""
+        log.info("%s: %s rows%s", name, self.layout, f", because {reason}" if reason else how)
 
     @property
     def device(self) -> torch.device:

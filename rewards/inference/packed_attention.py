@@ -2,6 +2,9 @@
 
 Registered once under a name of our own; the tree of the running forward pass is handed over beside
 the model, since not every architecture passes unknown arguments on to its attention.
+
+On a GPU in 16 bits a layer is one call of torch's `varlen_attn` (FlashAttention), with the segments
+as its sequences; elsewhere a call for each segment.
 """
 
 from __future__ import annotations
@@ -9,18 +12,42 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import nn
 
 from rewards.inference.prefix_tree import Tree
 
-__all__ = ["PACKED", "attending", "register", "uses_sliding_window"]
+__all__ = ["PACKED", "attending", "register", "took_one_call", "uses_sliding_window"]
 
 PACKED = "raft_packed"
 _running: ContextVar[_Plan | None] = ContextVar("packed_attention_plan", default=None)
 
-_last_windows: ContextVar[frozenset[int | None]] = ContextVar("windows_heard", default=frozenset())
+
+@dataclass
+class _Layers:
+    """What the layers of a forward pass were told, and whether each was one call."""
+
+    windows: set[int | None] = field(default_factory=set[int | None])
+    one_call: set[bool] = field(default_factory=set[bool])
+
+
+_last: ContextVar[_Layers | None] = ContextVar("layers_of_last_pass", default=None)
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """A tree in `varlen_attn`'s terms: where queries and keys of each segment end (S + 1,), and
+    the packed token behind each key; None: each token is its own."""
+
+    ends_q: torch.Tensor
+    ends_k: torch.Tensor
+    longest_q: int
+    longest_k: int
+    keys: torch.Tensor | None
 
 
 class _Plan:
@@ -29,8 +56,26 @@ class _Plan:
     def __init__(self, tree: Tree, device: torch.device) -> None:
         self.segments = tree.segments
         self._device = device
-        self.windows: set[int | None] = set()
+        self.layers = _Layers()
         self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
+
+    @cached_property
+    def sequences(self) -> _Sequences:
+        sizes = [segment.end - segment.start for segment in self.segments]
+        # ancestors and own tokens together are the row from its first token on
+        seen = [segment.end for segment in self.segments]
+        ends_q, ends_k = (
+            torch.from_numpy(np.cumsum([0, *counts], dtype=np.int32)).to(self._device)
+            for counts in (sizes, seen)
+        )
+        keys = None
+        if any(segment.ancestors for segment in self.segments):
+            tokens = [np.arange(one.offset, one.offset + size)
+                      for one, size in zip(self.segments, sizes, strict=True)]  # fmt: skip
+            parts = [tokens[n] for number, one in enumerate(self.segments)
+                     for n in (*one.ancestors, number)]  # fmt: skip
+            keys = torch.from_numpy(np.concatenate(parts)).to(self._device)
+        return _Sequences(ends_q, ends_k, max(sizes), max(seen), keys)
 
     def pieces(self, states_1HTD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """One piece per segment; segments lie end to end, in order.
@@ -79,7 +124,13 @@ def attending(tree: Tree, device: torch.device) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
-        _last_windows.set(frozenset(plan.windows))
+        _last.set(plan.layers)
+
+
+def took_one_call() -> bool:
+    """Whether each layer of the last forward pass here was one call."""
+    layers = _last.get()
+    return layers is not None and layers.one_call == {True}
 
 
 def uses_sliding_window() -> bool:
@@ -87,7 +138,8 @@ def uses_sliding_window() -> bool:
 
     Some architectures tell it by their mask alone, which packed attention never sees.
     """
-    return any(window is not None for window in _last_windows.get())
+    layers = _last.get()
+    return layers is not None and any(window is not None for window in layers.windows)
 
 
 def _attention(
@@ -106,7 +158,78 @@ def _attention(
     plan = _running.get()
     if plan is None:
         raise RuntimeError("packed attention was called outside of a packed forward pass")
-    plan.windows.add(sliding_window)
+    plan.layers.windows.add(sliding_window)
+    dtype = _kernel_dtype(query, value, softcap)
+    plan.layers.one_call.add(dtype is not None)
+    if dtype is not None:
+        states = (query.to(dtype), key.to(dtype), value.to(dtype))
+        return _in_one_call(plan, *states, scaling, sliding_window), None
+    return _by_segments(plan, query, key, value, scaling, sliding_window, softcap), None
+
+
+def _kernel_dtype(
+    query: torch.Tensor, value: torch.Tensor, softcap: float | None
+) -> torch.dtype | None:
+    """In what torch's kernel for sequences of any length takes these; None: not at all.
+
+    It is FlashAttention 2: Ampere or newer, 16 bits, and heads of these sizes (between 192 and 224
+    not every GPU has the gradient). Autocast does not know it, so its type is taken here.
+    """
+    device, size = query.device, query.shape[-1]
+    if device.type != "cuda" or softcap is not None or value.shape[-1] != size:
+        return None
+    if size % 8 or size > 256 or 192 < size <= 224:
+        return None
+    autocast = torch.is_autocast_enabled("cuda")
+    dtype = torch.get_autocast_dtype("cuda") if autocast else query.dtype
+    if dtype not in (torch.float16, torch.bfloat16):
+        return None
+    return dtype if torch.cuda.get_device_capability(device)[0] >= 8 else None
+
+
+def _in_one_call(
+    plan: _Plan,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """`_attention` by one kernel. Its causal mask is aligned at each sequence's end: a segment's
+    queries are the last tokens of what it sees."""
+    from torch.nn.attention.varlen import varlen_attn  # it loads torch's compiler
+
+    them = plan.sequences
+    query_THD, key_THD, value_THD = (one[0].transpose(0, 1) for one in (query, key, value))
+    if them.keys is not None:
+        key_THD, value_THD = key_THD[them.keys], value_THD[them.keys]
+    # this many keys before the query's own
+    before = sliding_window - 1 if sliding_window and sliding_window < them.longest_k else -1
+    output_THD = varlen_attn(
+        query_THD,
+        key_THD,
+        value_THD,
+        them.ends_q,
+        them.ends_k,
+        them.longest_q,
+        them.longest_k,
+        scale=scaling,
+        window_size=(before, 0),
+        enable_gqa=True,
+    )
+    assert isinstance(output_THD, torch.Tensor)
+    return output_THD[None]
+
+
+def _by_segments(
+    plan: _Plan,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
@@ -124,7 +247,7 @@ def _attention(
             softcap,
         )
         outputs.append(output_1HSD.transpose(1, 2))
-    return torch.cat(outputs, dim=1), None
+    return torch.cat(outputs, dim=1)
 
 
 def _attend(

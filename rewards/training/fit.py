@@ -18,7 +18,13 @@ from rewards.training.layout import choose_layout
 from rewards.training.losses import Objective, base_of
 from rewards.training.settings import Layout, TrainingSettings
 from rewards.training.shards import ShardedTrainer
-from rewards.training.trainer import OnMetrics, StepTrainer, latest_checkpoint, step_of
+from rewards.training.trainer import (
+    OnMetrics,
+    StepTrainer,
+    computes_in_bfloat16,
+    latest_checkpoint,
+    step_of,
+)
 
 __all__ = ["Fitted", "fit", "layout_for"]
 
@@ -97,9 +103,10 @@ def layout_for(model: nn.Module, settings: TrainingSettings, pad_id: int) -> Lay
         why_padded = "packed attention has no dropout"
     base = base_of(model)
     backbone = getattr(base, base.base_model_prefix)
-    return choose_layout(
-        base, backbone, pad_id=pad_id, wanted=settings.layout, why_padded=why_padded
-    )
+    with torch.autocast("cuda", torch.bfloat16, enabled=computes_in_bfloat16(settings)):
+        return choose_layout(
+            base, backbone, pad_id=pad_id, wanted=settings.layout, why_padded=why_padded
+        )
 
 
 def forget_checkpoints(folder: Path) -> None:

@@ -112,16 +112,20 @@ def choose_layout(
     """The layout, said in the log with its reason; the model's attention is set for it.
 
     `why_padded` is what speaks against packing beforehand (dropout, recomputed activations). Left
-    to itself it packs on a CPU, where padding costs as much as text; on a GPU many short kernels
-    take the place of a few long ones, which has not been measured.
+    to itself it packs on a CPU, where padding costs as much as text, and on a GPU where attention
+    is one call a layer: else many short kernels would take the place of a few long ones.
     """
     reason = why_padded
-    if reason is None and wanted is None and torch.cuda.is_available():
-        reason = "a GPU runs padded batches in fewer kernels"
     if reason is None and wanted == "padded":
         reason = "it was asked for"
     if reason is None:
+        own = backbone.config._attn_implementation or "eager"
         reason = _try_packed(model, backbone, pad_id)
+        by_itself = wanted is None and torch.cuda.is_available()
+        # shards come to the GPU later, and are tried on the CPU
+        if reason is None and by_itself and not packed_attention.took_one_call():
+            model.set_attn_implementation(own)
+            reason = "a GPU runs padded batches in fewer kernels"
     log.info("training on %s", "packed rows" if reason is None else f"padded rows: {reason}")
     return "packed" if reason is None else "padded"
 

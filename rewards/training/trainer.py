@@ -49,6 +49,7 @@ __all__ = [
     "Metrics",
     "OnMetrics",
     "StepTrainer",
+    "computes_in_bfloat16",
     "latest_checkpoint",
     "step_of",
 ]
@@ -246,7 +247,8 @@ class StepTrainer(Trainer):
         return [(batch, True) for batch in own]
 
     def _outcome(self, batch: Sequence[Example]) -> Outcome:
-        with self.compute_loss_context_manager():
+        # accelerate's wrapper is around the whole model's call, and objectives call its parts
+        with self.accelerator.autocast():
             return self.objective.run(self._module, batch)
 
     def _sum_gradients(self) -> None:
@@ -292,6 +294,11 @@ def _only(items: list[_Item]) -> _Item:
     return item
 
 
+def computes_in_bfloat16(settings: TrainingSettings) -> bool:
+    """Whether autocast does, on weights that may be wider."""
+    return torch.cuda.is_available() and settings.dtype == "auto"
+
+
 def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> TrainingArguments:
     names = [name.value for name in OptimizerNames]
     if settings.optimizer not in names:
@@ -312,7 +319,7 @@ def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> Training
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim=settings.optimizer,
-        bf16=on_gpu and settings.dtype == "auto",
+        bf16=computes_in_bfloat16(settings),
         use_cpu=not on_gpu,
         ddp_backend=None if on_gpu or distributed.count() == 1 else "gloo",
         logging_steps=settings.log_steps or -(-steps // 200),

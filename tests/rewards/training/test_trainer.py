@@ -470,3 +470,45 @@ def test_no_second_copy_of_the_gradients(
     monkeypatch.setattr(accelerate.Accelerator, "prepare_model", noted)
     trained(base, tmp_path)
     assert asked and all(asked)
+
+
+@pytest.mark.parametrize("one_call", [True, False])
+def test_gpus_pack_where_attention_is_one_call_a_layer(
+    base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, one_call: bool
+) -> None:
+    import varlen_reference
+
+    from rewards.training.fit import layout_for
+
+    model, tokenizer = load_trainable(base, "classifier", QUICK)
+    own = base_of(model).config._attn_implementation
+    if one_call:
+        varlen_reference.on_cpu(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    caplog.set_level("INFO", logger="rewards")
+    settings = changed(QUICK, layout=None, dtype="float32")
+    chosen = layout_for(model, settings, pad_id_of(tokenizer))
+    assert chosen == ("packed" if one_call else "padded")
+    assert (base_of(model).config._attn_implementation == own) != one_call
+    assert one_call or "padded rows: a GPU runs padded batches in fewer kernels" in caplog.text
+
+
+def test_a_gpus_16_bits_reach_the_parts_that_objectives_call(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rewards.training import trainer
+
+    seen: set[torch.dtype] = set()
+
+    def note(module: torch.nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor) and isinstance(module, torch.nn.Linear):
+            seen.add(output.dtype)
+
+    monkeypatch.setattr(trainer, "computes_in_bfloat16", lambda settings: True)
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        trained(base, tmp_path, changed(QUICK, layout="padded"))
+    finally:
+        hook.remove()
+    # float32 are the heads
+    assert seen == {torch.bfloat16, torch.float32}

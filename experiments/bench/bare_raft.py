@@ -10,8 +10,7 @@ import os
 import random
 from typing import Any
 
-from experiments.bench.job import Job, Points, job_of_command_line, quiet
-from experiments.bench.job import read_lexicon as lexicon_of
+from experiments.bench.job import Job, Points, job_of_command_line, quiet, scores_of
 from experiments.bench.job import read_prompts as texts_of
 from rewards.evaluation.stats import distinct_n
 
@@ -36,28 +35,28 @@ def main(job: Job) -> None:
         job.model, dtype="float32", enforce_eager=True, max_num_seqs=1024, use_tqdm_on_load=False
     )
     prompts, held_out = (
-        [tokenizer(text)["input_ids"] for text in texts_of(job, name)]
+        [(text, tokenizer(text)["input_ids"]) for text in texts_of(job, name)]
         for name in ("prompts", "held_out")
     )
-    words, points, rng = lexicon_of(job), Points(job), random.Random(job.seed)
+    (reward, measure), points, rng = scores_of(job), Points(job), random.Random(job.seed)
     torch.manual_seed(job.seed)
     rng.shuffle(prompts)
 
     def evaluate(iteration: int) -> None:
-        texts = [t for _, own in draw(llm, tokenizer, held_out, job.eval_k, job) for t in own]
-        mean = sum(reward(t, *words) for t in texts) / len(texts)
-        points.add(mean, distinct_n(texts, 2), iteration)
+        drawn = draw(llm, tokenizer, [ids for _, ids in held_out], job.eval_k, job)
+        texts = [text for _, own in drawn for text in own]
+        scores = measure([text for text, _ in held_out for _ in range(job.eval_k)], texts)
+        points.add(sum(scores) / len(scores), distinct_n(texts, 2), iteration)
 
     evaluate(0)
     for iteration in range(job.iterations):
         first = iteration * job.prompts % (len(prompts) - job.prompts + 1)
         batch = prompts[first : first + job.prompts]
         best = []
-        for prompt, (answers, texts) in zip(
-            batch, draw(llm, tokenizer, batch, job.k, job), strict=True
-        ):
-            rewards = [reward(text, *words) for text in texts]
-            best.append((prompt, answers[rewards.index(max(rewards))]))
+        drawn = draw(llm, tokenizer, [ids for _, ids in batch], job.k, job)
+        for (prompt, ids), (answers, texts) in zip(batch, drawn, strict=True):
+            rewards = reward([prompt] * job.k, texts)
+            best.append((ids, answers[rewards.index(max(rewards))]))
         fine_tune(model, optimizer, best, job, rng)
         weights = list(model.state_dict().items())
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
@@ -80,11 +79,6 @@ def draw(
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         drawn.append((answers, texts))
     return drawn
-
-
-def reward(text: str, positive: set[str], negative: set[str]) -> int:
-    words = [word.strip('.,!?"') for word in text.lower().split()]
-    return sum((word in positive) - (word in negative) for word in words)
 
 
 def fine_tune(

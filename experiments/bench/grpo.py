@@ -9,8 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.bare_raft import reward
-from experiments.bench.job import Job, Points, job_of_command_line, quiet, read_lexicon
+from experiments.bench.job import Job, Points, Scores, job_of_command_line, quiet, scores_of
 from experiments.bench.job import read_prompts as texts_of
 from rewards.evaluation.stats import distinct_n
 
@@ -25,22 +24,22 @@ def main(job: Job) -> None:
 
     torch.set_num_threads(job.threads)
     tokenizer: Any = AutoTokenizer.from_pretrained(job.model, padding_side="left")
-    words = read_lexicon(job)
+    reward, measure = scores_of(job)
     texts = texts_of(job, "prompts")
     random.Random(job.seed).shuffle(texts)
 
-    def mood(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
-        return [float(reward(text, *words)) for text in completions]
+    def scores(prompts: list[str], completions: list[str], **_: Any) -> list[float | None]:
+        return [*reward(prompts, completions)]
 
     trainer = GRPOTrainer(
         model=job.model,
-        reward_funcs=mood,
+        reward_funcs=scores,
         args=GRPOConfig(**_settings(job)),
         train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_held_out(job, tokenizer, words))
+    trainer.add_callback(_held_out(job, tokenizer, measure))
     trainer.train()
 
 
@@ -49,7 +48,7 @@ def _settings(job: Job) -> dict[str, Any]:
         "output_dir": str(Path(job.folder) / "grpo"),
         "seed": job.seed,
         "max_steps": 100_000,
-        "learning_rate": job.grpo_learning_rate,
+        "learning_rate": job.learning_rate,
         "lr_scheduler_type": "constant",
         "per_device_train_batch_size": job.prompts * job.k,
         "num_generations": job.k,
@@ -67,7 +66,7 @@ def _settings(job: Job) -> dict[str, Any]:
     }
 
 
-def _held_out(job: Job, tokenizer: Any, words: tuple[set[str], set[str]]) -> Any:
+def _held_out(job: Job, tokenizer: Any, measure: Scores) -> Any:
     """Return a callback that evaluates at intervals and stops at the target or the time limit."""
     from transformers import TrainerCallback
 
@@ -78,14 +77,14 @@ def _held_out(job: Job, tokenizer: Any, words: tuple[set[str], set[str]]) -> Any
         def on_train_begin(
             self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
         ) -> None:
-            points.add(*evaluate(model, tokenizer, texts, job, words), 0)
+            points.add(*evaluate(model, tokenizer, texts, job, measure), 0)
 
         def on_step_end(
             self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
         ) -> None:
             if state.global_step % job.eval_every:
                 return
-            points.add(*evaluate(model, tokenizer, texts, job, words), state.global_step)
+            points.add(*evaluate(model, tokenizer, texts, job, measure), state.global_step)
             best = points.points[-1][1]
             control.should_training_stop = best >= job.target or points.seconds > job.time_limit
 
@@ -93,9 +92,9 @@ def _held_out(job: Job, tokenizer: Any, words: tuple[set[str], set[str]]) -> Any
 
 
 def evaluate(
-    model: Any, tokenizer: Any, texts: list[str], job: Job, words: tuple[set[str], set[str]]
+    model: Any, tokenizer: Any, texts: list[str], job: Job, measure: Scores
 ) -> tuple[float, float]:
-    """Return the mean reward and distinct_2."""
+    """Return the mean of what is measured, and distinct_2."""
     import torch
 
     was_training = model.training
@@ -114,7 +113,8 @@ def evaluate(
     model.train(was_training)
     answers = drawn[:, batch["input_ids"].shape[1] :]
     decoded = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    return sum(reward(text, *words) for text in decoded) / len(decoded), distinct_n(decoded, 2)
+    scores = measure([text for text in texts for _ in range(job.eval_k)], decoded)
+    return sum(scores) / len(scores), distinct_n(decoded, 2)
 
 
 if __name__ == "__main__":

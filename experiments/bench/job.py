@@ -7,18 +7,23 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from experiments.data import data
 
+# of prompts and their responses, one each
+Scores = Callable[[Sequence[str], Sequence[str]], list[float]]
+
 
 @dataclass(frozen=True)
 class Job:
     """Sizes of the job. Every variant evaluates after `eval_every` iterations, or GRPO steps, of
-    `prompts` × `k` samples. `target` ends a run that does not count in iterations (GRPO's)."""
+    `prompts` × `k` samples. `target` ends a run that does not count in iterations (GRPO's).
+    `reward_model` is the folder of a learned reward, where points are of gold; without one the word
+    list is learned from, and measured."""
 
     folder: str = ""
     seed: int = 0
@@ -34,7 +39,7 @@ class Job:
     epochs: int = 2
     batch_size: int = 16
     threads: int = len(os.sched_getaffinity(0))
-    grpo_learning_rate: float = 3e-4
+    reward_model: str = ""
     target: float = 6.0
     time_limit: float = 900.0
 
@@ -99,9 +104,31 @@ def read_prompts(job: Job, name: str) -> list[str]:
         return [json.loads(line)["prompt"] for line in file]
 
 
-def read_lexicon(job: Job) -> tuple[set[str], set[str]]:
-    words = json.loads(Path(job.lexicon).read_text())
-    return set(words["positive"]), set(words["negative"])
+def scores_of(job: Job) -> tuple[Scores, Scores]:
+    """What is learned from, and what is measured on held-out prompts."""
+    if not job.reward_model:
+        words = json.loads(Path(job.lexicon).read_text())
+        positive, negative = set(words["positive"]), set(words["negative"])
+
+        def mood(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+            return [float(word_count(text, positive, negative)) for text in texts]
+
+        return mood, mood
+    from experiments.stories.gold import gold
+    from rewards import load_reward
+
+    model = load_reward(job.reward_model)
+
+    def learned(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        pairs = zip(prompts, texts, strict=True)
+        return list(model.score([prompt + text for prompt, text in pairs]))
+
+    return learned, gold
+
+
+def word_count(text: str, positive: set[str], negative: set[str]) -> int:
+    words = [word.strip('.,!?"') for word in text.lower().split()]
+    return sum((word in positive) - (word in negative) for word in words)
 
 
 class Points:

@@ -1,8 +1,9 @@
 """One RAFT job three ways: the toolkit, a bare script on the same stack, TRL's GRPOTrainer.
 
-The toolkit's other updates are variants too, by their names. Prints held-out reward against seconds
-and samples, and what the way to the same reward took, as ratios to the bare script. Zero is the end
-of the first evaluation: start-up is not measured.
+The toolkit's other updates are variants too, by their names; `NAME@RATE` runs one at a learning
+rate of its own. Prints held-out reward (gold, with --reward-model) against seconds and samples, and
+what the way to the same reward took, as ratios to the bare script. Zero is the end of the first
+evaluation: start-up is not measured.
 """
 
 from __future__ import annotations
@@ -51,9 +52,14 @@ def measure(job: Job, variants: Sequence[str], repeats: int, folder: Path) -> di
         # the first to run must not always be the same
         order = list(variants) if repeat % 2 == 0 else list(variants)[::-1]
         for variant in order:
-            update = variant if variant in UPDATES else job.update
-            home, seed = str(folder / f"{variant}-{repeat}"), job.seed + repeat
-            own = replace(job, folder=home, seed=seed, update=update)
+            name, _, rate = variant.partition("@")
+            own = replace(
+                job,
+                folder=str(folder / f"{variant}-{repeat}"),
+                seed=job.seed + repeat,
+                update=name if name in UPDATES else job.update,
+                learning_rate=float(rate) if rate else job.learning_rate,
+            )
             print(f"{variant}, repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
             runs[variant].append(_run(variant, own))
     return runs
@@ -147,7 +153,9 @@ def report(runs: dict[str, list[Run]], result: dict[str, Any]) -> str:
 
 def _run(variant: str, job: Job) -> Run:
     path = save(job)
-    run_module(VARIANTS[variant], ["--job", str(path)], Path(job.folder) / "log.txt")
+    run_module(
+        VARIANTS[variant.partition("@")[0]], ["--job", str(path)], Path(job.folder) / "log.txt"
+    )
     points = json.loads((Path(job.folder) / "points.json").read_text())
     return [(seconds, reward, distinct, samples) for seconds, reward, distinct, samples in points]
 
@@ -157,12 +165,19 @@ def _ratios(measured: list[float | None], bare: list[float | None]) -> list[floa
     return [own / other for own, other in pairs if own is not None and other]
 
 
+def _variant(text: str) -> str:
+    name, _, rate = text.partition("@")
+    if name not in VARIANTS or (rate and not float(rate) > 0):
+        raise ValueError(text)
+    return text
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.bench.raft_loop", description=__doc__
     )
     default = ["toolkit", "bare", "grpo"]
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=default)
+    parser.add_argument("--variants", nargs="+", type=_variant, default=default)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", help="keep run folders and logs here (default: temporary)")
     parser.add_argument("--json", action="store_true")

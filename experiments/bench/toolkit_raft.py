@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.bench.job import Job, Points, job_of_command_line, quiet
 
-_CONFIG = Path(__file__).parents[2] / "configs" / "stories_cpu.yaml"
+_CONFIGS = Path(__file__).parents[2] / "configs"
 _POLL_SECONDS = 0.02
 
 
@@ -18,8 +18,10 @@ def main(job: Job) -> None:
     from raft import load_config, run
 
     run_dir = Path(job.folder) / "run"
-    config = load_config(_CONFIG, overrides(job, run_dir))
-    watch = Watch(run_dir / "metrics.jsonl", Points(job))
+    name = "stories_cpu" if job.update == "sft" else f"stories_{job.update}"
+    config = load_config(_CONFIGS / f"{name}.yaml", overrides(job, run_dir))
+    measured = "eval/gold_mean" if job.reward_model else "eval/reward_mean"
+    watch = Watch(run_dir / "metrics.jsonl", Points(job), measured)
     watch.start()
     run(config)
     watch.finish()
@@ -41,19 +43,22 @@ def overrides(job: Job, run_dir: Path) -> list[str]:
         "eval.prompts": folder / "held_out.jsonl",
         "eval.k": job.eval_k,
         "eval.every": job.eval_every,
-        "train.update": job.update,
         "train.learning_rate": job.learning_rate,
-        "train.epochs": job.epochs,
-        "train.batch_size": job.batch_size,
     }
+    if job.update == "sft":  # as the bare script; other updates as in their configs
+        values |= {"train.epochs": job.epochs, "train.batch_size": job.batch_size}
+    if job.reward_model:
+        values["reward"] = f"{{kind: model, model: {Path(job.reward_model).resolve()}}}"
+        values["gold"] = "{kind: function, function: experiments.stories.gold:gold}"
     return [f"{key}={value}" for key, value in values.items()]
 
 
 class Watch(threading.Thread):
     """Record when each evaluation reaches metrics.jsonl, so that all work of the loop is timed."""
 
-    def __init__(self, path: Path, points: Points) -> None:
+    def __init__(self, path: Path, points: Points, measured: str) -> None:
         super().__init__(daemon=True)
+        self._measured = measured
         self._path = path
         self._points = points
         self._over = threading.Event()
@@ -74,7 +79,7 @@ class Watch(threading.Thread):
         rows = [json.loads(line) for line in self._path.read_text().splitlines()]
         evals = [row for row in rows if row["phase"] == "eval"]
         for row in evals[len(self._points.points) :]:
-            self._points.add(row["eval/reward_mean"], row["eval/distinct_2"], row["iteration"], now)
+            self._points.add(row[self._measured], row["eval/distinct_2"], row["iteration"], now)
 
 
 if __name__ == "__main__":

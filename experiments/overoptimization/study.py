@@ -18,7 +18,17 @@ from experiments.stories.commands import Commands
 from experiments.stories.labels import write_pairs
 from experiments.stories.prompts import write_openings
 
-__all__ = ["FLIPPED", "PROXIES", "Paths", "Size", "draw_pool", "iterate", "make_pairs", "train"]
+__all__ = [
+    "FLIPPED",
+    "PROXIES",
+    "Paths",
+    "Size",
+    "draw_pool",
+    "iterate",
+    "make_pairs",
+    "train",
+    "train_one",
+]
 
 _HERE = Path(__file__).parent
 _REWARD = _HERE.parent / "stories" / "reward.yaml"
@@ -86,10 +96,11 @@ def make_pairs(paths: Paths, size: Size, commands: Commands) -> None:
 
 def train(paths: Paths, commands: Commands) -> None:
     """Train three Bradley–Terry seeds and a GRM per kind of labels; measure the scale of each."""
-    _side_by_side(lambda name: _train(paths, commands, name))
+    _side_by_side(lambda name: train_one(paths, commands, name))
 
 
-def _train(paths: Paths, commands: Commands, name: str) -> None:
+def train_one(paths: Paths, commands: Commands, name: str) -> None:
+    """Train the reward model of that name; measure its scale."""
     member, _, noise = name.rpartition("_")
     # GRM's regulariser must know where a response begins, which only templates tell
     grm = ["recipe=grm", "grm.head_neurons=128", "format=chat", f"chat_template={_TEMPLATE}"]

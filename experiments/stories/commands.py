@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import raft.cli.__main__
 from rollout.storage.files import write_json
 
 __all__ = ["Commands"]
@@ -27,16 +28,23 @@ class Commands:
         self._keeping = threading.Lock()
 
     def raft(
-        self, name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        python: Sequence[str] = (sys.executable,),
     ) -> None:
-        """Run `raft ARGUMENTS` unless a command of that name has succeeded before."""
+        """Run `raft ARGUMENTS` unless a command of that name has succeeded before.
+
+        `python` is the command of an interpreter that runs a script.
+        """
         if name in self.seconds():
             return
         print(f"{name}: raft {' '.join(map(str, arguments))}", flush=True)
         log, start = self._folder / f"{name}.txt", time.monotonic()
         with open(log, "w", encoding="utf-8") as file:
             done = subprocess.run(
-                [sys.executable, "-m", "raft.cli", *map(str, arguments)],
+                [*python, raft.cli.__main__.__file__, *map(str, arguments)],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,17 +24,34 @@ from transformers.generation.logits_process import (
 )
 
 from rollout.engines.causal_lm import checksum, load_causal_lm
-from rollout.seeds import derive_seed
-from rollout.text.decode import Decoder, cut_at_stop, decode_continuations, find_stop
+from rollout.engines.refilled_batch import RefilledBatch, left_padded, why_not_refilled
+from rollout.seeds import derive_seed, hashed_uniform, mixed
+from rollout.text.decode import cut_at_stop, decode_continuations, find_stop
 from rollout.types import Completion, Group, Prompt, Sampling, StaleWeightsError
 
-# of SplitMix64, as signed numbers of 64 bits
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
+log = logging.getLogger("rollout")
+
+# stop strings are looked for so often: decoding costs more than a token too many
+_STOP_EVERY = 8
+
+
+@dataclass
+class _Row:
+    """A response that is being drawn: sample `k` of the prompt of that number."""
+
+    prompt: Prompt
+    number: int
+    k: int
+    seed: int
+    ids: list[int] = field(default_factory=list[int])
+    ended: bool = False
 
 
 class TransformersEngine:
-    """`model.generate` in left-padded batches behind the `Engine` protocol.
+    """A model of transformers behind the `Engine` protocol, drawing in left-padded batches.
+
+    A row that has ended leaves its batch, and others take its place; models whose cache is more
+    than keys and values run `model.generate` until the longest row of a batch has ended.
 
     Sampling is done by the Gumbel-max trick with one random stream per sample: argmax(logits + g)
     is an exact draw from softmax(logits), and a sample no longer depends on its batch.
@@ -53,6 +72,10 @@ class TransformersEngine:
         # generate() fills whatever we leave open from here: the checkpoint's own temperature,
         # penalties and the like would leak in
         self._model.generation_config = GenerationConfig()
+        reason = why_not_refilled(self._model)
+        self._refills = reason is None
+        if reason is not None:
+            log.info("%s: batches run until their longest row has ended, because %s", model, reason)
         self.version = version
 
     @property
@@ -68,20 +91,20 @@ class TransformersEngine:
         """As `Engine.generate`; seeds are per prompt in either case: here that costs nothing."""
         version = self.version
         by_length = sorted(prompts, key=lambda p: len(p.token_ids))
-        rows = [(number, k) for number in range(len(by_length)) for k in range(sampling.k)]
-        drawn: dict[int, list[Completion]] = defaultdict(list)
-        for start in range(0, len(rows), self._batch_size):
-            if self.version != version:
-                raise StaleWeightsError(
-                    f"the weights went from version {version} to {self.version} in mid-generation"
-                )
-            batch = rows[start : start + self._batch_size]
-            samples = [(by_length[number], k) for number, k in batch]
-            completions = self._generate_batch(samples, sampling, seed)
-            for (number, _), completion in zip(batch, completions, strict=True):
-                drawn[number].append(completion)
-                if len(drawn[number]) == sampling.k:
-                    yield Group(by_length[number], tuple(drawn.pop(number)), version)
+        rows = [
+            _Row(prompt, number, k, derive_seed(seed, prompt.id) + prompt.drawn + k)
+            for number, prompt in enumerate(by_length)
+            for k in range(sampling.k)
+        ]
+        drawn: dict[int, dict[int, Completion]] = defaultdict(dict)
+        draw = self._drawn_in_turns if self._refills else self._drawn_in_batches
+        for row in draw(rows, sampling):
+            own = drawn[row.number]
+            own[row.k] = self._completion(row.prompt, row.ids, sampling, row.seed)
+            if len(own) == sampling.k:
+                completions = tuple(own[k] for k in range(sampling.k))
+                del drawn[row.number]
+                yield Group(row.prompt, completions, version)
 
     def load_weights(self, path: str, version: int) -> None:
         # a whole second copy for a moment, but names, ties and dtypes are the library's business
@@ -106,34 +129,93 @@ class TransformersEngine:
     def wake(self) -> None:
         self._model.to(self._device)
 
-    @torch.inference_mode()
-    def _generate_batch(
-        self, rows: Sequence[tuple[Prompt, int]], sampling: Sampling, seed: int
-    ) -> list[Completion]:
-        seeds = [derive_seed(seed, prompt.id) + prompt.drawn + k for prompt, k in rows]
-        ids, mask = _left_pad([prompt.token_ids for prompt, _ in rows], self._pad_id, self._device)
-        output = self._model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=_generation_config(sampling, self._eos, self._pad_id),
-            logits_processor=_sampler(sampling, seeds),
-            stopping_criteria=self._stopping([prompt for prompt, _ in rows], ids, sampling),
-        )
-        return [
-            self._completion(prompt, new_ids, sampling, own_seed)
-            for (prompt, _), new_ids, own_seed in zip(
-                rows, output[:, ids.shape[1] :].tolist(), seeds, strict=True
+    def _check_version(self, version: int) -> None:
+        if self.version != version:
+            raise StaleWeightsError(
+                f"the weights went from version {version} to {self.version} in mid-generation"
             )
-        ]
 
-    def _stopping(
-        self, prompts: Sequence[Prompt], ids: torch.Tensor, sampling: Sampling
-    ) -> StoppingCriteriaList:
+    def _drawn_in_turns(self, rows: Sequence[_Row], sampling: Sampling) -> Iterator[_Row]:
+        """Rows as they end; others join when an eighth of the places is free."""
+        waiting, running = deque(rows), list[_Row]()
+        batch, sampler = RefilledBatch(self._model, self._pad_id), None
+        version = self.version
+        while waiting or running:
+            self._check_version(version)
+            free = self._batch_size - len(running)
+            if waiting and (not running or 8 * free >= self._batch_size):
+                joining = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+                with torch.inference_mode():
+                    logits_NV = batch.join([row.prompt.token_ids for row in joining])
+                    self._draw(joining, logits_NV, _sampler_of(joining, sampling), sampling)
+                running += joining
+                sampler = None
+            else:
+                sampler = sampler or _sampler_of(running, sampling)
+                with torch.inference_mode():
+                    logits_BV = batch.step([row.ids[-1] for row in running])
+                    self._draw(running, logits_BV, sampler, sampling)
+            if any(row.ended for row in running):
+                with torch.inference_mode():
+                    batch.keep([at for at, row in enumerate(running) if not row.ended])
+                yield from (row for row in running if row.ended)
+                running, sampler = [row for row in running if not row.ended], None
+
+    def _draw(
+        self,
+        rows: Sequence[_Row],
+        logits_BV: torch.Tensor,
+        sampler: LogitsProcessorList,
+        sampling: Sampling,
+    ) -> None:
+        """A token for each row."""
+        early = [at for at, row in enumerate(rows) if len(row.ids) < sampling.min_new_tokens]
+        for end in self._eos if early else ():
+            logits_BV[early, end] = -torch.inf
+        scores: Any = logits_BV
+        best: Any = sampler(scores, scores).argmax(-1)
+        for row, token in zip(rows, best.tolist(), strict=True):
+            row.ids.append(token)
+            row.ended = (
+                token in self._eos
+                or len(row.ids) == sampling.max_new_tokens
+                or (len(row.ids) % _STOP_EVERY == 0 and self._says_stop(row, sampling))
+            )
+
+    def _says_stop(self, row: _Row, sampling: Sampling) -> bool:
+        """Whether the response, without its prompt, says a stop string."""
         if not sampling.stop:
-            return StoppingCriteriaList()
-        return StoppingCriteriaList(
-            [_StopStrings(self._tokenizer, prompts, ids.shape[1], sampling)]
-        )
+            return False
+        # a character is four bytes at most, and some tokenizers spend a token on each
+        tail = row.ids[-4 * max(map(len, sampling.stop)) - 8 - _STOP_EVERY :]
+        text = decode_continuations(self._tokenizer, row.prompt.token_ids, [tail])[0]
+        if find_stop(text, sampling.stop) is None:
+            return False
+        least = sampling.min_new_tokens
+        cut = cut_at_stop(self._tokenizer, row.prompt.token_ids, row.ids, sampling.stop, least)
+        return cut is not None
+
+    def _drawn_in_batches(self, rows: Sequence[_Row], sampling: Sampling) -> Iterator[_Row]:
+        version = self.version
+        for start in range(0, len(rows), self._batch_size):
+            self._check_version(version)
+            batch = rows[start : start + self._batch_size]
+            ids, mask = left_padded([one.prompt.token_ids for one in batch], self._pad_id)
+            with torch.inference_mode():
+                output = self._model.generate(
+                    input_ids=ids.to(self._device),
+                    attention_mask=mask.to(self._device),
+                    generation_config=_generation_config(sampling, self._eos, self._pad_id),
+                    logits_processor=_sampler_of(batch, sampling),
+                    stopping_criteria=StoppingCriteriaList(
+                        [_StopStrings(self._says_stop, batch, ids.shape[1], sampling)]
+                        if sampling.stop
+                        else []
+                    ),
+                )
+            for row, new_ids in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
+                row.ids = new_ids
+            yield from batch
 
     def _completion(
         self, prompt: Prompt, new_ids: list[int], sampling: Sampling, seed: int
@@ -164,33 +246,21 @@ class _StopStrings(StoppingCriteria):
 
     def __init__(
         self,
-        tokenizer: Decoder,
-        prompts: Sequence[Prompt],
+        says_stop: Callable[[_Row, Sampling], bool],
+        rows: Sequence[_Row],
         width: int,
         sampling: Sampling,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._prompts = prompts
-        self._width = width
-        self._sampling = sampling
-        # a character is four bytes at most, and some tokenizers spend a token on each
-        self._tail = 4 * max(map(len, sampling.stop)) + 8
+        self._says_stop, self._rows = says_stop, rows
+        self._width, self._sampling = width, sampling
 
     def __call__(self, input_ids: Any, scores: object, **kwargs: object) -> Any:
-        tails = [row[-self._tail :] for row in input_ids[:, self._width :].tolist()]
+        so_far = input_ids[:, self._width :].tolist()
         ended = [
-            self._maybe(prompt, tail) and self._says_stop(prompt, row[self._width :].tolist())
-            for prompt, row, tail in zip(self._prompts, input_ids, tails, strict=True)
+            self._says_stop(replace(row, ids=ids), self._sampling)
+            for row, ids in zip(self._rows, so_far, strict=True)
         ]
         return torch.tensor(ended, device=input_ids.device)
-
-    def _maybe(self, prompt: Prompt, tail: list[int]) -> bool:
-        text = decode_continuations(self._tokenizer, prompt.token_ids, [tail])[0]
-        return find_stop(text, self._sampling.stop) is not None
-
-    def _says_stop(self, prompt: Prompt, ids: list[int]) -> bool:
-        stops, least = self._sampling.stop, self._sampling.min_new_tokens
-        return cut_at_stop(self._tokenizer, prompt.token_ids, ids, stops, least) is not None
 
 
 class _SeededGumbel(LogitsProcessor):
@@ -200,42 +270,30 @@ class _SeededGumbel(LogitsProcessor):
     seed means the same on every device, and the noise is made where the logits are.
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._keys = [_mixed(seed % 2**64) for seed in seeds]
-        self._drawn = 0
+    def __init__(self, seeds: Sequence[int], drawn: Sequence[int] | None = None) -> None:
+        self._keys = [mixed(seed % 2**64) for seed in seeds]
+        self._drawn = list(drawn or [0] * len(seeds))
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it says FloatTensor
         self, input_ids: object, scores: torch.Tensor
     ) -> torch.Tensor:
-        keys = [_mixed((key + self._drawn) % 2**64) for key in self._keys]
-        self._drawn += 1
+        both = zip(self._keys, self._drawn, strict=True)
+        keys = [mixed((key + drawn) % 2**64) for key, drawn in both]
+        self._drawn = [drawn + 1 for drawn in self._drawn]
         signed = [key - 2**64 if key >= 2**63 else key for key in keys]
         noise = hashed_uniform(torch.tensor(signed, device=scores.device), scores.shape[1])
         # double precision keeps ties out of large vocabularies
         return scores.double() - noise.log().neg_().log_()
 
 
-def hashed_uniform(key_B: torch.Tensor, count: int) -> torch.Tensor:
-    """(B, count) numbers above 0 and below 1 from (B,) keys: SplitMix64 (Steele et al. 2014), whose
-    state a key begins."""
-    hash_BV = key_B[:, None] + _GOLDEN * torch.arange(1, count + 1, device=key_B.device)
-    for shift, factor in _ROUNDS:
-        # `>>` copies the sign
-        hash_BV ^= (hash_BV >> shift) & (2 ** (64 - shift) - 1)
-        hash_BV *= factor
-    hash_BV ^= (hash_BV >> 31) & (2**33 - 1)
-    return ((hash_BV >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+def _sampler_of(rows: Sequence[_Row], sampling: Sampling) -> LogitsProcessorList:
+    """It goes on where each of the rows is."""
+    return _sampler(sampling, [row.seed for row in rows], [len(row.ids) for row in rows])
 
 
-def _mixed(value: int) -> int:
-    """SplitMix64's hash of one number."""
-    value = (value + _GOLDEN) % 2**64
-    for shift, factor in _ROUNDS:
-        value = (value ^ (value >> shift)) * factor % 2**64
-    return value ^ (value >> 31)
-
-
-def _sampler(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
+def _sampler(
+    sampling: Sampling, seeds: Sequence[int], drawn: Sequence[int] | None = None
+) -> LogitsProcessorList:
     if sampling.temperature == 0:
         return LogitsProcessorList()
     steps: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
@@ -243,7 +301,7 @@ def _sampler(sampling: Sampling, seeds: Sequence[int]) -> LogitsProcessorList:
         steps.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         steps.append(TopPLogitsWarper(sampling.top_p))
-    return LogitsProcessorList([*steps, _SeededGumbel(seeds)])
+    return LogitsProcessorList([*steps, _SeededGumbel(seeds, drawn)])
 
 
 def _generation_config(sampling: Sampling, eos: frozenset[int], pad: int) -> GenerationConfig:
@@ -271,18 +329,6 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
         own = getattr(model.config, "eos_token_id", None)
     ids: set[int | None] = {*(own if isinstance(own, list | tuple) else [own])}
     return frozenset(one for one in ids | {tokenizer.eos_token_id} if one is not None)
-
-
-def _left_pad(
-    rows: Sequence[Sequence[int]], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, width - len(row) :] = torch.tensor(list(row))
-        mask[number, width - len(row) :] = 1
-    return ids.to(device), mask.to(device)
 
 
 def _cut_at(ids: list[int], ends: frozenset[int]) -> tuple[list[int], bool]:

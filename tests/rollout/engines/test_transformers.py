@@ -11,7 +11,8 @@ import pytest
 import tiny_models as tiny
 import torch
 
-from rollout.engines.transformers import TransformersEngine, _sampler, hashed_uniform
+from rollout.engines.transformers import TransformersEngine, _sampler
+from rollout.seeds import hashed_uniform
 from rollout.types import Completion, Group, Sampling, StaleWeightsError
 
 TEXTS = [

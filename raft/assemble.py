@@ -20,7 +20,7 @@ from raft.resources import (
     with_monitor,
 )
 from raft.runs.folder import RunFolder
-from raft.updates.trainer import build_trainer
+from raft.updates.trainer import Update, build_trainer
 from raft.workers.executors import Executor, Worker
 from raft.workers.placement import Placement
 from raft.workers.reward import RewardWorkers
@@ -224,10 +224,12 @@ def _first_of(group: RolloutWorkers | RewardWorkers, placement: Placement) -> Wo
     return None if placement.rollout[0].gpus else group.first
 
 
-def update_of(config: RunConfig, folder: RunFolder, iteration: int) -> tuple[str, int]:
-    """The rows and the seed of an update."""
-    selected = folder.iteration(iteration) / "selected.jsonl"
-    return str(selected), derive_seed(config.seed, "train", iteration)
+def update_of(config: RunConfig, folder: RunFolder, iteration: int) -> Update:
+    """What the update of an iteration is made of."""
+    selected, drew = folder.iteration(iteration) / "selected.jsonl", None
+    if (version := folder.policy(config.drawn_by(iteration))) != folder.policy(iteration - 1):
+        drew = str(version or local_path(config.policy.model))
+    return Update(str(selected), derive_seed(config.seed, "train", iteration), drew)
 
 
 def _trainer(

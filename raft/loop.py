@@ -28,7 +28,7 @@ from raft.runs.metrics import Metric, Sinks, Stopwatch, read_numbers, report_lin
 from raft.runs.prompts import Texts, digest, encode_texts
 from raft.selection.mix import write_mixed
 from raft.selection.rows import write_selected
-from raft.train import check_start, rehearse, sync, train
+from raft.train import check_start, make_whole, rehearse, sync, train
 from rewards.checkpoints.hub import local_path
 from rollout.data.samples import read_samples
 from rollout.seeds import derive_seed
@@ -58,6 +58,16 @@ class Run:
     sinks: Sinks
     start_seconds: float  # until the engines were there
     mix: Sequence[Example] = ()
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is whole, and let go of those that it replaces."""
+        if self.workers.trainer is not None:
+            self.workers.trainer.settle()
+        self.drop_old_checkpoints()
+
+    def drop_old_checkpoints(self) -> None:
+        keep, overlap = self.config.keep_checkpoints, self.config.overlap
+        self.folder.drop_old_checkpoints(keep, self.monitor.best_iteration(), overlap)
 
     def log(self, iteration: int, phase: str, metrics: Mapping[str, Metric]) -> None:
         if not self.folder.has_metrics(iteration, phase):  # of an update that is made again
@@ -126,12 +136,12 @@ def iterate(run: Run) -> None:
         there = run.workers.rollout.version <= iteration  # else it was gone before this start
         if there and run.config.evaluation_due(iteration, len(run.held_out)):
             stopped = evaluate(run, iteration, watch)
-        keep = max(run.config.keep_checkpoints, 1 + run.config.overlap)  # one has drawn, one trains
-        run.folder.drop_old_checkpoints(keep, run.monitor.best_iteration())
+        run.drop_old_checkpoints()
         if stopped:
             log.warning(stopped)
             break
         run.monitor.check_idle()
+    run.settle()
 
 
 def improve(run: Run, iteration: int) -> None:
@@ -146,10 +156,13 @@ def improve(run: Run, iteration: int) -> None:
         kept = write_selected(store.rows, home / "selected.jsonl", *how)
         write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
+        if run.folder.latest_version() < iteration:
+            run.settle()
         ahead = partial(draw_ahead, *batches, iteration)
         trained = train(*batches[:3], iteration, ahead, learns=kept["select/kept"] > 0)
     with watch("sync"):
         sync(run.folder, run.workers, run.held_out, iteration, send=sends)
+    make_whole(run.folder, run.workers, iteration)
     judged = by_judge(config.reward, config.gold, alone=False)
     row = {
         **summarize(store.rows(), "rollout", without_means=judged, sampling=config.sampling),

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from raft.assemble import WorkerGroups, update_of
 from raft.runs.folder import UNFINISHED, RunFolder, stored_policies
 from raft.selection.rows import read_selected
+from raft.updates.optimizer import is_whole
 from raft.updates.trainer import METRICS_FILE
 from raft.workers.group import side_by_side
 from raft.workers.probe import Noise, Probe, Verdict
@@ -89,7 +90,7 @@ def train(
     if (checkpoint := stored_policies(folder.root).get(iteration)) is None:
         whole = config.checkpoint_due(iteration)
         checkpoint = folder.checkpoint(iteration, whole=whole)
-        selected, seed = update_of(config, folder, iteration)
+        selected, seed, drawn_by = update_of(config, folder, iteration)
         trainer = _trainer(workers)
         _give_trainer_turn(workers, forget=True)
         exact = _is_exact(workers)
@@ -97,9 +98,7 @@ def train(
         old = trainer.read(rows)
         # another name for every attempt: a trainer that a killed run left may still be writing
         working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
-        final = str(checkpoint) if whole else None
-        drawn_by = _other_than_trained(config, folder, iteration)
-        update = partial(trainer.train, selected, str(working), final, seed, drawn_by)
+        update = partial(trainer.train, selected, str(working), seed, whole, drawn_by)
         if config.cluster.address == "inline":  # one process does one thing at a time
             update()
             meanwhile()
@@ -146,6 +145,13 @@ def sync(
     _wake_drawing(workers)
 
 
+def make_whole(folder: RunFolder, workers: WorkerGroups, iteration: int) -> None:
+    """Have the trainers write the optimizer to a new checkpoint, beside what comes next."""
+    checkpoint = folder.checkpoint(iteration)
+    if workers.trainer is not None and checkpoint.exists() and not is_whole(checkpoint):
+        workers.trainer.store(str(checkpoint))
+
+
 def hold(config: RunConfig, folder: RunFolder, workers: WorkerGroups, version: int) -> None:
     """Bring the rollout workers back to the policy that an interrupted batch was drawn by."""
     if workers.rollout.version != version:
@@ -153,14 +159,6 @@ def hold(config: RunConfig, folder: RunFolder, workers: WorkerGroups, version: i
         probe = _stored_probe(path) if path else None
         policy = str(path or local_path(config.policy.model))
         workers.rollout.hold(Policy(policy, version, probe))
-
-
-def _other_than_trained(config: RunConfig, folder: RunFolder, iteration: int) -> str | None:
-    """The policy that drew the rows of an iteration, where it is not the one that is trained."""
-    drew = folder.policy(config.drawn_by(iteration))
-    if drew == folder.policy(iteration - 1):
-        return None
-    return str(drew or local_path(config.policy.model))
 
 
 def check_start(

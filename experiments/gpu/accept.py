@@ -207,6 +207,7 @@ def sft_turns() -> Result:
     outs = [str(ROOT / name) for name in "abc"]
     trainer = sft(folder, **settings)
     trainer.train(rows, outs[0], 0)
+    trainer.store(outs[0])
     awake, slept = reserved_gib(), timed(trainer.sleep)
     asleep, woke = reserved_gib(), timed(trainer.wake)
     second = trainer.train(rows, outs[1], 1)

@@ -19,7 +19,6 @@ from raft.plan.memory import (
     Process,
     Training,
     inference_bytes,
-    optimizer_bytes,
     total,
     training_parts,
 )
@@ -270,9 +269,8 @@ def _trainer(
     turns = _in_turn("trainer", placement, bool(gpus), works, idle)
     resting = training_parts(size, replace(how, offload=False))
     asleep = sum(resting[key].bytes for key in ("weights", "optimizer"))
-    if how.shards > 1:  # the first gathers weights and optimizer, and writes them
-        whole = size.elements * (how.element + optimizer_bytes(how.optimizer, how.element))
-        asleep = max(asleep, int(whole) if number == 0 else size.elements * how.element)
+    if how.shards > 1:  # the first gathers all weights, and all read them when a run goes on
+        asleep = max(asleep, size.elements * how.element)
     shared = placement.colocated or "trainer" in placement.monitor_with
     paged = working["optimizer"].bytes if working["optimizer"].least == 0 else 0
     host = total(working) if not gpus else asleep if shared or how.shards > 1 else paged

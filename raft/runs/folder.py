@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import yaml
 
 from raft.runs.metrics import Numbers
+from raft.updates.optimizer import is_whole
 from rollout.data.jsonl import is_object
 from rollout.data.overrides import parse_yaml
 from rollout.errors import InputError, naming
@@ -106,7 +107,7 @@ class RunFolder:
     def trained_from(self, version: int, *, weights: bool) -> tuple[Path | None, list[int]]:
         """What training goes on from to `version`, None for the starting model, and the iterations
         whose updates are to be made again. With `weights` these alone are enough."""
-        stored = stored_policies(self.root, (_WHOLE, _WEIGHTS) if weights else (_WHOLE,))
+        stored = stored_policies(self.root, whole=not weights)
         begun = max((one for one in stored if one <= version), default=0)
         known = {version} & stored_policies(self.root).keys()
         since = [n for n in range(begun + 1, version + 1) if n in known or self.learned(n)]
@@ -133,14 +134,18 @@ class RunFolder:
     def write_environment(self, environment: Mapping[str, object]) -> None:
         write_json(self.root / "env.json", environment)
 
-    def drop_old_checkpoints(self, keep: int, best: int) -> None:
-        """Keep the newest policy, that of iteration `best`, and the newest `keep` of which there is
-        more than weights. Called only when the newest has been evaluated."""
-        stored = list(stored_policies(self.root).values())
-        whole = stored_policies(self.root, (_WHOLE,)).values()
-        kept = {*stored[-1:], *list(whole)[-keep:], self.policy(best)}
-        for path in stored:
-            if path not in kept:
+    def drop_old_checkpoints(self, keep: int, best: int, overlap: int = 0) -> None:
+        """Keep the newest policy, that of iteration `best`, and the newest `keep` that training can
+        go on from. Called only when the newest has been evaluated.
+
+        With an `overlap` updates that may be made again need the policies that drew their rows.
+        """
+        stored = stored_policies(self.root)
+        whole = stored_policies(self.root, whole=True)
+        kept = {*list(stored.values())[-1:], *list(whole.values())[-keep:], self.policy(best)}
+        since = max(whole, default=0) - overlap
+        for version, path in stored.items():
+            if path not in kept and not (overlap and version >= since):
                 remove_tree(path)
 
     def drop_unfinished_checkpoints(self, iteration: int) -> None:
@@ -251,6 +256,9 @@ class RunFolder:
     def _clear_away(self) -> None:
         for gone in self.root.glob(f"iterations/*/{GONE}*"):
             shutil.rmtree(gone, ignore_errors=True)
+        # a trainer that a killed run left, and that still writes it, is not to end it either
+        for unfinished in self.root.glob(f"iterations/*/{_WHOLE}/.*.partial"):
+            unfinished.unlink(missing_ok=True)
 
     def _read_metrics(self) -> list[dict[str, object]]:
         path = self.root / "metrics.jsonl"
@@ -265,13 +273,14 @@ class RunFolder:
         return rows
 
 
-def stored_policies(run_dir: Path, names: Sequence[str] = (_WEIGHTS, _WHOLE)) -> dict[int, Path]:
-    """The policies of a run that are on disk, by their versions, in order."""
+def stored_policies(run_dir: Path, *, whole: bool = False) -> dict[int, Path]:
+    """The policies of a run that are on disk, by their versions, in order; with `whole` those that
+    training can go on from."""
     found = {
         int(path.parent.name): path
-        for name in names
+        for name in ((_WHOLE,) if whole else (_WEIGHTS, _WHOLE))
         for path in run_dir.glob(f"iterations/*/{name}")
-        if path.is_dir() and path.parent.name.isdecimal()
+        if path.is_dir() and path.parent.name.isdecimal() and not (whole and not is_whole(path))
     }
     return dict(sorted(found.items()))
 

@@ -22,7 +22,7 @@ __all__ = ["Pushed", "push"]
 log = logging.getLogger("raft")
 
 # of the trainer, which goes on from them: a reader of the policy has no use for these
-_NOT_FOR_OTHERS = ("optimizer", "train.json", "trainer", "scheduler", "rng")
+_NOT_FOR_OTHERS = (".", "optimizer", "train.json", "trainer", "scheduler", "rng")
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from rollout.storage.files import share_like_others, write_json
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from torch.distributed.checkpoint.state_dict import OptimizerStateType
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel
 
     from raft.config.train import LoraConfig, TrainConfig
 
@@ -298,34 +297,12 @@ def move_optimizer(optimizer: torch.optim.Optimizer | None, device: str) -> None
     torch.cuda.empty_cache()
 
 
-def gather_whole(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Any], OptimizerStateType]:
-    """Whole weights and optimizer state, on the CPU of rank 0; every rank takes part."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+def gather_weights(model: torch.nn.Module) -> dict[str, Any]:
+    """Whole weights, on the CPU of rank 0; every rank takes part."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_state_dict(model, optimizer, options=whole)
-
-
-def restore_at_start(optimizer_state: OptimizerStateType) -> TrainerCallback:
-    """A callback that shards a whole optimizer state: there are no shards before training."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
-    from transformers import TrainerCallback
-
-    class Restore(TrainerCallback):
-        pending = True
-
-        def on_train_begin(
-            self, args: object, state: object, control: object, **kwargs: Any
-        ) -> None:
-            if self.pending:
-                self.pending = False
-                whole = StateDictOptions(full_state_dict=True)
-                optimizer = kwargs["optimizer"].optimizer
-                set_optimizer_state_dict(kwargs["model"], optimizer, optimizer_state, options=whole)
-
-    return Restore()
+    return get_model_state_dict(model, options=whole)
 
 
 @contextlib.contextmanager

@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from raft.config.train import TrainConfig
+from raft.updates.optimizer import OptimizerFiles
 from raft.updates.policy import (
     OwnSettings,
     check_rows_stay_apart,
     forward_unwrapped,
-    gather_whole,
+    gather_weights,
     load_policy,
     move_optimizer,
     reduce_in_float32,
-    restore_at_start,
     save_policy,
     shards_restored,
     training_arguments,
@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 
     from rollout.engines.base import SentTensors, Transfer
 
-_OPTIMIZER_FILE = "optimizer.pt"
-
 
 class SFT:
     """One rank of the trainer; with `world_size` > 1 the ranks share each optimizer step.
@@ -71,7 +69,6 @@ class SFT:
     _trainer: Any  # SFTTrainer, whose model and optimizer may be None by its types
     _tokenizer: PreTrainedTokenizerBase
     _drawn_by: str | None = None
-    _stored_optimizer: Path | None = None  # that of the checkpoint, until an update needs it
 
     def __init__(
         self,
@@ -118,9 +115,7 @@ class SFT:
 
         start = time.monotonic()
         settings, trainer, self._drawn_by = self._settings, self._trainer, drawn_by
-        if self._stored_optimizer is not None:
-            self._load_optimizer(self._stored_optimizer)
-            self._stored_optimizer = None
+        self._files.load(trainer)
         trainer.train_dataset, counts = self._data(Path(rows_path), seed)
         if settings.start_from == "start":
             set_seed(seed % 2**31)
@@ -145,6 +140,10 @@ class SFT:
         if out_dir is not None:
             self._save(Path(out_dir), metrics, whole and not settings.fresh)
         return {**metrics, "train/save_seconds": time.monotonic() - saving}
+
+    def store(self, checkpoint: str) -> None:
+        if not self._settings.fresh:
+            self._files.write(self._trainer, checkpoint)
 
     def rehearse(self, prompt: int, response: int) -> float:
         from raft.updates.rehearsal import make_dry_update
@@ -222,8 +221,8 @@ class SFT:
         self._trainer.remove_callback(PrinterCallback)
         if self._settings.fsdp:
             reduce_in_float32(self._trainer.accelerator)
-        if self._checkpoint and not self._settings.fresh:
-            self._stored_optimizer = _optimizer_of(Path(self._checkpoint))
+        begun = Path(self._checkpoint) if self._checkpoint and not self._settings.fresh else None
+        self._files = OptimizerFiles(self._rank, self._world_size, self._settings.fsdp, begun)
 
     def _make(self, model: Any, common: dict[str, Any]) -> Any:
         from raft.updates.objective import make_trainer
@@ -307,13 +306,12 @@ class SFT:
 
     def _save(self, out: Path, metrics: dict[str, float | int], with_optimizer: bool) -> None:
         trainer = self._trainer
-        state = optimizer = None
+        state = None
         if self._settings.fsdp:
-            state, optimizer = gather_whole(trainer.model, trainer.optimizer.optimizer)
+            state = gather_weights(trainer.model)
+            self._files.know(trainer.model)
         if self._rank:
             return
-        import torch
-
         shutil.rmtree(out, ignore_errors=True)  # of an attempt that died
         out.mkdir(parents=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -321,19 +319,8 @@ class SFT:
             save_policy(model, out, self._settings.lora is not None, state)
         self._tokenizer.save_pretrained(out)
         if with_optimizer:
-            torch.save(optimizer or trainer.optimizer.state_dict(), out / _OPTIMIZER_FILE)
+            self._files.name(out)
         (out / METRICS_FILE).write_text(json.dumps(metrics))
-
-    def _load_optimizer(self, path: Path) -> None:
-        import torch
-
-        # mapped: the trainers of a machine read one copy of it, of 8 bytes a weight
-        state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        if self._settings.fsdp:
-            self._trainer.add_callback(restore_at_start(state))
-            return
-        self._trainer.create_optimizer()
-        self._trainer.optimizer.load_state_dict(state)
 
     def _move(self, device: str) -> None:
         """Weights and optimizer to or from the GPU that rollouts are about to need."""
@@ -341,10 +328,3 @@ class SFT:
             return
         self._trainer.model.to(device)
         move_optimizer(self._trainer.optimizer, device)
-
-
-def _optimizer_of(checkpoint: Path) -> Path:
-    if not (path := checkpoint / _OPTIMIZER_FILE).exists():
-        problem = "missing, and train.optimizer is persistent"
-        raise InputError(path, problem, "restore it or set train.optimizer=fresh in a new run")
-    return path

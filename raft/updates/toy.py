@@ -146,6 +146,8 @@ class ToyTrainer:
     def dtype(self) -> str:
         return "float64"
 
+    def store(self, checkpoint: str) -> None: ...
+
     def rendezvous(self) -> tuple[str, int]:
         return "127.0.0.1", 0
 

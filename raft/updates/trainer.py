@@ -6,13 +6,24 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from raft.config.train import TrainConfig
     from rollout.engines.base import SentTensors, Transfer
 
 METRICS_FILE = "train.json"
+
+
+class Update(NamedTuple):
+    """What an update follows from, besides the policy: selected rows, and a seed.
+
+    `drawn_by` is the policy that drew the rows; None for the one that is trained.
+    """
+
+    rows: str
+    seed: int
+    drawn_by: str | None = None
 
 
 class Trainer(Protocol):
@@ -44,12 +55,16 @@ class Trainer(Protocol):
         whole: bool = True,
         drawn_by: str | None = None,
     ) -> dict[str, float | int]:
-        """One update on selected rows; writes weights, tokenizer and, where the checkpoint is to
-        be `whole`, optimizer to `out_dir`, if there is one.
+        """One update on selected rows; writes weights and tokenizer to `out_dir`, if there is one.
 
         Args:
+            whole: `store` will write the optimizer there; without it training cannot go on there.
             drawn_by: the policy that drew the rows; by default the one that is trained.
         """
+        ...
+
+    def store(self, checkpoint: str) -> None:
+        """Write this rank's part of the optimizer to the checkpoint of the last update, once."""
         ...
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Concatenate
 
-from raft.updates.trainer import Trainer
+from raft.updates.optimizer import is_whole
+from raft.updates.trainer import Trainer, Update
 from raft.workers.executors import Executor, Future, P, R, Resources, Worker
 from raft.workers.probe import said
 from raft.workers.silence import SilenceWatch
@@ -22,15 +23,15 @@ log = logging.getLogger("raft")
 class TrainerWorkers:
     """One trainer, or N that share each step (data parallel); rank 0 writes.
 
-    Dead trainers are started again from the last checkpoint, and the updates since are made once
-    more: they depend on that checkpoint, the rows and the seeds alone. No rank is replaced alone,
-    since the living ranks of a broken process group are of no use.
+    Dead trainers are started again from the last whole checkpoint, and the updates since are made
+    once more: they depend on that checkpoint, the rows and the seeds alone. No rank is replaced
+    alone, since the living ranks of a broken process group are of no use.
 
     Args:
         build: `raft.updates.trainer.build_trainer` with all settings but `checkpoint`, `rank` and
             `world_size`.
         checkpoint: the policy to go on from; None for the starting model.
-        since: the updates that were made after it: their rows and seeds.
+        since: the updates that were made after it.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class TrainerWorkers:
         max_respawns: int = 3,
         after: Worker[object] | None = None,
         stall_timeout: float | None = None,
-        since: Sequence[tuple[str, int]] = (),
+        since: Sequence[Update] = (),
     ) -> None:
         self._after = after
         self._watch = SilenceWatch(executor, "trainer", self._kill, stall_timeout)
@@ -51,28 +52,24 @@ class TrainerWorkers:
         self._build = build
         self._checkpoint = checkpoint
         self._since = list(since)
+        self._unstored: str | None = None  # the checkpoint to be made whole
         self._max_respawns = max_respawns
         self._joining: list[Future[None]] = []
         self._receiving: list[Future[None]] = []
+        self._storing: list[Future[None]] = []
         self._workers = self._spawn()
 
     def train(
-        self,
-        rows_path: str,
-        out_dir: str,
-        final_dir: str | None,
-        seed: int,
-        drawn_by: str | None = None,
+        self, rows_path: str, out_dir: str, seed: int, whole: bool, drawn_by: str | None = None
     ) -> dict[str, float | int]:
         """One update on the rows of a file; writes the new policy to `out_dir`.
 
-        `final_dir` is where the caller will move it: the checkpoint of the next (re)start. Without
-        one the weights alone are written. `drawn_by` is the policy of the rows where it is not the
-        one that is trained.
+        With `whole` the caller has `store` write the optimizer there, wherever it moves it.
+        `drawn_by` is the policy of the rows where it is not the one that is trained.
         """
+        self.settle()
         for attempt in range(self._max_respawns + 1):
             try:
-                whole = final_dir is not None
                 metrics = self._on_all(Trainer.train, rows_path, out_dir, seed, whole, drawn_by)
             except WorkerDiedError as error:
                 if attempt == self._max_respawns:
@@ -83,12 +80,24 @@ class TrainerWorkers:
                 self._restart(error)
                 remove_tree(Path(out_dir))
                 continue
-            if final_dir is None:
-                self._since.append((rows_path, seed))
-            else:
-                self._checkpoint, self._since = final_dir, []
+            self._since.append(Update(rows_path, seed, drawn_by))
             return metrics
         raise AssertionError("unreachable")
+
+    def store(self, checkpoint: str) -> None:
+        """Begin to write the optimizer to the checkpoint of the last update; `settle` waits.
+
+        So does whatever else is asked of the trainers meanwhile, and raises what goes wrong.
+        """
+        self._unstored = checkpoint
+        if not self._behind:
+            self._storing = [worker.call(Trainer.store, checkpoint) for worker in self._workers]
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is whole: dead trainers are begun from it from then on."""
+        if (checkpoint := self._unstored) is not None:
+            self._retried(Trainer.store, checkpoint)  # what is written is not written again
+            self._begin_from(checkpoint)
 
     @property
     def on_gpu(self) -> bool:
@@ -157,7 +166,8 @@ class TrainerWorkers:
         fails is noticed while the others still wait for it. The first call waits for the updates
         since the checkpoint."""
         while self._behind:
-            self._call(Trainer.train, *self._behind[0], False)
+            rows, seed, drawn_by = self._behind[0]
+            self._call(Trainer.train, rows, None, seed, False, drawn_by)
             del self._behind[0]
         return self._call(method, *arguments, **named)
 
@@ -166,7 +176,9 @@ class TrainerWorkers:
     ) -> R:
         futures = [worker.call(method, *arguments, **named) for worker in self._workers]
         waiting: dict[Future[R] | Future[None], int] = {
-            call: rank for calls in (self._joining, futures) for rank, call in enumerate(calls)
+            call: rank
+            for calls in (self._joining, self._storing, futures)
+            for rank, call in enumerate(calls)
         } | dict.fromkeys(self._receiving, 0)
         for rank in range(len(futures)):
             self._watch.begin(rank, method.__name__)
@@ -175,7 +187,7 @@ class TrainerWorkers:
             assert ready is not None, "without a time limit one is always ready"
             ready.result()
             del waiting[ready]
-        self._joining = []
+        self._joining, self._storing = [], []
         return futures[0].result()
 
     def _kill(self, rank: int) -> None:
@@ -185,7 +197,12 @@ class TrainerWorkers:
         log.warning("a trainer died (%s); starting again from the last policy", error)
         for worker in self._workers:
             worker.kill()
+        if self._unstored is not None and is_whole(Path(self._unstored)):
+            self._begin_from(self._unstored)
         self._workers = self._spawn()
+
+    def _begin_from(self, checkpoint: str) -> None:
+        self._checkpoint, self._since, self._unstored = checkpoint, [], None
 
     def _spawn(self) -> list[Worker[Trainer]]:
         world = len(self._resources)
@@ -194,7 +211,7 @@ class TrainerWorkers:
             self._executor.spawn(partial(build, rank=rank), resources, self._after)
             for rank, resources in enumerate(self._resources)
         ]
-        self._joining, self._behind = [], [(rows, None, seed) for rows, seed in self._since]
+        self._joining, self._storing, self._behind = [], [], list(self._since)
         if world > 1:
             # on the machine of rank 0, which need not be ours
             host, port = workers[0].call(Trainer.rendezvous).result()

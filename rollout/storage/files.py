@@ -17,9 +17,10 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from rollout.data.jsonl import Row, encode_rows, is_object, json_kind, read_jsonl, to_json
 from rollout.errors import InputError, naming
@@ -34,6 +35,8 @@ __all__ = [
     "refusal",
     "remove_tree",
     "share_like_others",
+    "sync_to_disk",
+    "whole_binary",
     "whole_file",
     "write_json",
     "write_report_files",
@@ -198,17 +201,42 @@ def whole_file(path: Path) -> Generator[TextIO]:
 
     One hidden name per file, not one per attempt: a killed attempt's rest is written over.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # half a surrogate pair, which a name that is no UTF-8 has: in JSON this is its escape
+    how = partial(open, mode="w", encoding="utf-8", errors="backslashreplace")
+    with _whole(path, how) as file:
+        yield cast(TextIO, file)
+
+
+@contextlib.contextmanager
+def whole_binary(path: Path) -> Generator[BinaryIO]:
+    """The same of bytes."""
+    with _whole(path, partial(open, mode="wb")) as file:
+        yield cast(BinaryIO, file)
+
+
+@contextlib.contextmanager
+def _whole(path: Path, how: Callable[[Path], IO[Any]]) -> Generator[IO[Any]]:
+    unfinished = path.with_name(f".{path.name}.partial")
     with naming(path):
         try:
-            # half a surrogate pair, which a name that is no UTF-8 has: in JSON this is its escape
-            with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
+            with how(unfinished) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
+            os.replace(unfinished, path)
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
+
+
+def sync_to_disk(paths: Iterable[Path]) -> None:
+    """Have the disk hold what is in files, and the names in folders."""
+    for path in paths:
+        with naming(path):
+            opened = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
 
 
 def write_whole(path: Path, text: str) -> None:

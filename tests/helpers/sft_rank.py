@@ -150,6 +150,8 @@ def updates(
     found = []
     for seed, out in enumerate(outs, first_seed):
         metrics: dict[str, Any] = trainer.train(rows, out, seed)
+        torch.distributed.barrier()  # a run asks for it when all have trained
+        trainer.store(out)
         if given.get("fsdp"):
             metrics["reduced_in"] = reduction_types(trainer)
         if ids:

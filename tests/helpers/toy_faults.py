@@ -17,6 +17,7 @@ from raft.monitor.policies import LogProbWorker
 from raft.updates.toy import ToyTrainer
 from raft.workers.reward import RewardWorker
 from raft.workers.rollout_worker import RolloutWorker
+from rollout.storage.files import whole_binary, write_json
 from rollout.types import Group
 
 
@@ -82,6 +83,44 @@ class DyingTrainer(ToyTrainer):
         maybe_die("train")
         (Path(out_dir) / "half").unlink()
         return super().train(rows_path, out_dir, seed, whole, drawn_by)
+
+
+class RememberingTrainer(ToyTrainer):
+    """One whose steps grow from update to update, as what it remembers says.
+
+    It writes that as late as can be: when it is asked for the second time.
+    """
+
+    def __init__(
+        self, model: str, settings: TrainConfig, *, checkpoint: str | None = None, rank: int = 0
+    ) -> None:
+        super().__init__(model, settings, checkpoint=checkpoint, rank=rank)
+        self._made = int((Path(checkpoint) / "optimizer.pt").read_text()) if checkpoint else 0
+        self._rate = settings.learning_rate
+        self._asked = False
+
+    def train(
+        self,
+        rows_path: str,
+        out_dir: str | None,
+        seed: int,
+        whole: bool = True,
+        drawn_by: str | None = None,
+    ) -> dict[str, float | int]:
+        grown = {"learning_rate": self._rate * (1 + self._made)}
+        self._settings = self._settings.model_copy(update=grown)
+        metrics = super().train(rows_path, out_dir, seed, whole, drawn_by)
+        self._made += 1
+        self._asked = False
+        if out_dir is not None and whole:
+            write_json(Path(out_dir) / "optimizer.json", ["optimizer.pt"])
+        return metrics
+
+    def store(self, checkpoint: str) -> None:
+        if self._asked:
+            with whole_binary(Path(checkpoint) / "optimizer.pt") as file:
+                file.write(str(self._made).encode())
+        self._asked = True
 
 
 def build_trainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -17,12 +18,15 @@ import pytest
 import toy_runs
 import yaml
 from crashes import Crash, crashing_calls
+from toy_faults import RememberingTrainer
 from wording import says
 
 import raft.loop
 import raft.updates.toy
+from raft.cli.main import main
 from raft.config.run import RunConfig
 from raft.loop import run
+from raft.updates.optimizer import is_whole
 from raft.updates.toy import ToyTrainer
 from rewards.types import RewardError
 from rollout.storage.append_log import AppendLog
@@ -164,6 +168,65 @@ def test_a_crash_at_every_single_change_of_the_folder(
             with pytest.raises(Crash):
                 run(settings)
         assert_same(run(settings), straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("update", "step"),
+    [
+        ({"learning_rate": 0.3}, 5),
+        ({"update": "raft_plus_plus", "learning_rate": 0.3, "epochs": 2, "overlap": 1}, 6),
+        ({"learning_rate": 0.3, "every": 2}, 9),
+    ],
+)
+def test_a_crash_before_the_optimizer_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: dict[str, Any], step: int
+) -> None:
+    # which is as late as can be: before the next update
+    monkeypatch.setattr(raft.loop, "describe_environment", dict)
+    monkeypatch.setattr(raft.updates.toy, "ToyTrainer", RememberingTrainer)
+    own: dict[str, Any] = {"iterations": 3, "overlap": update.get("overlap", 0)}
+    own["train"] = {key: value for key, value in update.items() if key not in OF_RUN}
+    own["checkpoint"] = {"every": update.get("every", 1)}
+    straight = run(small(tmp_path, "straight", **own))
+    assert is_whole(straight / "iterations/003/checkpoint")
+    with monkeypatch.context() as patched:
+        calls = crashing_calls(patched, at=-1, after=False)
+        run(small(tmp_path, "counted", **own))
+        total = calls()
+    again = 0
+    for at in range(1, total + 1, step):
+        settings = small(tmp_path, f"crashed-{at}", **own)
+        with monkeypatch.context() as patched:
+            crashing_calls(patched, at=at, after=False)
+            with pytest.raises(Crash):
+                run(settings)
+        whole = [is_whole(one) for one in Path(settings.run_dir).glob("iterations/*/checkpoint")]
+        again += not all(whole)
+        assert_same(run(settings), straight)
+    assert again > total // step // 4, "many of them fall between a policy and its optimizer"
+
+
+def test_a_full_disk_under_the_optimizer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(raft.updates.toy, "ToyTrainer", RememberingTrainer)
+    file = toy_runs.config_file(tmp_path, iterations=2)
+    straight = run(toy_runs.config(tmp_path, iterations=2, run_dir=str(tmp_path / "straight")))
+
+    def full(self: RememberingTrainer, checkpoint: str) -> None:
+        if self._asked:
+            where = str(Path(checkpoint) / "optimizer.pt")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where)
+        self._asked = True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RememberingTrainer, "store", full)
+        assert main(["run", str(file), "--quiet"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and says(said[0], "001/checkpoint/optimizer.pt no space make room")
+    assert main(["run", str(file), "--quiet"]) == 0
+    assert_same(tmp_path / "run", straight)
 
 
 def test_a_run_goes_on_with_keys_that_its_config_did_not_know(tmp_path: Path) -> None:

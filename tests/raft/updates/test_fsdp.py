@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 from sft_rank import build_sft, run_ranks, selected_rows
 
+from raft.updates.optimizer import is_whole
 from raft.updates.rows import sft_rows
+from rollout.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +77,80 @@ def test_shards_train_as_one_process_across_syncs(
     run_ranks(sharded | {"checkpoint": outs[0]}, rows, [again], first_seed=1, probe=probe)
     resumed, straight = weights(again), weights(outs[1])
     assert [key for key in straight if not torch.equal(resumed[key], straight[key])] == []
+
+
+def state(*files: Path) -> dict[str, torch.Tensor]:
+    """Adam's moments by the order of the weights, of shards end to end."""
+    parts = [torch.load(file, weights_only=True)["state"] for file in files]
+    return {
+        f"{name}.{key}": torch.cat([part[name][key] for part in parts])
+        for name in parts[0]
+        for key in ("exp_avg", "exp_avg_sq")
+    }
+
+
+def test_each_rank_writes_its_rows_of_the_optimizer(tmp_path: Path) -> None:
+    start = tiny.checkpoint(tmp_path / "start", "llama")
+    # a rate that falls within an update begins anew with the next one
+    settings = SETTINGS | {"model": str(start), "schedule": "linear", "warmup_steps": 1}
+    rows = selected_rows(tmp_path / "selected.jsonl")
+    first, second = (str(tmp_path / name) for name in ("first", "second"))
+    run_ranks(settings | {"fsdp": True}, rows, [first, second])
+    shards = [Path(first) / f"optimizer-{rank}-of-2.pt" for rank in (0, 1)]
+    assert is_whole(Path(first))
+    assert sorted(Path(first).glob("optimizer*.pt")) == shards
+    with tiny.one_thread():
+        alone = build_sft(**settings)
+        alone.train(str(rows), str(tmp_path / "one"), 0)
+        alone.store(str(tmp_path / "one"))
+    names = [name for name, _ in alone._trainer.model.named_parameters()]
+    found, expected = state(*shards), state(tmp_path / "one/optimizer.pt")
+    groups = alone._trainer.optimizer.param_groups
+    order = [id(one) for group in groups for one in group["params"]]
+    places = {id(one): name for name, one in alone._trainer.model.named_parameters()}
+    named = {f"{places[one]}.{key}": expected[f"{number}.{key}"]
+             for number, one in enumerate(order) for key in ("exp_avg", "exp_avg_sq")}  # fmt: skip
+    assert found.keys() == named.keys() and len(names) == len(order)
+    for key, value in named.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-6)
+    sizes = [file.stat().st_size for file in (*shards, tmp_path / "one/optimizer.pt")]
+    assert max(sizes[:2]) < 0.6 * sizes[2]
+
+    def resumed(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
+        out = str(tmp_path / name)
+        given = settings | {"fsdp": True, "checkpoint": str(checkpoint)}
+        run_ranks(given, rows, [out], first_seed=1)
+        return weights(out)
+
+    def same(one: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(one[key], value) for key, value in weights(second).items())
+
+    assert same(resumed(Path(first), "again"))
+    # of one file, as it was once, and of three, as three trainers write them
+    parts = [torch.load(file, weights_only=True)["state"] for file in shards]
+    for count in (1, 3):
+        other = tmp_path / f"of-{count}"
+        shutil.copytree(first, other)
+        for file in other.glob("optimizer*"):
+            file.unlink()
+        if count > 1:
+            files = [f"optimizer-{rank}-of-{count}.pt" for rank in range(count)]
+            (other / "optimizer.json").write_text(json.dumps(files))
+        else:
+            files = ["optimizer.pt"]
+        for rank, file in enumerate(files):
+            torch.save({"state": {name: {
+                key: _third(torch.cat([part[name][key] for part in parts]), rank, count)
+                if value.dim() else value for key, value in of.items()}
+                for name, of in parts[0].items()}}, other / file)  # fmt: skip
+        assert same(resumed(other, f"from-{count}"))
+    with pytest.raises(InputError, match=r"optimizer-0-of-2\.pt: is one of 2 shards"):
+        build_sft(**settings, checkpoint=first).train(str(rows), None, 1)
+
+
+def _third(whole: torch.Tensor, rank: int, count: int) -> torch.Tensor:
+    each = -(-len(whole) // count)
+    return whole[rank * each : (rank + 1) * each].clone()
 
 
 def test_gradients_of_shards_are_summed_in_float32(tmp_path: Path) -> None:

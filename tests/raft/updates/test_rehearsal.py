@@ -108,6 +108,8 @@ def test_a_dry_update_leaves_nothing(
             one.train(str(rows), str(tmp_path / f"{name}-{number}"), seed=number)
             for name, one in (("plain", plain), ("tried", tried))
         ]
+        for name, one in (("plain", plain), ("tried", tried)):
+            one.store(str(tmp_path / f"{name}-{number}"))
         assert metrics[0]["train/loss"] == metrics[1]["train/loss"]
         assert metrics[0]["train/grad_norm"] == metrics[1]["train/grad_norm"]
         found = [files(tmp_path / f"{name}-{number}") for name in ("plain", "tried")]
@@ -118,6 +120,7 @@ def test_a_dry_update_leaves_nothing(
         lose_a_token(resumed)
     resumed.rehearse(20, 12)
     resumed.train(str(rows), str(tmp_path / "resumed"), seed=1)
+    resumed.store(str(tmp_path / "resumed"))
     assert same_bits(files(tmp_path / "resumed"), files(tmp_path / "plain-1"))
     assert resumed.rehearse(20, 12) == 0  # what has trained is let be
     assert resumed._trainer.optimizer is not None
@@ -167,6 +170,7 @@ def test_memory_that_is_too_small_is_one_line(
     given = EIGHT | {"model": str(folders["llama"]), **settings}
     first = build_sft(**given)
     first.train(str(rows), str(tmp_path / "first"), seed=0)
+    first.store(str(tmp_path / "first"))
     resumed = build_sft(**given, checkpoint=str(tmp_path / "first"))  # as well as a new one
     before = weights(resumed)
 

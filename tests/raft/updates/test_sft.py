@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sft_rank import build_sft, run_ranks, selected_rows
 
+from raft.updates.optimizer import is_whole
 from raft.updates.policy import merged_tensors
 from raft.updates.rows import IGNORED, TrainingRow, concatenate_and_cut, sft_rows, training_order
+from rollout.storage.files import refusal
 from rollout.types import InputError
 
 EOS = tiny.EOS_ID
@@ -250,6 +254,7 @@ def test_small_optimizers_train_and_resume(
     small = build_sft(optim=optim, **settings)
     for seed in (1, 2):
         small.train(str(rows), str(tmp_path / str(seed)), seed=seed)
+        small.store(str(tmp_path / str(seed)))
     # most steps are those of AdamW
     usual, found = weights(tmp_path / "usual"), weights(tmp_path / "1")
     apart = torch.cat([(found[key] - usual[key]).abs().flatten() for key in usual])
@@ -279,6 +284,7 @@ def test_resumed_update_is_bit_identical(
     settings |= {"schedule": "linear", "warmup_steps": 1, "epochs": 2}
     whole = build_sft(str(folders[family]), **settings)
     whole.train(str(rows), str(tmp_path / "1"), seed=1)
+    whole.store(str(tmp_path / "1"))
     whole.train(str(rows), str(tmp_path / "2"), seed=2)
     torch.rand(17)  # another process has used its generator otherwise
     resumed = build_sft(str(folders[family]), checkpoint=str(tmp_path / "1"), **settings)
@@ -298,6 +304,8 @@ def test_fresh_optimizer_forgets_and_persistent_remembers(
         settings: dict[str, Any] = {"learning_rate": 1e-3, "optimizer": optimizer}
         trainer = build_sft(str(folders["llama"]), **settings)
         trainer.train(str(rows), str(out / "1"), seed=1)
+        if optimizer == "persistent":
+            trainer.store(str(out / "1"))
         if restarted:
             trainer = build_sft(str(folders["llama"]), checkpoint=str(out / "1"), **settings)
         trainer.train(str(rows), str(out / "2"), seed=2)
@@ -314,9 +322,30 @@ def test_missing_optimizer_state_is_refused(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
     build_sft(str(folders["llama"])).train(str(rows), str(tmp_path / "1"), seed=1)
-    (tmp_path / "1/optimizer.pt").unlink()
     with pytest.raises(InputError, match=r"optimizer\.pt: missing"):
         build_sft(str(folders["llama"]), checkpoint=str(tmp_path / "1"))
+
+
+def test_an_optimizer_that_finds_no_room_leaves_nothing_half(
+    folders: dict[str, Path], rows: Path, tmp_path: Path
+) -> None:
+    trainer, out = build_sft(str(folders["llama"])), tmp_path / "1"
+    trainer.train(str(rows), str(out), seed=1)
+    assert not is_whole(out)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        with pytest.raises((OSError, RuntimeError)) as caught:
+            trainer.store(str(out))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert "no space left" in str(refusal(caught.value))
+    assert not is_whole(out) and sorted(out.glob("*optimizer*")) == [out / "optimizer.json"]
+    trainer.store(str(out))
+    assert is_whole(out)
+    build_sft(str(folders["llama"]), checkpoint=str(out)).train(str(rows), None, seed=2)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from raft.config.train import TrainConfig
 from raft.updates.rows import MIXED, of_mean_one, pair_rows, sft_rows, training_order
-from raft.updates.trainer import build_trainer
+from raft.updates.trainer import Update, build_trainer
 from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor
 from raft.workers.trainer import TrainerWorkers
@@ -373,6 +373,7 @@ def test_the_ratio_is_to_the_policy_that_drew(
     trainer = build_sft(str(start), **settings)
     trainer.train(str(rows), str(tmp_path / "1"), seed=1)
     trainer.train(str(rows), str(tmp_path / "2"), seed=2)
+    trainer.store(str(tmp_path / "2"))
     policies = {name: log_probs_by_transformers(folder, rows) for name, folder in (
         (None, tmp_path / "2"), ("1", tmp_path / "1"), ("start", start),
     )}  # fmt: skip
@@ -416,14 +417,16 @@ def test_updates_since_the_last_checkpoint_are_made_again_bit_for_bit(
 
     def make(trainer: TrainerWorkers, number: int, out: str, whole: bool) -> None:
         path = str(tmp_path / out)
-        trainer.train(str(rows), path, path if whole else None, seed=number)
+        trainer.train(str(rows), path, number, whole)
+        if whole:
+            trainer.store(path)
         assert (tmp_path / out / "optimizer.pt").exists() is whole
 
     straight = workers()
     for number, whole in ((1, True), (2, False), (3, False), (4, True)):
         make(straight, number, f"{number}", whole)
     torch.rand(17)
-    resumed = workers(str(tmp_path / "1"), [(str(rows), 2), (str(rows), 3)])
+    resumed = workers(str(tmp_path / "1"), [Update(str(rows), 2), Update(str(rows), 3)])
     make(resumed, 4, "4b", True)
     adapter = ["adapter/adapter_model.safetensors"] if lora else []
     for name in ("model.safetensors", "optimizer.pt", *adapter):
@@ -447,6 +450,7 @@ def test_resumed_update_is_bit_identical(
     settings |= {"update": update, "kl": 0.0 if update == "dpo" else 0.1}
     whole = build_sft(str(start), **settings)
     whole.train(str(rows), str(tmp_path / "1"), seed=1)
+    whole.store(str(tmp_path / "1"))
     metrics = whole.train(str(rows), str(tmp_path / "2"), seed=2)
     torch.rand(17)  # another process has used its generator otherwise
     resumed = build_sft(str(start), checkpoint=str(tmp_path / "1"), **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import threading
 import time
@@ -22,7 +23,7 @@ import raft.workers.silence
 from raft.assemble import WorkerGroups
 from raft.collect import collect
 from raft.config.train import TrainConfig
-from raft.updates.trainer import build_trainer
+from raft.updates.trainer import Update, build_trainer
 from raft.workers.executors import Resources
 from raft.workers.group import side_by_side
 from raft.workers.inline_executor import InlineExecutor
@@ -34,6 +35,7 @@ from rewards.build import build_reward
 from rewards.types import RewardError
 from rollout.engines.base import EngineChoice, SentTensors, Transfer, build_engine
 from rollout.engines.toy import ToyEngine, write_toy
+from rollout.storage.files import write_json
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import (
     Completion,
@@ -410,6 +412,7 @@ class Rank:
 
     made: ClassVar[list[tuple[object, ...]]] = []
     sent: ClassVar[list[tuple[int, Transfer]]] = []
+    stored: ClassVar[list[str]] = []
 
     def __init__(self, checkpoint: str | None, rank: int, **_: Any) -> None:
         self.checkpoint, self.rank = checkpoint, rank
@@ -429,6 +432,9 @@ class Rank:
     ) -> dict[str, Any]:
         self.made.append((self.checkpoint, rows_path, out_dir, seed, whole))
         return {"from": self.checkpoint, "rank": self.rank, "seed": seed}
+
+    def store(self, checkpoint: str) -> None:
+        self.stored.append(checkpoint)
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         return [float(self.rank)]
@@ -511,7 +517,7 @@ def test_a_dead_rank_is_not_waited_for(tmp_path: Path) -> None:
     workers = trainer_workers(executor, 3)
     executor.hanging = lambda worker, method: method == "train" and worker.number in (0, 2)
     executor.fatal = lambda worker, method: method == "train" and worker.number == 1
-    metrics = workers.train("rows", str(tmp_path / "out"), "new", 7)
+    metrics = workers.train("rows", str(tmp_path / "out"), 7, True)
     assert metrics == {"from": "old", "rank": 0, "seed": 7}
     assert len(executor.spawned) == 6
 
@@ -521,8 +527,10 @@ def test_a_trainer_begins_again_from_the_last_finished_policy(tmp_path: Path) ->
     workers = trainer_workers(executor, 1)
     (tmp_path / "out").mkdir()
     executor.fatal = lambda worker, method: worker.number == 0
-    assert workers.train("rows", str(tmp_path / "out"), "new", 7)["from"] == "old"
+    assert workers.train("rows", str(tmp_path / "out"), 7, True)["from"] == "old"
     assert not (tmp_path / "out").exists(), "what the dead one had written is gone"
+    workers.store("new")
+    workers.settle()
     executor.fatal = lambda worker, method: worker.number == 1
     assert workers.log_probs([1, 2]) == [0.0]
     assert [one.keywords["checkpoint"] for one in executor.spawned] == ["old", "old", "new"]
@@ -530,7 +538,7 @@ def test_a_trainer_begins_again_from_the_last_finished_policy(tmp_path: Path) ->
 
 def test_a_trainer_makes_the_updates_since_its_checkpoint_again(tmp_path: Path) -> None:
     executor, out, dead = Chaos(), str(tmp_path / "out"), [0]
-    given = [("rows-1", 1), ("rows-2", 2)]
+    given = [Update("rows-1", 1), Update("rows-2", 2)]
     workers = TrainerWorkers(executor, [Resources()], Rank, "old", since=given)
 
     def made() -> list[tuple[object, ...]]:
@@ -542,15 +550,43 @@ def test_a_trainer_makes_the_updates_since_its_checkpoint_again(tmp_path: Path) 
     workers.log_probs([1, 2])
     again = [("old", "rows-1", None, 1, False), ("old", "rows-2", None, 2, False)]
     assert made() == again, "before anything else, and once"
-    workers.train("rows-3", out, None, 3)
+    workers.train("rows-3", out, 3, False)
     assert made() == [("old", "rows-3", out, 3, False)]
     executor.fatal = lambda worker, method: worker.number in dead
-    workers.train("rows-4", out, "new", 4)
+    workers.train("rows-4", out, 4, True)
+    (tmp_path / "new").mkdir()
+    workers.store(str(tmp_path / "new"))
     again.append(("old", "rows-3", None, 3, False))
     assert made() == [*again, ("old", "rows-4", out, 4, True)]
-    dead.append(1)
-    workers.train("rows-5", out, None, 5)
-    assert made() == [("new", "rows-5", out, 5, False)]
+    dead.append(1)  # before the next update asks whether the checkpoint is whole
+    workers.train("rows-5", out, 5, False)
+    new = str(tmp_path / "new")
+    assert made() == [(new, "rows-5", out, 5, False)]
+    # and one that is not whole is none to begin from
+    workers.train("rows-6", out, 6, True, "drawn-by")
+    write_json(tmp_path / "new/optimizer.json", ["optimizer.pt"])
+    workers.store(new)
+    assert made() == [(new, "rows-6", out, 6, True)]
+    dead.append(2)
+    assert workers.log_probs([1, 2]) == [0.0]
+    assert made() == [(new, f"rows-{n}", None, n, False) for n in (5, 6)]
+    stored = Rank.stored[:]
+    workers.settle()
+    assert [*stored, new] == Rank.stored, "those that made the updates again write it"
+
+
+def test_what_a_trainer_cannot_write_is_said_when_it_is_asked_next(tmp_path: Path) -> None:
+    class Full(Rank):
+        def store(self, checkpoint: str) -> None:
+            raise OSError(errno.ENOSPC, "no space", f"{checkpoint}/optimizer.pt")
+
+    workers = TrainerWorkers(Chaos(), [Resources()], Full, "old")
+    for ask in (
+        lambda: workers.train("rows", str(tmp_path), 1, True), workers.settle, workers.dtype,
+    ):  # fmt: skip
+        workers.store(str(tmp_path))
+        with pytest.raises(OSError, match="no space"):
+            ask()
 
 
 def test_trainers_that_die_every_time(tmp_path: Path) -> None:
@@ -558,7 +594,7 @@ def test_trainers_that_die_every_time(tmp_path: Path) -> None:
     workers = trainer_workers(executor, 1, respawns=1)
     executor.fatal = lambda worker, method: True
     with pytest.raises(WorkerDiedError, match=r"trainers died 2 times \(cluster.max_respawns is 1"):
-        workers.train("rows", str(tmp_path / "out"), "new", 7)
+        workers.train("rows", str(tmp_path / "out"), 7, True)
 
 
 def test_what_is_drawn_is_stored_though_scoring_fails(policy: Path, tmp_path: Path) -> None:

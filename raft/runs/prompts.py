@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from rewards.checkpoints.hub import local_path
 from rollout.data.bad_rows import BadRows
+from rollout.data.jsonl import is_object
 from rollout.seeds import derive_seed
+from rollout.storage.files import read_json
 from rollout.text.printable import one_line
 from rollout.text.templates import Tokenizer, encode_prompts
 from rollout.types import Completion, Group, InputError, Prompt
@@ -136,12 +138,30 @@ def load_tokenizer(model: str) -> Tokenizer:
         from rollout.engines.toy import read_toy
 
         return read_toy(model)[0]
-    from transformers import AutoTokenizer
+    if _is_plain_llama(Path(model)):  # 2 s instead of 6: without torch and all kinds of models
+        from transformers import PreTrainedTokenizerFast as AutoTokenizer
+    else:
+        from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise InputError("policy.model", f"no tokenizer for {model} ({one_line(error)})") from error
+
+
+def _is_plain_llama(folder: Path) -> bool:
+    """Whether `AutoTokenizer` takes the general class for it: llamas have no other of their own."""
+    try:
+        model, own = (read_json(folder / f"{name}config.json") for name in ("", "tokenizer_"))
+    except ValueError:  # what is wrong, `AutoTokenizer` says
+        return False
+    return (
+        is_object(model)
+        and is_object(own)
+        and model.get("model_type") == "llama"
+        and own.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        and "auto_map" not in own
+    )
 
 
 def _encode(config: RunConfig, prompts: list[Prompt], bad: BadRows | None = None) -> list[Prompt]:

@@ -110,16 +110,18 @@ def _own_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_processes(local: bool) -> Iterator[None]:
-    """A cluster of one machine needs no autoscaler, and nobody who brings its logs here: `ray.init`
-    has no option for it."""
-    theirs: Any = parameter
-    plain = theirs.RayParams
+    """A cluster of one machine needs no autoscaler, nobody who brings its logs here, and no head of
+    a dashboard, whose start `ray.init` waits for even where there is to be none: it has no option
+    for it."""
+    theirs: Any = parameter, services
+    plain, dashboard = theirs[0].RayParams, theirs[1].start_api_server
     if local:
-        theirs.RayParams = partial(plain, no_monitor=True, include_log_monitor=False)
+        theirs[0].RayParams = partial(plain, no_monitor=True, include_log_monitor=False)
+        theirs[1].start_api_server = lambda *_, **__: ("", None)
     try:
         yield
     finally:
-        theirs.RayParams = plain
+        theirs[0].RayParams, theirs[1].start_api_server = plain, dashboard
 
 
 class _JobConfig(JobConfig):

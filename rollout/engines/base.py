@@ -325,9 +325,8 @@ def stated_context_length(model: str) -> int | None:
 
 def context_length(model: str) -> int:
     """How many tokens the model takes, prompt and response together."""
-    toy = Path(model) / TOY_FILE
-    if toy.exists():
-        return int(json.loads(toy.read_text())["context"])
+    if (stated := stated_context_length(model)) is not None:
+        return stated
     config = _config(model)
     for key in _CONTEXT:
         if (length := getattr(config, key, None)) is not None:

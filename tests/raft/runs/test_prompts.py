@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import checkpoint
 
-from raft.runs.prompts import prompts_of
+from raft.runs.prompts import load_tokenizer, prompts_of
 from rollout.types import InputError, Prompt
 
 
@@ -66,3 +71,45 @@ def test_another_epoch_has_another_order() -> None:
 def test_too_few_prompts() -> None:
     with pytest.raises(InputError, match=r"prompts\.per_iteration: is 4, but only 3 prompts"):
         prompts_of(1, prompts(3), 4, 0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {},
+        {"tokenizer_class": "PreTrainedTokenizerFast"},
+        {"tokenizer_class": "LlamaTokenizerFast"},
+        {"tokenizer_class": None},
+        {"add_bos_token": False, "model_max_length": 7},
+    ],
+)
+def test_a_tokenizer_is_the_one_that_transformers_takes(
+    tmp_path: Path, family: str, own: dict[str, object]
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = checkpoint(tmp_path / "model", family)
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **own}))
+    found, usual = load_tokenizer(str(folder)), AutoTokenizer.from_pretrained(folder)
+    assert type(found) is type(usual)
+    texts = ["Once upon a time", "<s>Ä </s>", ""]
+    for special in (False, True):
+        assert (
+            found(texts, add_special_tokens=special)["input_ids"]
+            == usual(texts, add_special_tokens=special)["input_ids"]
+        )
+
+
+@pytest.mark.slow
+def test_a_llamas_tokenizer_needs_no_torch(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", "llama")
+    code = (
+        "import sys\n"
+        "from raft.runs.prompts import load_tokenizer\n"
+        "from rollout.engines.base import context_length\n"
+        "load_tokenizer(sys.argv[1])('text'), context_length(sys.argv[1])\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)

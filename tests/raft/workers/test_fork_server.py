@@ -20,7 +20,8 @@ from raft.workers.ray_executor import RayExecutor
 from rollout.types import WorkerDiedError
 
 SCRIPT = """
-import json, os, sys
+import gc, json, os, sys
+assert gc.isenabled()
 told = sys.stdin.read()
 before = [name for name in ("slow", "broken", "wave") if name in sys.modules]
 print(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), told, before, sys.path]))

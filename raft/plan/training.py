@@ -150,7 +150,7 @@ def _training(
         optimizer=given.optimizer,
         world=max(1, gpus),
         shards=max(1, gpus) if given.fsdp else 1,
-        gathered=element,
+        gathered=2 if on_gpu and given.dtype == "auto" else element,
         logits=max(tokens, alone) if section == "sft" else logits,
         reference=size.elements if compares else 0,
     )

@@ -53,21 +53,25 @@ class ShardedTrainer(StepTrainer):
 
     _root: _Root
 
-    def _begin_with(self, model: nn.Module) -> None:
+    def _begin_with(self, model: nn.Module, in_bfloat16: bool) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
         base = base_of(model)
         mesh = init_device_mesh(training_device().type, (distributed.count(),))
-        policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+        # in the type of the arithmetic: autocast would keep a copy of every layer beside the shards
+        gathered = torch.bfloat16 if in_bfloat16 else None
+        policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32)
         layers = set(base._no_split_modules or ())
         parts = [one for one in base.modules() if type(one).__name__ in layers]
-        parts += [getattr(base, name) for name in _HEADS if hasattr(base, name)]
-        self._root = _Root(model)
         # not a GRM's head itself, which gives a view that hooks do not follow
-        for part in (*(getattr(one, "summary", one) for one in parts), self._root):
+        owned = (getattr(base, name, None) for name in _HEADS)
+        heads = [getattr(one, "summary", one) for one in owned if one is not None]
+        self._root = _Root(model)
+        for part in (*parts, *heads, self._root):
+            own = MixedPrecisionPolicy(reduce_dtype=torch.float32) if part in heads else policy
             # the root too: weights that stayed whole after a pass without gradients would be old
-            fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+            fully_shard(part, mesh=mesh, mp_policy=own, reshard_after_forward=True)
         for module in self._root.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)

@@ -119,7 +119,7 @@ class StepTrainer(Trainer):
     ) -> None:
         steps = training_steps(len(examples), settings.batch_size, settings.epochs, settings.seed)
         arguments = _arguments(settings, len(steps), folder)
-        self._begin_with(model)
+        self._begin_with(model, arguments.bf16)
         super().__init__(
             model=model,
             args=arguments,
@@ -238,7 +238,7 @@ class StepTrainer(Trainer):
     def _tell(self, values: Metrics) -> None:
         self.on_metrics(self.state.global_step, values)
 
-    def _begin_with(self, model: nn.Module) -> None:
+    def _begin_with(self, model: nn.Module, in_bfloat16: bool) -> None:
         """Before the Trainer puts it on its device; the processes know each other."""
 
     def _batches(self, examples: Sequence[Example]) -> list[tuple[list[Example], bool]]:

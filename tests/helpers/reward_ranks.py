@@ -62,16 +62,20 @@ def _rank(rank: int, port: int, config: str, log: str) -> None:
         sys.exit(main(["train-reward", config]))
 
 
-def train_together(settings: Mapping[str, Any], *, stop_at: int | None = None) -> list[str]:
+def train_together(
+    settings: Mapping[str, Any], *, stop_at: int | None = None, in_16_bits: bool = False
+) -> list[str]:
     """What each process says at its end: nothing, or its error. With `stop_at` they are gone when
-    that step is told."""
+    that step is told; with `in_16_bits` they compute as on a GPU."""
     _, port = rendezvous_address()
     ends: list[Connection] = []
     processes = []
     for rank in (0, 1):
         mine, its = _FORKED.Pipe(duplex=False)
         process = _FORKED.Process(
-            target=_train, args=(its, rank, port, dict(settings), stop_at), daemon=True
+            target=_train,
+            args=(its, rank, port, dict(settings), stop_at, in_16_bits),
+            daemon=True,
         )
         process.start()
         its.close()
@@ -93,15 +97,23 @@ def _said(end: Connection) -> str:
 
 
 def _train(
-    end: Connection, rank: int, port: int, settings: dict[str, Any], stop_at: int | None
+    end: Connection,
+    rank: int,
+    port: int,
+    settings: dict[str, Any],
+    stop_at: int | None,
+    in_16_bits: bool,
 ) -> None:
     set_torchrun_env("127.0.0.1", port, rank, 2)
     import torch
 
     from raft.config.train_reward import make_train_config
     from raft.reward_training.run import train_reward
+    from rewards.training import trainer
     from rewards.training.trainer import StepTrainer
 
+    if in_16_bits:
+        trainer.computes_in_bfloat16 = lambda settings: True
     torch.set_num_threads(1)
     tell = StepTrainer._tell
 

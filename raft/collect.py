@@ -1,6 +1,7 @@
 """Draw and score one list of prompts, the scoring running beside the drawing.
 
 With `adaptive` sampling that is done in waves: what the scores of one say decides who has another.
+With `early_rejection` beginnings come first, and their scores decide which are drawn to their end.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups
+from raft.early_rejection import completed, go_on, unfinished
 from raft.runs.prompts import prompts_of
 from raft.train import hold
 from raft.workers.reward import GroupScores, RewardWorkers
@@ -24,6 +27,7 @@ from rollout.types import Group, Prompt, Sampling
 if TYPE_CHECKING:
     from raft.adaptive import Adaptive
     from raft.config.run import RunConfig
+    from raft.early_rejection import EarlyRejection, Whole
     from raft.runs.folder import RunFolder
     from raft.selection.filters import Filters
 
@@ -72,7 +76,8 @@ def draw_batch(
     collected = collect(
         workers, store, batch, config.sampling, derive_seed(config.seed, "rollout", iteration),
         names=["reward"], title=f"iteration {iteration}: rollouts",
-        adaptive=config.sampling.adaptive, filters=config.select.filters(),
+        adaptive=config.sampling.adaptive, early=config.sampling.early_rejection,
+        filters=config.select.filters(),
     )  # fmt: skip
     return store, collected
 
@@ -99,6 +104,7 @@ def collect(
     names: Sequence[str],
     title: str,
     adaptive: Adaptive | None = None,
+    early: EarlyRejection | None = None,
     filters: Filters | None = None,
 ) -> Collected:
     """Fill `store`; whatever it holds already is not drawn or scored again.
@@ -108,19 +114,28 @@ def collect(
         title: of the progress bar.
         adaptive: draw in waves, as the scores of reward "reward" ask for it; `sampling.k` is then
             the most samples of a prompt on average.
+        early: reject by the score that reward "reward" gives to beginnings, which a store beside
+            `store` has.
         filters: by the text of a response; one that may not be selected counts as one without score
-            when a wave is decided.
+            when a wave, or what goes on, is decided.
     """
     workers.reward.begin_stage()
     if store.complete:
         store.drop_leftovers()
         return Collected(reused=len(prompts))
     busy = workers.reward.busy_seconds
-    done = len(prompts) - len(store.undrawn())
     stages: list[Collected] = []
+    whole: Whole = {}
+    if early is not None:
+        begun, first = store.beginnings(), early.beginning(sampling)
+        what = f"{title}, beginnings"
+        stages.append(collect(workers, begun, prompts, first, seed, names=["reward"], title=what))
+        whole = go_on(store, begun, early, _by_text(filters), sampling.min_new_tokens)
+        sampling = replace(sampling, k=early.keep)
+    done = len(prompts) - len(store.undrawn())
     with Progress(title, total=len(prompts), done=done) as progress:
         for wave in _waves(store, prompts, sampling, adaptive, filters):
-            stages.append(_collect_wave(workers, store, wave, seed, names, progress))
+            stages.append(_collect_wave(workers, store, wave, seed, names, progress, whole))
             progress = None  # which counts prompts
     store.finish()
     return Collected(
@@ -146,18 +161,22 @@ def _waves(
     from raft.adaptive import next_wave
     from raft.selection.rows import selectable_scores
 
-    # what depends on a prompt's other responses, or on the score, is decided when all are there
-    by_text: Filters = {
-        **(filters or {}), "min_score": None, "min_spread": None, "unique": False
-    }  # fmt: skip
+    by_text = _by_text(filters)
     yield replace(sampling, k=adaptive.first)
     while True:
         scores = [selectable_scores(row, by_text, row.scores[REWARD])[0] for row in store.so_far()]
         wave = next_wave(scores, adaptive, sampling.k)
         if not len(wave.rows):
             return
-        store.extend([replace(prompts[row], drawn=len(scores[row])) for row in wave.rows])
+        wanted = {row: range(len(scores[row]), len(scores[row]) + wave.size) for row in wave.rows}
+        store.extend([replace(prompts[row], samples=tuple(k)) for row, k in wanted.items()])
         yield replace(sampling, k=wave.size)
+
+
+def _by_text(filters: Filters | None) -> Filters:
+    """Those of a response alone: what depends on a prompt's other responses, or on the score, is
+    decided when all are there."""
+    return {**(filters or {}), "min_score": None, "min_spread": None, "unique": False}
 
 
 def _collect_wave(
@@ -167,24 +186,27 @@ def _collect_wave(
     seed: int,
     names: Sequence[str],
     progress: Progress | None,
+    whole: Whole,
 ) -> Collected:
-    """Draw and score what `store` wants and has not."""
+    """Draw and score what `store` wants and has not; responses that are `whole` are there."""
     start = time.monotonic()
     scoring = _Scoring(workers.reward, store, names)
+    asked, ready = unfinished(store.undrawn(), whole, workers.rollout.version)
     tokens = 0
     try:
-        for parcel in _drawn(workers, store.undrawn(), sampling, seed, scoring.poll):
-            for group in parcel:  # all are stored before one is scored: scoring may fail
+        for parcel in chain([ready], _drawn(workers, asked, sampling, seed, scoring.poll)):
+            tokens += sum(len(c.token_ids) for group in parcel for c in group.completions)
+            groups = [completed(group, whole) for group in parcel]
+            for group in groups:  # all are stored before one is scored: scoring may fail
                 store.add_samples(group)
-                tokens += sum(len(c.token_ids) for c in group.completions)
                 if progress is not None:
                     progress.advance()
-            for group in parcel:
+            for group in groups:
                 scoring.add(group)
     except BaseException:
         for parcel in workers.rollout.rest():
             for group in parcel:
-                store.add_samples(group)
+                store.add_samples(completed(group, whole))
         raise
     generated = time.monotonic()
     scoring.finish()

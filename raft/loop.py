@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups, models_of, start_workers
 from raft.collect import collect, draw_ahead, draw_batch
+from raft.early_rejection import measure
 from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
 from raft.runs.environment import describe_environment
 from raft.runs.folder import RunFolder
@@ -164,8 +165,13 @@ def improve(run: Run, iteration: int) -> None:
         sync(run.folder, run.workers, run.held_out, iteration, send=sends)
     make_whole(run.folder, run.workers, iteration)
     judged = by_judge(config.reward, config.gold, alone=False)
+    drawn = summarize(store.rows(), "rollout", without_means=judged, sampling=config.sampling)
+    if config.sampling.early_rejection is not None:
+        begun = measure(store.beginnings().rows(), store.rows()).metrics(drawn)
+        kept["select/tokens_thrown_away"] += begun["rollout/tokens"] - drawn["rollout/tokens"]
+        drawn |= begun
     row = {
-        **summarize(store.rows(), "rollout", without_means=judged, sampling=config.sampling),
+        **drawn,
         **judge_metrics(run.workers.reward.reports, "rollout"),
         **kept,
         **trained,

@@ -4,7 +4,9 @@ A prompt's stored responses are cut after so many tokens and scored by the run's
 best of them by that score go on to their end, the others are dropped. Beside it stands the best of
 n whole responses for the same number of tokens (between whole n, in proportion). Nothing is drawn.
 
-`foresight` is the correlation of the two scores within prompts.
+A run draws those that go on again from their start, unless their beginnings are whole: the last two
+columns count that. The two before are of an engine that could go on with a beginning. `foresight`
+is the correlation of the two scores within prompts.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from numpy.typing import NDArray
 from experiments.bench.table import table
 from raft.bon.estimate import expected_best_of_ns
 from raft.config.load import load_config
+from raft.early_rejection import foresight
 from raft.runs.prompts import load_tokenizer
 from raft.selection.rules import best_of_k, padded
 from rewards.build import build_reward
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     found = list(measure(options.run, options.tokens, options.keep))
-    head = ["tokens", "kept", "foresight", "reward", "best of n, same tokens", "gain", "saved"]
+    head = ["tokens", "kept", "foresight", "reward", "gain going on", "saved", "gain", "saved"]
     print(json.dumps(found) if options.json else table(head, [_told(row) for row in found]))
 
 
@@ -50,6 +54,8 @@ def measure(
 ) -> Iterator[dict[str, float | int]]:
     """A row for each number of tokens and of responses that go on."""
     config = load_config(run / "config.yaml")
+    if config.sampling.way is not None:
+        raise SystemExit(f"{run}: sampling.{config.sampling.way} left responses out; take another")
     tokenizer, reward = load_tokenizer(config.policy.model), build_reward(config.reward)
     rows = [
         row
@@ -68,31 +74,35 @@ def measure(
 def compare(
     whole_PN: Floats, begun_PN: Floats, length_PN: Floats, cut: int, kept: int
 ) -> dict[str, float]:
-    """The best whole score of those `kept` by their beginnings, and that of as many tokens.
+    """The best whole score of those `kept` by their beginnings, and that of as many tokens: where
+    these are drawn again, and (`…_going_on`) where they are gone on with.
 
-    All are (P, N). `saved` is the share of tokens that the best of n would need more.
+    All are (P, N). `plain` is the best of n for the same tokens, `saved` the share of tokens that
+    it would need more for the same score.
     """
     order_PN = np.argsort(-begun_PN, axis=1, kind="stable")
     goes_on_PN = order_PN.argsort(axis=1) < kept
     best_P = best_of_k(np.where(goes_on_PN, whole_PN, np.nan))
     reached_P = whole_PN[np.arange(len(whole_PN)), best_P]
-    spent = np.where(goes_on_PN, length_PN, np.minimum(length_PN, cut)).sum()
-    n = whole_PN.shape[1] * spent / length_PN.sum()
+    begun_tokens, longer_PN = np.minimum(length_PN, cut).sum(), goes_on_PN & (length_PN > cut)
+    found = {"foresight": foresight(whole_PN, begun_PN), "reward": float(reached_P.mean())}
     curve_PS = expected_best_of_ns(whole_PN, range(1, whole_PN.shape[1] + 1))
-    at, part = min(int(n), whole_PN.shape[1] - 1), n - min(int(n), whole_PN.shape[1] - 1)
-    plain_P = (1 - part) * curve_PS[:, at - 1] + part * curve_PS[:, at]
-    gain, half = mean_ci95(reached_P - plain_P)
-    curve_S = curve_PS.mean(axis=0)
-    needed = float(np.interp(reached_P.mean(), curve_S, np.arange(1, len(curve_S) + 1)))
-    apart = [one - one.mean(axis=1, keepdims=True) for one in (whole_PN, begun_PN)]
-    return {
-        "foresight": float(np.corrcoef(apart[0].ravel(), apart[1].ravel())[0, 1]),
-        "reward": float(reached_P.mean()),
-        "plain": float(plain_P.mean()),
-        "gain": gain,
-        "gain_ci95": half,
-        "saved": float(1 - n / needed),
-    }
+    for name, again in (("", length_PN), ("_going_on", length_PN - cut)):
+        spent = begun_tokens + again[longer_PN].sum()
+        n = whole_PN.shape[1] * spent / length_PN.sum()
+        at = min(int(n), whole_PN.shape[1] - 1)
+        part = min(n - at, 1)  # of more tokens than all stored ones have, the best of these
+        plain_P = (1 - part) * curve_PS[:, at - 1] + part * curve_PS[:, at]
+        gain, half = mean_ci95(reached_P - plain_P)
+        curve_S = curve_PS.mean(axis=0)
+        needed = float(np.interp(reached_P.mean(), curve_S, np.arange(1, len(curve_S) + 1)))
+        found |= {
+            f"plain{name}": float(plain_P.mean()),
+            f"gain{name}": gain,
+            f"gain_ci95{name}": half,
+            f"saved{name}": float(1 - n / needed),
+        }
+    return found
 
 
 def _beginnings(row: SampleRow, cut: int, tokenizer: object) -> Group:
@@ -108,10 +118,13 @@ def _beginnings(row: SampleRow, cut: int, tokenizer: object) -> Group:
 
 
 def _told(row: dict[str, float | int]) -> list[str]:
+    def cells(way: str) -> tuple[str, str]:
+        gain, half = row[f"gain{way}"], row[f"gain_ci95{way}"]
+        return f"{gain:+.3f} ± {half:.3f}", f"{row[f'saved{way}']:.0%}"
+
     return [
         str(row["tokens"]), str(row["kept"]), f"{row['foresight']:.2f}", f"{row['reward']:.3f}",
-        f"{row['plain']:.3f}", f"{row['gain']:+.3f} ± {row['gain_ci95']:.3f}",
-        f"{row['saved']:.0%}",
+        *chain(*map(cells, ("_going_on", ""))),
     ]  # fmt: skip
 
 

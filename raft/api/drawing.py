@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, cast
 
 from raft.api.inputs import Data, File, RewardLike, to_spec
 from raft.api.results import BestOfNResult, SampleResult
@@ -13,6 +13,7 @@ from raft.bon.command import Judged, Outputs, outputs
 from raft.bon.command import best_of_n as best_of_pool
 from raft.bon.draw import draw_pool, drawing_config, pool_path
 from raft.bon.judged import WINS, Selection, judge_pool
+from raft.bon.pool import How
 from raft.config.reward_option import JUDGE_SECTIONS, as_judge_and_rules
 from raft.logs import log_for_program
 from rewards.build import as_judge
@@ -21,6 +22,7 @@ from rollout.data.bad_rows import OnBadRow
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
+    from raft.bon.pool import Rejected
     from raft.config.run import RunConfig
 
 __all__ = ["Drawing", "best_of_n", "sample"]
@@ -141,7 +143,7 @@ def best_of_n(
     out = outputs(stem, file.name, folder=None if out_dir is None else str(out_dir))
     wanted = {"method": method, "tie": tie, "budget": budget, "seed": drawing.get("seed")}
     selection, rewards = _rewards(reward, judge, gold, wanted)
-    rows, first = _Rows(split="train", columns={}), None
+    rows, drawn = _Rows(split="train", columns={}), None
     if policy is None:
         _check_stored(file.name, drawing, rewards)
         pool = Path(file.name).expanduser()
@@ -149,8 +151,8 @@ def best_of_n(
     else:
         _check_drawn(score_column or gold_column, rewards, selection)
         n = n or DEFAULT_N
-        pool, first = _drawn(file.name, policy, n, out, selection, rewards, restart, drawing)
-        n = n if first is None else None  # else all of a prompt's responses compete
+        pool, drawn = _drawn(file.name, policy, n, out, selection, rewards, restart, drawing)
+        n = n if drawn == How() else None  # else all of a prompt's responses compete
     how = _How(n=n, restart=restart, on_bad_row=drawing.get("on_bad_row", "stop"))
     judged = Judged()
     if selection is not None:
@@ -160,7 +162,7 @@ def best_of_n(
     found = best_of_pool(
         pool, out, by=score_column or "scores", gold=gold_column, judged=judged,
         seed=drawing.get("seed", 0), drawn=policy is not None or selection is not None,
-        first=first, **how, **rows,
+        how=drawn, **how, **rows,
     )  # fmt: skip
     return BestOfNResult(found, file)
 
@@ -204,14 +206,15 @@ def _drawn(
     rewards: Mapping[str, RewardSpec],
     restart: bool,
     drawing: Drawing,
-) -> tuple[Path, int | None]:
-    """The pool, and how many responses its first wave has where it is drawn in waves."""
+) -> tuple[Path, How]:
+    """The pool, and how it was drawn."""
     # one more, with which the others are compared, takes no part in the selection
     config = _config("bon", file, policy, n + (selection is not None), drawing)
     path = pool_path(str(out.pool), file, "pool")
-    draw_pool(config, path, rewards=rewards, restart=restart)
+    drawn = draw_pool(config, path, rewards=rewards, restart=restart)
     adaptive = config.sampling.adaptive
-    return path, None if adaptive is None else adaptive.first
+    first = None if adaptive is None else adaptive.first
+    return path, How(first, cast("Rejected | None", drawn.get("early_rejection")))
 
 
 def _check_drawn(

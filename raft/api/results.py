@@ -34,7 +34,7 @@ __all__ = [
 
 # columns with a value for each response, and what they are called where a row is one response
 _EACH = {"responses": "response", "finish_reasons": "finish_reason", "seeds": "seed",
-         "token_ids": "token_ids"}  # fmt: skip
+         "token_ids": "token_ids", "sample_numbers": "sample"}  # fmt: skip
 _SCORES = "scores"
 
 

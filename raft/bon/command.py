@@ -11,9 +11,9 @@ from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
-from raft.bon.estimate import Curve, CurveRow, Floats, Point, Series, best_of_n_curve
+from raft.bon.estimate import Curve, CurveRow, Floats, Point, Series, best_of_n_curve, cell
 from raft.bon.plot import draw_curve
-from raft.bon.pool import Columns, Pool, Waves, check_columns, read_pool
+from raft.bon.pool import Columns, How, Pool, Rejected, Waves, check_columns, in_words, read_pool
 from rollout.data.bad_rows import BadRows, OnBadRow, Reason
 from rollout.data.jsonl import encode_rows
 from rollout.data.scored_rows import RowReader, ScoreRow
@@ -61,6 +61,7 @@ class CurveFile(TypedDict):
 
     `missing` counts scores and prompts that could not take part, `best_responses` rows of
     STEM.best.jsonl; a peak is None where no mean is known, `waves` where all was drawn at once.
+    With `early_rejection` all numbers are of the responses that went on.
     """
 
     pool: str
@@ -78,6 +79,7 @@ class CurveFile(TypedDict):
     curve: list[CurveRow]
     peak: dict[str, Peak | None]
     waves: NotRequired[Waves | None]
+    early_rejection: NotRequired[Rejected]
     skipped: int
     skipped_reasons: dict[str, Reason]
 
@@ -132,7 +134,7 @@ def best_of_n(
     judged: Judged | None = None,
     seed: int = 0,
     drawn: bool = False,
-    first: int | None = None,
+    how: How | None = None,
     restart: bool = False,
     on_bad_row: OnBadRow = "stop",
     split: str = "train",
@@ -145,7 +147,7 @@ def best_of_n(
         gold: the column measured beside it; default: `gold_scores` where the pool has it.
         n: how many responses compete, the first n of each prompt; default: all. The curve has
             every size up to n and is estimated from the whole pool.
-        seed: of the bootstrap; first: responses of the first wave of a pool drawn in waves.
+        seed: of the bootstrap; how: a pool was drawn that has not the first n of each prompt.
         drawn: this command made the pool, which may be made anew where its file was deleted.
         restart: replace files of unknown origin, or made under other settings.
         on_bad_row: "skip" leaves rows out that cannot be read or have no such scores.
@@ -160,7 +162,8 @@ def best_of_n(
     )
     judged = judged or Judged()
     settings = {"by": by, "gold": gold, "n": n, "seed": seed, "judged": asdict(judged)}
-    settings |= {"first": first} | _what_is_read(reader)
+    how = how or How()
+    settings |= how.settings() | _what_is_read(reader)
     names = {"curve": str(out.curve), "best": str(out.best), "picture": str(out.picture)}
     for path, one in product(out.all, reader.source.files):
         refuse_input(path, one)
@@ -171,12 +174,11 @@ def best_of_n(
             return cast(Result, {**output.record, "out": names})
         output.begin()
         pool, best = _read(reader, _columns(reader, by, gold), n, out.best)
-        n = first or n or pool.largest
-        scores_PN, gold_PN = pool.arrays(first)
+        n = how.first or n or pool.largest
+        scores_PN, gold_PN = pool.arrays(how.first)
         ns = range(1, n + 1) if judged.ranks_all else sorted({1, n})
         curve = best_of_n_curve(scores_PN, ns, gold_PN, seed=seed)
-        found = _result(file, pool, curve, judged, best, reader.bad)
-        found["waves"] = pool.in_waves() if first else None
+        found = _result(file, pool, curve, judged, best, reader.bad, how)
         found["peak"] = _peaks(scores_PN, gold_PN, curve, judged, seed)
         draw_curve(curve, _titles(pool.columns, judged), out.picture)
         write_json(out.curve, found)
@@ -239,7 +241,7 @@ def _titles(columns: Columns, judged: Judged) -> dict[str, str]:
 
 
 def _result(
-    file: Path, pool: Pool, curve: Curve, judged: Judged, best: int, bad: BadRows
+    file: Path, pool: Pool, curve: Curve, judged: Judged, best: int, bad: BadRows, how: How
 ) -> CurveFile:
     n = int(curve.n_S[-1])
     rows = curve.rows()
@@ -261,8 +263,11 @@ def _result(
         "interval": "95 %, bootstrap over prompts",
         "curve": rows,
         "peak": {},
+        "waves": pool.in_waves() if how.first else None,
         **bad.summary(),
     }
+    if how.rejected is not None:
+        found["early_rejection"] = how.rejected
     if missing["scores"]:
         log.warning(
             "%d of %d scores are missing and cannot be selected; %d prompts have none",
@@ -317,7 +322,7 @@ def as_table(found: CurveFile) -> str:
     head += [found["by"]] * ("proxy" in curve[0]) + [f"{gold}"] * ("gold" in curve[0])
     body = [
         [str(row["n"]), f"{row['kl']:.3f}"]
-        + [_cell(point) for point in (row.get("proxy"), row.get("gold")) if point is not None]
+        + [cell(point) for point in (row.get("proxy"), row.get("gold")) if point is not None]
         for row in shown
     ]
     widths = [max(len(line[at]) for line in (head, *body)) for at in range(len(head))]
@@ -327,8 +332,10 @@ def as_table(found: CurveFile) -> str:
     ]
     if waves := found.get("waves"):
         means = {"proxy": waves.get("proxy"), "gold": waves.get("gold")}
-        best = ", ".join(f"{name} {_cell(mean)}" for name, mean in means.items() if mean)
+        best = ", ".join(f"{name} {cell(mean)}" for name, mean in means.items() if mean)
         lines.append(f"in waves, {waves['responses']:.4g} to a prompt on average: best {best}")
+    if early := found.get("early_rejection"):
+        lines.append(in_words(early))
     peak = found["peak"].get("gold")
     if peak is not None and peak["over_optimized"]:
         among = "" if peak["prompts"] == found["prompts"] else f" of {peak['prompts']} prompts"
@@ -337,10 +344,3 @@ def as_table(found: CurveFile) -> str:
             f"the interval at n = {found['n']}: over-optimized"
         )
     return "\n".join(lines)
-
-
-def _cell(point: Point) -> str:
-    mean, low, high = point["mean"], point["low"], point["high"]
-    if mean is None:
-        return "-"
-    return f"{mean:.4g}" if low is None else f"{mean:.4g} [{low:.4g}, {high:.4g}]"

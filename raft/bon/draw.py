@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from raft.assemble import start_drawing
+from raft.bon.pool import Rejected
 from raft.collect import Collected, collect
 from raft.config.load import make_config
 from raft.config.run import RunConfig
+from raft.early_rejection import EarlyRejection, measure
 from raft.runs.prompts import digest, load_all_prompts
 from rewards.checkpoints.hub import check_model
 from rewards.spec import RewardSpec
@@ -33,7 +36,7 @@ log = logging.getLogger("raft")
 # columns that describe other responses than those drawn
 _NOT_KEPT = {
     "responses", "response", "messages", "chosen", "rejected", "scores", "gold_scores", "score",
-    "finish_reasons", "policy_version", "seeds", "prompt_token_ids", "token_ids",
+    "finish_reasons", "policy_version", "seeds", "prompt_token_ids", "token_ids", "sample_numbers",
 }  # fmt: skip
 # columns about the responses that rows already hold
 _ANSWERS = {"responses", "response", "chosen", "messages"}
@@ -63,25 +66,26 @@ def draw_pool(
     Returns:
         The summary: `out`, `rows`, `responses` of the file, `skipped` prompts and
         `skipped_reasons`, and what this command drew: `new_rows`, `tokens`, `seconds`,
-        `tokens_per_second`.
+        `tokens_per_second`. With `sampling.early_rejection` a `Rejected` under its name.
 
     Raises:
         InputError: unusable prompts or settings, or a file that was made with other settings.
         RewardError: a reward that cannot be computed.
     """
     rewards = rewards or {}
-    if config.sampling.adaptive is not None:
+    sampling = config.sampling
+    if sampling.way is not None:
         if "reward" not in rewards:
             raise InputError(
-                "sampling.adaptive",
-                "waves go by the scores of a reward, and there is none here",
+                f"sampling.{sampling.way}",
+                "goes by the scores of a reward, and there is none here",
                 "use `raft bon --reward M`, or leave it out",
             )
-        config.sampling.check_waves(rewards["reward"])
+        sampling.check(rewards["reward"])
     bad = BadRows(config.prompts.on_bad_row)
     prompts = [_plain(prompt) for prompt in load_all_prompts(config, bad)]
     folder, name = path.parent, path.stem
-    leftovers = [folder / f".{name}.{kind}" for kind in ("samples", "scores")]
+    leftovers = [*_leftovers(folder, name, beginnings=sampling.early_rejection is not None)]
     settings = _settings(config, prompts, rewards)
     with OutputFiles([path], settings, leftovers=leftovers, restart=restart) as output:
         if output.complete:
@@ -91,12 +95,35 @@ def draw_pool(
         store = RolloutStore(folder, name, prompts, version=0, fields=_kept(prompts))
         spent = None if store.complete else _collect(config, store, prompts, rewards)
         store.drop_leftovers()
-        responses = len(prompts) * config.sampling.k
-        if config.sampling.adaptive is not None:
+        responses = len(prompts) * sampling.whole
+        if sampling.adaptive is not None:
             responses = sum(len(row.responses) for row in store.rows())
         record = {"out": str(path), "rows": len(prompts), "responses": responses, **bad.summary()}
+        if sampling.early_rejection is not None:
+            record["early_rejection"] = _rejected(store, sampling.k, sampling.early_rejection)
         output.finish(record)
     return {**record, **_speed(spent, len(prompts))}
+
+
+def _leftovers(folder: Path, name: str, *, beginnings: bool) -> Iterator[Path]:
+    for kind in ("samples", "scores"):
+        yield folder / f".{name}.{kind}"
+    if beginnings:
+        yield folder / f"{name}.beginnings.jsonl"
+        yield from _leftovers(folder, f"{name}.beginnings", beginnings=False)
+
+
+def _rejected(store: RolloutStore, k: int, early: EarlyRejection) -> Rejected:
+    found = measure(store.beginnings().rows(), store.rows())
+    told = {"tokens_saved": found.tokens_saved, "foresight": found.foresight}
+    known = {name: value if math.isfinite(value) else None for name, value in told.items()}
+    return {
+        "begun": k,
+        "keep": early.keep,
+        "tokens": early.tokens,
+        "tokens_saved": known["tokens_saved"],
+        "foresight": known["foresight"],
+    }
 
 
 def pool_path(given: str | None, prompts: str, ending: str) -> Path:
@@ -126,6 +153,7 @@ def _collect(
             names=workers.reward.names,
             title="drawing",
             adaptive=config.sampling.adaptive,
+            early=config.sampling.early_rejection,
         )
 
 
@@ -150,10 +178,13 @@ def _settings(
     unsaid = {key for key in new if not getattr(config.policy, key)}
     policy = config.policy.model_dump(exclude=_ONLY_SPEED | unsaid)
     said = {name: reward.said() for name, reward in rewards.items()}
+    sampling = config.model_dump(mode="json")["sampling"]
+    if sampling["early_rejection"] is None:
+        del sampling["early_rejection"]
     return {
         "seed": config.seed,
         "policy": policy,
-        "sampling": config.model_dump(mode="json")["sampling"],
+        "sampling": sampling,
         "prompts": digest(prompts, []),
         "rewards": said,
         "files": made_of({"policy": policy["model"], "rewards": said}),

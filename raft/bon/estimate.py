@@ -28,6 +28,7 @@ __all__ = [
     "Series",
     "best_of_n_curve",
     "best_of_n_weights",
+    "cell",
     "estimate",
     "expected_best_of_n",
     "expected_best_of_ns",
@@ -237,3 +238,10 @@ def _array(values_PN: ArrayLike) -> Floats:
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(f"must be (P, N) with N >= 1, and is {array.shape}")
     return array
+
+
+def cell(point: Point) -> str:
+    mean, low, high = point["mean"], point["low"], point["high"]
+    if mean is None:
+        return "-"
+    return f"{mean:.4g}" if low is None else f"{mean:.4g} [{low:.4g}, {high:.4g}]"

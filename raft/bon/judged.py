@@ -190,5 +190,5 @@ def _judged(
 
 
 def _per_response(row: ScoreRow) -> set[str]:
-    named = {"responses", "finish_reasons", "seeds", "token_ids"}
+    named = {"responses", "finish_reasons", "seeds", "token_ids", "sample_numbers"}
     return named | {name for name in row.columns if name.endswith("scores")}

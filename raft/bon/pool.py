@@ -17,10 +17,11 @@ from rollout.data.samples import check_scores
 from rollout.data.scored_rows import ScoreRow
 from rollout.errors import InputError
 
-__all__ = ["Columns", "Pool", "Waves", "check_columns", "read_pool"]
+__all__ = ["Columns", "How", "Pool", "Rejected", "Waves", "check_columns", "in_words", "read_pool"]
 
 # columns of one entry per response, and what the chosen one's is called
-_BESIDE = {"finish_reasons": "finish_reason", "seeds": "seed", "token_ids": "token_ids"}
+_BESIDE = {"finish_reasons": "finish_reason", "seeds": "seed", "token_ids": "token_ids",
+           "sample_numbers": "sample"}  # fmt: skip
 _REST = ("policy_version", "prompt_token_ids")
 
 
@@ -30,6 +31,30 @@ class Columns:
 
     by: str = "scores"
     gold: str | None = None
+
+
+class Rejected(TypedDict):
+    """Of a pool of the `keep` best of `begun` responses by their first `tokens`: what that saved
+    and foresaw."""
+
+    begun: int
+    keep: int
+    tokens: int
+    tokens_saved: float | None
+    foresight: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a pool was drawn: with `first` responses in the first of several waves, or with some
+    `rejected` early."""
+
+    first: int | None = None
+    rejected: Rejected | None = None
+
+    def settings(self) -> dict[str, object]:
+        early = {} if self.rejected is None else {"early_rejection": self.rejected}
+        return {"first": self.first, **early}
 
 
 class Waves(TypedDict):
@@ -126,6 +151,14 @@ def read_pool(
     if not any(np.isfinite(scores_N).any() for scores_N in pool.score_rows):
         raise InputError(columns.by, "not a single score is a number", "nothing can be selected")
     return pool
+
+
+def in_words(rejected: Rejected) -> str:
+    """What is to be said of responses that were rejected early."""
+    told = {"foresight": rejected["foresight"], "tokens saved": rejected["tokens_saved"]}
+    known = [f"{name} {one:.2f}" for name, one in told.items() if one is not None]
+    which = f"best {rejected['keep']} of {rejected['begun']} by their first {rejected['tokens']}"
+    return "; ".join([f"all numbers are of the {which} tokens", *known])
 
 
 def check_columns(row: ScoreRow, columns: Columns) -> None:

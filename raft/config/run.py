@@ -153,12 +153,12 @@ class RunConfig(_Section):
         """As in training but for K, which is fixed, and the temperature."""
         own = self.eval.temperature
         temperature = self.sampling.temperature if own is None else own
-        return replace(self.sampling, k=self.eval.k, temperature=temperature, adaptive=None)
+        return replace(self.sampling.fixed, k=self.eval.k, temperature=temperature)
 
     def evaluation_due(self, iteration: int, held_out: int) -> bool:
         """Whether the policy of `iteration` is evaluated, on `held_out` prompts: the first, the
         last, and every `eval.every`-th."""
-        drawn = min(self.prompts.per_iteration * self.sampling.k, 2**62)
+        drawn = min(self.prompts.per_iteration * self.sampling.whole, 2**62)
         every = self.eval.every or math.ceil(_TRAINED_FOR_ONE * held_out * self.eval.k / drawn)
         return iteration % every == 0 or iteration == self.iterations
 
@@ -173,12 +173,12 @@ class RunConfig(_Section):
 
     def of_control(self, iterations: int) -> RunConfig:
         """The control of a run that has made so many iterations: the same run, in a folder of its
-        own, by shuffled scores. Waves are decided by scores, so there are none."""
+        own, by shuffled scores. What scores decide while it is drawn is left out."""
         changed = {
             "run_dir": str(Path(self.run_dir) / CONTROL),
             "iterations": iterations,
             "overlap": 0,
-            "sampling": replace(self.sampling, adaptive=None),
+            "sampling": self.sampling.fixed,
             "select": self.select.model_copy(update={"shuffle": True}),
             "monitor": self.monitor.model_copy(update={"stop_on": [], "idle_patience": None}),
         }
@@ -199,12 +199,17 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _selector_and_update_fit(self) -> RunConfig:
-        self.sampling.check_waves(self.reward)
-        check_strategy(self.select.strategy, self.sampling.fewest, **self.select.arguments())
+        self.sampling.check(self.reward)
+        sampling = self.sampling
+        try:
+            check_strategy(self.select.strategy, sampling.fewest, **self.select.arguments())
+        except InputError as error:
+            said = [str(part).replace("sampling.k", sampling.fewest_key) for part in error.args]
+            raise InputError(*said) from None
         self.train.update.check_strategy(self.select.strategy)
-        if self.select.strategy == "all" and self.sampling.k < 2:
+        if self.select.strategy == "all" and sampling.fewest < 2:
             raise ValueError(
-                f"sampling.k: {self.sampling.k} is too small for train.update "
+                f"{sampling.fewest_key}: {sampling.fewest} is too small for train.update "
                 f"{self.train.update.kind}; set it to 2 or more"
             )
         if self.overlap and self.cluster.placement == "colocated":

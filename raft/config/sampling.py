@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raft.adaptive import Adaptive
+from raft.early_rejection import EarlyRejection
 from rewards.spec import CombineSpec, RewardSpec
 from rollout.errors import InputError
 from rollout.types import Sampling, setting
@@ -19,15 +23,50 @@ class AdaptiveConfig(Adaptive):
 
 
 @pydantic_dataclass(frozen=True, config=_STRICT)
+class EarlyRejectionConfig(EarlyRejection):
+    """`EarlyRejection` itself, checked when it is read."""
+
+
+@pydantic_dataclass(frozen=True, config=_STRICT)
 class SamplingConfig(Sampling):
     """`Sampling` itself, checked when it is read."""
 
     adaptive: AdaptiveConfig | None = setting(None, "draw in waves; default: k at once")
+    early_rejection: EarlyRejectionConfig | None = setting(
+        None, "of k beginnings draw only the best to their end; default: all"
+    )
 
     @property
     def fewest(self) -> int:
         """How many samples every prompt has."""
-        return self.k if self.adaptive is None else self.adaptive.first
+        return self.whole if self.adaptive is None else self.adaptive.first
+
+    @property
+    def fewest_key(self) -> str:
+        own = {"adaptive": "adaptive.first", "early_rejection": "early_rejection.keep"}
+        return f"sampling.{'k' if self.way is None else own[self.way]}"
+
+    @property
+    def whole(self) -> int:
+        """How many samples a prompt has on average, at most, without those that were rejected."""
+        return self.k if self.early_rejection is None else self.early_rejection.keep
+
+    @property
+    def begun(self) -> int:
+        """Tokens of a prompt's beginnings, at most."""
+        return 0 if self.early_rejection is None else self.k * self.early_rejection.tokens
+
+    @property
+    def way(self) -> Literal["adaptive", "early_rejection"] | None:
+        """What of it lets scores decide how many samples there are."""
+        if self.adaptive is not None:
+            return "adaptive"
+        return None if self.early_rejection is None else "early_rejection"
+
+    @property
+    def fixed(self) -> SamplingConfig:
+        """K samples of every prompt, at once and to their end."""
+        return replace(self, adaptive=None, early_rejection=None)
 
     @model_validator(mode="after")
     def _greedy_is_single(self) -> SamplingConfig:
@@ -40,17 +79,48 @@ class SamplingConfig(Sampling):
             )
         return self
 
-    def check_waves(self, reward: RewardSpec) -> None:
-        """Raise InputError where samples cannot be drawn in waves and scored by `reward`."""
-        if (adaptive := self.adaptive) is None:
+    def check(self, reward: RewardSpec) -> None:
+        """Raise InputError where samples cannot be drawn so and scored by `reward`."""
+        adaptive, early = self.adaptive, self.early_rejection
+        if (way := self.way) is None:
             return
+        if adaptive is not None and early is not None:
+            raise InputError(
+                "sampling.early_rejection",
+                "says how many of k go on, and adaptive how many are drawn",
+                "leave one of them out",
+            )
         if not self.seed_per_prompt:
             raise InputError(
                 "sampling.seed_per_prompt",
-                "is false, and adaptive needs samples that are the same in whatever wave they are "
-                "drawn",
+                f"is false, and {way} needs samples that are the same whenever they are drawn",
                 "set it to true",
             )
+        if _compares_responses(reward):
+            raise InputError(
+                f"sampling.{way}",
+                "the reward compares a prompt's responses (a judge, or normalise: group or rank), "
+                "which leaves scores of different waves, and of beginnings, no common measure",
+                "leave it out",
+            )
+        if early is not None:
+            self._check_early(early)
+        if adaptive is not None:
+            self._check_adaptive(adaptive)
+
+    def _check_early(self, early: EarlyRejection) -> None:
+        if early.keep > self.k:
+            raise InputError(
+                "sampling.early_rejection.keep", f"{early.keep} is more than k={self.k}", "lower it"
+            )
+        if early.tokens >= self.max_new_tokens:
+            raise InputError(
+                "sampling.early_rejection.tokens",
+                f"{early.tokens} is not less than max_new_tokens={self.max_new_tokens}",
+                "lower it",
+            )
+
+    def _check_adaptive(self, adaptive: Adaptive) -> None:
         if adaptive.first > self.k:
             raise InputError(
                 "sampling.adaptive.first",
@@ -62,13 +132,6 @@ class SamplingConfig(Sampling):
                 "sampling.adaptive.most",
                 f"{adaptive.most} is less than k={self.k}, which a prompt may have on average",
                 "raise it",
-            )
-        if _compares_responses(reward):
-            raise InputError(
-                "sampling.adaptive",
-                "the reward compares a prompt's responses (a judge, or normalise: group or rank), "
-                "which leaves scores of different waves without a common measure",
-                "leave it out",
             )
 
 

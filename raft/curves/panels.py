@@ -108,6 +108,11 @@ PANELS: dict[str, Panel] = {
         ),
         level=1.0,
     ),
+    "early_rejection": Panel(
+        "Rejecting early",
+        "correlation, share",
+        (Line("rollout/foresight", "foresight"), Line("rollout/tokens_saved", "tokens saved")),
+    ),
     "pairs": Panel(
         "Pairs in training",
         "share, margin",

@@ -263,33 +263,33 @@ def free(run_dir: str) -> int:
 def _tokens(config: RunConfig, sizes: RunSizes) -> Iterator[Tokens]:
     """The most of each kind, were every prompt and every response as long as they may be."""
     prompt, row = row_tokens(config, sizes.policy)
-    count, k = config.prompts.per_iteration, config.sampling.k
+    count, whole = config.prompts.per_iteration, config.sampling.whole
     held_out = config.eval.prompts if isinstance(config.eval.prompts, int) else 0
     evaluations = sum(
         config.evaluation_due(iteration, held_out) for iteration in range(config.iterations + 1)
     )
-    drawn, judged = (row - prompt) * k, _read(config, prompt, row)
+    drawn = config.sampling.begun + (row - prompt) * whole
     evaluated = held_out * config.eval.k * evaluations
     yield Tokens(
         "drawn", count * drawn, count * drawn * config.iterations + evaluated * (row - prompt)
     )
-    each = count * judged
+    each = count * _read(config, prompt, row)
     yield Tokens(
         "scored", each, each * config.iterations + held_out * config.eval.k * evaluations * row
     )
     kept = _kept(config)
     trained = math.ceil(kept * row * config.train.epochs)
     yield Tokens("trained", trained, trained * config.iterations)
-    gone = count * drawn - min(kept, count * k) * (row - prompt)
+    gone = count * drawn - min(kept, count * whole) * (row - prompt)
     yield Tokens("thrown away", gone, gone * config.iterations)
 
 
 def _read(config: RunConfig, prompt: int, row: int) -> int:
     """Tokens that the reward models read for one prompt; a judge reads pairs in both orders."""
-    k, found = config.sampling.k, 0
+    k, begun, found = config.sampling.k, config.sampling.begun, 0
     for part in config.reward.parts():
         if part.kind == "model":
-            found += k * row
+            found += config.sampling.whole * row + (k * prompt + begun if begun else 0)
         elif part.kind == "pairwise":
             every = k * (k - 1) // 2
             matches = k - 1 if part.tournament in (None, "knockout") else every
@@ -299,7 +299,7 @@ def _read(config: RunConfig, prompt: int, row: int) -> int:
 
 def _kept(config: RunConfig) -> int:
     """The most responses of an iteration that are trained on."""
-    rule, count, k = config.select, config.prompts.per_iteration, config.sampling.k
+    rule, count, k = config.select, config.prompts.per_iteration, config.sampling.whole
     each = {"best_of_k": 1, "random": 1, "soft": 1, "top_m": rule.m or 1, "best_and_worst": 2}
     if rule.strategy == "global_top_fraction":
         return math.ceil((rule.fraction or 1) * count * k)

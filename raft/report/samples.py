@@ -38,8 +38,9 @@ _T = TypeVar("_T")
 class PageRow(TypedDict):
     """One prompt as the page's script reads it; what is not known of its K responses has no key.
 
-    `scores` are {reward name: K}; `finish`, `tokens` and `seeds` have K entries. `chosen` and
-    `rejected` are the numbers of the responses that were trained on, and trained against.
+    `scores` are {reward name: K}; `finish`, `tokens` and `seeds` have K entries. So have `numbers`,
+    where responses were rejected early: those among the ones begun. `chosen` and `rejected` are
+    the places of the responses that were trained on, and trained against.
     """
 
     id: str
@@ -49,6 +50,7 @@ class PageRow(TypedDict):
     finish: NotRequired[list[str]]
     tokens: NotRequired[list[int]]
     seeds: NotRequired[list[str | None]]
+    numbers: NotRequired[list[int]]
     version: NotRequired[int]
     chosen: NotRequired[list[int]]
     rejected: NotRequired[list[int]]
@@ -131,6 +133,8 @@ def _page_row(row: SampleRow, prompt: str | list[Message]) -> PageRow:
     if row.seeds:
         # JavaScript rounds whole numbers beyond 2^53
         found["seeds"] = [None if seed is None else str(seed) for seed in row.seeds]
+    if row.sample_numbers:
+        found["numbers"] = row.sample_numbers
     if row.policy_version is not None:
         found["version"] = row.policy_version
     return found
@@ -292,6 +296,8 @@ def spread(column_PK: list[list[float | None]]) -> list[float] | None:
 
 
 def _mark(row: PageRow, chosen: list[int], rejected: set[int]) -> None:
+    if "numbers" in row:
+        chosen = [row["numbers"].index(one) for one in chosen if one in row["numbers"]]
     row["chosen"] = chosen
     if rejected:
         row["rejected"] = [

@@ -245,7 +245,7 @@ def _duration(seconds: float) -> str:
 
 _DRAWN = (
     "reward", "gold", "win_rate", "kl", "length", "diversity", "perplexity",
-    "ratio", "pairs", "update_kl", "entropy", "grad_norm",
+    "early_rejection", "ratio", "pairs", "update_kl", "entropy", "grad_norm",
 )  # fmt: skip
 _FURTHER = (
     Panel(

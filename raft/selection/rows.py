@@ -53,7 +53,7 @@ class SelectedRow:
     """One response that the policy is trained on, as the rollouts have it.
 
     Attributes:
-        sample: its number among the prompt's K responses.
+        sample: its number among the prompt's K samples.
         weight: what its log-probability counts in the loss, of `reinforce` its advantage; None: 1.
         rejected: the response it is preferred to, where pairs are selected.
     """
@@ -74,12 +74,12 @@ class SelectedRow:
     def of(
         cls, row: SampleRow, sample: int, rejected: int | None = None, weight: float | None = None
     ) -> SelectedRow:
-        """Response number `sample` of a row, preferred to response number `rejected`."""
-        scores_K = row.scores[REWARD]
+        """A row's response at place `sample`, preferred to the one at place `rejected`."""
+        scores_K, numbers_K = row.scores[REWARD], row.numbers
         ids_K = row.token_ids or [[]] * len(row.responses)
         return cls(
             id=row.id,
-            sample=sample,
+            sample=numbers_K[sample],
             prompt=row.prompt,
             response=row.responses[sample],
             score=scores_K[sample],
@@ -89,8 +89,8 @@ class SelectedRow:
             token_ids=ids_K[sample],
             weight=weight,
             rejected=None
-            if rejected is None
-            else Rejected(row.responses[rejected], scores_K[rejected], rejected, ids_K[rejected]),
+            if (at := rejected) is None
+            else Rejected(row.responses[at], scores_K[at], numbers_K[at], ids_K[at]),
         )
 
     @classmethod

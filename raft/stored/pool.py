@@ -29,6 +29,7 @@ class Pool:
     """Samples that are selected from together.
 
     Attributes:
+        numbers: which of a prompt's samples each one is.
         score_PN: what selects; NaN where it is missing.
         refused_PN: unselectable by a filter that looks at the text alone.
         first_PN: the prompt's first sample with the same text.
@@ -41,6 +42,7 @@ class Pool:
     """
 
     ids: list[str]
+    numbers: list[Sequence[int]]
     drawn_PN: Flags
     score_PN: Floats
     refused_PN: Flags
@@ -100,6 +102,7 @@ class _Reader:
         }  # fmt: skip
         self._own_filters = own_filters
         self._ids: list[str] = []
+        self._numbers: list[Sequence[int]] = []
         self._columns: dict[str, list[Sequence[float]]] = {}
         self._own: list[Floats] = []
         self._texts: list[list[int]] = []
@@ -110,6 +113,7 @@ class _Reader:
     def add(self, row: SampleRow) -> None:
         texts = row.responses
         self._ids.append(row.id)
+        self._numbers.append(row.numbers)
         self._texts.append([hash(text) for text in texts])
         if self._scored:
             self._keep("", self._scoring.scores(row))
@@ -140,6 +144,7 @@ class _Reader:
         first = [_firsts(texts) for texts in self._texts]
         return Pool(
             ids=self._ids,
+            numbers=self._numbers,
             drawn_PN=drawn_PN,
             score_PN=np.where(np.isfinite(score_PN), score_PN, np.nan),
             refused_PN=_padded(self._refused, drawn_PN) == 1,

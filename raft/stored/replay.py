@@ -254,7 +254,8 @@ def _same_as_selected(source: Source, part: Part, pool: Pool, own: SelectionStat
         source.note(f"{part.name}: {file} cannot be read ({error})")
         return None
     at_P, at_N = own.picks[0].nonzero()
-    replayed = [(pool.ids[p], k) for p, k in zip(at_P.tolist(), at_N.tolist(), strict=True)]
+    picked = zip(at_P.tolist(), at_N.tolist(), strict=True)
+    replayed = [(pool.ids[p], pool.numbers[p][k]) for p, k in picked]
     if sorted(stored) == sorted(replayed):
         return True
     source.note(

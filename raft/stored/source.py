@@ -172,6 +172,11 @@ def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | 
             f"the run drew in waves: prompts have more than {adaptive.first} samples where their "
             "first ones asked for more, and numbers at K < N are of samples that depend on that"
         )
+    if (early := config.sampling.early_rejection) is not None:
+        notes.append(
+            f"the run rejected responses early: what is stored are the best {early.keep} of "
+            f"{config.sampling.k} by their first {early.tokens} tokens, and numbers are of those"
+        )
     rule = config.select
     own = OriginalSelection(
         rule.strategy, rule.arguments(), rule.filters(), _judged(config), config.seed, rule.shuffle

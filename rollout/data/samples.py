@@ -6,7 +6,7 @@ A row is checked once, when it is read, by `SampleRow.from_json`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -53,8 +53,8 @@ COMPARISONS = "comparisons"
 # the columns of a ranking among all of a row's responses, its scores apart
 RANKING = frozenset({COMPARISONS, "ranking", "best", "tournament"})
 _TYPED = frozenset(
-    {"id", "prompt", "responses", "finish_reasons", "token_ids", "seeds", "policy_version",
-     "prompt_token_ids", COMPARISONS}
+    {"id", "prompt", "responses", "finish_reasons", "token_ids", "seeds", "sample_numbers",
+     "policy_version", "prompt_token_ids", COMPARISONS}
 )  # fmt: skip
 
 
@@ -65,6 +65,7 @@ class SampleRow:
     Attributes:
         scores: column name -> K scores; `scores` is the reward's, `gold_scores` that of gold.
         finish_reasons: "length" for a response that was cut at the limit.
+        sample_numbers: which of the prompt's samples each response is, where some were left out.
         policy_version: of the policy that drew the responses; None where it is not known.
         columns: the row's other columns.
         where: the place of the row, which error messages begin with.
@@ -77,6 +78,7 @@ class SampleRow:
     finish_reasons: list[str | None] = field(default_factory=list[str | None])
     token_ids: list[list[int]] = field(default_factory=list[list[int]])
     seeds: list[int | None] = field(default_factory=list[int | None])
+    sample_numbers: list[int] = field(default_factory=list[int])
     policy_version: int | None = None
     prompt_token_ids: list[int] | None = None
     comparisons: list[Comparison] | None = None
@@ -120,6 +122,7 @@ class SampleRow:
             finish_reasons=cast(list[str | None], beside(value, "finish_reasons", count, where)),
             token_ids=_token_ids(value, count, where),
             seeds=cast(list[int | None], beside(value, "seeds", count, where)),
+            sample_numbers=cast(list[int], beside(value, "sample_numbers", count, where)),
             policy_version=version if isinstance(version, int) else None,
             prompt_token_ids=cast(list[int], ids) if is_list(ids) else None,
             comparisons=comparisons,
@@ -159,6 +162,11 @@ class SampleRow:
         )
 
     @property
+    def numbers(self) -> Sequence[int]:
+        """(K,): which of the prompt's samples each response is."""
+        return self.sample_numbers or range(len(self.responses))
+
+    @property
     def truncated(self) -> list[bool]:
         """(K,): whether each response was cut at the limit."""
         reasons = self.finish_reasons or [None] * len(self.responses)
@@ -188,6 +196,7 @@ class SampleRow:
             "finish_reasons": self.finish_reasons or None,
             "policy_version": self.policy_version,
             "seeds": self.seeds or None,
+            "sample_numbers": self.sample_numbers or None,
             "prompt_token_ids": self.prompt_token_ids,
             "token_ids": self.token_ids or None,
         }

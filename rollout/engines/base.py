@@ -49,8 +49,8 @@ class Engine(Protocol):
         """Yield one group per prompt, each as soon as its K completions are there, in any order.
 
         With `sampling.seed_per_prompt` a prompt's samples depend on (`seed`, prompt id) alone, so
-        that the k-th is the same whether it is drawn with those before it or later (`drawn` of the
-        prompt says how many there are); without it, on the whole batch too, which is faster.
+        that the k-th is the same whether it is drawn with those before it or alone (`samples` of
+        the prompt says which are wanted); without it, on the whole batch too, which is faster.
         """
         ...
 

@@ -60,8 +60,8 @@ class ToyEngine:
     ) -> Iterator[Group]:
         """As `Engine.generate`; seeds are per prompt in either case."""
         for prompt in prompts:
-            base = derive_seed(seed, prompt.id) + prompt.drawn
-            completions = (self._draw(base + k, sampling) for k in range(sampling.k))
+            base = derive_seed(seed, prompt.id)
+            completions = (self._draw(base + k, sampling) for k in sampling.numbers(prompt))
             yield Group(prompt, tuple(completions), self.version)
 
     def load_weights(self, path: str, version: int) -> None:

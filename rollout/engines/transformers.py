@@ -92,17 +92,17 @@ class TransformersEngine:
         version = self.version
         by_length = sorted(prompts, key=lambda p: len(p.token_ids))
         rows = [
-            _Row(prompt, number, k, derive_seed(seed, prompt.id) + prompt.drawn + k)
+            _Row(prompt, number, k, derive_seed(seed, prompt.id) + k)
             for number, prompt in enumerate(by_length)
-            for k in range(sampling.k)
+            for k in sampling.numbers(prompt)
         ]
         drawn: dict[int, dict[int, Completion]] = defaultdict(dict)
         draw = self._drawn_in_turns if self._refills else self._drawn_in_batches
         for row in draw(rows, sampling):
-            own = drawn[row.number]
+            own, wanted = drawn[row.number], sampling.numbers(row.prompt)
             own[row.k] = self._completion(row.prompt, row.ids, sampling, row.seed)
-            if len(own) == sampling.k:
-                completions = tuple(own[k] for k in range(sampling.k))
+            if len(own) == len(wanted):
+                completions = tuple(own[k] for k in wanted)
                 del drawn[row.number]
                 yield Group(row.prompt, completions, version)
 

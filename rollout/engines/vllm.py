@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -133,28 +134,33 @@ class VLLMEngine:
         seeded = sampling.seed_per_prompt or self._on_gpu
         if not seeded:
             self._seed_globally(seed)
-        waiting: dict[str, Prompt] = {}
+        # of each request its prompt's place, and its first sample's number and seed
+        waiting: dict[str, tuple[int, int, int | None]] = {}
+        drawn: list[dict[int, Sequence[Completion]]] = [{} for _ in prompts]
         version = self.version
         self._generating = True
         try:
-            for number, prompt in enumerate(prompts):
-                request = f"{self._calls}-{number}"
-                own = _own_seed(prompt, seed) if seeded else None
-                engine.add_request(
-                    request,
-                    {"prompt_token_ids": list(prompt.token_ids)},
-                    self._params(sampling, own),
-                    lora_request=self._adapter,
-                )
-                waiting[request] = prompt
+            for place, prompt in enumerate(prompts):
+                for run in _runs(sampling.numbers(prompt)):
+                    request = f"{self._calls}-{place}-{run[0]}"
+                    own = derive_seed(seed, prompt.id) + run[0] if seeded else None
+                    engine.add_request(
+                        request,
+                        {"prompt_token_ids": list(prompt.token_ids)},
+                        self._params(sampling, len(run), own),
+                        lora_request=self._adapter,
+                    )
+                    waiting[request], drawn[place][run[0]] = (place, run[0], own), ()
             while engine.has_unfinished_requests():
                 for output in cast("list[vllm.RequestOutput]", engine.step()):
                     if output.finished:
-                        prompt = waiting.pop(output.request_id)
-                        own = _own_seed(prompt, seed) if seeded else None
-                        yield Group(prompt, self._completions(prompt, output, own), version)
+                        place, first, own = waiting.pop(output.request_id)
+                        drawn[place][first] = self._completions(prompts[place], output, own)
+                        if all(drawn[place].values()):
+                            whole, drawn[place] = tuple(chain(*drawn[place].values())), {}
+                            yield Group(prompts[place], whole, version)
             if waiting:
-                raise EngineError(f"vLLM lost {len(waiting)} of {len(prompts)} prompts")
+                raise EngineError(f"vLLM lost {len(waiting)} requests of {len(prompts)} prompts")
         finally:
             self._generating = False
             if waiting:  # the caller stopped listening, or a step failed
@@ -261,14 +267,14 @@ class VLLMEngine:
 
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
 
-    def _params(self, sampling: Sampling, seed: int | None) -> vllm.SamplingParams:
+    def _params(self, sampling: Sampling, count: int, seed: int | None) -> vllm.SamplingParams:
         from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
 
         try:
             return SamplingParams(
-                n=sampling.k,
+                n=count,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
@@ -303,9 +309,10 @@ class VLLMEngine:
         )
 
 
-def _own_seed(prompt: Prompt, seed: int) -> int:
-    """That of the next response to the prompt, those after it have the next ones."""
-    return derive_seed(seed, prompt.id) + prompt.drawn
+def _runs(numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive ones, which one request draws: its samples have consecutive seeds."""
+    for _, run in groupby(enumerate(numbers), lambda one: one[1] - one[0]):
+        yield [number for _, number in run]
 
 
 def serves_adapters(architectures: Sequence[str]) -> bool:

@@ -4,8 +4,8 @@
 Until then `.NAME.samples` and `.NAME.scores` hold what is there, so a killed run goes on from the
 last sample. Rows stream: memory holds ids and offsets only.
 
-A prompt that is drawn in waves has a part in the logs for each: its first one by the prompt's id,
-a later one by that and the number of its first sample.
+A prompt that is drawn in waves has a part in the logs for each: one that begins with its first
+sample by the prompt's id, another by that and the number of its first sample.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ _PART = "\x1f"
 
 
 def part_key(prompt: Prompt) -> str:
-    """What the logs call the responses to `prompt` that are drawn after its first `drawn` ones."""
-    return f"{prompt.id}{_PART}{prompt.drawn}" if prompt.drawn else prompt.id
+    """What the logs call the responses to `prompt` that its `samples` say."""
+    first = prompt.samples[0] if prompt.samples else 0
+    return f"{prompt.id}{_PART}{first}" if first else prompt.id
 
 
 class RolloutStore:
@@ -51,6 +52,7 @@ class RolloutStore:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{name}.jsonl"
+        self.prompts = prompts
         self._prompts = {prompt.id: prompt for prompt in prompts}
         self._parts = dict(self._prompts)  # by their keys, those of a prompt in order
         self._version = version
@@ -66,9 +68,18 @@ class RolloutStore:
     def complete(self) -> bool:
         return self.path.exists()
 
+    def beginnings(self) -> RolloutStore:
+        """Where the beginnings of the same prompts' responses are: a store beside this one."""
+        name = f"{self.path.stem}.beginnings"
+        return RolloutStore(self.path.parent, name, self.prompts, self._version)
+
     def extend(self, parts: Sequence[Prompt]) -> None:
-        """Ask for further samples of prompts whose `drawn` are there."""
+        """Ask for further samples of prompts."""
         self._parts |= {part_key(part): part for part in parts}
+
+    def narrow(self, parts: Sequence[Prompt]) -> None:
+        """Ask for those samples alone that the prompts, each of them once, say."""
+        self._parts = {part_key(part): part for part in parts}
 
     def undrawn(self) -> list[Prompt]:
         return [part for key, part in self._parts.items() if key not in self._samples]
@@ -148,14 +159,18 @@ class RolloutStore:
     def _joined(self, prompt_id: str, keys: Sequence[str]) -> SampleRow:
         prompt, parts = self._prompts[prompt_id], [self._drawn(key) for key in keys]
         scored = [self._scored(key) for key in keys]
+        numbers = [number for key in keys for number in self._parts[key].samples]
         return replace(
             parts[0],
+            id=prompt_id,
             prompt=prompt.content if isinstance(prompt.content, str) else list(prompt.content),
             columns={name: prompt.fields[name] for name in self._fields if name in prompt.fields},
             responses=_joined(part.responses for part in parts),
             finish_reasons=_joined(part.finish_reasons for part in parts),
             token_ids=_joined(part.token_ids for part in parts),
             seeds=_joined(part.seeds for part in parts),
+            # of several parts the first one begins with the first sample, and none is left out
+            sample_numbers=numbers if len(keys) == 1 and numbers != [*range(len(numbers))] else [],
             scores={
                 REWARD if name == "reward" else f"{name}_scores": _joined(
                     part[name] for part in scored
@@ -163,9 +178,7 @@ class RolloutStore:
                 for name in scored[0]
             },
             # among the responses of one part, and nothing that has them is drawn in several
-            comparisons=cast(
-                list[Comparison] | None, self._scores.read(prompt_id).get(COMPARISONS)
-            ),
+            comparisons=cast(list[Comparison] | None, self._scores.read(keys[0]).get(COMPARISONS)),
             prompt_token_ids=list(prompt.token_ids),
         )
 

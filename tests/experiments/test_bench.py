@@ -122,14 +122,19 @@ def test_rejecting_early_is_compared_at_equal_tokens() -> None:
     knows = early_rejection.compare(whole, whole, length, 4, 1)
     assert knows["foresight"] == pytest.approx(1.0)
     assert knows["reward"] == pytest.approx(whole.max(axis=1).mean())
-    # 3 × 4 + 10 tokens are 2.2 responses: between the best of 2 and of 3, by all subsets
+    # 4 × 4 + 10 tokens, where the one kept is drawn again, are 2.6 responses, and 3 × 4 + 10, where
+    # it goes on, 2.2: between the best of 2 and of 3, by all subsets
     two, three = (
         np.mean([whole[:, list(one)].max(axis=1).mean() for one in combinations(range(4), n)])
         for n in (2, 3)
     )
-    assert knows["plain"] == pytest.approx(0.8 * two + 0.2 * three)
-    assert knows["gain"] == pytest.approx(knows["reward"] - knows["plain"])
-    assert knows["saved"] == pytest.approx(1 - 2.2 / 4)
+    for way, part in (("", 0.6), ("_going_on", 0.2)):
+        assert knows[f"plain{way}"] == pytest.approx((1 - part) * two + part * three)
+        assert knows[f"gain{way}"] == pytest.approx(knows["reward"] - knows[f"plain{way}"])
+        assert knows[f"saved{way}"] == pytest.approx(1 - (2 + part) / 4)
+    # what ends within its beginning is not drawn again
+    short = early_rejection.compare(whole, whole, np.full((4000, 4), 4.0), 4, 1)
+    assert short["plain"] == short["plain_going_on"] == pytest.approx(whole.max(axis=1).mean())
     ignorant = early_rejection.compare(whole, rng.normal(size=(4000, 4)), length, 4, 1)
     assert abs(ignorant["foresight"]) < 0.05 and abs(ignorant["reward"]) < 0.1
     assert ignorant["gain"] < 0 and ignorant["saved"] < -1

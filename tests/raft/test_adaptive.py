@@ -155,8 +155,10 @@ def test_a_sample_is_the_same_in_whatever_wave(tmp_path: Path) -> None:
     prompts, _ = encode_texts(config, read_texts(config))
     engine, one = ToyEngine(config.policy.model), prompts[0]
     (whole,) = engine.generate([one], Sampling(k=7), 5)
-    (part,) = engine.generate([replace(one, drawn=3)], Sampling(k=4), 5)
+    (part,) = engine.generate([replace(one, samples=(3, 4, 5, 6))], Sampling(k=9), 5)
     assert part.completions == whole.completions[3:]
+    (some,) = engine.generate([replace(one, samples=(0, 2, 6))], Sampling(k=9), 5)
+    assert some.completions == tuple(whole.completions[k] for k in (0, 2, 6))
 
 
 def test_without_cost_a_run_is_that_of_fixed_k(tmp_path: Path) -> None:

@@ -44,16 +44,17 @@ function sampleCard(row, k, { measure, needle, dim, lit, link }) {
     row.version !== undefined && `policy ${row.version}`,
   ].filter(Boolean);
   const chosen = row.chosen?.includes(k);
+  const number = (row.numbers?.[k] ?? k) + 1;
   return el(
     "section",
     {
       class: `sample${chosen ? " chosen" : ""}${dim ? " dim" : ""}${lit ? " lit" : ""}`,
-      "aria-label": `Response ${k + 1}${chosen ? ", chosen" : ""}`, "data-sample": k,
+      "aria-label": `Response ${number}${chosen ? ", chosen" : ""}`, "data-sample": k,
     },
     el(
       "header",
       {},
-      el("h4", {}, el("a", { href: link, title: "link to this response" }, `#${k + 1}`)),
+      el("h4", {}, el("a", { href: link, title: "link to this response" }, `#${number}`)),
       scoreTags(row, k, measure),
       chosen ? tag("chosen", "good") : null,
       row.rejected?.includes(k) ? tag("rejected", "warn", "the rejected side of a pair") : null,

@@ -20,7 +20,8 @@ async function csvOf(entries, filters) {
       if (!whole && !found(needle, content.responses[k])) continue;
       const scores = names.map((name) => content.scores[name]?.[k]);
       const chosen = content.chosen?.includes(k) ? 1 : 0;
-      lines.push([phase, iteration, content.id, prompt, k, content.responses[k], ...scores, chosen]);
+      const sample = content.numbers?.[k] ?? k;
+      lines.push([phase, iteration, content.id, prompt, sample, content.responses[k], ...scores, chosen]);
     }
   }
   return lines.map((line) => `${line.map(cell).join(",")}\r\n`).join("");

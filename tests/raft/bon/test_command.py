@@ -412,3 +412,39 @@ def test_waves_need_a_reward(capsys: pytest.CaptureFixture[str]) -> None:
     refused(capsys, "prompts.jsonl", *DRAW, *judge)
     assert main(["sample", "prompts.jsonl", *DRAW, "--set", "sampling.adaptive={first: 3}"]) == 2
     assert says(capsys.readouterr().err, "sampling.adaptive reward")
+    early = ("--set", "sampling.early_rejection={tokens: 3, keep: 2}")
+    assert main(["sample", "prompts.jsonl", *DRAW, *early]) == 2
+    assert says(capsys.readouterr().err, "sampling.early_rejection reward")
+
+
+def test_rejected_early(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    early = ("--set", "sampling.early_rejection={tokens: 2, keep: 3}")
+    assert drawn(*early) == 0
+    assert says(capsys.readouterr().out, "best 3 of 8 first 2 tokens foresight")
+    pool = toy_runs.rows(home / "prompts.pool.jsonl")
+    begun = toy_runs.rows(home / "prompts.pool.beginnings.jsonl")
+    assert drawn("--out", "fixed") == 0
+    for row, short, fixed in zip(
+        pool, begun, toy_runs.rows(home / "fixed.pool.jsonl"), strict=True
+    ):
+        assert len(row["responses"]) == 3 and len(short["responses"]) == 8
+        numbers = row.get("sample_numbers", [0, 1, 2])
+        assert row["token_ids"] == [fixed["token_ids"][k] for k in numbers]
+    best = {row["id"]: row for row in toy_runs.rows(home / "prompts.best.jsonl")}
+    for row in pool:
+        if row["id"] in best:
+            number = best[row["id"]]["sample"]
+            at = row.get("sample_numbers", [0, 1, 2]).index(number)
+            assert row["responses"][at] == best[row["id"]]["response"]
+    found = curve(home / "prompts.bon.json")
+    assert found["early_rejection"]["begun"] == 8 and found["n"] == 3
+
+    # the same again draws nothing, other settings are refused, and --restart makes all anew
+    before = (home / "rm.log").read_text()
+    assert drawn(*early) == 0
+    assert (home / "rm.log").read_text() == before
+    other = ("--set", "sampling.early_rejection={tokens: 3, keep: 3}")
+    assert drawn(*other) == 2
+    assert drawn(*other, "--restart") == 0
+    begun = toy_runs.rows(home / "prompts.pool.beginnings.jsonl")
+    assert max(len(ids) for row in begun for ids in row["token_ids"]) == 3

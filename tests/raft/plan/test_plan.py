@@ -220,6 +220,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["plan", str(file), "--gpus", "0", "--json"]) == 0
     tokens = {one["kind"]: one for one in json.loads(capsys.readouterr().out)["tokens"]}
     assert tokens["drawn"]["each_iteration"] == 12 * 4 * 12
+    # all are begun, and drawn again to their end
+    early = "sampling.early_rejection={tokens: 5, keep: 2}"
+    assert main(["plan", str(file), early, "--gpus", "0", "--json"]) == 0
+    tokens = {one["kind"]: one for one in json.loads(capsys.readouterr().out)["tokens"]}
+    assert tokens["drawn"]["each_iteration"] == 12 * (4 * 5 + 2 * 12)
+    assert tokens["thrown away"]["each_iteration"] == 12 * (4 * 5 + 1 * 12)
 
 
 def test_a_start_is_refused_only_where_it_cannot_fit(

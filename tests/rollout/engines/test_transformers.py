@@ -130,9 +130,17 @@ def test_samples_depend_on_seed_prompt_and_number_alone(folders: dict[str, Path]
     two = drawn(engine.generate(prompts, replace(SHORT, k=2), seed=5))
     assert two == {key: completions[:2] for key, completions in whole.items()}
     # and a later wave goes on with the next
-    later = [replace(prompt, drawn=1) for prompt in prompts]
+    later = [replace(prompt, samples=(1, 2)) for prompt in prompts]
     rest = drawn(engine.generate(later, replace(SHORT, k=2), seed=5))
     assert rest == {key: completions[1:] for key, completions in whole.items()}
+    # of each prompt those that are asked for
+    some = [replace(prompt, samples=(0, 2)[at % 2 :]) for at, prompt in enumerate(prompts)]
+    assert drawn(engine.generate(some, SHORT, seed=5)) == {
+        one.id: tuple(whole[one.id][k] for k in one.samples) for one in some
+    }
+    # and so are the beginnings of what is cut earlier
+    for key, begun in drawn(engine.generate(prompts, replace(SHORT, max_new_tokens=5), 5)).items():
+        assert [one.token_ids for one in begun] == [one.token_ids[:5] for one in whole[key]]
     assert drawn(engine.generate(prompts, SHORT, seed=6)) != whole
     # a prompt's samples differ from one another, and from those of the same text under another id
     assert len({c.token_ids for c in whole["p0"]}) == 3

@@ -192,11 +192,16 @@ def test_samples_depend_on_seed_and_prompt_alone(llama: EngineProcess) -> None:
     assert llama.completions(prompts[2:3], DRAWN, seed=5) == {"p2": whole["p2"]}
     crowd = llama.completions(prompts, replace(DRAWN, k=80), seed=5)
     assert {key: c[:3] for key, c in crowd.items()} == whole
-    later = [replace(prompt, drawn=1) for prompt in prompts]
+    later = [replace(prompt, samples=(1, 2)) for prompt in prompts]
     rest = llama.completions(later, replace(DRAWN, k=2), seed=5)
     assert rest == {key: c[1:] for key, c in whole.items()}
-    last = llama.completions([replace(prompts[0], drawn=2)], replace(DRAWN, k=1), seed=5)
-    assert last == {"p0": whole["p0"][2:]}
+    some = [replace(prompt, samples=(0, 2)[at % 2 :]) for at, prompt in enumerate(prompts)]
+    assert llama.completions(some, DRAWN, seed=5) == {
+        one.id: tuple(whole[one.id][k] for k in one.samples) for one in some
+    }
+    # and so are the beginnings of what is cut earlier
+    for key, begun in llama.completions(prompts, replace(DRAWN, max_new_tokens=6), seed=5).items():
+        assert [one.token_ids for one in begun] == [one.token_ids[:6] for one in whole[key]]
     assert llama.completions(prompts, DRAWN, seed=6) != whole
     assert all(len({c.token_ids for c in completions}) == 3 for completions in whole.values())
     twin = replace(prompts[0], id="twin")

@@ -189,7 +189,7 @@ def test_parts_of_a_prompt_become_one_row(tmp_path: Path) -> None:
         store.add_samples(group(prompt, "a", "b"))
         store.add_scores(prompt.id, {"reward": [1.0, None]})
     assert [row.scores["scores"] for row in store.so_far()] == [[1.0, None]] * 2
-    later = replace(asked[1], drawn=2)
+    later = replace(asked[1], samples=(2,))
     store.extend([later])
     assert store.undrawn() == [later]
     store.add_samples(group(later, "c"))

@@ -121,7 +121,7 @@ def scores_of(job: Job) -> tuple[Scores, Scores]:
 
     def learned(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
         pairs = zip(prompts, texts, strict=True)
-        return list(model.score([prompt + text for prompt, text in pairs]))
+        return [float(score) for score in model.score([prompt + text for prompt, text in pairs])]
 
     return learned, gold
 

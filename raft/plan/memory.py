@@ -119,6 +119,7 @@ class Training:
         gathered: bytes of an element of a shard's layer while it is whole.
         offload: shards rest in CPU memory.
         reference: elements of a frozen copy to compare with.
+        buckets: gradients are held once more, as torch's wrapper for several processes does.
     """
 
     element: int
@@ -135,6 +136,7 @@ class Training:
     gathered: int = 2
     offload: bool = False
     reference: int = 0
+    buckets: bool = False
 
     @property
     def gradient(self) -> int:
@@ -147,12 +149,10 @@ def training_parts(size: ModelSize, how: Training) -> dict[str, Part]:
     frozen = (size.elements if how.lora else how.reference) * how.element
     mine = -(-how.trained // how.shards)
     state = int(mine * optimizer_bytes(how.optimizer, how.gradient))
-    # torch's wrapper for several processes keeps gradients in buckets of its own, once more
-    copies = 2 if how.world > how.shards else 1
     gone = how.offload  # to CPU memory
     parts = {
         "weights": Part(frozen + (0 if gone else mine * how.gradient)),
-        "gradients": Part(0 if gone else mine * how.gradient * copies),
+        "gradients": Part(0 if gone else mine * how.gradient * (1 + how.buckets)),
         "optimizer": Part(0 if gone else state, least=0 if "paged" in how.optimizer else None),
     }
     most = _activations(size, how, how.tokens)

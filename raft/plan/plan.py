@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,9 @@ from raft.plan.memory import (
     total,
 )
 from raft.plan.remedies import run_changes, what_would_fit
-from raft.plan.run import RunSizes, place_run, policy_training, row_tokens, run_processes
+from raft.plan.run import RunSizes, place_run, policy_training, run_processes
 from raft.plan.sizes import UnknownSizeError
+from raft.plan.tokens import Tokens, count_tokens, has_control
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("raft")
 
 __all__ = [
-    "DEFAULT_MEMORY", "Disk", "GpuUse", "Plan", "Tokens", "check_fits", "check_plan", "free",
+    "DEFAULT_MEMORY", "Disk", "GpuUse", "Plan", "check_fits", "check_plan", "free",
     "machine_gpus", "plan_run", "refuse_what_cannot_fit",
 ]  # fmt: skip
 
@@ -63,15 +63,6 @@ class Disk:
     @property
     def most(self) -> int:
         return self.at_once * self.checkpoint + self.samples
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The most tokens of one kind: in an iteration (of a training: a step) and in all."""
-
-    kind: str
-    each: int
-    whole: int | None
 
 
 @dataclass(frozen=True)
@@ -205,7 +196,7 @@ def plan_run(config: RunConfig, gpus: int, memory: float, *, hub: bool = True) -
         memory=held,
         processes=tuple(run_processes(config, sizes, placement, held)),
         disk=_disk(config, sizes, gpus > 0),
-        tokens=tuple(_tokens(config, sizes)),
+        tokens=tuple(count_tokens(config, sizes)),
         hours=_hours(config, sizes, placement) if gpus else None,
     )
 
@@ -214,7 +205,7 @@ def _hours(config: RunConfig, sizes: RunSizes, placement: Placement) -> dict[str
     """Of drawing, scoring and training, from the tokens and `ASSUMED_MFU`; nothing is measured."""
     if sizes.policy is None:
         return None
-    tokens = {one.kind: one.whole or 0 for one in _tokens(config, sizes)}
+    tokens = {one.kind: one.whole or 0 for one in count_tokens(config, sizes)}
     policy, rewards = sizes.policy.elements, [one.elements for one in sizes.rewards.values()]
     train = config.train
     # forward 2, gradients of activations 2, of weights 2, and forward once more
@@ -248,9 +239,12 @@ def _disk(config: RunConfig, sizes: RunSizes, on_gpu: bool) -> Disk:
         checkpoint = size.elements * how.element + (how.trained * 4 if how.lora else 0)
         if not config.train.fresh:
             checkpoint += int(how.trained * optimizer_bytes(how.optimizer, how.gradient))
-        samples = sum(one.whole or 0 for one in _tokens(config, sizes) if one.kind == "drawn")
-    # besides those kept: one being written, the best one, the newest where it is not kept
-    at_once = config.keep_checkpoints + 2 + (config.checkpoint.every > 1)
+        samples = sum(one.whole or 0 for one in count_tokens(config, sizes) if one.kind == "drawn")
+    # besides those kept: one being written, the best one, the newest where it is not kept, and
+    # one that drew what is trained on
+    at_once = config.keep_checkpoints + 2 + (config.checkpoint.every > 1) + config.overlap
+    if has_control(config):  # which begins when the run has written its last
+        at_once += at_once - 1 - config.overlap
     return Disk(checkpoint, at_once, samples * _ROW_BYTES, free(config.run_dir))
 
 
@@ -258,52 +252,6 @@ def free(run_dir: str) -> int:
     """Bytes that are free where a folder is, or will be."""
     path = Path(run_dir).absolute()
     return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
-
-
-def _tokens(config: RunConfig, sizes: RunSizes) -> Iterator[Tokens]:
-    """The most of each kind, were every prompt and every response as long as they may be."""
-    prompt, row = row_tokens(config, sizes.policy)
-    count, whole = config.prompts.per_iteration, config.sampling.whole
-    held_out = config.eval.prompts if isinstance(config.eval.prompts, int) else 0
-    evaluations = sum(
-        config.evaluation_due(iteration, held_out) for iteration in range(config.iterations + 1)
-    )
-    drawn = config.sampling.begun + (row - prompt) * whole
-    evaluated = held_out * config.eval.k * evaluations
-    yield Tokens(
-        "drawn", count * drawn, count * drawn * config.iterations + evaluated * (row - prompt)
-    )
-    each = count * _read(config, prompt, row)
-    yield Tokens(
-        "scored", each, each * config.iterations + held_out * config.eval.k * evaluations * row
-    )
-    kept = _kept(config)
-    trained = math.ceil(kept * row * config.train.epochs)
-    yield Tokens("trained", trained, trained * config.iterations)
-    gone = count * drawn - min(kept, count * whole) * (row - prompt)
-    yield Tokens("thrown away", gone, gone * config.iterations)
-
-
-def _read(config: RunConfig, prompt: int, row: int) -> int:
-    """Tokens that the reward models read for one prompt; a judge reads pairs in both orders."""
-    k, begun, found = config.sampling.k, config.sampling.begun, 0
-    for part in config.reward.parts():
-        if part.kind == "model":
-            found += config.sampling.whole * row + (k * prompt + begun if begun else 0)
-        elif part.kind == "pairwise":
-            every = k * (k - 1) // 2
-            matches = k - 1 if part.tournament in (None, "knockout") else every
-            found += 2 * (part.budget or matches) * (2 * row - prompt)
-    return found
-
-
-def _kept(config: RunConfig) -> int:
-    """The most responses of an iteration that are trained on."""
-    rule, count, k = config.select, config.prompts.per_iteration, config.sampling.whole
-    each = {"best_of_k": 1, "random": 1, "soft": 1, "top_m": rule.m or 1, "best_and_worst": 2}
-    if rule.strategy == "global_top_fraction":
-        return math.ceil((rule.fraction or 1) * count * k)
-    return count * each.get(rule.strategy, rule.per_prompt or k)
 
 
 def _fits(config: RunConfig, gpus: int, memory: float) -> bool:

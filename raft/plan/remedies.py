@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from raft.config.run import RunConfig
     from raft.config.train_reward import TrainRewardConfig
 
-__all__ = ["run_changes", "training_changes", "what_would_fit"]
+__all__ = ["MORE", "in_shards", "run_changes", "training_changes", "what_would_fit"]
 
 _C = TypeVar("_C", bound=BaseModel)
-_MORE = (2, 4, 8, 16, 32)
+MORE = (2, 4, 8, 16, 32)
 _AFTER_SHARDS = {"fsdp_offload", "optim"}
 # a change of settings, and what to call it
 Named = tuple[str, Callable[[_C], _C]]
@@ -42,7 +42,7 @@ def what_would_fit(
                 found.append(" with ".join(name for name, _ in several))
         if found:
             return f"it would fit with {', or '.join(found[:3])}"
-    for more in _MORE:
+    for more in MORE:
         if more > gpus and fits(config, more):
             return f"it would fit on {more} such GPUs"
         for name, change in changes(config, more) if more > gpus else ():
@@ -62,7 +62,7 @@ def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
     for name, values in lighter:
         if not values.keys() & _AFTER_SHARDS:
             yield name, _set("train", **values)
-    for workers in _MORE:
+    for workers in MORE:
         if workers <= gpus and (workers > cluster.trainer_workers or not train.fsdp):
             yield (
                 f"train.fsdp: true and cluster.trainer_workers: {workers}",
@@ -94,21 +94,15 @@ def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
 
 def training_changes(config: TrainRewardConfig, gpus: int) -> Iterator[Named[TrainRewardConfig]]:
     """The same of a training of a reward model, in which every GPU holds the whole model."""
-    from raft.config.train_reward import SFTConfig
     from rewards.training.settings import LoraSettings
 
-    del gpus
     train = config.train
-    both = config.recipe == "hh" and config.sft is not False
-    also = " (and sft's)" if both else ""
-
-    def stages(**values: Any) -> Callable[[TrainRewardConfig], TrainRewardConfig]:
-        first = (config.sft or SFTConfig()).model_copy(update=values) if both else config.sft
-        return _both(_set("train", **values), _top(sft=first))
-
+    also, stages = _both_stages(config)
     if train.lora is None:
         lora = LoraSettings()
         yield f"train.lora{also}: {{r: {lora.r}}}", stages(lora=lora)
+    for name, sharded in in_shards(config) if gpus > 1 else ():
+        yield name, lambda _, sharded=sharded: sharded
     if not train.gradient_checkpointing:
         yield f"train.gradient_checkpointing{also}: true", stages(gradient_checkpointing=True)
     if "paged" not in (train.optimizer or ""):
@@ -121,6 +115,36 @@ def training_changes(config: TrainRewardConfig, gpus: int) -> Iterator[Named[Tra
     for length in (2048, 1024, 512):
         if length < (config.max_length or 2**62):
             yield f"max_length: {length}", _top(max_length=length)
+
+
+def in_shards(config: TrainRewardConfig) -> Iterator[tuple[str, TrainRewardConfig]]:
+    """The same training in shards, and what to call that; nothing where it cannot be."""
+    from raft.reward_training.recipes import OF_SHARDS, stages
+
+    known = stages(config)
+    if any(one.lora is not None or one.fsdp for one in known.values()) or not known:
+        return
+    also, change = _both_stages(config)
+    if all(one.optimizer in OF_SHARDS for one in known.values()):
+        yield f"train.fsdp{also}: true", change(fsdp=True)(config)
+    else:
+        name = f"train.fsdp{also}: true and train.optimizer{also}: {OF_SHARDS[0]}"
+        yield name, change(fsdp=True, optimizer=OF_SHARDS[0])(config)
+
+
+def _both_stages(
+    config: TrainRewardConfig,
+) -> tuple[str, Callable[..., Callable[[TrainRewardConfig], TrainRewardConfig]]]:
+    """What to add to a key where it stands in two sections, and what changes it in both."""
+    from raft.config.train_reward import SFTConfig
+
+    both = config.recipe == "hh" and config.sft is not False
+
+    def stages(**values: Any) -> Callable[[TrainRewardConfig], TrainRewardConfig]:
+        first = (config.sft or SFTConfig()).model_copy(update=values) if both else config.sft
+        return _both(_set("train", **values), _top(sft=first))
+
+    return " (and sft's)" if both else "", stages
 
 
 def _set(section: str, **values: Any) -> Callable[[_C], _C]:

@@ -209,7 +209,10 @@ def _reward(
     if gpus:
         models["other"] = Part(CONTEXT)
     scoring = models | ({"activations": Part(most, least)} if most else {})
-    turns = _in_turn("reward", placement, bool(gpus), {"draw": scoring}, models)
+    works: dict[Phase, Parts] = {"draw": scoring}
+    if config.overlap:  # the next batch is drawn and scored while the policy is trained
+        works |= {"train": scoring, "save": scoring}
+    turns = _in_turn("reward", placement, bool(gpus), works, models)
     if served and placement.colocated:  # which never sleep
         for phase, parts in turns.items():
             turns[phase] = {**parts, "KV cache": Part(served)}
@@ -248,6 +251,7 @@ def policy_training(config: RunConfig, size: ModelSize, on_gpu: bool) -> Trainin
         shards=world if settings.fsdp else 1,
         world=world,
         offload=settings.fsdp_offload,
+        buckets=world > 1 and not settings.fsdp,
     )
 
 
@@ -266,6 +270,8 @@ def _trainer(
         working.pop("other")
     saving = idle | {"activations": Part(_saving(config, size, how))}
     works: dict[Phase, Parts] = {"train": working, "save": saving}
+    if config.overlap:
+        works["draw"] = working
     turns = _in_turn("trainer", placement, bool(gpus), works, idle)
     resting = training_parts(size, replace(how, offload=False))
     asleep = sum(resting[key].bytes for key in ("weights", "optimizer"))

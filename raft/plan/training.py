@@ -18,9 +18,10 @@ from raft.plan.memory import (
     total,
     training_parts,
 )
-from raft.plan.plan import Disk, Plan, Tokens, free, machine_gpus, refuse_what_cannot_fit
-from raft.plan.remedies import training_changes, what_would_fit
+from raft.plan.plan import Disk, Plan, free, machine_gpus, refuse_what_cannot_fit
+from raft.plan.remedies import MORE, in_shards, training_changes, what_would_fit
 from raft.plan.sizes import ModelSize, model_size
+from raft.plan.tokens import Tokens
 from raft.reward_training.recipes import longest_side, stages
 from rollout.errors import InputError
 
@@ -76,8 +77,12 @@ def check_training_plan(config: TrainRewardConfig, gpus: int, memory: float) -> 
     """Raises InputError for what does not fit; it names settings under which it would."""
     if (problem := plan_training(config, gpus, memory).problem()) is not None:
         fits = partial(_fits, memory=memory)
-        # more GPUs would each hold as much, but for shards
-        raise InputError(*problem, what_would_fit(config, max(gpus, 32), training_changes, fits))
+        fix = what_would_fit(config, max(gpus, 1), training_changes, fits)
+        for name, sharded in () if "fsdp" in fix else in_shards(config):
+            # more GPUs would each hold as much, but for shards
+            fewest = next((n for n in MORE if n > gpus and fits(sharded, n)), None)
+            fix += f"; or on {fewest} such GPUs with {name}" if fewest else ""
+        raise InputError(*problem, fix)
 
 
 def check_training_fits(config: TrainRewardConfig, *, hub: bool) -> None:

@@ -12,10 +12,12 @@ import toy_runs
 from raft.cli.main import main
 from raft.config.load import load_config, make_config
 from raft.config.run import PromptsConfig, RunConfig
+from raft.config.select import ControlConfig
 from raft.config.train_reward import load_train_config
 from raft.plan import plan as plans
 from raft.plan.memory import GIB, total
 from raft.plan.plan import DEFAULT_MEMORY, Plan, check_plan, plan_run
+from raft.plan.sizes import model_size
 from raft.plan.training import check_training_plan, plan_training
 from raft.runs.check import check_run
 from rollout.errors import InputError
@@ -197,6 +199,68 @@ def test_reward_trainings() -> None:
     two_stages = load_train_config(CONFIGS / "reward/hh_open_llama_3b.yaml")
     with pytest.raises(InputError, match=r"fit with .*train\.lora \(and sft's\)"):
         check_training_plan(two_stages, 1, 40)
+
+
+def test_shards_of_a_reward_training_are_named() -> None:
+    whole = ["train.optimizer=adamw_torch", "train.dtype=auto"]
+    config = load_train_config(CONFIGS / "reward/bradley_terry_llama3.yaml", whole)
+    for gpus, said in (
+        (1, r"or on \d+ such GPUs with train\.fsdp: true"),
+        (8, r"train\.fsdp: true"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            check_training_plan(config, gpus, DEFAULT_MEMORY)
+    assert "such GPUs" not in str(caught.value)
+    sharded = config.model_copy(update={"train": config.train.model_copy(update={"fsdp": True})})
+    assert plan_training(sharded, 8, DEFAULT_MEMORY).problem() is None
+    # 16 bytes of each element over the shards; without shards no gradient is held twice
+    size = model_size(config.model, "model", "backbone").elements
+    for given, shards in ((sharded, 8), (config, 1)):
+        parts = plan_training(given, 8, DEFAULT_MEMORY).processes[0].phases["train"]
+        held = [parts[name].bytes for name in ("weights", "gradients", "optimizer")]
+        each = -(-size // shards)
+        assert held == [4 * each, 4 * each, 8 * each]
+    # an optimizer that does not know shards is named with another; adapters are not sharded
+    paged = load_train_config(CONFIGS / "reward/bradley_terry_llama3.yaml", ["train.dtype=float32"])
+    with pytest.raises(InputError, match=r"fsdp: true and train\.optimizer: adamw_torch"):
+        check_training_plan(paged, 8, 30)
+    adapters = load_train_config(CONFIGS / "reward/mistral_unified_feedback.yaml")
+    with pytest.raises(InputError) as caught:
+        check_training_plan(adapters, 8, 10)
+    assert "fsdp" not in str(caught.value)
+
+
+def test_policies_that_share_steps_hold_gradients_twice(tmp_path: Path) -> None:
+    one, two = (
+        process(plan_run(run_of(tmp_path, "4B", {}, trainer_workers=n), 8, 300), "trainer 0")
+        for n in (1, 2)
+    )
+    gradients = [made.phases["train"]["gradients"].bytes for made in (one, two)]
+    assert gradients[1] == 2 * gradients[0]
+
+
+def test_a_control_and_overlap_are_counted(tmp_path: Path) -> None:
+    config = run_of(tmp_path, "8B", {"lora": {}}).model_copy(update={"iterations": 6})
+
+    def changed(**values: Any) -> Plan:
+        return plan_run(config.model_copy(update=values), 4, DEFAULT_MEMORY)
+
+    plain, other = changed(), changed(control=ControlConfig(every=2))
+    tokens, more = ({one.kind: one for one in plan.tokens} for plan in (plain, other))
+    # three of six iterations once more, on as many prompts, and every evaluation
+    trained = tokens["trained"]
+    assert more["trained"].whole == trained.each * (6 + 3) and trained.whole == trained.each * 6
+    evaluated = (tokens["drawn"].whole or 0) - 6 * tokens["drawn"].each
+    assert more["drawn"].whole == 9 * tokens["drawn"].each + 2 * evaluated
+    assert [one.each for one in more.values()] == [one.each for one in tokens.values()]
+    # its updates need what the run's do, after them; its checkpoints lie beside the run's last
+    assert other.uses() == plain.uses()
+    assert other.disk.at_once == 2 * plain.disk.at_once - 1
+    ahead = changed(overlap=1)
+    trainer, reward = (process(ahead, name).phases for name in ("trainer 0", "reward 0"))
+    assert trainer["draw"] == trainer["train"] and reward["train"] == reward["draw"]
+    assert "activations" not in process(plain, "reward 0").phases["train"]
+    assert ahead.disk.at_once == plain.disk.at_once + 1
 
 
 def _short(plan: Plan) -> str:

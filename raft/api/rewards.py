@@ -130,12 +130,15 @@ def rank(
 def train_reward(
     config: TrainRewardConfig | Mapping[str, object] | str | Path,
     overrides: Sequence[str] = (),
+    *,
+    gpus: int | None = None,
 ) -> TrainRewardResult:
     """Train a reward model on preference pairs, or go on; a finished one is only told.
 
     Args:
         config: a YAML file, its keys as a mapping, or what `load_train_config` made of them.
         overrides: `key.sub=value`.
+        gpus: of this machine, on which the recipe armorm extracts its states side by side.
 
     Raises InputError for data, models and settings that cannot be used.
     """
@@ -146,7 +149,7 @@ def train_reward(
         config = load_train_config(config, list(overrides))
     elif overrides:
         raise InputError("overrides", "the config is made already", "give load_train_config them")
-    return TrainRewardResult(*train(config))
+    return TrainRewardResult(*train(config, gpus))
 
 
 def evaluate_reward(

@@ -36,6 +36,7 @@ examples:
   raft train-reward --keys                            every key with its default
   torchrun --nproc-per-node 4 -m raft.cli train-reward CONFIG.yaml        on four GPUs
   torchrun --nproc-per-node 8 -m raft.cli train-reward CONFIG.yaml train.fsdp=true    in shards
+  raft train-reward configs/reward/armorm_llama3_8b.yaml --gpus 8         ArmoRM's states on eight
 
 The same command resumes after a kill. run_dir holds model/, its card README.md and metrics.jsonl.
 """
@@ -66,6 +67,7 @@ def add_train_reward(command: AddCommand) -> None:
     made.add_argument(
         "overrides", nargs="*", metavar="key=value", help="config key to override: seed=1"
     )
+    add_gpus(made, "recipe armorm, whose states they extract side by side; else use torchrun")
     made.add_argument("--check", action="store_true", help="check the config and train nothing")
     made.add_argument("--keys", action="store_true", help="list every key with its default")
     add_json(made, "the metrics")
@@ -93,7 +95,7 @@ def _train_reward(options: argparse.Namespace) -> int:
     from rewards.training.card import accuracy_in_words
     from rewards.training.distributed import is_first
 
-    made = train_reward(config)
+    made = train_reward(config, gpus=options.gpus)
     if is_first():  # of several processes only one prints
         result = {"run_dir": str(made.run_dir), "model": str(made.model), **made.metrics}
         lines = [f"model: {made.model}", f"accuracy: {accuracy_in_words(made.metrics)}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raft.config.train_reward import SFTConfig, TrainRewardConfig, UpdateConfig
 from raft.reward_training.data import TrainData
@@ -21,15 +22,34 @@ from rewards.training.settings import (
 )
 from rollout.errors import InputError
 
-__all__ = ["longest_side", "resolved", "run_recipe", "stages"]
+if TYPE_CHECKING:
+    from rewards.training.armorm_features import ArmoRMSettings
+
+__all__ = ["OF_SHARDS", "longest_side", "resolved", "run_recipe", "stages"]
 
 Report = Callable[[int, dict[str, float]], None]
 
 
 def run_recipe(
-    config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
+    config: TrainRewardConfig,
+    data: TrainData,
+    folder: Path,
+    report: Report,
+    gpus: int | None = None,
 ) -> dict[str, object]:
-    """Train; the model is in `folder`/model then. Returns the recipe's metrics."""
+    """Train; the model is in `folder`/model then. Returns the recipe's metrics.
+
+    On `gpus` the states that ArmoRM is trained on are extracted first, a copy of the model on each.
+    """
+    if gpus is not None:
+        from raft.workers.spread import on_gpus
+        from rewards.spec import ModelSpec
+        from rewards.training.armorm import extract_states
+
+        settings = _armorm_settings(config)
+        given = (config.model, data.rated, data.train, data.held_out, folder, settings)
+        with on_gpus(gpus, [ModelSpec(model=config.model, device=settings.device)]) as place:
+            extract_states(*given, place)
     return _RECIPES[config.recipe](config, data, folder, report)
 
 
@@ -120,22 +140,26 @@ def _armorm(
     config: TrainRewardConfig, data: TrainData, folder: Path, report: Report
 ) -> dict[str, object]:
     from rewards.training.armorm import train_armorm
-    from rewards.training.armorm_features import ArmoRMSettings
 
-    section = config.armorm
-    assert section is not None
-    given = {k: v for k, v in section.given().items() if k not in ("rated", "gating")}
+    assert config.armorm is not None
     return train_armorm(
         config.model, data.rated, data.train, data.held_out, folder,
-        settings=ArmoRMSettings(
-            **given, max_length=config.max_length, on_bad_row=config.on_bad_row, seed=config.seed
-        ),
-        gating=section.gating, on_metrics=report,
+        settings=_armorm_settings(config), gating=config.armorm.gating, on_metrics=report,
     )  # fmt: skip
 
 
+def _armorm_settings(config: TrainRewardConfig) -> ArmoRMSettings:
+    from rewards.training.armorm_features import ArmoRMSettings
+
+    assert config.armorm is not None
+    given = {k: v for k, v in config.armorm.given().items() if k not in ("rated", "gating")}
+    return ArmoRMSettings(
+        **given, max_length=config.max_length, on_bad_row=config.on_bad_row, seed=config.seed
+    )
+
+
 # optimizers that compute on parts of tensors as on whole ones
-_OF_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd")
+OF_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd")
 _RECIPES = {
     "bradley_terry": _bradley_terry,
     "hh": _hh,
@@ -214,11 +238,11 @@ def _updated(
     found = replace(start, **given, seed=config.seed)
     if found.fsdp and found.lora is not None:
         raise InputError("train.fsdp", "does not go with train.lora", "use one of them")
-    if found.fsdp and found.optimizer not in _OF_SHARDS:
+    if found.fsdp and found.optimizer not in OF_SHARDS:
         raise InputError(
             "train.optimizer",
             f"{found.optimizer} does not know the shards of train.fsdp",
-            f"use {_OF_SHARDS[0]}",
+            f"use {OF_SHARDS[0]}",
         )
     return found
 

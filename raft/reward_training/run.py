@@ -33,10 +33,11 @@ log = logging.getLogger("raft")
 RESULT = "result.json"
 
 
-def train_reward(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
+def train_reward(config: TrainRewardConfig, gpus: int | None = None) -> tuple[Path, TrainedMetrics]:
     """Train, or go on; the run folder, and the metrics of its model.
 
-    Of several processes (torchrun, accelerate launch) the first owns the folder.
+    Of several processes (torchrun, accelerate launch) the first owns the folder. On `gpus` of this
+    machine one process extracts ArmoRM's states.
 
     Raises:
         InputError: for data, models or settings that cannot be used, and a run folder that is in
@@ -46,6 +47,9 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
     from raft.reward_training.recipes import resolved, run_recipe, stages
     from rewards.training import distributed
 
+    if gpus is not None and config.recipe != "armorm":
+        problem = f"the recipe {config.recipe} is trained by a process on each GPU"
+        raise InputError(f"gpus={gpus}", problem, "start it with torchrun --nproc-per-node N")
     check_training(config, data=False)  # the data is read first of all
     settings = resolved(config)
     if any(one.fsdp for one in stages(config).values()) and distributed.count() == 1:
@@ -65,7 +69,7 @@ def train_reward(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
         from raft.reward_training.data import read_train_data
 
         data = read_train_data(config)
-        found = run_recipe(config, data, folder.root, _reporter(folder))
+        found = run_recipe(config, data, folder.root, _reporter(folder), gpus)
         metrics = _as_json(found)
         _write_card(folder.root, config, settings, data, metrics)
         write_json(result, metrics)

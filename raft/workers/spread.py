@@ -30,8 +30,8 @@ __all__ = ["ScoringWorkers", "on_gpus"]
 log = logging.getLogger("raft")
 
 _ADDRESS = "local"
-# what rewards and judges are asked for
-_METHODS = ("score", "score_groups", "compare", "verdicts")
+# what rewards, judges and frozen transformers are asked for
+_METHODS = ("score", "score_groups", "compare", "verdicts", "about_states", "states")
 _MOST_DEATHS = 3  # of one call
 
 _Built = TypeVar("_Built")

@@ -1,8 +1,7 @@
 """Train an ArmoRM: ridge regression on rated attributes, then a gate trained on preference pairs.
 
 Wang et al. 2024 (arXiv 2406.12845). The transformer is frozen, so its hidden states are extracted
-into files once and both stages read those. `label_matrix` and `varying_labels` turn ratings into
-the regression's target matrix.
+into files once and both stages read those.
 """
 
 from __future__ import annotations
@@ -10,102 +9,41 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from rewards.build import Place
 from rewards.combine.debias import penalty_matrix
 from rewards.data.pair import Pair
 from rewards.data.rated import Rated
-from rewards.models.armorm_head import ARMORM_ATTRIBUTES
-from rewards.training.armorm_features import ArmoRMSettings, Features, load_frozen, readable
+from rewards.training.armorm_features import (
+    ArmoRMSettings,
+    Features,
+    are_extracted,
+    load_frozen,
+    load_reading,
+    load_states,
+    readable,
+)
 from rewards.training.card import held_out_accuracy
 from rewards.training.export import ArmoRMHeads, export_armorm
+from rewards.training.features import StateReader
 from rewards.training.gating import fit_gating
-from rewards.training.ridge import RidgeFit, fit_attributes
+from rewards.training.ridge import RidgeFit, fit_attributes, label_matrix, varying_labels
 from rewards.training.settings import GatingSettings
 from rewards.training.trainer import OnMetrics
 from rollout.types import InputError
 
 __all__ = [
     "ArmoRMSettings",
-    "label_matrix",
+    "extract_states",
     "train_armorm",
-    "varying_labels",
 ]
 
 log = logging.getLogger("rewards")
-
-
-def label_matrix(
-    rated: Sequence[Rated], attributes: Sequence[str] | None, leave_out_unlabelled: bool
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """K names, and labels (N, K) with NaN where there is none.
-
-    Raises `InputError` for a label of an attribute that is not asked for, one that is no finite
-    number, and an attribute without any label unless those are left out.
-    """
-    seen = dict.fromkeys(name for one in rated for name in one.labels)
-    names = tuple(
-        attributes or (ARMORM_ATTRIBUTES if seen.keys() <= {*ARMORM_ATTRIBUTES} else seen)
-    )
-    unknown = [name for name in seen if name not in names]
-    if unknown:
-        raise InputError(
-            "attributes",
-            f"rows are rated for {unknown[0]!r}, which is none of {', '.join(names)}",
-            "add it, or remove its labels",
-        )
-    if len(set(names)) < len(names):
-        raise InputError("attributes", f"has a name twice: {', '.join(names)}")
-    missing = [name for name in names if name not in seen]
-    if missing and not leave_out_unlabelled:
-        raise InputError(
-            f"attribute {missing[0]!r}",
-            f"no row is rated for it ({len(missing)} such in all)",
-            "rate it, or set leave_out_unlabelled",
-        )
-    names = tuple(name for name in names if name in seen)
-    if not names:
-        raise InputError("rated", "no row has a label, so there is nothing to regress on")
-    place = {name: index for index, name in enumerate(names)}
-    labels_NK = np.full((len(rated), len(names)), np.nan, dtype=np.float32)
-    for row, one in enumerate(rated):
-        for name, value in one.labels.items():
-            labels_NK[row, place[name]] = value
-            if not np.isfinite(value):
-                raise InputError(f"rated row {row}", f"{name} is {value}, no finite number")
-    if np.nanmin(labels_NK) < 0 or np.nanmax(labels_NK) > 1:
-        log.warning("labels are outside [0, 1]: penalties on verbosity presume a common scale")
-    return names, labels_NK
-
-
-def varying_labels(
-    names: tuple[str, ...], labels_NK: np.ndarray, leave_out: bool
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and columns of the attributes whose labels differ: one value alone teaches nothing.
-
-    Raises `InputError` for an attribute whose labels are all equal unless those are left out, and
-    where no other is left.
-    """
-    lowest_K, highest_K = np.nanmin(labels_NK, axis=0), np.nanmax(labels_NK, axis=0)
-    equal = np.flatnonzero(lowest_K == highest_K).tolist()
-    about = [
-        f"{names[k]!r} ({int((~np.isnan(labels_NK[:, k])).sum())} labels, all {lowest_K[k]:g})"
-        for k in equal
-    ]
-    if equal and not (leave_out and len(equal) < len(names)):
-        raise InputError(
-            "attributes",
-            "there is nothing to learn from the labels of the attribute "
-            f"{about[0]}, {len(equal)} in all",
-            "rate it by more than one value, or set leave_out_unlabelled",
-        )
-    if equal:
-        log.warning("left out, for all their labels are equal: %s", ", ".join(about))
-    kept = [k for k in range(len(names)) if k not in equal]
-    return tuple(names[k] for k in kept), labels_NK[:, kept]
 
 
 # rows of features that are computed with at once
@@ -146,13 +84,12 @@ def train_armorm(
     )
     _targets(rated, pairs, settings)  # what is wrong shows before the model is read
     frozen = load_frozen(base, settings)
-    rated, pairs, held_out = readable(frozen.encoder, settings.on_bad_row, rated, pairs, held_out)
+    reading, reader = frozen.reading, StateReader(frozen.backbone, settings.batch_tokens)
+    rated, pairs, held_out = readable(reading.encoder, settings.on_bad_row, rated, pairs, held_out)
     names, labels_NK = _targets(rated, pairs, settings)
-    features = Features(frozen, folder / "features", settings)
-    rated_N1H = features.of_rated(rated)
-    sides_S2H = features.of_pairs(pairs, "pairs.npy")
-    held_S2H = features.of_pairs(held_out, "held_out.npy") if held_out else None
-    _check_some_fit(rated_N1H, sides_S2H, held_S2H, frozen.longest)
+    features = Features(reader, reading, folder / "features", settings)
+    rated_N1H, sides_S2H, held_S2H = features.of_all(rated, pairs, held_out)
+    _check_some_fit(rated_N1H, sides_S2H, held_S2H, reading.longest)
     fits = _regressed(rated_N1H, labels_NK, names, settings, frozen.device)
     report = _reporter(on_metrics, gating.steps)
     heads = _gated(sides_S2H, fits, names, settings, gating, frozen.device, report)
@@ -164,14 +101,34 @@ def train_armorm(
     }
     if held_S2H is not None:
         found |= _judged(heads, held_S2H, held_out, settings)
-    export_armorm(folder / "model", frozen.backbone.model, frozen.encoder, heads, frozen.file_dtype)
+    encoder = reading.encoder
+    export_armorm(folder / "model", frozen.backbone.model, encoder, heads, frozen.file_dtype)
     log.info("trained ArmoRM in %s: %s", folder / "model", found)
     return {
         **found,
         "attributes": _by_attribute(heads, fits),
         "gating": asdict(gating),
-        "reading": {"format": frozen.encoder.format, "bos": frozen.encoder.bos},
+        "reading": {"format": encoder.format, "bos": encoder.bos},
     }
+
+
+def extract_states(
+    base: str | Path,
+    rated: Sequence[Rated],
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    folder: str | Path,
+    settings: ArmoRMSettings,
+    place: Place,
+) -> None:
+    """Extract the states that `train_armorm` goes on from, wherever `place` has the model."""
+    _targets(rated, pairs, settings)
+    reading, where = load_reading(base, settings), Path(folder) / "features"
+    data = readable(reading.encoder, settings.on_bad_row, rated, pairs, held_out)
+    if not are_extracted(where, data[2]):
+        Features(place(partial(load_states, base, settings)), reading, where, settings).of_all(
+            *data
+        )
 
 
 def _targets(

@@ -31,13 +31,25 @@ from rewards.models.armorm import HEADS, gated_tokenizer
 from rewards.models.armorm_head import Gate, gate_of
 from rewards.models.transformer import dtype_as_stored, load_transformer, stored_dtype
 from rewards.training.examples import SIDES, is_read
-from rewards.training.features import FeatureType, Positions, extract, last_token
+from rewards.training.features import (
+    FeatureType,
+    Positions,
+    StateReader,
+    States,
+    extract,
+    last_token,
+)
 from rewards.training.ridge import PUBLISHED_ALPHAS
 from rollout.data.bad_rows import OnBadRow
 
-__all__ = ["ArmoRMSettings", "Features", "Frozen", "load_frozen", "readable"]
+__all__ = [
+    "ArmoRMSettings", "Features", "Frozen", "are_extracted", "load_frozen", "load_reading",
+    "load_states", "readable",
+]  # fmt: skip
 
 log = logging.getLogger("rewards")
+
+_RATED, _PAIRS, _HELD_OUT = "rated.npy", "pairs.npy", "held_out.npy"
 
 # heads that the starting model may have, which ArmoRM does without
 _OTHER_HEADS = (*HEADS, "score.", "v_head.")
@@ -77,13 +89,20 @@ class ArmoRMSettings:
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """The starting model without its head. `longest`: conversations of more tokens are left out."""
+class Reading:
+    """How the starting model reads. `longest`: conversations of more tokens are left out."""
 
-    backbone: Backbone
     encoder: Encoder
     gate: Gate
     longest: int | None
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The starting model without its head."""
+
+    backbone: Backbone
+    reading: Reading
     file_dtype: torch.dtype | None
 
     @property
@@ -91,37 +110,56 @@ class Frozen:
         return str(self.backbone.device)
 
 
-def load_frozen(base: str | Path, settings: ArmoRMSettings) -> Frozen:
-    """The parts that `load_armorm` will load again, read in the same way.
-
-    Raises `InputError` when the model has no Llama 3 tokenizer and template, or lacks a tensor.
-    """
+def load_reading(base: str | Path, settings: ArmoRMSettings) -> Reading:
+    """As `load_armorm` will read. Raises InputError without Llama 3's tokenizer and template."""
     folder, name = local_folder(base), str(base)
     config, tokenizer = load_config(folder), load_tokenizer(folder)
-    place = resolve_device(settings.device)
     gate = gate_of(tokenizer, name)
     tokenizer = gated_tokenizer(tokenizer, gate, "chat", name)
     vocabulary = config.get_text_config().vocab_size
     reading = ModelSettings(format="chat", bos="single", max_length=settings.max_length)
     encoder = make_encoder(tokenizer, config, reading, name=name, vocabulary=vocabulary)
+    return Reading(replace(encoder, max_length=None), gate, encoder.max_length)
+
+
+def load_frozen(base: str | Path, settings: ArmoRMSettings) -> Frozen:
+    """The parts that `load_armorm` will load again. Raises InputError where a tensor is missing."""
+    folder, name = local_folder(base), str(base)
+    reading, config = load_reading(base, settings), load_config(folder)
+    place = resolve_device(settings.device)
     dtype = dtype_as_stored(folder, settings.dtype, config, place)
     transformer = load_transformer(folder, config, dtype, place, heads=_OTHER_HEADS)
+    pad = pad_id(config, reading.encoder.tokenizer, config.get_text_config().vocab_size)
     return Frozen(
-        Backbone(transformer, pad_id=pad_id(config, tokenizer, vocabulary), name=name),
-        replace(encoder, max_length=None),
-        gate,
-        encoder.max_length,
+        Backbone(transformer, pad_id=pad, name=name),
+        reading,
         stored_dtype(folder) or (config.dtype if isinstance(config.dtype, torch.dtype) else None),
     )
 
 
+def load_states(base: str | Path, settings: ArmoRMSettings) -> StateReader:
+    """The starting model alone, as a worker needs it."""
+    return StateReader(load_frozen(base, settings).backbone, settings.batch_tokens)
+
+
 @dataclass(frozen=True)
 class Features:
-    """Which states are extracted, and where to."""
+    """Which states are extracted, by whom, and where to."""
 
-    frozen: Frozen
+    reader: States
+    reading: Reading
     folder: Path
     settings: ArmoRMSettings
+
+    def of_all(
+        self, rated: Sequence[Rated], pairs: Sequence[Pair], held_out: Sequence[Pair]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Those of rated conversations, of pairs, and of held-out pairs if there are any."""
+        return (
+            self.of_rated(rated),
+            self.of_pairs(pairs, _PAIRS),
+            self.of_pairs(held_out, _HELD_OUT) if held_out else None,
+        )
 
     def of_rated(self, rated: Sequence[Rated]) -> np.ndarray:
         """(N, 1, H): the last token."""
@@ -130,7 +168,7 @@ class Features:
             return f"rated row {rated[row].id or row!r}"
 
         rows = (one.conversation for one in rated)
-        return self._extract(rows, "rated.npy", last_token, 1, name)
+        return self._extract(rows, _RATED, last_token, 1, name)
 
     def of_pairs(self, pairs: Sequence[Pair], file: str) -> np.ndarray:
         """(2P, 2, H): end of the prompt and last token, of each chosen and then its rejected."""
@@ -139,7 +177,7 @@ class Features:
             return f"pair {pairs[row // 2].id!r} ({('chosen', 'rejected')[row % 2]})"
 
         def positions(ids: Sequence[int], name: str) -> Sequence[int]:
-            return (self.frozen.gate.find(ids, name), len(ids) - 1)
+            return (self.reading.gate.find(ids, name), len(ids) - 1)
 
         rows = (pair.conversation(side) for pair in pairs for side in ("chosen", "rejected"))
         return self._extract(rows, file, positions, 2, name)
@@ -152,20 +190,25 @@ class Features:
         states: int,
         name: Callable[[int], str],
     ) -> np.ndarray:
-        frozen, settings = self.frozen, self.settings
+        reading, settings = self.reading, self.settings
         return extract(
-            frozen.backbone,
-            frozen.encoder,
+            self.reader,
+            reading.encoder,
             positions,
             rows,
             self.folder / file,
             states=states,
             dtype=settings.feature_dtype,
             chunk_rows=settings.chunk_rows,
-            batch_tokens=settings.batch_tokens,
-            longest=frozen.longest,
+            longest=reading.longest,
             name=name,
         )
+
+
+def are_extracted(folder: Path, held_out: Sequence[Pair]) -> bool:
+    """Whether the files of all states are whole."""
+    files = (_RATED, _PAIRS, *((_HELD_OUT,) if held_out else ()))
+    return all((folder / file).exists() for file in files)
 
 
 def readable(

@@ -13,10 +13,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Literal, TypedDict
+from typing import BinaryIO, Literal, Protocol, TypedDict, cast
 
 import numpy as np
 import torch
@@ -26,22 +27,23 @@ from rewards.encoding.formats import Scorable
 from rewards.inference.backbone import Backbone
 from rewards.inference.transformers import TransformersEngine
 from rewards.models.transformer import state_size
+from rewards.scoring.job import in_order
 from rewards.training import distributed
-from rewards.types import RewardError
+from rewards.types import RewardError, calls_at_once
 from rollout.types import InputError
 
-__all__ = ["FeatureType", "Positions", "extract", "last_token"]
+__all__ = ["FeatureType", "Positions", "StateReader", "States", "extract", "last_token"]
 
 log = logging.getLogger("rewards")
 
 FeatureType = Literal["float32", "float16"]
 # token ids and a name for messages -> the positions of one row whose states are kept
 Positions = Callable[[Sequence[int], str], Sequence[int]]
+# token ids, names, places (None: too long) and digest of a chunk
+_Missing = tuple[list[list[int]], list[str], list[list[int] | None], str]
 _FORMAT = 1
-# weights per tensor that tell one model from another
-_WITNESSES = 256
-# seconds between reports of progress
-_SILENCE = 30.0
+_WITNESSES = 256  # weights per tensor that tell one model from another
+_SILENCE = 30.0  # seconds between reports of progress
 
 
 def last_token(ids: Sequence[int], name: str) -> Sequence[int]:
@@ -49,8 +51,40 @@ def last_token(ids: Sequence[int], name: str) -> Sequence[int]:
     return (len(ids) - 1,)
 
 
+class States(Protocol):
+    """What hidden states come from: a `StateReader`, or several in workers."""
+
+    def about_states(self) -> dict[str, object]: ...  # as JSON; "width" is that of a state
+
+    def states(
+        self, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], names: Sequence[str]
+    ) -> np.ndarray:
+        """Those of token ids at places of them, (N, Q, H)."""
+        ...
+
+
+class StateReader:
+    """A frozen transformer of this process."""
+
+    def __init__(self, backbone: Backbone, batch_tokens: int | None = None) -> None:
+        self._backbone, self._batch_tokens = backbone, batch_tokens
+
+    def about_states(self) -> dict[str, object]:
+        backbone = self._backbone
+        return {
+            "model": fingerprint(backbone.model), "layout": backbone.layout,
+            "device": backbone.device.type, "width": state_size(backbone.model.config),
+        }  # fmt: skip
+
+    def states(
+        self, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], names: Sequence[str]
+    ) -> np.ndarray:
+        engine = TransformersEngine(self._backbone, _States(places), self._batch_tokens)
+        return engine.run(rows, names)["states"]
+
+
 def extract(
-    backbone: Backbone,
+    reader: States,
     encoder: Encoder,
     positions: Positions,
     conversations: Iterable[Scorable],
@@ -59,7 +93,6 @@ def extract(
     states: int = 1,
     dtype: FeatureType = "float32",
     chunk_rows: int = 512,
-    batch_tokens: int | None = None,
     longest: int | None = None,
     name: Callable[[int], str] = "conversation {}".format,
 ) -> np.ndarray:
@@ -68,40 +101,55 @@ def extract(
     Returns them mapped from the file, read only. Conversations come from an iterator, and those
     with a common beginning share its computation when they stand in the same chunk. `longest`
     leaves out conversations of more tokens: their states are NaN, and they are counted in the log.
-    (An encoder with a `max_length` has cut them before.)
-
     What is there already is kept: the whole `file`, or the chunks of an extraction that was killed.
-    `batch_tokens` may change between the two, which changes no more than rounding.
-
-    Raises `InputError` when what is there was made by another model, by other settings or from
-    other conversations; what `encoder` and `positions` raise; `RewardError` for a state that is no
-    finite number.
+    A reader that takes several calls at once is given a chunk in each; the file is the same.
+    Raises `InputError` when what is there was made by another model, settings or conversations;
+    what `encoder` and `positions` raise; `RewardError` for a state that is no finite number.
     """
     if distributed.count() > 1:
         raise InputError("states", "are extracted by one process", "start this without torchrun")
     if chunk_rows < 1 or states < 1:
         raise InputError(f"chunk_rows={chunk_rows} and states={states}", "must be 1 or more")
-    shape = (states, state_size(backbone.model.config))
+    about = reader.about_states()
+    shape = (states, cast(int, about.pop("width")))
     made_by = {
-        "format": _FORMAT, "model": fingerprint(backbone.model), "layout": backbone.layout,
-        "device": backbone.device.type, "shape": list(shape), "dtype": dtype,
+        "format": _FORMAT, **about, "shape": list(shape), "dtype": dtype,
         "chunk_rows": chunk_rows, "longest": longest,
     }  # fmt: skip
-    engine = TransformersEngine(backbone, _States(positions, states), batch_tokens)
-    with _Store(file, shape, np.dtype(dtype), made_by) as store:
+
+    def missing() -> Iterator[_Missing]:
         for chunk in _chunks(conversations, chunk_rows):
             names = [name(store.seen + index) for index in range(len(chunk))]
             rows = encoder.encode(chunk, names)
-            digest = _digest(rows, positions, names, longest)
-            if store.has(len(rows), digest):
-                continue
-            kept = [i for i, row in enumerate(rows) if longest is None or len(row) <= longest]
-            array = np.full((len(rows), *shape), np.nan, dtype=dtype)
-            if kept:
-                found = engine.run([rows[i] for i in kept], [names[i] for i in kept])["states"]
-                array[kept] = _cast(found, np.dtype(dtype), [names[i] for i in kept])
-            store.append(array, digest, skipped=len(rows) - len(kept))
+            places = [
+                None if longest is not None and len(row) > longest else [*positions(row, own)]
+                for row, own in zip(rows, names, strict=True)
+            ]
+            digest = _digest(rows, places)
+            if not store.has(len(rows), digest):
+                yield rows, names, places, digest
+
+    run = partial(_states_of, reader, shape, np.dtype(dtype))
+    with _Store(file, shape, np.dtype(dtype), made_by) as store:
+        for chunk, result in in_order(run, missing(), calls_at_once(reader)):
+            store.append(result(), chunk[3], skipped=chunk[2].count(None))
         return store.finish()
+
+
+def _states_of(
+    reader: States, shape: tuple[int, int], dtype: np.dtype, chunk: _Missing
+) -> np.ndarray:
+    rows, names, places, _ = chunk
+    array = np.full((len(rows), *shape), np.nan, dtype=dtype)
+    kept = {i: own for i, own in enumerate(places) if own is not None}
+    for i, own in kept.items():
+        if len(own) != shape[0]:
+            raise ValueError(f"{names[i]}: {len(own)} positions, expected {shape[0]}")
+    if kept:
+        asked = [names[i] for i in kept]
+        found = reader.states([rows[i] for i in kept], [*kept.values()], asked)
+        array[[*kept]] = _cast(found, dtype, asked)
+    return array
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -119,17 +167,13 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 class _States:
-    """A `Head` that gives the hidden states themselves."""
+    """A `Head` that gives the hidden states themselves, at the places of row after row."""
 
-    def __init__(self, positions: Positions, states: int) -> None:
-        self._positions = positions
-        self._states = states
+    def __init__(self, places: Sequence[Sequence[int]]) -> None:
+        self._places = iter(places)
 
     def positions(self, ids: Sequence[int], name: str) -> Sequence[int]:
-        found = self._positions(ids, name)
-        if len(found) != self._states:
-            raise ValueError(f"{name}: {len(found)} positions, expected {self._states}")
-        return found
+        return next(self._places)
 
     def outputs(self, states_BQH: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"states": states_BQH}
@@ -137,8 +181,7 @@ class _States:
     def describe(self) -> dict[str, object]:
         return {"head": "none"}
 
-    def to(self, device: str) -> None:
-        """Nothing to move."""
+    def to(self, device: str) -> None: ...
 
 
 class _Chunk(TypedDict):
@@ -176,8 +219,7 @@ class _Store:
         self._rows = sum(chunk["rows"] for chunk in chunks)
         self._chunks = iter(chunks)
         self._whole = self.file.exists()
-        # one that is whole is not touched
-        self._data = None if self._whole else self._open_data()
+        self._data = None if self._whole else self._open_data()  # a whole one is not touched
         if self._rows:
             log.info("%s: %d rows are there already", self.file, self._rows)
         return self
@@ -285,15 +327,13 @@ def _chunks(conversations: Iterable[Scorable], size: int) -> Iterator[list[Scora
         yield list(chain([first], islice(rest, size - 1)))
 
 
-def _digest(
-    rows: Sequence[Sequence[int]], positions: Positions, names: Sequence[str], longest: int | None
-) -> str:
+def _digest(rows: Sequence[Sequence[int]], places: Sequence[Sequence[int] | None]) -> str:
     """Of all that the states of a chunk depend on, but for the model."""
     found = hashlib.blake2b(digest_size=16)
-    for row, name in zip(rows, names, strict=True):
+    for row, own in zip(rows, places, strict=True):
         found.update(np.asarray([len(row), *row], dtype=np.int64).tobytes())
-        if longest is None or len(row) <= longest:
-            found.update(np.asarray(positions(row, name), dtype=np.int64).tobytes())
+        if own is not None:
+            found.update(np.asarray(own, dtype=np.int64).tobytes())
     return found.hexdigest()
 
 

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +24,7 @@ from wording import refusal, says
 
 from raft.cli.main import main
 from raft.config.reward_option import read_spec
-from raft.workers.spread import on_gpus
+from raft.workers.spread import ScoringWorkers, on_gpus
 from rewards.build import build_reward, here
 from rewards.remote.server import build_app
 from rollout.types import Completion, Group, Prompt
@@ -101,6 +102,53 @@ def test_scores_of_two_workers_are_those_of_one_process(tmp_path: Path, two_gpus
     assert len(processes(tmp_path)) == 2 and str(os.getpid()) not in processes(tmp_path)
     # finished, it is not begun again
     assert main([*common, "--out", str(out[1]), "--gpus", "2"]) == 0
+
+
+def test_states_of_two_workers_are_those_of_one_process(
+    tmp_path: Path, two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny_rewards.llama3_tokenizer()
+    shape = tiny_rewards.config("llama", vocab_size=len(made), max_position_embeddings=512)
+    tensors = tiny_rewards.transformer_tensors(shape)
+    base = tiny_rewards.write_checkpoint(tmp_path / "base", shape, tensors, made)
+    sides = [
+        [
+            {"role": "user", "content": f"question {n} " * (1 + n % 5)},
+            {"role": "assistant", "content": "yes " * (1 + n % 7)},
+        ]
+        for n in range(600)
+    ]
+    pairs = [{"chosen": one, "rejected": [one[0], {**one[1], "content": "no"}]} for one in sides]
+    toy_runs.write_rows(tmp_path / "pairs.jsonl", pairs)
+    rated = [{"messages": one, "labels": {"good": n % 3 / 2}} for n, one in enumerate(sides)]
+    toy_runs.write_rows(tmp_path / "rated.jsonl", rated)
+    keys = {
+        "recipe": "armorm", "model": str(base), "data": [str(tmp_path / "pairs.jsonl")],
+        "eval": {"last": 5},
+        "armorm": {"rated": [str(tmp_path / "rated.jsonl")], "attributes": ["good"],
+                   "verbosity": None, "gating": {"steps": 3, "hidden_dim": 8}},
+    }  # fmt: skip
+    (tmp_path / "armorm.yaml").write_text(json.dumps(keys))
+    common = ["train-reward", str(tmp_path / "armorm.yaml"), "--quiet"]
+    folders = {name: tmp_path / name for name in ("one", "two")}
+    assert main([*common, f"run_dir={folders['one']}"]) == 0
+    asked: list[int] = []
+    monkeypatch.setattr(ScoringWorkers, "_ask", counted(ScoringWorkers._ask, asked))
+    assert main([*common, f"run_dir={folders['two']}", "--gpus", "2"]) == 0
+    assert len(asked) >= 3 + 6  # chunks of 512 conversations
+    for file in ("rated.npy", "pairs.npy", "held_out.npy"):
+        one, two = (folder / "features" / file for folder in folders.values())
+        assert one.read_bytes() == two.read_bytes()
+    weights = [folder / "model/model.safetensors" for folder in folders.values()]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def counted(ask: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
+    def counting(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        return ask(*arguments, **named)
+
+    return counting
 
 
 def test_rankings_and_reports_of_two_workers_are_those_of_one_process(

@@ -22,10 +22,11 @@ from rewards.data.pair import Pair
 from rewards.data.rated import Rated
 from rewards.evaluation.stats import spearman
 from rewards.models.armorm_head import ARMORM_ATTRIBUTES
-from rewards.training.armorm import label_matrix, train_armorm, varying_labels
+from rewards.training.armorm import train_armorm
 from rewards.training.armorm_features import ArmoRMSettings
 from rewards.training.card import TrainedMetrics, accuracy_in_words
 from rewards.training.gating import GatingMLP, fit_gating, gated_margins
+from rewards.training.ridge import label_matrix, varying_labels
 from rewards.training.settings import GatingSettings
 from rollout.types import InputError
 

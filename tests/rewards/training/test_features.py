@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ from rewards.checkpoints.loading import load_config, load_tokenizer, make_encode
 from rewards.checkpoints.settings import ModelSettings
 from rewards.inference.backbone import Backbone
 from rewards.models.transformer import load_transformer
-from rewards.training.features import extract, last_token
+from rewards.training import features
+from rewards.training.features import StateReader, last_token
 from rewards.training.ridge import PUBLISHED_ALPHAS, fit_attributes, ridge_path
 from rewards.types import RewardError
 from rollout.types import InputError
@@ -42,6 +46,42 @@ def parts(folder: Path):
         tokenizer, config, ModelSettings(bos="single"), name="tiny", vocabulary=config.vocab_size
     )
     return Backbone(model), encoder
+
+
+def extract(backbone, *arguments, batch_tokens=None, **settings):
+    return features.extract(StateReader(backbone, batch_tokens), *arguments, **settings)
+
+
+class SeveralReaders(StateReader):
+    """Takes calls from threads, and answers in any order."""
+
+    calls_at_once = 3
+
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        self.alone, self.threads = threading.Lock(), set()
+        self.draw = random.Random(1)
+
+    def states(self, rows, places, names):
+        time.sleep(self.draw.random() / 20)
+        with self.alone:
+            self.threads.add(threading.get_ident())
+            return super().states(rows, places, names)
+
+
+def test_several_readers_make_the_file_of_one(folder, tmp_path):
+    backbone, encoder = parts(folder)
+    given: dict[str, Any] = {"states": 2, "chunk_rows": 3, "longest": 170}
+    rows = [*CONVERSATIONS[:9], tiny.chat("too long " * 60, "for it"), *CONVERSATIONS[9:]]
+    extract(backbone, encoder, two, rows, tmp_path / "one.npy", **given)
+    several = SeveralReaders(backbone)
+    # what a killed extraction left is kept
+    features.extract(StateReader(backbone), encoder, two, rows[:6], tmp_path / "two.npy", **given)
+    (tmp_path / "two.npy").rename(tmp_path / "two.npy.partial")
+    features.extract(several, encoder, two, rows, tmp_path / "two.npy", **given)
+    for end in ("npy", "npy.log"):
+        assert (tmp_path / f"one.{end}").read_bytes() == (tmp_path / f"two.{end}").read_bytes()
+    assert len(several.threads) > 1
 
 
 def two(ids, name):

@@ -88,7 +88,7 @@ def varlen() -> Result:
     plan = packed._Plan(tree, torch.device(device()))
     ways: dict[str, Any] = {
         "old": lambda window: packed._by_segments(plan, q, k, v, dim**-0.5, window, None),
-        "varlen": lambda window: packed._in_one_call(plan, q, k, v, dim**-0.5, window),
+        "varlen": lambda window: packed._in_one_call(plan.sequences, q, k, v, dim**-0.5, window),
     }
     weights = torch.randn(1, tokens, heads, dim, device=device(), dtype=dtype)
 

@@ -228,6 +228,17 @@ class OwnSettings:
             setattr(getattr(model, part), key, value)
 
 
+def attend_by_rows(model: Any) -> None:
+    """Let rows side by side be sequences of one attention call a layer, where a GPU has it; the
+    dense mask that keeps them apart else is made and not used."""
+    from rewards.inference import packed_attention
+
+    base = getattr(model, "get_base_model", lambda: model)()
+    if base._supports_attention_backend and base.config._attn_implementation == "sdpa":
+        packed_attention.register()
+        base.set_attn_implementation(packed_attention.ROWS)
+
+
 def check_rows_stay_apart(model: Any, source: str) -> None:
     """Rows that are packed side by side must not see each other.
 
@@ -243,7 +254,8 @@ def check_rows_stay_apart(model: Any, source: str) -> None:
     first, second = [0, 1, 2], [3, 2, 1, 0]
     ids = torch.tensor([first + second], device=model.device)
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=model.device)
-    takes = "position_ids" in inspect.signature(model.forward).parameters
+    base = getattr(model, "get_base_model", lambda: model)()
+    takes = "position_ids" in inspect.signature(base.forward).parameters
     given = {"position_ids": positions} if takes else {}
     with torch.no_grad():
         alone = model(input_ids=ids[:, 3:], use_cache=False).logits

@@ -27,6 +27,7 @@ from raft.config.train import TrainConfig
 from raft.updates.optimizer import OptimizerFiles
 from raft.updates.policy import (
     OwnSettings,
+    attend_by_rows,
     check_rows_stay_apart,
     forward_unwrapped,
     gather_weights,
@@ -196,6 +197,7 @@ class SFT:
         self._dtype = weights_dtype(self._settings, self._on_gpu)
         model = load_policy(self._start, self._checkpoint, self._dtype, self._settings.lora)
         if self._settings.packing == "bfd":
+            attend_by_rows(model)
             check_rows_stay_apart(model, source)
         self._own = OwnSettings(model)
         if self._settings.compares:  # a ratio of two policies is none of their dropout

@@ -10,10 +10,11 @@ as its sequences; elsewhere a call for each segment.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,23 @@ from torch import nn
 
 from rewards.inference.prefix_tree import Tree
 
-__all__ = ["PACKED", "attending", "register", "took_one_call", "uses_sliding_window"]
+__all__ = [
+    "PACKED",
+    "ROWS",
+    "attending",
+    "register",
+    "took_one_call",
+    "uses_sliding_window",
+]
 
 PACKED = "raft_packed"
+ROWS = "raft_rows"
+# what layers are told that changes nothing here, or is heeded
+_HEEDED = {
+    "cache_position", "cu_seq_lens_k", "cu_seq_lens_q", "max_length_k", "max_length_q",
+    "output_router_logits", "position_embeddings", "position_ids", "return_dict", "seq_idx",
+    "sliding_window", "use_cache",
+}  # fmt: skip
 _running: ContextVar[_Plan | None] = ContextVar("packed_attention_plan", default=None)
 
 
@@ -107,9 +122,16 @@ class _Plan:
 
 
 def register() -> None:
-    """Make the name known to transformers; doing it twice changes nothing."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    """Make the names known to transformers; doing it twice changes nothing.
 
+    `PACKED` attends along a tree. `ROWS` is transformers' own, with its masks, but where a forward
+    pass says at which tokens the rows begin that lie side by side, as trl's collator does.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ROWS, _attention_of_rows)
+    AttentionMaskInterface.register(ROWS, sdpa_mask)
     AttentionInterface.register(PACKED, _attention)
     # the tree says who sees whom
     AttentionMaskInterface.register(PACKED, lambda *arguments, **settings: None)
@@ -163,8 +185,49 @@ def _attention(
     plan.layers.one_call.add(dtype is not None)
     if dtype is not None:
         states = (query.to(dtype), key.to(dtype), value.to(dtype))
-        return _in_one_call(plan, *states, scaling, sliding_window), None
+        return _in_one_call(plan.sequences, *states, scaling, sliding_window), None
     return _by_segments(plan, query, key, value, scaling, sliding_window, softcap), None
+
+
+def _attention_of_rows(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    ends, dtype = settings.get("cu_seq_lens_q"), None
+    if ends is not None and not dropout and _is_causal_alone(module, settings):
+        dtype = _kernel_dtype(query, value, None)
+    if ends is None or dtype is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask,
+            dropout=dropout, scaling=scaling, **settings,
+        )  # fmt: skip
+    longest: int = settings["max_length_q"]
+    rows = _Sequences(ends, ends, longest, longest, None)
+    states = (query.to(dtype), key.to(dtype), value.to(dtype))
+    return _in_one_call(rows, *states, scaling, settings.get("sliding_window")), None
+
+
+def _is_causal_alone(module: nn.Module, settings: Mapping[str, Any]) -> bool:
+    """Whether a layer's mask says no more than rows, order and the window that it is told."""
+    if not (getattr(module, "is_causal", True) and settings.get("is_causal", True) is not False):
+        return False
+    config = getattr(module, "config", None)
+    in_mask = [
+        "attention_chunk_size",
+        *([] if "sliding_window" in settings else ["sliding_window"]),
+    ]
+    if any(getattr(config, name, None) for name in in_mask):
+        return False
+    others = (settings[name] for name in settings.keys() - _HEEDED - {"is_causal"})
+    return all(one is None or one is False for one in others)
 
 
 def _kernel_dtype(
@@ -188,7 +251,7 @@ def _kernel_dtype(
 
 
 def _in_one_call(
-    plan: _Plan,
+    them: _Sequences,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -199,7 +262,6 @@ def _in_one_call(
     queries are the last tokens of what it sees."""
     from torch.nn.attention.varlen import varlen_attn  # it loads torch's compiler
 
-    them = plan.sequences
     query_THD, key_THD, value_THD = (one[0].transpose(0, 1) for one in (query, key, value))
     if them.keys is not None:
         key_THD, value_THD = key_THD[them.keys], value_THD[them.keys]

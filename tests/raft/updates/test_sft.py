@@ -244,6 +244,54 @@ def test_packed_rows_make_the_update_of_rows_alone(
     assert largest_difference(tmp_path / "alone", tmp_path / "packed") < 5e-5
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "calls"),
+    [
+        ("llama", {}, 2),
+        ("llama", {"gradient_checkpointing": True}, 4),
+        ("llama", {"lora": {"r": 4}}, 2),
+        ("gpt2_plain", {}, 2),
+        ("gpt2", {}, 0),  # dropout
+        ("gpt_neo", {}, 0),  # an attention of its own
+        ("mistral", {}, 2),
+    ],
+    ids=["llama", "checkpointing", "lora", "gpt2", "dropout", "gpt_neo", "window"],
+)
+def test_packed_rows_are_sequences_of_one_call_a_layer(
+    folders: dict[str, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    family: str, changes: dict[str, Any], calls: int,
+) -> None:  # fmt: skip
+    import varlen_reference
+
+    start = folders.get(family) or windowed(tmp_path / "start")
+    settings: dict[str, Any] = {
+        "model": str(start), "learning_rate": 1e-3, "batch_size": 4, "micro_batch_size": 4,
+        "packing": "bfd", "max_length": 64, **changes,
+    }  # fmt: skip
+    build_sft(**settings).train(str(rows), str(tmp_path / "masked"), seed=0)
+    made = varlen_reference.on_cpu(monkeypatch)
+    build_sft(**settings).train(str(rows), str(tmp_path / "calls"), seed=0)
+    assert len(made) == calls
+    assert all(len(one["cu_seq_q"]) - 1 >= 7 for one in made)
+    assert {one["window_size"] for one in made} <= {(5, 0) if family == "mistral" else (-1, 0)}
+    assert largest_difference(tmp_path / "masked", tmp_path / "calls") < 5e-5
+
+
+def windowed(folder: Path) -> Path:
+    """A policy that sees six tokens."""
+    from transformers import AutoModelForCausalLM, MistralConfig
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, head_dim=32,
+        num_attention_heads=2, num_key_value_heads=1, sliding_window=6, bos_token_id=0,
+        eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw"])
 def test_small_optimizers_train_and_resume(

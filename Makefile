@@ -4,16 +4,24 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
-UV = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --no-deps \
+PIP := --quiet --no-deps
+UV = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install $(PIP) \
   --python $(BIN)/python
 TORCH := $(shell grep '^torch==' requirements/cpu.txt)
 
 # Compile what the commands import. uv leaves that to the first import, and where the environment has
-# PYTHONDONTWRITEBYTECODE every start would pay for it: 36 s instead of 15 to import vLLM.
+# PYTHONDONTWRITEBYTECODE every start would pay for it: 36 s instead of 10 to import vLLM. One core
+# imports that; the other first compiles whole packages of which that needs most.
 unexport PYTHONDONTWRITEBYTECODE
-COMPILE = $(BIN)/python -c 'from vllm import LLM; import vllm.v1.worker.cpu_worker' 2> /dev/null & \
-  $(BIN)/python -c 'import ray, scipy.stats, matplotlib.pyplot, datasets; \
-    from trl import SFTTrainer, RewardTrainer' 2> /dev/null & wait
+NEEDED := torch/_dynamo torch/_inductor torch/_functorch torch/fx torch/distributed sympy networkx \
+  scipy mpmath numpy pandas matplotlib peft datasets accelerate
+COMPILE = $(BIN)/python -c 'import gc; gc.disable(); \
+    import vllm.v1.worker.cpu_worker; from vllm import LLM' 2> /dev/null & \
+  { $(BIN)/python -m compileall -q -x '/tests?/' \
+      $(addprefix .venv/lib/python3*/site-packages/,$(NEEDED)) > /dev/null; \
+    $(BIN)/python -c 'import gc; gc.disable(); \
+      import ray, scipy.stats, matplotlib.pyplot, datasets; \
+      from trl import SFTTrainer, RewardTrainer' 2> /dev/null; } & wait
 
 NO_BROWSER := echo 'no chromium: the browser tests will be skipped; apt-get install chromium brings it'
 
@@ -31,19 +39,24 @@ install: .venv/.installed
 # The list is complete and pinned, so nothing is resolved: resolving would bring CUDA builds of
 # torchvision and torchaudio, which break CPU torch. uv installs it in a tenth of pip's time: torch
 # from the configured sources, or else from PyTorch's CPU builds, which uv knows by name. Where uv
-# cannot be had, pip does it.
+# cannot be had, pip does it. uv comes by the pip of $(PYTHON), and brings one for the environment,
+# which takes venv 5 s: only where there is none, venv makes it.
 .venv/.installed: requirements/cpu.txt pyproject.toml
 	@echo 'setting up .venv: about 180 packages'
-	@$(PYTHON) -m venv .venv
-	@if $(BIN)/python -m pip install --quiet uv; then \
+	@$(PYTHON) -m venv --without-pip .venv
+	@$(PYTHON) -m pip --python $(BIN)/python install --quiet uv 2> /dev/null \
+	  || { $(PYTHON) -m venv --upgrade .venv; $(BIN)/python -m pip install --quiet uv; } \
+	  || echo 'no uv here: pip takes about three minutes'
+	@set -e; if [ -x $(BIN)/uv ]; then \
 	  $(UV) -r requirements/cpu.txt || { \
 	    echo 'no $(TORCH) in the configured sources; taking the CPU build of PyTorch'; \
 	    $(UV) --torch-backend cpu -r requirements/cpu.txt; }; \
+	  $(UV) pip || $(BIN)/python -m ensurepip > /dev/null; \
+	  $(UV) --no-build-isolation --editable .; \
 	else \
-	  echo 'no uv here: pip takes about three minutes'; \
-	  $(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt; \
+	  $(BIN)/python -m pip install $(PIP) -r requirements/cpu.txt; \
+	  $(BIN)/python -m pip install $(PIP) --no-build-isolation --editable .; \
 	fi
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(COMPILE)
 	touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 from raft.cli.options import AddCommand, add_json, count, print_result
 
@@ -41,6 +42,8 @@ def add_watch(command: AddCommand) -> None:
 def _watch(options: argparse.Namespace) -> int:
     from raft.report.watch import serve_live
 
+    for name in ("raft", "rollout"):  # what a page lacks stands on it: every page would be lines
+        logging.getLogger(name).setLevel(logging.ERROR)
     with serve_live(options.run, options.port) as server:
         print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
         server.serve_forever()

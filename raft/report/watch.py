@@ -7,11 +7,13 @@ the reader is. It is served to this machine alone.
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 import threading
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from raft.report.write import write_report
 from rollout.errors import InputError
@@ -101,6 +103,13 @@ class Live:
         return page
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader who leaves in the middle is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def serve_live(run: str | Path, port: int) -> ThreadingHTTPServer:
     """A server on 127.0.0.1 that is ready; `serve_forever` runs it. Port 0 takes any free one.
 
@@ -143,7 +152,7 @@ def serve_live(run: str | Path, port: int) -> ThreadingHTTPServer:
             """Nothing: every poll would be a line."""
 
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        return _Server(("127.0.0.1", port), Handler)
     except (OSError, OverflowError) as error:
         fix = "use another, or 0 for any free one"
         raise InputError(f"--port {port}", f"cannot be had ({error})", fix) from error

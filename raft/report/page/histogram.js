@@ -3,7 +3,7 @@
 function showHistogram() {
   if (!RUN.histogram) return;
   const { low, high, measure, rows } = RUN.histogram;
-  const width = 720;
+  const width = Math.max(320, Math.min(720, document.documentElement.clientWidth - 32)); // letters stay as large
   const tall = 34;
   const left = 90;
   const x = scale(low, high, left, width - 12);

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,3 +93,15 @@ def test_a_browser_follows_the_run_where_the_reader_is(
     last = f"iteration {row['iteration'] + 1}"
     page.locator("#curves figure .when", has_text=last).first.wait_for()
     assert wrong == []
+
+
+def test_a_reader_who_leaves_is_no_error(
+    run: Path, address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    for _ in range(3):
+        with socket.create_connection((host, int(port))) as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reader.sendall(f"GET /page HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+    assert httpx.get(f"{address}/page").status_code == 200
+    assert "Traceback" not in capfd.readouterr().err

@@ -5,12 +5,14 @@ Each part is kept when it is finished, so the same command goes on after an inte
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from raft.config.load import make_config
@@ -45,18 +47,27 @@ class Size:
 
 def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
     """Fill the folder `out` with policy/, preferences.jsonl, reward_model/ and raft/ (the run)."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
     size = size or Size()
     start = time.monotonic()
     root = Path(os.path.realpath(out))
     root.mkdir(parents=True, exist_ok=True)
     with shared_server((*VLLM_IMPORTS, "raft.updates.sft")):  # loaded when the run begins
+        _load_libraries()
         folder = _parts(root, seed, size)
     print(_table(read_numbers(folder)))
     print(_closing(folder, size.iterations, time.monotonic() - start))
     return folder
+
+
+def _load_libraries() -> None:
+    """Those of the first parts. Imports leave no garbage, and looking for it takes long."""
+    gc.disable()
+    for name in ("transformers.models.llama.modeling_llama", "rewards.training.fit"):
+        import_module(name)
+    gc.enable()
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def _parts(root: Path, seed: int, size: Size) -> Path:
@@ -191,11 +202,14 @@ def _table(rows: Sequence[Numbers]) -> str:
 
 
 def _closing(folder: Path, iterations: int, seconds: float) -> str:
+    here = Path("configs/hh_gpt_neo_2.7b.yaml")
+    config = here if here.exists() else "CONFIG.yaml"  # a wheel brings none
     return f"""
 curves   {folder / "curves.png"}
 samples  {folder / "iterations"}/NNN/rollouts.jsonl, selected.jsonl, eval.jsonl
 policy   {folder / "iterations" / f"{iterations:03d}" / "checkpoint"}
 took     {seconds:.0f} s
 
-next, a real model (its card's recipe; wants a GPU):
-  raft run configs/hh_gpt_neo_2.7b.yaml"""
+next, all of it on one page; then a real model{" (its card's recipe; wants a GPU)" * here.exists()}:
+  raft report {folder}
+  raft run {config}"""

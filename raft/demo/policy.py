@@ -58,7 +58,10 @@ def train_policy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _model(tokenizer, block, hidden_size, layers, head_dim)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one core trains while libraries are loaded on another
     losses = _train(model, blocks, seed, epochs, learning_rate, batch_size)
+    torch.set_num_threads(threads)
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
     share_like_others(Path(out_dir))

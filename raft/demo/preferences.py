@@ -10,10 +10,14 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["label_pairs", "preference_pairs", "sample_responses"]
 
+_MASK = "attention_mask"
 Gold = Callable[[list[str], list[str]], Sequence[float | None]]
 
 
@@ -26,7 +30,7 @@ def preference_pairs(
     sharpness: float = 2.0,
     flipped: float = 0.1,
     max_new_tokens: int = 40,
-    batch_size: int = 800,
+    batch_size: int = 400,
 ) -> list[dict[str, str]]:
     """Sample two responses per prompt and label them: rows of {"prompt", "chosen", "rejected"}."""
     responses = sample_responses(
@@ -71,7 +75,7 @@ def sample_responses(
     seed: int,
     *,
     max_new_tokens: int = 40,
-    batch_size: int = 800,
+    batch_size: int = 400,
 ) -> list[list[str]]:
     """`k` responses per prompt at temperature 1, in the order of the prompts."""
     import torch
@@ -80,23 +84,44 @@ def sample_responses(
     tokenizer = AutoTokenizer.from_pretrained(policy_dir, padding_side="left")
     model: Any = AutoModelForCausalLM.from_pretrained(policy_dir, dtype=torch.float32).eval()
     responses: list[list[str]] = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
         for start in range(0, len(prompts), batch_size // k):
-            batch = tokenizer(
-                list(prompts[start : start + batch_size // k]),
-                return_tensors="pt",
-                padding=True,
-                return_token_type_ids=False,
-            )
-            drawn = model.generate(
-                **batch,
-                do_sample=True,
-                top_k=0,
-                num_return_sequences=k,
-                max_new_tokens=max_new_tokens,
-            )
-            new = drawn[:, batch["input_ids"].shape[1] :]
-            decoded = tokenizer.batch_decode(new, skip_special_tokens=True)
+            some = list(prompts[start : start + batch_size // k])
+            batch = tokenizer(some, return_tensors="pt", padding=True)
+            ids, mask = (batch[one].repeat_interleave(k, 0) for one in ("input_ids", _MASK))
+            drawn = _continue(model, ids, mask, max_new_tokens, tokenizer.eos_token_id)
+            decoded = tokenizer.batch_decode(drawn, skip_special_tokens=True)
             responses += [decoded[i : i + k] for i in range(0, len(decoded), k)]
     return responses
+
+
+def _continue(
+    model: Any, ids: torch.Tensor, mask: torch.Tensor, most: int, stop: int
+) -> torch.Tensor:
+    """`most` tokens after each row, drawn at temperature 1; behind a `stop` come more of it.
+
+    `generate` takes the rows that are finished along to the end, which is half of its time here.
+    """
+    import torch
+
+    new = torch.full((len(ids), most), stop)
+    rows, places, cache = torch.arange(len(ids)), (mask.cumsum(1) - 1).clamp(min=0), None
+    for step in range(most):
+        said = model(
+            input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True,
+            logits_to_keep=1, **{_MASK: mask},
+        )  # fmt: skip
+        cache = said.past_key_values
+        ids = torch.multinomial(said.logits[:, -1].softmax(-1), 1)
+        if step:
+            ids[new[rows, step - 1] == stop] = stop
+        new[rows, step] = ids[:, 0]
+        mask, places = torch.cat([mask, torch.ones_like(ids)], 1), places[:, -1:] + 1
+        going = (ids[:, 0] != stop).nonzero()[:, 0]
+        if not len(going):
+            break
+        if len(going) < 0.8 * len(rows):
+            rows, ids, mask, places = (one[going] for one in (rows, ids, mask, places))
+            cache.batch_select_indices(going)
+    return new

@@ -132,7 +132,8 @@ def test_texts_packed_in_one_row_do_not_see_each_other(policy_dir):
 
     tokenizer = AutoTokenizer.from_pretrained(policy_dir)
     model = AutoModelForCausalLM.from_pretrained(policy_dir, dtype=torch.float32).eval()
-    first, second = (tokenizer(p + r).input_ids for p, r in texts(2, seed=5))
+    both = (tokenizer(p + r).input_ids for p, r in texts(2, seed=5))
+    first, second = sorted(both, key=len, reverse=True)  # as they come in a row
     row = _pack([first, second], 128)
     with torch.inference_mode():
         packed = model(input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False)
@@ -150,6 +151,25 @@ def test_sampling_follows_from_the_seed(policy_dir):
     drawn = sample_responses(policy_dir, prompts, 3, seed=7, max_new_tokens=8)
     assert [len(group) for group in drawn] == [3] * 4
     assert drawn == sample_responses(policy_dir, prompts, 3, seed=7, max_new_tokens=8)
+
+
+def test_rows_that_are_finished_change_nothing(policy_dir, monkeypatch):
+    """The likeliest tokens, as transformers' own generation finds them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from raft.demo.preferences import sample_responses
+
+    monkeypatch.setattr(torch, "multinomial", lambda shares, count: shares.argmax(-1, keepdim=True))
+    prompts = heldout_prompts(24, seed=0)
+    found = sample_responses(policy_dir, prompts, 1, seed=0, batch_size=12)
+    tokenizer = AutoTokenizer.from_pretrained(policy_dir, padding_side="left")
+    model: Any = AutoModelForCausalLM.from_pretrained(policy_dir, dtype=torch.float32).eval()
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    drawn = model.generate(**batch, do_sample=False, max_new_tokens=40)
+    new = drawn[:, batch["input_ids"].shape[1] :]
+    assert [one for [one] in found] == tokenizer.batch_decode(new, skip_special_tokens=True)
+    assert len({len(tokenizer(one).input_ids) for [one] in found}) > 2  # they end in turn
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,14 @@ with code 2. The others mean that something broke while the input was right: exi
 """
 
 import contextlib
+import re
 from collections.abc import Generator
 
-from rollout.text.printable import printable
+from rollout.text.printable import one_line, printable
+
+# torch's and vLLM's words, and the line of torch's source that is among them
+_NCCL = re.compile(r"\bNCCL error\b|\bnccl[A-Z]\w*Error\b")
+_SOURCE = re.compile(r" in: \S+:\d+,")
 
 
 class InputError(ValueError):
@@ -42,6 +47,22 @@ class StaleWeightsError(EngineError):
 
 class WorkerDiedError(RuntimeError):
     """A worker process died more often than it may be replaced."""
+
+
+def nccl_failure(error: BaseException, where: str, otherwise: str = "") -> InputError | None:
+    """What NCCL says of the way between GPUs, in one line; None where an error is another's.
+
+    Args:
+        where: the key of the step that it ended.
+        otherwise: what does without it.
+    """
+    text = str(error)
+    if type(error).__name__ != "DistBackendError" and not _NCCL.search(text):
+        return None
+    said = _SOURCE.sub("", one_line(text))
+    fix = "set NCCL_DEBUG=INFO to see more, NCCL_SOCKET_IFNAME to the network between the machines"
+    fix += f", or {otherwise}" if otherwise else ""
+    return InputError(where, f"the GPUs do not reach each other: {said}", fix)
 
 
 @contextlib.contextmanager

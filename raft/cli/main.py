@@ -36,7 +36,7 @@ from raft.cli.sampling import add_bon, add_sample
 from raft.cli.show import add_push, add_watch
 from raft.logs import log_for_command
 from rewards.types import RewardError
-from rollout.errors import InputError
+from rollout.errors import InputError, nccl_failure
 from rollout.storage.files import refusal
 
 _DEBUG = "RAFT_DEBUG"
@@ -113,6 +113,9 @@ def _told(error: Exception, arguments: Sequence[str], options: argparse.Namespac
         if getattr(error, "filename", None) is None:
             discard_stdout()  # it may be what is full
         complain(str(refused))
+        return 2
+    if failure := nccl_failure(error, "torchrun"):
+        complain(str(failure))
         return 2
     complain(f"{type(error).__name__}: {error} ({_traceback_place(error, arguments)})")
     return 1

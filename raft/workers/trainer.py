@@ -14,10 +14,14 @@ from raft.workers.executors import Executor, Future, P, R, Resources, Worker
 from raft.workers.probe import said
 from raft.workers.silence import SilenceWatch
 from rollout.engines.base import Transfer
+from rollout.errors import nccl_failure
 from rollout.storage.files import remove_tree
 from rollout.types import WorkerDiedError
 
 log = logging.getLogger("raft")
+
+# the key of what NCCL ends in a call, and what does without it; of others train
+_BETWEEN_GPUS = {"send": ("policy.sync", "policy.sync: disk")}
 
 
 class TrainerWorkers:
@@ -185,7 +189,13 @@ class TrainerWorkers:
         while waiting:
             ready = self._watch.first(waiting)
             assert ready is not None, "without a time limit one is always ready"
-            ready.result()
+            try:
+                ready.result()
+            except RuntimeError as error:
+                where, otherwise = _BETWEEN_GPUS.get(method.__name__, ("train", ""))
+                if failure := nccl_failure(error, where, otherwise):
+                    raise failure from error
+                raise
             del waiting[ready]
         self._joining, self._storing = [], []
         return futures[0].result()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ import pytest
 import toy_runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.distributed import DistBackendError
 
 import raft.workers.reward
 import raft.workers.rollout_worker
@@ -587,6 +588,33 @@ def test_what_a_trainer_cannot_write_is_said_when_it_is_asked_next(tmp_path: Pat
         workers.store(str(tmp_path))
         with pytest.raises(OSError, match="no space"):
             ask()
+
+
+SAID = """NCCL error in: /torch/csrc/distributed/c10d/NCCLUtils.cpp:94, remote process ended
+ncclRemoteError: A call failed possibly due to a network error."""
+
+
+@pytest.mark.parametrize(
+    ("method", "text", "where", "named"),
+    [("train", SAID, "train", ""), ("send", "NCCL error: timeout", "policy.sync", "sync: disk")],
+)
+def test_what_nccl_says_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, method: str, text: str, where: str, named: str
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise (RuntimeError if method == "send" else DistBackendError)(text)
+
+    monkeypatch.setattr(Rank, method, wraps(getattr(Rank, method))(fails))
+    workers = trainer_workers(Chaos(), 2)
+    with pytest.raises(InputError) as caught:
+        if method == "train":
+            workers.train("rows", "out", 1, True)
+        else:
+            rank: Any = workers._workers[0]
+            workers.send([lambda to: rank.call(Rank.sleep)], 1, "bfloat16")
+    assert caught.value.where == where and "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in ("NCCL_DEBUG", "NCCL_SOCKET_IFNAME", named))
+    assert text.split()[-1] in str(caught.value) and "cpp" not in str(caught.value)
 
 
 def test_trainers_that_die_every_time(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def update_of(config: RunConfig, folder: RunFolder, iteration: int) -> Update:
     selected, drew = folder.iteration(iteration) / "selected.jsonl", None
     if (version := folder.policy(config.drawn_by(iteration))) != folder.policy(iteration - 1):
         drew = str(version or local_path(config.policy.model))
-    return Update(str(selected), derive_seed(config.seed, "train", iteration), drew)
+    return Update(str(selected), derive_seed(config.seed, "train", iteration), drawn_by=drew)
 
 
 def _trainer(

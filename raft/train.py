@@ -11,7 +11,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,15 +90,16 @@ def train(
     if (checkpoint := stored_policies(folder.root).get(iteration)) is None:
         whole = config.checkpoint_due(iteration)
         checkpoint = folder.checkpoint(iteration, whole=whole)
-        selected, seed, drawn_by = update_of(config, folder, iteration)
+        made_of = update_of(config, folder, iteration)
         trainer = _trainer(workers)
         _give_trainer_turn(workers, forget=True)
         exact = _is_exact(workers)
-        rows = rows_of(Path(selected), _PROBE_TOKENS if exact else _PROBE_TOKENS_16_BIT)
+        rows = rows_of(Path(made_of.rows), _PROBE_TOKENS if exact else _PROBE_TOKENS_16_BIT)
         old = trainer.read(rows)
         # another name for every attempt: a trainer that a killed run left may still be writing
         working = checkpoint.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:8]}")
-        update = partial(trainer.train, selected, str(working), seed, whole, drawn_by)
+        made_of = replace(made_of, out_dir=str(working), whole=whole)
+        update = partial(trainer.train, made_of)
         if config.cluster.address == "inline":  # one process does one thing at a time
             update()
             meanwhile()

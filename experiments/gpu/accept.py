@@ -35,6 +35,7 @@ from experiments.gpu.models import (
     timed,
     trees,
 )
+from raft.updates.trainer import Update
 
 PEAK_FLOPS = 989e12  # of an H100 in bfloat16
 Result = dict[str, Any]
@@ -206,16 +207,16 @@ def sft_turns() -> Result:
     settings["gradient_checkpointing"] = True
     outs = [str(ROOT / name) for name in "abc"]
     trainer = sft(folder, **settings)
-    trainer.train(rows, outs[0], 0)
+    trainer.train(Update(rows, 0, outs[0]))
     trainer.store(outs[0])
     awake, slept = reserved_gib(), timed(trainer.sleep)
     asleep, woke = reserved_gib(), timed(trainer.wake)
-    second = trainer.train(rows, outs[1], 1)
+    second = trainer.train(Update(rows, 1, outs[1]))
     mine = trainer.log_probs(ids)
     trainer.sleep()
     del trainer
     again = sft(folder, outs[0], **settings)
-    resumed = again.train(rows, outs[2], 1)
+    resumed = again.train(Update(rows, 1, outs[2]))
     again.sleep()
     del again
     engine = TransformersEngine(outs[0])
@@ -248,7 +249,7 @@ def sft_8b_lora() -> Result:
     trainer = sft(folder, gradient_checkpointing=True, lora=lora, **settings)
     loaded = time.perf_counter() - start
     probe, out = trainer.log_probs(list(range(5, 60))), ROOT / "out_8b"
-    done = trainer.train(rows, str(out), 0)
+    done = trainer.train(Update(rows, 0, str(out)))
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return {
         "load_s": round(loaded, 1), "train_s": round(done["train/seconds"], 1),

@@ -22,6 +22,7 @@ from typing import Any
 
 from experiments.gpu.models import small_policy
 from raft.train import rows_of
+from raft.updates.trainer import Update
 from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor
 from raft.workers.probe import Noise, Probe, said
@@ -97,7 +98,7 @@ def prepare(root: Path, model: Path, dtype: str, rate: float) -> Bench:
     ):
         trainer = build_trainer(str(model), settings)
         old = said(trainer, rows)
-        trainer.train(str(selected), str(root / name), 0)
+        trainer.train(Update(str(selected), 0, str(root / name)))
         probes[name] = Probe(rows, said(trainer, rows), old, exact=dtype == "float32")
     at_start = replace(probes["full"], new=probes["full"].old or (), old=None)
     noise = at_start.judge(said(engine, rows)).noise

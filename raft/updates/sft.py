@@ -49,7 +49,7 @@ from raft.updates.rows import (
     undrawn,
     with_log_probs,
 )
-from raft.updates.trainer import METRICS_FILE, rendezvous_address, set_torchrun_env
+from raft.updates.trainer import METRICS_FILE, Update, rendezvous_address, set_torchrun_env
 from rollout.engines.vllm_transfer import send_weights, sent_tensors
 from rollout.types import InputError
 
@@ -104,20 +104,14 @@ class SFT:
         set_torchrun_env(host, port, self._rank, self._world_size)
         self._build()
 
-    def train(
-        self,
-        rows_path: str,
-        out_dir: str | None,
-        seed: int,
-        whole: bool = True,
-        drawn_by: str | None = None,
-    ) -> dict[str, float | int]:
+    def train(self, update: Update) -> dict[str, float | int]:
         from transformers import set_seed
 
         start = time.monotonic()
-        settings, trainer, self._drawn_by = self._settings, self._trainer, drawn_by
+        settings, trainer, seed = self._settings, self._trainer, update.seed
+        self._drawn_by = update.drawn_by
         self._files.load(trainer)
-        trainer.train_dataset, counts = self._data(Path(rows_path), seed)
+        trainer.train_dataset, counts = self._data(Path(update.rows), seed)
         if settings.start_from == "start":
             set_seed(seed % 2**31)
             put_start(trainer, self._start, self._dtype, settings.lora is not None)
@@ -138,8 +132,8 @@ class SFT:
             "train/seconds": time.monotonic() - start,
         }
         saving = time.monotonic()
-        if out_dir is not None:
-            self._save(Path(out_dir), metrics, whole and not settings.fresh)
+        if update.out_dir is not None:
+            self._save(Path(update.out_dir), metrics, update.whole and not settings.fresh)
         return {**metrics, "train/save_seconds": time.monotonic() - saving}
 
     def store(self, checkpoint: str) -> None:

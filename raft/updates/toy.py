@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raft.config.updates import DpoUpdate
 from raft.updates.rows import MIXED, of_mean_one, pair_rows, sft_rows
-from raft.updates.trainer import METRICS_FILE
+from raft.updates.trainer import METRICS_FILE, Update
 from rollout.engines.base import context_length
 from rollout.engines.toy import read_toy, write_toy
 from rollout.errors import EngineError
@@ -51,20 +51,12 @@ class ToyTrainer:
     def rehearse(self, prompt: int, response: int) -> float:
         return 0.0
 
-    def train(
-        self,
-        rows_path: str,
-        out_dir: str | None,
-        seed: int,
-        whole: bool = True,
-        drawn_by: str | None = None,
-    ) -> dict[str, float | int]:
-        del seed, whole  # there is no optimizer
+    def train(self, update: Update) -> dict[str, float | int]:
         loss_of = self._pair_loss if self._settings.update.kind == "dpo" else self._token_loss
         drew = self._logits
-        if drawn_by is not None and self._settings.update.bounds:
-            drew = read_toy(drawn_by)[1]
-        tokens_N, loss_and_slope = loss_of(Path(rows_path), _log_p(drew))
+        if update.drawn_by is not None and self._settings.update.bounds:
+            drew = read_toy(update.drawn_by)[1]
+        tokens_N, loss_and_slope = loss_of(Path(update.rows), _log_p(drew))
         if self._settings.start_from == "start":
             self._logits = self._start
         steps, loss = max(1, round(self._settings.epochs)), 0.0
@@ -76,9 +68,9 @@ class ToyTrainer:
             up = here_V - slope_N.sum() / count * np.exp(log_p)
             self._logits = self._logits - self._settings.learning_rate * up
         metrics = {"train/loss": loss, "train/steps": steps, "train/loss_tokens": len(tokens_N)}
-        if self._rank == 0 and out_dir is not None:
-            write_toy(out_dir, self._tokenizer.words, self._logits.tolist(), self._context)
-            (Path(out_dir) / METRICS_FILE).write_text(json.dumps(metrics))
+        if self._rank == 0 and update.out_dir is not None:
+            write_toy(update.out_dir, self._tokenizer.words, self._logits.tolist(), self._context)
+            (Path(update.out_dir) / METRICS_FILE).write_text(json.dumps(metrics))
         return metrics
 
     def _token_loss(self, path: Path, drawn: Floats) -> tuple[Ids, LossAndSlope]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from raft.config.train import TrainConfig
@@ -15,14 +16,20 @@ if TYPE_CHECKING:
 METRICS_FILE = "train.json"
 
 
-class Update(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Update:
     """What an update follows from, besides the policy: selected rows, and a seed.
 
-    `drawn_by` is the policy that drew the rows; None for the one that is trained.
+    Attributes:
+        out_dir: where weights and tokenizer are written; None: nowhere.
+        whole: `store` will write the optimizer there; without it training cannot go on there.
+        drawn_by: the policy that drew the rows; None for the one that is trained.
     """
 
     rows: str
     seed: int
+    out_dir: str | None = None
+    whole: bool = True
     drawn_by: str | None = None
 
 
@@ -47,20 +54,8 @@ class Trainer(Protocol):
         """
         ...
 
-    def train(
-        self,
-        rows_path: str,
-        out_dir: str | None,
-        seed: int,
-        whole: bool = True,
-        drawn_by: str | None = None,
-    ) -> dict[str, float | int]:
-        """One update on selected rows; writes weights and tokenizer to `out_dir`, if there is one.
-
-        Args:
-            whole: `store` will write the optimizer there; without it training cannot go on there.
-            drawn_by: the policy that drew the rows; by default the one that is trained.
-        """
+    def train(self, update: Update) -> dict[str, float | int]:
+        """Make the update; its metrics."""
         ...
 
     def store(self, checkpoint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Concatenate
@@ -63,18 +64,14 @@ class TrainerWorkers:
         self._storing: list[Future[None]] = []
         self._workers = self._spawn()
 
-    def train(
-        self, rows_path: str, out_dir: str, seed: int, whole: bool, drawn_by: str | None = None
-    ) -> dict[str, float | int]:
-        """One update on the rows of a file; writes the new policy to `out_dir`.
-
-        With `whole` the caller has `store` write the optimizer there, wherever it moves it.
-        `drawn_by` is the policy of the rows where it is not the one that is trained.
-        """
+    def train(self, update: Update) -> dict[str, float | int]:
+        """Make the update, which has an `out_dir`. Where it is `whole` the caller has `store` write
+        the optimizer there, wherever it moves it."""
+        assert update.out_dir is not None, "the new policy is what is wanted"
         self.settle()
         for attempt in range(self._max_respawns + 1):
             try:
-                metrics = self._on_all(Trainer.train, rows_path, out_dir, seed, whole, drawn_by)
+                metrics = self._on_all(Trainer.train, update)
             except WorkerDiedError as error:
                 if attempt == self._max_respawns:
                     raise WorkerDiedError(
@@ -82,9 +79,9 @@ class TrainerWorkers:
                         f"{self._max_respawns}); the last: {error}"
                     ) from error
                 self._restart(error)
-                remove_tree(Path(out_dir))
+                remove_tree(Path(update.out_dir))
                 continue
-            self._since.append(Update(rows_path, seed, drawn_by))
+            self._since.append(update)
             return metrics
         raise AssertionError("unreachable")
 
@@ -170,8 +167,7 @@ class TrainerWorkers:
         fails is noticed while the others still wait for it. The first call waits for the updates
         since the checkpoint."""
         while self._behind:
-            rows, seed, drawn_by = self._behind[0]
-            self._call(Trainer.train, rows, None, seed, False, drawn_by)
+            self._call(Trainer.train, replace(self._behind[0], out_dir=None, whole=False))
             del self._behind[0]
         return self._call(method, *arguments, **named)
 

@@ -21,7 +21,7 @@ import torch
 
 from raft.config.train import TrainConfig
 from raft.updates.sft import SFT
-from raft.updates.trainer import build_trainer, rendezvous_address
+from raft.updates.trainer import Update, build_trainer, rendezvous_address
 
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(["torch", "trl", "raft.updates.sft", "raft.updates.dpo"])
@@ -149,7 +149,7 @@ def updates(
     before = trainer.log_probs(ids) if ids else []
     found = []
     for seed, out in enumerate(outs, first_seed):
-        metrics: dict[str, Any] = trainer.train(rows, out, seed)
+        metrics: dict[str, Any] = trainer.train(Update(rows, seed, out))
         torch.distributed.barrier()  # a run asks for it when all have trained
         trainer.store(out)
         if given.get("fsdp"):

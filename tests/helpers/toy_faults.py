@@ -15,6 +15,7 @@ from typing import Any
 from raft.config.train import TrainConfig
 from raft.monitor.policies import LogProbWorker
 from raft.updates.toy import ToyTrainer
+from raft.updates.trainer import Update
 from raft.workers.reward import RewardWorker
 from raft.workers.rollout_worker import RolloutWorker
 from rollout.storage.files import whole_binary, write_json
@@ -69,20 +70,14 @@ class DyingLogProbWorker(LogProbWorker):
 
 
 class DyingTrainer(ToyTrainer):
-    def train(
-        self,
-        rows_path: str,
-        out_dir: str | None,
-        seed: int,
-        whole: bool = True,
-        drawn_by: str | None = None,
-    ) -> dict[str, float | int]:
-        assert out_dir is not None, "one toy trainer alone writes"
-        Path(out_dir).mkdir()
-        (Path(out_dir) / "half").write_text("of a checkpoint")
+    def train(self, update: Update) -> dict[str, float | int]:
+        assert update.out_dir is not None, "one toy trainer alone writes"
+        half = Path(update.out_dir) / "half"
+        half.parent.mkdir()
+        half.write_text("of a checkpoint")
         maybe_die("train")
-        (Path(out_dir) / "half").unlink()
-        return super().train(rows_path, out_dir, seed, whole, drawn_by)
+        half.unlink()
+        return super().train(update)
 
 
 class RememberingTrainer(ToyTrainer):
@@ -99,21 +94,14 @@ class RememberingTrainer(ToyTrainer):
         self._rate = settings.learning_rate
         self._asked = False
 
-    def train(
-        self,
-        rows_path: str,
-        out_dir: str | None,
-        seed: int,
-        whole: bool = True,
-        drawn_by: str | None = None,
-    ) -> dict[str, float | int]:
+    def train(self, update: Update) -> dict[str, float | int]:
         grown = {"learning_rate": self._rate * (1 + self._made)}
         self._settings = self._settings.model_copy(update=grown)
-        metrics = super().train(rows_path, out_dir, seed, whole, drawn_by)
+        metrics = super().train(update)
         self._made += 1
         self._asked = False
-        if out_dir is not None and whole:
-            write_json(Path(out_dir) / "optimizer.json", ["optimizer.pt"])
+        if update.out_dir is not None and update.whole:
+            write_json(Path(update.out_dir) / "optimizer.json", ["optimizer.pt"])
         return metrics
 
     def store(self, checkpoint: str) -> None:

@@ -15,6 +15,7 @@ from sft_rank import build_sft, run_ranks, selected_rows
 
 from raft.updates.optimizer import is_whole
 from raft.updates.rows import sft_rows
+from raft.updates.trainer import Update
 from rollout.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -65,7 +66,7 @@ def test_shards_train_as_one_process_across_syncs(
         alone = build_sft(**settings)
         for seed, out in enumerate(outs):
             before = alone.log_probs(probe)
-            metrics = alone.train(str(rows), str(tmp_path / f"one-{seed}"), seed)
+            metrics = alone.train(Update(str(rows), seed, str(tmp_path / f"one-{seed}")))
             after = alone.log_probs(probe)
             for rank in (ranks[seed] for ranks in shared):
                 assert rank["train/loss"] == pytest.approx(metrics["train/loss"], rel=1e-4)
@@ -101,7 +102,7 @@ def test_each_rank_writes_its_rows_of_the_optimizer(tmp_path: Path) -> None:
     assert sorted(Path(first).glob("optimizer*.pt")) == shards
     with tiny.one_thread():
         alone = build_sft(**settings)
-        alone.train(str(rows), str(tmp_path / "one"), 0)
+        alone.train(Update(str(rows), 0, str(tmp_path / "one")))
         alone.store(str(tmp_path / "one"))
     names = [name for name, _ in alone._trainer.model.named_parameters()]
     found, expected = state(*shards), state(tmp_path / "one/optimizer.pt")
@@ -145,7 +146,7 @@ def test_each_rank_writes_its_rows_of_the_optimizer(tmp_path: Path) -> None:
                 for name, of in parts[0].items()}}, other / file)  # fmt: skip
         assert same(resumed(other, f"from-{count}"))
     with pytest.raises(InputError, match=r"optimizer-0-of-2\.pt: is one of 2 shards"):
-        build_sft(**settings, checkpoint=first).train(str(rows), None, 1)
+        build_sft(**settings, checkpoint=first).train(Update(str(rows), 1))
 
 
 def _third(whole: torch.Tensor, rank: int, count: int) -> torch.Tensor:
@@ -160,5 +161,5 @@ def test_gradients_of_shards_are_summed_in_float32(tmp_path: Path) -> None:
     ranks = run_ranks(settings | {"fsdp": True, "mixed": True}, rows, [str(tmp_path / "out")])
     assert [rank[0]["reduced_in"] for rank in ranks] == [["torch.float32"]] * 2
     with tiny.one_thread():
-        build_sft(**settings).train(str(rows), str(tmp_path / "one"), 0)
+        build_sft(**settings).train(Update(str(rows), 0, str(tmp_path / "one")))
     assert 0 < largest_difference(tmp_path / "out", tmp_path / "one") < 1e-3

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sft_rank import build_sft, run_ranks, selected_rows
 
 from raft.updates.rows import MIXED
+from raft.updates.trainer import Update
 from rollout.types import InputError
 
 LORA = {"r": 4, "alpha": 8, "dropout": 0.1}
@@ -105,7 +106,7 @@ def test_a_dry_update_leaves_nothing(
     assert all(weight.grad is None for weight in tried._trainer.model.parameters())
     for number in range(2):  # and later updates are those of a trainer that made none
         metrics = [
-            one.train(str(rows), str(tmp_path / f"{name}-{number}"), seed=number)
+            one.train(Update(str(rows), number, str(tmp_path / f"{name}-{number}")))
             for name, one in (("plain", plain), ("tried", tried))
         ]
         for name, one in (("plain", plain), ("tried", tried)):
@@ -119,7 +120,7 @@ def test_a_dry_update_leaves_nothing(
     if "lora" in settings:  # whose frozen weights are the start's
         lose_a_token(resumed)
     resumed.rehearse(20, 12)
-    resumed.train(str(rows), str(tmp_path / "resumed"), seed=1)
+    resumed.train(Update(str(rows), 1, str(tmp_path / "resumed")))
     resumed.store(str(tmp_path / "resumed"))
     assert same_bits(files(tmp_path / "resumed"), files(tmp_path / "plain-1"))
     assert resumed.rehearse(20, 12) == 0  # what has trained is let be
@@ -169,7 +170,7 @@ def test_memory_that_is_too_small_is_one_line(
 ) -> None:  # fmt: skip
     given = EIGHT | {"model": str(folders["llama"]), **settings}
     first = build_sft(**given)
-    first.train(str(rows), str(tmp_path / "first"), seed=0)
+    first.train(Update(str(rows), 0, str(tmp_path / "first")))
     first.store(str(tmp_path / "first"))
     resumed = build_sft(**given, checkpoint=str(tmp_path / "first"))  # as well as a new one
     before = weights(resumed)

@@ -19,6 +19,7 @@ from sft_rank import build_sft, run_ranks, selected_rows
 from raft.updates.optimizer import is_whole
 from raft.updates.policy import merged_tensors
 from raft.updates.rows import IGNORED, TrainingRow, concatenate_and_cut, sft_rows, training_order
+from raft.updates.trainer import Update
 from rollout.storage.files import refusal
 from rollout.types import InputError
 
@@ -157,7 +158,7 @@ def test_loss_is_the_mean_over_trained_tokens(
     # steps of each step's token mean
     settings = {"learning_rate": 1e-12, "batch_size": 4, "micro_batch_size": 2}
     trainer = build_sft(str(folders[family]), loss_on=loss_on, **settings)
-    metrics = trainer.train(str(rows), str(tmp_path / "out"), seed=3)
+    metrics = trainer.train(Update(str(rows), 3, str(tmp_path / "out")))
     made = list(sft_rows(rows, loss_on))
     order = training_order(7, 4, 1, seed=3)
     steps = []
@@ -182,7 +183,7 @@ def test_update_equals_adam_by_hand(
     from transformers import AutoModelForCausalLM
 
     trainer = build_sft(str(folders[family]), learning_rate=1e-3, batch_size=4)
-    trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+    trainer.train(Update(str(rows), 0, str(tmp_path / "out")))
     model = AutoModelForCausalLM.from_pretrained(folders[family], dtype=torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     made: list[Any] = list(sft_rows(rows, "response"))
@@ -215,7 +216,7 @@ def test_micro_batches_make_the_same_update(
         trainer = build_sft(
             str(folders["llama"]), learning_rate=1e-3, batch_size=4, micro_batch_size=micro
         )
-        trainer.train(str(rows), str(tmp_path / f"{micro}"), seed=0)
+        trainer.train(Update(str(rows), 0, str(tmp_path / f"{micro}")))
     # Adam's first steps are ± the learning rate; where a gradient is near its epsilon, rounding
     # shows, and how much is the processor's
     assert largest_difference(tmp_path / "1", tmp_path / "4") < 5e-5
@@ -227,7 +228,7 @@ def test_wrapped_packing_trains(folders: dict[str, Path], rows: Path, tmp_path: 
     trainer = build_sft(
         str(folders["llama"]), learning_rate=1e-3, batch_size=2, packing="wrapped", max_length=8
     )
-    metrics = trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+    metrics = trainer.train(Update(str(rows), 0, str(tmp_path / "out")))
     blocks = concatenate_and_cut(list(sft_rows(rows, "response")), 8)
     assert metrics["train/steps"] == -(-len(blocks) // 2)
 
@@ -237,9 +238,9 @@ def test_packed_rows_make_the_update_of_rows_alone(
 ) -> None:
     # all rows in one step, once as they are and once side by side in blocks of 64 tokens
     settings: dict[str, Any] = {"model": str(folders["llama"]), "learning_rate": 1e-3}
-    build_sft(batch_size=7, **settings).train(str(rows), str(tmp_path / "alone"), seed=0)
+    build_sft(batch_size=7, **settings).train(Update(str(rows), 0, str(tmp_path / "alone")))
     packed = build_sft(batch_size=4, packing="bfd", max_length=64, **settings)
-    metrics = packed.train(str(rows), str(tmp_path / "packed"), seed=0)
+    metrics = packed.train(Update(str(rows), 0, str(tmp_path / "packed")))
     assert metrics["train/steps"] == 1
     assert largest_difference(tmp_path / "alone", tmp_path / "packed") < 5e-5
 
@@ -298,17 +299,17 @@ def test_small_optimizers_train_and_resume(
     folders: dict[str, Path], rows: Path, tmp_path: Path, optim: str
 ) -> None:
     settings: dict[str, Any] = {"model": str(folders["llama"]), "learning_rate": 1e-3}
-    build_sft(**settings).train(str(rows), str(tmp_path / "usual"), seed=1)
+    build_sft(**settings).train(Update(str(rows), 1, str(tmp_path / "usual")))
     small = build_sft(optim=optim, **settings)
     for seed in (1, 2):
-        small.train(str(rows), str(tmp_path / str(seed)), seed=seed)
+        small.train(Update(str(rows), seed, str(tmp_path / str(seed))))
         small.store(str(tmp_path / str(seed)))
     # most steps are those of AdamW
     usual, found = weights(tmp_path / "usual"), weights(tmp_path / "1")
     apart = torch.cat([(found[key] - usual[key]).abs().flatten() for key in usual])
     assert float(apart.quantile(0.9)) < 2e-4
     resumed = build_sft(optim=optim, checkpoint=str(tmp_path / "1"), **settings)
-    resumed.train(str(rows), str(tmp_path / "2b"), seed=2)
+    resumed.train(Update(str(rows), 2, str(tmp_path / "2b")))
     assert_identical(weights(tmp_path / "2"), weights(tmp_path / "2b"))
 
 
@@ -331,15 +332,15 @@ def test_resumed_update_is_bit_identical(
     settings: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 4, "micro_batch_size": 2}
     settings |= {"schedule": "linear", "warmup_steps": 1, "epochs": 2}
     whole = build_sft(str(folders[family]), **settings)
-    whole.train(str(rows), str(tmp_path / "1"), seed=1)
+    whole.train(Update(str(rows), 1, str(tmp_path / "1")))
     whole.store(str(tmp_path / "1"))
-    whole.train(str(rows), str(tmp_path / "2"), seed=2)
+    whole.train(Update(str(rows), 2, str(tmp_path / "2")))
     torch.rand(17)  # another process has used its generator otherwise
     resumed = build_sft(str(folders[family]), checkpoint=str(tmp_path / "1"), **settings)
-    resumed.train(str(rows), str(tmp_path / "2b"), seed=2)
+    resumed.train(Update(str(rows), 2, str(tmp_path / "2b")))
     assert_identical(weights(tmp_path / "2"), weights(tmp_path / "2b"))
     other = build_sft(str(folders[family]), checkpoint=str(tmp_path / "1"), **settings)
-    other.train(str(rows), str(tmp_path / "3"), seed=3)
+    other.train(Update(str(rows), 3, str(tmp_path / "3")))
     assert largest_difference(tmp_path / "2", tmp_path / "3") > 0
 
 
@@ -351,12 +352,12 @@ def test_fresh_optimizer_forgets_and_persistent_remembers(
         out = tmp_path / f"{optimizer}-{restarted}"
         settings: dict[str, Any] = {"learning_rate": 1e-3, "optimizer": optimizer}
         trainer = build_sft(str(folders["llama"]), **settings)
-        trainer.train(str(rows), str(out / "1"), seed=1)
+        trainer.train(Update(str(rows), 1, str(out / "1")))
         if optimizer == "persistent":
             trainer.store(str(out / "1"))
         if restarted:
             trainer = build_sft(str(folders["llama"]), checkpoint=str(out / "1"), **settings)
-        trainer.train(str(rows), str(out / "2"), seed=2)
+        trainer.train(Update(str(rows), 2, str(out / "2")))
         assert (out / "1/optimizer.pt").exists() == (optimizer == "persistent")
         return weights(out / "2")
 
@@ -369,7 +370,7 @@ def test_fresh_optimizer_forgets_and_persistent_remembers(
 def test_missing_optimizer_state_is_refused(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
-    build_sft(str(folders["llama"])).train(str(rows), str(tmp_path / "1"), seed=1)
+    build_sft(str(folders["llama"])).train(Update(str(rows), 1, str(tmp_path / "1")))
     with pytest.raises(InputError, match=r"optimizer\.pt: missing"):
         build_sft(str(folders["llama"]), checkpoint=str(tmp_path / "1"))
 
@@ -378,7 +379,7 @@ def test_an_optimizer_that_finds_no_room_leaves_nothing_half(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
     trainer, out = build_sft(str(folders["llama"])), tmp_path / "1"
-    trainer.train(str(rows), str(out), seed=1)
+    trainer.train(Update(str(rows), 1, str(out)))
     assert not is_whole(out)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -393,7 +394,7 @@ def test_an_optimizer_that_finds_no_room_leaves_nothing_half(
     assert not is_whole(out) and sorted(out.glob("*optimizer*")) == [out / "optimizer.json"]
     trainer.store(str(out))
     assert is_whole(out)
-    build_sft(str(folders["llama"]), checkpoint=str(out)).train(str(rows), None, seed=2)
+    build_sft(str(folders["llama"]), checkpoint=str(out)).train(Update(str(rows), 2))
 
 
 @pytest.mark.slow
@@ -409,7 +410,7 @@ def test_forward_is_not_wrapped_again_each_update(
     depths = []
     try:
         for number in range(3):
-            trainer.train(str(rows), str(tmp_path / f"{number}"), seed=number)
+            trainer.train(Update(str(rows), number, str(tmp_path / f"{number}")))
             depths.append(wrappers(model.forward))
     finally:
         trainer._trainer.accelerator.state._mixed_precision = "no"  # shared by the process
@@ -429,7 +430,7 @@ def test_diverged_training_says_so_and_writes_nothing(
 ) -> None:
     trainer = build_sft(str(folders["llama"]), learning_rate=1e30, batch_size=2, epochs=3)
     with pytest.raises(InputError, match=r"train\.learning_rate: training diverged"):
-        trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+        trainer.train(Update(str(rows), 0, str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
@@ -443,7 +444,7 @@ def test_checkpoint_round_trip(
     # the checkpoint is the trainer's policy (tied weights too), with the policy's own settings and
     # tokenizer: the trainer's PAD token and switched-off cache are no part of it
     trainer = build_sft(str(folders[family]), learning_rate=1e-3)
-    trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+    trainer.train(Update(str(rows), 0, str(tmp_path / "out")))
     ids = next(iter(sft_rows(rows, "all")))["input_ids"]
     assert trainer.log_probs(ids) == pytest.approx(tiny.log_probs(tmp_path / "out", ids), abs=1e-5)
     assert trainer.log_probs(ids) != pytest.approx(tiny.log_probs(folders[family], ids), abs=1e-3)
@@ -459,7 +460,7 @@ def test_a_policy_without_pad_token_stays_without(rows: Path, tmp_path: Path) ->
     from transformers import AutoConfig, AutoTokenizer
 
     folder = tiny.checkpoint(tmp_path / "start", "llama", pad=None, pad_token_id=None)
-    build_sft(str(folder)).train(str(rows), str(tmp_path / "out"), seed=0)
+    build_sft(str(folder)).train(Update(str(rows), 0, str(tmp_path / "out")))
     assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token is None
     assert AutoConfig.from_pretrained(tmp_path / "out").pad_token_id is None
 
@@ -471,7 +472,7 @@ def test_lora_exports_merged_weights_and_leaves_the_base_alone(
 ) -> None:
     trainer = build_sft(str(folders[family]), learning_rate=1e-2, lora=LORA)
     for number in (1, 2):
-        trainer.train(str(rows), str(tmp_path / f"{number}"), seed=number)
+        trainer.train(Update(str(rows), number, str(tmp_path / f"{number}")))
     ids = next(iter(sft_rows(rows, "all")))["input_ids"]
     from transformers import AutoModelForCausalLM
 
@@ -502,10 +503,10 @@ def test_lora_resumes_bit_identically_from_its_adapter(
 ) -> None:
     settings: dict[str, Any] = {"learning_rate": 1e-2, "lora": {**LORA, "dropout": 0.1}}
     whole = build_sft(str(folders["llama"]), **settings)
-    whole.train(str(rows), str(tmp_path / "1"), seed=1)
-    whole.train(str(rows), str(tmp_path / "2"), seed=2)
+    whole.train(Update(str(rows), 1, str(tmp_path / "1")))
+    whole.train(Update(str(rows), 2, str(tmp_path / "2")))
     resumed = build_sft(str(folders["llama"]), checkpoint=str(tmp_path / "1"), **settings)
-    resumed.train(str(rows), str(tmp_path / "2b"), seed=2)
+    resumed.train(Update(str(rows), 2, str(tmp_path / "2b")))
     assert_identical(weights(tmp_path / "2"), weights(tmp_path / "2b"))
     adapters = [
         load_file(tmp_path / out / "adapter/adapter_model.safetensors") for out in ("2", "2b")
@@ -527,7 +528,7 @@ def test_two_trainers_make_the_update_of_one(
     shared = run_ranks(settings, rows, outs)
     alone = build_sft(**settings)
     for seed, out in enumerate(outs):
-        metrics = alone.train(str(rows), str(tmp_path / f"one-{seed}"), seed)
+        metrics = alone.train(Update(str(rows), seed, str(tmp_path / f"one-{seed}")))
         assert shared[0][seed]["train/loss"] == pytest.approx(metrics["train/loss"], rel=1e-5)
         assert shared[1][seed]["train/loss"] == shared[0][seed]["train/loss"]
         assert shared[0][seed]["train/steps"] == metrics["train/steps"] == 4

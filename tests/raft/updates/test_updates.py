@@ -139,7 +139,7 @@ def trained(
     }
     checkpoint = {"checkpoint": str(policy)} if policy else {}
     trainer = build_sft(str(start), **checkpoint, **settings)
-    metrics = trainer.train(str(rows), str(out), seed=0)
+    metrics = trainer.train(Update(str(rows), 0, str(out)))
     return load_file(out / "model.safetensors"), metrics
 
 
@@ -348,10 +348,10 @@ def test_an_update_from_the_start_forgets_all_before(
     settings |= {"batch_size": 8, "update": update}
     trainer = build_sft(str(start), **settings)
     for number in (1, 2):
-        trainer.train(str(rows), str(tmp_path / f"{number}"), seed=5)
+        trainer.train(Update(str(rows), 5, str(tmp_path / f"{number}")))
         assert not (tmp_path / f"{number}/optimizer.pt").exists()
     resumed = build_sft(str(start), checkpoint=str(tmp_path / "1"), **settings)
-    metrics = resumed.train(str(rows), str(tmp_path / "3"), seed=5)
+    metrics = resumed.train(Update(str(rows), 5, str(tmp_path / "3")))
     first, second, third = (load_file(tmp_path / f"{n}/model.safetensors") for n in (1, 2, 3))
     if update == "sft":
         assert all(torch.equal(first[key], second[key]) for key in first)
@@ -371,15 +371,15 @@ def test_the_ratio_is_to_the_policy_that_drew(
     # which may be the one before the trained one, or the starting one
     settings: Row = {"learning_rate": 3e-2, "batch_size": 100, "lora": lora, "update": "reinforce"}
     trainer = build_sft(str(start), **settings)
-    trainer.train(str(rows), str(tmp_path / "1"), seed=1)
-    trainer.train(str(rows), str(tmp_path / "2"), seed=2)
+    trainer.train(Update(str(rows), 1, str(tmp_path / "1")))
+    trainer.train(Update(str(rows), 2, str(tmp_path / "2")))
     trainer.store(str(tmp_path / "2"))
     policies = {name: log_probs_by_transformers(folder, rows) for name, folder in (
         (None, tmp_path / "2"), ("1", tmp_path / "1"), ("start", start),
     )}  # fmt: skip
     for name, drew in (("1", tmp_path / "1"), ("start", start), (None, None)):
         resumed = build_sft(str(start), checkpoint=str(tmp_path / "2"), **settings)
-        metrics = resumed.train(str(rows), None, 3, drawn_by=drew and str(drew))
+        metrics = resumed.train(Update(str(rows), 3, drawn_by=drew and str(drew)))
         expected = (policies[None] - policies[name]).exp().mean().item()
         assert metrics["train/ratio_mean"] == pytest.approx(expected, rel=1e-4)
         assert (abs(expected - 1) > 1e-3) is (name is not None)
@@ -417,7 +417,7 @@ def test_updates_since_the_last_checkpoint_are_made_again_bit_for_bit(
 
     def make(trainer: TrainerWorkers, number: int, out: str, whole: bool) -> None:
         path = str(tmp_path / out)
-        trainer.train(str(rows), path, number, whole)
+        trainer.train(Update(str(rows), number, path, whole=whole))
         if whole:
             trainer.store(path)
         assert (tmp_path / out / "optimizer.pt").exists() is whole
@@ -449,12 +449,12 @@ def test_resumed_update_is_bit_identical(
     settings: Row = {"learning_rate": 1e-3, "batch_size": 4, "epochs": 2, "lora": lora}
     settings |= {"update": update, "kl": 0.0 if update == "dpo" else 0.1}
     whole = build_sft(str(start), **settings)
-    whole.train(str(rows), str(tmp_path / "1"), seed=1)
+    whole.train(Update(str(rows), 1, str(tmp_path / "1")))
     whole.store(str(tmp_path / "1"))
-    metrics = whole.train(str(rows), str(tmp_path / "2"), seed=2)
+    metrics = whole.train(Update(str(rows), 2, str(tmp_path / "2")))
     torch.rand(17)  # another process has used its generator otherwise
     resumed = build_sft(str(start), checkpoint=str(tmp_path / "1"), **settings)
-    again = resumed.train(str(rows), str(tmp_path / "2b"), seed=2)
+    again = resumed.train(Update(str(rows), 2, str(tmp_path / "2b")))
     first, second = (load_file(tmp_path / out / "model.safetensors") for out in ("2", "2b"))
     assert all(torch.equal(first[key], second[key]) for key in first)
     timed = ("train/seconds", "train/save_seconds")
@@ -482,7 +482,7 @@ def test_two_trainers_make_the_update_of_one(
     shared = run_ranks(settings, rows, outs)
     alone = build_sft(**settings)
     for seed, out in enumerate(outs):
-        metrics = alone.train(str(rows), str(tmp_path / f"one-{seed}"), seed)
+        metrics = alone.train(Update(str(rows), seed, str(tmp_path / f"one-{seed}")))
         # at first all margins are 0, and which of them are above it is rounding
         unlike = ("train/seconds", "train/save_seconds", "train/pair_accuracy")
         for key in metrics.keys() - unlike:

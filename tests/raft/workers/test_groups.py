@@ -423,16 +423,9 @@ class Rank:
 
     def join(self, host: str, port: int) -> None: ...
 
-    def train(
-        self,
-        rows_path: str,
-        out_dir: str | None,
-        seed: int,
-        whole: bool = True,
-        drawn_by: str | None = None,
-    ) -> dict[str, Any]:
-        self.made.append((self.checkpoint, rows_path, out_dir, seed, whole))
-        return {"from": self.checkpoint, "rank": self.rank, "seed": seed}
+    def train(self, update: Update) -> dict[str, Any]:
+        self.made.append((self.checkpoint, update.rows, update.out_dir, update.seed, update.whole))
+        return {"from": self.checkpoint, "rank": self.rank, "seed": update.seed}
 
     def store(self, checkpoint: str) -> None:
         self.stored.append(checkpoint)
@@ -518,7 +511,7 @@ def test_a_dead_rank_is_not_waited_for(tmp_path: Path) -> None:
     workers = trainer_workers(executor, 3)
     executor.hanging = lambda worker, method: method == "train" and worker.number in (0, 2)
     executor.fatal = lambda worker, method: method == "train" and worker.number == 1
-    metrics = workers.train("rows", str(tmp_path / "out"), 7, True)
+    metrics = workers.train(Update("rows", 7, str(tmp_path / "out")))
     assert metrics == {"from": "old", "rank": 0, "seed": 7}
     assert len(executor.spawned) == 6
 
@@ -528,7 +521,7 @@ def test_a_trainer_begins_again_from_the_last_finished_policy(tmp_path: Path) ->
     workers = trainer_workers(executor, 1)
     (tmp_path / "out").mkdir()
     executor.fatal = lambda worker, method: worker.number == 0
-    assert workers.train("rows", str(tmp_path / "out"), 7, True)["from"] == "old"
+    assert workers.train(Update("rows", 7, str(tmp_path / "out")))["from"] == "old"
     assert not (tmp_path / "out").exists(), "what the dead one had written is gone"
     workers.store("new")
     workers.settle()
@@ -551,20 +544,20 @@ def test_a_trainer_makes_the_updates_since_its_checkpoint_again(tmp_path: Path) 
     workers.log_probs([1, 2])
     again = [("old", "rows-1", None, 1, False), ("old", "rows-2", None, 2, False)]
     assert made() == again, "before anything else, and once"
-    workers.train("rows-3", out, 3, False)
+    workers.train(Update("rows-3", 3, out, whole=False))
     assert made() == [("old", "rows-3", out, 3, False)]
     executor.fatal = lambda worker, method: worker.number in dead
-    workers.train("rows-4", out, 4, True)
+    workers.train(Update("rows-4", 4, out))
     (tmp_path / "new").mkdir()
     workers.store(str(tmp_path / "new"))
     again.append(("old", "rows-3", None, 3, False))
     assert made() == [*again, ("old", "rows-4", out, 4, True)]
     dead.append(1)  # before the next update asks whether the checkpoint is whole
-    workers.train("rows-5", out, 5, False)
+    workers.train(Update("rows-5", 5, out, whole=False))
     new = str(tmp_path / "new")
     assert made() == [(new, "rows-5", out, 5, False)]
     # and one that is not whole is none to begin from
-    workers.train("rows-6", out, 6, True, "drawn-by")
+    workers.train(Update("rows-6", 6, out, drawn_by="drawn-by"))
     write_json(tmp_path / "new/optimizer.json", ["optimizer.pt"])
     workers.store(new)
     assert made() == [(new, "rows-6", out, 6, True)]
@@ -583,7 +576,7 @@ def test_what_a_trainer_cannot_write_is_said_when_it_is_asked_next(tmp_path: Pat
 
     workers = TrainerWorkers(Chaos(), [Resources()], Full, "old")
     for ask in (
-        lambda: workers.train("rows", str(tmp_path), 1, True), workers.settle, workers.dtype,
+        lambda: workers.train(Update("rows", 1, str(tmp_path))), workers.settle, workers.dtype,
     ):  # fmt: skip
         workers.store(str(tmp_path))
         with pytest.raises(OSError, match="no space"):
@@ -622,7 +615,7 @@ def test_trainers_that_die_every_time(tmp_path: Path) -> None:
     workers = trainer_workers(executor, 1, respawns=1)
     executor.fatal = lambda worker, method: True
     with pytest.raises(WorkerDiedError, match=r"trainers died 2 times \(cluster.max_respawns is 1"):
-        workers.train("rows", str(tmp_path / "out"), 7, True)
+        workers.train(Update("rows", 7, str(tmp_path / "out")))
 
 
 def test_what_is_drawn_is_stored_though_scoring_fails(policy: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from sft_rank import build_sft, run_ranks, selected_rows
 from transfer_line import exchanged, sent_by
 
+from raft.updates.trainer import Update
 from rollout.engines.causal_lm import load_causal_lm
 from rollout.types import InputError
 
@@ -106,7 +107,7 @@ def test_trainers_send_the_policy_that_they_have_saved(tmp_path: Path) -> None:
     rows = selected_rows(tmp_path / "selected.jsonl")
     with tiny.one_thread():
         trainer = build_sft(model=start, learning_rate=1e-3, batch_size=4)
-        trainer.train(str(rows), str(tmp_path / "out"), seed=0)
+        trainer.train(Update(str(rows), 0, str(tmp_path / "out")))
         sent = sent_by(trainer, "bfloat16")
     saved = load_file(tmp_path / "out/model.safetensors")
     assert sent.keys() == saved.keys()  # the tied head once, by its first name

@@ -180,6 +180,15 @@ def count(text: str) -> int:
     return int(text)
 
 
+def run_folder(text: str) -> str:
+    """A run folder; nothing would be the current one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "the name of a run folder is empty; name one, . for this one"
+        )
+    return text
+
+
 def form_name(text: str) -> str:
     """A form of rows; `pair` is what sources of train-reward call one of pairs."""
     return {"pair": "pairs"}.get(text, text)

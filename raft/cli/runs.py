@@ -14,6 +14,7 @@ from raft.cli.options import (
     names,
     positive,
     print_result,
+    run_folder,
 )
 from rollout.errors import InputError
 
@@ -210,7 +211,7 @@ def add_curves(command: AddCommand) -> None:
         interrupted="interrupted; no picture was written",
     )  # fmt: skip
     made.add_argument(
-        "runs", nargs="+", metavar="RUN",
+        "runs", nargs="+", metavar="RUN", type=run_folder,
         help="run folder; LABEL=RUN names it, LABEL=RUN,RUN,… draws the mean of several seeds "
         "with its interval over runs",
     )  # fmt: skip
@@ -276,8 +277,8 @@ def add_report(command: AddCommand) -> None:
         _REPORT,
     )  # fmt: skip
     made.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folder, of a finished run or not; further ones "
-        "are shown beside the first"
+        "runs", nargs="+", metavar="RUN", type=run_folder,
+        help="run folder, of a finished run or not; further ones are shown beside the first"
     )  # fmt: skip
     made.add_argument(
         "--out", metavar="FILE", help="HTML file (default: report.html in the run folder)"

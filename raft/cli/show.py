@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from raft.cli.options import AddCommand, add_json, count, print_result
+from raft.cli.options import AddCommand, add_json, count, print_result, run_folder
 
 __all__ = ["add_push", "add_watch"]
 
@@ -32,7 +32,9 @@ def add_watch(command: AddCommand) -> None:
         "watch", _watch, "show the report of a run in a browser while it runs", _WATCH,
         interrupted="stopped watching",
     )  # fmt: skip
-    made.add_argument("run", metavar="RUN", help="run folder; it may yet have to begin")
+    made.add_argument(
+        "run", metavar="RUN", type=run_folder, help="run folder; it may yet have to begin"
+    )
     made.add_argument(
         "--port", type=count, default=8300, metavar="N", help="port, 0 for any free one "
         "(default: 8300)"
@@ -53,7 +55,7 @@ def _watch(options: argparse.Namespace) -> int:
 def add_push(command: AddCommand) -> None:
     """Add `raft push`."""
     made = command("push", _push, "upload the policy of a run to the hub, with its card", _PUSH)
-    made.add_argument("run", metavar="RUN", help="run folder")
+    made.add_argument("run", metavar="RUN", type=run_folder, help="run folder")
     made.add_argument("--to", required=True, metavar="OWNER/NAME", help="repository on the hub")
     made.add_argument(
         "--iteration", type=count, metavar="N", help="whose policy (default: the best)"

@@ -145,3 +145,13 @@ def test_settings_are_named_as_options(capsys: pytest.CaptureFixture[str], tmp_p
     capsys.readouterr()
     assert main(f"score --quiet {pool} --reward function:lenght".split()) == 2
     assert "no such reward function" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["report", "curves", "watch", "push --to me/model"])
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_run_folder_without_a_name_is_not_this_one(
+    command: str, name: str, capsys: pytest.CaptureFixture[str]
+):
+    first, *others = command.split()
+    assert main([first, name, *others]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,6 +1,7 @@
 # make demo    the whole story, offline, on a CPU
-# make test    lint, types, all tests
-# Both do all the set-up themselves: Python 3.11 or 3.12 and make are enough.
+# make test    lint, types, tests, real engines and clusters among them: ten minutes on two cores
+# make check   every test, as CI runs them: twenty
+# All do all the set-up themselves: Python 3.11 or 3.12 and make are enough.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
@@ -28,11 +29,11 @@ NO_BROWSER := echo 'no chromium: the browser tests will be skipped; apt-get inst
 # two workers; a module stays within one, for its fixtures
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test tests lint quick install browser requirements dist clean
+.PHONY: demo test tests check all-tests lint quick install browser requirements dist clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 install: .venv/.installed
 
@@ -68,6 +69,12 @@ test: install browser
 	@$(MAKE) --no-print-directory --jobs 2 lint tests
 
 tests: install
+	$(PYTEST) -m 'not thorough'
+
+check: install browser
+	@$(MAKE) --no-print-directory --jobs 2 lint all-tests
+
+all-tests: install
 	$(PYTEST)
 
 # the page of `raft report` is tested in a real browser, where there is one or apt-get may bring it
@@ -81,7 +88,7 @@ browser:
 
 # without real engines and clusters
 quick: install
-	$(PYTEST) -m 'not vllm and not ray and not slow'
+	$(PYTEST) -m 'not vllm and not ray and not slow and not thorough'
 
 lint: install
 	$(BIN)/ruff check .

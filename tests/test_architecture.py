@@ -65,10 +65,12 @@ def arrows_up(file: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_who_knows_whom() -> None:
     assert [line for file in FILES for line in arrows_up(file)] == []
 
 
+@pytest.mark.slow
 def test_one_place_per_library() -> None:
     strangers = [
         f"{relative(file)} imports {library}"
@@ -102,6 +104,7 @@ def test_importing_us_loads_nothing_heavy(statement: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_an_inline_toy_run_needs_no_torch(tmp_path: Path) -> None:
     import toy_runs
 
@@ -116,6 +119,7 @@ def test_an_inline_toy_run_needs_no_torch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_files_and_functions_stay_readable() -> None:
     long = [relative(file) for file in FILES if _lines(file) > LONGEST_FILE]
     long += [

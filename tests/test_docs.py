@@ -71,6 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_what_a_document_says_to_type_works(
     page: Path, home: Path, monkeypatch: pytest.MonkeyPatch

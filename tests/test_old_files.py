@@ -42,6 +42,7 @@ def recognised(output: Path, partial: Path) -> None:
     settings.write_text(json.dumps(stored))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(old: Path) -> None:
     config = old / "run/config.yaml"
     before = {file: file.read_bytes() for file in (old / "run").rglob("*.*") if file != config}
@@ -52,6 +53,7 @@ def test_a_finished_run_is_left_as_it_is(old: Path) -> None:
     assert load_config(config) == settings
 
 
+@pytest.mark.slow
 def test_a_run_repeats_and_goes_on(old: Path) -> None:
     # the same seed draws, scores and selects the same rows, and old iterations take new ones
     command("run", "run.yaml", "run_dir=again")
@@ -61,6 +63,7 @@ def test_a_run_repeats_and_goes_on(old: Path) -> None:
     assert toy_runs.results(old / "again") == toy_runs.results(old / "run")
 
 
+@pytest.mark.slow
 def test_a_stopped_iteration_is_finished(old: Path) -> None:
     before = (old / "stopped/iterations/002/.rollouts.samples").read_bytes()
     assert before.count(b"\n") > 0
@@ -72,6 +75,7 @@ def test_a_stopped_iteration_is_finished(old: Path) -> None:
     assert trained[-1]["rollout/reused"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_is_shown_and_replayed(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command("report", "run", "--out", "run.html")
     assert (old / "run.html").stat().st_size > 10_000

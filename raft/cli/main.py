@@ -18,6 +18,7 @@ from raft.cli.process import (
     check_directory,
     complain,
     discard_stdout,
+    end_soon,
     reader_is_gone,
     surroundings,
 )
@@ -90,6 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get(_DEBUG):
             raise
         return _told(error, arguments, options)
+
+
+def command() -> int:
+    """`main` as all that the process does."""
+    code = main()
+    if code > 128:  # by a signal
+        end_soon(code)
+    return code
 
 
 def _run(options: argparse.Namespace) -> int:

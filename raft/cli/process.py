@@ -14,9 +14,11 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from rollout.errors import InputError
 from rollout.text.printable import one_line
@@ -27,6 +29,7 @@ __all__ = [
     "check_directory",
     "complain",
     "discard_stdout",
+    "end_soon",
     "reader_is_gone",
     "surroundings",
 ]
@@ -114,6 +117,17 @@ def reader_is_gone() -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
+def end_soon(code: int) -> None:
+    """End the process in a few seconds if it has not ended by then: threads that wait for a cluster
+    which got the signal too would hold up its end for a minute."""
+
+    def end() -> None:
+        time.sleep(_GRACE)
+        _end_now(code)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def discard_stdout() -> None:
     """Point stdout elsewhere: what is still buffered would fail once more when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
@@ -133,10 +147,14 @@ def _end_late(reader: int, ending: Ending) -> None:
                 continue
             if not ending.over.wait(_GRACE):
                 complain(ending.words)
-                for child in _children():
-                    with contextlib.suppress(OSError):
-                        os.kill(child, signal.SIGKILL)
-                os._exit(128 + number[0])
+                _end_now(128 + number[0])
+
+
+def _end_now(code: int) -> NoReturn:
+    for child in _children():
+        with contextlib.suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+    os._exit(code)
 
 
 def _children() -> Iterator[int]:

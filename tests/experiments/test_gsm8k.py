@@ -133,6 +133,7 @@ def test_files_and_intervals(tmp_path, capsys):
     assert one["pass"]["high"] - one["pass"]["low"] == pytest.approx(2 * half, rel=0.15)
 
 
+@pytest.mark.slow
 def test_real_solutions_are_read_as_a_pool(raft_data, tmp_path, capsys):
     rows = list(experiment.read_solutions())[:200]
     file = write(tmp_path / "real.jsonl", *map(experiment.pool_row, rows))

@@ -56,6 +56,7 @@ def test_ratings_by_hand():
     assert "on_topic" not in attributes.rate("Why is it so?", "It is.")
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60), st.text(max_size=400))
 def test_ratings_lie_between_0_and_1(question: str, response: str):
     found = attributes.rate(question, response)
@@ -83,6 +84,7 @@ def test_agreement_equals_counting_pairs():
     assert driven_measure.agreement(proxy_PK, np.zeros((20, 5))) is None
 
 
+@pytest.mark.slow
 def test_the_driven_run_is_read_from_its_folder(tmp_path: Path):
     home = tmp_path / "iterations" / "000"
     home.mkdir(parents=True)
@@ -182,6 +184,7 @@ def test_a_model_that_changed_on_the_way_is_seen(tmp_path: Path):
     assert five_recipes._reloaded(mine, "bradley_terry")["largest_difference"] > 1e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_all_five_recipes_say_the_same_after_reloading(tmp_path: Path):
     mine = study(tmp_path)
@@ -194,6 +197,7 @@ def test_all_five_recipes_say_the_same_after_reloading(tmp_path: Path):
     assert as_markdown(rows, counts).count("\n| ") == len(rows) + 2
 
 
+@pytest.mark.slow
 def test_wrong_input_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         five_recipes.main(["--out", str(tmp_path / "out"), "--held-out", "100000"])

@@ -109,6 +109,7 @@ def test_tournament_winners_and_the_scalar_are_compared_on_the_same_pool(tmp_pat
     assert more.gold == pytest.approx(found["scalar, best of n", 6].gold - judge.gold)
 
 
+@pytest.mark.slow
 def test_a_command_runs_once_and_its_failure_is_told(tmp_path: Path) -> None:
     commands = Commands(tmp_path)
     commands.raft("version", "--version")

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 
+@pytest.mark.thorough
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_every_fault_of_a_sync_is_seen_in_16_bits() -> None:

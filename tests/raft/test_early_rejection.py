@@ -193,6 +193,7 @@ def test_every_update_learns_from_what_went_on(tmp_path: Path, update: str) -> N
         assert whole["responses"][at] == row["response"]
 
 
+@pytest.mark.slow
 def test_commands_know_such_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(small(tmp_path, control="random"))
     assert not [*folder.glob("control/iterations/*/rollouts.beginnings.jsonl")]

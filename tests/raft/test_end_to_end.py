@@ -100,6 +100,7 @@ def stories(raft_data: Path, run_dir: Path, **sections: dict[str, Any]) -> Any:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.pictures
 @pytest.mark.vllm
 @needs_vllm
@@ -139,6 +140,7 @@ def test_a_run_finishes_and_its_samples_depend_on_the_seed_alone(
 # other architectures
 
 
+@pytest.mark.thorough
 def test_gpt_neo_runs_on_transformers_and_says_why(
     own_prompts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,6 +171,7 @@ def test_tied_weights_pass_verification_at_every_sync(own_prompts: Path, tmp_pat
 # dying workers
 
 
+@pytest.mark.thorough
 @pytest.mark.vllm
 @needs_vllm
 def test_an_engine_killed_in_mid_generation_loses_and_repeats_nothing(

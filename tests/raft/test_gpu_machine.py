@@ -92,6 +92,7 @@ def test_without_gpus_none_is_seen(tmp_path: Path) -> None:
 # dtypes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [ToyEngine, ToyTrainer])
 def test_either_in_16_bits_is_compared_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: Any
@@ -283,7 +284,7 @@ def test_requests_on_a_gpu_have_seeds_of_their_own(on_gpu: bool) -> None:
     seeds: list[int | None] = []
     made._llm, made._on_gpu, made._calls, made._generating = Nothing(), on_gpu, 0, False
     made._llm.llm_engine, made.version, made._adapter = Nothing(), 0, None
-    made._params = lambda sampling, seed: seeds.append(seed)
+    made._params = lambda sampling, count, seed: seeds.append(seed)
     prompts = [Prompt(name, "x", token_ids=(1,)) for name in "ab"]
     for seed in (5, 5, 6):
         with pytest.raises(EngineError, match="lost"):

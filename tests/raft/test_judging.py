@@ -51,6 +51,7 @@ def pairwise(root: Path, **changes: Any) -> Path:
     return run(make_config(settings))
 
 
+@pytest.mark.slow
 def test_winners_are_kept_and_the_win_rate_is_the_curve(tmp_path: Path, judged: None) -> None:
     folder = pairwise(tmp_path, eval={"prompts": 30})
     evals = [row for row in toy_runs.metrics(folder) if row["phase"] == "eval"]
@@ -112,6 +113,7 @@ def test_what_was_compared_is_stored_and_replayed(
     assert found["missing"]["comparisons"] == 0 and found["missing"]["of_comparisons"] > 0
 
 
+@pytest.mark.slow
 def test_a_judge_may_be_the_gold_reward_alone(tmp_path: Path, judged: None) -> None:
     gold = {"kind": "pairwise", "model": "a-judge", "tournament": "round_robin"}
     folder = run(toy_runs.config(tmp_path, gold=gold, eval={"prompts": 30}))

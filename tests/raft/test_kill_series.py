@@ -109,6 +109,7 @@ def check_same(folder: Path, expected: dict[str, bytes], log: Path) -> None:
     assert set(drawn.values()) == {1}, "what was stored is never drawn again"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_hundred_kills_and_a_moody_reward_leave_the_files_of_an_undisturbed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

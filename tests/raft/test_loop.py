@@ -64,6 +64,7 @@ def words(text: str) -> float:
     return float(text.split().count("good") - text.split().count("bad"))
 
 
+@pytest.mark.slow
 def test_the_reward_rises(tmp_path: Path) -> None:
     # best of 4 on "good" minus "bad" must move a uniform policy far beyond the interval
     folder = run(toy_runs.config(tmp_path, iterations=6, train={"learning_rate": 2.0}))
@@ -109,6 +110,7 @@ def test_the_run_folder_holds_what_is_promised(tmp_path: Path) -> None:
     assert toy_runs.hidden(folder) == []
 
 
+@pytest.mark.slow
 def test_checkpoints_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # the weights of every iteration are there until the next; rows are those of any other run
     expected = toy_runs.results(run(toy_runs.config(tmp_path, iterations=5)))
@@ -204,6 +206,7 @@ def test_the_update_is_maximum_likelihood_on_the_selected_tokens(tmp_path: Path)
     np.testing.assert_allclose(logits, share - 1 / len(toy_runs.WORDS), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_held_out_prompts_are_never_trained_on(tmp_path: Path) -> None:
     # by text, with a corpus that repeats itself under other ids
     settings = toy_runs.settings(tmp_path, iterations=5)
@@ -235,6 +238,7 @@ def test_the_same_held_out_prompts_and_seeds_every_time(tmp_path: Path) -> None:
     assert len(origins) == 4 and all(one == origins[0] for one in origins)
 
 
+@pytest.mark.slow
 def test_prompts_are_taken_without_replacement(tmp_path: Path) -> None:
     # 50 prompts in slices of 12: four disjoint slices, then the rest and a new round
     folder = run(toy_runs.config(tmp_path, iterations=8))
@@ -244,6 +248,7 @@ def test_prompts_are_taken_without_replacement(tmp_path: Path) -> None:
     assert len({one for batch in batches[:5] for one in batch}) == 50
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
     first = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "a")))
     second = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "b")))
@@ -254,6 +259,7 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
     assert toy_runs.results(first)[chosen] != toy_runs.results(other)[chosen]
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_row(tmp_path: Path) -> None:
     one = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "a")))
     many = {"address": "inline", "rollout_workers": 3, "reward_workers": 2}
@@ -273,6 +279,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     assert before == after
 
 
+@pytest.mark.slow
 def test_more_iterations_continue_as_one_longer_run(tmp_path: Path) -> None:
     straight = run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "a"), iterations=5))
     run(toy_runs.config(tmp_path, run_dir=str(tmp_path / "b"), iterations=2))
@@ -311,6 +318,7 @@ def test_evaluations_are_so_rare_that_they_cost_little(
     assert [row["iteration"] for row in of_phase(folder, "eval")] == evaluated
 
 
+@pytest.mark.slow
 def test_how_often_is_evaluated_may_change(tmp_path: Path) -> None:
     run(toy_runs.config(tmp_path, iterations=2, eval={"every": 2}))
     folder = run(toy_runs.config(tmp_path, iterations=4, eval={"every": 1}))
@@ -417,6 +425,7 @@ def test_a_run_without_a_hint_of_a_preference_ends_when_its_patience_does(tmp_pa
     assert [row["select/kept"] > 0 for row in rows] == [False, False, False, True]
 
 
+@pytest.mark.slow
 def test_the_control_is_the_same_run_by_scores_that_say_nothing(tmp_path: Path) -> None:
     settings = toy_runs.config(
         tmp_path,
@@ -530,6 +539,7 @@ def test_a_mistake_may_be_mended_before_the_first_sample(tmp_path: Path) -> None
     assert run(toy_runs.config(tmp_path)).is_dir()
 
 
+@pytest.mark.slow
 def test_an_engine_that_keeps_its_old_weights_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

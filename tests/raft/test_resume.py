@@ -92,6 +92,7 @@ def relatives(mark: str) -> list[int]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
     # SIGKILL at random moments of a run in a process of its own; seeded, but the load of the
@@ -119,6 +120,7 @@ def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
         assert len(ids) == len(set(ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "update", "step"),
     [
@@ -170,6 +172,7 @@ def test_a_crash_at_every_single_change_of_the_folder(
         assert_same(run(settings), straight)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "step"),
@@ -207,6 +210,7 @@ def test_a_crash_before_the_optimizer_is_written(
     assert again > total // step // 4, "many of them fall between a policy and its optimizer"
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_optimizer_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,6 +263,7 @@ def _interrupted_scoring(root: Path, name: str) -> tuple[RunConfig, Path]:
     return settings, root / name / "iterations/001"
 
 
+@pytest.mark.slow
 def test_a_torn_last_row_is_drawn_again(tmp_path: Path) -> None:
     settings, _ = _interrupted_scoring(tmp_path, "straight")
     straight = run(settings)
@@ -296,6 +301,7 @@ def test_damage_in_the_middle_is_said_not_dropped(tmp_path: Path) -> None:
     assert log.read_bytes().count(b"\n") == 6
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_behind_is_cleared_away(tmp_path: Path) -> None:
     # unfinished files of every kind, as a kill at the wrong moment leaves them
     settings, _ = _interrupted_scoring(tmp_path, "straight")
@@ -361,6 +367,7 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_one_process_per_folder(tmp_path: Path) -> None:
     # the second is told who holds it; the first ends undisturbed
     file = slow_file(tmp_path, "run")

@@ -45,6 +45,7 @@ def test_a_function_is_not_hidden_by_a_package_of_its_name() -> None:
     assert not {*raft.__all__} & {name.removesuffix(".py") for name in packages}
 
 
+@pytest.mark.slow
 def test_a_run_from_a_mapping_to_its_pictures(tmp_path: Path) -> None:
     settings = toy_runs.settings(tmp_path, iterations=1)
     found = raft.run(settings, ["sampling.k=3"])
@@ -121,6 +122,7 @@ def test_rank_and_evaluate() -> None:
         raft.score(ROWS, len)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_sample_then_the_best_of_n() -> None:
     drawn = raft.sample(["tree", "house"], "policy", 3, max_new_tokens=5, inline=True, seed=1)
     assert drawn.to_pandas()["sample"].tolist() == [0, 1, 2] * 2

@@ -58,6 +58,7 @@ def curve(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_from_prompts_to_curve_and_best(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert drawn() == 0
     assert "8" in capsys.readouterr().out
@@ -104,6 +105,7 @@ def best_of(subset: tuple[int, ...], scores_N: np.ndarray, gold_N: np.ndarray) -
     return float(np.mean([gold_N[i] for i in subset if scores_N[i] == top]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 3, 11])
 def test_interrupted_while_drawing_and_scoring(
     home: Path, monkeypatch: pytest.MonkeyPatch, after: int
@@ -132,6 +134,7 @@ def test_interrupted_while_drawing_and_scoring(
     assert curve(home / "prompts.bon.json") == {**known, "pool": "prompts.pool.jsonl"}
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +152,7 @@ def test_the_same_command_again_does_nothing(
     assert (home / "prompts.bon.png").exists() and (home / "rm.log").read_text() == asked
 
 
+@pytest.mark.slow
 def test_another_n_is_a_question_to_the_pool(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +173,7 @@ def test_another_n_is_a_question_to_the_pool(
     assert all(row["sample"] < 4 and row["of"] == 4 for row in best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -194,6 +199,7 @@ def test_other_settings_replace_no_results_of_a_stored_pool(
     assert says(refused(capsys, "p.jsonl"), "other settings (pool")
 
 
+@pytest.mark.slow
 def test_a_pool_that_was_deleted_is_drawn_and_measured_again(home: Path) -> None:
     assert drawn() == 0
     found = curve(home / "prompts.bon.json")
@@ -319,6 +325,7 @@ def test_over_optimization_is_said_where_it_is_beyond_noise(
     assert 2 < peak["gold"]["n"] < 12 and peak["proxy"]["n"] == 32
 
 
+@pytest.mark.slow
 def test_no_over_optimization_of_a_pool_whose_hard_prompts_have_more_responses(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -344,6 +351,7 @@ def test_no_over_optimization_of_a_pool_whose_hard_prompts_have_more_responses(
     assert found["peak"]["gold"]["mean"] == pytest.approx(gold_PN.max(axis=1).mean())
 
 
+@pytest.mark.slow
 def test_columns_of_any_name_and_any_text(home: Path) -> None:
     row = {"prompt": "q", "responses": ["a", "b"], "quality": [1, 2], "truth": [5, 4]}
     row["note"] = "half of a pair: \ud83d"
@@ -379,6 +387,7 @@ def test_nothing_told_of_old_responses_stands_beside_new_ones(home: Path) -> Non
     assert toy_runs.rows(home / "p.jsonl")[0]["credit_score"] == 7
 
 
+@pytest.mark.slow
 def test_drawn_in_waves(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     waves = ("--set", "sampling.adaptive={first: 3, wave: 2, most: 12, cost: 0.02}")
     assert drawn(*waves) == 0
@@ -417,6 +426,7 @@ def test_waves_need_a_reward(capsys: pytest.CaptureFixture[str]) -> None:
     assert says(capsys.readouterr().err, "sampling.early_rejection reward")
 
 
+@pytest.mark.slow
 def test_rejected_early(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     early = ("--set", "sampling.early_rejection={tokens: 2, keep: 3}")
     assert drawn(*early) == 0

@@ -100,6 +100,7 @@ def test_gold_of_the_selected_is_unbiased_too() -> None:
     assert abs(found_P.mean() - 0.5 * 4 / 5) < 4 * found_P.std() / np.sqrt(len(found_P))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [8, 40])
 def test_intervals_cover_at_their_stated_rate(prompts: int) -> None:
     """95 % of the intervals hold the truth: scores of a prompt share its own difficulty."""

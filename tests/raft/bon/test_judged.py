@@ -85,6 +85,7 @@ def bon(*arguments: str | Path) -> dict[str, Any]:
     return json.loads(Path("pool.bon.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["knockout", "round_robin"])
 def test_win_rate_is_that_of_the_best_against_an_independent_sample(
     home: Path, by_length: None, method: str
@@ -117,6 +118,7 @@ def test_rows_are_cut_to_those_who_compete(home: Path, by_length: None) -> None:
     assert all({"score", "win_score", "sample"} <= row.keys() for row in best)
 
 
+@pytest.mark.slow
 def test_a_judge_as_gold_of_a_scalar_reward(home: Path, by_length: None) -> None:
     """The proxy prefers short responses: the more it selects, the fewer comparisons are won."""
     lengths = write_pool(home / "pool.jsonl", 300, 5)
@@ -132,6 +134,7 @@ def test_a_judge_as_gold_of_a_scalar_reward(home: Path, by_length: None) -> None
         assert row["gold"]["low"] - 0.03 < 1 / (row["n"] + 1) < row["gold"]["high"] + 0.03
 
 
+@pytest.mark.slow
 def test_going_on_after_an_interruption(
     home: Path, by_length: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

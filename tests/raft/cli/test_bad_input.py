@@ -104,6 +104,7 @@ def test_too_few_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert refused(capsys, file, "eval.prompts=60").startswith("eval.prompts: holding out 60 of 60")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -202,6 +203,7 @@ def test_a_file_of_the_run_that_is_not_whole(
     assert words in refused(capsys, file, "iterations=3")
 
 
+@pytest.mark.slow
 def test_what_is_no_file_where_one_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +239,7 @@ def test_a_name_that_is_no_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert main([*score, "--out", str(home / "scored.jsonl")]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "at"), [(errno.EIO, 2), (errno.EDQUOT, 6), (errno.EROFS, 11)])
 def test_what_the_machine_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, at: int

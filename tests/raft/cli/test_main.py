@@ -74,6 +74,7 @@ def test_a_wrong_command_line_is_code_2(
     assert error.startswith("raft: ") and error.count("\n") == 1 and "--help" in error
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 def test_a_run_says_where_its_curves_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -107,6 +108,7 @@ def test_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "sampling.k  (default 8)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--quiet", str(toy_runs.config_file(tmp_path, iterations=1))]) == 0
     out = tmp_path / "drawn.svg"
@@ -117,6 +119,7 @@ def test_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_pictures_and_pages_go_into_the_run_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +138,7 @@ def test_pictures_and_pages_go_into_the_run_folder(
     assert [path.name for path in Path().iterdir()] == ["curves.png"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
     command = " ".join(map(str, toy_runs.command("validate", "--keys")))
     done = subprocess.run(
@@ -143,6 +147,7 @@ def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("rest", ["--out -", "--json"])
 def test_a_full_disk_behind_stdout_is_the_users(tmp_path: Path, rest: str) -> None:

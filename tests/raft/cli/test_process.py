@@ -82,6 +82,7 @@ def test_scoring_that_is_told_to_end_goes_on_later(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.ray
 def test_a_cluster_is_told_to_end(tmp_path: Path) -> None:
     file = toy_runs.config_file(
@@ -132,6 +133,7 @@ def test_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
     assert shell(f"{command} --restart --split {closed}").returncode == 2
 
 
+@pytest.mark.slow
 def test_rows_need_a_stream(tmp_path: Path) -> None:
     done = shell(f"{' '.join(scored(tmp_path))} --out - >&-")
     assert done.returncode == 2 and says(done.stderr, "raft: --out: standard output is closed")
@@ -205,6 +207,7 @@ library.pthread_mutex_lock(mutex)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_library_that_does_not_return_does_not_hold_up_the_end(
     tmp_path: Path, number: int

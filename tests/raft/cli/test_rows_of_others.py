@@ -116,6 +116,7 @@ FLAT = [
 ]
 
 
+@pytest.mark.slow
 def test_flat_rows_make_pools_for_bon_and_eval_pool(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +209,7 @@ def test_outputs_keep_the_names_of_the_file(home: Path, capsys: pytest.CaptureFi
     assert "prompt" not in row and row["length_scores"] == [2, 1]
 
 
+@pytest.mark.slow
 def test_the_name_of_a_form_is_the_same_everywhere(home: Path) -> None:
     write_rows(home / "p.jsonl", [{"prompt": "Q", "chosen": "aa", "rejected": "b"}])
     length = ("--reward", "function:length", "--quiet")
@@ -248,6 +250,7 @@ def test_answers_named_as_the_arguments_of_a_function_are_read(
     assert "raft eval-reward" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_id_that_stands_twice_ends_no_command(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_read_metrics_merges_phases_and_sorts(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_png_and_svg_by_suffix_and_both_without(tmp_path):
     run = write_run(tmp_path / "run", evaluated(0), evaluated(1))
     assert draw_curves([run], tmp_path / "new/a.png") == [tmp_path / "new/a.png"]
@@ -93,6 +94,7 @@ def test_png_and_svg_by_suffix_and_both_without(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_single_run_is_drawn_with_its_details(tmp_path):
     run = write_run(
         tmp_path / "first",
@@ -112,6 +114,7 @@ def test_a_single_run_is_drawn_with_its_details(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_several_runs_are_drawn_without_details(tmp_path):
     rows = [evaluated(i, **{"eval/best_of_k": 1.0, "rollout/reward_mean": 1.0}) for i in range(2)]
     runs = [write_run(tmp_path / name, *rows) for name in ("first", "second")]
@@ -123,6 +126,7 @@ def test_several_runs_are_drawn_without_details(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_same_run_draws_the_same_file(tmp_path):
     run = write_run(tmp_path / "run", evaluated(0), evaluated(1))
     (first,), (second,) = (draw_curves([run], tmp_path / name) for name in ("a.svg", "b.svg"))
@@ -210,6 +214,7 @@ def test_pyplot_is_never_loaded(tmp_path):
     assert ("matplotlib.pyplot" in sys.modules) == before
 
 
+@pytest.mark.slow
 def test_data_are_the_numbers_that_were_measured(tmp_path):
     rows = [evaluated(i, **{"eval/gold_mean": i * i / 7}) for i in range(4)]
     run = write_run(tmp_path / "run", *rows)
@@ -258,6 +263,7 @@ def test_a_seed_that_has_nothing_to_draw_is_named_and_not_counted(tmp_path, capl
         assert f"eval/reward_mean is in no row of {path}: skipped" in caplog.text
 
 
+@pytest.mark.slow
 def test_proxy_and_gold_against_kl_follow_the_iterations(tmp_path):
     # the KL turns back: the line must, too
     kl = [0.0, 2.0, 1.5, 4.0]
@@ -302,6 +308,7 @@ def test_the_panels_are_what_the_runs_are_about():
     assert titles(reward, kl, x=kl) == ["Held-out reward"]
 
 
+@pytest.mark.slow
 def test_what_an_update_measured_can_be_drawn(tmp_path):
     measured = ("ratio_mean", "clip_share", "kl_drawn", "entropy", "grad_norm")
     rows = (
@@ -329,6 +336,7 @@ def test_guards_and_stops_are_marked(tmp_path, caplog):
     assert [mark["kind"] for mark in exported["marks"]] == ["guard", "stopped", "best"]
 
 
+@pytest.mark.slow
 def test_marks_of_several_runs_at_one_iteration_can_all_be_seen(tmp_path):
     runs = [write_run(tmp_path / name, *map(evaluated, range(4))) for name in "abc"]
     mark = {"iteration": 2, "guard": "kl_budget", "message": "", "stops": True}
@@ -350,6 +358,7 @@ def test_marks_of_several_runs_at_one_iteration_can_all_be_seen(tmp_path):
     assert offsets[0] != offsets[1]
 
 
+@pytest.mark.slow
 def test_a_label_that_was_given_is_drawn(tmp_path):
     run, other = (write_run(tmp_path / name, *map(evaluated, range(3))) for name in ("r", "s"))
 
@@ -418,6 +427,7 @@ def test_runs_differ_in_more_than_colour(tmp_path):
     assert len({str(line.get_marker()) for line in lines}) == 7
 
 
+@pytest.mark.slow
 def test_paper_style_embeds_its_fonts(tmp_path):
     run = everything(tmp_path, "run")
     draw_curves([run], tmp_path / "c.pdf", style="paper")
@@ -428,6 +438,7 @@ def test_paper_style_embeds_its_fonts(tmp_path):
     assert f'width="{6.75 * 72:g}pt"' in (tmp_path / "c.svg").read_text()
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     runs = [str(everything(tmp_path, name)) for name in ("lr=1", "b")]
     out, data = tmp_path / "c.pdf", tmp_path / "c.json"

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.pictures]
 SMALL = Size(texts=600, pairs=200, prompts=64, per_iteration=16, held_out=16, iterations=1)
 
 
+@pytest.mark.thorough
 def test_demo_tells_the_whole_story_and_keeps_what_is_finished(tmp_path, capsys):
     folder = run_demo(tmp_path / "demo", seed=3, size=SMALL)
     first = capsys.readouterr().out

@@ -110,6 +110,7 @@ def policy_dir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_tokenizer_keeps_text_and_tells_its_special_tokens_apart(policy_dir):
     from transformers import AutoTokenizer
 
@@ -153,6 +154,7 @@ def test_sampling_follows_from_the_seed(policy_dir):
     assert drawn == sample_responses(policy_dir, prompts, 3, seed=7, max_new_tokens=8)
 
 
+@pytest.mark.slow
 def test_rows_that_are_finished_change_nothing(policy_dir, monkeypatch):
     """The likeliest tokens, as transformers' own generation finds them."""
     import torch

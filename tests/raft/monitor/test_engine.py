@@ -38,6 +38,7 @@ def settings(root: Path, raft_data: Path, reward: dict[str, Any], **sections: An
     )
 
 
+@pytest.mark.thorough
 def test_one_word_for_all_stories_is_named_and_stops_the_run(
     tmp_path: Path, raft_data: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_one_word_for_all_stories_is_named_and_stops_the_run(
         assert measured[key][0] == pytest.approx(sum(tiny.log_probs(model, ids)[first:]), abs=1e-3)
 
 
+@pytest.mark.thorough
 def test_richer_stories_are_no_alarm(tmp_path: Path, raft_data: Path) -> None:
     # distinct words, whatever they are about: the policy moves away, and repeats nothing
     reward = toy_runs.reward_file(

@@ -65,6 +65,7 @@ def stopped(folder: Path) -> dict[str, Any]:
 # a hackable reward
 
 
+@pytest.mark.slow
 def test_a_hacked_reward_is_named_and_ends_the_run(tmp_path: Path) -> None:
     monitor = {"stop_on": ["ngram_jump"]}
     folder = run(config(tmp_path, HACKABLE, monitor=monitor, keep_checkpoints=1))
@@ -91,6 +92,7 @@ def test_a_hacked_reward_is_named_and_ends_the_run(tmp_path: Path) -> None:
     assert toy_runs.hidden(folder) == []
 
 
+@pytest.mark.slow
 def test_without_stop_on_it_warns_and_goes_on(tmp_path: Path) -> None:
     folder = run(config(tmp_path, HACKABLE, iterations=8))
     said = guards(folder)
@@ -102,6 +104,7 @@ def test_without_stop_on_it_warns_and_goes_on(tmp_path: Path) -> None:
     assert evaluated(folder)[-1]["ngram_jumps"][0].startswith("'good' now")
 
 
+@pytest.mark.slow
 def test_what_gold_rewards_too_is_noted_and_no_alarm_until_gold_falls(tmp_path: Path) -> None:
     gold = toy_runs.reward_file(tmp_path, PEAKED, name="gold.py")
     folder = run(config(tmp_path, HACKABLE, gold=gold, iterations=8))
@@ -113,6 +116,7 @@ def test_what_gold_rewards_too_is_noted_and_no_alarm_until_gold_falls(tmp_path: 
     assert noted == list(range(noted[0], 9)) and len(told) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_an_honest_run_is_silent(tmp_path: Path, seed: int) -> None:
     folder = run(config(tmp_path, HONEST, seed=seed))
@@ -165,6 +169,7 @@ def test_the_text_of_perplexity_may_not_change(tmp_path: Path) -> None:
     run(config(tmp_path, HONEST, iterations=2, monitor={**folders[0], "kl": False}))
 
 
+@pytest.mark.slow
 def test_a_folder_from_before_the_monitor_goes_on(tmp_path: Path) -> None:
     folder = run(config(tmp_path, HONEST, iterations=1))
     stored = toy_runs.read_yaml(folder / "config.yaml")
@@ -183,6 +188,7 @@ def best_kept(folder: RunFolder) -> bool:
     return best == 0 or (folder.checkpoint(best) / "toy_policy.json").exists()
 
 
+@pytest.mark.slow
 def test_gold_past_its_peak_stops_and_the_peak_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +228,7 @@ def test_the_starting_model_can_be_the_best(tmp_path: Path) -> None:
 # what is measured
 
 
+@pytest.mark.slow
 def test_kl_is_that_of_the_policies_that_drew(tmp_path: Path) -> None:
     # every token of every held-out sample by hand, from the folders of the policies
     monitor = {"kl_budget": 2.0, "stop_on": ["kl_budget"]}
@@ -308,6 +315,7 @@ def test_a_reference_text_that_is_none(tmp_path: Path, text: str | None, says: s
     assert not list((tmp_path / "run").glob("iterations/*/*"))
 
 
+@pytest.mark.slow
 def test_evaluations_in_between_are_skipped(tmp_path: Path) -> None:
     evaluation = {"prompts": 16, "k": 4, "every": 3}
     folder = run(config(tmp_path, HACKABLE, iterations=7, eval=evaluation))
@@ -330,6 +338,7 @@ def results(folder: Path) -> dict[str, Any]:
     return {"files": kept, "rows": toy_runs.results(folder), "metrics": toy_runs.lasting(folder)}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("iterations", [2, 3])  # it stops at the second: its last one, or not
 def test_a_kill_at_any_change_of_a_run_that_stops(

@@ -72,6 +72,7 @@ def test_a_word_over_and_over_is_found_by_its_share_of_the_words() -> None:
     assert named(now, start)[0] == "'good' now 60 % of all words, 10 % at the start"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_silent_on_the_same_policy(seed: int) -> None:
     assert named(stories(512, 2 * seed), stories(512, 2 * seed + 1)) == []
@@ -79,6 +80,7 @@ def test_silent_on_the_same_policy(seed: int) -> None:
     assert named(stories(12, 2 * seed), stories(12, 2 * seed + 1)) == []
 
 
+@pytest.mark.slow
 def test_silent_when_responses_only_grow_longer() -> None:
     # a word in a third of short texts is in nearly all of long ones
     start, now = stories(300, seed=0, length=15), stories(300, seed=1, length=120)

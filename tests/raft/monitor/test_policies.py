@@ -74,6 +74,7 @@ def test_both_estimators_are_unbiased(toys: tuple[str, str], temperature: float)
         assert found[f"{name}_ci95"] < 0.1 * truth
 
 
+@pytest.mark.slow
 def test_k3_is_never_negative_and_varies_less_nearby(toys: tuple[str, str]) -> None:
     rows, found = estimated(toys, 500)
     assert min(value for row in rows for value in row["kl_k3"]) >= 0
@@ -138,6 +139,7 @@ def test_temperature_divides_the_logits_of_all_tokens(tmp_path: Path) -> None:
     np.testing.assert_allclose(log_probs(str(folder), [row])[0], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_long_rows_are_judged_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny.checkpoint(tmp_path / "llama", "llama")
     row = Row(tuple(range(3, 103)), first=10)
@@ -147,6 +149,7 @@ def test_long_rows_are_judged_in_parts(tmp_path: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(log_probs(str(folder), [row])[0], whole)
 
 
+@pytest.mark.slow
 def test_perplexity_is_that_of_the_librarys_own_loss(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM

@@ -172,6 +172,7 @@ def test_workers_on_one_gpu_take_turns_or_add_up(tmp_path: Path) -> None:
     assert process(shared, "trainer 0").host > process(apart, "trainer 0").host == 0
 
 
+@pytest.mark.slow
 def test_reward_trainings() -> None:
     def plan(name: str, gpus: int, *overrides: str) -> Plan:
         config = load_train_config(CONFIGS / "reward" / f"{name}.yaml", list(overrides))

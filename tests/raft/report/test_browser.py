@@ -24,6 +24,7 @@ def toy_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run, root / "report.html")
 
 
+@pytest.mark.slow
 def test_a_run_is_read(reader: Reader, toy_report: Path) -> None:
     tab = reader.open(toy_report)
     for title in ("Curves", "Worth a look", "Samples", "Where the time went", "Facts"):
@@ -37,6 +38,7 @@ def test_a_run_is_read(reader: Reader, toy_report: Path) -> None:
     assert tab.get_by_role("columnheader", name="generate").is_visible()
 
 
+@pytest.mark.slow
 def test_curves_are_read_by_pointer_and_keys(reader: Reader, toy_report: Path) -> None:
     rows = toy_runs.metrics(toy_report.parent / "run")
     tab = reader.open(toy_report)
@@ -73,6 +75,7 @@ def test_curves_are_read_by_pointer_and_keys(reader: Reader, toy_report: Path) -
     assert tab.locator("#curves .band").count() == 0
 
 
+@pytest.mark.slow
 def test_switching_iteration_keeps_the_prompt(reader: Reader, toy_report: Path) -> None:
     stored = toy_runs.rows(toy_report.parent / "run/iterations/001/eval.jsonl")
     tab = reader.open(toy_report)
@@ -94,6 +97,7 @@ def test_switching_iteration_keeps_the_prompt(reader: Reader, toy_report: Path) 
     tab.locator(".compared .sample").nth(3).wait_for()
 
 
+@pytest.mark.slow
 def test_chosen_ones_are_marked_and_filtered(reader: Reader, toy_report: Path) -> None:
     run = toy_report.parent / "run"
     chosen = {row["id"]: row for row in toy_runs.rows(run / "iterations/002/selected.jsonl")}
@@ -115,6 +119,7 @@ def test_chosen_ones_are_marked_and_filtered(reader: Reader, toy_report: Path) -
     listed(tab, "12 prompts")
 
 
+@pytest.mark.slow
 def test_filters_against_the_files(reader: Reader, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", iterations=0)
     rows = [
@@ -138,6 +143,7 @@ def test_filters_against_the_files(reader: Reader, tmp_path: Path) -> None:
     tab.get_by_role("heading", name="p12").wait_for()
 
 
+@pytest.mark.slow
 def test_search_finds_text_wherever_it_is(reader: Reader, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", iterations=2, prompts=50)
     file = run / "iterations/001/eval.jsonl"
@@ -161,6 +167,7 @@ def test_search_finds_text_wherever_it_is(reader: Reader, tmp_path: Path) -> Non
         listed(tab, f"{found} of 150 prompts")
 
 
+@pytest.mark.slow
 def test_keys_alone_are_enough(reader: Reader, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", iterations=1, prompts=500)
     tab = reader.open(write_report(run, tmp_path / "report.html"))
@@ -190,6 +197,7 @@ def test_keys_alone_are_enough(reader: Reader, tmp_path: Path) -> None:
     tab.locator("#detail .sample.lit").wait_for()
 
 
+@pytest.mark.slow
 def test_focus_is_seen(reader: Reader, toy_report: Path) -> None:
     tab = reader.open(toy_report)
     samples(tab)

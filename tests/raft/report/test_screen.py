@@ -14,6 +14,7 @@ from raft.report import write_report
 pytest_plugins = ["report_fixtures"]
 
 
+@pytest.mark.slow
 def test_what_models_write_is_shown_and_does_nothing(reader: Reader, tmp_path: Path) -> None:
     run = write_run(tmp_path / "<img src=x onerror=alert(1)>", iterations=1, prompts=1)
     texts = [
@@ -59,6 +60,7 @@ def test_what_models_write_is_shown_and_does_nothing(reader: Reader, tmp_path: P
     reader.complaints = [text for text in reader.complaints if "requires 'Trusted" not in text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_the_screen(
@@ -84,6 +86,7 @@ def lightness(color: str) -> int:
     return sum(int(part) for part in color.removeprefix("rgb(").removesuffix(")").split(","))
 
 
+@pytest.mark.slow
 def test_opening_unpacks_nothing(reader: Reader, tmp_path: Path) -> None:
     # what a page of 100 MB is opened for is what the reader looks at
     run = write_large_run(tmp_path, megabytes=6)
@@ -97,6 +100,7 @@ def test_opening_unpacks_nothing(reader: Reader, tmp_path: Path) -> None:
     assert int(tab.evaluate("document.body.dataset.unpacked")) <= 7
 
 
+@pytest.mark.slow
 def test_a_damaged_run_says_so_and_works(reader: Reader, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", iterations=2)
     (run / "metrics.jsonl").unlink()
@@ -114,6 +118,7 @@ def test_a_damaged_run_says_so_and_works(reader: Reader, tmp_path: Path) -> None
     tab.wait_for_selector("#detail .sample")
 
 
+@pytest.mark.slow
 def test_scores_that_are_missing(reader: Reader, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", iterations=1, prompts=1)
     row = sample_row("a", ["x", "y"], [None, None])

@@ -54,6 +54,7 @@ def refused(root: Path, **more: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_is_whole_passes_and_nothing_heavy_is_imported(tmp_path: Path, base: Path) -> None:
     file = tmp_path / "rm.yaml"
     file.write_text(yaml.safe_dump(settings(tmp_path, eval={"last": 5})))

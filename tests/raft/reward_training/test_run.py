@@ -300,6 +300,7 @@ def apart(one: Path, other: Path) -> float:
     return max(float(abs(left[name] - right[name]).max()) for name in left)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(root: Path, tmp_path: Path) -> None:
     # 29 pairs, 4 a step: the last step is of one pair, which leaves the second process without

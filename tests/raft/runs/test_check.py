@@ -87,6 +87,7 @@ def test_a_function_is_looked_up_in_its_file_which_is_not_run(
         assert says in refused(tmp_path, reward=reward)
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     file = toy_runs.config_file(tmp_path)
     program = (

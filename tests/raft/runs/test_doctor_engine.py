@@ -41,6 +41,7 @@ def test_what_is_wrong_is_named(
     assert verdicts()[seen][0] == "wrong"
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import rollout.engines.base
 

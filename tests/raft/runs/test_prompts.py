@@ -35,6 +35,7 @@ sizes = st.integers(1, 40).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(sizes, st.integers(0, 5))
 def test_no_prompt_comes_again_before_all_have_come(size: tuple[int, int, int], seed: int) -> None:
     # in the row of all iterations, each stretch of one epoch holds every prompt exactly once

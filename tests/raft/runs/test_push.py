@@ -25,6 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_raft(settings, ["eval.every=1"]).run_dir
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_the_card_and_names_the_files(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_spread_is_of_what_was_drawn_not_of_what_other_filters_leave():
 bounds = st.none() | st.sampled_from([-1.0, 0.5, 1.0, 2.5])
 
 
+@pytest.mark.slow
 @given(scores, bounds, bounds, st.none() | st.integers(0, 3), st.booleans(), st.data())
 def test_filters_agree_with_their_sentences_and_need_one_row(
     scores_PK, min_score, min_spread, max_chars, unique, data
@@ -146,6 +147,7 @@ def test_filters_that_cannot_work_are_refused_with_the_config(settings, expected
         SelectConfig(**settings)
 
 
+@pytest.mark.slow
 @given(scores, st.data())
 def test_every_masked_sample_is_counted_once(scores_PK, data):
     shape = scores_PK.shape

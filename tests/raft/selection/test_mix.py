@@ -105,6 +105,7 @@ def test_their_number_is_the_share_and_their_choice_the_seeds(tmp_path: Path) ->
     assert len(chosen(300, 1)) == 40  # what there is
 
 
+@pytest.mark.slow
 def test_a_run_learns_them_and_repeats(tmp_path: Path) -> None:
     settings = mixing(tmp_path, [{"prompt": "tree", "response": "river"}], share=0.4)
     folder = run(make_config(settings))

@@ -33,6 +33,7 @@ def by_score(row, samples) -> list[int]:
     return sorted(samples, key=lambda k: (-row[k], k))
 
 
+@pytest.mark.slow
 @given(scores)
 def test_best_of_k_is_the_first_best_finite_score(scores_PK):
     expected = [(by_score(row, finite_samples(row)) or [-1])[0] for row in scores_PK]
@@ -49,6 +50,7 @@ def test_top_m_is_the_first_m_of_a_sort(scores_PK, m):
     assert top_m(scores_PK, m).tolist() == expected
 
 
+@pytest.mark.slow
 @given(scores, st.fractions("1/50", 1, max_denominator=50))
 def test_global_top_fraction_keeps_the_best_of_all(scores_PK, fraction):
     samples = [(p, k) for p, row in enumerate(scores_PK) for k in finite_samples(row)]
@@ -69,6 +71,7 @@ def test_threshold_keeps_what_reaches_the_minimum(scores_PK, min_score, per_prom
     assert threshold(scores_PK, min_score, per_prompt).tolist() == expected
 
 
+@pytest.mark.slow
 @given(scores)
 def test_best_and_worst_are_the_ends_where_they_differ(scores_PK):
     expected = []
@@ -82,6 +85,7 @@ def test_best_and_worst_are_the_ends_where_they_differ(scores_PK):
     assert pairs.shape[1] == 3
 
 
+@pytest.mark.slow
 @given(scores, st.sampled_from([0.0, 0.5, 1.0, 2.5]), st.none() | st.integers(1, 4))
 def test_all_pairs_are_those_whose_scores_lie_apart(scores_PK, min_gap, max_pairs):
     pairs = all_pairs(scores_PK, min_gap, max_pairs).tolist()
@@ -114,6 +118,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.slow
 @given(scores, st.sampled_from(sorted(STRATEGIES)), st.randoms())
 def test_select_gives_finite_rows_once_in_prompt_order(scores_PK, strategy, random):
     if strategy == "best_and_worst" and scores_PK.shape[1] < 2:

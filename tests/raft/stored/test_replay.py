@@ -91,6 +91,7 @@ def one(report: dict, rule: str, k: int) -> dict:
 FILTERS = {"min_score": 1.0, "min_chars": 5, "allow_truncated": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filters", [{}, FILTERS, {"reject_pattern": "two"}], ids=str)
 def test_best_of_k_is_its_expectation_over_all_subsets(tmp_path, filters):
     # no ties among the best: which of them is taken makes no difference to gold or length then
@@ -169,6 +170,7 @@ def test_a_subset_is_filtered_as_its_texts_would_be(filters):
         np.testing.assert_array_equal(found_QK, wanted_QK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["best_of_k", "top_m"])
 def test_a_lowest_score_of_0_is_a_filter(tmp_path, capsys, strategy):
     rows = sample_rows(12, 6)
@@ -305,6 +307,7 @@ def test_prompts_whose_id_is_null_are_prompts_of_their_own(tmp_path, capsys):
     assert one({"results": found[0]}, "best_of_k", 4)["values"]["reward"]["low"] is not None
 
 
+@pytest.mark.slow
 def test_iterations_that_store_other_numbers_of_samples(run, capsys):
     file = run / "iterations" / "002" / "rollouts.jsonl"
     cut = ("responses", "scores", "finish_reasons", "token_ids", "seeds")
@@ -473,6 +476,7 @@ def test_rows_of_other_updates_are_those_of_their_selection(tmp_path, capsys, up
         assert sum(weights) == pytest.approx(1.0 if update == "weighted" else 0.0, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", STRATEGIES, ids=lambda section: section["strategy"])
 def test_the_run_s_own_setting_keeps_the_rows_that_the_run_selected(tmp_path, capsys, section):
     file = toy_runs.config_file(tmp_path, iterations=2, sampling={"k": 6}, select=section)

@@ -87,6 +87,7 @@ def about_points(report: dict[str, Any]) -> list[str]:
     return [note for note in report["notes"] if note.startswith("points of ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", BRACKETS)
 def test_a_bracket_s_points_are_swept_where_they_tell_the_best(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
@@ -106,6 +107,7 @@ def test_a_bracket_s_points_are_swept_where_they_tell_the_best(
     assert about_points(more) == [note]
 
 
+@pytest.mark.slow
 def test_k_that_is_asked_for_is_tried_and_its_bias_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_round_robin_is_swept_and_plays_again(
     assert all(row.get("missing", {}).get("prompts", 0) == 0 for row in again["results"])
 
 
+@pytest.mark.slow
 def test_a_judge_within_a_combination_is_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def test_fixed_k_neither_gains_nor_saves() -> None:
     assert found["saved"]["mean"] == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_means_are_those_of_the_rule_over_random_orders() -> None:
     scores_PN, adaptive = uneven(24), Adaptive(2, 2, 16, 0.02)
     found = measure_waves([pool(scores_PN)], adaptive, 6, draws=60, seed=0, resamples=50)

@@ -41,6 +41,7 @@ def largest_difference(first: Path | str, second: Path | str) -> float:
     return float(apart.quantile(0.999)) if "transformer.wte.weight" in a else float(apart.max())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "changes", "update"),
     [
@@ -90,6 +91,7 @@ def state(*files: Path) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.thorough
 def test_each_rank_writes_its_rows_of_the_optimizer(tmp_path: Path) -> None:
     start = tiny.checkpoint(tmp_path / "start", "llama")
     # a rate that falls within an update begins anew with the next one

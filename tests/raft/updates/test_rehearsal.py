@@ -73,6 +73,7 @@ def lose_a_token(trainer: Any) -> None:
         trainer._trainer.model.get_input_embeddings().weight[0] = -0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "settings"),
     [
@@ -156,6 +157,7 @@ def test_it_is_as_large_as_the_largest_update(
     assert steps == [(count, 0.0)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "named", "unnamed"),
     [
@@ -192,6 +194,7 @@ def test_memory_that_is_too_small_is_one_line(
     assert same_bits(weights(resumed), before)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_shards_make_one_too(tmp_path: Path) -> None:
     start = str(tiny.checkpoint(tmp_path / "start", "llama"))

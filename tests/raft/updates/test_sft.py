@@ -175,6 +175,7 @@ def test_loss_is_the_mean_over_trained_tokens(
     assert json.loads((tmp_path / "out/train.json").read_text())["train/steps"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2_plain", "gpt_neo"])
 def test_update_equals_adam_by_hand(
     folders: dict[str, Path], rows: Path, tmp_path: Path, family: str
@@ -209,6 +210,7 @@ def test_update_equals_adam_by_hand(
     assert float(torch.cat(moved).quantile(0.5)) > 1e-4
 
 
+@pytest.mark.slow
 def test_micro_batches_make_the_same_update(
     folders: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
@@ -245,6 +247,7 @@ def test_packed_rows_make_the_update_of_rows_alone(
     assert largest_difference(tmp_path / "alone", tmp_path / "packed") < 5e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "changes", "calls"),
     [
@@ -504,6 +507,7 @@ def test_lora_resumes_bit_identically_from_its_adapter(
     settings: dict[str, Any] = {"learning_rate": 1e-2, "lora": {**LORA, "dropout": 0.1}}
     whole = build_sft(str(folders["llama"]), **settings)
     whole.train(Update(str(rows), 1, str(tmp_path / "1")))
+    whole.store(str(tmp_path / "1"))
     whole.train(Update(str(rows), 2, str(tmp_path / "2")))
     resumed = build_sft(str(folders["llama"]), checkpoint=str(tmp_path / "1"), **settings)
     resumed.train(Update(str(rows), 2, str(tmp_path / "2b")))

@@ -227,6 +227,7 @@ def test_update_is_the_one_of_its_formula(
     assert metrics.get("train/mixed", 0) == 2 * mix
 
 
+@pytest.mark.slow
 def test_one_pass_at_ratio_one_is_sft(start: Path, rows: Path, tmp_path: Path) -> None:
     without_weights(rows)
     settings: Row = {"epochs": 1, "batch_size": 8}
@@ -242,6 +243,7 @@ def test_one_pass_at_ratio_one_is_sft(start: Path, rows: Path, tmp_path: Path) -
     assert metrics["train/loss"] == pytest.approx(-1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_of_one_response_a_prompt_are_sft_on_it(
     start: Path, rows: Path, tmp_path: Path
 ) -> None:
@@ -287,6 +289,7 @@ def side(pair: Any, name: str) -> Row:
     return {"input_ids": prompt + pair[name], "labels": [-100] * len(prompt) + pair[name]}
 
 
+@pytest.mark.slow
 def test_dpo_loss_is_trls_on_the_same_rows(start: Path, policy: Path, tmp_path: Path) -> None:
     # TRL reads text, appends EOS and keeps a reference model; ours gets the ids that it makes of it
     from datasets import Dataset
@@ -438,6 +441,7 @@ def test_updates_since_the_last_checkpoint_are_made_again_bit_for_bit(
     assert first != third
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]

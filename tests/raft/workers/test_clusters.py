@@ -43,6 +43,7 @@ def add(cluster: Any, gpus: int, cores: int = 4) -> Any:
     return cluster.add_node(num_cpus=cores, num_gpus=gpus, object_store_memory=size)
 
 
+@pytest.mark.thorough
 def test_workers_find_their_nodes_beside_those_of_others(
     cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def test_workers_find_their_nodes_beside_those_of_others(
     assert "\n" not in str(death.value)
 
 
+@pytest.mark.thorough
 def test_a_lost_node_ends_the_run_and_the_same_command_goes_on(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_the_cluster_changes_no_row_and_neither_do_deaths(tmp_path: Path, orders
     assert not list(folder.glob("iterations/*/checkpoint/half"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["generate", "score", "train", "measure"])
 def test_too_many_deaths_end_the_run_and_lose_nothing(
     tmp_path: Path, orders: Path, kind: str
@@ -73,6 +74,7 @@ def test_too_many_deaths_end_the_run_and_lose_nothing(
     assert toy_runs.lasting(folder) == toy_runs.lasting(straight)
 
 
+@pytest.mark.thorough
 def test_errors_of_a_worker_arrive_as_what_they_are(tmp_path: Path) -> None:
     reward = toy_runs.reward_file(tmp_path, "raise ConnectionError('no service')")
     with pytest.raises(RewardError, match="raised ConnectionError: no service") as caught:

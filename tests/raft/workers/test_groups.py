@@ -168,6 +168,7 @@ def groups(count: int) -> list[Group]:
     ]
 
 
+@pytest.mark.slow
 @anywhere
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(0, 60), st.integers(0, 3))
 def test_every_prompt_is_answered_once_whoever_dies(
@@ -286,6 +287,7 @@ def test_the_dead_are_replaced_when_they_are_put_to_sleep(policy: Path) -> None:
         executor.fatal = lambda worker, method: False
 
 
+@pytest.mark.slow
 @anywhere
 @given(
     st.integers(0, 10**6),

@@ -35,6 +35,7 @@ def judged(
     return probe.judge(truth + share * way + noise(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", [0.0, 1.0])
 @pytest.mark.parametrize("update", [0.0, 0.3, 1.0, 3.0])
 def test_clean_syncs_never_alarm_in_16_bits(update: float, trainer: float) -> None:
@@ -43,6 +44,7 @@ def test_clean_syncs_never_alarm_in_16_bits(update: float, trainer: float) -> No
     assert [str(one) for one in verdicts if one.fault] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "update", "trainer"), [(0.0, 0.5, 0.0), (0.0, 1.5, 1.0), (2.0, 0.5, 0.0), (2.0, 5, 1)]
 )

@@ -36,8 +36,8 @@ import sys
 from functools import partial
 import ray
 ray.init = partial(ray.init, num_gpus=2)
-from raft.cli.main import main
-sys.exit(main(sys.argv[1:]))
+from raft.cli.main import command
+sys.exit(command())
 """
 
 
@@ -104,6 +104,7 @@ def test_scores_of_two_workers_are_those_of_one_process(tmp_path: Path, two_gpus
     assert main([*common, "--out", str(out[1]), "--gpus", "2"]) == 0
 
 
+@pytest.mark.thorough
 def test_states_of_two_workers_are_those_of_one_process(
     tmp_path: Path, two_gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def counted(ask: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
     return counting
 
 
+@pytest.mark.thorough
 def test_rankings_and_reports_of_two_workers_are_those_of_one_process(
     tmp_path: Path, two_gpus: None
 ) -> None:
@@ -180,6 +182,7 @@ def test_rankings_and_reports_of_two_workers_are_those_of_one_process(
     assert found[0][1]["models"]["judge"]["failed_rows"] == 1
 
 
+@pytest.mark.thorough
 def test_a_dead_worker_is_replaced_and_rows_that_kill_end_the_command(
     tmp_path: Path, two_gpus: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +212,7 @@ def test_a_dead_worker_is_replaced_and_rows_that_kill_end_the_command(
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_workers_too(tmp_path: Path, number: int) -> None:
     slow = LOGGED.replace("0.2", "100 if completions[0].startswith('yes yes yes yes') else 0")
@@ -235,6 +239,7 @@ def test_ctrl_c_ends_the_workers_too(tmp_path: Path, number: int) -> None:
     assert alive == []
 
 
+@pytest.mark.thorough
 def test_a_server_answers_from_both(tmp_path: Path, two_gpus: None) -> None:
     # each call waits for another one: one worker alone would wait for ever
     meeting = (

@@ -110,6 +110,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", MARKED)
 def test_ultrarm_and_beaver_read_the_text_they_were_trained_on(tmp_path, reference, format) -> None:
     head, config = MARKED[format]
@@ -129,6 +130,7 @@ def test_ultrarm_and_beaver_read_the_text_they_were_trained_on(tmp_path, referen
     assert load_reward(templated).encoder.format == "chat"
 
 
+@pytest.mark.slow
 def test_a_cost_model_is_told(tmp_path, caplog, capsys) -> None:
     head, config = MARKED["beaver"]
     folder = layouts.renamed(layouts.base(tmp_path, None), head, **config, score_type="cost")
@@ -149,6 +151,7 @@ def test_deepspeed_chat(tmp_path, reference) -> None:
     np.testing.assert_allclose(scores(folder), linear(reference, PLAIN), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
 def test_openrlhf(tmp_path, reference, told) -> None:
     config = {"architectures": ["RewardModel"], "id2label": None, "label2id": None}
@@ -246,6 +249,7 @@ def test_a_grm_reads_the_bos_that_its_tokenizer_yields(
     np.testing.assert_allclose(scores(folder), value[:, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_with_its_base(tmp_path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification

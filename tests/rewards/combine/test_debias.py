@@ -42,6 +42,7 @@ def reference(request):
     return lambda x_N, y_N: float(cast("float", stats.spearmanr(x_N, y_N)[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:An input array is constant")
 @settings(deadline=None)  # the first call imports pandas' parts
 @given(pairs=samples)
@@ -194,6 +195,7 @@ def test_a_reference_gives_constants_that_can_be_pinned(tmp_path, caplog):
     assert build_debias(pinned, "debias") == debias
 
 
+@pytest.mark.slow
 @given(st.floats(0.01, 100), st.floats(-50, 50), st.floats(0.1, 30))
 def test_the_penalty_has_no_units(scale, shift, words_per_unit):
     rewards_N, verbosity_N = verbose(4, 0.4, count=60)

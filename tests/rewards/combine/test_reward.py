@@ -126,6 +126,7 @@ def run(scores_MPK, weights, normalise, reduce):
     return reward, groups, reward.score_groups(groups)
 
 
+@pytest.mark.slow
 @given(parties(), st.randoms())
 def test_the_order_of_members_changes_no_bit(party, random):
     scores, weights, normalise, reduce = party
@@ -135,6 +136,7 @@ def test_the_order_of_members_changes_no_bit(party, random):
     assert run(*moved, reduce)[2] == run(*party)[2]
 
 
+@pytest.mark.slow
 @given(parties())
 def test_batches_change_no_bit_and_failures_spread(party):
     reward, groups, scores_PK = run(*party)

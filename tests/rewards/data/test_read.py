@@ -310,6 +310,7 @@ def test_labels_off_the_scale_are_said(tmp_path):
 # ----------------------------------------------------------------------------------- the real data
 
 
+@pytest.mark.slow
 def test_real_hh_counts(raft_data):
     # counted row by row from the raw text, without any of our code
     for name in ("helpful-base", "harmless-base", "helpful-rejection-sampled"):

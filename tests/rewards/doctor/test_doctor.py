@@ -94,6 +94,7 @@ def digest(folder: Path) -> dict[str, str]:
 # --- a healthy model
 
 
+@pytest.mark.slow
 def test_a_healthy_model_passes_with_every_line(
     healthy: Path, hh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_healthy_model_passes_with_every_line(
     assert values["batch"]["max_difference"] < 1e-4
 
 
+@pytest.mark.slow
 def test_the_print_out_is_aligned_and_fits(
     healthy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ def test_the_print_out_is_aligned_and_fits(
     assert len(starts) == 1 and "✗" not in captured.out
 
 
+@pytest.mark.slow
 def test_no_score_file_or_setting_is_changed(healthy: Path) -> None:
     reward = load_reward(healthy)
     engine: Any = reward.engine
@@ -143,6 +146,7 @@ def test_no_score_file_or_setting_is_changed(healthy: Path) -> None:
     assert digest(healthy) == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
 def test_other_architectures_pass(tmp_path: Path, family: str) -> None:
     found = levels(examine(tiny.checkpoint(tmp_path / "m", family)))
@@ -153,12 +157,14 @@ def test_other_architectures_pass(tmp_path: Path, family: str) -> None:
 # --- text and tokens
 
 
+@pytest.mark.slow
 def test_tokens_are_shown_as_they_reach_the_model(healthy: Path) -> None:
     (tokens,) = by_name(examine(healthy, format="plain", bos="double", eos="none"))["tokens"]
     assert tokens.detail.startswith("54: <s>·0  <s>·0  I·")
     assert "␣·" in tokens.detail
 
 
+@pytest.mark.slow
 def test_a_generation_header_after_the_response_is_wrong(tmp_path: Path) -> None:
     made = tiny.tokenizer(chat_template=ALWAYS)
     found = by_name(examine(tiny.checkpoint(tmp_path / "m", "llama", made)))
@@ -166,6 +172,7 @@ def test_a_generation_header_after_the_response_is_wrong(tmp_path: Path) -> None
     assert finding.level == "wrong" and "'</s>[assistant]'" in finding.detail
 
 
+@pytest.mark.slow
 def test_a_published_model_keeps_the_header_it_was_trained_with(tmp_path: Path) -> None:
     folder = tmp_path / "FsfairX-LLaMA3-RM-v0.1"
     tiny.checkpoint(folder, "llama", tiny.tokenizer(chat_template=ALWAYS))
@@ -206,6 +213,7 @@ def test_dates_and_changed_contents_are_noted(tmp_path: Path) -> None:
     assert "drops <think>…</think>" in found["contents"][0].detail and "date" not in found
 
 
+@pytest.mark.slow
 def test_a_template_that_drops_a_turn_is_wrong(tmp_path: Path) -> None:
     last_two = tiny.CHAT_TEMPLATE.replace("in messages %}", "in messages[-2:] %}")
     made = tiny.tokenizer(chat_template=last_two)
@@ -213,6 +221,7 @@ def test_a_template_that_drops_a_turn_is_wrong(tmp_path: Path) -> None:
     assert found["template"][0].level == "wrong" and "2 of 4" in found["template"][0].detail
 
 
+@pytest.mark.slow
 def test_two_bos_of_the_template_against_a_single_one(tmp_path: Path) -> None:
     made = tiny.tokenizer(chat_template="{{ bos_token }}" + tiny.CHAT_TEMPLATE)
     folder = tiny.checkpoint(tmp_path / "m", "llama", made)
@@ -231,6 +240,7 @@ def test_a_missing_bos_and_one_too_many_are_noted(healthy: Path) -> None:
 # --- pad
 
 
+@pytest.mark.slow
 def test_pads_that_differ_are_noted(folder: Path) -> None:
     tiny.change_config(folder, pad_token_id=5)
     (finding,) = by_name(examine(folder))["pad"]
@@ -241,6 +251,7 @@ def test_pads_that_differ_are_noted(folder: Path) -> None:
     assert "outside" in by_name(examine(folder))["pad"][0].detail
 
 
+@pytest.mark.slow
 def test_pad_equal_to_eos_is_measured_against_transformers_itself(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -262,6 +273,7 @@ def test_pad_equal_to_eos_is_measured_against_transformers_itself(tmp_path: Path
 # --- vocabulary and head
 
 
+@pytest.mark.slow
 def test_a_tokenizer_larger_than_the_embedding_is_wrong(tmp_path: Path) -> None:
     made = tiny.tokenizer()
     made.add_tokens(["<new>", "<newer>"])
@@ -270,6 +282,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_wrong(tmp_path: Path) -> None:
     assert finding.level == "wrong" and "<new>·259, <newer>·260" in finding.detail
 
 
+@pytest.mark.slow
 def test_a_pad_token_beyond_the_embedding_does_no_harm(tmp_path: Path) -> None:
     made = tiny.tokenizer(pad=None)
     made.add_special_tokens({"pad_token": "[PAD]"})
@@ -283,12 +296,14 @@ def change_head(folder: Path, change: Callable[[Any], Any]) -> None:
     tiny.save_tensors(folder, tensors)
 
 
+@pytest.mark.slow
 def test_a_head_of_zeros_is_wrong(folder: Path) -> None:
     change_head(folder, lambda weight: weight * 0)
     found = levels(examine(folder))
     assert {"head", "scores"} <= wrong_ones(found)
 
 
+@pytest.mark.slow
 def test_a_head_with_nan_is_wrong(folder: Path) -> None:
     change_head(folder, lambda weight: weight * float("nan"))
     found = by_name(examine(folder))
@@ -297,6 +312,7 @@ def test_a_head_with_nan_is_wrong(folder: Path) -> None:
     assert run("--reward", folder) == 1
 
 
+@pytest.mark.slow
 def test_a_head_as_transformers_draws_it_is_noted(folder: Path) -> None:
     import torch
 
@@ -306,6 +322,7 @@ def test_a_head_as_transformers_draws_it_is_noted(folder: Path) -> None:
     assert found["head"][0].level == "note" and "untrained" in found["head"][0].detail
 
 
+@pytest.mark.slow
 def test_a_tensor_in_two_shards_is_wrong(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -344,6 +361,7 @@ def broken_scores(monkeypatch: pytest.MonkeyPatch, reward: Any, change: Any) -> 
     return levels(examine_reward(reward, Path(reward.name)))
 
 
+@pytest.mark.slow
 def test_scores_that_do_not_repeat_are_found(
     healthy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +373,7 @@ def test_scores_that_do_not_repeat_are_found(
     assert found["repeat"] == "wrong"
 
 
+@pytest.mark.slow
 def test_scores_that_depend_on_the_batch_are_found(
     healthy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,6 +382,7 @@ def test_scores_that_depend_on_the_batch_are_found(
     assert found["batch"] == "wrong" and found["repeat"] == found["order"] == "ok"
 
 
+@pytest.mark.slow
 def test_scores_that_depend_on_the_order_are_found(
     healthy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,6 +391,7 @@ def test_scores_that_depend_on_the_order_are_found(
     assert found["order"] == "wrong" and found["repeat"] == "ok"
 
 
+@pytest.mark.slow
 def test_layouts_that_differ_are_found(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reward: Any = load_reward(healthy)
     padded = reward.engine.backbone._padded
@@ -444,6 +465,7 @@ def test_pairs_that_cannot_be_judged_are_counted() -> None:
     assert by_name(nothing)["accuracy"][0].level == "wrong"
 
 
+@pytest.mark.slow
 def test_pairs_of_more_than_one_chunk_keep_their_order(healthy: Path) -> None:
     pairs = length_pairs(70)
     reward, done = load_reward(healthy), []

@@ -87,6 +87,7 @@ def test_a_tokenizer_without_an_end_token_is_told() -> None:
         Encoder(made, format="plain", bos="single", eos="single", vocabulary=259)
 
 
+@pytest.mark.slow
 def test_defaults_by_format_and_by_what_is_known(tmp_path, caplog) -> None:
     bare = tiny.tokenizer(chat_template=None)
     plain = tiny.checkpoint(tmp_path / "plain", "llama", bare)

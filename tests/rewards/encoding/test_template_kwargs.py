@@ -49,6 +49,7 @@ def expected(model: Path, **kwargs: object) -> float:
     return tiny.reference_score(model, ids)
 
 
+@pytest.mark.slow
 def test_a_reward_reads_with_them(model: Path, tmp_path: Path) -> None:
     plain, off = load_reward(model), load_reward(model, chat_template_kwargs=OFF)
     for loaded, kwargs in ((plain, {}), (off, OFF)):

@@ -93,6 +93,7 @@ def test_prompts_of_every_kind_are_compared():
         overlap([], [], share=0)
 
 
+@pytest.mark.slow
 def test_real_splits_share_no_prompt_and_no_contamination(raft_data):
     path = raft_data / "data" / "hh-rlhf" / "dev" / "helpful-base.jsonl.gz"
     pairs = read_pairs(str(path)).pairs

@@ -136,6 +136,7 @@ def hh_lengths(raft_data: Path) -> tuple[Path, list[tuple[int, int, int]]]:
     return path, found
 
 
+@pytest.mark.slow
 def test_real_pairs_by_turns(capsys: pytest.CaptureFixture[str], raft_data: Path) -> None:
     path, rows = hh_lengths(raft_data)
     found = only(evaluate(capsys, path, *LENGTH))
@@ -228,6 +229,7 @@ def test_rm_benchs_files_of_one_domain_each(
     assert set(found["domains"]) == set(subsets)
 
 
+@pytest.mark.slow
 def test_human_ranks_of_lists(
     capsys: pytest.CaptureFixture[str], raft_data: Path, tmp_path: Path
 ) -> None:

@@ -245,6 +245,7 @@ def test_every_gold_answer_of_gsm8k_is_right_and_a_changed_one_wrong(data):
     assert set(numeric_match(prompts, answers, answer=wrong)) == {0.0}
 
 
+@pytest.mark.slow
 def test_agreement_with_the_grading_of_gsm8k_s_own_model_solutions(data):
     graded = rows(data / "gsm8k" / "example_model_solutions.dev.jsonl.gz")
     models = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")

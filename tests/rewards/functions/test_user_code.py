@@ -154,6 +154,7 @@ def test_a_users_folder_never_takes_the_place_of_a_package(tmp_path: Path, start
         assert toy_runs.rows(tmp_path / "rows.scored.jsonl")[0]["score"] == 7.0
 
 
+@pytest.mark.thorough
 @pytest.mark.ray
 def test_nor_in_a_worker(tmp_path: Path) -> None:
     shadows(tmp_path)

@@ -28,6 +28,7 @@ def rows_that_share(draw):
     return rows
 
 
+@pytest.mark.slow
 @given(rows_that_share())
 def test_a_path_through_the_tree_spells_its_row(rows):
     tree = grow(rows)
@@ -44,6 +45,7 @@ def test_a_path_through_the_tree_spells_its_row(rows):
     assert reached == set(range(len(tree.ids_T)))
 
 
+@pytest.mark.slow
 @given(rows_that_share())
 def test_the_batch_planner_knows_the_size_of_the_tree(rows):
     order = reading_order(rows)

@@ -65,6 +65,7 @@ def test_planted_best_wins_by_every_method(method):
         assert int(np.argmax(np.array(row))) == best and row.count(row[best]) == 1
 
 
+@pytest.mark.slow
 def test_a_knockout_of_64_by_8_is_three_batches_and_exactly_896_forward_passes(tmp_path):
     judge = load_judge(tiny.checkpoint(tmp_path), kind="pairwise")
     batches = []

@@ -74,6 +74,7 @@ def assert_equal(details, expected):
         np.testing.assert_allclose(details[key], [one[key] for one in expected], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_all_outputs_alone_and_in_mixed_batches_equal_the_hand_computation(
     folder, layout, monkeypatch

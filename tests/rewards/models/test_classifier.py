@@ -30,6 +30,7 @@ def ids_by_hand(conversation, made=None):
     return [tiny.BOS_ID, *made(text, add_special_tokens=False)["input_ids"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_alone_and_in_mixed_batches_equal_the_hand_computation(folders, family):
     expected = [tiny.reference_score(folders[family], ids_by_hand(c)) for c in CONVERSATIONS]

@@ -61,6 +61,7 @@ def by_transformers(folder, texts):
         return [float(model(**made(*one, return_tensors="pt")).logits[0, 0]) for one in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_scores_are_those_of_transformers(tmp_path, kind) -> None:
     chat = encoder(tmp_path / "chat", kind, layouts.CHATML)

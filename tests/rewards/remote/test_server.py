@@ -247,6 +247,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_serve_listens_until_it_is_interrupted():
     process = subprocess.Popen(
         [sys.executable, "-c", SERVING],

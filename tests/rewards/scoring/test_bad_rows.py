@@ -233,6 +233,7 @@ def test_a_pool_with_bad_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert len(toy_runs.rows(tmp_path / "rows.best.jsonl")) == 1
 
 
+@pytest.mark.slow
 def test_prompts_that_cannot_be_drawn_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

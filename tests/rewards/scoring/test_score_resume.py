@@ -150,6 +150,7 @@ def test_one_command_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert message.startswith(f"{out}: another command is writing it")
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path: Path) -> None:
     file = numbered(tmp_path, 200)
     arguments = toy_runs.command(

@@ -299,6 +299,7 @@ def test_a_tie_goes_to_the_newcomer_in_a_gauntlet():
         assert after[0] == before[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["knockout", "best_and_worst", "double_elimination"])
 def test_a_tie_in_a_bracket_is_a_coin_that_the_seed_tosses(method):
     def judge(pairs):
@@ -340,6 +341,7 @@ def test_the_seed_decides_the_draw(method):
 
 
 class TestBudget:
+    @pytest.mark.slow
     def test_a_part_of_the_pairs_is_connected_and_even(self):
         for n in range(2, 20):
             for budget in range(n - 1, n * (n - 1) // 2 + 1, 3):

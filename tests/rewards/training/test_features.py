@@ -181,6 +181,7 @@ def test_kills_at_random_chunks_and_torn_writes_end_in_the_same_bytes(folder, tm
         assert contents(file.parent) == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_real_kill(folder, tmp_path):
     backbone, encoder = parts(folder)
     file, states, calls = tmp_path / "killed/f.npy", backbone.states, []

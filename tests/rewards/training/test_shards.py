@@ -101,6 +101,7 @@ def test_shards_train_as_one_process_and_go_on(root: Path, tmp_path: Path) -> No
     assert apart(one, handed) < 1e-4
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["bradley_terry", "grm"])
 def test_shards_compute_in_16_bits_as_one_process_does(
@@ -126,6 +127,7 @@ def test_shards_compute_in_16_bits_as_one_process_does(
     assert apart(tmp_path / "one", tmp_path / "two") < 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "more",

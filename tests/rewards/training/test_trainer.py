@@ -454,6 +454,7 @@ def test_gradients_go_around_in_few_messages(monkeypatch: pytest.MonkeyPatch) ->
     assert made[-1].grad is None and frozen.grad is None
 
 
+@pytest.mark.slow
 def test_no_second_copy_of_the_gradients(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,6 +494,7 @@ def test_gpus_pack_where_attention_is_one_call_a_layer(
     assert one_call or "padded rows: a GPU runs padded batches in fewer kernels" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_gpus_16_bits_reach_the_parts_that_objectives_call(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

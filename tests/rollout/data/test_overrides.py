@@ -54,6 +54,7 @@ def test_what_is_refused(text: str, said: str) -> None:
     assert "\n" not in str(caught.value) and time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_what_is_meant_is_read() -> None:
     # by the library itself: aliases and merge keys, and values of every kind
     draw = random.Random(0)

@@ -356,6 +356,7 @@ def test_every_hh_row_becomes_a_prompt(name, rows):
     assert whole > 0.98 * rows  # the others part before their last answer
 
 
+@pytest.mark.slow
 @needs_data
 def test_tinystories_openings():
     prompts = read_prompts(

@@ -38,6 +38,7 @@ def model_of(family: str) -> Any:
     return AutoModelForCausalLM.from_config(made[family](), attn_implementation="eager").eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo", "mistral", "gemma2", "bloom"])
 def test_rows_have_the_logits_of_rows_alone(family: str) -> None:
     model = model_of(family)
@@ -103,6 +104,7 @@ def prompts(count: int) -> list[Prompt]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -127,6 +129,7 @@ def test_refilled_batches_draw_what_whole_ones_do(tmp_path: Path, sampling: Samp
         assert found == expected, size
 
 
+@pytest.mark.slow
 def test_rows_that_have_ended_cost_nothing(tmp_path: Path) -> None:
     folder = str(ragged(tmp_path / "policy"))
     counts, sampling = {}, Sampling(k=4, max_new_tokens=60)

@@ -116,6 +116,7 @@ def test_engine_draws_from_the_models_softmax(tmp_path: Path) -> None:
     assert agreement == pytest.approx(float((exact**2).sum()), abs=0.03)
 
 
+@pytest.mark.slow
 def test_samples_depend_on_seed_prompt_and_number_alone(folders: dict[str, Path]) -> None:
     # batch size, order, neighbours and what was drawn before do not matter
     prompts = tiny.prompts(tiny.tokenizer(), TEXTS)
@@ -148,6 +149,7 @@ def test_samples_depend_on_seed_prompt_and_number_alone(folders: dict[str, Path]
     assert drawn(engine.generate([twin], SHORT, seed=5))["twin"] != whole["p0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo"])
 def test_greedy_equals_a_plain_loop(folders: dict[str, Path], family: str) -> None:
     # left padding changes nothing: prompts of very different length share one batch
@@ -162,6 +164,7 @@ def test_greedy_equals_a_plain_loop(folders: dict[str, Path], family: str) -> No
         assert list(groups[prompt.id].completions[0].token_ids) == expected
 
 
+@pytest.mark.slow
 def test_checkpoints_own_generation_settings_do_not_leak_in(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def without_a_tensor(engine: Any, folder: str) -> str:
     return ""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["llama", "gpt2"])  # the second has a tied head
 def test_what_is_sent_is_what_the_disk_has(
     engines: dict[str, EngineProcess], folders: dict[str, Path], family: str
@@ -115,6 +116,7 @@ def test_trainers_send_the_policy_that_they_have_saved(tmp_path: Path) -> None:
         assert value.dtype == torch.bfloat16 and torch.equal(value, saved[name].bfloat16())
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_shards_are_gathered_by_all_and_sent_by_one(tmp_path: Path) -> None:
     start = str(tiny.checkpoint(tmp_path / "start", "llama"))

@@ -32,6 +32,7 @@ def prompts(count: int) -> list[Prompt]:
     return [Prompt(f"p{n}", f"text {n}", token_ids=(n, n)) for n in range(count)]
 
 
+@pytest.mark.slow
 @given(st.dictionaries(texts, texts, max_size=6), st.integers(0, 400))
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_log_cut_anywhere_holds_its_whole_rows(
@@ -154,6 +155,7 @@ def test_scores_without_samples_are_refused(tmp_path: Path) -> None:
         RolloutStore(tmp_path, "eval", asked, version=1)
 
 
+@pytest.mark.slow
 def test_rows_stay_out_of_memory(tmp_path: Path) -> None:
     # 64 MiB of rows go through; what stays is an index
     import tracemalloc

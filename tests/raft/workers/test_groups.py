@@ -603,7 +603,7 @@ def test_what_nccl_says_is_one_line(
     workers = trainer_workers(Chaos(), 2)
     with pytest.raises(InputError) as caught:
         if method == "train":
-            workers.train("rows", "out", 1, True)
+            workers.train(Update("rows", 1, "out"))
         else:
             rank: Any = workers._workers[0]
             workers.send([lambda to: rank.call(Rank.sleep)], 1, "bfloat16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from raft import __version__
 from raft.cli.doctor import add_doctor
-from raft.cli.options import Parser, log_old_names
+from raft.cli.options import Parser
 from raft.cli.process import (
     Ended,
     Ending,
@@ -39,6 +40,8 @@ from raft.logs import log_for_command
 from rewards.types import RewardError
 from rollout.errors import InputError, nccl_failure
 from rollout.storage.files import refusal
+
+log = logging.getLogger("raft")
 
 _DEBUG = "RAFT_DEBUG"
 _COMMANDS = (
@@ -99,6 +102,12 @@ def command() -> int:
     if code > 128:  # by a signal
         end_soon(code)
     return code
+
+
+def log_old_names(options: argparse.Namespace) -> None:
+    """One line for each old name that was used."""
+    for old, new in dict.fromkeys(getattr(options, "old_names", [])):
+        log.warning("%s is now called %s; the old name works for one more release", old, new)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -43,7 +43,6 @@ __all__ = [
     "count",
     "data_options",
     "form_name",
-    "log_old_names",
     "model_settings",
     "names",
     "positive",
@@ -160,12 +159,6 @@ def add_old_name(
     to.add_argument(old, dest=new.dest, action=_OldName, new=new, nargs=nargs, const=const)
 
 
-def log_old_names(options: argparse.Namespace) -> None:
-    """One line for each old name that was used."""
-    for old, new in dict.fromkeys(getattr(options, "old_names", [])):
-        log.warning("%s is now called %s; the old name works for one more release", old, new)
-
-
 def positive(text: str) -> int:
     """A whole number of 1 or more."""
     if count(text) < 1:
@@ -183,9 +176,7 @@ def count(text: str) -> int:
 def run_folder(text: str) -> str:
     """A run folder; nothing would be the current one."""
     if not text.strip():
-        raise argparse.ArgumentTypeError(
-            "the name of a run folder is empty; name one, . for this one"
-        )
+        raise argparse.ArgumentTypeError("is empty; name a run folder, . for this one")
     return text
 
 

@@ -615,9 +615,11 @@ def test_training_that_diverges_keeps_the_last_policy(
 ) -> None:
     # metrics must hold no NaN, and a checkpoint without a usable result must not count as one
     from raft.updates.toy import ToyTrainer
+    from raft.updates.trainer import Update
 
-    def diverging(self: ToyTrainer, rows: str, out: str, *_: Any) -> Any:
-        write_toy(out, toy_runs.WORDS, [0.0])
+    def diverging(self: ToyTrainer, update: Update) -> Any:
+        assert update.out_dir is not None
+        write_toy(update.out_dir, toy_runs.WORDS, [0.0])
         raise InputError("train.learning_rate", "training diverged", "lower it")
 
     monkeypatch.setattr(ToyTrainer, "train", diverging)

@@ -264,6 +264,7 @@ def test_what_the_machine_refuses(
     assert toy_runs.results(tmp_path / "run") == toy_runs.results(tmp_path / "straight")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [100, 1500, 6000, 12000])
 def test_a_full_disk(tmp_path: Path, limit: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 import toy_runs
 
 from raft.cli import options, reward_models
-from raft.cli.main import main, parser
+from raft.cli.main import log_old_names, main, parser
 from raft.config.policy import PolicyConfig
 from rewards.checkpoints.families import FAMILIES
 from rewards.checkpoints.settings import ENGINES
@@ -71,8 +71,8 @@ def test_an_old_name_is_hidden_and_says_the_new_one_once(caplog: pytest.LogCaptu
     found = line.parse_args(["--old", "1", "--new", "2", "--old", "3"])
     assert found.new == [1, 2, 3]
     with caplog.at_level(logging.WARNING, "raft"):
-        options.log_old_names(found)
-        options.log_old_names(line.parse_args(["--new", "1"]))
+        log_old_names(found)
+        log_old_names(line.parse_args(["--new", "1"]))
     (record,) = caplog.records
     assert "--old" in record.getMessage() and "--new" in record.getMessage()
     with pytest.raises(SystemExit):  # the type of the new option counts

@@ -121,6 +121,7 @@ def test_an_ascii_terminal(tmp_path: Path) -> None:
     assert done.returncode == 0 and says(done.stdout, r"scores .jsonl")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
@@ -207,6 +208,7 @@ library.pthread_mutex_lock(mutex)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_library_that_does_not_return_does_not_hold_up_the_end(

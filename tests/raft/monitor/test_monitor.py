@@ -129,6 +129,7 @@ def test_an_honest_run_is_silent(tmp_path: Path, seed: int) -> None:
 # the same command again
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_stopped_run_stays_stopped_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

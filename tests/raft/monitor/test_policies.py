@@ -97,6 +97,7 @@ def test_k3_by_token_where_whole_responses_would_be_wrong() -> None:
     assert truth - np.mean(whole) > 0.5
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_intervals_cover(toys: tuple[str, str]) -> None:
     # 300 evaluations of 25 prompts: 95 % of the intervals hold the truth, to simulation error

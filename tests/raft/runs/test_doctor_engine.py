@@ -23,6 +23,7 @@ def test_an_engine_that_does_what_it_should_is_fine() -> None:
     assert found["sleep"][1] == "needs a GPU" and "1.00 of the update" in found["new weights"][1]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "broken", "seen"),

@@ -124,6 +124,7 @@ def test_best_of_k_is_its_expectation_over_all_subsets(tmp_path, filters):
                 assert kept.count[name][p] == pytest.approx(fmean(map(len, values)))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "arguments"),
@@ -682,6 +683,7 @@ def test_scores_that_are_no_numbers_are_missing_and_counted(tmp_path, capsys):
     assert "Not selectable: not_finite 2." in text and "1.000" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_benchmark_replays_a_pool_of_its_own(tmp_path, capsys):
     source = find_samples(write(tmp_path / "r.jsonl", list(bench.rows(3, 4))))

@@ -272,9 +272,9 @@ def test_packed_rows_are_sequences_of_one_call_a_layer(
         "model": str(start), "learning_rate": 1e-3, "batch_size": 4, "micro_batch_size": 4,
         "packing": "bfd", "max_length": 64, **changes,
     }  # fmt: skip
-    build_sft(**settings).train(str(rows), str(tmp_path / "masked"), seed=0)
+    build_sft(**settings).train(Update(str(rows), 0, str(tmp_path / "masked")))
     made = varlen_reference.on_cpu(monkeypatch)
-    build_sft(**settings).train(str(rows), str(tmp_path / "calls"), seed=0)
+    build_sft(**settings).train(Update(str(rows), 0, str(tmp_path / "calls")))
     assert len(made) == calls
     assert all(len(one["cu_seq_q"]) - 1 >= 7 for one in made)
     assert {one["window_size"] for one in made} <= {(5, 0) if family == "mistral" else (-1, 0)}

@@ -337,6 +337,7 @@ def test_pairs_need_the_tokens_of_both_sides(start: Path, rows: Path, tmp_path: 
 # from update to update
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]
@@ -364,6 +365,7 @@ def test_an_update_from_the_start_forgets_all_before(
     assert all(torch.equal(second[key], third[key]) for key in first)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]
@@ -401,6 +403,7 @@ def log_probs_by_transformers(folder: Path, rows: Path) -> torch.Tensor:
     return torch.cat(found)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "lora", [None, {"r": 4, "alpha": 8, "target_modules": "all-linear"}], ids=["whole", "lora"]
@@ -471,6 +474,7 @@ def test_resumed_update_is_bit_identical(
     assert adapters == [] if lora is None else "ref" not in adapters
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "beside"),

@@ -114,6 +114,7 @@ def test_a_lost_node_ends_the_run_and_the_same_command_goes_on(
     assert len(toy_runs.rows(done / "metrics.jsonl")) >= 8
 
 
+@pytest.mark.thorough
 def test_a_worker_without_a_gpu_needs_no_reservation(cluster: Any) -> None:
     add(cluster, gpus=0)
     executor = RayExecutor(cluster.address)

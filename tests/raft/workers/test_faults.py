@@ -39,6 +39,7 @@ def settings(root: Path, name: str, **sections: Any) -> Any:
     return toy_runs.config(root, run_dir=str(root / name), iterations=2, **sections)
 
 
+@pytest.mark.thorough
 def test_the_cluster_changes_no_row_and_neither_do_deaths(tmp_path: Path, orders: Path) -> None:
     # one process without deaths against five workers and a trainer of which each kind dies twice
     # or more, in mid-generation, in a sync, in scoring, in training and while KL is measured

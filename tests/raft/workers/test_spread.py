@@ -86,6 +86,7 @@ def processes(root: Path) -> set[str]:
     return {line.split()[0] for line in (root / "reward_function.py.log").read_text().splitlines()}
 
 
+@pytest.mark.thorough
 def test_scores_of_two_workers_are_those_of_one_process(tmp_path: Path, two_gpus: None) -> None:
     file, scorer = rows(tmp_path), reward(tmp_path, LOGGED)
     with file.open("a") as more:

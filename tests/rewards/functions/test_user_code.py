@@ -136,6 +136,7 @@ def shadows(folder: Path) -> None:
     (folder / "beside.py").write_text("SCORE = 7.0\n")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "start", ["-m raft.cli", "-c 'import sys, raft.cli.main as m; sys.exit(m.main())'"]

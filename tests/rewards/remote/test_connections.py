@@ -152,6 +152,7 @@ def test_clients_that_leave_leave_no_traceback(server: Server) -> None:
     assert ask(server).status_code == 200
 
 
+@pytest.mark.thorough
 def test_many_requests_at_once_and_in_a_row(server: Server) -> None:
     # what it has no place for it says so, and our client comes back
     remote = RemoteReward(

@@ -76,6 +76,7 @@ class NoisyJudge:
         return 1 / (1 + np.exp(-margin_M))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "sigma"), sorted(TABLE))
 def test_the_table_is_reproduced(n, sigma):

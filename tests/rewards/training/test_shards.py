@@ -66,6 +66,7 @@ def files(run: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_shards_train_as_one_process_and_go_on(root: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"

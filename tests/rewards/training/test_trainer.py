@@ -411,6 +411,7 @@ def test_a_system_turn_needs_a_format_that_has_one(base: Path, tmp_path: Path) -
     assert says(found, "pair 's' (chosen) no role 'system' user and assistant")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_politeness_is_learned_from_nothing(raft_data: Path, tmp_path: Path) -> None:
     """A random classifier of 0.2 million parameters, 881 pairs, two epochs."""

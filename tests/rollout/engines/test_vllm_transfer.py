@@ -132,6 +132,7 @@ def test_shards_are_gathered_by_all_and_sent_by_one(tmp_path: Path) -> None:
             assert torch.equal(torch.tensor(first[name]), value.bfloat16().float())
 
 
+@pytest.mark.thorough
 def test_the_calls_are_those_that_vllm_takes() -> None:
     # a release of another shape shows here, without a GPU
     from vllm import LLM

@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 def test_a_long_stage_is_told_where_there_is_no_bar(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="raft")
+    caplog.set_level(logging.INFO, logger="rollout")
     with Progress("short", 2) as bar:
         bar.advance(2)
     assert caplog.messages == []
@@ -37,7 +37,7 @@ def test_a_long_stage_is_told_where_there_is_no_bar(
 def test_a_terminal_shows_count_and_time_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="raft")
+    caplog.set_level(logging.INFO, logger="rollout")
     monkeypatch.setattr(progress, "_LONG", 0.0)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     with Progress("drawing", 4) as bar:

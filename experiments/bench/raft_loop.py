@@ -61,7 +61,7 @@ def measure(job: Job, variants: Sequence[str], repeats: int, folder: Path) -> di
                 learning_rate=float(rate) if rate else job.learning_rate,
             )
             print(f"{variant}, repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
-            runs[variant].append(_run(variant, own))
+            runs[variant].append(_run(VARIANTS[name], own))
     return runs
 
 
@@ -106,11 +106,19 @@ def distinct_2_at(run: Run, reward: float) -> float | None:
 
 
 def _at(run: Run, reward: float, column: int) -> float | None:
-    for before, after in pairwise(run):
-        low, high = before[1], after[1]
-        if high >= reward:
-            share = 0.0 if low >= reward else (reward - low) / (high - low)
-            return before[column] + share * (after[column] - before[column])
+    found = crossing([point[1] for point in run], reward)
+    if found is None:
+        return None
+    at, share = found
+    return run[at][column] + share * (run[at + 1][column] - run[at][column])
+
+
+def crossing(values: Sequence[float], target: float) -> tuple[int, float] | None:
+    """Return where `values` first reach `target`: the place of the one before, and the share of the
+    way to the next; None if never."""
+    for at, (low, high) in enumerate(pairwise(values)):
+        if high >= target:
+            return at, 0.0 if low >= target else (target - low) / (high - low)
     return None
 
 
@@ -151,11 +159,9 @@ def report(runs: dict[str, list[Run]], result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _run(variant: str, job: Job) -> Run:
+def _run(program: str, job: Job) -> Run:
     path = save(job)
-    run_module(
-        VARIANTS[variant.partition("@")[0]], ["--job", str(path)], Path(job.folder) / "log.txt"
-    )
+    run_module(program, ["--job", str(path)], Path(job.folder) / "log.txt")
     points = json.loads((Path(job.folder) / "points.json").read_text())
     return [(seconds, reward, distinct, samples) for seconds, reward, distinct, samples in points]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.overoptimization.study import FLIPPED, PROXIES
+from experiments.stories import panel
 
 __all__ = ["draw"]
 
@@ -55,13 +56,8 @@ def _draw_curve(ax: Any, points: list[dict[str, float]], color: str) -> None:
 
 def _label(ax: Any, way: str, flipped: float) -> None:
     what = "Best of n, n = 1 to 256" if way == "best_of_n" else "RAFT iterations"
-    ax.set_title(f"{what}, {flipped:.0%} of labels wrong", loc="left", fontsize=10)
-    ax.set_xlabel("KL to the starting policy, nats")
-    if way == "best_of_n":
-        ax.set_ylabel("gold reward")
-    ax.grid(color="#E5E5E5", linewidth=0.6)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    y = "gold reward" if way == "best_of_n" else None
+    panel.label(ax, f"{what}, {flipped:.0%} of labels wrong", "KL to the starting policy, nats", y)
 
 
 def _legend(figure: Any) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.raft_sweep.study import GROUPS, LABELS
+from experiments.stories import panel
 
 __all__ = ["draw"]
 
@@ -47,10 +48,5 @@ def _curve(ax: Any, points: list[dict[str, float]], x: str, label: str, color: s
 
 
 def _label(ax: Any, title: str, x: str) -> None:
-    ax.set_title(title, loc="left", fontsize=10)
-    ax.set_xlabel(x)
-    ax.set_ylabel("gold reward, held-out prompts")
-    ax.grid(color="#E5E5E5", linewidth=0.6)
+    panel.label(ax, title, x, "gold reward, held-out prompts")
     ax.legend(frameon=False, fontsize=8)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.stories import panel
 from experiments.tournament.study import Row
 
 __all__ = ["draw"]
@@ -28,10 +29,7 @@ def draw(rows: Sequence[Row], out: Path) -> None:
         for way, (color, name) in _WAYS.items():
             _draw_way(ax, [row for row in rows if row.way == way], x, color, name)
         ax.set_xscale("log", base=2)
-        ax.set_xlabel(f"{label} per prompt")
-        ax.grid(color="#E5E5E5", linewidth=0.6)
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
+        panel.label(ax, None, f"{label} per prompt")
     left.set_ylabel("gold of the chosen one")
     right.legend(frameon=False, fontsize=8, loc="upper left")
     out.parent.mkdir(parents=True, exist_ok=True)

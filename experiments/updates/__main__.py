@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from experiments.bench.table import table
@@ -88,7 +89,7 @@ def _at_best(variants: dict[str, dict[float, list[list[Point]]]]) -> dict[str, l
 def _plain(runs: Runs) -> object:
     return {
         reward: {
-            variant: {f"{rate:g}": [[p.row() for p in run] for run in seeds]
+            variant: {f"{rate:g}": [[asdict(p) for p in run] for run in seeds]
                       for rate, seeds in rates.items()}
             for variant, rates in variants.items()
         }

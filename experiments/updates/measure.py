@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import pairwise
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
-import numpy as np
-from scipy import stats
-
+from experiments.bench.raft_loop import crossing
 from experiments.updates.study import Setting
 from raft.runs.metrics import Numbers, read_numbers
+from rewards.evaluation.stats import mean_ci95
 
 __all__ = ["Mean", "Point", "best_rate", "mean", "points", "reached"]
 
@@ -31,9 +29,6 @@ class Point:
     gold: float
     kl: float
     distinct_2: float
-
-    def row(self) -> dict[str, float]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -68,22 +63,17 @@ def _point(row: Numbers, samples: float, seconds: float) -> Point:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    if len(values) < 2:
-        return Mean(float(np.mean(values)), float("nan"))
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return Mean(float(np.mean(values)), float(half))
+    return Mean(*mean_ci95(values))
 
 
 def reached(run: Sequence[Point], column: str, value: float) -> Point | None:
     """The run where `column` first reached `value`, interpolated between evaluations."""
-    for before, after in pairwise(run):
-        low, high = getattr(before, column), getattr(after, column)
-        if high >= value:
-            share = 0.0 if low >= value else (value - low) / (high - low)
-            first, last = before.row(), after.row()
-            names = [field.name for field in fields(Point)]
-            return Point(*(first[name] + share * (last[name] - first[name]) for name in names))
-    return None
+    found = crossing([getattr(point, column) for point in run], value)
+    if found is None:
+        return None
+    at, share = found
+    both = zip(astuple(run[at]), astuple(run[at + 1]), strict=True)
+    return Point(*(before + share * (after - before) for before, after in both))
 
 
 def best_rate(runs: dict[float, list[list[Point]]]) -> float:

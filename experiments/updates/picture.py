@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.stories import panel
 from experiments.updates.measure import Point
 
 __all__ = ["draw"]
@@ -32,7 +33,7 @@ def draw(runs: Runs, out: Path) -> None:
             for ax, (x, y) in zip(axes, _PANELS, strict=True):
                 _curve(ax, seeds, x, y, label, color)
         for ax, (x, y) in zip(axes, _PANELS, strict=True):
-            _label(ax, _TITLES[reward], _AXES[x], _AXES[y])
+            panel.label(ax, _TITLES[reward], _AXES[x], _AXES[y])
         axes[0].legend(frameon=False, fontsize=7)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=115)
@@ -56,12 +57,3 @@ def _curve(
         at, y_SE.mean(axis=0), color=color, linewidth=1.6, marker="o", markersize=3, label=label
     )
     ax.fill_between(at, y_SE.min(axis=0), y_SE.max(axis=0), color=color, alpha=0.12, linewidth=0)
-
-
-def _label(ax: Any, title: str, x: str, y: str) -> None:
-    ax.set_title(title, loc="left", fontsize=10)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.grid(color="#E5E5E5", linewidth=0.6)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)

@@ -8,7 +8,6 @@ come from.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypedDict
@@ -47,6 +46,7 @@ __all__ = [
     "names",
     "positive",
     "print_result",
+    "run_folder",
 ]
 
 MODEL = "model folder, hub name, function:NAME, or YAML file with a reward: section"
@@ -67,8 +67,6 @@ _MODEL_SETTINGS = (
     "family", "format", "bos", "eos", "max_length", "chat_template_kwargs", "dtype", "engine",
     "device",
 )  # fmt: skip
-
-log = logging.getLogger("raft")
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_runs
 
+import raft.loop
+from raft.config.run import RunConfig
 from raft.updates import toy
 from raft.updates.toy import ToyTrainer
 from rollout.storage.append_log import AppendLog
@@ -54,6 +57,26 @@ def folders_of_kills(
 
     _watch_changes(monkeypatch, told)
     return lambda: list(found.values())
+
+
+def check_every_kill(
+    monkeypatch: pytest.MonkeyPatch, root: Path, settings: RunConfig, *, more_than: int
+) -> None:
+    """A run into `root`/run gives the same files and metrics, and leaves nothing hidden, after a
+    kill at any change of its folder, of which there are more than so many."""
+    monkeypatch.setattr(raft.loop, "describe_environment", dict)
+    with monkeypatch.context() as patched:
+        left = folders_of_kills(patched, root / "run", root / "left")
+        straight = raft.loop.run(settings)
+    expected = toy_runs.results(straight), toy_runs.lasting(straight)
+    states = left()
+    assert len(states) > more_than
+    for state in states:
+        shutil.rmtree(straight)
+        state.rename(straight)
+        found = raft.loop.run(settings)
+        assert (toy_runs.results(found), toy_runs.lasting(found)) == expected, state.name
+        assert toy_runs.hidden(found) == [], state.name
 
 
 def _watch_changes(monkeypatch: pytest.MonkeyPatch, told: Callable[[int, bool], None]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
-from crashes import folders_of_kills
+from crashes import check_every_kill
 from scipy import integrate, stats
 from wording import words
 
-import raft.loop
 from raft.adaptive import Adaptive, expected_gain, next_wave
 from raft.cli.main import main
 from raft.config.load import make_config
@@ -219,20 +217,8 @@ def test_every_update_learns_from_unequal_k(tmp_path: Path, update: str) -> None
 def test_a_kill_at_every_change_gives_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(raft.loop, "describe_environment", dict)
     settings = in_waves(tmp_path, iterations=1, eval={"prompts": 2, "k": 1})
-    with monkeypatch.context() as patched:
-        left = folders_of_kills(patched, tmp_path / "run", tmp_path / "left")
-        straight = run(settings)
-    expected = toy_runs.results(straight), toy_runs.lasting(straight)
-    states = left()
-    assert len(states) > 20
-    for state in states:
-        shutil.rmtree(straight)
-        state.rename(straight)
-        found = run(settings)
-        assert (toy_runs.results(found), toy_runs.lasting(found)) == expected, state.name
-        assert toy_runs.hidden(found) == [], state.name
+    check_every_kill(monkeypatch, tmp_path, settings, more_than=20)
 
 
 def test_two_workers_give_the_rows_of_one(tmp_path: Path) -> None:

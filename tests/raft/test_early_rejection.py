@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import toy_runs
-from crashes import folders_of_kills
+from crashes import check_every_kill
 from wording import words
 
-import raft.loop
 from raft.cli.main import main
 from raft.config.load import make_config
 from raft.config.run import RunConfig
@@ -209,20 +207,8 @@ def test_commands_know_such_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_kill_at_every_change_gives_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(raft.loop, "describe_environment", dict)
     settings = small(tmp_path, iterations=1, eval={"prompts": 2, "k": 1})
-    with monkeypatch.context() as patched:
-        left = folders_of_kills(patched, tmp_path / "run", tmp_path / "left")
-        straight = run(settings)
-    expected = toy_runs.results(straight), toy_runs.lasting(straight)
-    states = left()
-    assert len(states) > 30
-    for state in states:
-        shutil.rmtree(straight)
-        state.rename(straight)
-        found = run(settings)
-        assert (toy_runs.results(found), toy_runs.lasting(found)) == expected, state.name
-        assert toy_runs.hidden(found) == [], state.name
+    check_every_kill(monkeypatch, tmp_path, settings, more_than=30)
 
 
 def test_two_workers_and_overlap_change_no_row(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 # make demo    the whole story, offline, on a CPU
-# make test    lint, types, tests, real engines and clusters among them: ten minutes on two cores
-# make check   every test, as CI runs them: twenty
+# make test    lint, types, tests, real engines and clusters among them: a quarter of an hour on two cores
+# make check   every test, as CI runs them: half an hour
 # All do all the set-up themselves: Python 3.11 or 3.12 and make are enough.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)

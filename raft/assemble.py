@@ -99,11 +99,20 @@ def start_drawing(config: RunConfig, rewards: Mapping[str, RewardSpec]) -> Itera
         executor.close()
 
 
-def models_of(config: RunConfig) -> tuple[dict[str, object], dict[str, object]]:
-    """(of the policy, of the rewards) the files and folders that a run's numbers depend on, each
-    with what tells its content."""
+def settle_folder(config: RunConfig, folder: RunFolder) -> None:
+    """Note in the run's folder what its numbers are made by: models, libraries, machine.
+
+    Raises:
+        InputError: other models were there when it began, or its last checkpoint is damaged.
+    """
+    from raft.runs.check import check_checkpoint
+    from raft.runs.environment import describe_environment
+
+    check_checkpoint(folder.policy(folder.latest_version()))
     rewards = [reward.said() for reward in config.rewards().values()]
-    return made_of(config.policy.model, dates=False), made_of(rewards, dates=False)
+    policy = made_of(config.policy.model, dates=False)
+    folder.settle_models(policy, made_of(rewards, dates=False))
+    folder.write_environment(describe_environment())
 
 
 def _executor(config: RunConfig) -> Executor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups
 from raft.early_rejection import completed, go_on, unfinished
+from raft.evaluation import by_judge, with_references
 from raft.runs.prompts import prompts_of
 from raft.train import hold
 from raft.workers.reward import GroupScores, RewardWorkers
@@ -80,6 +81,27 @@ def draw_batch(
         filters=config.select.filters(),
     )  # fmt: skip
     return store, collected
+
+
+def draw_held_out(
+    config: RunConfig,
+    folder: RunFolder,
+    workers: WorkerGroups,
+    prompts: Sequence[Prompt],
+    iteration: int,
+) -> RolloutStore:
+    """The held-out responses under policy version `iteration`; the same seeds every time.
+
+    A judge compares them with those of the starting policy.
+    """
+    if by_judge(config.reward, config.gold, alone=False):
+        prompts = with_references(prompts, folder.at_start() if iteration else None)
+    store = RolloutStore(folder.iteration(iteration), "eval", prompts, version=iteration)
+    collect(
+        workers, store, prompts, config.eval_sampling, derive_seed(config.seed, "eval"),
+        names=workers.reward.names, title=f"iteration {iteration}: held-out",
+    )  # fmt: skip
+    return store
 
 
 def draw_ahead(

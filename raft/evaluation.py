@@ -10,22 +10,35 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raft.early_rejection import measure
 from raft.selection.rules import best_of_k, padded
 from rewards.evaluation.stats import DistinctN, best_of_k_mean, clustered_mean_ci95, mean_ci95
 from rollout.data.samples import REWARD, SampleRow, Scores
 from rollout.types import Prompt
 
 if TYPE_CHECKING:
+    from raft.config.run import RunConfig
     from raft.config.sampling import SamplingConfig
+    from rewards.judges.reward import Report
     from rewards.spec import RewardSpec
+    from rollout.storage.rollout_store import RolloutStore
 
-__all__ = ["by_judge", "compare", "judge_metrics", "summarize", "with_references"]
+__all__ = [
+    "by_judge",
+    "compare",
+    "judge_metrics",
+    "summarize",
+    "summarize_held_out",
+    "summarize_rollouts",
+    "with_references",
+]
 
 _GOLD = "gold_scores"
+_THROWN_AWAY = "select/tokens_thrown_away"
 
 
 def summarize(
@@ -81,6 +94,41 @@ def summarize(
         found[f"{prefix}/distinct_{n}"] = counter.share
     # a NaN is no JSON and no measurement
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def summarize_rollouts(
+    config: RunConfig,
+    store: RolloutStore,
+    selected: Mapping[str, float | int],
+    reports: Mapping[str, Report],
+) -> dict[str, float | int]:
+    """The metrics of an iteration's rollouts, of what was `selected` of them and of their judges.
+
+    Beginnings that were rejected early count as drawn, and as thrown away.
+    """
+    judged = by_judge(config.reward, config.gold, alone=False)
+    found = summarize(store.rows(), "rollout", without_means=judged, sampling=config.sampling)
+    found |= selected
+    if config.sampling.early_rejection is not None:
+        begun = measure(store.beginnings().rows(), store.rows()).metrics(found)
+        thrown = begun["rollout/tokens"] - found["rollout/tokens"]
+        found |= begun | {_THROWN_AWAY: found[_THROWN_AWAY] + thrown}
+    return found | judge_metrics(reports, "rollout")
+
+
+def summarize_held_out(
+    config: RunConfig,
+    store: RolloutStore,
+    at_start: Iterable[SampleRow],
+    reports: Mapping[str, Report],
+) -> dict[str, float | int]:
+    """The metrics of held-out responses, of their comparison with those that the starting policy
+    gave, and of their judges."""
+    return {
+        **summarize(store.rows(), "eval"),
+        **compare(store.rows(), at_start, by_judge(config.reward, config.gold)),
+        **judge_metrics(reports, "eval"),
+    }
 
 
 def _of_selection(
@@ -204,7 +252,7 @@ def with_references(
     ]
 
 
-def judge_metrics(reports: Mapping[str, Any], prefix: str) -> dict[str, float | int]:
+def judge_metrics(reports: Mapping[str, Report], prefix: str) -> dict[str, float | int]:
     """`prefix/judge_…` of the reports by reward name; the gold judge's under `gold_judge_…`."""
     found: dict[str, float | int] = {}
     for name, report in reports.items():

@@ -19,11 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raft.assemble import WorkerGroups, models_of, start_workers
-from raft.collect import collect, draw_ahead, draw_batch
-from raft.early_rejection import measure
-from raft.evaluation import by_judge, compare, judge_metrics, summarize, with_references
-from raft.runs.environment import describe_environment
+from raft.assemble import WorkerGroups, settle_folder, start_workers
+from raft.collect import draw_ahead, draw_batch, draw_held_out
+from raft.evaluation import summarize_held_out, summarize_rollouts
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Sinks, Stopwatch, read_numbers, report_line
 from raft.runs.prompts import Texts, digest, encode_texts
@@ -31,9 +29,6 @@ from raft.selection.mix import write_mixed
 from raft.selection.rows import write_selected
 from raft.train import check_start, make_whole, rehearse, sync, train
 from rewards.checkpoints.hub import local_path
-from rollout.data.samples import read_samples
-from rollout.seeds import derive_seed
-from rollout.storage.rollout_store import RolloutStore
 from rollout.types import Prompt
 
 if TYPE_CHECKING:
@@ -96,15 +91,12 @@ def run(config: RunConfig) -> Path:
 def _run(config: RunConfig, texts: Texts) -> Path:
     from raft.curves import draw_curves
     from raft.monitor.monitor import Monitor, policy_measures
-    from raft.runs.check import check_checkpoint
 
     with RunFolder(config.run_dir, config.model_dump(mode="json")) as folder:
         monitor = Monitor(folder, config.monitor, local_path(config.policy.model))
         over, curves = monitor.is_over(config.iterations), folder.root / "curves.png"
         if not over:
-            check_checkpoint(folder.policy(folder.latest_version()))
-            folder.settle_models(*models_of(config))
-            folder.write_environment(describe_environment())
+            settle_folder(config, folder)
             started = time.monotonic()
             with (
                 Sinks(config.log, folder.root, config.model_dump()) as sinks,
@@ -164,16 +156,8 @@ def improve(run: Run, iteration: int) -> None:
     with watch("sync"):
         sync(run.folder, run.workers, run.held_out, iteration, send=sends)
     make_whole(run.folder, run.workers, iteration)
-    judged = by_judge(config.reward, config.gold, alone=False)
-    drawn = summarize(store.rows(), "rollout", without_means=judged, sampling=config.sampling)
-    if config.sampling.early_rejection is not None:
-        begun = measure(store.beginnings().rows(), store.rows()).metrics(drawn)
-        kept["select/tokens_thrown_away"] += begun["rollout/tokens"] - drawn["rollout/tokens"]
-        drawn |= begun
     row = {
-        **drawn,
-        **judge_metrics(run.workers.reward.reports, "rollout"),
-        **kept,
+        **summarize_rollouts(config, store, kept, run.workers.reward.reports),
         **trained,
         **collected.metrics(),
         **watch.metrics(),  # the evaluation's row, where there is one, has the whole iteration
@@ -190,25 +174,16 @@ def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
     config, folder, monitor = run.config, run.folder, run.monitor
     if folder.has_metrics(iteration, "eval"):
         return monitor.check(iteration)  # its rules may have changed since
-    at_start, held_out = folder.iteration(0) / "eval.jsonl", run.held_out
     with watch("eval"):
-        if by_judge(config.reward, config.gold, alone=False):
-            held_out = with_references(held_out, read_samples(at_start) if iteration else None)
-        store = RolloutStore(folder.iteration(iteration), "eval", held_out, version=iteration)
-        collect(
-            run.workers, store, held_out, config.eval_sampling, derive_seed(config.seed, "eval"),
-            names=run.workers.reward.names, title=f"iteration {iteration}: held-out",
-        )  # fmt: skip
+        store = draw_held_out(config, folder, run.workers, run.held_out, iteration)
     if iteration == 0:  # the trainer has started beside the drawing
         with watch("start", before=run.start_seconds):
-            check_start(folder, run.workers, held_out, store)
+            check_start(folder, run.workers, run.held_out, store)
     with watch("eval"):
         measured = monitor.measure(iteration, run.measures, run.workers.log_probs)
     row = {
-        **summarize(store.rows(), "eval"),
+        **summarize_held_out(config, store, folder.at_start(), run.workers.reward.reports),
         **measured,
-        **compare(store.rows(), read_samples(at_start), by_judge(config.reward, config.gold)),
-        **judge_metrics(run.workers.reward.reports, "eval"),
         **watch.metrics(),
         "policy/version": iteration,
     }

@@ -13,7 +13,7 @@ from experiments.overoptimization.study import Paths
 from experiments.stories.commands import Commands
 from experiments.updates.measure import Point, best_rate, mean, points, reached
 from experiments.updates.picture import draw
-from experiments.updates.study import REWARDS, Setting, first_settings, prepare, run_all
+from experiments.updates.study import REWARDS, Setting, all_settings, prepare, run_all
 
 # reward -> variant -> learning rate -> seeds
 Runs = dict[str, dict[str, dict[float, list[list[Point]]]]]
@@ -32,17 +32,9 @@ def main() -> None:
     options = parser.parse_args()
     root, paths = Path(options.out).resolve(), Paths(Path(options.study).resolve())
     prepare(paths, Commands(paths.root))
-    commands, first = Commands(root), list(first_settings(options.rewards))
-    run_all(paths, root, first, commands)
-    runs = _points(root, first)
-    more = [
-        Setting(reward, variant, best_rate(rates), seed)
-        for seed in range(1, options.seeds)
-        for reward, variants in runs.items()
-        for variant, rates in variants.items()
-    ]
-    run_all(paths, root, more, commands)
-    runs = _points(root, [*first, *more])
+    settings = list(all_settings(options.rewards, options.seeds))
+    run_all(paths, root, settings, Commands(root))
+    runs = _points(root, settings)
     (root / "results.json").write_text(json.dumps(_plain(runs)))
     draw({reward: _at_best(runs[reward]) for reward in runs}, root / "updates.png")
     for reward, variants in runs.items():

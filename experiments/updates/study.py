@@ -1,4 +1,4 @@
-"""The runs of the study: every update at three learning rates, then with three seeds at the best.
+"""The runs of the study: every update at three learning rates with three seeds.
 
 Pairs and the learned reward are made as in the over-optimization study, whose commands run first.
 """
@@ -20,7 +20,7 @@ from raft.config.load import load_config
 from raft.resources import all_imports
 from raft.workers.fork_server import shared_server
 
-__all__ = ["RATES", "REWARDS", "VARIANTS", "Setting", "first_settings", "prepare", "run_all"]
+__all__ = ["RATES", "REWARDS", "VARIANTS", "Setting", "all_settings", "prepare", "run_all"]
 
 _CONFIG = Path(__file__).with_name("raft.yaml")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -40,6 +40,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 # those that are no updates of their own are run at one rate
 _ONE_RATE = ("sft_adaptive", "sft_random")
+_RATE = 3e-4
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,13 @@ class Setting:
         return f"{self.reward}_{self.variant}_{self.rate:g}_{self.seed}"
 
 
-def first_settings(rewards: Sequence[str]) -> Iterator[Setting]:
-    """The runs of the first seed, which tune the learning rates."""
-    for reward in rewards:
-        for variant in VARIANTS:
-            for rate in rates_of(variant):
-                yield Setting(reward, variant, rate, 0)
-
-
-def rates_of(variant: str) -> Sequence[float]:
-    return (3e-4,) if variant in _ONE_RATE else RATES
+def all_settings(rewards: Sequence[str], seeds: int) -> Iterator[Setting]:
+    """Every run, seed by seed."""
+    for seed in range(seeds):
+        for reward in rewards:
+            for variant in VARIANTS:
+                for rate in (_RATE,) if variant in _ONE_RATE else RATES:
+                    yield Setting(reward, variant, rate, seed)
 
 
 def prepare(paths: Paths, commands: Commands) -> None:

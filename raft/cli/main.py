@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from raft import __version__
 from raft.cli.doctor import add_doctor
@@ -20,6 +21,7 @@ from raft.cli.process import (
     complain,
     discard_stdout,
     end_soon,
+    leave,
     reader_is_gone,
     surroundings,
 )
@@ -96,12 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(error, arguments, options)
 
 
-def command() -> int:
+def command() -> NoReturn:
     """`main` as all that the process does."""
     code = main()
     if code > 128:  # by a signal
         end_soon(code)
-    return code
+    leave(code)
 
 
 def log_old_names(options: argparse.Namespace) -> None:

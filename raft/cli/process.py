@@ -6,6 +6,7 @@ Foreign text reaches the terminal through `complain`, the log of `raft.logs` and
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import io
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rollout.errors import InputError
 from rollout.text.printable import one_line
@@ -30,6 +31,7 @@ __all__ = [
     "complain",
     "discard_stdout",
     "end_soon",
+    "leave",
     "reader_is_gone",
     "surroundings",
 ]
@@ -41,6 +43,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _LONGEST = 2000
 # in which a command that was told to end does so, unless a library does not let Python run
 _GRACE = 10.0
+_UNWRITTEN = 120  # Python's own code where it cannot write what is buffered
 
 
 class Ended(KeyboardInterrupt):
@@ -126,6 +129,20 @@ def end_soon(code: int) -> None:
         _end_now(code)
 
     threading.Thread(target=end, daemon=True).start()
+
+
+def leave(code: int) -> NoReturn:
+    """End the process as Python does, but for taking apart what was imported: of torch and
+    transformers that takes more than two seconds. Processes of multiprocessing end like this."""
+    private: Any = threading, atexit
+    private[0]._shutdown()  # waits for threads that are no daemons
+    private[1]._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except OSError:
+        code = code or _UNWRITTEN
+    os._exit(code)
 
 
 def discard_stdout() -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -51,12 +52,23 @@ def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
     start = time.monotonic()
     root = Path(os.path.realpath(out))
     root.mkdir(parents=True, exist_ok=True)
-    with shared_server((*VLLM_IMPORTS, "raft.updates.sft")):  # loaded when the run begins
+    # one core trains, and on another libraries are loaded and Ray is started until the run begins
+    with shared_server((*VLLM_IMPORTS, "raft.updates.sft", "raft.updates.objective")):
         _load_libraries()
-        folder = _parts(root, seed, size)
+        with _ray(root):
+            folder = _parts(root, seed, size)
     print(_table(read_numbers(folder)))
     print(_closing(folder, size.iterations, time.monotonic() - start))
     return folder
+
+
+def _ray(root: Path) -> AbstractContextManager[None]:
+    """A cluster for the run, where so much is left to do that a run is."""
+    if (root / "reward_model" / RESULT).exists():
+        return nullcontext()
+    from raft.workers.ray_start import starting
+
+    return starting()
 
 
 def _load_libraries() -> None:

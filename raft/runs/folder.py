@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +15,7 @@ from raft.runs.metrics import Numbers
 from raft.updates.optimizer import is_whole
 from rollout.data.jsonl import is_object
 from rollout.data.overrides import parse_yaml
+from rollout.data.samples import SampleRow, read_samples
 from rollout.errors import InputError, naming
 from rollout.storage.files import (
     GONE,
@@ -69,6 +70,10 @@ class RunFolder:
         folder = self.root / "iterations" / f"{number:03d}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def at_start(self) -> Iterator[SampleRow]:
+        """The held-out responses of the starting policy, once they are whole."""
+        return read_samples(self.iteration(0) / "eval.jsonl")
 
     def checkpoint(self, version: int, *, whole: bool = True) -> Path:
         """Where the policy after `version` updates is kept, with all that training goes on from or

@@ -116,8 +116,9 @@ def build_trainer(
 
 
 def trainer_imports(settings: TrainConfig) -> tuple[str, ...]:
-    """What takes `build_trainer` long to import."""
-    return ("raft.updates.dpo" if settings.update.kind == "dpo" else "raft.updates.sft",)
+    """What takes `build_trainer` long to import: TRL comes with the second of them."""
+    loss = "dpo" if settings.update.kind == "dpo" else "objective"
+    return ("raft.updates.sft", f"raft.updates.{loss}")
 
 
 def rendezvous_address() -> tuple[str, int]:

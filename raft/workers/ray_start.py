@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ray.job_config import JobConfig
 from rollout.errors import InputError
 from rollout.text.printable import one_line
 
-__all__ = ["start"]
+__all__ = ["start", "starting"]
 
 log = logging.getLogger("raft")
 
@@ -42,12 +43,41 @@ _FEWEST_FILES, _ENOUGH_FILES = 512, 65_536
 _LEAST_SPACE = 32 * 2**20  # in Ray's folder, for its logs
 
 
+class _Beside:
+    begun: Future[None] | None = None
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Start a cluster here beside other work, for the first who asks for one meanwhile.
+
+    Where nobody does, it ends on leaving.
+    """
+    with ThreadPoolExecutor(1, "ray") as thread:
+        _Beside.begun = thread.submit(_start, "local")
+        try:
+            yield
+        finally:
+            left, _Beside.begun = _Beside.begun, None
+            if left is not None and left.exception() is None:
+                ray.shutdown()
+
+
 def start(address: str) -> None:
     """Start a cluster here (`local`) or join the one at `address`.
 
     Raises:
         InputError: it cannot be, and why.
     """
+    begun = _Beside.begun
+    if address == "local" and begun is not None:
+        _Beside.begun = None
+        begun.result()
+    else:
+        _start(address)
+
+
+def _start(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # zero GPUs asked for means none wanted, not "hide them": Ray's own new default
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

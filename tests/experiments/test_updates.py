@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from experiments.updates.measure import Point, best_rate, mean, points, reached
-from experiments.updates.study import RATES, REWARDS, VARIANTS, Setting, first_settings
+from experiments.updates.study import RATES, REWARDS, VARIANTS, Setting, all_settings
 from raft.config.load import load_config
 
 CONFIG = Path(__file__).parents[2] / "experiments" / "updates" / "raft.yaml"
 
 
 def test_every_run_has_a_folder_of_its_own():
-    runs = list(first_settings(REWARDS))
-    assert len({run.name for run in runs}) == len(runs) == 2 * (6 * len(RATES) + 2)
+    runs = list(all_settings(REWARDS, 3))
+    assert len({run.name for run in runs}) == len(runs) == 3 * 2 * (6 * len(RATES) + 2)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

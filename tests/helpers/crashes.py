@@ -64,7 +64,7 @@ def check_every_kill(
 ) -> None:
     """A run into `root`/run gives the same files and metrics, and leaves nothing hidden, after a
     kill at any change of its folder, of which there are more than so many."""
-    monkeypatch.setattr(raft.loop, "describe_environment", dict)
+    monkeypatch.setattr("raft.runs.environment.describe_environment", dict)
     with monkeypatch.context() as patched:
         left = folders_of_kills(patched, root / "run", root / "left")
         straight = raft.loop.run(settings)

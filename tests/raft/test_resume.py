@@ -142,7 +142,7 @@ def test_a_crash_at_every_single_change_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, update: dict[str, Any], step: int
 ) -> None:
     # every write, rename and deletion of a whole run is crashed at once, and the run continued
-    monkeypatch.setattr(raft.loop, "describe_environment", dict)
+    monkeypatch.setattr("raft.runs.environment.describe_environment", dict)
     monkeypatch.chdir(tmp_path)  # where the file that is mixed in lies
     train = {key: value for key, value in update.items() if key not in OF_RUN}
     own: dict[str, Any] = {}
@@ -186,7 +186,7 @@ def test_a_crash_before_the_optimizer_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: dict[str, Any], step: int
 ) -> None:
     # which is as late as can be: before the next update
-    monkeypatch.setattr(raft.loop, "describe_environment", dict)
+    monkeypatch.setattr("raft.runs.environment.describe_environment", dict)
     monkeypatch.setattr(raft.updates.toy, "ToyTrainer", RememberingTrainer)
     own: dict[str, Any] = {"iterations": 3, "overlap": update.get("overlap", 0)}
     own["train"] = {key: value for key, value in update.items() if key not in OF_RUN}

@@ -295,7 +295,7 @@ def test_a_fault_of_ours_is_one_line_and_code_1(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("engine\nexploded")
 
-    monkeypatch.setattr(raft.loop, "collect", fail)
+    monkeypatch.setattr(raft.loop, "draw_held_out", fail)
     (tmp_path / "logs").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "logs"))
     file = str(toy_runs.config_file(tmp_path))

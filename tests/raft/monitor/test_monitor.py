@@ -346,7 +346,7 @@ def test_a_kill_at_any_change_of_a_run_that_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int
 ) -> None:
     # warnings, a stop, and a best policy that is not the last: the same files, however it got there
-    monkeypatch.setattr(raft.loop, "describe_environment", dict)
+    monkeypatch.setattr("raft.runs.environment.describe_environment", dict)
     gold = toy_runs.reward_file(tmp_path, PEAKED, name="gold.py")
     own = config(
         tmp_path,

@@ -1,4 +1,4 @@
-"""python -m experiments.updates [--out FOLDER]: the runs, their tables and their figure."""
+"""python -m experiments.updates [updates|batches]: the runs, their tables and their figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from experiments.overoptimization.study import Paths
 from experiments.stories.commands import Commands
 from experiments.updates.measure import Point, best_rate, mean, points, reached
 from experiments.updates.picture import draw
-from experiments.updates.study import REWARDS, Setting, all_settings, prepare, run_all
+from experiments.updates.study import GRIDS, REWARDS, Setting, all_settings, prepare, run_all
 
 # reward -> variant -> learning rate -> seeds
 Runs = dict[str, dict[str, dict[float, list[list[Point]]]]]
@@ -23,6 +23,7 @@ TARGETS = {"words": ("reward", 7.79), "learned": ("gold", 2.0)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.updates", description=__doc__)
+    parser.add_argument("grid", nargs="?", choices=GRIDS, default="updates")
     parser.add_argument("--out", default="runs/updates", help="where the runs go")
     parser.add_argument(
         "--study", default="runs/overoptimization", help="where pairs and reward model lie"
@@ -32,11 +33,11 @@ def main() -> None:
     options = parser.parse_args()
     root, paths = Path(options.out).resolve(), Paths(Path(options.study).resolve())
     prepare(paths, Commands(paths.root))
-    settings = list(all_settings(options.rewards, options.seeds))
+    settings = list(all_settings(options.grid, options.rewards, options.seeds))
     run_all(paths, root, settings, Commands(root))
     runs = _points(root, settings)
-    (root / "results.json").write_text(json.dumps(_plain(runs)))
-    draw({reward: _at_best(runs[reward]) for reward in runs}, root / "updates.png")
+    (root / f"{options.grid}.json").write_text(json.dumps(_plain(runs)))
+    draw({reward: _at_best(runs[reward]) for reward in runs}, root / f"{options.grid}.png")
     for reward, variants in runs.items():
         print(f"{reward}:", _table(variants, *TARGETS[reward]), sep="\n", end="\n\n")
 
@@ -44,7 +45,7 @@ def main() -> None:
 def _points(root: Path, settings: Sequence[Setting]) -> Runs:
     runs: Runs = {}
     for setting in settings:
-        rates = runs.setdefault(setting.reward, {}).setdefault(setting.variant, {})
+        rates = runs.setdefault(setting.reward, {}).setdefault(setting.label, {})
         rates.setdefault(setting.rate, []).append(points(root, setting))
     return runs
 

@@ -15,7 +15,6 @@ from rewards.evaluation.stats import mean_ci95
 __all__ = ["Mean", "Point", "best_rate", "mean", "points", "reached"]
 
 _STAGES = ("time/generate", "time/score", "time/select", "time/train", "time/sync")
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def points(root: Path, setting: Setting) -> list[Point]:
     found, samples, seconds = [], 0.0, 0.0
     for row in read_numbers(root / setting.name):
         if row.iteration:
-            samples += row.values.get("rollout/samples", _BATCH)
+            samples += row.values.get("rollout/samples", setting.variant.samples)
             seconds += sum(row[stage] for stage in _STAGES if stage in row)
         if "eval/reward_mean" in row:
             found.append(_point(row, samples, seconds))

@@ -1,4 +1,4 @@
-"""The runs of the study: every update at three learning rates with three seeds.
+"""The runs of the study: updates or sizes of batches, at three learning rates, with three seeds.
 
 Pairs and the learned reward are made as in the over-optimization study, whose commands run first.
 """
@@ -20,27 +20,67 @@ from raft.config.load import load_config
 from raft.resources import all_imports
 from raft.workers.fork_server import shared_server
 
-__all__ = ["RATES", "REWARDS", "VARIANTS", "Setting", "all_settings", "prepare", "run_all"]
+__all__ = [
+    "GRIDS",
+    "RATES",
+    "REWARDS",
+    "Setting",
+    "Variant",
+    "all_settings",
+    "prepare",
+    "run_all",
+]
 
 _CONFIG = Path(__file__).with_name("raft.yaml")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _ALL_RESPONSES = "train.batch_size=64"  # 256 rows instead of 32: four steps a pass
 RATES = (1e-4, 3e-4, 1e-3)
 REWARDS = ("words", "learned")
-# name -> what differs from RAFT (`sft` on the best of 8)
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "sft": (),
-    "weighted": ("train.update=weighted", _ALL_RESPONSES),
-    "raft_plus_plus": ("train.update=raft_plus_plus",),
-    "raft_plus_plus_unclipped": ("train.update={kind: raft_plus_plus, clip: null}",),
-    "reinforce": ("train.update=reinforce", _ALL_RESPONSES, "train.epochs=1"),
-    "dpo": ("train.update=dpo",),
-    "sft_adaptive": ("sampling.adaptive={first: 4, wave: 2}",),
-    "sft_random": ("select.strategy=random",),
+_K = 8
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from RAFT by `sft` on the best of 8 of 32 prompts, and the rates to try."""
+
+    overrides: tuple[str, ...] = ()
+    prompts: int = 32
+    rates: tuple[float, ...] = RATES
+
+    @property
+    def samples(self) -> int:
+        """Of an iteration, on average where K is adaptive."""
+        return self.prompts * _K
+
+
+_UPDATES = {
+    "sft": Variant(),
+    "weighted": Variant(("train.update=weighted", _ALL_RESPONSES)),
+    "raft_plus_plus": Variant(("train.update=raft_plus_plus",)),
+    "raft_plus_plus_unclipped": Variant(("train.update={kind: raft_plus_plus, clip: null}",)),
+    "reinforce": Variant(("train.update=reinforce", _ALL_RESPONSES, "train.epochs=1")),
+    "dpo": Variant(("train.update=dpo",)),
+    # no updates of their own
+    "sft_adaptive": Variant(("sampling.adaptive={first: 4, wave: 2}",), rates=(3e-4,)),
+    "sft_random": Variant(("select.strategy=random",), rates=(3e-4,)),
 }
-# those that are no updates of their own are run at one rate
-_ONE_RATE = ("sft_adaptive", "sft_random")
-_RATE = 3e-4
+
+
+def _of_batch(prompts: int, epochs: int) -> Variant:
+    """2,048 samples in batches of so many prompts; evaluated every 512 of them, or each batch."""
+    iterations, every = 2048 // (prompts * _K), max(1, 512 // (prompts * _K))
+    size = f"prompts.per_iteration={prompts}"
+    return Variant(
+        (size, f"iterations={iterations}", f"eval.every={every}", f"train.epochs={epochs}"), prompts
+    )
+
+
+_BATCHES = {
+    f"{prompts}_prompts_{epochs}_epochs": _of_batch(prompts, epochs)
+    for prompts in (16, 32, 64, 128)
+    for epochs in (1, 2)
+}
+GRIDS = {"updates": _UPDATES, "batches": _BATCHES}
 
 
 @dataclass(frozen=True)
@@ -48,22 +88,23 @@ class Setting:
     """What a run differs in."""
 
     reward: str
-    variant: str
+    label: str
+    variant: Variant
     rate: float
     seed: int
 
     @property
     def name(self) -> str:
-        return f"{self.reward}_{self.variant}_{self.rate:g}_{self.seed}"
+        return f"{self.reward}_{self.label}_{self.rate:g}_{self.seed}"
 
 
-def all_settings(rewards: Sequence[str], seeds: int) -> Iterator[Setting]:
+def all_settings(grid: str, rewards: Sequence[str], seeds: int) -> Iterator[Setting]:
     """Every run, seed by seed."""
     for seed in range(seeds):
         for reward in rewards:
-            for variant in VARIANTS:
-                for rate in (_RATE,) if variant in _ONE_RATE else RATES:
-                    yield Setting(reward, variant, rate, seed)
+            for label, variant in GRIDS[grid].items():
+                for rate in variant.rates:
+                    yield Setting(reward, label, variant, rate, seed)
 
 
 def prepare(paths: Paths, commands: Commands) -> None:
@@ -88,7 +129,7 @@ def run_all(paths: Paths, root: Path, settings: Iterable[Setting], commands: Com
         commands.raft(
             setting.name, "run", _CONFIG, f"run_dir={root / setting.name}",
             f"seed={setting.seed}", f"train.learning_rate={setting.rate}",
-            *VARIANTS[setting.variant], *reward, environment=environment, python=python,
+            *setting.variant.overrides, *reward, environment=environment, python=python,
         )  # fmt: skip
 
     executor = ThreadPoolExecutor(os.cpu_count())

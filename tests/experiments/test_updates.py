@@ -8,29 +8,35 @@ from pathlib import Path
 import pytest
 
 from experiments.updates.measure import Point, best_rate, mean, points, reached
-from experiments.updates.study import RATES, REWARDS, VARIANTS, Setting, all_settings
+from experiments.updates.study import GRIDS, RATES, REWARDS, Setting, Variant, all_settings
 from raft.config.load import load_config
 
 CONFIG = Path(__file__).parents[2] / "experiments" / "updates" / "raft.yaml"
 
 
 def test_every_run_has_a_folder_of_its_own():
-    runs = list(all_settings(REWARDS, 3))
+    runs = list(all_settings("updates", REWARDS, 3))
     assert len({run.name for run in runs}) == len(runs) == 3 * 2 * (6 * len(RATES) + 2)
+    runs = list(all_settings("batches", ["words"], 3))
+    assert len({run.name for run in runs}) == len(runs) == 3 * 8 * len(RATES)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_is_a_config(variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_variant_is_a_config(grid: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name in ("RAFT_DATA", "POLICY_PROMPTS", "HELD_OUT_PROMPTS"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    config = load_config(CONFIG, list(VARIANTS[variant]))
     base = load_config(CONFIG)
-    assert (config == base) == (variant == "sft")
-    assert config.sampling.k == base.sampling.k  # as many samples, on average
+    for label, variant in GRIDS[grid].items():
+        config = load_config(CONFIG, list(variant.overrides))
+        assert (config == base) == (label == "sft")
+        assert config.sampling.k == base.sampling.k  # as many samples, on average
+        assert config.prompts.per_iteration * config.sampling.k == variant.samples
+        drawn = config.iterations * variant.samples
+        assert drawn == (2048 if grid == "batches" else 1536)
 
 
 def test_points_count_samples_and_leave_evaluations_out(tmp_path: Path):
-    setting = Setting("words", "sft_adaptive", 3e-4, 0)
+    setting = Setting("words", "sft_adaptive", Variant(), 3e-4, 0)
     evaluation = {
         "eval/reward_mean": 1.0, "eval/gold_mean": 2.0, "eval/kl_k1": 3.0, "eval/distinct_2": 0.5,
         "time/eval": 100.0,

@@ -14,7 +14,6 @@ import pytest
 import toy_runs
 from crashes import Crash, folders_of_kills
 
-import raft.loop
 from raft.loop import run
 from raft.monitor.log_probs import Row
 from raft.monitor.policies import LogProbWorker

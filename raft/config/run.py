@@ -217,9 +217,6 @@ class RunConfig(_Section):
                 "draws while a trainer works, and in cluster.placement colocated one of them does"
             )
             raise InputError("overlap", problem, "set it to 0")
-        if self.overlap and self.checkpoint.every > 1 and self.train.update.bounds:
-            problem = "lets policies go that the ratio of train.update needs with overlap"
-            raise InputError("checkpoint.every", problem, "set it to 1")
         # whether there is a GPU shows when the run starts; what no GPU fixes is refused here
         self.train.check(on_gpu=True, world_size=self.cluster.trainer_workers)
         return self

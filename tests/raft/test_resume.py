@@ -136,6 +136,8 @@ def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
         (False, {"update": "dpo", "control": {"every": 2}}, 17),
         (True, {"update": "raft_plus_plus", "epochs": 2, "overlap": 1}, 9),
         (False, {"update": "reinforce", "overlap": 1, "equal": True}, 13),
+        (True, {"update": "raft_plus_plus", "epochs": 2, "overlap": 1, "every": 2}, 11),
+        (False, {"update": "raft_plus_plus", "epochs": 2, "overlap": 1, "every": 3}, 11),
     ],
 )
 def test_a_crash_at_every_single_change_of_the_folder(
@@ -150,7 +152,7 @@ def test_a_crash_at_every_single_change_of_the_folder(
     if "overlap" in update:
         own["iterations"] = 3
     if "every" in update:
-        own |= {"checkpoint": {"every": update["every"]}, "iterations": 4}
+        own |= {"checkpoint": {"every": update["every"]}, "iterations": 4, "keep_checkpoints": 1}
 
     def settings_of(name: str) -> RunConfig:
         if "equal" in update:

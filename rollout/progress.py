@@ -21,7 +21,7 @@ class Progress:
 
         # disable=None: where stderr is no terminal, tqdm writes nothing
         self._bar: tqdm[NoReturn] = tqdm(
-            total=total, initial=done, desc=title, unit="prompt", leave=False, disable=None
+            total=total, initial=done, desc=title, unit=" prompts", leave=False, disable=None
         )
         self._title, self._count, self._began = title, 0, time.monotonic()
 

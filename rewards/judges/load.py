@@ -36,6 +36,7 @@ from rewards.judges.judge import PairwiseJudge, check_temperature
 from rewards.judges.prompt import PairPrompt
 from rewards.models.load import known_settings
 from rewards.types import EngineName, Family, NonFinite
+from rollout.text.printable import listed
 from rollout.types import InputError
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def load_pairwise(
     judge = PairwiseJudge(
         prompt, engine, name=name, temperature=temperature, non_finite=settings.non_finite
     )
-    log.info("loaded judge: %s", judge.describe())
+    log.info("loaded judge: %s", listed(judge.describe()))
     return judge
 
 

@@ -32,6 +32,7 @@ from rewards.models.reward import ModelReward
 from rewards.models.transformer import check_engine, dtype_as_stored, load_transformer, state_size
 from rewards.types import RewardError
 from rollout.data.jsonl import is_list
+from rollout.text.printable import listed
 from rollout.types import InputError, Message
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def load_armorm(folder: Path, settings: ModelSettings, *, name: str) -> ModelRew
     head = GatingHead(weights, gate, _attributes(folder, len(weights.regression_KH)))
     engine = TransformersEngine(backbone, head, settings.batch_tokens)
     reward = ModelReward(encoder, engine, name=name, kind="armorm", non_finite=settings.non_finite)
-    log.info("loaded reward model: %s", reward.describe())
+    log.info("loaded reward model: %s", listed(reward.describe()))
     return reward
 
 

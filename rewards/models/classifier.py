@@ -37,6 +37,7 @@ from rewards.models.head import LinearHead, read_head
 from rewards.models.reward import ModelReward
 from rewards.models.transformer import check_engine, load_transformer, state_size
 from rewards.types import EngineName, Eos, Family, Format
+from rollout.text.printable import listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -77,7 +78,7 @@ def load_classifier(
         )
         engine = TransformersEngine(backbone, head, settings.batch_tokens)
     reward = ModelReward(encoder, engine, name=name, kind=family, non_finite=settings.non_finite)
-    log.info("loaded reward model: %s", reward.describe())
+    log.info("loaded reward model: %s", listed(reward.describe()))
     if read_config(folder).get("score_type") == "cost":  # Beaver's
         log.warning("%s is a cost model (score_type): a higher score is worse", name)
     return reward

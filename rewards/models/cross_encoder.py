@@ -36,6 +36,7 @@ from rewards.inference.transformers import TransformersEngine
 from rewards.models.reward import ModelReward
 from rewards.models.transformer import check_engine
 from rollout.data.messages import checked_conversation
+from rollout.text.printable import listed
 from rollout.types import InputError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def load_cross_encoder(folder: Path, settings: ModelSettings, *, name: str) -> M
     reward = ModelReward(
         encoder, engine, name=name, kind="classifier", non_finite=settings.non_finite
     )
-    log.info("loaded reward model: %s", reward.describe())
+    log.info("loaded reward model: %s", listed(reward.describe()))
     return reward
 
 

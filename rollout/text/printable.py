@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
-__all__ = ["one_line", "printable", "printable_json"]
+__all__ = ["listed", "one_line", "printable", "printable_json"]
 
 # control characters of ASCII and Latin-1, what turns the direction of writing, separators of
 # lines, halves of surrogate pairs, invisible tags; joiners stay, words of many scripts need them
@@ -26,6 +27,12 @@ def printable(text: str) -> str:
 def printable_json(text: str) -> str:
     """The same of JSON, which stays the same JSON."""
     return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def listed(settings: Mapping[str, object]) -> str:
+    """`name value, …` of the settings that say something, as one safe line."""
+    said = [f"{name} {value}" for name, value in settings.items() if value not in (None, "", {})]
+    return one_line(", ".join(said), limit=None)
 
 
 def one_line(value: object, limit: int | None = 300) -> str:

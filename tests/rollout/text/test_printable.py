@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from rollout.errors import InputError
-from rollout.text.printable import one_line, printable, printable_json
+from rollout.text.printable import listed, one_line, printable, printable_json
 
 EVERY = "".join(map(chr, range(sys.maxunicode + 1)))
 
@@ -51,3 +51,8 @@ def test_every_part_of_an_error(part: int) -> None:
     parts = ["where", "problem", "fix"]
     parts[part] = "a\x1b[2Jb"
     assert "a\\x1b[2Jb" in str(InputError(*parts)).lower().replace("j", "J")
+
+
+def test_settings_that_say_nothing_are_left_out() -> None:
+    said = listed({"kind": "chat", "eos": None, "bos": 0, "layout": "a\x1b\nb", "extra": {}})
+    assert said == r"kind chat, bos 0, layout a\x1b b"

@@ -156,6 +156,7 @@ def test_gpt_neo_runs_on_transformers_and_says_why(
     assert [line for line in said if "engine transformers" in line and reason in line]
 
 
+@pytest.mark.thorough
 @pytest.mark.vllm
 @needs_vllm
 def test_tied_weights_pass_verification_at_every_sync(own_prompts: Path, tmp_path: Path) -> None:

@@ -127,17 +127,22 @@ def test_killed_ten_times_and_started_again(tmp_path: Path) -> None:
         # a crash before a change is one after that before it, so every second of each is all
         (False, {}, 2),
         (True, {}, 2),
-        (False, {"update": "weighted", "start_from": "start"}, 7),
         (True, {"update": "raft_plus_plus", "kl": 0.1, "epochs": 3}, 8),
-        (False, {"update": "reinforce", "mix": {"path": "prompts.jsonl", "share": 0.3}}, 6),
         (True, {"update": "dpo", "epochs": 2}, 7),
-        (False, {"update": "reinforce", "equal": True}, 9),  # scores of iteration 1
         (True, {"update": "raft_plus_plus", "epochs": 2, "every": 3}, 11),
-        (False, {"update": "dpo", "control": {"every": 2}}, 17),
-        (True, {"update": "raft_plus_plus", "epochs": 2, "overlap": 1}, 9),
-        (False, {"update": "reinforce", "overlap": 1, "equal": True}, 13),
         (True, {"update": "raft_plus_plus", "epochs": 2, "overlap": 1, "every": 2}, 11),
-        (False, {"update": "raft_plus_plus", "epochs": 2, "overlap": 1, "every": 3}, 11),
+        *(
+            pytest.param(*one, marks=pytest.mark.thorough)
+            for one in (
+                (False, {"update": "weighted", "start_from": "start"}, 7),
+                (False, {"update": "reinforce", "mix": {"path": "prompts.jsonl", "share": 0.3}}, 6),
+                (False, {"update": "reinforce", "equal": True}, 9),  # scores of iteration 1
+                (False, {"update": "dpo", "control": {"every": 2}}, 17),
+                (True, {"update": "raft_plus_plus", "epochs": 2, "overlap": 1}, 9),
+                (False, {"update": "reinforce", "overlap": 1, "equal": True}, 13),
+                (False, {"update": "raft_plus_plus", "epochs": 2, "overlap": 1, "every": 3}, 11),
+            )
+        ),
     ],
 )
 def test_a_crash_at_every_single_change_of_the_folder(
@@ -384,7 +389,7 @@ def test_one_process_per_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["inline", pytest.param("local", marks=[pytest.mark.ray, pytest.mark.slow])]
+    "address", ["inline", pytest.param("local", marks=[pytest.mark.ray, pytest.mark.thorough])]
 )
 def test_interrupting_says_one_line_and_loses_nothing(tmp_path: Path, address: str) -> None:
     straight = run(

@@ -83,6 +83,7 @@ def test_errors_of_a_worker_arrive_as_what_they_are(tmp_path: Path) -> None:
     assert str(caught.value).count("\n") == 0
 
 
+@pytest.mark.thorough
 def test_a_worker_that_stops_without_dying_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

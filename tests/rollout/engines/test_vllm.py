@@ -329,7 +329,7 @@ def test_models_that_vllm_serves(folders: dict[str, Path]) -> None:
     assert choose_engine(str(folders["gpt2"]), "vllm").name == "vllm"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_engines_asked_for_by_name(folders: dict[str, Path], tmp_path: Path) -> None:
     assert choose_engine(str(folders["llama"]), "transformers").name == "transformers"
     write_toy(tmp_path / "toy", ["</s>", "a"], [0.0, 0.0])

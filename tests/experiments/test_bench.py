@@ -99,6 +99,7 @@ def test_table_aligns():
     assert text.splitlines() == ["way        n", "-" * 12, "a          1", "long name  -"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_answers(program):
     module = f"experiments.bench.{program}"

@@ -89,6 +89,7 @@ def test_held_out_scores_are_probabilities_against_the_start(tmp_path: Path, jud
     assert REFERENCE_FIELD not in after[0]  # what it was compared with is stored once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tournament", ["knockout", "round_robin"])
 def test_what_was_compared_is_stored_and_replayed(
     tmp_path: Path, judged: None, capsys: pytest.CaptureFixture[str], tournament: str

@@ -303,6 +303,7 @@ def test_evaluating_now_and_then(tmp_path: Path) -> None:
     assert all(row["time/iteration"] > 0 for row in of_phase(folder, "train"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out, k, per_iteration, evaluated", [
     (10, 1, 12, [0, 2, 4, 5]),  # 70 held-out responses' worth: 48 are drawn in an iteration
     (10, 2, 12, [0, 3, 5]),
@@ -367,6 +368,7 @@ def test_missing_scores_are_never_selected(tmp_path: Path) -> None:
         assert row["select/refused_not_finite"] == scores.count(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "idle"),
     [
@@ -474,6 +476,7 @@ def test_the_control_is_the_same_run_by_scores_that_say_nothing(tmp_path: Path) 
     assert toy_runs.metrics(control) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "address", ["inline", pytest.param("local", marks=[pytest.mark.ray, pytest.mark.slow])]
 )

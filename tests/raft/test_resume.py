@@ -388,6 +388,7 @@ def test_one_process_per_folder(tmp_path: Path) -> None:
     assert first.wait(60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "address", ["inline", pytest.param("local", marks=[pytest.mark.ray, pytest.mark.thorough])]
 )

@@ -36,6 +36,7 @@ def add_tensor(folder, name, *shape):
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "judge", "training", "causal training"])
 def test_layers_and_weights_that_would_be_left_out_are_refused(tmp_path, kind):
     def fresh(name):

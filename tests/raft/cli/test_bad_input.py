@@ -181,6 +181,7 @@ def test_damaged_files_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "config.yaml: damaged" in refused(capsys, file, "iterations=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

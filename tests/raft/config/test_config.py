@@ -78,6 +78,7 @@ def test_our_configs_are_valid_and_say_how_to_run_them(
     assert re.fullmatch(rf"# raft run {re.escape(str(path.relative_to(ROOT)))}( .*)?", first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
 def test_validate_tells_runs_from_trainings(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

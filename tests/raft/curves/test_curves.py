@@ -150,6 +150,7 @@ def test_other_metrics_and_another_axis(tmp_path):
     assert ">time/iteration<" in picture.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line, says", [
     ("{broken", "metrics.jsonl:2: not valid JSON"),
     ("[" * 100_000, "metrics.jsonl:2: not valid JSON"),

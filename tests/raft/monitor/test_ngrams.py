@@ -47,6 +47,7 @@ def test_the_collapse_of_the_raft_example_is_called_by_its_name() -> None:
     assert found == ["'#' now in 62 % of responses, 1 % at the start"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mark", "name"),
     [

@@ -56,6 +56,7 @@ def refused(config: RunConfig, gpus: int) -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "overrides", "gpus", "key"), VERDICTS)
 def test_published_configs(
     name: str, overrides: tuple[str, ...], gpus: tuple[int, ...], key: str | None
@@ -113,6 +114,7 @@ def run_of(root: Path, shape: str, train: dict[str, Any], **cluster: Any) -> Run
     })  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gpus", "shape", "train", "trainers", "fits"),
     [

@@ -74,6 +74,7 @@ def test_too_few_prompts() -> None:
         prompts_of(1, prompts(3), 4, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize(
     "own",

@@ -447,6 +447,7 @@ STRATEGIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "select"),
     [
@@ -611,6 +612,7 @@ def test_pools_of_unequal_size_leave_short_prompts_out_by_number(tmp_path, capsy
     assert "Prompts left out for having fewer than K samples: K = 4: 2." in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -644,6 +646,7 @@ def test_wrong_arguments_are_refused_in_one_line(finished, capsys, arguments, ex
     assert says(error, expected) and error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -52,6 +52,7 @@ def all_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("most_bytes", [2**40, 20_000])
@@ -115,6 +116,7 @@ def test_only_what_is_trained_needs_float32(
     assert weights_dtype(TrainConfig(**settings), on_gpu) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo", "mixtral"])
 def test_packing_is_refused_where_rows_would_see_each_other(tmp_path: Path, family: str) -> None:
     start = tmp_path / "start"

@@ -440,6 +440,7 @@ def test_diverged_training_says_so_and_writes_nothing(
 # checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo"])
 def test_checkpoint_round_trip(
     folders: dict[str, Path], rows: Path, tmp_path: Path, family: str

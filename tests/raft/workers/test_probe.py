@@ -68,6 +68,7 @@ def test_exact_engines_may_not_be_a_part_of_an_update_away() -> None:
     assert probe.judge([math.nan] * 3).fault
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("update", [1e-7, 1e-5, 1e-3])
 def test_noise_that_grew_since_the_start_is_no_update(exact: bool, update: float) -> None:

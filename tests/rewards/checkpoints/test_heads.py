@@ -44,6 +44,7 @@ def refusal(folder, **settings):
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrapped",
     [
@@ -64,6 +65,7 @@ def test_names_that_wrappers_of_torch_put_before(tmp_path, reference, wrapped) -
     np.testing.assert_allclose(scores(folder), linear(reference, PLAIN), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
 def test_the_heads_of_the_other_families_under_a_prefix(tmp_path, prefix) -> None:
     made = tiny.llama3_tokenizer()
@@ -78,6 +80,7 @@ def test_the_heads_of_the_other_families_under_a_prefix(tmp_path, prefix) -> Non
         np.testing.assert_array_equal(scores(folder), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "config"),
     [
@@ -198,6 +201,7 @@ def test_heads_of_two_layers(tmp_path, reference, architecture) -> None:
     assert says(refusal(folder, engine="vllm"), "vLLM use engine: transformers")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [True, False])
 @pytest.mark.parametrize(
     ("template", "adds_bos", "count"),
@@ -221,6 +225,7 @@ def test_value_heads_of_trl_and_llama_factory(
     assert recognise(folder) == "classifier"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "adds_bos", "count"),
     [

@@ -66,6 +66,7 @@ def verbose(seed, coupling, count=400):
     return coupling * verbosity_N + noise_N, verbosity_N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coupling", [-0.5, 0.0, 0.02, 0.1, 0.3, 0.6, 0.9, 1.5])
 @pytest.mark.parametrize("threshold", [0.03, 0.0, 0.2])
 def test_the_penalty_is_the_smallest_of_a_brute_force_search(reference, coupling, threshold):

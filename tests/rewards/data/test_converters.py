@@ -653,6 +653,7 @@ def converted(rows: list[Any]) -> list[Pair | Refusal]:
 HH_FILES = ("helpful-base", "harmless-base", "helpful-rejection-sampled")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HH_FILES)
 def test_real_hh(data, name):
     # by plain string search: what stands before the last "\n\nAssistant:" of both

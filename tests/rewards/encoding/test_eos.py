@@ -107,6 +107,7 @@ def test_defaults_by_format_and_by_what_is_known(tmp_path, caplog) -> None:
     assert load_reward(chat).encoder.eos == "single"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neo"])
 def test_scores_are_read_at_the_end_token(folders, family) -> None:
     # shared beginnings are computed once: rows that begin alike, and one that is a beginning

@@ -99,6 +99,7 @@ def coverage(prompts: int, pairs_each: int, trials: int = 300) -> float:
     return hits / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prompts", "pairs_each"), [(200, 1), (100, 5), (20, 4)])
 def test_intervals_cover_at_their_rate(prompts: int, pairs_each: int) -> None:
     # 300 trials: ± 2.5 points of simulation noise, and a binomial's steps

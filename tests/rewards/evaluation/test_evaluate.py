@@ -473,6 +473,7 @@ BAD: list[tuple[list[Any], tuple[str, ...], str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "arguments", "expected"), BAD, ids=[one[2] for one in BAD])
 def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str],

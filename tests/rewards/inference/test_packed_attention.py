@@ -46,6 +46,7 @@ def attended(
     return output, list(torch.autograd.grad((output * torch.randn_like(output)).sum(), states))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(("heads", "groups"), [(2, 2), (6, 2), (4, 1)])
 @pytest.mark.parametrize("window", [None, 1, 20, 1000])

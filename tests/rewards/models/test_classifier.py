@@ -42,6 +42,7 @@ def test_scores_alone_and_in_mixed_batches_equal_the_hand_computation(folders, f
         np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pad_equal_to_eos_scores_the_closing_token(tmp_path, family):
     made = tiny.tokenizer(pad=tiny.EOS)

@@ -92,6 +92,7 @@ def by_hand(folder, rows):
     return np.array([float(value(head, hidden[-1][0, -1])) for hidden in states])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_scores_alone_and_in_mixed_batches_equal_the_hand_computation(tmp_path, backbone):
     folder = grm(tmp_path, backbone)
@@ -105,6 +106,7 @@ def test_scores_alone_and_in_mixed_batches_equal_the_hand_computation(tmp_path, 
     assert (record["kind"], record["pooling"]) == ("grm", "last token")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [0, 1, 3])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("prefix", ["", "pretrained_model."])

@@ -202,6 +202,7 @@ def test_defaults_come_from_the_files_and_plain_is_announced_once(tmp_path, capl
     assert load_reward(tiny.checkpoint(tmp_path / "none", "llama", quiet)).encoder.bos == "none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

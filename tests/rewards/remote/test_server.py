@@ -169,6 +169,7 @@ def test_a_failed_reward_is_an_error_and_never_a_number(toy_url, text, status, s
     assert RemoteReward(toy_url, **FAST).score(["fine"]).tolist() == [np.float32(4 / 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -79,6 +79,7 @@ def test_every_method_has_an_entry_of_its_own():
     assert set(SINGLE) == set(METHODS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("judge", [soft, hard])
 def test_a_planted_order_is_found_without_noise(method, judge):

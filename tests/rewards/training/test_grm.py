@@ -174,6 +174,7 @@ def by_hand(model, example: Example) -> tuple[list[float], list[float]]:
     return rewards, sums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neo"])
 @pytest.mark.parametrize("kind", ["sft", "sft_no_logsigmoid", "dpo_free", "dpo"])
 def test_the_objective_equals_a_straight_line_computation(tmp_path, family, kind, monkeypatch):

@@ -26,6 +26,7 @@ def bomb(levels: int, width: int = 10, *, mapping: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -341,6 +341,7 @@ def test_a_dataset_that_cannot_be_loaded(monkeypatch):
 # ------------------------------------------------------------------------------------- real data
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("name, rows", [("helpful-base", 1885), ("harmless-base", 1885)])
 def test_every_hh_row_becomes_a_prompt(name, rows):

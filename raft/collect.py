@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from raft.early_rejection import EarlyRejection, Whole
     from raft.runs.folder import RunFolder
     from raft.selection.filters import Filters
+    from rewards.judges.reward import Report
 
 # a request costs an engine a few kilobytes before it is begun; draining a part costs it little
 _SAMPLES_AT_A_TIME = 65_536
@@ -41,7 +42,7 @@ class Collected:
     """What one call of `collect` did; `reused` prompts were complete before it.
 
     Times are in seconds: `generate` until the last sample, `score` what scoring took beyond that,
-    `score_busy` the reward workers' own time.
+    `score_busy` the reward workers' own time. `reports` are those of the judges among the rewards.
     """
 
     reused: int
@@ -49,6 +50,7 @@ class Collected:
     generate: float = 0.0
     score: float = 0.0
     score_busy: float = 0.0
+    reports: Mapping[str, Report] = field(default_factory=dict[str, "Report"])
 
     def metrics(self) -> dict[str, float | int]:
         speed = {"rollout/tokens_per_second": self.tokens / self.generate} if self.tokens else {}
@@ -110,10 +112,13 @@ def draw_ahead(
     workers: WorkerGroups,
     prompts: Sequence[Prompt],
     iteration: int,
+    drawn: dict[int, Collected],
 ) -> None:
-    """With `overlap` the rollouts of the next iteration, if there is one."""
+    """With `overlap` the rollouts of the next iteration, if there is one; what was `drawn` of it is
+    told when it is its turn."""
     if config.overlap and iteration < config.iterations:
-        draw_batch(config, folder, workers, prompts, iteration + 1)
+        following = iteration + 1
+        drawn[following] = draw_batch(config, folder, workers, prompts, following)[1]
 
 
 def collect(
@@ -166,6 +171,7 @@ def collect(
         generate=sum(stage.generate for stage in stages),
         score=sum(stage.score for stage in stages),
         score_busy=workers.reward.busy_seconds - busy,
+        reports=dict(workers.reward.reports),
     )
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.assemble import WorkerGroups, settle_folder, start_workers
-from raft.collect import draw_ahead, draw_batch, draw_held_out
+from raft.collect import Collected, draw_ahead, draw_batch, draw_held_out
 from raft.evaluation import summarize_held_out, summarize_rollouts
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Sinks, Stopwatch, read_numbers, report_line
@@ -54,6 +54,7 @@ class Run:
     sinks: Sinks
     start_seconds: float  # until the engines were there
     mix: Sequence[Example] = ()
+    ahead: dict[int, Collected] = field(default_factory=dict[int, Collected])  # with overlap
 
     def settle(self) -> None:
         """Wait until the last checkpoint is whole, and let go of those that it replaces."""
@@ -144,6 +145,7 @@ def improve(run: Run, iteration: int) -> None:
     config, watch, home = run.config, Stopwatch(), run.folder.iteration(iteration)
     batches, sends = (config, run.folder, run.workers, run.prompts), config.policy.sync == "nccl"
     store, collected = draw_batch(*batches, iteration)
+    collected = run.ahead.pop(iteration, collected)
     with watch("select"):
         how = (config.select, config.seed, iteration, config.train.update.weights)
         kept = write_selected(store.rows, home / "selected.jsonl", *how)
@@ -151,13 +153,13 @@ def improve(run: Run, iteration: int) -> None:
     with watch("train"):
         if run.folder.latest_version() < iteration:
             run.settle()
-        ahead = partial(draw_ahead, *batches, iteration)
+        ahead = partial(draw_ahead, *batches, iteration, run.ahead)
         trained = train(*batches[:3], iteration, ahead, learns=kept["select/kept"] > 0)
     with watch("sync"):
         sync(run.folder, run.workers, run.held_out, iteration, send=sends)
     make_whole(run.folder, run.workers, iteration)
     row = {
-        **summarize_rollouts(config, store, kept, run.workers.reward.reports),
+        **summarize_rollouts(config, store, kept, collected.reports),
         **trained,
         **collected.metrics(),
         **watch.metrics(),  # the evaluation's row, where there is one, has the whole iteration

@@ -21,7 +21,6 @@ from pydantic import TypeAdapter
 from raft.assemble import WorkerGroups, update_of
 from raft.runs.folder import UNFINISHED, RunFolder, stored_policies
 from raft.selection.rows import read_selected
-from raft.updates.optimizer import is_whole
 from raft.updates.trainer import METRICS_FILE
 from raft.workers.group import side_by_side
 from raft.workers.probe import Noise, Probe, Verdict
@@ -147,9 +146,10 @@ def sync(
 
 
 def make_whole(folder: RunFolder, workers: WorkerGroups, iteration: int) -> None:
-    """Have the trainers write the optimizer to a new checkpoint, beside what comes next."""
+    """Have the trainers write the optimizer, if any is kept, to a new checkpoint, beside what comes
+    next; from then on dead ones are begun from there."""
     checkpoint = folder.checkpoint(iteration)
-    if workers.trainer is not None and checkpoint.exists() and not is_whole(checkpoint):
+    if workers.trainer is not None and checkpoint.exists():
         workers.trainer.store(str(checkpoint))
 
 

@@ -37,8 +37,9 @@ VARIANTS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     folder = Path(options.folder or tempfile.mkdtemp(prefix="raft-bench-"))
-    runs = measure(Job(**sizes(options)), options.variants, options.repeats, folder)
-    result = summary(runs, options.target)
+    job = Job(**sizes(options))
+    runs = measure(job, options.variants, options.repeats, folder)
+    result = summary(runs, options.target, job.prompts * job.k)
     if options.json:
         print(json.dumps(result))
     else:
@@ -65,14 +66,14 @@ def measure(job: Job, variants: Sequence[str], repeats: int, folder: Path) -> di
     return runs
 
 
-def summary(runs: dict[str, list[Run]], target: float) -> dict[str, Any]:
+def summary(runs: dict[str, list[Run]], target: float, samples: int) -> dict[str, Any]:
     """Return seconds, and ratios of each repeat to the bare run of that repeat."""
     both = best_all_reach(runs)
     found: dict[str, Any] = {"target": target, "reward_all_reach": both, "variants": {}}
     for variant, own in runs.items():
         found["variants"][variant] = {
             "points": own,
-            "seconds_per_iteration": [per_iteration(run) for run in own],
+            "seconds_per_iteration": [per_iteration(run, samples) for run in own],
             "seconds_to_target": [seconds_to(run, target) for run in own],
             "samples_to_target": [samples_to(run, target) for run in own],
             "distinct_2_at_target": [distinct_2_at(run, target) for run in own],
@@ -122,9 +123,9 @@ def crossing(values: Sequence[float], target: float) -> tuple[int, float] | None
     return None
 
 
-def per_iteration(run: Run) -> float:
-    """Return the median seconds from one evaluation to the next, each counted once."""
-    return median(b[0] - a[0] for a, b in pairwise(run))
+def per_iteration(run: Run, samples: int) -> float:
+    """Return the median seconds of an iteration of so many samples, evaluation included."""
+    return median((b[0] - a[0]) * samples / (b[3] - a[3]) for a, b in pairwise(run))
 
 
 def best_all_reach(runs: dict[str, list[Run]]) -> float:

@@ -149,6 +149,8 @@ class RunFolder:
         whole = stored_policies(self.root, whole=True)
         kept = {*list(stored.values())[-1:], *list(whole.values())[-keep:], self.policy(best)}
         since = max(whole, default=0) - overlap
+        if overlap:  # that iteration may have learned nothing, so that its policy is an older one
+            kept.add(self.policy(max(since, 0)))
         for version, path in stored.items():
             if path not in kept and not (overlap and version >= since):
                 remove_tree(path)

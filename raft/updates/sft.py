@@ -124,6 +124,8 @@ class SFT:
             output = trainer.train()
         loss = self._mean_over_ranks(output.training_loss)
         self._check_finite(loss)
+        if settings.fsdp:
+            self._files.know(trainer.model)
         metrics = {
             "train/loss": loss,
             "train/steps": output.global_step,
@@ -305,7 +307,6 @@ class SFT:
         state = None
         if self._settings.fsdp:
             state = gather_weights(trainer.model)
-            self._files.know(trainer.model)
         if self._rank:
             return
         shutil.rmtree(out, ignore_errors=True)  # of an attempt that died

@@ -51,7 +51,8 @@ class _Beside:
 def starting() -> Iterator[None]:
     """Start a cluster here beside other work, for the first who asks for one meanwhile.
 
-    Where nobody does, it ends on leaving.
+    Where nobody does, it ends on leaving. Who does must be done by then: Ray's processes end with
+    the thread that started them.
     """
     with ThreadPoolExecutor(1, "ray") as thread:
         _Beside.begun = thread.submit(_start, "local")
@@ -71,8 +72,8 @@ def start(address: str) -> None:
     """
     begun = _Beside.begun
     if address == "local" and begun is not None:
-        _Beside.begun = None
         begun.result()
+        _Beside.begun = None
     else:
         _start(address)
 

@@ -87,7 +87,9 @@ def test_ratios_are_within_a_repeat():
         "toolkit": [two_points(12.0), two_points(40.0)],
         "bare": [two_points(10.0), two_points(20.0)],
     }
-    found = raft_loop.summary(runs, target=2.0)
+    found = raft_loop.summary(runs, target=2.0, samples=128)
+    # 256 samples are two iterations of 128
+    assert found["variants"]["bare"]["seconds_per_iteration"] == [5.0, 10.0]
     ratios = found["variants"]["toolkit"]["ratios"]
     assert ratios["seconds_per_iteration"] == pytest.approx([1.2, 2.0])
     assert ratios["seconds_to_target"] == pytest.approx([1.2, 2.0])

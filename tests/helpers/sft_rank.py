@@ -142,6 +142,7 @@ def updates(
         patched: Any = SFT
         patched._autocast = True
     lengths, sends = given.pop("lengths", ()), given.pop("sends", None)
+    again = given.pop("again", False)  # updates whose policy is there, as of trainers that died
     trainer = build_sft(**given)
     trainer.join("127.0.0.1", port)
     if lengths:
@@ -149,7 +150,7 @@ def updates(
     before = trainer.log_probs(ids) if ids else []
     found = []
     for seed, out in enumerate(outs, first_seed):
-        metrics: dict[str, Any] = trainer.train(Update(rows, seed, out))
+        metrics: dict[str, Any] = trainer.train(Update(rows, seed, None if again else out))
         torch.distributed.barrier()  # a run asks for it when all have trained
         trainer.store(out)
         if given.get("fsdp"):

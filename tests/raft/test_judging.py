@@ -77,6 +77,18 @@ def test_winners_are_kept_and_the_win_rate_is_the_curve(tmp_path: Path, judged: 
     assert all(0 < row["rollout/judge_position_bias"] <= largest + 1e-9 for row in train)
 
 
+def test_a_batch_drawn_ahead_has_the_figures_of_its_own_drawing(
+    tmp_path: Path, judged: None
+) -> None:
+    folder = pairwise(tmp_path, iterations=3, overlap=1)
+    train = [row for row in toy_runs.metrics(folder) if row["phase"] == "train"]
+    for number, row in enumerate(train, 1):
+        drawn = toy_runs.rows(folder / "iterations" / f"{number:03d}" / "rollouts.jsonl")
+        spent = sum(len(one["comparisons"]) for one in drawn)
+        assert row["rollout/judge_comparisons"] == spent > 0
+        assert row["rollout/reused"] == 0 and row["rollout/tokens_per_second"] > 0
+
+
 def test_held_out_scores_are_probabilities_against_the_start(tmp_path: Path, judged: None) -> None:
     folder = pairwise(tmp_path, iterations=1)
     start = toy_runs.rows(folder / "iterations" / "000" / "eval.jsonl")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import toy_runs
 
+import raft.updates.toy
 from raft.config.run import RunConfig
 from raft.config.select import SelectConfig
 from raft.curves.curves import drawn_points
@@ -19,9 +20,17 @@ from raft.runs.folder import RunFolder, stored_policies
 from raft.runs.prompts import encode_texts, prompts_of, read_texts
 from raft.stored.replay import Plan, replay
 from raft.stored.source import find_samples
+from raft.updates.trainer import Update
 from rollout.engines.toy import ToyEngine, read_toy, write_toy
 from rollout.storage.rollout_store import RolloutStore
-from rollout.types import Completion, Group, InputError, Prompt, StaleWeightsError
+from rollout.types import (
+    Completion,
+    Group,
+    InputError,
+    Prompt,
+    StaleWeightsError,
+    WorkerDiedError,
+)
 
 EVAL_KEYS = (
     "iteration",
@@ -408,6 +417,55 @@ def test_an_iteration_of_equal_scores_learns_nothing_and_the_run_goes_on(
     assert toy_runs.rows(home / "003/selected.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("own", "idle"),
+    [
+        ({"keep_checkpoints": 1}, 3),
+        ({"keep_checkpoints": 2, "checkpoint": {"every": 3}}, 5),
+    ],
+)
+def test_the_policy_that_drew_stays_where_the_one_after_learned_nothing(
+    tmp_path: Path, own: dict[str, Any], idle: int
+) -> None:
+    # with overlap update idle + 2 has a ratio to the policy before the idle one
+    home = str(tmp_path / "run/iterations")
+    now, later = f"{home}/{idle:03d}", f"{home}/{idle + 1:03d}"
+    body = (
+        f"idle = Path({now!r}).exists() and not Path({later!r}).exists()\n"
+        "return [1.0 if idle else float(c.count('good')) for c in completions]\n"
+    )
+    train = {"update": "reinforce", "learning_rate": 1.0}
+    reward = toy_runs.reward_file(tmp_path, body)
+    settings = {"overlap": 1, "iterations": idle + 4, "train": train, "reward": reward, **own}
+    settings["monitor"] = {"idle_patience": None}
+    folder = run(toy_runs.config(tmp_path, **settings))
+    kept = [row["select/kept"] > 0 for row in of_phase(folder, "train")]
+    assert kept == [number != idle for number in range(1, idle + 5)]
+
+
+def test_a_trainer_of_fresh_optimizers_begins_again_from_the_last_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    train = raft.updates.toy.ToyTrainer.train
+
+    def dying(self: Any, update: Update) -> dict[str, float | int]:
+        made.append(Path(update.rows).parent.name)
+        if made.count("004") == 1 and made[-1] == "004":
+            raise WorkerDiedError("killed")
+        return train(self, update)
+
+    monkeypatch.setattr(raft.updates.toy.ToyTrainer, "train", dying)
+    settings = {"optimizer": "fresh", "learning_rate": 1.0}
+    folder = run(toy_runs.config(tmp_path, iterations=5, train=settings, keep_checkpoints=1))
+    assert made == ["001", "002", "003", "004", "004", "005"]
+    monkeypatch.setattr(raft.updates.toy.ToyTrainer, "train", train)
+    straight = toy_runs.config(
+        tmp_path, run_dir=str(tmp_path / "straight"), iterations=5, train=settings
+    )
+    assert toy_runs.results(folder) == toy_runs.results(run(straight))
+
+
 def test_a_run_without_a_hint_of_a_preference_ends_when_its_patience_does(tmp_path: Path) -> None:
     # of the whole run nothing was learned: it says so again until it may wait longer
     def settings(patience: int | None) -> RunConfig:
@@ -618,7 +676,6 @@ def test_training_that_diverges_keeps_the_last_policy(
 ) -> None:
     # metrics must hold no NaN, and a checkpoint without a usable result must not count as one
     from raft.updates.toy import ToyTrainer
-    from raft.updates.trainer import Update
 
     def diverging(self: ToyTrainer, update: Update) -> Any:
         assert update.out_dir is not None

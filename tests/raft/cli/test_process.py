@@ -36,7 +36,11 @@ def ended(
     command: list[str], there: Path, number: int = signal.SIGTERM
 ) -> subprocess.CompletedProcess[str]:
     """The command, sent a signal once `there` holds something."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        # these tests may run under nohup, and what it ignores a command ignores too
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )  # fmt: skip
     end = time.monotonic() + 150  # a busy machine takes a minute to start a cluster
     while not (there.exists() and there.stat().st_size) and process.poll() is None:
         assert time.monotonic() < end, "the command did not begin"
@@ -51,9 +55,8 @@ def ended(
 def test_a_run_that_is_told_to_end_goes_on_later(tmp_path: Path, number: int) -> None:
     def config(name: str) -> Path:
         file = toy_runs.config_file(
-            tmp_path, run_dir=str(tmp_path / name), reward=toy_runs.reward_file(tmp_path, SLOW),
-            iterations=6,  # some of them are left where this process was slow to look
-        )  # fmt: skip
+            tmp_path, run_dir=str(tmp_path / name), reward=toy_runs.reward_file(tmp_path, SLOW)
+        )
         return file.rename(tmp_path / f"{name}.yaml")
 
     straight, cut = config("straight"), config("cut")
@@ -120,6 +123,20 @@ def test_an_ascii_terminal(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["out"] == f"{tmp_path}/→.jsonl"
     done = shell(f"{command} --out '{tmp_path}/→.jsonl'", **ascii_only)
     assert done.returncode == 0 and says(done.stdout, r"scores .jsonl")
+
+
+@pytest.mark.slow
+def test_what_a_function_left_in_an_open_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "noting.py").write_text(
+        f"notes = open({str(tmp_path / 'notes')!r}, 'w')\n"
+        "def score(completions, **_):\n"
+        "    notes.write('seen ')\n"
+        "    return [1.0 for _ in completions]\n"
+    )
+    file = toy_runs.write_rows(tmp_path / "rows.jsonl", [{"prompt": "a", "response": "b"}])
+    function = f"function:{tmp_path / 'noting.py'}:score"
+    assert toy_runs.raft("score", "--quiet", "--reward", function, file).returncode == 0
+    assert (tmp_path / "notes").read_text().startswith("seen ")
 
 
 @pytest.mark.thorough

@@ -119,6 +119,16 @@ def test_each_rank_writes_its_rows_of_the_optimizer(tmp_path: Path) -> None:
     sizes = [file.stat().st_size for file in (*shards, tmp_path / "one/optimizer.pt")]
     assert max(sizes[:2]) < 0.6 * sizes[2]
 
+    # trainers that died before make the update again, and write them then
+    other = tmp_path / "again-made"
+    shutil.copytree(first, other)
+    made = [other / shard.name for shard in shards]
+    for file in made:
+        file.unlink()
+    run_ranks(settings | {"fsdp": True, "again": True}, rows, [str(other)])
+    again = state(*made)
+    assert all(torch.equal(again[key], value) for key, value in found.items())
+
     def resumed(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
         out = str(tmp_path / name)
         given = settings | {"fsdp": True, "checkpoint": str(checkpoint)}

@@ -1,5 +1,5 @@
 # make demo    the whole story, offline, on a CPU
-# make test    lint, types, tests, real engines and clusters among them: a quarter of an hour on two cores
+# make test    lint, types, tests, real engines and clusters among them: ten minutes on two cores
 # make check   every test, as CI runs them: half an hour
 # All do all the set-up themselves: Python 3.11 or 3.12 and make are enough.
 

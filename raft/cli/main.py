@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
 
 from raft import __version__
 from raft.cli.doctor import add_doctor
@@ -20,9 +20,10 @@ from raft.cli.process import (
     check_directory,
     complain,
     discard_stdout,
+    end_quickly,
     end_soon,
-    leave,
     reader_is_gone,
+    say_no_more,
     surroundings,
 )
 from raft.cli.replay import add_eval_pool, add_replay
@@ -98,12 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _told(error, arguments, options)
 
 
-def command() -> NoReturn:
+def command() -> int:
     """`main` as all that the process does."""
+    atexit.register(say_no_more)
     code = main()
     if code > 128:  # by a signal
         end_soon(code)
-    leave(code)
+    end_quickly()
+    return code
 
 
 def log_old_names(options: argparse.Namespace) -> None:

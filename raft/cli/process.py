@@ -6,9 +6,7 @@ Foreign text reaches the terminal through `complain`, the log of `raft.logs` and
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
 import functools
 import gc
 import io
@@ -21,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rollout.errors import InputError
 from rollout.text.printable import one_line
@@ -32,21 +30,20 @@ __all__ = [
     "check_directory",
     "complain",
     "discard_stdout",
+    "end_quickly",
     "end_soon",
-    "leave",
     "reader_is_gone",
+    "say_no_more",
     "surroundings",
 ]
 
-_STDOUT = 1
+_STDOUT, _STDERR = 1, 2
 _STREAMS = ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w"))
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # of what a command complains: a server's or a library's own words may be long
 _LONGEST = 2000
 # in which a command that was told to end does so, unless a library does not let Python run
 _GRACE = 10.0
-_FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
-_UNWRITTEN = 120  # Python's own code where it cannot write what is buffered
 
 
 class Ended(KeyboardInterrupt):
@@ -134,24 +131,21 @@ def end_soon(code: int) -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def leave(code: int) -> NoReturn:
-    """End the process as Python does, but for taking apart what was imported: of torch and
-    transformers that takes more than two seconds. Processes of multiprocessing end like this."""
-    private: Any = threading, atexit
-    private[0]._shutdown()  # waits for threads that are no daemons
-    private[1]._run_exitfuncs()
-    # what others left in open files, as a reward function may
-    for one in gc.get_objects():
-        if type(one) in _FILES and not one.closed:
-            with contextlib.suppress(OSError, ValueError):
-                one.flush()
-    ctypes.CDLL(None).fflush(None)
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-    except OSError:
-        code = code or _UNWRITTEN
-    os._exit(code)
+def end_quickly() -> None:
+    """Have Python end without looking for garbage among all that was imported: of torch and
+    transformers that takes more than two seconds.
+
+    Not where functions of users may have run: files that they left open would not be closed.
+    """
+    if "rewards.functions.resolve" not in sys.modules:
+        gc.freeze()
+
+
+def say_no_more() -> None:
+    """To be registered before all else that is done at the end, so that it is done after it: what
+    follows are libraries of C that count what was not collected."""
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDERR)
 
 
 def discard_stdout() -> None:

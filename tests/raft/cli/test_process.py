@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -128,15 +130,22 @@ def test_an_ascii_terminal(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_a_function_left_in_an_open_file_is_written(tmp_path: Path) -> None:
     (tmp_path / "noting.py").write_text(
+        "import gzip, zipfile\n"
         f"notes = open({str(tmp_path / 'notes')!r}, 'w')\n"
+        f"packed = gzip.open({str(tmp_path / 'notes.gz')!r}, 'wt')\n"
+        f"archive = zipfile.ZipFile({str(tmp_path / 'notes.zip')!r}, 'w')\n"
         "def score(completions, **_):\n"
         "    notes.write('seen ')\n"
+        "    packed.write('seen ')\n"
+        "    archive.writestr('seen', '')\n"
         "    return [1.0 for _ in completions]\n"
     )
     file = toy_runs.write_rows(tmp_path / "rows.jsonl", [{"prompt": "a", "response": "b"}])
     function = f"function:{tmp_path / 'noting.py'}:score"
     assert toy_runs.raft("score", "--quiet", "--reward", function, file).returncode == 0
     assert (tmp_path / "notes").read_text().startswith("seen ")
+    assert gzip.decompress((tmp_path / "notes.gz").read_bytes()).startswith(b"seen ")
+    assert "seen" in zipfile.ZipFile(tmp_path / "notes.zip").namelist()
 
 
 @pytest.mark.thorough

@@ -37,7 +37,7 @@ from functools import partial
 import ray
 ray.init = partial(ray.init, num_gpus=2)
 from raft.cli.main import command
-command()
+sys.exit(command())
 """
 
 

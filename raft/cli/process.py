@@ -137,7 +137,8 @@ def end_quickly() -> None:
 
     Not where functions of users may have run: files that they left open would not be closed.
     """
-    if "rewards.functions.resolve" not in sys.modules:
+    resolve = sys.modules.get("rewards.functions.resolve")
+    if not getattr(resolve, "users", None):
         gc.freeze()
 
 

@@ -70,6 +70,10 @@ def build_function(
     return built
 
 
+# folders whose modules this process has loaded
+users: set[str] = set()
+
+
 def _choices() -> str:
     known = ", ".join(sorted(BUILTINS))
     return f"use a built-in ({known}), package.module:function, or path/to/file.py:function"
@@ -116,5 +120,6 @@ def _load_file(path: Path) -> ModuleType:
 def _look_in(folder: Path) -> None:
     """Let a user's modules stand beside each other. It comes last: nothing there takes the place
     of a library."""
+    users.add(str(folder))
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

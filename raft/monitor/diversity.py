@@ -6,7 +6,9 @@ grows with the vocabulary.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -65,6 +67,7 @@ def duplicate_share(keys: ArrayLike) -> float:
 
 Flags = NDArray[np.bool_]
 Whole = NDArray[np.int64]
+Words = defaultdict[str, int]  # numbers them as they come
 _AT_A_TIME = 1 << 18
 
 
@@ -74,7 +77,7 @@ def measure(rows: Iterable[SampleRow], picks: Sequence[Flags]) -> list[dict[str,
     `distinct_1` and `distinct_2` are those of `rewards.evaluation.stats.distinct_n`, and
     `duplicate_share` is the function above. NaN where there are no words or no samples.
     """
-    words: dict[str, int] = {}
+    words: Words = defaultdict(itertools.count().__next__)
     key_PN = np.zeros(picks[0].shape, dtype=np.int64)
     ones, twos = [_Kinds() for _ in picks], [_Kinds() for _ in picks]
     for key_N, row, picked_CN in zip(key_PN, rows, np.stack(picks, axis=1), strict=True):
@@ -123,5 +126,6 @@ class _Kinds:
         self._new, self._waiting = [], 0
 
 
-def _word_ids(text: str, words: dict[str, int]) -> Whole:
-    return np.array([words.setdefault(word, len(words)) for word in text.split()], dtype=np.int64)
+def _word_ids(text: str, words: Words) -> Whole:
+    found = text.split()
+    return np.fromiter(map(words.__getitem__, found), np.int64, len(found))

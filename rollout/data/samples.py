@@ -302,7 +302,11 @@ def prompt_column(value: object, where: str) -> str | list[Message] | None:
 
 def _token_ids(row: Mapping[str, object], count: int, where: str) -> list[list[int]]:
     found = beside(row, "token_ids", count, where)
-    return [ids_column(ids, "token_ids", where) for ids in found]
+    return [
+        # what nearly all are, without a call for each
+        cast(list[int], ids) if type(ids) is list else ids_column(ids, "token_ids", where)
+        for ids in found
+    ]
 
 
 def ids_column(value: object, name: str, where: str) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ __all__ = [
     "PACKED",
     "ROWS",
     "attending",
+    "recomputing",
     "register",
     "took_one_call",
     "uses_sliding_window",
@@ -139,14 +141,31 @@ def register() -> None:
 
 @contextlib.contextmanager
 def attending(tree: Tree, device: torch.device) -> Iterator[None]:
-    """Forward passes in this block attend along `tree`."""
+    """Let forward passes in this block attend along `tree`."""
     plan = _Plan(tree, device)
+    try:
+        with _along(plan):
+            yield
+    finally:
+        _last.set(plan.layers)
+
+
+def recomputing() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what `torch.utils.checkpoint` enters around a layer and around its recomputation.
+
+    Layers are computed again in the backward pass, after the block of `attending`: along the tree
+    of the forward pass, so that packed rows go with recomputed activations (its `context_fn`).
+    """
+    return contextlib.nullcontext(), _along(_running.get())
+
+
+@contextlib.contextmanager
+def _along(plan: _Plan | None) -> Iterator[None]:
     token = _running.set(plan)
     try:
         yield
     finally:
         _running.reset(token)
-        _last.set(plan.layers)
 
 
 def took_one_call() -> bool:

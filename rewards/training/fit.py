@@ -97,9 +97,7 @@ def _run(trainer: StepTrainer, begun: Path | None) -> Fitted:
 def layout_for(model: nn.Module, settings: TrainingSettings, pad_id: int) -> Layout:
     """Packed rows where they can be had."""
     why_padded = None
-    if settings.gradient_checkpointing:
-        why_padded = "gradient checkpointing computes again when the packing is forgotten"
-    elif settings.dropout and _has_dropout(model):
+    if settings.dropout and _has_dropout(model):
         why_padded = "packed attention has no dropout"
     base = base_of(model)
     backbone = getattr(base, base.base_model_prefix)

@@ -111,7 +111,7 @@ def choose_layout(
 ) -> Layout:
     """The layout, said in the log with its reason; the model's attention is set for it.
 
-    `why_padded` is what speaks against packing beforehand (dropout, recomputed activations). Left
+    `why_padded` is what speaks against packing beforehand (dropout). Left
     to itself it packs on a CPU, where padding costs as much as text, and on a GPU where attention
     is one call a layer: else many short kernels would take the place of a few long ones.
     """

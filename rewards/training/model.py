@@ -11,6 +11,7 @@ from torch import nn
 
 from rewards.checkpoints.hub import local_folder
 from rewards.checkpoints.loading import check_left_out, load_config, load_tokenizer, load_weights
+from rewards.inference.packed_attention import recomputing
 from rewards.training import distributed
 from rewards.training.layout import num_embeddings
 from rewards.training.settings import TrainingSettings
@@ -56,7 +57,7 @@ def load_trainable(
         model.get_submodule(HEAD).float()
     settle_pad(model, tokenizer)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": recomputing})
     if not settings.dropout:
         remove_dropout(model)
     # shards go to the device one by one: whole it need not fit there

@@ -24,7 +24,13 @@ from rewards.training.examples import (
 )
 from rewards.training.losses import PairObjective, base_of, score_rows
 from rewards.training.model import load_trainable, pad_id_of
-from rewards.training.settings import Layout, LossSettings, ReadingSettings, TrainingSettings
+from rewards.training.settings import (
+    Layout,
+    LoraSettings,
+    LossSettings,
+    ReadingSettings,
+    TrainingSettings,
+)
 from rollout.types import InputError, Message
 
 PAIRS = tiny.made_pairs(44)
@@ -206,11 +212,18 @@ def test_no_dropout_unless_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_recomputed_activations_change_nothing(base: Path, tmp_path: Path) -> None:
-    slow = changed(QUICK, learning_rate=1e-3, layout="padded")
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("lora", [None, LoraSettings(r=4)])
+def test_recomputed_activations_change_nothing(
+    base: Path, tmp_path: Path, layout: Layout, lora: LoraSettings | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    slow = changed(QUICK, learning_rate=1e-3, epochs=1, lora=lora, layout=layout)
     *_, plain = trained(base, tmp_path / "plain", slow)
-    *_, again = trained(base, tmp_path / "again", changed(slow, gradient_checkpointing=True))
-    assert apart(plain, again) < 1e-5
+    with caplog.at_level("INFO", logger="rewards"):
+        *_, again = trained(base, tmp_path / "again", changed(slow, gradient_checkpointing=True))
+    assert apart(plain, again) < 1e-6
+    assert f"training on {layout} rows" in caplog.text
 
 
 class Killed(Exception):
@@ -222,8 +235,6 @@ class Killed(Exception):
 def test_a_killed_training_goes_on_to_the_same_weights(
     base: Path, tmp_path: Path, lora: bool
 ) -> None:
-    from rewards.training.settings import LoraSettings
-
     settings = changed(QUICK, lora=LoraSettings(r=4)) if lora else QUICK
     whole, rows, expected = trained(base, tmp_path / "whole", settings)
 

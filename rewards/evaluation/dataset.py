@@ -1,7 +1,7 @@
-"""An evaluation set: rows of responses to a prompt, and how good each response is known to be.
+"""Read an evaluation set: rows of responses to a prompt, and how good each is known to be.
 
-Any two responses of a row that are not equally good are a pair to tell apart. What stays in memory
-is numbers, some dozens of bytes per response: the texts are read again for each reward.
+Any two responses of a row that are not equally good are a pair to tell apart. Only numbers stay in
+memory, some dozens of bytes per response: the texts are read again for each reward.
 `rewards.evaluation.forms` says which columns each form of rows has.
 """
 
@@ -35,21 +35,28 @@ __all__ = [
 
 log = logging.getLogger("raft")
 
-# columns that tables are made by, the first that a row has
+# columns that name a row's source in tables: the first that the row has
 _SOURCES = ("source", "subset", "domain")
+# a benchmark's tables are by its own names, whatever other columns its rows have
+_BENCHMARK_SOURCES: dict[Form, tuple[str, ...]] = {
+    "rewardbench": ("subset",),
+    "rewardbench2": ("subset",),
+    "rm-bench": ("domain", "subset", "source"),
+}
 _WANTED = "preference pairs, or rows of RewardBench, RM-Bench, JudgeBench, LLMBar, HHH or lists"
 
 
 @dataclass(frozen=True, slots=True)
 class EvalRow:
-    """K responses in the row's own order, right ones or the better one as the form has them.
+    """One row: K responses in the row's own order, and the known value of each.
 
     Args:
-        groups: what is scored: one group of K, or two of one where two answers have two prompts.
-            None of a row that holds judgements alone.
-        given: the columns under the names of the file, where these are others.
+        columns: the row's columns; `given` has them under the names of the file, where a setting
+            renamed them.
+        groups: what is scored: one group of K responses, or two groups of one response where the
+            two have different prompts. Empty for a row that holds judgements alone.
         gold: (K,), higher is better; NaN where it is not known.
-        source: for tables by source.
+        source: the name under which tables by source count the row.
     """
 
     where: str
@@ -62,12 +69,12 @@ class EvalRow:
 
     @property
     def texts(self) -> list[str]:
-        """K, or none of a row of judgements."""
+        """Return the K responses' texts; [] for a row of judgements."""
         return [one.text for _, one in self._drawn()]
 
     @property
     def conversations(self) -> list[list[Message]]:
-        """(K,): each response after its prompt; none of a row of judgements."""
+        """Return K conversations, each response after its prompt; [] for a row of judgements."""
         return [conversation(group.prompt, one) for group, one in self._drawn()]
 
     def _drawn(self) -> Iterator[tuple[Group, Completion]]:
@@ -75,19 +82,19 @@ class EvalRow:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """(better, worse), indices of responses."""
+        """Return (better, worse) indices of all two responses that are not equally good."""
         every = range(len(self.gold))
         return [(i, j) for i, j in product(every, every) if self.gold[i] > self.gold[j]]
 
     @property
     def turns(self) -> int:
-        """Of the user, in the prompt; 0 where there is none to read."""
+        """Return the number of user turns in the prompt; 0 for a row of judgements."""
         content = self.groups[0].prompt.content if self.groups else ()
         return 1 if isinstance(content, str) else sum(m["role"] == "user" for m in content)
 
     @property
     def prompt_digest(self) -> bytes:
-        """Equal for equal prompts; rows without one are told apart by id."""
+        """Return a digest that is equal for equal prompts; rows without one differ by id."""
         content = self.groups[0].prompt.content if self.groups else f"\0{self.id}"
         turns = [Message(role="user", content=content)] if isinstance(content, str) else content
         said = [(m["role"], m["content"], *list(m.items())[2:]) for m in turns]
@@ -95,11 +102,11 @@ class EvalRow:
 
 
 class RowParser:
-    """Reads rows as `form`, or as the form that the first one's columns fit.
+    """A parser of rows as `form`, or as the form that the first one's columns fit.
 
     Args:
         stem: of the file's name: for ids, and the source of LLMBar rows, which have none.
-        gold: the column that a listwise row's order stands in.
+        gold: the column that holds a listwise row's known order.
     """
 
     def __init__(self, stem: str, form: Form | None = None, gold: str | None = None) -> None:
@@ -108,12 +115,12 @@ class RowParser:
         self._gold = gold
 
     def rows(self, source: Source) -> Iterator[Row]:
-        """The rows of a file as they are parsed: of lists, flat rows together."""
+        """Return the rows of a file as `parse` takes them: flat rows are pooled for "listwise"."""
         rows = read_rows(source, keep_errors=True)
         return pool_rows(rows, self._gold) if self.form == "listwise" else rows
 
     def parse(self, row: Row) -> EvalRow:
-        """Raises InputError that begins with the row's place."""
+        """Return the parsed row. Raises InputError that begins with the row's place."""
         columns = without_error(row).value
         if not isinstance(columns, dict):
             raise InputError(
@@ -143,21 +150,20 @@ def _id(columns: dict[str, object], row: Row, stem: str) -> str:
 
 
 def _source(columns: dict[str, object], form: Form, stem: str) -> str:
-    # RM-Bench's tables are by domain, and some of its rows have a subset too
-    names = reversed(_SOURCES) if form == "rm-bench" else _SOURCES
+    names = _BENCHMARK_SOURCES.get(form, _SOURCES)
     found = next((columns[key] for key in names if columns.get(key) not in (None, "")), None)
     return str(found) if found is not None else stem if form == "llmbar" else ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvalSet:
-    """N rows, R responses of all rows in order, M pairs of them.
+    """N rows, R responses of all rows in order, and M pairs of them.
 
     Args:
         gold_R: known value of each response; NaN where it is not known.
-        length_R: characters of each; NaN where there is no text.
-        row_R, row_M: the row of each response and pair.
-        better_M, worse_M: responses, by their place among R.
+        length_R: characters of each response; NaN where there is no text.
+        row_R, row_M: the row of each response and of each pair.
+        better_M, worse_M: the responses of each pair, by their place among R.
         prompt_N: number of the row's prompt: equal prompts have one number.
         turns_N: user turns of the prompt.
     """
@@ -179,11 +185,12 @@ class EvalSet:
     worse_M: np.ndarray
 
     def rows(self) -> Iterator[EvalRow]:
-        """Every row once more, but those that are skipped."""
+        """Read every row once more, but for those that are skipped."""
         return (row for row, _ in self.all_rows() if row is not None)
 
     def all_rows(self) -> Iterator[tuple[EvalRow | None, Row]]:
-        """Every row once more, beside it as it was read; None for one that is skipped."""
+        """Yield every row once more, None for one that is skipped, and beside it the row as read.
+        """
         parser = RowParser(self.source.stem, self.form, self.gold)
         for row in parser.rows(self.source):
             yield (None if row.number in self.bad.reasons else parser.parse(row)), row
@@ -198,15 +205,15 @@ class EvalSet:
 
     @property
     def extra_length_M(self) -> np.ndarray:
-        """Characters that the better response has more than the worse."""
+        """Return how many characters longer the better response of each pair is than the worse."""
         return self.length_R[self.better_M] - self.length_R[self.worse_M]
 
     def margins(self, scores_R: np.ndarray) -> np.ndarray:
-        """(M,): the better response's score minus the worse's."""
+        """Return the better response's score minus the worse's, (M,)."""
         return scores_R[self.better_M] - scores_R[self.worse_M]
 
     def per_row(self, values_R: np.ndarray) -> list[np.ndarray]:
-        """Values of each row's responses."""
+        """Split values of all responses (R,) into one array (K,) per row."""
         return np.split(values_R, np.flatnonzero(np.diff(self.row_R)) + 1)
 
 
@@ -222,7 +229,7 @@ def read_set(
 ) -> EvalSet:
     """Read and check every row of a file or a dataset, by `check` too, which raises InputError.
 
-    With `on_bad_row` "skip" a row that cannot be read is left out and counted in `bad`.
+    With `on_bad_row` "skip" a row that cannot be read is skipped, and counted in `bad`.
 
     Raises InputError: no such file, a row that cannot be read, no rows, rows without two responses
     of which one is better.
@@ -254,12 +261,15 @@ def read_set(
 
 
 def _first_form(source: Source, on_bad_row: OnBadRow) -> Form | None:
-    """Of the first row that can be read; None where its columns fit no form."""
+    """Return the form of the first row that is read; None where its columns fit no form.
+
+    With `on_bad_row` "skip" it is that of the first row whose columns fit one.
+    """
     for row in read_rows(source, keep_errors=True):
         try:
             if is_object(row.value) and (form := recognise(row.value, row.where)) is not None:
                 return form
-        except InputError:  # what is wrong with it is said when all are read
+        except InputError:  # reported when all rows are read
             pass
         if on_bad_row == "stop" and not isinstance(row.value, SkippedRow):
             break
@@ -267,7 +277,7 @@ def _first_form(source: Source, on_bad_row: OnBadRow) -> Form | None:
 
 
 class _Facts:
-    """What is kept of rows, one at a time."""
+    """The numbers of an `EvalSet`, collected row by row."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []

@@ -254,10 +254,17 @@ def test_human_ranks_of_lists(
     assert by_length["benchmark"]["best_of_n"]["mean"] == pytest.approx(100 * np.mean(hits), abs=1)
 
 
-def test_rewardbench_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+# columns by which the tables of other files are made
+OTHER_COLUMNS = pytest.mark.parametrize("more", [{}, {"source": "human", "domain": "math"}])
+
+
+@OTHER_COLUMNS
+def test_rewardbench_rows(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, more: dict[str, str]
+) -> None:
     # every second prompt of a subset is right, all of the prior sets
     rows = [
-        pair("long" if right else "s", "mid", f"{subset} {n}", subset=subset)
+        pair("long" if right else "s", "mid", f"{subset} {n}", subset=subset, **more)
         for subset in (*SUBSETS, *PRIOR_SETS)
         for n, right in enumerate([True, subset in PRIOR_SETS])
     ]
@@ -284,7 +291,10 @@ def rewardbench2_row(subset: str, scores: list[int], right: int, id: str) -> dic
     }  # fmt: skip
 
 
-def test_rewardbench2_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@OTHER_COLUMNS
+def test_rewardbench2_rows(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, more: dict[str, str]
+) -> None:
     rows = [
         rewardbench2_row("Math", [4, 1, 2, 3], 1, "1"),
         rewardbench2_row("Math", [4, 4, 2, 3], 1, "2"),
@@ -292,6 +302,7 @@ def test_rewardbench2_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         rewardbench2_row("Ties", [5, 1], 1, "ref:1"),
         rewardbench2_row("Ties", [6, 5, 1], 2, "tied:1"),
     ]
+    rows = [row | more for row in rows]
     found = only(evaluate(capsys, write_rows(tmp_path / "rb2.jsonl", rows), *LENGTH))["benchmark"]
     parts = {name: one["score"] for name, one in found["subsets"].items()}
     assert parts["Math"] == 75 and parts["Focus"] == 0

@@ -1,5 +1,5 @@
-"""What the commands do, as functions: the commands read options and call these.
+"""The commands of `raft` as Python functions; the command line parses options and calls these.
 
-Each begins by showing its progress on stderr, unless the program has a log of its own, and returns
-what it made with `to_pandas()`.
+Each function shows its progress on stderr, unless the program has configured a log of its own, and
+returns a result object with a method `to_pandas()`.
 """

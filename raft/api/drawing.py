@@ -1,4 +1,4 @@
-"""`raft.sample` and `raft.best_of_n`: responses of a policy, and the best of n of them."""
+"""`raft.sample` draws responses from a policy, `raft.best_of_n` selects the best of n of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEFAULT_N = 64
 
 
 class Drawing(TypedDict, total=False):
-    """How a policy draws, by the names of the commands' options.
+    """Settings of how a policy draws, under the names of the commands' options.
 
     `inline` draws in this process, without Ray. `settings` has any other key of a run's config
     under policy, prompts, sampling or cluster: `["cluster.rollout_workers=2"]`.
@@ -54,7 +54,7 @@ class Drawing(TypedDict, total=False):
     on_bad_row: OnBadRow
 
 
-# of `Drawing`: the key of a run's config that each sets
+# maps a key of `Drawing` to the key of a run's config that it sets
 _KEYS = {
     "temperature": "sampling.temperature",
     "top_p": "sampling.top_p",
@@ -72,7 +72,7 @@ _OF_ROWS = {
     "columns": "prompts.columns",
     "on_bad_row": "prompts.on_bad_row",
 }
-# what `settings` of the sections of a YAML file are read for a gold reward, the first that is there
+# sections of a YAML file that a gold reward is read from: the first of these that the file has
 _GOLD_SECTIONS = ("gold", "reward", "judge")
 
 
@@ -133,7 +133,8 @@ def best_of_n(
         reward, judge: what selects among drawn responses; gold: measures what is selected.
         score_column, gold_column: of a stored pool; default: `scores`, and `gold_scores` if there.
         method, budget, tie: the tournament of a judge, by default a knockout.
-        out_dir: the folder of the files, by default that of the data; stem: names them otherwise.
+        out_dir: the folder of the files, by default that of the data.
+        stem: a path without an ending that names the files instead of the data's own name.
         drawing: the keys of `Drawing`; of a stored pool seed, split, columns and on_bad_row.
 
     Raises InputError for unusable data, settings or files, RewardError for a reward that fails.
@@ -152,7 +153,7 @@ def best_of_n(
         _check_drawn(score_column or gold_column, rewards, selection)
         n = n or DEFAULT_N
         pool, drawn = _drawn(file.name, policy, n, out, selection, rewards, restart, drawing)
-        n = n if drawn == How() else None  # else all of a prompt's responses compete
+        n = n if drawn == How() else None  # in waves or rejected early: all compete
     how = _How(n=n, restart=restart, on_bad_row=drawing.get("on_bad_row", "stop"))
     judged = Judged()
     if selection is not None:
@@ -207,8 +208,8 @@ def _drawn(
     restart: bool,
     drawing: Drawing,
 ) -> tuple[Path, How]:
-    """The pool, and how it was drawn."""
-    # one more, with which the others are compared, takes no part in the selection
+    """Draw a pool of responses, and return its file and in which way the responses were drawn."""
+    # a judge compares responses with one more, which takes no part in the selection
     config = _config("bon", file, policy, n + (selection is not None), drawing)
     path = pool_path(str(out.pool), file, "pool")
     drawn = draw_pool(config, path, rewards=rewards, restart=restart)
@@ -220,7 +221,11 @@ def _drawn(
 def _check_drawn(
     column: str | None, rewards: Mapping[str, RewardSpec], selection: Selection | None
 ) -> None:
-    """Raise InputError for what a pool that is drawn now has no use for, or lacks."""
+    """Check the options of a pool that is about to be drawn.
+
+    Raises InputError for column names, which only a stored pool has, and where neither a reward nor
+    a judge selects.
+    """
     if column is not None:
         raise InputError(
             "--score-column, --gold-column",
@@ -232,7 +237,7 @@ def _check_drawn(
 
 
 def _check_stored(file: str, drawing: Drawing, rewards: Mapping[str, RewardSpec]) -> None:
-    """Raise InputError for options that a stored pool has no use for."""
+    """Refuse options on drawing and scoring with InputError: a stored pool has no use for them."""
     flags = [f"--{name}".replace("_", "-") for name in _KEYS if name in drawing]
     flags += ["--inline"] * bool(drawing.get("inline")) + ["--set"] * bool(drawing.get("settings"))
     if flags:
@@ -256,7 +261,11 @@ def _rewards(
     gold: RewardLike | None,
     wanted: Mapping[str, object],
 ) -> tuple[Selection | None, dict[str, RewardSpec]]:
-    """What a judge has to do, and the rewards that score while the policy draws."""
+    """Sort reward, judge and gold by role: return the judge's selection, and the scoring rewards.
+
+    The selection is None where no judge is among them. The rewards that score while the policy
+    draws are named "reward" and "gold". Raises InputError for combinations that do not fit.
+    """
     given = {name: value for name, value in wanted.items() if value is not None}
     rewards: dict[str, RewardSpec] = {}
     found: Selection | None = None

@@ -1,4 +1,4 @@
-"""What the functions of `raft` take: files or rows in memory; rewards by name, mapping or spec."""
+"""Arguments of the functions of `raft`: data as files or rows, rewards by name, mapping or spec."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RewardLike = RewardSpec | Mapping[str, object] | str | Path
 
 @runtime_checkable
 class _Frame(Protocol):
-    """A pandas DataFrame."""
+    """A pandas DataFrame, recognised by its methods so that pandas need not be imported."""
 
     def iterrows(self) -> object: ...
 
@@ -36,7 +36,10 @@ Data = str | Path | Iterable[Mapping[str, object] | str] | _Frame
 
 
 class File:
-    """The file that `data` is, or a file of its rows, which goes when nobody holds this."""
+    """The name of a file or dataset; rows in memory are written to a temporary JSONL file.
+
+    The temporary file is deleted when this object is garbage collected, so results hold on to it.
+    """
 
     def __init__(self, data: Data, name: str) -> None:
         self._folder: Path | None = None
@@ -53,9 +56,10 @@ class File:
 def to_spec(
     reward: RewardLike, *, sections: Sequence[str] = ("reward",), kind: str = "model"
 ) -> RewardSpec:
-    """A reward as `--reward` names it, or its settings as a config has them.
+    """Return the spec of a reward: named as for `--reward`, its settings as a mapping, or a spec.
 
-    Raises InputError as `read_spec` does.
+    `sections` and `kind` are as `read_spec` takes them. Raises InputError as `read_spec` does, and
+    for a Python function, which other processes cannot import.
     """
     if isinstance(reward, str | Path):
         return read_spec(str(reward), {}, sections=sections, kind=kind)

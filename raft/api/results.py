@@ -1,4 +1,4 @@
-"""What the functions of `raft` return: where files are, the main numbers, and tables of both."""
+"""Results of the functions of `raft`: paths of files, the main numbers, and both as tables."""
 
 from __future__ import annotations
 
@@ -32,21 +32,25 @@ __all__ = [
     "read_rows",
 ]
 
-# columns with a value for each response, and what they are called where a row is one response
+# columns with a list of one value per response -> the column's name in a table of responses
 _EACH = {"responses": "response", "finish_reasons": "finish_reason", "seeds": "seed",
          "token_ids": "token_ids", "sample_numbers": "sample"}  # fmt: skip
 _SCORES = "scores"
 
 
 def read_rows(path: Path) -> list[dict[str, object]]:
-    """The rows of a JSONL file. Raises InputError for a damaged one."""
+    """Return the rows of a JSONL file. Raises InputError for a damaged row."""
     from rollout.data.jsonl import read_jsonl
 
     return list(read_jsonl(path, lambda row: cast("dict[str, object]", row.value)))
 
 
 def _by_response(rows: Iterable[Mapping[str, object]]) -> DataFrame:
-    """A line for each response: lists of values for each of them are spread, `sample` counts."""
+    """Return a table with a line per response, or per row where a row has no list of responses.
+
+    Lists with one value per response are split over these lines, other columns are repeated, and
+    `sample` numbers the responses of a row from 0 where the row does not number them itself.
+    """
     from pandas import DataFrame
 
     found: list[dict[str, object]] = []
@@ -71,7 +75,7 @@ def _single(column: str) -> str:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run folder, and its metrics: a row per iteration, as `metrics.jsonl` has them."""
+    """A run folder and its metrics: one row per iteration, as in `metrics.jsonl`."""
 
     run_dir: Path
     metrics: list[dict[str, object]] = field(repr=False)
@@ -82,13 +86,16 @@ class RunResult:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The last policy, in Hugging Face format; None before the first iteration."""
+        """Return the folder of the last policy, in Hugging Face format; None where there is none.
+
+        There is none before the first iteration.
+        """
         from raft.runs.folder import stored_policies
 
         return next(reversed(stored_policies(self.run_dir).values()), None)
 
     def to_pandas(self) -> DataFrame:
-        """A line per iteration, a column per metric."""
+        """Return a table with a line per iteration and a column per metric."""
         from pandas import DataFrame
 
         return DataFrame(self.metrics)
@@ -96,19 +103,22 @@ class RunResult:
 
 @dataclass(frozen=True)
 class _FileResult:
-    """Rows in a JSONL file (None: they went to standard output), and the command's summary."""
+    """A JSONL file of rows and the command's summary; `path` is None for standard output."""
 
     path: Path | None
     summary: dict[str, object] = field(repr=False)
-    # rows in memory became a file in a folder that lives as long as this
+    # keeps the temporary file of rows that were given in memory
     source: File = field(repr=False, compare=False)
 
     def rows(self) -> list[dict[str, object]]:
-        """The rows of the file, in order."""
+        """Return the rows of the file in order; none where they went to standard output.
+
+        Raises InputError for a damaged row.
+        """
         return [] if self.path is None else read_rows(self.path)
 
     def to_pandas(self) -> DataFrame:
-        """A line per response where rows hold several, else a line per row."""
+        """Return a table with a line per response where rows hold several, else a line per row."""
         return _by_response(self.rows())
 
     def _number(self, name: str) -> float | None:
@@ -117,7 +127,7 @@ class _FileResult:
 
 @dataclass(frozen=True)
 class SampleResult(_FileResult):
-    """The drawn responses: a row per prompt. `summary` has counts, tokens and seconds."""
+    """The drawn responses, one row per prompt; `summary` has counts, tokens and seconds."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ class ScoreResult(_FileResult):
 
     @property
     def mean(self) -> float | None:
-        """Of all scores; None where there is none."""
+        """Return the mean of all scores; None where there is no score."""
         return self._number("mean")
 
     @property
@@ -135,33 +145,36 @@ class ScoreResult(_FileResult):
 
     @property
     def missing(self) -> int:
-        """How many scores could not be had."""
+        """Return how many scores are missing."""
         return int(self._number("missing") or 0)
 
 
 @dataclass(frozen=True)
 class RankResult(_FileResult):
-    """The rows with their rankings, best first. `summary` has what the tournaments came to."""
+    """The rows with their rankings, best first; `summary` has the report of the tournaments."""
 
 
 @dataclass(frozen=True)
 class BestOfNResult:
-    """The best-of-n curve. `result` is what STEM.bon.json holds, with the paths of the files."""
+    """The best-of-n curve; `result` has the content of STEM.bon.json and the paths of the files."""
 
     result: Result = field(repr=False)
     source: File = field(repr=False, compare=False)
 
     @property
     def files(self) -> dict[str, Path]:
-        """`curve` (JSON), `best` (the best response of each prompt, JSONL) and `picture`."""
+        """Return the paths of `curve` (JSON), `picture`, and `best`.
+
+        `best` is a JSONL file of the best response of each prompt.
+        """
         return {name: Path(path) for name, path in self.result["out"].items()}
 
     def best(self) -> list[dict[str, object]]:
-        """The rows of the best response of each prompt."""
+        """Return one row per prompt with its best response. Raises InputError for a damaged row."""
         return read_rows(self.files["best"])
 
     def to_pandas(self) -> DataFrame:
-        """A line per n: KL, and the means of proxy and gold with their intervals."""
+        """Return a table with a line per n: KL in nats, means of proxy and gold, 95 % intervals."""
         from pandas import json_normalize
 
         return json_normalize(cast("list[dict[str, object]]", self.result["curve"]), sep="_")
@@ -179,7 +192,7 @@ class TrainRewardResult:
         return self.run_dir / "model"
 
     def to_pandas(self) -> DataFrame:
-        """A line per row of `metrics.jsonl`: the steps of the training."""
+        """Return the rows of `metrics.jsonl` as a table: a line per logged step of the training."""
         from pandas import DataFrame
 
         return DataFrame(read_rows(self.run_dir / "metrics.jsonl"))
@@ -187,13 +200,13 @@ class TrainRewardResult:
 
 @dataclass(frozen=True)
 class RewardEvaluation:
-    """How good rewards are on a set. `files` were written, none where no place was named."""
+    """Measures of rewards on a data set; `files` are the reports written, none without an `out`."""
 
     report: EvalReport
     files: list[Path] = field(default_factory=list[Path])
 
     def to_pandas(self) -> DataFrame:
-        """A line per reward: accuracy with its interval, and counts of pairs."""
+        """Return a table with a line per reward: accuracy with its interval, counts of pairs."""
         from pandas import DataFrame
 
         from rewards.evaluation.results import as_object
@@ -204,13 +217,13 @@ class RewardEvaluation:
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What other rules would have selected. `files` is empty where no folder was named."""
+    """What other rules would have selected; `files` is empty where no folder was named."""
 
     report: Report
     files: list[Path] = field(default_factory=list[Path])
 
     def to_pandas(self) -> DataFrame:
-        """A line per rule and K."""
+        """Return a table with a line per rule and K."""
         from pandas import json_normalize
 
         return json_normalize([dict(one) for one in self.report.results], sep="_")
@@ -218,13 +231,17 @@ class ReplayResult:
 
 @dataclass(frozen=True)
 class CurvesResult:
-    """Pictures. `points` reads the numbers that they show."""
+    """Pictures of learning curves; calling `points` reads the drawn numbers from the runs."""
 
     files: list[Path]
     points: Callable[[], Sequence[Mapping[str, object]]] = field(repr=False, compare=False)
 
     def to_pandas(self) -> DataFrame:
-        """A line per drawn point: panel, setting, metric, iteration, value, half its interval."""
+        """Return a table with a line per drawn point.
+
+        Its columns are those of `raft.curves.curves.DrawnPoint`; `ci95` is the half width of the
+        95 % interval. Raises InputError where the runs can no longer be read.
+        """
         from pandas import DataFrame
 
         return DataFrame([dict(one) for one in self.points()])
@@ -232,13 +249,13 @@ class CurvesResult:
 
 @dataclass(frozen=True)
 class ReportResult:
-    """The HTML page about runs."""
+    """The HTML page about one run or several, and the runs' metrics."""
 
     path: Path
     metrics: list[dict[str, object]] = field(repr=False)
 
     def to_pandas(self) -> DataFrame:
-        """A line per run and iteration, a column per metric."""
+        """Return a table with a line per run and iteration, and a column per metric."""
         from pandas import DataFrame
 
         return DataFrame(self.metrics)

@@ -1,4 +1,4 @@
-"""`raft.score`, `rank`, `train_reward` and `evaluate_reward`: what is done with reward models."""
+"""`raft.score`, `rank`, `train_reward` and `evaluate_reward`: the functions of reward models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FEWEST_RESAMPLES = 100
 
 
 class Rows(TypedDict, total=False):
-    """How rows are read and written, by the names of the commands' options."""
+    """Settings of how rows are read and written, under the names of the commands' options."""
 
     split: str
     columns: Mapping[str, str]
@@ -133,12 +133,14 @@ def train_reward(
     *,
     gpus: int | None = None,
 ) -> TrainRewardResult:
-    """Train a reward model on preference pairs, or go on; a finished one is only told.
+    """Train a reward model on preference pairs, or go on with a training that was interrupted.
+
+    Of a finished training the stored metrics are returned.
 
     Args:
         config: a YAML file, its keys as a mapping, or what `load_train_config` made of them.
-        overrides: `key.sub=value`.
-        gpus: of this machine, on which the recipe armorm extracts its states side by side.
+        overrides: changes to the config, each `key.sub=value`.
+        gpus: number of GPUs of this machine on which the recipe armorm extracts hidden states.
 
     Raises InputError for data, models and settings that cannot be used.
     """
@@ -226,7 +228,7 @@ def _check_evaluation(scorers: Sequence[Scorer], resamples: int) -> None:
 
 
 def base_name(column: str) -> str | None:
-    """The NAME of `NAME_scores`, also given as NAME alone; None of the plain `scores`."""
+    """Return NAME of a column given as `NAME_scores` or as NAME; None for the plain `scores`."""
     if column in ("score", "scores"):
         return None
     return column.removesuffix("_scores").removesuffix("_score")

@@ -1,4 +1,4 @@
-"""`raft.run`, `replay`, `draw_curves` and `write_report`: runs, and what is made of them."""
+"""`raft.run`, `replay`, `draw_curves` and `write_report`: make a run and look at what it did."""
 
 from __future__ import annotations
 
@@ -177,7 +177,10 @@ def write_report(
 
 
 def check_draws(draws: int) -> None:
-    """Raises InputError for less than an estimate needs."""
+    """Check that `draws` is at least 2, so that an error can be estimated.
+
+    Raises InputError for fewer.
+    """
     if draws < 2:
         raise InputError(
             f"--draws {draws}", "an estimate needs 2 random subsets or more", "raise it"
@@ -185,7 +188,10 @@ def check_draws(draws: int) -> None:
 
 
 def _numbers(ks: Iterable[int]) -> tuple[int, ...]:
-    """In rising order, each once."""
+    """Return the numbers in rising order, each once.
+
+    Raises InputError where there is none, or for one that is not a whole number of 1 or more.
+    """
     found = sorted(set(ks))
     if not found or not all(isinstance(one, int) and one > 0 for one in found):
         raise InputError(

@@ -37,9 +37,9 @@ log = logging.getLogger("raft")
 class Judged:
     """How a judge took part in the scores.
 
-    points: the score that selects is tournament points, whose mean says nothing.
-    ranks_all: the tournament ranks every response, so every n is known; a bracket only finds the
-        best of all.
+    points: the score that selects is tournament points, whose mean over prompts has no meaning.
+    ranks_all: the tournament ranks every response, so the curve has every n; a bracket only finds
+        the best of all.
     win_rate: the gold is P(the response beats a sample that took no part in the selection).
     """
 
@@ -49,7 +49,10 @@ class Judged:
 
 
 class Peak(Point):
-    """Where a mean is highest. `over_optimized`: it is above the interval at the largest n."""
+    """The n at which a mean is highest.
+
+    `over_optimized` tells whether that mean is above the 95 % interval at the largest n.
+    """
 
     n: int
     kl: float
@@ -57,11 +60,11 @@ class Peak(Point):
 
 
 class CurveFile(TypedDict):
-    """What STEM.bon.json holds.
+    """The content of STEM.bon.json.
 
     `missing` counts scores and prompts that could not take part, `best_responses` rows of
     STEM.best.jsonl; a peak is None where no mean is known, `waves` where all was drawn at once.
-    With `early_rejection` all numbers are of the responses that went on.
+    With `early_rejection` all numbers are of the responses that were not rejected.
     """
 
     pool: str
@@ -85,7 +88,7 @@ class CurveFile(TypedDict):
 
 
 class Result(CurveFile):
-    """What STEM.bon.json holds, and the paths of the three files."""
+    """The content of STEM.bon.json, and the paths of the three files."""
 
     out: dict[str, str]
 
@@ -147,10 +150,10 @@ def best_of_n(
         gold: the column measured beside it; default: `gold_scores` where the pool has it.
         n: how many responses compete, the first n of each prompt; default: all. The curve has
             every size up to n and is estimated from the whole pool.
-        seed: of the bootstrap; how: a pool was drawn that has not the first n of each prompt.
+        seed: of the bootstrap; how: set where the pool was drawn in waves or by early rejection.
         drawn: this command made the pool, which may be made anew where its file was deleted.
         restart: replace files of unknown origin, or made under other settings.
-        on_bad_row: "skip" leaves rows out that cannot be read or have no such scores.
+        on_bad_row: "skip" skips rows that cannot be read or lack these scores, and counts them.
         split: of a dataset; columns: other names of columns, as `RowReader` takes them.
 
     Raises:
@@ -187,7 +190,7 @@ def best_of_n(
 
 
 def _what_is_read(reader: RowReader) -> dict[str, object]:
-    """The pool, and the settings by which it is read; usual ones are not said."""
+    """Return the identity of the pool's files and the settings of reading; defaults are None."""
     source, policy = reader.source, reader.bad.policy
     files = [identity(file.stat()) for file in source.files] or [source.name]
     return {
@@ -285,9 +288,10 @@ def _result(
 def _peaks(
     scores_PN: Floats, gold_PN: Floats | None, curve: Curve, judged: Judged, seed: int
 ) -> dict[str, Peak | None]:
-    """Find where each mean is highest; a gold that peaks before the end is over-optimized after it.
+    """Return the peak of the means of proxy and gold; beyond a peak the score is over-optimized.
 
-    Only prompts with enough scores for the largest n count, so that every n has the same prompts.
+    Only prompts with enough scores for the largest n count, if there are any, so that every n has
+    the same prompts.
     """
     known_PN = np.isfinite(scores_PN)
     if gold_PN is not None:

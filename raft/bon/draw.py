@@ -33,16 +33,16 @@ __all__ = ["draw_pool", "drawing_config", "pool_path"]
 
 log = logging.getLogger("raft")
 
-# columns that describe other responses than those drawn
+# columns of the prompts' file that describe responses other than those drawn now
 _NOT_KEPT = {
     "responses", "response", "messages", "chosen", "rejected", "scores", "gold_scores", "score",
     "finish_reasons", "policy_version", "seeds", "prompt_token_ids", "token_ids", "sample_numbers",
 }  # fmt: skip
-# columns about the responses that rows already hold
+# columns with responses that the prompts' file already holds, and columns that describe these
 _ANSWERS = {"responses", "response", "chosen", "messages"}
 _OF_ANSWERS = {*RANKING, "sample", "of"}
 _SCORES = ("scores", "_score")
-# of the policy's section: what changes no sample
+# keys of the policy's section that change no sample
 _ONLY_SPEED = {"gpu_memory", "tensor_parallel"}
 
 
@@ -127,7 +127,10 @@ def _rejected(store: RolloutStore, k: int, early: EarlyRejection) -> Rejected:
 
 
 def pool_path(given: str | None, prompts: str, ending: str) -> Path:
-    """Return `given`, or STEM.`ending`.jsonl beside the prompts. Raises InputError."""
+    """Return `given` as a path, by default STEM.`ending`.jsonl beside the prompts.
+
+    Raises InputError for standard output, and for a name that does not end in .jsonl.
+    """
     path = output_path(given, prompts, find_source(prompts).stem, ending)
     if path is None:
         raise InputError("--out -", "what can be stopped and continued needs a file", "name one")
@@ -172,8 +175,8 @@ def _speed(spent: Collected | None, prompts: int) -> dict[str, object]:
 def _settings(
     config: RunConfig, prompts: list[Prompt], rewards: Mapping[str, RewardSpec]
 ) -> dict[str, object]:
-    """Return what the rows depend on."""
-    # what files of earlier versions do not know
+    """Return all settings that the rows depend on: a change of one makes the stored rows stale."""
+    # settings that files of earlier versions lack are named only where they are set
     new = ("chat_template_kwargs", "vllm")
     unsaid = {key for key in new if not getattr(config.policy, key)}
     policy = config.policy.model_dump(exclude=_ONLY_SPEED | unsaid)
@@ -196,7 +199,7 @@ def _plain(prompt: Prompt) -> Prompt:
 
 
 def _kept(prompts: Sequence[Prompt]) -> list[str]:
-    """Return the columns about a prompt, without those about responses that it already has."""
+    """Return the columns about prompts, without those about responses that their file holds."""
     names = dict.fromkeys(name for prompt in prompts for name in prompt.fields)
     dropped = {"prompt", *_NOT_KEPT}
     if _ANSWERS.intersection(names):
@@ -211,7 +214,7 @@ _SECTIONS = ("seed", "policy", "prompts", "sampling", "cluster")
 def drawing_config(
     command: str, options: Mapping[str, object], assignments: Sequence[str] = ()
 ) -> RunConfig:
-    """Make the config of a run without iterations; its reward is never built.
+    """Make the config of a run of 0 iterations, of which only the drawing is used.
 
     Args:
         command: names the command in messages.

@@ -62,7 +62,7 @@ class CurveRow(TypedDict):
 
 
 def estimate(mean: float, low: float, high: float) -> Estimate:
-    """Convert to what JSON can hold: NaN and infinity become None."""
+    """Return a mean and the ends of its interval for JSON: NaN and infinity become None."""
     return {"mean": _finite(mean), "low": _finite(low), "high": _finite(high)}
 
 
@@ -72,7 +72,7 @@ def _finite(value: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Mean over prompts for each n, ends of its 95 % interval, and how many prompts it is over."""
+    """For each n: the mean over prompts, the ends of its 95 % interval, the number of prompts."""
 
     mean_S: Floats
     low_S: Floats
@@ -106,7 +106,7 @@ class Curve:
 
 
 def kl_best_of_n(n: int) -> float:
-    """KL of the best-of-n policy from the one that draws, nats: ln n − (n−1)/n.
+    """Return the KL of the best-of-n policy from the one that draws, in nats: ln n − (n−1)/n.
 
     An upper bound, which is nearly reached where no two responses are equal (Beirami et al. 2024,
     arXiv 2401.01879); the form in use since Stiennon et al. 2020. Raises ValueError for n < 1.
@@ -117,18 +117,18 @@ def kl_best_of_n(n: int) -> float:
 
 
 def best_of_n_weights(count: int, n: int) -> Floats:
-    """(count,): chance that the i-th smallest of `count` is the best of a random subset of size n.
+    """Return (count,) chances that the i-th smallest is the best of a random subset of size n.
 
-    C(i−1, n−1) / C(count, n), i = 1 … count. Raises ValueError unless 1 <= n <= count.
+    They are C(i−1, n−1) / C(count, n), i = 1 … count. Raises ValueError unless 1 <= n <= count.
     """
     return _weights_SN(count, np.array([n]))[0]
 
 
 def expected_best_of_n(scores_PN: ArrayLike, n: int, values_PN: ArrayLike | None = None) -> Floats:
-    """(P,): expected value of the best by score among n of a prompt's samples.
+    """Return (P,) expected values of the sample with the best score among n of a prompt's samples.
 
-    The expectation is over all its subsets of size n. Values default to the scores. A sample of
-    which either is not finite is not in the pool; NaN for a prompt whose pool is smaller than n.
+    The expectation is over all subsets of size n. Values default to the scores. A sample whose
+    score or value is not finite is not in the pool; NaN for a prompt whose pool is smaller than n.
 
     Raises ValueError for n < 1, or arrays that are not of one shape (P, N).
     """
@@ -138,7 +138,10 @@ def expected_best_of_n(scores_PN: ArrayLike, n: int, values_PN: ArrayLike | None
 def expected_best_of_ns(
     scores_PN: ArrayLike, ns: Sequence[int], values_PN: ArrayLike | None = None
 ) -> Floats:
-    """(P, S): `expected_best_of_n` for each of S values of n; all of them for one sort."""
+    """Return (P, S): `expected_best_of_n` for each of the S values `ns`, sorting the scores once.
+
+    Raises ValueError as it does.
+    """
     scores_PN = _array(scores_PN)
     n_S = np.asarray(ns, dtype=np.int64)
     if n_S.ndim != 1 or (n_S < 1).any():
@@ -163,10 +166,10 @@ def best_of_n_curve(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Curve:
-    """The curve over `ns` (default 1 … N): means over prompts and 95 % intervals.
+    """Estimate the best-of-n curve at `ns` (default 1 … N): means over prompts, 95 % intervals.
 
     The intervals come from a bootstrap over prompts, because the samples of one prompt are not
-    independent. Every n, the proxy and the gold scores see the same resampled prompts. A prompt
+    independent. Every n, proxy and gold scores alike, uses the same resampled prompts. A prompt
     with fewer than n finite samples is skipped at that n; `prompts_S` counts the others.
 
     Raises ValueError as `expected_best_of_n` does.
@@ -180,10 +183,11 @@ def best_of_n_curve(
 
 
 def _weights_SN(count: int, n_S: NDArray[np.int64]) -> Floats:
-    """(S, count): row s are the weights of n_S[s].
+    """Return the (S, count) weights of `best_of_n_weights`, one row for each n of `n_S`.
 
-    From w(count) = n / count and w(i) = w(i+1) · (i+1−n) / i: no factorial, so nothing overflows;
-    a weight that is too small for a float becomes 0, and those of i < n are exactly 0.
+    Computed from w(count) = n / count and w(i) = w(i+1) · (i+1−n) / i, without factorials, so that
+    nothing overflows; a weight too small for a float becomes 0, and those of i < n are exactly 0.
+    Raises ValueError for an n outside 1 … count.
     """
     if ((n_S < 1) | (n_S > count)).any():
         raise ValueError(f"n must be from 1 to {count}, and is {n_S.tolist()}")
@@ -195,9 +199,10 @@ def _weights_SN(count: int, n_S: NDArray[np.int64]) -> Floats:
 
 
 def _sorted_pools(scores_PN: Floats, values_PN: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Sort each prompt's pool by ascending score, samples outside it last; also its size (P,).
+    """Return (P, N) scores and values of each prompt by ascending score, and (P,) sizes of pools.
 
-    Equal scores get the mean of their values, the expectation over a random order among them.
+    Samples outside the pool come last. Equal scores get the mean of their values, the expectation
+    over a random order among them.
     """
     inside_PN = np.isfinite(scores_PN) & np.isfinite(values_PN)
     order_PN = np.where(inside_PN, scores_PN, np.inf).argsort(axis=1)
@@ -215,7 +220,7 @@ def _shared(scores_PN: Floats, values_PN: Floats) -> Floats:
 
 
 def _series(found: list[Floats], resamples: int, seed: int) -> list[Series]:
-    """One series for each (P, S) array, all of them resampled together."""
+    """Return one series for each (P, S) array; all use the same bootstrap resamples."""
     value_PT = np.concatenate(found, axis=1)
     known_PT = np.isfinite(value_PT)
     prompts_T = known_PT.sum(axis=0)
@@ -241,6 +246,7 @@ def _array(values_PN: ArrayLike) -> Floats:
 
 
 def cell(point: Point) -> str:
+    """Format a mean with its interval for a cell of a table; "-" where the mean is unknown."""
     mean, low, high = point["mean"], point["low"], point["high"]
     if mean is None:
         return "-"

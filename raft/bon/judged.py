@@ -1,8 +1,9 @@
-"""A pool seen by a judge: which response it would take, and how often that beats one sample.
+"""Judge a pool: which response the judge selects, and how often that one beats a random sample.
 
-The last response of each prompt is set aside: it takes no part in the selection, and is what a
-sample of the policy looks like to whoever won. P(response beats it) of the others, by the judge in
-both orders, has their mean at one half (n = 1) but for noise, so a win rate over that is earned.
+The last response of each prompt is the reference: it takes no part in the selection, and stands for
+a sample of the policy. For every other response the judge gives P(it beats the reference), in both
+orders. The mean of that over all responses is one half but for noise, the win rate at n = 1, so a
+higher win rate of the selected response is due to the selection.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ _REFERENCE = "reference"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """How the judge selects: by a tournament (its points become `scores`), or not at all."""
+    """A judge, and the tournament by which it selects.
+
+    The tournament's points become `scores`; None where a reward selects and the judge only gives
+    the win rate.
+    """
 
     judge: JudgeSpec
     tournament: Tournament | None
@@ -62,17 +67,18 @@ def judge_pool(
     split: str = "train",
     columns: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
-    """Write `path`: the first `n` responses of each row of `file` (default: all but the last).
+    """Write the first `n` responses of each row of `file` to `path` (default: all but the last).
 
-    To each are added `win_scores`, P(response beats the reference), `reference`, the text that it
-    is compared with, and, by a tournament, `scores` and `comparisons`. It goes on where it was
-    stopped, unless the pool has changed.
+    Each row gets `win_scores`, P(response beats the reference), `reference`, the text of the row's
+    last response, and, by a tournament, `scores` and `comparisons`. An interrupted call goes on
+    where it stopped, unless the pool has changed.
 
-    Returns the summary of `rewards.scoring.job.run_job` with what the comparisons came to.
+    Returns the summary of `rewards.scoring.job.run_job`, with counts of comparisons and ties.
 
     Raises:
-        InputError: a row with too few responses, settings, the output.
-        RewardError: from the judge.
+        InputError: a row with too few responses, unusable settings, or an output that is in the
+            way.
+        RewardError: a comparison that the judge cannot make.
     """
     settings = {
         "command": "bon",
@@ -84,7 +90,7 @@ def judge_pool(
     reader = RowReader(
         str(file), form="responses", split=split, columns=columns, on_bad_row=on_bad_row
     )
-    # lists of a finished row are cut, so that nothing in it tells whether the pool is another one
+    # a finished row holds cut lists, from which run_job could not tell that the pool has changed
     return run_job(
         reader,
         _Judging(selection, n, skips=on_bad_row == "skip"),
@@ -106,7 +112,7 @@ class _Judging:
         self._missing = 0
 
     def columns(self, row: ScoreRow) -> Sequence[str]:
-        # what is added, and the lists that are cut to those who compete
+        # columns that are added, and lists that are cut to the responses that compete
         cut = _per_response(row) & row.columns.keys()
         own = {"scores", COMPARISONS} if self._selection.tournament is not None else set()
         return sorted({*cut, *own, *RANKING.intersection(row.columns), "id", WINS, _REFERENCE})
@@ -160,7 +166,10 @@ class _Judging:
 
 
 def _competing(group: Group, n: int | None) -> tuple[Group, str]:
-    """Those who compete, and the text of the one set aside."""
+    """Return the group of the first `n` responses, which compete, and the text of the reference.
+
+    The reference is the last response; without `n` all others compete.
+    """
     *before, last = group.completions
     return replace(group, completions=tuple(before[:n])), last.text
 
@@ -183,7 +192,7 @@ def _judged(
         for name, values in row.columns.items()
         if is_list(values) and len(values) == all_of_them and name in _per_response(row)
     }
-    # a ranking among all of them is none of those who compete
+    # a stored ranking of all responses is not one of those that compete
     unknown = dict.fromkeys(RANKING.intersection(row.columns))
     added = {**standing, WINS: wins, _REFERENCE: reference}
     return {"id": row.id, **row.columns, **lists, **unknown, **added}

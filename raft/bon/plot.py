@@ -45,7 +45,7 @@ def draw_curve(curve: Curve, titles: dict[str, str], file: Path) -> None:
 
 def _draw(ax: Axes, curve: Curve, series: Series, number: int) -> None:
     color, marker = line_style(number)
-    # the end of the line stays; points are for those n that are powers of two
+    # markers are at powers of two; the line itself goes on to the largest n
     marked = [s for s, n in enumerate(curve.n_S) if int(n) & (int(n) - 1) == 0]
     ax.plot(
         curve.kl_S, series.mean_S, color=color, linewidth=_LOOK.line, marker=marker,

@@ -19,7 +19,7 @@ from rollout.errors import InputError
 
 __all__ = ["Columns", "How", "Pool", "Rejected", "Waves", "check_columns", "in_words", "read_pool"]
 
-# columns of one entry per response, and what the chosen one's is called
+# columns of one entry per response -> the column of the selected response's entry
 _BESIDE = {"finish_reasons": "finish_reason", "seeds": "seed", "token_ids": "token_ids",
            "sample_numbers": "sample"}  # fmt: skip
 _REST = ("policy_version", "prompt_token_ids")
@@ -27,15 +27,19 @@ _REST = ("policy_version", "prompt_token_ids")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns select (`by`) and are measured beside it (`gold`, None without)."""
+    """The score column that selects (`by`), and the one measured beside it (`gold`, or None)."""
 
     by: str = "scores"
     gold: str | None = None
 
 
 class Rejected(TypedDict):
-    """Of a pool of the `keep` best of `begun` responses by their first `tokens`: what that saved
-    and foresaw."""
+    """How well early rejection worked: of `begun` responses the `keep` best by their beginnings.
+
+    A beginning is a response's first `tokens` tokens. `tokens_saved` is the share of tokens that
+    were not drawn, `foresight` the correlation within prompts of the scores of responses and of
+    their beginnings; None where unknown.
+    """
 
     begun: int
     keep: int
@@ -46,8 +50,10 @@ class Rejected(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """How a pool was drawn: with `first` responses in the first of several waves, or with some
-    `rejected` early."""
+    """How a pool was drawn: `first` responses in the first of several waves, or some `rejected`.
+
+    Both are None for a pool that was drawn at once.
+    """
 
     first: int | None = None
     rejected: Rejected | None = None
@@ -58,7 +64,7 @@ class How:
 
 
 class Waves(TypedDict):
-    """Of a pool drawn in waves: responses to a prompt, and the means of the best one of each."""
+    """A pool drawn in waves: mean number of responses to a prompt, mean scores of the best one."""
 
     responses: float
     proxy: Point
@@ -67,7 +73,7 @@ class Waves(TypedDict):
 
 @dataclass(slots=True)
 class Pool:
-    """The numbers of P prompts with up to N responses; NaN is a missing score, or no response."""
+    """Counts and scores of P prompts with up to N responses; NaN is no score, or no response."""
 
     columns: Columns
     responses_P: list[int] = field(default_factory=list)
@@ -87,16 +93,16 @@ class Pool:
         return padded(self.gold_rows) if self.columns.gold else None
 
     def arrays(self, first: int | None) -> tuple[Floats, Floats | None]:
-        """(P, first): the scores of each prompt's first responses, and gold; of all for None.
+        """Return (P, first) scores of each prompt's first responses, and gold scores or None.
 
-        A curve of a pool that was drawn in waves is of the first one: who has further responses
-        depends on these.
+        With `first` None all responses are included. The curve of a pool that was drawn in waves is
+        of the first wave: which prompts have further responses depends on its scores.
         """
         gold_PN = self.gold_PN
         return self.scores_PN[:, :first], None if gold_PN is None else gold_PN[:, :first]
 
     def in_waves(self) -> Waves:
-        """What the best of all responses to each prompt are worth, however many it has."""
+        """Return the mean scores of the best of all responses to a prompt, however many it has."""
         scores_PN, gold_PN = self.scores_PN, self.gold_PN
         best_P = best_of_k(scores_PN)
         at = np.flatnonzero(best_P >= 0), best_P[best_P >= 0]
@@ -107,7 +113,7 @@ class Pool:
         return found if gold_PN is None else {**found, "gold": _point(gold_PN[at])}
 
     def missing(self, n: int) -> dict[str, int]:
-        """What could not take part, counted."""
+        """Count missing scores, prompts without any score, and prompts with fewer than n scores."""
         known_P = np.isfinite(self.scores_PN).sum(axis=1)
         found = {
             "scores": sum(self.responses_P) - int(known_P.sum()),
@@ -125,9 +131,9 @@ def read_pool(
     n: int | None,
     keep: Callable[[dict[str, object]], None],
 ) -> Pool:
-    """Read every row once; `keep` is given the best of each prompt's first `n` responses, by score.
+    """Read every row once, and call `keep` with the best of each prompt's first `n` responses.
 
-    Equal scores: the one drawn first. A prompt without any score has no best response.
+    Among equal scores the response drawn first is the best; a prompt without any score has none.
 
     Raises:
         InputError: a row without these columns, or with other than a number or null for each of its
@@ -154,7 +160,7 @@ def read_pool(
 
 
 def in_words(rejected: Rejected) -> str:
-    """What is to be said of responses that were rejected early."""
+    """Return a line about responses that were rejected early, for the terminal."""
     told = {"foresight": rejected["foresight"], "tokens saved": rejected["tokens_saved"]}
     known = [f"{name} {one:.2f}" for name, one in told.items() if one is not None]
     which = f"best {rejected['keep']} of {rejected['begun']} by their first {rejected['tokens']}"
@@ -162,14 +168,20 @@ def in_words(rejected: Rejected) -> str:
 
 
 def check_columns(row: ScoreRow, columns: Columns) -> None:
-    """Raises InputError where a row lacks the scores, or has others than its responses."""
+    """Check that a row has a number or null in the score columns for each of its responses.
+
+    Raises InputError where it has not; a row that could not be read is not checked.
+    """
     if row.bad is None:
         for name in filter(None, (columns.by, columns.gold)):
             _scores(row, name)
 
 
 def _scores(row: ScoreRow, name: str) -> Floats:
-    """(N,) of a column; NaN is a missing score."""
+    """Return the (N,) scores in a column of a row, NaN where one is missing.
+
+    Raises InputError for a row without them, or whose responses are to different prompts.
+    """
     if len(row.groups) > 1:
         raise InputError(row.where, "its responses answer different prompts", "give them one")
     values = row.columns.get(name)
@@ -187,7 +199,10 @@ def _scores(row: ScoreRow, name: str) -> Floats:
 
 
 def _best_row(row: ScoreRow, best: int, columns: Columns, n: int | None) -> dict[str, object]:
-    """The best response with all its scores, and which sample it is; the prompt's own columns."""
+    """Return the row of STEM.best.jsonl for the best response of a prompt.
+
+    It has all scores of that response, its number, and the columns that describe the prompt.
+    """
     (group,) = row.groups
     count = len(group.completions)
     lists = {

@@ -1,4 +1,4 @@
-"""`python -m raft.cli` is the command `raft`, for torchrun and for environments without scripts."""
+"""`python -m raft.cli`: the command `raft`, for torchrun and where no script is installed."""
 
 import sys
 

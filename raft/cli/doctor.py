@@ -1,4 +1,4 @@
-"""The command doctor: findings as they are made, one line each, and an exit code."""
+"""The command doctor: print each finding as it is made, and end with an exit code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_doctor", "print_findings"]
 
-# an encoding that lacks the signs gets the words
+# words for a terminal whose encoding lacks the signs
 _SIGNS = {"ok": "✓", "note": "•", "wrong": "✗"}
 _WORDS = {"ok": "ok", "note": "note", "wrong": "WRONG"}
 _COLOURS = {"ok": "\033[32m", "note": "\033[33m", "wrong": "\033[1;31m"}
@@ -59,7 +59,10 @@ def add_doctor(command: AddCommand) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    """0 when nothing is wrong, else 1. Raises InputError."""
+    """Print the findings and return the exit code: 0 when nothing is wrong, else 1.
+
+    Raises InputError for options that do not fit, and for a model or data that cannot be read.
+    """
     if options.data is not None and options.reward is None:
         raise InputError("--data", "no model is given to measure on it", "name one with --reward")
     sections = _sections(options)
@@ -74,7 +77,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _sections(options: argparse.Namespace) -> list[tuple[str, Iterable[Finding]]]:
-    """Input is read here, so that wrong input is reported before any finding."""
+    """Return (title, findings) of each part to examine.
+
+    The options' input is checked here, so that wrong input is reported before any finding.
+    """
     from raft.runs.doctor import examine_environment
     from raft.runs.doctor_engine import examine_engine
 
@@ -106,7 +112,7 @@ def _model(options: argparse.Namespace) -> tuple[str, Iterable[Finding]]:
 def print_findings(
     sections: Iterable[tuple[str, Iterable[Finding]]], stream: TextIO
 ) -> Iterator[Finding]:
-    """Print each finding as it is made, and hand it on; a line of counts at the end."""
+    """Print each finding as it is made and yield it; print a line of counts at the end."""
     counts: Counter[str] = Counter()
     for number, (title, findings) in enumerate(sections):
         print("\n" * bool(number) + title, file=stream, flush=True)

@@ -1,4 +1,4 @@
-"""The command `raft`. Arguments are parsed before anything heavy is imported."""
+"""The command `raft`: parse arguments before anything heavy is imported, run, report errors."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ _COMMANDS = (
     add_replay, add_eval_pool, add_sample, add_bon, add_score, add_rank, add_train_reward,
     add_eval_reward, add_doctor, add_serve_reward,
 )  # fmt: skip
-# that print while they work, not at the end
+# commands that print while they work, not only at the end
 _PRINT_BETWEEN = ("demo", "doctor", "watch")
-# not in a path, nor in the name of an option
+# a setting in an error's text, as `section.name=value`; not within a path or an option's name
 _SETTING = re.compile(
     r"(?<![\w./'\"=-])((?:sampling|policy|prompts|reward|judge)\.)?([a-z]+(?:_[a-z]+)*)"
     r"(=(?:'[^']*'|\"[^\"]*\"|[^\s:,;]*))?(?![\w./-]|\.\w)"
@@ -73,7 +73,7 @@ RAFT_DEBUG=1 shows the traceback of any failure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Every error ends here."""
+    """Run one command and return its exit code; every error is caught and reported here."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options, ending = argparse.Namespace(), Ending()
     try:
@@ -84,15 +84,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log_for_command(quiet=options.quiet)
             log_old_names(options)
             code = _run(options)
-            sys.stdout.flush()  # printed results count as output: a full disk there is told
+            sys.stdout.flush()  # so that a full disk fails here, where errors are reported
             return code
     except KeyboardInterrupt as interrupt:
         complain(ending.words)
         return interrupt.code if isinstance(interrupt, Ended) else ending.code
     except Exception as error:
         if isinstance(error, BrokenPipeError) and reader_is_gone():
-            discard_stdout()  # nobody to tell
-            # who reads no further has what it wanted, unless there was more to do than to print
+            discard_stdout()  # nobody reads a message
+            # a reader that stops has what it wanted, unless the command had more to do than print
             return 128 + signal.SIGPIPE if getattr(options, "prints_between", False) else 0
         if os.environ.get(_DEBUG):
             raise
@@ -100,23 +100,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command() -> int:
-    """`main` as all that the process does."""
+    """Run `main` as the whole of this process, and return its exit code.
+
+    After a signal the process ends within seconds, even where a thread still waits.
+    """
     atexit.register(say_no_more)
     code = main()
-    if code > 128:  # by a signal
+    if code > 128:  # a signal ended the command
         end_soon(code)
     end_quickly()
     return code
 
 
 def log_old_names(options: argparse.Namespace) -> None:
-    """One line for each old name that was used."""
+    """Log one warning for each old name of an option that was used."""
     for old, new in dict.fromkeys(getattr(options, "old_names", [])):
         log.warning("%s is now called %s; the old name works for one more release", old, new)
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the command; nothing below it may end the process and call that a success."""
+    """Run the command and return its exit code.
+
+    Raises RuntimeError where a library leaves the command by SystemExit, which would otherwise end
+    the process with the library's own exit code, perhaps 0.
+    """
     try:
         return options.command(options) or 0
     except (KeyboardInterrupt, Exception):
@@ -126,7 +133,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _told(error: Exception, arguments: Sequence[str], options: argparse.Namespace) -> int:
-    """Say what went wrong, and return the code of its kind."""
+    """Report an error in one line on stderr and return the exit code.
+
+    The code is 2 for what the user can fix (input, rewards, files, the GPUs' network), else 1.
+    """
     # a reward function is the user's own code; the same command resumes once it is fixed
     if isinstance(error, InputError | RewardError):
         told = str(error)
@@ -134,7 +144,7 @@ def _told(error: Exception, arguments: Sequence[str], options: argparse.Namespac
         return 2
     if refused := refusal(error):
         if getattr(error, "filename", None) is None:
-            discard_stdout()  # it may be what is full
+            discard_stdout()  # stdout itself may be on the full disk
         complain(str(refused))
         return 2
     if failure := nccl_failure(error, "torchrun"):
@@ -145,10 +155,10 @@ def _told(error: Exception, arguments: Sequence[str], options: argparse.Namespac
 
 
 def _as_flags(text: str, options: argparse.Namespace) -> str:
-    """An error's text with the settings that are options of the command called as these are.
+    """Return an error's text, settings that are options of the command written as `--options`.
 
-    What is below knows them as `name=value`, as `section.name`, or as `long_name`. A command with a
-    config says keys.
+    The functions below the command line write them as `name=value`, `section.name` or `long_name`.
+    The text stays as it is for a command that reads a config, where settings are keys.
     """
     if hasattr(options, "overrides"):
         return text
@@ -164,7 +174,7 @@ def _flag(match: re.Match[str], known: Mapping[str, object]) -> str:
 
 
 def _traceback_place(error: Exception, arguments: Sequence[str]) -> str:
-    """Write the traceback to a new file and say where that is."""
+    """Write the traceback to a new temporary file and return words that say where to find it."""
     import shlex
     import tempfile
     import traceback
@@ -181,11 +191,14 @@ def _traceback_place(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """As `parse_args`, but overrides may follow an option too: `run x.yaml --quiet a=b`."""
+    """Parse the command line; config overrides may follow an option: `run x.yaml --quiet a=b`.
+
+    Raises InputError for words that no option or argument takes.
+    """
     line = parser()
     try:
         options, rest = line.parse_known_args(arguments)
-    except SystemExit:  # --help
+    except SystemExit:  # --help and --version print and exit
         sys.stdout.flush()
         raise
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(options, "overrides")):
@@ -196,7 +209,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def parser() -> Parser:
-    """The command line, without running anything."""
+    """Return the parser of the whole command line, with every command."""
     parser = Parser(
         prog="raft",
         description="Align a language model with a reward model: RAFT, best-of-n, reward curves.",

@@ -1,8 +1,7 @@
-"""What commands share: option groups, number types, renamed options, and how results are printed.
+"""Option groups, number types, renamed options and printing of results, shared by the commands.
 
-Nothing heavy is imported here or in the modules that add commands: `raft --help` stays fast. The
-choices of an option are therefore written down again; a test compares them with the types they
-come from.
+Nothing heavy is imported here or in the modules that add commands, so that `raft --help` stays
+fast. The choices of an option are therefore repeated here; a test compares them with their types.
 """
 
 from __future__ import annotations
@@ -70,9 +69,9 @@ _MODEL_SETTINGS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as any other wrong input: one line, exit code 2.
+    """An argument parser that raises InputError for a wrong command line: one line, exit code 2.
 
-    Options are written out: `--rep` must not become `--replace`.
+    Options cannot be abbreviated: `--rep` must not become `--replace`.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -84,14 +83,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class DataOptions(TypedDict):
-    """What of a file or a dataset is read, and by which names."""
+    """Which split of a dataset is read, and other names that columns have in the data."""
 
     split: str
     columns: dict[str, str]
 
 
 class AddCommand(Protocol):
-    """Adds a command to the command line and returns its parser."""
+    """A function that adds a command to the command line and returns the command's parser."""
 
     def __call__(
         self,
@@ -102,12 +101,12 @@ class AddCommand(Protocol):
         *,
         interrupted: str | None = None,
     ) -> Parser:
-        """`text` says what the command does; `interrupted` what is left after Ctrl-C."""
+        """Add a command; `text` describes it, `interrupted` is printed after Ctrl-C."""
         ...
 
 
 class _OldName(argparse.Action):
-    """An option's former name: it does what the new name does, and is noted for the log."""
+    """The action of an option's former name: do what the new one does, and note it for the log."""
 
     def __init__(
         self,
@@ -149,7 +148,7 @@ def add_old_name(
     nargs: str | None = None,
     const: object = None,
 ) -> None:
-    """Keep `old` as a hidden name of the option `new` for one release.
+    """Add `old` as a hidden name of the option `new`, for one release.
 
     Args:
         nargs, const: for an old name whose value was optional.
@@ -158,38 +157,38 @@ def add_old_name(
 
 
 def positive(text: str) -> int:
-    """A whole number of 1 or more."""
+    """Parse a whole number of 1 or more. Raises ArgumentTypeError for anything else."""
     if count(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return int(text)
 
 
 def count(text: str) -> int:
-    """A whole number of 0 or more."""
+    """Parse a whole number of 0 or more. Raises ArgumentTypeError for anything else."""
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of 0 or more")
     return int(text)
 
 
 def run_folder(text: str) -> str:
-    """A run folder; nothing would be the current one."""
+    """Refuse an empty name of a run folder, which would mean the current one; return others."""
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty; name a run folder, . for this one")
     return text
 
 
 def form_name(text: str) -> str:
-    """A form of rows; `pair` is what sources of train-reward call one of pairs."""
+    """Return the name of a form of rows, `pairs` for `pair`, as sources of train-reward have it."""
     return {"pair": "pairs"}.get(text, text)
 
 
 def names(text: str) -> list[str]:
-    """Names between commas."""
+    """Split names at commas; empty ones are skipped."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def add_seed(to: OptionGroup, use: str, default: int | None = 0) -> None:
-    """Add `--seed`; `default` None leaves it to the command, which takes 0 then."""
+    """Add `--seed`; with `default` None a command can tell that it was not given, and takes 0."""
     to.add_argument(
         "--seed", type=count, default=default, metavar="N",
         help=f"random seed of {use} (default: 0)",
@@ -197,7 +196,7 @@ def add_seed(to: OptionGroup, use: str, default: int | None = 0) -> None:
 
 
 def add_json(to: OptionGroup, what: str = "the result") -> None:
-    """Add `--json`: with it stdout holds one JSON object and nothing else."""
+    """Add `--json`, with which stdout holds one JSON object and nothing else."""
     to.add_argument("--json", action="store_true", help=f"print {what} as JSON")
 
 
@@ -234,7 +233,7 @@ def add_on_bad_row(to: OptionGroup, skipped: str) -> None:
 
 
 def add_data_options(to: OptionGroup) -> None:
-    """Add `--split` and `--columns`: what of a file or a dataset is read, and by which names."""
+    """Add `--split` and `--columns`: which split of a dataset is read, and names of columns."""
     to.add_argument(
         "--split", default="train", metavar="NAME", help="split of a dataset (default: train)"
     )
@@ -246,14 +245,14 @@ def add_data_options(to: OptionGroup) -> None:
 
 
 def data_options(options: argparse.Namespace) -> DataOptions:
-    """What `add_data_options` read. Raises InputError."""
+    """Return what `add_data_options` read. Raises InputError for malformed `--columns`."""
     from rollout.data.sources import parse_columns
 
     return {"split": options.split, "columns": parse_columns(options.columns or "")}
 
 
 def add_gpus(to: OptionGroup, what: str) -> None:
-    """Add `--gpus`; `what` each of them does."""
+    """Add `--gpus`; `what` says in the help what each GPU works on."""
     to.add_argument(
         "--gpus", type=positive, metavar="N",
         help=f"use N GPUs of this machine, a copy of the model on each: {what} "
@@ -321,7 +320,7 @@ def add_model_options(
 def model_settings(
     options: argparse.Namespace, *, without: Container[str] = ()
 ) -> dict[str, object]:
-    """What `add_model_options` read, with the same `without`; None for what is not given."""
+    """Return what `add_model_options` read with the same `without`, None for options not given."""
     return {name: getattr(options, name) for name in _MODEL_SETTINGS if name not in without}
 
 

@@ -1,7 +1,7 @@
-"""What the process of a command owes those around it: signals, streams, a folder to be in.
+"""The process of a command: its signals, its standard streams and its working directory.
 
-Foreign text reaches the terminal through `complain`, the log of `raft.logs` and `print_result` of
-`raft.cli.options`, which make it safe.
+Text from files and servers reaches the terminal only through `complain`, the log of `raft.logs` and
+`print_result` of `raft.cli.options`, which escape control characters.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ __all__ = [
 _STDOUT, _STDERR = 1, 2
 _STREAMS = ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w"))
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-# of what a command complains: a server's or a library's own words may be long
+# most characters of an error: a server's or a library's message may be long
 _LONGEST = 2000
-# in which a command that was told to end does so, unless a library does not let Python run
+# seconds that a command has to end after a signal, before its process is killed
 _GRACE = 10.0
 
 
 class Ended(KeyboardInterrupt):
-    """A signal asked the process to end, which it does as after Ctrl-C, with a code of its own."""
+    """Raised where a signal asks the process to end: handled as Ctrl-C, with another exit code."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -56,7 +56,7 @@ class Ended(KeyboardInterrupt):
 
 @dataclass(slots=True)
 class Ending:
-    """How a command ends by a signal: what it says then, and the signal that came."""
+    """How a command ends by a signal: the words that it prints, and the signal's number."""
 
     words: str = "interrupted"
     number: int | None = None
@@ -69,18 +69,21 @@ class Ending:
 
 @contextlib.contextmanager
 def surroundings() -> Iterator[Ending]:
-    """Signals that end a process end it in good order while the block runs, or in a few seconds
-    where a library does not let Python run; streams are usable."""
+    """Hold signal handlers and usable standard streams while the block runs.
+
+    SIGTERM and SIGHUP raise `Ended` in the block, so that it is left in good order. Where a library
+    does not let Python run, the process is killed `_GRACE` seconds after the signal.
+    """
     _occupy_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # an ASCII terminal gets escapes; so do names of files that are no UTF-8
+            # escape what the terminal's encoding lacks, and file names that are not UTF-8
             stream.reconfigure(errors="backslashreplace")
     ending = Ending()
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return
-    # nohup ignores SIGHUP, and is obeyed
+    # only signals with the default action: SIGHUP stays ignored under nohup
     before = {one: found for one in _SIGNALS if (found := signal.getsignal(one)) is signal.SIG_DFL}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -93,13 +96,13 @@ def surroundings() -> Iterator[Ending]:
     finally:
         ending.over.set()
         signal.set_wakeup_fd(waker)
-        os.close(writer)  # which ends the thread
+        os.close(writer)  # ends the thread, which reads the other end
         for one, handler in before.items():
             signal.signal(one, handler)
 
 
 def check_directory() -> None:
-    """Raises InputError where the working directory was deleted."""
+    """Check that the working directory exists. Raises InputError where it was deleted."""
     try:
         os.getcwd()
     except OSError:
@@ -108,21 +111,23 @@ def check_directory() -> None:
 
 
 def complain(message: str) -> None:
-    """One line on stderr, if anybody reads that."""
+    """Print a message as one line on stderr; do nothing where stderr cannot be written."""
     with contextlib.suppress(OSError):
         print("raft:", one_line(message, _LONGEST), file=sys.stderr, flush=True)
 
 
 def reader_is_gone() -> bool:
-    """Whether nobody reads stdout any more: `raft … | head`."""
+    """Return whether stdout is a pipe that nobody reads any more, as in `raft … | head`."""
     poll = select.poll()
     poll.register(_STDOUT, 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def end_soon(code: int) -> None:
-    """End the process in a few seconds if it has not ended by then: threads that wait for a cluster
-    which got the signal too would hold up its end for a minute."""
+    """Kill the process after `_GRACE` seconds if it has not ended by then.
+
+    Threads that wait for a cluster which got the same signal would delay the end by a minute.
+    """
 
     def end() -> None:
         time.sleep(_GRACE)
@@ -132,10 +137,10 @@ def end_soon(code: int) -> None:
 
 
 def end_quickly() -> None:
-    """Have Python end without looking for garbage among all that was imported: of torch and
-    transformers that takes more than two seconds.
+    """Let Python end without a garbage collection, which with torch imported takes two seconds.
 
-    Not where functions of users may have run: files that they left open would not be closed.
+    Nothing is done where functions of users may have run: files that they left open would not be
+    closed.
     """
     resolve = sys.modules.get("rewards.functions.resolve")
     if not getattr(resolve, "users", None):
@@ -143,25 +148,31 @@ def end_quickly() -> None:
 
 
 def say_no_more() -> None:
-    """To be registered before all else that is done at the end, so that it is done after it: what
-    follows are libraries of C that count what was not collected."""
+    """Point stderr at the null device, to hide what C libraries print when the process ends.
+
+    They count objects that were not collected. Register it with `atexit` before all other
+    functions: the first one registered runs last.
+    """
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), _STDERR)
 
 
 def discard_stdout() -> None:
-    """Point stdout elsewhere: what is still buffered would fail once more when Python exits."""
+    """Point stdout at the null device: what is buffered would fail once more when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
 
 
 def _end(ending: Ending, number: int, _: object) -> None:
-    ending.number = number  # a library may make an interrupt of its own of this one
+    ending.number = number  # a library may raise a plain KeyboardInterrupt in place of `Ended`
     raise Ended(number)
 
 
 def _end_late(reader: int, ending: Ending) -> None:
-    """End the process, and what it started, where a signal has not done so after a while: in a
-    call of C that waits, for a cluster that got the signal too, Python's handlers do not run."""
+    """Kill the process and its children where it has not ended `_GRACE` seconds after a signal.
+
+    Python's signal handlers do not run during a call of C, such as one that waits for a cluster
+    which got the signal too. This thread reads the signals' numbers from the wakeup pipe `reader`.
+    """
     with open(reader, "rb", buffering=0) as numbers:
         while number := numbers.read(1):
             if number[0] not in (*_SIGNALS, signal.SIGINT):
@@ -185,22 +196,25 @@ def _children() -> Iterator[int]:
                 yield int(path.parent.name)
 
 
-# what a fork does not clear: a signal for the child would wake the parent
+# a forked child inherits the wakeup pipe, and would report its own signals to the parent
 os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def _occupy_descriptors() -> None:
-    """Open what was closed for us (`2>&-`): the next file opened would get its number, and whatever
-    a library prints would go into that file."""
+    """Open the null device for each standard stream that was closed by the caller (`2>&-`).
+
+    Otherwise the next file that is opened would get the stream's descriptor, and whatever a library
+    prints would be written into that file.
+    """
     closed = [stream for stream in _STREAMS if not _is_open(stream[0])]
-    for number, _, _ in closed:  # in order, so that none takes another's number
+    for number, _, _ in closed:  # in rising order, so that none takes the descriptor of another
         opened = os.open(os.devnull, os.O_RDWR)
         if opened != number:
             os.dup2(opened, number)
             os.close(opened)
         os.set_inheritable(number, True)
     for _, name, mode in closed:
-        # by its name a stream tells that there was none
+        # the stream's name, /dev/null, shows that there was none
         setattr(sys, name, open(os.devnull, mode, errors="backslashreplace"))  # noqa: SIM115
 
 

@@ -1,4 +1,4 @@
-"""The commands over stored samples: replay, eval-pool."""
+"""The commands that work on stored samples: replay, eval-pool."""
 
 from __future__ import annotations
 
@@ -198,7 +198,10 @@ def _listed(files: Sequence[Path]) -> str:
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
-    """`2,4,8` in rising order, each once."""
+    """Parse whole numbers such as `2,4,8` and return them in rising order, each once.
+
+    None gives None. Raises InputError for a word that is not a whole number of 1 or more.
+    """
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]

@@ -147,7 +147,10 @@ def _rank(options: argparse.Namespace) -> int:
 
 
 def _reward_or_judge(options: argparse.Namespace) -> tuple[RewardSpec | None, RewardSpec | None]:
-    """Of `--reward` and `--judge` the one that was given."""
+    """Return the spec of `--reward` or of `--judge`, whichever was given, and None for the other.
+
+    Raises InputError as `read_spec` does.
+    """
     from raft.config.reward_option import JUDGE_SECTIONS, read_spec
 
     settings, assignments = model_settings(options), options.assignments

@@ -1,4 +1,4 @@
-"""The commands that make a run and show it: demo, run, validate, curves, report."""
+"""The commands that make a run and show it: demo, run, validate, plan, curves, report."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def _plan(options: argparse.Namespace) -> int:
         plan, check = plan_run(config, gpus, memory), partial(check_plan, config)
     print_result(options, plan_json(plan), plan_text(plan))
     if plan.problem() is not None:
-        check(gpus, memory)  # tells what would fit
+        check(gpus, memory)  # raises InputError, which names settings that would fit
     return 0
 
 

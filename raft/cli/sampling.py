@@ -58,7 +58,7 @@ examples:
 writes STEM.pool.jsonl (all responses with their scores), STEM.best.jsonl (the best of each prompt),
 STEM.bon.json (the curve for every n, with intervals) and STEM.bon.png; STEM is that of FILE
 """
-# options that are about the policy here, and not about a reward
+# options that in these commands are about the policy and not about a reward
 _OF_POLICY = ("dtype", "engine", "set", "chat_template_kwargs")
 _DRAWING = (
     "temperature", "top_p", "top_k", "max_new_tokens", "engine", "dtype", "template",
@@ -111,7 +111,7 @@ def add_bon(command: AddCommand) -> None:
     add_old_name(made, "--n", number)
     out = made.add_mutually_exclusive_group()
     out.add_argument("--out-dir", metavar="DIR", help="folder of the files (default: that of FILE)")
-    # the old way named the files as well as the folder
+    # the former option, which named the files as well as their folder
     out.add_argument("--out", metavar="STEM", help=argparse.SUPPRESS)
     by = made.add_mutually_exclusive_group()
     by.add_argument("--reward", metavar="MODEL", help=f"select by this reward: {MODEL}")
@@ -209,7 +209,7 @@ def _bon(options: argparse.Namespace) -> int:
 
 
 def _drawing(options: argparse.Namespace) -> Drawing:
-    """What was given of the options on how the policy draws."""
+    """Return the options on how the policy draws, without those that were not given."""
     given = {name: getattr(options, name) for name in _DRAWING} | {
         "inline": options.inline or None,
         "settings": options.assignments or None,

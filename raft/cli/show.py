@@ -44,7 +44,8 @@ def add_watch(command: AddCommand) -> None:
 def _watch(options: argparse.Namespace) -> int:
     from raft.report.watch import serve_live
 
-    for name in ("raft", "rollout"):  # what a page lacks stands on it: every page would be lines
+    # the page itself names what is missing; logging the same for every page would fill the terminal
+    for name in ("raft", "rollout"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with serve_live(options.run, options.port) as server:
         print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)

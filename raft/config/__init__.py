@@ -1,4 +1,4 @@
-"""What may be said in a YAML file: one schema a section, and the reader that fills them in."""
+"""The configs of `raft`: a schema for each section of a YAML file, and the reader of the file."""
 
 from raft.config.load import load_config, make_config
 from raft.config.run import RunConfig

@@ -1,4 +1,7 @@
-"""Reading a config: defaults < YAML file < `key=value` overrides; every mistake in one line."""
+"""Read a config: defaults, then a YAML file, then `key=value` overrides.
+
+Every mistake is reported in one line.
+"""
 
 from __future__ import annotations
 
@@ -49,18 +52,20 @@ def load_config(
 
 
 def make_config(data: Mapping[str, object], where: str = "config") -> RunConfig:
-    """Validate a mapping; `where` names it in messages."""
+    """Validate a mapping of keys; `where` names it in messages. Raises InputError."""
     return validated(RunConfig, data, where, see="raft validate --keys")
 
 
 def validated(
     schema: type[_Schema], data: Mapping[str, object], where: str, *, see: str
 ) -> _Schema:
-    """The mapping as its schema has it, paths filled in; `see` is the command that lists its keys.
+    """Return a mapping as an object of `schema`, environment variables in its strings filled in.
+
+    `see` is the command that lists the schema's keys, for messages.
 
     Raises:
-        InputError: every complaint as `key: what is wrong` in one line; the likely key for a
-            typo.
+        InputError: all mistakes in one line, each as `key: what is wrong`; of a key with a typo
+            the likely one is named.
     """
     try:
         return schema.model_validate(expand_paths(data, where))
@@ -70,7 +75,7 @@ def validated(
 
 
 def is_training(data: Mapping[str, object]) -> bool:
-    """Whether a mapping is for `raft train-reward` and not for `raft run`."""
+    """Return whether a mapping is a config of `raft train-reward` and not of `raft run`."""
     return (
         bool({"recipe", "model", "data"} & data.keys()) and not {"policy", "prompts"} & data.keys()
     )
@@ -79,11 +84,12 @@ def is_training(data: Mapping[str, object]) -> bool:
 def read_mapping(
     source: str | Path | Mapping[str, object], overrides: Sequence[str], *, examples: str
 ) -> dict[str, object]:
-    """What a YAML file or a mapping says, overrides applied; `examples` is where a lost user finds
-    some.
+    """Return the keys of a YAML file, or a copy of a mapping, with the overrides applied.
+
+    `examples` names a folder of example configs, for the error about a missing file.
 
     Raises:
-        InputError: no such file, no YAML, no mapping, or an override that is none.
+        InputError: a missing file, no YAML, no mapping, or an override that is not `key=value`.
     """
     if isinstance(source, Mapping):
         data = deepcopy(dict(source))
@@ -95,7 +101,7 @@ def read_mapping(
 
 
 def place(source: str | Path | Mapping[str, object]) -> str:
-    """What messages call it."""
+    """Return the name of a config in messages: its path, or "config" for a mapping."""
     return "config" if isinstance(source, Mapping) else str(source)
 
 
@@ -118,7 +124,7 @@ def _read_yaml(path: Path, examples: str) -> dict[str, object]:
 def _complaint(key: str, text: str, schema: type[BaseModel], see: str) -> str:
     if text == "unknown key":
         return f"{key}: unknown key{_suggestion(key, schema, see)}"
-    # without a key it is about keys that contradict each other: the message names them
+    # a complaint without a key is about keys that contradict each other, and names them itself
     return f"{key}: {text}" if key else text
 
 
@@ -132,7 +138,7 @@ def _suggestion(key: str, schema: type[BaseModel], see: str) -> str:
 
 
 def known_keys(section: type[object] = RunConfig, prefix: str = "") -> list[str]:
-    """Every key of a run's config in dotted form, old names apart."""
+    """Return every key of a config's schema in dotted form, without keys that are old names."""
     keys: dict[str, None] = {}
     for name, field in _fields(section).items():
         keys[prefix + name] = None
@@ -142,7 +148,10 @@ def known_keys(section: type[object] = RunConfig, prefix: str = "") -> list[str]
 
 
 def describe_keys(section: type[object] = RunConfig, prefix: str = "") -> list[str]:
-    """One line per key: name, default, meaning; of a reward, the kinds that have it."""
+    """Return one line per key of a schema: name, default, choices and meaning.
+
+    For a section that has several kinds, such as a reward, a line names the kinds with the key.
+    """
     lines: list[str] = []
     for name, field in _fields(section).items():
         children = _sections_of(field.annotation)
@@ -156,7 +165,7 @@ def describe_keys(section: type[object] = RunConfig, prefix: str = "") -> list[s
 
 
 def _describe_union(kinds: list[type[object]], prefix: str, union: FieldInfo) -> list[str]:
-    """Keys that mean the same for several kinds share a line."""
+    """Return one line per key of a section of several kinds; equal lines of kinds are merged."""
     found: dict[str, list[str]] = {}
     names = [_fields(kind)["kind"].default for kind in kinds]
     for of, kind in zip(names, kinds, strict=True):
@@ -186,14 +195,17 @@ def _choices(annotation: object) -> list[str]:
 
 
 def _fields(section: type[object]) -> dict[str, FieldInfo]:
-    """The keys of a section, be it a pydantic model or a dataclass, old names apart."""
+    """Return the keys of a pydantic model or dataclass, without keys that are old names."""
     fields: dict[str, FieldInfo] = vars(section)["__pydantic_fields__"]
     hidden = {"hidden": True}
     return {name: one for name, one in fields.items() if one.json_schema_extra != hidden}
 
 
 def _sections_of(annotation: object) -> list[type[object]]:
-    """The sections that a key may hold, several of a union; none of lists of sections."""
+    """Return the schemas of the sections that a key may hold: several for a union.
+
+    Lists and mappings of sections are not looked into.
+    """
     if isinstance(annotation, type) and hasattr(annotation, "__pydantic_fields__"):
         return [annotation]
     if get_origin(annotation) in (list, tuple, dict):

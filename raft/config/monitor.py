@@ -1,5 +1,7 @@
-"""The sections `monitor` and `log` of a run's config: what is measured, which limits warn or stop,
-and where metrics go."""
+"""The sections `monitor` and `log` of a run's config.
+
+They say what is measured, which limits warn of trouble or stop the run, and where metrics go.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ class LogConfig(BaseModel):
 
 
 class MonitorConfig(BaseModel):
-    """The guards' limits: None (or False) is off. `raft.monitor.guards` judges by this section."""
+    """What is measured, and the limits of the guards in `raft.monitor.guards`.
+
+    A guard whose limit is None or False is off.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

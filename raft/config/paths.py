@@ -1,4 +1,7 @@
-"""`${NAME}` in config strings; RAFT_DATA falls back on ../shared where that exists."""
+"""Environment variables, `${NAME}`, in the strings of a config.
+
+RAFT_DATA, the folder of shared data and models, falls back on ../shared where that exists.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ _ORIGIN = (
 
 
 def data_root() -> Path | None:
-    """The folder of shared data and models: $RAFT_DATA, else ../shared when it exists."""
+    """Return the folder of shared data and models: $RAFT_DATA, else ../shared; None without either.
+
+    ../shared is looked for beside the working directory, then beside the repository.
+    """
     named = os.environ.get(_DATA)
     if named:
         return Path(named)
@@ -33,7 +39,10 @@ def data_root() -> Path | None:
 
 
 def expand_paths(value: _T, where: str) -> _T:
-    """Replace `${NAME}` by the environment's value in every string of a nested mapping."""
+    """Replace `${NAME}` by the environment's value in every string of nested mappings and lists.
+
+    Raises InputError for a variable that is not set; `where` and the keys name its place.
+    """
     found: object = value
     if is_object(value):
         found = {key: expand_paths(item, f"{where}: {key}") for key, item in value.items()}
@@ -46,14 +55,17 @@ def expand_paths(value: _T, where: str) -> _T:
 
 @contextmanager
 def shared_data() -> Generator[None]:
-    """Say of what is missing below RAFT_DATA where it comes from."""
+    """Rewrite an InputError about a file missing below RAFT_DATA, to say where the data come from.
+
+    Other errors of the block pass unchanged.
+    """
     try:
         yield
     except InputError as error:
         root = data_root()
         if root is None or "no such" not in str(error) or str(root) not in str(error):
             raise
-        # of a problem that is an error itself the fix is another
+        # the problem may contain a whole error: its own fix, the second sentence, is removed
         problem = error.problem.partition(". ")[0]
         raise InputError(error.where, problem, f"{_DATA} must hold {_ORIGIN}") from error
 

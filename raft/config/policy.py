@@ -1,4 +1,4 @@
-"""What a run's config says of the policy: the section `policy`."""
+"""The section `policy` of a run's config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["PolicyConfig"]
 
-# options of vLLM that are set here, by other keys or by the run itself: what to say of each
+# options of vLLM that other keys or the run itself set -> what an error says of each
 _OF_VLLM = {
     "model": "use policy.model",
     "dtype": "use policy.dtype",
@@ -72,7 +72,7 @@ class PolicyConfig(BaseModel):
 
     @model_validator(mode="after")
     def _options_have_one_key(self) -> PolicyConfig:
-        """Raises ValueError for an option of `vllm` that has a key here."""
+        """Refuse an option of `vllm` that another key or the run itself sets, with ValueError."""
         for option, key in _OF_VLLM.items():
             if option in (self.vllm or {}):
                 raise ValueError(f"vllm.{option}: {key}")

@@ -1,7 +1,7 @@
-"""`--reward M` and `--judge M` as specs.
+"""Turn the argument M of `--reward M` and `--judge M` into the spec of a reward.
 
-M is a model folder or a hub name, `function:NAME`, a YAML file with a `reward:` section or a bare
-mapping, or such a mapping itself, in braces; from Python a mapping as it is.
+M is a model folder, a hub name, `function:NAME`, a YAML file that holds a `reward:` section or the
+settings alone, or the settings in braces (YAML); from Python also a mapping of settings.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rollout.errors import InputError
 
 __all__ = ["JUDGE_SECTIONS", "as_judge_and_rules", "read_spec"]
 
-# of a YAML file: where the settings of a judge stand
+# sections of a YAML file that a judge is read from: the first of these that the file has
 JUDGE_SECTIONS = ("judge", "reward")
 
 _FUNCTION = "function:"
@@ -38,10 +38,11 @@ def read_spec(
     sections: Sequence[str] = ("reward",),
     kind: str = "model",
 ) -> RewardSpec:
-    """What M says, then `options` that are not None, then key=value `assignments`.
+    """Return the spec that `given` (M) names, changed by `options` and then by `assignments`.
 
-    `kind` is that of a model named by its folder; `sections` are those that a YAML file may hold
-    the settings in, the first also being the option's name. Paths are made absolute.
+    `options` that are None change nothing; `assignments` are `key.sub=value`. `kind` is the kind of
+    a reward named by a model folder or hub name; `sections` are those that a YAML file may hold the
+    settings in, the first also being the option's name. Paths are made absolute.
 
     Raises InputError: no such file or folder, no YAML, no such section, an assignment without "=",
     settings that no reward has, or a function that there is not.
@@ -79,12 +80,18 @@ def read_spec(
 
 
 def as_judge_and_rules(spec: RewardSpec) -> tuple[JudgeSpec, Tournament]:
-    """The judge, and the tournament that its settings say it plays. Raises as `as_judge`."""
+    """Return the judge, and the tournament that its settings describe (default: `Tournament()`).
+
+    Raises InputError as `as_judge` does.
+    """
     return as_judge(spec), spec.rules() if isinstance(spec, PairwiseSpec) else Tournament()
 
 
 def _give(settings: dict[str, object], key: str, value: object) -> bool:
-    """Set it where it belongs: in the reward itself, or in the members of a combination."""
+    """Set `key` in the settings of a reward, or of each member of a combination that takes it.
+
+    Return whether any of them takes the key.
+    """
     kind = settings.get("kind")
     if kind != "combine" or takes(kind, key):
         known = isinstance(kind, str) and takes(kind, "kind")
@@ -94,13 +101,16 @@ def _give(settings: dict[str, object], key: str, value: object) -> bool:
         return True
     members = settings.get("members")
     parts = members if isinstance(members, list) else []
-    # every member that has it gets it
+    # a list, not a generator: every member that takes the key gets it
     taken = [_give(part, key, value) for part in parts if isinstance(part, dict)]
     return any(taken)
 
 
 def _check_name(given: str, where: str, option: str) -> None:
-    """Raises InputError for what is no folder and no name of the hub, which has an owner."""
+    """Check that `given`, which is no folder, may be a hub name: owner/name.
+
+    Raises InputError, whose fix names a function that may be meant.
+    """
     if "/" in given and ".py:" not in given:
         return
     close = get_close_matches(given, BUILTINS, n=1)

@@ -1,4 +1,4 @@
-"""What a run's config may say: sections, defaults, and contradictions that are refused.
+"""The config of a run: its sections with their defaults, and checks for contradictions.
 
 Unknown keys are errors. Only `raft.assemble` and the loop read these classes.
 """
@@ -24,7 +24,8 @@ from rewards.spec import RewardSpec
 from rollout.data.jsonl import is_object
 from rollout.errors import InputError
 
-# a held-out response is also compared with the starting policy's: it costs near twice a draw
+# responses drawn for training per held-out one; a held-out response costs nearly two draws, since
+# it is also compared with the starting policy's
 _TRAINED_FOR_ONE = 7
 
 
@@ -145,35 +146,46 @@ class RunConfig(_Section):
     )
 
     def rewards(self) -> dict[str, RewardSpec]:
-        """The rewards of the run by their keys: "reward", and "gold" where there is one."""
+        """Return the rewards of the run by their keys: "reward", and "gold" where there is one."""
         return {"reward": self.reward} | ({} if self.gold is None else {"gold": self.gold})
 
     @property
     def eval_sampling(self) -> SamplingConfig:
-        """As in training but for K, which is fixed, and the temperature."""
+        """Return how held-out responses are drawn: `eval.k` at once, at `eval.temperature`.
+
+        All other settings are those of training.
+        """
         own = self.eval.temperature
         temperature = self.sampling.temperature if own is None else own
         return replace(self.sampling.fixed, k=self.eval.k, temperature=temperature)
 
     def evaluation_due(self, iteration: int, held_out: int) -> bool:
-        """Whether the policy of `iteration` is evaluated, on `held_out` prompts: the first, the
-        last, and every `eval.every`-th."""
+        """Return whether the policy of `iteration` is evaluated, on `held_out` prompts.
+
+        The starting policy (iteration 0), every `eval.every`-th and the last one are.
+        """
         drawn = min(self.prompts.per_iteration * self.sampling.whole, 2**62)
         every = self.eval.every or math.ceil(_TRAINED_FOR_ONE * held_out * self.eval.k / drawn)
         return iteration % every == 0 or iteration == self.iterations
 
     def drawn_by(self, iteration: int) -> int:
-        """The policy version that the responses of an iteration come from."""
+        """Return the version of the policy that draws the responses of an iteration."""
         return max(iteration - 1 - self.overlap, 0)
 
     def trains_in(self, iteration: int) -> bool:
-        """Whether the policy of a control is trained in that iteration of its run."""
+        """Return whether the policy is trained in an iteration: from 1 on in each.
+
+        In a control run only every `control.every`-th iteration trains.
+        """
         every = self.control.every if self.control and self.select.shuffle else 1
         return iteration > 0 and iteration % every == 0
 
     def of_control(self, iterations: int) -> RunConfig:
-        """The control of a run that has made so many iterations: the same run, in a folder of its
-        own, by shuffled scores. What scores decide while it is drawn is left out."""
+        """Return the config of the control of this run: the same run by shuffled scores.
+
+        It makes the same number of `iterations` in a folder below the run's own. Drawing in waves,
+        rejecting early, overlap and the guards that stop a run are off.
+        """
         changed = {
             "run_dir": str(Path(self.run_dir) / CONTROL),
             "iterations": iterations,
@@ -190,7 +202,10 @@ class RunConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _update_says_what_is_selected(cls, data: object) -> object:
-        """Where the config does not; so config.yaml has the rule that the run went by."""
+        """Fill in the update's default selection rule where the config names none.
+
+        So config.yaml, which is written from this object, names the rule that the run used.
+        """
         train, select = (data.get(key) if is_object(data) else None for key in ("train", "select"))
         own = own_strategy(train.get("update")) if is_object(train) else None
         if own is None or not is_object(data) or not isinstance(select, dict | None):
@@ -217,7 +232,7 @@ class RunConfig(_Section):
                 "draws while a trainer works, and in cluster.placement colocated one of them does"
             )
             raise InputError("overlap", problem, "set it to 0")
-        # whether there is a GPU shows when the run starts; what no GPU fixes is refused here
+        # whether there is a GPU is known when the run starts; here it is taken to be there
         self.train.check(on_gpu=True, world_size=self.cluster.trainer_workers)
         return self
 

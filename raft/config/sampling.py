@@ -19,17 +19,17 @@ _STRICT = ConfigDict(extra="forbid")
 
 @pydantic_dataclass(frozen=True, config=_STRICT)
 class AdaptiveConfig(Adaptive):
-    """`Adaptive` itself, checked when it is read."""
+    """The settings of `Adaptive`, validated by pydantic when a config is read."""
 
 
 @pydantic_dataclass(frozen=True, config=_STRICT)
 class EarlyRejectionConfig(EarlyRejection):
-    """`EarlyRejection` itself, checked when it is read."""
+    """The settings of `EarlyRejection`, validated by pydantic when a config is read."""
 
 
 @pydantic_dataclass(frozen=True, config=_STRICT)
 class SamplingConfig(Sampling):
-    """`Sampling` itself, checked when it is read."""
+    """The settings of `Sampling` and how many of the k samples are drawn, validated by pydantic."""
 
     adaptive: AdaptiveConfig | None = setting(None, "draw in waves; default: k at once")
     early_rejection: EarlyRejectionConfig | None = setting(
@@ -38,7 +38,7 @@ class SamplingConfig(Sampling):
 
     @property
     def fewest(self) -> int:
-        """How many samples every prompt has."""
+        """Return the least number of finished samples that a prompt can have."""
         return self.whole if self.adaptive is None else self.adaptive.first
 
     @property
@@ -48,24 +48,27 @@ class SamplingConfig(Sampling):
 
     @property
     def whole(self) -> int:
-        """How many samples a prompt has on average, at most, without those that were rejected."""
+        """Return the most finished samples of a prompt, on average over the prompts.
+
+        Samples that are rejected early are not counted.
+        """
         return self.k if self.early_rejection is None else self.early_rejection.keep
 
     @property
     def begun(self) -> int:
-        """Tokens of a prompt's beginnings, at most."""
+        """Return the most tokens in the beginnings of one prompt's samples; 0 without rejection."""
         return 0 if self.early_rejection is None else self.k * self.early_rejection.tokens
 
     @property
     def way(self) -> Literal["adaptive", "early_rejection"] | None:
-        """What of it lets scores decide how many samples there are."""
+        """Return the setting by which scores decide how many samples are drawn; None without."""
         if self.adaptive is not None:
             return "adaptive"
         return None if self.early_rejection is None else "early_rejection"
 
     @property
     def fixed(self) -> SamplingConfig:
-        """K samples of every prompt, at once and to their end."""
+        """Return the same settings for exactly K finished samples of each prompt, drawn at once."""
         return replace(self, adaptive=None, early_rejection=None)
 
     @model_validator(mode="after")
@@ -80,7 +83,10 @@ class SamplingConfig(Sampling):
         return self
 
     def check(self, reward: RewardSpec) -> None:
-        """Raise InputError where samples cannot be drawn so and scored by `reward`."""
+        """Check that drawing in waves or rejecting early fits these settings and `reward`.
+
+        Raises InputError that names the key.
+        """
         adaptive, early = self.adaptive, self.early_rejection
         if (way := self.way) is None:
             return
@@ -136,7 +142,7 @@ class SamplingConfig(Sampling):
 
 
 def _compares_responses(reward: RewardSpec) -> bool:
-    """Whether a response's score depends on the prompt's other responses."""
+    """Return whether a response's score depends on the prompt's other responses."""
     parts = reward.parts()
     members = [member for one in parts if isinstance(one, CombineSpec) for member in one.members]
     return any(part.kind == "pairwise" for part in parts) or any(

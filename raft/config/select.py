@@ -1,4 +1,4 @@
-"""What the policy is trained on: the section `select` of a run's config."""
+"""The sections `select` and `control` of a run's config: which responses train the policy."""
 
 from __future__ import annotations
 
@@ -83,7 +83,11 @@ class SelectConfig(BaseModel):
     unique: bool = Field(default=False, description="select only one of identical responses")
 
     def arguments(self) -> dict[str, float]:
-        """The strategy's own settings, by the names of its parameters in `raft.selection.rules`."""
+        """Return the settings of strategies, by the names of parameters in `raft.selection.rules`.
+
+        Settings that are not given are not included; `min_score` is only where the strategy is
+        threshold.
+        """
         given = {
             name: getattr(self, name)
             for name in (
@@ -99,12 +103,12 @@ class SelectConfig(BaseModel):
         if self.strategy == "threshold":
             given["min_score"] = self.min_score if self.minimum is None else self.minimum
         else:
-            given["minimum"] = self.minimum  # which no other strategy takes
+            given["minimum"] = self.minimum  # refused later: no other strategy takes it
         return {key: value for key, value in given.items() if value is not None}
 
     def filters(self) -> Filters:
-        """Return what makes samples unselectable before the strategy is applied."""
-        # of threshold min_score is an argument, so that what is below it is not counted as refused
+        """Return the filters that make samples unselectable before the strategy is applied."""
+        # for threshold, min_score is an argument: samples below it do not count as filtered
         is_argument = self.strategy == "threshold" and self.minimum is None
         return {
             "reject_pattern": self.reject_pattern,

@@ -1,4 +1,4 @@
-"""How a policy is updated: the section `train` of a run's config."""
+"""The sections `train` and `checkpoint` of a run's config: how a policy is updated and stored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CheckpointConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """How an update is made. Trainers take this section as it is."""
+    """How the policy is trained in an iteration; trainers are given this section unchanged."""
 
     update: UpdateConfig = SftUpdate()
     start_from: Literal["previous", "start"] = Field(
@@ -103,14 +103,14 @@ class TrainConfig(_Section):
 
     @property
     def compares(self) -> bool:
-        """Whether the loss is of the ratio of two policies."""
+        """Return whether the loss depends on the ratio of two policies."""
         return self.update.bounds is not None or self.update.kind == "dpo"
 
     def rows_per_forward(self, world_size: int) -> int:
         return self.micro_batch_size or max(1, self.batch_size // world_size)
 
     def lighter(self, workers: int) -> Iterator[tuple[str, dict[str, object]]]:
-        """Changes that take less memory, by their names, in the order of what they cost."""
+        """Yield changes that save memory, cheapest first: (the setting as text, the new values)."""
         if self.lora is None:
             lora = LoraConfig()
             yield f"train.lora: {{r: {lora.r}}}", {"lora": lora, "fsdp": False}
@@ -124,10 +124,10 @@ class TrainConfig(_Section):
             yield "train.optim: adamw_8bit", {"optim": "adamw_8bit"}
 
     def check(self, on_gpu: bool, world_size: int) -> None:
-        """Refuse what the libraries would do otherwise than asked, or not at all.
+        """Check that the training libraries can do exactly what the settings ask for.
 
         Raises:
-            InputError: it names the key.
+            InputError: a combination that they cannot do, or would silently change; names the key.
         """
         if self.packing != "none" and self.max_length is None:
             raise InputError(
@@ -135,7 +135,7 @@ class TrainConfig(_Section):
                 "packing needs train.max_length",
                 "set it to the length of a block",
             )
-        if self.fsdp and (not on_gpu or world_size == 1):  # it would train unsharded, unsaid
+        if self.fsdp and (not on_gpu or world_size == 1):  # would silently train unsharded
             raise InputError(
                 "train.fsdp",
                 "shards over cluster.trainer_workers on GPUs, and here is "
@@ -163,15 +163,15 @@ class TrainConfig(_Section):
             )
 
     def _check_update(self) -> None:
-        """Refuse what does not go with the update. Raises InputError."""
+        """Refuse settings that do not go with the kind of update, with InputError."""
         kind, packs = self.update.kind, self.packing != "none"
         of_kind = f"train.update {kind}"
         rules = (
             (packs and kind != "sft", "packing", of_kind, "none"),
             (packs and self.kl > 0, "packing", "train.kl", "none"),
-            # nobody drew the prompt's tokens, and the two sides of a pair share them
+            # the prompt's tokens were not drawn by a policy, and both sides of a pair share them
             (self.compares and self.loss_on == "all", "loss_on", of_kind, "response"),
-            # it would make noise of the ratio of two policies
+            # dropout would add noise to the ratio of two policies
             (self.compares and bool(self.lora and self.lora.dropout), "lora.dropout", of_kind, "0"),
             (kind == "dpo" and self.kl > 0, "kl", "train.update dpo, which has beta", "0"),
             (kind == "dpo" and self.mix is not None, "mix", of_kind, "null"),

@@ -1,4 +1,4 @@
-"""The config of `raft train-reward`: its keys, and how it is read from a YAML file and overrides.
+"""The config of `raft train-reward`: its keys, and its reader from a YAML file and overrides.
 
 Unknown keys are errors. A key that is not given takes the recipe's own value, which
 `raft.reward_training.recipes` fills in.
@@ -36,7 +36,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def given(self) -> dict[str, Any]:
-        """What the config says, without what it leaves to the recipe."""
+        """Return the keys that the config sets, without those that it leaves to the recipe."""
         return {key: getattr(self, key) for key in self.model_fields_set}
 
 
@@ -127,7 +127,7 @@ class ArmoRMConfig(_Section):
 
 
 class TrainRewardConfig(_Section):
-    """One training. `describe_keys(TrainRewardConfig)` lists every key with its default."""
+    """The training of one reward model; `describe_keys(TrainRewardConfig)` lists every key."""
 
     run_dir: str = Field(description="folder of the training; resumed where it exists")
     seed: int = Field(default=0, ge=0, description="of heads, orders and held-out pairs")
@@ -220,5 +220,5 @@ def load_train_config(
 
 
 def make_train_config(data: Mapping[str, object], where: str = "config") -> TrainRewardConfig:
-    """Validate a mapping; `where` names it in messages."""
+    """Validate a mapping of keys; `where` names it in messages. Raises InputError."""
     return validated(TrainRewardConfig, data, where, see="raft train-reward --keys")

@@ -16,10 +16,10 @@ __all__ = ["DpoUpdate", "SftUpdate", "UpdateConfig", "of_kind", "own_strategy"]
 
 
 class _Update(BaseModel):
-    """What all updates share.
+    """The base of all updates.
 
     `strategies` are the selection rules whose rows the update learns from, its default first; where
-    it is empty, all that select responses.
+    it is empty, the update learns from the rows of any rule.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,12 +27,12 @@ class _Update(BaseModel):
     strategies: ClassVar[tuple[str, ...]] = ()
 
     def weights(self, scores_PK: Scores) -> Scores | None:
-        """(P, K): what the log-probability of each response counts in the loss; None: all 1."""
+        """Return (P, K) weights of the responses' log-probabilities in the loss; None: all 1."""
         del scores_PK
         return None
 
     def check_strategy(self, strategy: str) -> None:
-        """Refuse rows that the update cannot learn from. Raises InputError."""
+        """Refuse a selection rule whose rows the update cannot learn from, with InputError."""
         if self.strategies and strategy not in self.strategies:
             raise InputError(
                 "select.strategy",
@@ -42,12 +42,12 @@ class _Update(BaseModel):
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The least and the largest ratio to the drawing policy that count; None: there is none."""
+        """Return the bounds of the clipped ratio to the policy that drew; None without a ratio."""
         return None
 
 
 class _Ratio(_Update):
-    """An update through the ratio to the policy that drew, over `train.epochs` passes."""
+    """An update by the ratio of the policy to the one that drew, over `train.epochs` passes."""
 
     clip: float | None = Field(
         default=0.2,
@@ -67,13 +67,13 @@ class _Ratio(_Update):
 
 
 class SftUpdate(_Update):
-    """Maximum likelihood of what was selected: RAFT."""
+    """Maximum likelihood of the selected responses, as in RAFT (arXiv 2304.06767)."""
 
     kind: Literal["sft"] = "sft"
 
 
 class WeightedUpdate(_Update):
-    """Maximum likelihood of every response by a weight from its score."""
+    """Maximum likelihood of every response, with a weight computed from its score."""
 
     kind: Literal["weighted"] = "weighted"
     strategies: ClassVar[tuple[str, ...]] = ("all",)
@@ -94,13 +94,13 @@ class WeightedUpdate(_Update):
 
 
 class RaftPlusPlusUpdate(_Ratio):
-    """What was selected, through the clipped ratio (arXiv 2504.11343)."""
+    """The selected responses, by the clipped ratio: RAFT++ (arXiv 2504.11343)."""
 
     kind: Literal["raft_plus_plus"] = "raft_plus_plus"
 
 
 class ReinforceUpdate(_Ratio):
-    """Every response by its advantage, through the clipped ratio."""
+    """Every response, weighted by its advantage, by the clipped ratio."""
 
     kind: Literal["reinforce"] = "reinforce"
     strategies: ClassVar[tuple[str, ...]] = ("all",)
@@ -118,7 +118,7 @@ class ReinforceUpdate(_Ratio):
 
 
 class DpoUpdate(_Update):
-    """The better of two responses against the worse (arXiv 2305.18290)."""
+    """DPO: the better of two responses against the worse (arXiv 2305.18290)."""
 
     kind: Literal["dpo"] = "dpo"
     strategies: ClassVar[tuple[str, ...]] = PAIRED
@@ -129,7 +129,7 @@ class DpoUpdate(_Update):
 
 
 def of_kind(value: object) -> object:
-    """A kind alone stands for a section with its defaults."""
+    """Return the section `{kind: value}` for a kind given as a string, anything else unchanged."""
     return {"kind": value} if isinstance(value, str) else value
 
 
@@ -147,7 +147,9 @@ _OWN_STRATEGY = {
 
 
 def own_strategy(update: object) -> str | None:
-    """The selection rule that an update takes by default, from what a config says of it; None where
-    that is the common default."""
+    """Return the default selection rule of an update, given as its kind or its section in a config.
+
+    None where that is the default of all runs, or where the update is not known.
+    """
     kind = update.get("kind") if isinstance(update, dict) else update
     return _OWN_STRATEGY.get(kind) if isinstance(kind, str) else None

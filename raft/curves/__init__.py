@@ -1,7 +1,7 @@
-"""Learning curves of one run or several, out of `metrics.jsonl`, as PNG, SVG or PDF.
+"""Learning curves of one run or several, from `metrics.jsonl`, as PNG, SVG or PDF.
 
-A line is the mean on the fixed held-out prompts, in a band of its 95 % interval. What is measured
-on the batch that a policy trains on is drawn thin and named so.
+A line is the mean on the fixed held-out prompts, in a band of its 95 % interval. Metrics of the
+batch that a policy trains on are drawn as thin lines and labelled as such.
 """
 
 from raft.curves.curves import draw_curves

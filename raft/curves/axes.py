@@ -51,13 +51,16 @@ def is_stack(panel: Panel, order: Mapping[str, int]) -> bool:
 
 
 def shown(panel: Panel, many: Sequence[Series], order: Mapping[str, int]) -> list[Series]:
-    """The series to draw: several settings are drawn without details, which would be unreadable."""
+    """Return the series to draw as lines: details only for a single setting, and not in a stack.
+
+    The details of several settings would be unreadable.
+    """
     details = len(order) == 1 and not panel.stack
     return [series for series in many if details or not series.line.detail]
 
 
 def _y_label(panel: Panel, many: Sequence[Series], order: Mapping[str, int]) -> str:
-    """The label, with the metric's name where the panel's other metrics are not drawn."""
+    """Return the label of the axis, with the metric's name where only one of several is drawn."""
     lines = {series.line for series in shown(panel, many, order)}
     others_hidden = len(panel.lines) > 1 == len(lines) and not is_stack(panel, order)
     label = next(iter(lines)).label if others_hidden else "mean"
@@ -100,7 +103,7 @@ def _interval(ax: Axes, points: Sequence[Point], color: str, style: Style) -> No
         return
     at = [point.x for point in known]
     values, halves = [point.value for point in known], [point.half for point in known]
-    # a band is between neighbours: a path that turns back, or a point alone, has bars
+    # a band needs rising x: a line that turns back, or a single point, gets error bars
     if len(known) > 1 and all(a < b for a, b in pairwise(at)):
         low = [value - half for value, half in zip(values, halves, strict=True)]
         high = [value + half for value, half in zip(values, halves, strict=True)]
@@ -140,7 +143,7 @@ def _stack(ax: Axes, many: Sequence[Series]) -> None:
 
 
 def _main_lines(many: Sequence[Series]) -> list[Series]:
-    """The first line of each setting, at which its marks are drawn."""
+    """Return the first series of each setting, at which the setting's marks are drawn."""
     first: dict[str, Series] = {}
     for series in many:
         first.setdefault(series.setting.label, series)
@@ -150,8 +153,11 @@ def _main_lines(many: Sequence[Series]) -> list[Series]:
 def _marks(
     ax: Axes, series: Series, place: int, style: Style, x: str, among: tuple[int, int]
 ) -> None:
-    """Draw the marks of a setting; `among` is (its number, how many settings have marks): those of
-    several at one place stand above one another, and their dots beside one another."""
+    """Draw the marks of a setting; `among` is (its number, how many settings have marks).
+
+    Where several settings have marks at one place, ticks are raised above one another, and the dots
+    of vertical lines alternate.
+    """
     from matplotlib.markers import TICKUP
     from matplotlib.transforms import ScaledTranslation
 
@@ -200,7 +206,7 @@ def _scale(ax: Axes, panel: Panel, many: Sequence[Series], x: str, x_scale: XSca
         ax.set_xlim(only - 0.5, only + 0.5)
     if x_scale == "sqrt":
         ax.set_xscale("function", functions=(_signed_root, _signed_square))
-        # a margin in values would be a wide one near zero
+        # a margin in units of x would look wide near zero, where the root is steep
         edge = 0.04 * max(map(abs, at)) ** 0.5
         ax.set_xlim(left=min([0.0, *at]) - edge**2)
     elif x_scale == "log":
@@ -210,7 +216,7 @@ def _scale(ax: Axes, panel: Panel, many: Sequence[Series], x: str, x_scale: XSca
 
 
 def _signed_root(values: np.ndarray) -> np.ndarray:
-    """A square root for estimates of a KL, which may lie below zero."""
+    """Return the square root of |x| with the sign of x: estimates of a KL may be negative."""
     return np.sign(values) * np.sqrt(np.abs(values))
 
 

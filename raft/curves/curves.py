@@ -1,4 +1,4 @@
-"""`draw_curves`: from run folders to pictures, and the drawn numbers as CSV or JSON."""
+"""`draw_curves`: draw pictures from run folders, and write the drawn numbers as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["DrawnPoint", "draw_curves", "drawn_points"]
 
 
 class DrawnPoint(TypedDict):
-    """A drawn point; `ci95` is a half width."""
+    """A drawn point; `ci95` is the half width of its 95 % interval."""
 
     panel: str
     setting: str
@@ -37,7 +37,7 @@ class DrawnPoint(TypedDict):
 
 
 def _check_data_file(file: Path) -> None:
-    """Raises InputError for a suffix that is not written."""
+    """Check that a file's name ends in .csv or .json. Raises InputError."""
     if file.suffix.lower() not in (".csv", ".json"):
         raise InputError(
             f"--data {file}", "is neither CSV nor JSON", "end the name in .csv or .json"
@@ -166,7 +166,7 @@ def drawn_points(
     x: str = "iteration",
     labels: Sequence[str] | None = None,
 ) -> list[DrawnPoint]:
-    """The numbers that `draw_curves` draws and writes to `data`. Raises as it does."""
+    """Return the numbers that `draw_curves` draws and writes to `data`. Raises InputError alike."""
     settings = read_settings(run_dirs, labels)
     return _points(
         _with_points(settings, select_panels(known_keys(settings), panels, metrics, x), x)
@@ -174,14 +174,20 @@ def drawn_points(
 
 
 def _default_folder(run_dirs: Sequence[str | Path], settings: Sequence[Setting]) -> Path:
-    """The run's own where one is given; `settings` hold its path without a label."""
+    """Return the folder of the run where one is given, else the current one.
+
+    The path is taken from `settings`, because in `run_dirs` it may have a label.
+    """
     paths = settings[0].paths
     return paths[0] if len(run_dirs) == len(paths) == 1 else Path()
 
 
 @contextlib.contextmanager
 def _glyph_warnings_once() -> Iterator[None]:
-    """Log each warning once: matplotlib repeats that a font lacks a character."""
+    """Hold back warnings of the block and log each one once at its end.
+
+    matplotlib repeats for every text that a font lacks a character.
+    """
     with warnings.catch_warnings(record=True) as caught:
         yield
     for text in dict.fromkeys(str(warning.message) for warning in caught):

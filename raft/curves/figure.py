@@ -1,4 +1,4 @@
-"""Lay out panels, titles and keys in one picture. Keys stand outside the axes and cover no data."""
+"""Lay out panels, titles and keys in one picture; keys are outside the axes and cover no data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NAME_LENGTHS = (200, 60, 40, 24, 16)
 def add_panel_key(
     ax: Axes, panel: Panel, many: Sequence[Series], order: Mapping[str, int], style: Style
 ) -> Legend | None:
-    """Add a key of the line styles above the axes, where a panel has several."""
+    """Add a key of the line styles above the axes and return it; None for fewer than two lines."""
     stacked = is_stack(panel, order)
     if stacked:
         handles, labels = _stack_entries(many)
@@ -84,7 +84,10 @@ def _line_handle(line: Line, style: Style, alone: bool) -> Artist:
 def add_shared_key(
     figure: Figure, drawn: Sequence[Sequence[Series]], style: Style
 ) -> Legend | None:
-    """Add a key of the settings, of bands and of marks below the picture."""
+    """Add a key of the settings, of bands and of marks below the picture, and return it.
+
+    Labels are shortened until the key fits the width. None where there is nothing to name.
+    """
     settings = list({one.setting.label: one.setting for many in drawn for one in many}.values())
     runs = {
         setting.label: max(one.runs for many in drawn for one in many if one.setting is setting)
@@ -111,7 +114,7 @@ def add_shared_key(
 def _figure_legend(
     figure: Figure, handles: list[Artist], texts: Sequence[str], columns: int
 ) -> Legend:
-    # names are set afterwards: of a label "_x" or "$x$" matplotlib makes something else
+    # texts are set afterwards: matplotlib hides a label "_x" and typesets "$x$" as a formula
     legend = figure.legend(
         handles, [f"{i}" for i in range(len(texts))], loc="outside lower center", ncols=columns,
         handlelength=2.0, columnspacing=1.4, handletextpad=0.5, labelspacing=0.3, borderpad=0.2,
@@ -123,9 +126,12 @@ def _figure_legend(
 
 
 def _fitted(make: Callable[[int], Legend], count: int, room: float) -> Legend:
-    """The legend with the most columns that fit in `room` pixels; one column if none does."""
+    """Return the legend of `make` with the most columns that fit in `room` pixels.
+
+    It has one column where even that does not fit. `count` is the number of entries.
+    """
     for columns in range(min(count, _MOST_COLUMNS), 0, -1):
-        # 4 entries in 3 columns leave a row of one: no better than 2 and 2
+        # skip columns that save no row: 4 entries take two rows in 3 columns and in 2
         if math.ceil(count / columns) == math.ceil(count / max(columns - 1, 1)) and columns > 1:
             continue
         legend = make(columns)
@@ -136,17 +142,21 @@ def _fitted(make: Callable[[int], Legend], count: int, room: float) -> Legend:
 
 
 def _is_named(setting: Setting) -> bool:
-    """Whether a label was given, and is not only the folder's name."""
+    """Return whether the label of a setting was given, and is not only its folder's name."""
     return len(setting.paths) > 1 or setting.label != setting.paths[0].name
 
 
 def _setting_entries(runs: Mapping[str, int], style: Style, *, named: bool) -> list[Entry]:
-    """`runs` is how many runs the lines of a setting are means of, by its label."""
+    """Return the entries of the key for the settings, with numbers of runs.
+
+    `runs` maps labels to how many runs a line is a mean over. A single setting has an entry without
+    a line, or none in style paper unless it is `named`.
+    """
     from matplotlib.lines import Line2D
 
     labels = [f"{label} ({count} runs)" if count > 1 else label for label, count in runs.items()]
     if len(labels) == 1:
-        # colours tell metrics apart then, and the caption of a paper names the run
+        # with one setting colours distinguish metrics; the caption of a paper names the run
         shown = named or not style.lettered
         return [(Line2D([], [], linestyle="none"), labels[0])] if shown else []
     entries = []
@@ -202,7 +212,7 @@ def _shortened(text: str, longest: int) -> str:
 Drawn = Sequence[tuple[Panel, Sequence[Series]]]
 
 _POINTS = 72
-_AXIS_LABEL = 0.25  # inches that a panel does without where the one below has its axis
+_AXIS_LABEL = 0.25  # inches that a panel saves where it shares the axis of the panel below
 
 
 def make_picture(
@@ -215,9 +225,9 @@ def make_picture(
     order = {label: place for place, label in enumerate(labels)}
     rows, columns, width = _grid(len(drawn), style, width)
     height = _height(style, width / columns)
-    # a column of panels has one axis at its foot; the bars of a stack have their own
+    # panels in one column share the axis of the lowest; stacked bars need an axis of their own
     shared = columns == 1 < rows and not any(is_stack(panel, order) for panel, _ in drawn)
-    # made without pyplot, a Figure draws with Agg whatever the backend of the process
+    # a Figure made without pyplot uses Agg, whatever the backend of the process is
     figure = Figure(figsize=(width, rows * height))
     figure.set_layout_engine("constrained", h_pad=0.05, w_pad=0.04)
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=shared).flat)
@@ -230,13 +240,13 @@ def make_picture(
             ax.label_outer()
     shared_key = add_shared_key(figure, [many for _, many in drawn], style)
     keys = _add_keys(figure, axes, drawn, order, style, columns) + _inches(shared_key)
-    # keys make a picture higher: they do not take from the axes
+    # keys increase the height of the picture, not reduce that of the axes
     figure.set_figheight(rows * height - (rows - 1) * _AXIS_LABEL * shared + keys)
     return figure
 
 
 def _grid(count: int, style: Style, width: float | None) -> tuple[int, int, float]:
-    """(rows, columns, width in inches), as even as possible."""
+    """Return (rows, columns, width in inches) for `count` panels, the rows evenly filled."""
     if width is None:
         width = style.full_width or style.panel_width * min(count, 3)
     beside = max(1, min(count, int(width / style.narrowest)))
@@ -245,7 +255,7 @@ def _grid(count: int, style: Style, width: float | None) -> tuple[int, int, floa
 
 
 def _height(style: Style, panel_width: float) -> float:
-    """Inches of a panel without its keys; a panel as wide as the page is flat."""
+    """Return the height of a panel without its keys, in inches; it is limited for wide panels."""
     return max(style.height, min(panel_width * 0.62, 1.3 * style.height))
 
 
@@ -258,7 +268,7 @@ def _add_keys(
     columns: int,
 ) -> float:
     """Add keys with titles above them, at one height in each row; return the inches of all rows."""
-    # the keys are fitted to the width that the axes will have
+    # a first layout gives the axes their width, to which the keys are fitted
     figure.draw_without_rendering()
     keys = [
         _inches(add_panel_key(ax, panel, many, order, style))

@@ -1,4 +1,4 @@
-"""The panels that can be drawn, and which of them a picture shows."""
+"""The panels that can be drawn, and the selection of those that a picture shows."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ _AXES = {
     "eval/reward_mean": "held-out reward",
     "eval/length_mean": "held-out response length (tokens)",
 }
-# metrics of the prompts that are trained on are always labelled as such
+# prefixes of metrics on the prompts that are trained on, which are always labelled as such
 _TRAINING = ("rollout/", "select/", "train/")
 
 
@@ -158,7 +158,7 @@ def axis_label(x: str) -> str:
 
 
 def interval_of(metric: str) -> str:
-    """The key of the half width of a metric's 95 % interval."""
+    """Return the key under which a row has the half width of a metric's 95 % interval."""
     return metric.removesuffix("_mean") + "_ci95"
 
 
@@ -168,7 +168,7 @@ def select_panels(
     metrics: Sequence[str] | None,
     x: str,
 ) -> list[Panel]:
-    """The named panels, then one for each of `metrics`; without either, the defaults of the runs.
+    """Return the panels `names`, then one for each of `metrics`; by default those that runs fill.
 
     Args:
         known: the keys that have a number in any run.
@@ -206,8 +206,8 @@ def _named(name: str, known: Collection[str], x: str) -> Panel:
     if name not in PANELS:
         raise InputError(f"--panels {name}", "no such panel", f"use one of {', '.join(PANELS)}")
     panel = PANELS[name]
-    # a training batch is drawn by the policy before: on other axes than the iteration's it would
-    # stand at the wrong place
+    # a training batch is drawn by the previous policy: on an axis other than the iteration, such
+    # as the KL, its value would be at another policy's place
     lines = [line for line in panel.lines if x == "iteration" or not _training(line.metric)]
     present = tuple(line for line in lines if line.metric in known)
     if all(line.detail for line in present):

@@ -1,7 +1,7 @@
-"""What is drawn of runs: settings, their metrics as series, and the marks of their monitor.
+"""Read what is drawn of runs: settings, their metrics as series, and the marks of their monitor.
 
-A setting is a run, or several runs that differ in their seed. What cannot be read is named in a
-warning, and the rest is drawn.
+A setting is a run, or several runs that differ in their seed. Files that cannot be read are named
+in a warning and skipped.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened after `iteration`: "guard" fired, the run was "stopped", or the
-    checkpoint of this iteration was kept as the "best"."""
+    """An event of a run after `iteration`.
+
+    `kind` is "guard" where a guard fired, "stopped" where the run was stopped, and "best" where the
+    checkpoint of this iteration was kept as the best one.
+    """
 
     kind: str
     iteration: int
@@ -44,9 +47,9 @@ class Mark:
 
 
 def read_marks(run_dir: Path, on_damage: Callable[[str], None]) -> list[Mark]:
-    """The marks of `guards.jsonl` and `stopped.json`; none where a run has neither.
+    """Return the marks of a run's `guards.jsonl` and `stopped.json`; none where it has neither.
 
-    What cannot be read is skipped, and `on_damage` gets a line that names it.
+    Rows that cannot be read are skipped, and `on_damage` is called with a line that names each.
     """
     return [*_guards(run_dir / "guards.jsonl", on_damage), *_stop(run_dir, on_damage)]
 
@@ -97,11 +100,11 @@ log = logging.getLogger("raft")
 
 @dataclass(slots=True)
 class Setting:
-    """Runs that differ in their seed alone, or a single one.
+    """A label with the runs drawn under it: a single run, or runs that differ in their seed alone.
 
     Attributes:
-        rows: for each run, the numbers of its iterations.
-        marks: those of all runs.
+        rows: for each run, the metrics of its iterations.
+        marks: the marks of all its runs.
     """
 
     label: str
@@ -111,13 +114,13 @@ class Setting:
 
 
 def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = None) -> list[Setting]:
-    """Read every run that can be read; what cannot is named in a warning.
+    """Read every run that can be read; the others are skipped with a warning.
 
-    The controls of runs stand beside them.
+    The controls of runs, which lie in the runs' folders, are added as settings of their own.
 
     Args:
         runs: run folders, or LABEL=RUN, or LABEL=RUN,RUN,… for several seeds of one setting.
-        labels: names instead of the labels and folder names, one each.
+        labels: one name for each of `runs`, in place of its label or folder name.
 
     Raises:
         InputError: no run is given or none can be read, or labels do not fit the runs.
@@ -149,7 +152,7 @@ def read_settings(runs: Sequence[str | Path], labels: Sequence[str] | None = Non
 
 
 def known_keys(settings: Iterable[Setting]) -> set[str]:
-    """The keys that have a number in any row."""
+    """Return the keys that have a number in any row of any run."""
     rows = (row for setting in settings for run in setting.rows for row in run)
     return {key for row in rows for key in row.values}
 
@@ -179,7 +182,7 @@ def _parse(runs: Sequence[str | Path], labels: Sequence[str] | None) -> list[Set
 def _split(run: str | Path) -> tuple[str | None, list[Path]]:
     text = str(run)
     at = _equals_sign(text)
-    # a folder may have such a name: lr=1e-5
+    # a folder's name may have an equals sign: lr=1e-5
     if isinstance(run, Path) or at < 0 or "/" in text[:at] or Path(text).exists():
         return None, [Path(run)]
     label, found = text[:at].strip(), [Path(path) for path in text[at + 1 :].split(",") if path]
@@ -194,7 +197,11 @@ def _split(run: str | Path) -> tuple[str | None, list[Path]]:
 
 
 def _equals_sign(text: str) -> int:
-    """Where the label ends: labels have equals signs too (K=8=runs/k8), and folders."""
+    """Return the place of the sign that ends the label in LABEL=RUN,…; −1 without any sign.
+
+    Labels and folders may have equals signs too (K=8=runs/k8): it is the first after which all
+    folders exist, or else the first.
+    """
     places = [place for place, character in enumerate(text) if character == "="]
     for place in places:
         if all(Path(path).exists() for path in text[place + 1 :].split(",")):
@@ -203,7 +210,10 @@ def _equals_sign(text: str) -> int:
 
 
 def _folder_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Folder names, and as much of the path as differs where two have one name."""
+    """Return a label for each folder: its name, or where two have the same name its path.
+
+    The path is below the folder that all of them have in common.
+    """
     if not paths:
         return {}
     full = {path: Path(os.path.abspath(path)) for path in paths}
@@ -226,9 +236,10 @@ def _no_rows(settings: Sequence[Setting]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """`half` is half the width of the 95 % interval; NaN where there is none.
+    """A point of a line. `half` is half the width of its 95 % interval, NaN where there is none.
 
-    It is the run's own over prompts for one run, and Student's over the values of several.
+    The interval of one run is its own, over prompts; that of several is Student's, over the values
+    of the runs.
     """
 
     iteration: int
@@ -240,7 +251,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line of a panel, in order of iterations: on another axis it is a path."""
+    """A line of a panel for one setting, its points in the order of iterations."""
 
     setting: Setting
     line: Line
@@ -248,7 +259,7 @@ class Series:
 
     @property
     def runs(self) -> int:
-        """How many of the setting's runs it is the mean of."""
+        """Return how many of the setting's runs the line is a mean over."""
         return self.points[0].runs
 
     @property
@@ -257,7 +268,10 @@ class Series:
 
 
 def series_of(setting: Setting, panel: Panel, x: str) -> list[Series]:
-    """The lines of a panel for which the setting has points; none where it has details alone."""
+    """Return the lines of a panel for which the setting has points, against the key `x`.
+
+    The list is empty where only lines that are details have points.
+    """
     found = [Series(setting, line, tuple(_points(setting, line.metric, x))) for line in panel.lines]
     found = [series for series in found if series.points]
     if all(series.line.detail for series in found):
@@ -279,7 +293,7 @@ def _points(setting: Setting, metric: str, x: str) -> list[Point]:
 
 
 def _values(rows: Sequence[Numbers], metric: str, x: str) -> dict[int, tuple[float, float, float]]:
-    """iteration -> (x, value, half width)"""
+    """Return, by iteration, (x, metric, half width of its 95 % interval or NaN) of a run."""
     found = {}
     for row in rows:
         at, value = row.get(x), row.get(metric)
@@ -297,7 +311,10 @@ def _point(iteration: int, runs: Sequence[tuple[float, float, float]]) -> Point:
 
 
 def _warn_of_gaps(setting: Setting, metric: str, missing: set[int]) -> None:
-    """A mean over other runs at every iteration would jump where none of them did."""
+    """Warn of iterations that not every run of a setting has, and that are therefore skipped.
+
+    A mean over different runs at different iterations would jump where no run does.
+    """
     if missing:
         log.warning(
             "%s: %s is not in every run at iteration %s: skipped",

@@ -1,7 +1,7 @@
-"""Styles of pictures, and pictures as files.
+"""Styles of pictures, and writing of picture files.
 
 Each run has a colour and a marker, so that runs can be told apart in greyscale print and with any
-colour vision; the line style says which metric of a panel it is. Files appear whole or not at all.
+colour vision; the line style tells the metrics of a panel apart. Files appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ _COMMON: dict[RcKeyType, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Sizes and type of a picture. Lengths are inches, `line` and `marker` points.
+    """Sizes and fonts of a picture. Lengths are in inches, `line` and `marker` in points.
 
     Attributes:
-        panel_width: width of a panel, where none is asked for.
+        panel_width: width of a panel, where no width of the picture is given.
         narrowest: least width of a panel; panels that do not fit side by side go below.
-        full_width: width of the picture, where none is asked for; None grows with the panels.
+        full_width: width of the picture, where none is given; None grows with the panels.
         lettered: panels have letters, as in papers.
         rc: parameters of matplotlib.
     """
@@ -83,7 +83,7 @@ STYLES = {
         {**_COMMON, "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
          "legend.fontsize": 8, "svg.fonttype": "none"},
     ),
-    # 7 pt is the least that journals take; in SVG glyphs are outlines, in PDF fonts are embedded
+    # journals take type of 7 pt or more; in SVG glyphs are outlines, in PDF fonts are embedded
     "paper": Style(
         2.25, 2.0, 1.75, 6.75, 1.3, 3.2, 400, True,
         {**_COMMON, "font.size": 7, "axes.titlesize": 7.5, "axes.titleweight": "normal",
@@ -102,12 +102,12 @@ class MarkerEdge(TypedDict, total=False):
 
 
 def line_style(index: int) -> tuple[str, str]:
-    """(colour, marker) of the index-th line; 56 of them differ."""
+    """Return (colour, marker) of the index-th line; the first 56 are all different."""
     return _PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)]
 
 
 def marker_edge(color: str, solid: bool, style: Style) -> MarkerEdge:
-    """Fill the markers of solid lines, and leave those of broken lines hollow."""
+    """Return how markers of a line are drawn: filled for a solid line, hollow for a broken one."""
     if solid:
         return {"markeredgecolor": "white", "markeredgewidth": 0.4}
     return {
@@ -118,19 +118,19 @@ def marker_edge(color: str, solid: bool, style: Style) -> MarkerEdge:
 
 
 def shades(count: int) -> list[tuple[float, float, float, float]]:
-    """RGBA colours of a stack, dark to light: their order survives greyscale."""
+    """Return `count` RGBA colours of a stack, dark to light, in greyscale print too."""
     from matplotlib import colormaps
 
     return [colormaps["cividis"](0.05 + 0.9 * i / max(count - 1, 1)) for i in range(count)]
 
 
 _SUFFIXES = (".png", ".svg", ".pdf")
-# without these the same run would draw another file tomorrow
+# metadata without dates, so that the same run always draws the same file
 _UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}
 
 
 def picture_files(out: str | Path) -> list[Path]:
-    """The files to write for `out`: itself, or without a suffix a PNG and an SVG.
+    """Return the files to write for `out`: `out` itself, or without a suffix a PNG and an SVG.
 
     Raises:
         InputError: for a suffix that cannot be drawn.

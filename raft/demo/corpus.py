@@ -1,8 +1,8 @@
-"""A customer-service corpus from a seeded grammar: what customers write, what agents answer.
+"""A customer-service corpus from a seeded grammar: prompts of customers, responses of agents.
 
-Agents are kind, plain or rude, name the right thing or another, offer the right remedy or another:
-a small language model has something to learn, and RAFT has something to select. Knows no models,
-and nothing of how a response is judged (`raft.demo.gold`).
+Agents are kind, plain or rude, name the right thing or another, and offer the right remedy or
+another, so that a small language model learns varied responses, among which RAFT can select. This
+module knows no models, and not how a response is scored (`raft.demo.gold`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ THINGS = (
     "keyboard", "printer", "guitar", "tent", "drill", "mirror", "toaster", "scooter", "fridge",
     "clock", "jacket", "desk", "phone", "oven", "piano",
 )  # fmt: skip
-# every problem has one remedy that answers it; a remedy is known by its verb
+# problem -> its right remedy, a key of REMEDIES; the key is the verb by which a text names it
 PROBLEMS = {
     "is leaking": "repair",
     "is broken": "repair",
@@ -84,29 +84,35 @@ _ANSWERING: dict[str, dict[_Tone, tuple[str, ...]]] = {
 _KEPT = {"opening": 0.7, "feeling": 0.6, "remedy": 0.75, "closing": 0.6}
 _TONES = ("kind", "plain", "rude")
 _TONE_WEIGHTS = (0.25, 0.35, 0.4)
-# how often a sentence follows the mood of its response, and names the right thing or remedy
+# probabilities that a sentence has its response's tone, names the right thing, the right remedy
 _MOOD_KEPT, _RIGHT_THING, _RIGHT_REMEDY = 0.5, 0.8, 0.5
 
 
 def train_prompts(count: int, seed: int) -> list[str]:
-    """`count` different prompts about (thing, problem) pairs that the training texts may show."""
+    """Return `count` different prompts about (thing, problem) pairs of the training texts.
+
+    Raises ValueError where the grammar has fewer.
+    """
     return _distinct(_prompts(seed, heldout=False), count)
 
 
 def heldout_prompts(count: int, seed: int) -> list[str]:
-    """`count` different prompts about (thing, problem) pairs that no training text shows."""
+    """Return `count` different prompts about (thing, problem) pairs that no training text has.
+
+    Raises ValueError where the grammar has fewer.
+    """
     return _distinct(_prompts(seed, heldout=True), count)
 
 
 def texts(count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` training texts as (prompt, response): what the policy learns to imitate."""
+    """Return `count` training texts as (prompt, response), which the policy learns to imitate."""
     rng = random.Random(f"{seed}/texts")
     pairs = _pairs(seed, heldout=False)
     return [_exchange(rng, *rng.choice(pairs)) for _ in range(count)]
 
 
 def _pairs(seed: int, *, heldout: bool) -> list[tuple[str, str]]:
-    """The (thing, problem) pairs of one side of the split."""
+    """Return the (thing, problem) pairs of one side of the split, in an order from the seed."""
     pairs = [(thing, problem) for thing in THINGS for problem in PROBLEMS]
     random.Random(f"{seed}/split").shuffle(pairs)
     cut = round(HELDOUT_SHARE * len(pairs))
@@ -114,7 +120,7 @@ def _pairs(seed: int, *, heldout: bool) -> list[tuple[str, str]]:
 
 
 def _prompts(seed: int, *, heldout: bool) -> Iterator[str]:
-    """All prompts of one side of the split, shuffled."""
+    """Return an iterator over all prompts of one side of the split, shuffled."""
     prompts = [
         _prompt(asking, name, thing, problem)
         for thing, problem in _pairs(seed, heldout=heldout)
@@ -143,7 +149,10 @@ def _exchange(rng: random.Random, thing: str, problem: str) -> tuple[str, str]:
 
 
 def _sentences(rng: random.Random, name: str, thing: str, right: str) -> list[str]:
-    """One agent's answer: each part left out at times, in a tone that wavers around a mood."""
+    """Return the sentences of one agent's response.
+
+    Each part is omitted at random, and each sentence has the response's tone or a random one.
+    """
     mood = _tone(rng)
     parts = [part for part in _ANSWERING if rng.random() < _KEPT[part]] or ["remedy"]
     return [_sentence(rng, part, mood, name, thing, right) for part in parts]

@@ -1,6 +1,6 @@
-"""`raft demo`: policy, reward model, RAFT and its curves from nothing, offline, on a CPU.
+"""`raft demo`: train a policy and a reward model, run RAFT and draw its curves, offline on a CPU.
 
-Each part is kept when it is finished, so the same command goes on after an interruption.
+Finished parts stay in the folder, so the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from raft.workers.fork_server import shared_server
 from rollout.storage.files import write_json, write_whole
 
 _MAX_NEW_TOKENS = 40
-# plain continuation: no roles, nothing between prompt and response
+# a chat template of plain continuation: no roles, nothing between prompt and response
 CONTINUATION_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
     "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
@@ -36,7 +36,7 @@ CONTINUATION_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything; the defaults take about two minutes on two cores."""
+    """Numbers of texts, pairs and prompts; the defaults take about two minutes on two cores."""
 
     texts: int = 8_000
     pairs: int = 2_400
@@ -47,12 +47,15 @@ class Size:
 
 
 def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
-    """Fill the folder `out` with policy/, preferences.jsonl, reward_model/ and raft/ (the run)."""
+    """Fill the folder `out` with policy/, preferences.jsonl, reward_model/ and raft/, the run.
+
+    Returns the run's folder. Parts that are finished are not made again.
+    """
     size = size or Size()
     start = time.monotonic()
     root = Path(os.path.realpath(out))
     root.mkdir(parents=True, exist_ok=True)
-    # one core trains, and on another libraries are loaded and Ray is started until the run begins
+    # while one core trains, another loads libraries and starts Ray for the run
     with shared_server((*VLLM_IMPORTS, "raft.updates.sft", "raft.updates.objective")):
         _load_libraries()
         with _ray(root):
@@ -63,7 +66,10 @@ def run_demo(out: str | Path, seed: int = 0, size: Size | None = None) -> Path:
 
 
 def _ray(root: Path) -> AbstractContextManager[None]:
-    """A cluster for the run, where so much is left to do that a run is."""
+    """Return a context that starts Ray for the run beside other work.
+
+    It does nothing where the reward model is finished: the run then starts Ray itself.
+    """
     if (root / "reward_model" / RESULT).exists():
         return nullcontext()
     from raft.workers.ray_start import starting
@@ -72,7 +78,7 @@ def _ray(root: Path) -> AbstractContextManager[None]:
 
 
 def _load_libraries() -> None:
-    """Those of the first parts. Imports leave no garbage, and looking for it takes long."""
+    """Import the libraries of the first parts, without garbage collection, which is slow here."""
     gc.disable()
     for name in ("transformers.models.llama.modeling_llama", "rewards.training.fit"):
         import_module(name)
@@ -83,7 +89,7 @@ def _load_libraries() -> None:
 
 
 def _parts(root: Path, seed: int, size: Size) -> Path:
-    """The run's folder."""
+    """Make the parts that are not finished, print a title for each, and return the run's folder."""
     _part("1/4  a small policy learns a generated corpus of customer letters")
     _once(root / "policy", lambda folder: _policy(folder, seed, size))
     _part("2/4  noisy preferences: two letters per request, labelled by an erring judge")
@@ -99,7 +105,7 @@ def _parts(root: Path, seed: int, size: Size) -> Path:
 
 
 def demo_config(root: Path, seed: int, size: Size) -> dict[str, object]:
-    """The demo's RAFT run as a config file would say it."""
+    """Return the config of the demo's RAFT run, as the keys of a config file of `raft run`."""
     return {
         "run_dir": str(root / "raft"),
         "seed": seed,
@@ -134,7 +140,7 @@ def _preferences(policy_dir: Path, seed: int, size: Size) -> str:
 
 
 def reward_config(root: Path, seed: int) -> dict[str, object]:
-    """The demo's reward model as a config file of `raft train-reward` would say it."""
+    """Return the config of the demo's reward model, as keys of a file of `raft train-reward`."""
     return {
         "run_dir": str(root / "reward_model"),
         "seed": seed,
@@ -149,7 +155,7 @@ def reward_config(root: Path, seed: int) -> dict[str, object]:
             "batch_size": 16,
             "schedule": "linear",
             "warmup_steps": 10,
-            "layout": "padded",  # of sides this short, packed ones take half as long again
+            "layout": "padded",  # for sides this short, packed rows take half as long again
         },
         "eval_steps": 1000,
         "log_steps": 50,
@@ -168,7 +174,10 @@ def _reward_model(root: Path, seed: int) -> None:
 
 
 def _once(folder: Path, make: Callable[[Path], str]) -> None:
-    """Make a folder under another name and rename it: it is there whole or not at all."""
+    """Make a folder unless it exists, and print its summary.
+
+    It is made under another name and renamed, so that it appears whole or not at all.
+    """
     note = folder / "demo.json"
     start = time.monotonic()
     if not folder.exists():
@@ -202,7 +211,7 @@ def _part(title: str) -> None:
 
 
 def _table(rows: Sequence[Numbers]) -> str:
-    """Reward and gold per iteration, as a terminal shows it."""
+    """Format a table of reward and gold reward per iteration for the terminal."""
     header = f"{'iteration':>9}  {'held-out reward':>16}  {'best of 4':>9}  {'gold reward':>14}"
     lines = ["", header]
     for row in rows:
@@ -215,7 +224,7 @@ def _table(rows: Sequence[Numbers]) -> str:
 
 def _closing(folder: Path, iterations: int, seconds: float) -> str:
     here = Path("configs/hh_gpt_neo_2.7b.yaml")
-    config = here if here.exists() else "CONFIG.yaml"  # a wheel brings none
+    config = here if here.exists() else "CONFIG.yaml"  # a wheel contains no configs
     return f"""
 curves   {folder / "curves.png"}
 samples  {folder / "iterations"}/NNN/rollouts.jsonl, selected.jsonl, eval.jsonl

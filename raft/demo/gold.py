@@ -1,7 +1,7 @@
-"""The gold reward of the demo: what the customer would truly think of an answer, point by point.
+"""The gold reward of the demo: a sum of points for what a customer would think of a response.
 
-The reward model never sees it; it sees noisy preferences drawn from it. The demo shows both
-curves, so that a reward model that is being gamed shows itself as a gold that does not follow.
+The reward model is trained only on noisy preferences drawn from the gold reward. The demo draws the
+curves of both, so that over-optimization of the reward model is seen where gold does not follow.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ RUDE = {
     "annoying", "away", "fault", "lazy", "never", "nobody", "not", "silly", "stop", "stupid",
     "whining", "yourself",
 }  # fmt: skip
-# above this many words an answer only costs the reader time
+# number of words above which each further word costs points
 LONG = 32
 
 
 class _Case(NamedTuple):
-    """What the customer asks, read from the prompt."""
+    """The customer's name, the thing and the right remedy, read from a prompt."""
 
     name: str | None
     thing: str
@@ -39,9 +39,9 @@ class _Case(NamedTuple):
 def gold(
     prompts: Sequence[Text], completions: Sequence[Text], **columns: object
 ) -> list[float | None]:
-    """One score per completion; None where the prompt is not one of the demo's.
+    """Return one score per completion; None where the prompt is not one of the demo's.
 
-    The signature is the one TRL calls reward functions with: texts, or lists of messages.
+    The signature is that of TRL's reward functions: texts, or lists of messages.
     """
     scores: list[float | None] = []
     for prompt, completion in zip(prompts, completions, strict=True):
@@ -51,7 +51,7 @@ def gold(
 
 
 def points(prompt: str, completion: str) -> dict[str, float]:
-    """The parts that `gold` adds up, by name. The prompt must be one of the demo's."""
+    """Return the points that `gold` adds up, by name. Raises ValueError for a foreign prompt."""
     case = _case(prompt)
     if case is None:
         raise ValueError(f"not a prompt of the demo: {prompt!r}")
@@ -74,7 +74,7 @@ def _points(case: _Case, completion: str) -> dict[str, float]:
 
 
 def _named(right: str | None, known: Iterable[str], words: list[str]) -> float:
-    """1 for naming the right one alone, −0.5 for naming any other, 0 for naming none."""
+    """Return 1 where the words name `right` alone of `known`, −0.5 for any other, 0 for none."""
     named = {word for word in words if word in {one.lower() for one in known}}
     if named - {right and right.lower()}:
         return -0.5
@@ -82,7 +82,7 @@ def _named(right: str | None, known: Iterable[str], words: list[str]) -> float:
 
 
 def _repetition(words: list[str]) -> float:
-    """The share of word triples that were said before."""
+    """Return the share of word triples that occurred earlier in the text; 0 without triples."""
     triples = list(zip(words, words[1:], words[2:], strict=False))
     return 1 - len(set(triples)) / len(triples) if triples else 0.0
 
@@ -100,5 +100,5 @@ def _words(text: str) -> list[str]:
 
 
 def _text(value: Text) -> str:
-    """A plain text as it is, a list of messages as their contents one after the other."""
+    """Return a text unchanged, or the contents of a list of messages joined by line breaks."""
     return value if isinstance(value, str) else "\n".join(turn["content"] for turn in value)

@@ -1,7 +1,7 @@
-"""A small Llama, trained from nothing in plain PyTorch on (prompt, response) texts.
+"""A small Llama, trained from random weights in plain PyTorch on (prompt, response) texts.
 
-Saved as transformers, vLLM and TRL expect a model: weights, configuration and tokenizer in one
-folder. Knows nothing of what the texts mean.
+It is saved as transformers, vLLM and TRL expect a model: weights, configuration and tokenizer in
+one folder. This module does not depend on what the texts mean.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class PolicyReport:
-    """How the training went: the loss per token in nats of every step."""
+    """The number of parameters, and the loss of every step, in nats per token."""
 
     parameters: int
     losses: tuple[float, ...]
@@ -69,7 +69,10 @@ def train_policy(
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer that opens every text with BOS; BOS, EOS and PAD are distinct."""
+    """Train a byte-level BPE tokenizer on `texts` and return it.
+
+    It begins every text with BOS; BOS, EOS and PAD are distinct tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -124,9 +127,9 @@ def _model(
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Whole texts side by side in rows of one length.
+    """Whole texts packed side by side into rows of one length.
 
-    Positions start anew with every text, by which transformers keeps texts from seeing each other.
+    Positions restart with every text: by this transformers knows to keep texts apart in attention.
     """
 
     input_ids: torch.Tensor
@@ -146,7 +149,7 @@ def _pack(documents: Sequence[list[int]], block: int) -> _Blocks:
         for document in row:
             end = start + len(document)
             input_ids[r, start:end] = torch.tensor(document)
-            # the first token of a text follows from nothing
+            # the first token of a text is not learned: nothing predicts it
             labels[r, start + 1 : end] = torch.tensor(document[1:])
             position_ids[r, start:end] = torch.arange(len(document))
             start = end
@@ -155,7 +158,7 @@ def _pack(documents: Sequence[list[int]], block: int) -> _Blocks:
 
 
 def _rows(documents: Sequence[list[int]], block: int) -> list[list[list[int]]]:
-    """Documents in their order, each row filled while the next one fits."""
+    """Return rows of documents in their order; a row ends before the document that does not fit."""
     rows: list[list[list[int]]] = []
     room = 0
     for document in documents:

@@ -1,7 +1,7 @@
-"""Noisy preferences: two responses of the policy per prompt, ordered by someone who errs.
+"""Noisy preferences: two responses of the policy per prompt, labelled by a simulated labeller.
 
-The labeller follows the gold reward the Bradley-Terry way, close calls being nearly coin tosses,
-and at times clicks the wrong button. Knows no reward model.
+The labeller prefers by the gold reward with the probabilities of the Bradley-Terry model, so that
+close pairs are nearly random, and reverses a share of all labels. This module uses no reward model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def preference_pairs(
     max_new_tokens: int = 40,
     batch_size: int = 400,
 ) -> list[dict[str, str]]:
-    """Sample two responses per prompt and label them: rows of {"prompt", "chosen", "rejected"}."""
+    """Sample two responses per prompt and label them: rows {"prompt", "chosen", "rejected"}.
+
+    `sharpness` and `flipped` are as `label_pairs` takes them.
+    """
     responses = sample_responses(
         policy_dir, prompts, 2, seed, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
@@ -48,10 +51,11 @@ def label_pairs(
     sharpness: float = 2.0,
     flipped: float = 0.1,
 ) -> list[dict[str, str]]:
-    """One row per prompt whose two responses differ.
+    """Return one row {"prompt", "chosen", "rejected"} per prompt whose two responses differ.
 
-    The better one is chosen with probability σ(`sharpness` · difference in gold); then a share of
-    `flipped` of the rows is turned round.
+    The first response is preferred with probability σ(`sharpness` · its gold − the second's gold),
+    the Bradley-Terry model; each label is then reversed with probability `flipped`. A prompt
+    without gold scores has no row.
     """
     rng = random.Random(f"{seed}/labels")
     rows = []
@@ -77,7 +81,10 @@ def sample_responses(
     max_new_tokens: int = 40,
     batch_size: int = 400,
 ) -> list[list[str]]:
-    """`k` responses per prompt at temperature 1, in the order of the prompts."""
+    """Draw `k` responses per prompt at temperature 1 and return them in the order of the prompts.
+
+    `batch_size` counts responses that are drawn together.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -99,9 +106,10 @@ def sample_responses(
 def _continue(
     model: Any, ids: torch.Tensor, mask: torch.Tensor, most: int, stop: int
 ) -> torch.Tensor:
-    """`most` tokens after each row, drawn at temperature 1; behind a `stop` come more of it.
+    """Return (rows, most) tokens that continue each row, drawn at temperature 1.
 
-    `generate` takes the rows that are finished along to the end, which is half of its time here.
+    After a first `stop` a row holds only that token. `generate` of transformers would compute
+    finished rows to the end of the batch, which is half of its time here.
     """
     import torch
 

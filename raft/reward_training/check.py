@@ -1,6 +1,6 @@
-"""What can be known of the training of a reward model before its model is loaded, in seconds.
+"""Check the training of a reward model in seconds, before its model is loaded.
 
-`raft validate` and `raft train-reward --check` ask for it, and the training first of all.
+`raft validate` and `raft train-reward --check` do so, and the training itself before anything else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_training"]
 
-# bytes of data that are read as a whole in a second; compressed ones hold several times as much
+# bytes of data that are read in about a second; how many times larger compressed files are unpacked
 _SMALL, _COMPRESSED = 8 << 20, 6
 _TEMPLATED = ("pairwise", "grm", "armorm")  # recipes that read conversations by a chat template
 
@@ -40,8 +40,8 @@ def check_training(config: TrainRewardConfig, *, hub: bool = True, data: bool = 
     """Check the folders and files that a training names, its recipe's settings and its lengths.
 
     Args:
-        hub: look models up on the hub; without it they are taken to be there.
-        data: check sources too: small ones are read as a whole, others to their first pair.
+        hub: look models up on the hub; otherwise they are assumed to be there.
+        data: check sources too: small ones are read as a whole, others up to their first pair.
 
     Raises:
         InputError: the first thing that would end the training later.
@@ -66,7 +66,11 @@ def check_training(config: TrainRewardConfig, *, hub: bool = True, data: bool = 
 
 
 def _check_optimizer(key: str, section: UpdateConfig) -> None:
-    """By the source of transformers: to import it takes seconds."""
+    """Check that transformers knows the optimizer of a section. Raises InputError.
+
+    The names are read from the source of transformers, because importing it takes seconds. Without
+    that source nothing is checked.
+    """
     spec = find_spec("transformers")
     source = Path(spec.origin).with_name("training_args.py") if spec and spec.origin else None
     if section.optimizer is None or source is None or not source.is_file():
@@ -105,7 +109,7 @@ def _check_data(config: TrainRewardConfig) -> None:
 
 
 def _weight(source: PairSource) -> int:
-    """Bytes to read, or more than can be where the source is a dataset's name."""
+    """Return an estimate of the bytes to read; more than `_SMALL` for the name of a dataset."""
     found = find_source(source.path, split=source.split, columns=source.columns)
     if not found.files:
         return _SMALL + 1
@@ -115,7 +119,7 @@ def _weight(source: PairSource) -> int:
 
 @contextmanager
 def _without_logs() -> Iterator[None]:
-    """The training says the same when it reads all of its data."""
+    """Hold back warnings of `raft` while the block runs: the training itself logs them again."""
     logger = logging.getLogger("raft")
     before = logger.level
     logger.setLevel(logging.ERROR)

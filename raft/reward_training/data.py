@@ -1,4 +1,4 @@
-"""The pairs of a training: read, held out, and counted for the model card."""
+"""Read the pairs of a training, hold some of them out, and count both for the model card."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ log = logging.getLogger("raft")
 
 @dataclass(frozen=True, slots=True)
 class TrainData:
-    """Pairs to train on, pairs to measure on, what `eval.last` leaves of `eval.data`, and the rated
-    responses of recipe armorm.
+    """The data of a training.
 
-    `shared` held-out pairs have the first turn of one that is trained on; `lines` tell of every
-    source what became of its rows.
+    Attributes:
+        rest: the pairs that `eval.last` leaves of `eval.data`.
+        rated: the rated responses of recipe armorm.
+        shared: number of held-out pairs that begin with the first user message of a pair trained
+            on, which makes the accuracy too good.
+        lines: for every source, how many of its rows were used or skipped.
     """
 
     train: Sequence[Pair]
@@ -35,7 +38,10 @@ class TrainData:
 
 
 def read_train_data(config: TrainRewardConfig) -> TrainData:
-    """Raises `InputError` for sources that cannot be read, and where nothing could be held out."""
+    """Read the sources of a config, split off the held-out pairs, and log what was read.
+
+    Raises InputError for sources that cannot be read, and where nothing can be held out.
+    """
     found = read_pairs(config.data, seed=config.seed, on_bad_row=config.on_bad_row)
     train, lines, rest = found.pairs, found.report.lines(), []
     if config.eval.data is not None:

@@ -1,4 +1,4 @@
-"""From a config to a recipe's own arguments: what the recipe says where the config says nothing."""
+"""Turn a config into the arguments of its recipe, with the recipe's values for keys not given."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def run_recipe(
     report: Report,
     gpus: int | None = None,
 ) -> dict[str, object]:
-    """Train; the model is in `folder`/model then. Returns the recipe's metrics.
+    """Train the model of a config into `folder`/model, and return the recipe's metrics.
 
-    On `gpus` the states that ArmoRM is trained on are extracted first, a copy of the model on each.
+    With `gpus`, the hidden states that ArmoRM is trained on are extracted first, by a copy of the
+    model on each of so many GPUs.
     """
     if gpus is not None:
         from raft.workers.spread import on_gpus
@@ -54,7 +55,11 @@ def run_recipe(
 
 
 def resolved(config: TrainRewardConfig) -> dict[str, object]:
-    """The config with the recipe's values filled in: a config that says the same."""
+    """Return the keys of the config with the recipe's values filled in.
+
+    As a config these keys give the same training. Those of armorm are returned as they are. Raises
+    InputError as the training does, for settings that do not fit and an unreadable template.
+    """
     found = config.model_dump(mode="json", exclude_none=True)
     if config.recipe == "armorm":
         return found
@@ -71,7 +76,11 @@ def resolved(config: TrainRewardConfig) -> dict[str, object]:
 
 
 def stages(config: TrainRewardConfig) -> dict[str, TrainingSettings]:
-    """The trainings of a language model by their sections, in order; armorm has none."""
+    """Return the stages that train a language model, by their sections, in order.
+
+    The recipe armorm trains no language model and has none. Raises InputError for settings that do
+    not fit.
+    """
     if config.recipe == "armorm":
         return {}
     first = _first_stage(config)
@@ -79,7 +88,7 @@ def stages(config: TrainRewardConfig) -> dict[str, TrainingSettings]:
 
 
 def longest_side(config: TrainRewardConfig) -> int | None:
-    """The most tokens of a conversation; None: as many as the model takes."""
+    """Return the most tokens of a conversation; None for as many as the model takes."""
     return config.max_length if config.recipe == "armorm" else _reading(config).max_length
 
 
@@ -158,7 +167,7 @@ def _armorm_settings(config: TrainRewardConfig) -> ArmoRMSettings:
     )
 
 
-# optimizers that compute on parts of tensors as on whole ones
+# optimizers that give the same result on shards of tensors as on whole ones
 OF_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd")
 _RECIPES = {
     "bradley_terry": _bradley_terry,
@@ -169,7 +178,7 @@ _RECIPES = {
 }
 
 
-# what a recipe does not read its conversations by
+# settings of reading that a recipe does not use
 _NOT_READ = {
     "pairwise": (
         "format",
@@ -185,7 +194,7 @@ _NOT_READ = {
 
 
 def _reading(config: TrainRewardConfig) -> ReadingSettings:
-    """How the model reads conversations."""
+    """Return the settings by which the model reads conversations. Raises InputError."""
     start = {"hh": HH_READING, "grm": GRM_READING}.get(config.recipe, ReadingSettings())
     keys = (
         "format", "bos", "eos", "max_length", "truncation_side", "over_long", "separator",
@@ -196,7 +205,10 @@ def _reading(config: TrainRewardConfig) -> ReadingSettings:
 
 
 def _template(given: str | None) -> str | None:
-    """A file's content; what has a brace in it is a template."""
+    """Return a chat template: `given` itself where it has a brace, else the content of that file.
+
+    None gives None. Raises InputError for a file that cannot be read.
+    """
     if given is None or "{" in given:
         return given
     try:
@@ -210,7 +222,10 @@ def _template(given: str | None) -> str | None:
 
 
 def _training(config: TrainRewardConfig) -> TrainingSettings:
-    """The settings of the only stage, or of the second one."""
+    """Return the settings of the last stage: the second one of recipe hh, the only one of others.
+
+    Raises InputError for settings that do not go with train.fsdp.
+    """
     start = {
         "hh": HH_TRAINING,
         "pairwise": PUBLISHED_PAIRWISE,
@@ -232,7 +247,7 @@ def _updated(
     for key in ("chunk", "rest_of_test"):
         given.pop(key, None)
     if (steps := given.pop("warmup_steps", None)) is not None:
-        given["warmup_ratio"] = float(steps)  # from 1 on it is a number of steps
+        given["warmup_ratio"] = float(steps)  # a value of 1 or more is a number of steps
     for key in ("save_steps", "eval_steps", "log_steps"):
         given[key] = getattr(config, key)
     found = replace(start, **given, seed=config.seed)
@@ -248,7 +263,7 @@ def _updated(
 
 
 def _as_section(stage: TrainingSettings) -> dict[str, object]:
-    """As the config writes it; steps and seed stand elsewhere there."""
+    """Return a stage as a section of the config, without seed and steps, which stand elsewhere."""
     settings: dict[str, object] = asdict(stage)
     for key in ("seed", "save_steps", "eval_steps", "log_steps", "warmup_ratio"):
         del settings[key]

@@ -1,8 +1,8 @@
-"""`raft train-reward`: from a config to a run folder with a reward model and its card.
+"""`raft train-reward`: train a reward model by a config, into a run folder with a model card.
 
     model/  config.yaml  env.json  metrics.jsonl  result.json  README.md
 
-The same command goes on after a kill, and says what is there when all is done.
+The same command goes on after a kill; of a finished training it returns the stored metrics.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ RESULT = "result.json"
 
 
 def train_reward(config: TrainRewardConfig, gpus: int | None = None) -> tuple[Path, TrainedMetrics]:
-    """Train, or go on; the run folder, and the metrics of its model.
+    """Train a reward model, or resume; return the run folder and the metrics of its model.
 
-    Of several processes (torchrun, accelerate launch) the first owns the folder. On `gpus` of this
-    machine one process extracts ArmoRM's states.
+    Of several processes (torchrun, accelerate launch) the first owns the folder. With `gpus` so
+    many GPUs of this machine extract the hidden states of recipe armorm, under one process.
 
     Raises:
         InputError: for data, models or settings that cannot be used, and a run folder that is in
@@ -50,7 +50,7 @@ def train_reward(config: TrainRewardConfig, gpus: int | None = None) -> tuple[Pa
     if gpus is not None and config.recipe != "armorm":
         problem = f"the recipe {config.recipe} is trained by a process on each GPU"
         raise InputError(f"gpus={gpus}", problem, "start it with torchrun --nproc-per-node N")
-    check_training(config, data=False)  # the data is read first of all
+    check_training(config, data=False)  # the data is read, and so checked, before the model
     settings = resolved(config)
     if any(one.fsdp for one in stages(config).values()) and distributed.count() == 1:
         raise InputError(
@@ -78,7 +78,10 @@ def train_reward(config: TrainRewardConfig, gpus: int | None = None) -> tuple[Pa
 
 
 def _join(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
-    """Train beside the first process, which alone writes files and logs."""
+    """Train as a process other than the first, which alone writes the run's files and logs.
+
+    Returns the run folder and the metrics.
+    """
     from raft.reward_training.data import read_train_data
     from raft.reward_training.recipes import run_recipe
     from rewards.training import distributed
@@ -94,14 +97,15 @@ def _join(config: TrainRewardConfig) -> tuple[Path, TrainedMetrics]:
 
 
 def _as_json(metrics: Mapping[str, object]) -> TrainedMetrics:
-    """A number that is not known is null."""
+    """Return the metrics as JSON can hold them: None in place of NaN and infinity."""
     return cast("TrainedMetrics", json_columns(metrics, RESULT))
 
 
 def _reporter(folder: RunFolder) -> OnMetrics:
-    """Rows of metrics.jsonl: what is trained and what is judged at a step are rows of their own.
+    """Return the function that writes metrics of a step to metrics.jsonl and logs them.
 
-    After a kill some steps are taken again, and their rows stand twice: the later one counts.
+    Training and evaluation at one step have a row each. After a kill some steps are repeated, and
+    their rows are written again: the later row counts.
     """
 
     def report(step: int, values: dict[str, float]) -> None:
@@ -134,6 +138,6 @@ def _write_card(
         settings=settings,
         metrics=metrics,
     )
-    # whoever copies the model takes the card along
+    # also in the model's own folder, so that the card is copied with the model
     for place in (root, root / "model"):
         write_whole(place / "README.md", card)

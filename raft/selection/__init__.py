@@ -1,4 +1,4 @@
-"""Which of the drawn samples train the policy: rules, filters, and the rows that come of them.
+"""Select the samples that train the policy: rules, filters, and the rows that they select.
 
 `raft.selection.rules` holds the pure functions of a (P, K) array of scores.
 """

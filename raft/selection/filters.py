@@ -1,4 +1,4 @@
-"""Filters: which responses may not be selected, whatever the strategy says.
+"""Filters, which make responses unselectable whatever the strategy is.
 
 Axes in names: P prompts, K samples of one prompt.
 """
@@ -17,7 +17,7 @@ from rollout.errors import InputError
 
 
 class Filters(TypedDict, total=False):
-    """The filters of `mask_unselectable`, as a config gives them; one that is absent is off."""
+    """The filters of `mask_unselectable`, as a config gives them; an absent filter is off."""
 
     reject_pattern: str | None
     min_chars: int
@@ -53,29 +53,29 @@ def mask_unselectable(
     truncated_PK: ArrayLike | None = None,
     unique: bool = False,
 ) -> tuple[Scores, dict[str, int]]:
-    """Turn scores that may not be selected into NaN, and count them by reason.
+    """Replace the scores of samples that may not be selected by NaN, and count them by reason.
 
-    A prompt's samples are judged among themselves: P rows at once or one at a time, all the same.
+    Prompts do not affect one another: P rows at once give the same as one row at a time.
 
     Args:
         scores_PK: (P, K); a score that is not finite becomes NaN.
         texts_PK: the responses, P rows of K.
-        reject_pattern: a regular expression; a response in which it is found is discarded.
+        reject_pattern: a regular expression; responses in which it is found are unselectable.
         min_chars: fewest characters of a response, blanks around it not counted. LMFlow's RAFT
-            discards with `reject_pattern="#"` and `min_chars=2`.
-        max_chars: most characters, counted alike.
-        min_score: the lowest score that may be selected, whatever the strategy; of a pair both
-            sides must reach it.
-        min_spread: a prompt is skipped when its best score less its worst is below this: samples
-            of one quality teach nothing but their noise. All finite scores count, whether other
-            filters let them pass or not; a single one has spread 0.
-        allow_truncated: False discards samples cut at the length limit, those of `truncated_PK`.
-        unique: keep one of several equal responses to one prompt, the first that is selectable.
+            filters with `reject_pattern="#"` and `min_chars=2`.
+        max_chars: most characters, counted in the same way.
+        min_score: the lowest score that may be selected, whatever the strategy; in a pair both
+            responses must reach it.
+        min_spread: a prompt is skipped when its best score less its worst is below this: between
+            samples of equal quality the scores differ by noise alone. All finite scores count,
+            also those that other filters mask; a single one has spread 0.
+        allow_truncated: False masks samples cut at the length limit, those of `truncated_PK`.
+        unique: of equal responses to one prompt only the first that is selectable stays so.
 
     Returns:
-        The (P, K) masked scores, a copy, and how many samples each reason took: "not_finite",
-        "low_spread", "low_score", "rejected", "too_short", "too_long", "truncated", "duplicate".
-        A sample counts for its first reason.
+        The (P, K) masked scores, a copy, and how many samples were masked for each reason:
+        "not_finite", "low_spread", "low_score", "rejected", "too_short", "too_long", "truncated",
+        "duplicate". A sample counts for the first of its reasons.
 
     Raises:
         InputError: for an invalid regular expression, or a bound that is not finite.
@@ -103,7 +103,7 @@ def mask_unselectable(
 
 
 def compile_reject_pattern(pattern: str | None) -> re.Pattern[str] | None:
-    """`re.compile`, for a check when the config is read. Raises InputError."""
+    """Return the compiled pattern, None for None. Raises InputError for an invalid expression."""
     try:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
@@ -117,7 +117,11 @@ def compile_reject_pattern(pattern: str | None) -> re.Pattern[str] | None:
 def _refused_by_score(
     scores_PK: Scores, min_score: float | None, min_spread: float | None
 ) -> dict[str, NDArray[np.bool_]]:
-    """(P, K) flags by reason. The prompt's reason comes first: it has every finite sample."""
+    """Return (P, K) flags of the samples that each reason about scores masks, by reason.
+
+    "low_spread" comes before "low_score", because it masks all samples of a prompt.
+    Raises InputError for a bound that is not finite.
+    """
     for name, bound in (("min_score", min_score), ("min_spread", min_spread)):
         if bound is not None:
             check_finite(name, bound)
@@ -126,7 +130,7 @@ def _refused_by_score(
     if min_spread is not None:
         best_P1 = np.where(finite_PK, scores_PK, -np.inf).max(axis=1, keepdims=True)
         worst_P1 = np.where(finite_PK, scores_PK, np.inf).min(axis=1, keepdims=True)
-        # without a finite score that is -inf, and every sample has its reason already
+        # a prompt without a finite score has spread -inf; its samples are "not_finite" already
         reasons["low_spread"] = np.broadcast_to(best_P1 - worst_P1 < min_spread, scores_PK.shape)
     if min_score is not None:
         reasons["low_score"] = finite_PK & (scores_PK < min_score)
@@ -136,7 +140,7 @@ def _refused_by_score(
 def _text_tests(
     reject_pattern: str | None, min_chars: int, max_chars: int | None
 ) -> dict[str, Callable[[str], bool]]:
-    """Reason to what refuses a response's text."""
+    """Return, by reason, the test that tells whether a response's text makes it unselectable."""
     tests: dict[str, Callable[[str], bool]] = {}
     pattern = compile_reject_pattern(reject_pattern)
     if pattern is not None:

@@ -1,8 +1,8 @@
-"""Rows of `train.mix`: other conversations and texts that an update learns beside what was drawn.
+"""Rows of `train.mix`: conversations and texts that an update learns beside the drawn responses.
 
-They keep what drawn rows do not show (a language, a format) from being forgotten. Which ones an
-iteration takes depends on the run's seed and the iteration alone; they are stored beside
-selected.jsonl, in its form, so that an update that is begun again has the same.
+They prevent the policy from forgetting what drawn responses do not show, such as a language or a
+format. Which rows an iteration takes depends on the run's seed and the iteration alone; they are
+stored beside selected.jsonl, in the same form, so that a resumed update learns the same rows.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ log = logging.getLogger("raft")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and the response to learn; without one, the prompt's text is learned itself."""
+    """A prompt and the response to learn; with `response` None the prompt's text is learned."""
 
     prompt: Prompt
     response: str | None
 
 
 def read_mix(config: RunConfig) -> list[Example]:
-    """What may be mixed in, as its file has it; nothing where the run mixes nothing.
+    """Return the examples of the file of `train.mix`, in its order; none without that section.
 
-    Plain text is split as that of the prompts is. Raises InputError for a row that is no example.
+    A text file is split by `prompts.separator`. Raises InputError for a file without rows, and for
+    a row that is no example.
     """
     from rollout.data.rows import read_rows
     from rollout.data.sources import find_source
@@ -71,7 +72,11 @@ def read_mix(config: RunConfig) -> list[Example]:
 def write_mixed(
     config: RunConfig, examples: Sequence[Example], home: Path, drawn: int, iteration: int
 ) -> None:
-    """Write the rows that stand beside `drawn` others in the update of an iteration."""
+    """Write the rows of `train.mix` that an iteration's update learns beside `drawn` selected ones.
+
+    They are as many as make up `train.mix.share` of all rows; a warning says where fewer fit the
+    policy. Raises InputError where none fits. Without `train.mix` no file is written.
+    """
     if config.train.mix is None:
         return
     share = config.train.mix.share
@@ -111,8 +116,11 @@ def _example(row: Row, stem: str) -> Example:
 
 
 def _encoded(config: RunConfig, examples: Sequence[Example]) -> Iterator[SelectedRow]:
-    """As the policy would read and write them, its end of text last; longer ones are skipped, but
-    of texts the beginning is taken."""
+    """Yield the examples encoded as the policy reads prompts and writes responses.
+
+    The end-of-text token comes last. Examples longer than a row of training may be are skipped,
+    except for plain texts, which are cut.
+    """
     from rollout.engines.base import context_length
 
     policy, model = config.policy, local_path(config.policy.model)
@@ -131,7 +139,7 @@ def _encoded(config: RunConfig, examples: Sequence[Example]) -> Iterator[Selecte
             bad=BadRows(),
         )
         ids = list(encoded[0].token_ids)
-        if bare:  # its first token is predicted by nothing
+        if bare:  # the first token of a text cannot be learned: nothing predicts it
             ids, said = ids[:1], ids[1:]
         else:
             (said,) = tokenizer([example.response or ""], add_special_tokens=False)["input_ids"]

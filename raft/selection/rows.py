@@ -1,4 +1,4 @@
-"""From stored rollouts to the rows that the policy is trained on, and how these are stored."""
+"""Select the rows that the policy is trained on from stored rollouts, and store them."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = [
     "write_selected",
 ]
 
-Rows = Callable[[], Iterable[SampleRow]]  # opens the rollouts anew: they may not fit memory
+Rows = Callable[[], Iterable[SampleRow]]  # reads the rollouts from the start: they may exceed RAM
 Weigh = Callable[[NDArray[np.float64]], NDArray[np.float64] | None]  # (P, K) scores to weights
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The response that another one is preferred to; rows of old have its text and score alone."""
+    """The worse response of a pair; rows of earlier versions have only its text and score."""
 
     response: str
     score: float | None
@@ -50,12 +50,13 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class SelectedRow:
-    """One response that the policy is trained on, as the rollouts have it.
+    """One response that the policy is trained on, with its prompt, as stored in the rollouts.
 
     Attributes:
-        sample: its number among the prompt's K samples.
-        weight: what its log-probability counts in the loss, of `reinforce` its advantage; None: 1.
-        rejected: the response it is preferred to, where pairs are selected.
+        sample: the response's number among the prompt's K samples.
+        weight: weight of the response's log-probability in the loss, for the update `reinforce` its
+            advantage; None: 1.
+        rejected: the worse response, where pairs are selected.
     """
 
     id: str
@@ -74,7 +75,10 @@ class SelectedRow:
     def of(
         cls, row: SampleRow, sample: int, rejected: int | None = None, weight: float | None = None
     ) -> SelectedRow:
-        """A row's response at place `sample`, preferred to the one at place `rejected`."""
+        """Return the row of the response at place `sample`.
+
+        Where `rejected` is given, the response at that place is the worse one of the pair.
+        """
         scores_K, numbers_K = row.scores[REWARD], row.numbers
         ids_K = row.token_ids or [[]] * len(row.responses)
         return cls(
@@ -95,7 +99,10 @@ class SelectedRow:
 
     @classmethod
     def from_json(cls, value: object, where: str) -> SelectedRow:
-        """Check a row that was read. Raises InputError."""
+        """Return the row of a JSON value. Raises InputError for one that is no such row.
+
+        Of optional fields a value of the wrong type becomes None.
+        """
         if not is_object(value):
             raise InputError(where, f"holds {json_kind(value)} where an object is expected")
         identity, sample, response = value.get("id"), value.get("sample"), value.get("response")
@@ -123,7 +130,7 @@ class SelectedRow:
         )
 
     def to_json(self) -> dict[str, object]:
-        """The row as it is stored, `weight` and `rejected` where there is one."""
+        """Return the row as it is stored, without `weight` and `rejected` where they are None."""
         row: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
         rejected = self.rejected
         if rejected is not None:
@@ -142,12 +149,12 @@ def write_selected(
     iteration: int = 0,
     weigh: Weigh = lambda _: None,
 ) -> dict[str, float | int]:
-    """Write the selected samples of `rows()` to `out`, whole or not at all; return what was kept.
+    """Write the selected samples of `rows()` to `out`, whole or not at all; return metrics.
 
-    `seed` is the run's. Filters make samples unselectable before the strategy looks. Strategies of
-    pairs write the worse response beside the better one as `rejected`. `weigh` says what each
-    selectable response counts; one of weight 0 is stored, and not trained on. Where nothing is left
-    to train on, the log says why.
+    `seed` is the run's. Filters make samples unselectable before the strategy is applied.
+    Strategies of pairs write the worse response into the row of the better one, as `rejected`.
+    `weigh` gives the weights of responses in the loss; one of weight 0 is stored, but not trained
+    on. Where nothing can be trained on, the log says why. The metrics are named `select/…`.
     """
     strategy = rule.strategy
     scores_PK, refused = _selectable(rows, rule.filters())
@@ -164,7 +171,7 @@ def write_selected(
     if weights_PK is not None:
         weights_M = weights_PK[tuple(trained_M2.T)]
         trained_M2 = trained_M2[weights_M != 0]
-        counts_M = weights_M[weights_M != 0].clip(min=0)  # what is learned, not unlearned
+        counts_M = weights_M[weights_M != 0].clip(min=0)  # a negative weight unlearns a response
     if len(trained_M2) == 0:
         log.warning(
             "iteration %d learns nothing: no sample of %d can be selected (unselectable: %s)",
@@ -194,14 +201,14 @@ def write_selected(
 
 
 def selection_seed(seed: int, iteration: int) -> int:
-    """The seed of the strategies that draw, in an iteration of the run with `seed`."""
+    """Return the seed of strategies that draw at random, in an iteration of a run with `seed`."""
     return derive_seed(seed, "select", iteration)
 
 
 def selectable_scores(
     row: SampleRow, filters: Filters, scores: Scores
 ) -> tuple[NDArray[np.float64], dict[str, int]]:
-    """`scores` (K,) of a row, NaN for what may not be selected, and why, counted."""
+    """Return a row's (K,) `scores`, NaN where the filters mask one, and counts by reason."""
     scores_1K = np.array([scores], dtype=float)  # None becomes NaN
     scores_1K, counts = mask_unselectable(
         scores_1K, [row.responses], truncated_PK=[row.truncated], **filters
@@ -212,26 +219,36 @@ def selectable_scores(
 def read_selected(
     path: Path, *, name: str = "", damage: Damage | None = None
 ) -> Iterator[SelectedRow]:
-    """The rows of a `selected.jsonl`, one at a time; strict or not as `read_samples` is."""
+    """Yield the rows of a `selected.jsonl`, one at a time.
+
+    With `damage`, a row that cannot be read is skipped and noted there; without, it raises
+    InputError. `name` is what errors call the file.
+    """
     return read_jsonl(
         path, lambda row: SelectedRow.from_json(row.value, row.where), name=name, damage=damage
     )
 
 
 def trained_samples(strategy: str, chosen_M2: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(M', 2): of the rows that `select` gives, those that the policy learns to say."""
+    """Return (M', 2): the rows of `select` whose responses are learned, of pairs the better one."""
     return chosen_M2[::2] if strategy in PAIRED else chosen_M2
 
 
 def _tells_nothing(scores_PK: NDArray[np.float64]) -> bool:
-    """Whether no prompt has two responses of different scores; of one response each, too."""
+    """Return whether the scores tell no responses apart: no prompt has two different scores.
+
+    So it is where each prompt has one response; False where there is no finite score at all.
+    """
     scores_PK = scores_PK[np.isfinite(scores_PK).any(axis=1)]
     lowest_P, highest_P = np.nanmin(scores_PK, axis=1), np.nanmax(scores_PK, axis=1)
     return len(scores_PK) > 0 and bool((lowest_P == highest_P).all())
 
 
 def _selectable(rows: Rows, filters: Filters) -> tuple[np.ndarray, dict[str, int]]:
-    """Scores (P, K) with NaN for what may not be selected, and why, counted; row by row."""
+    """Return (P, K) scores, NaN where the filters mask one, and counts by reason.
+
+    Rows are read one at a time.
+    """
     masked: list[np.ndarray] = []
     total: dict[str, int] = defaultdict(int)
     for row in rows():
@@ -249,7 +266,7 @@ def _selected(
     weights_PK: NDArray[np.float64] | None,
     tokens: Counter[str],
 ) -> Iterator[SelectedRow]:
-    """The rows, their responses' tokens counted in `tokens`: those drawn, and those selected."""
+    """Yield the selected rows, and count tokens of responses in `tokens`: "drawn", "selected"."""
     for number, row in enumerate(rows()):
         samples = by_prompt.get(number, [])
         tokens["drawn"] += sum(map(len, row.token_ids))

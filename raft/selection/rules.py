@@ -1,13 +1,13 @@
-"""Which of the drawn samples train the policy: pure functions of a (P, K) array of scores.
+"""Rules that select the samples which train the policy: pure functions of (P, K) scores.
 
 Axes in names: P prompts, K samples of one prompt, M selected samples. A score that is NaN or
 infinite (a reward that failed or is missing) is never selected. Ties go to the sample drawn first.
 
 `best_of_k` is RAFT's selection (Dong et al. 2023, arXiv 2304.06767, algorithm 1);
 `global_top_fraction` is the "top" mode of LMFlow's implementation. `random`, `soft` and `poisson`
-draw, from a seed: `random` ignores the scores, so that a run with it is the control which shows
-what the reward did; `soft` is soft best-of-n (Verdun et al. 2025, arXiv 2505.03156) and `poisson`
-best-of-Poisson (Khalaf et al. 2025, arXiv 2506.19248).
+draw at random, from a seed: `random` ignores the scores, so that a run with it is a control that
+shows the effect of the reward; `soft` is soft best-of-n (Verdun et al. 2025, arXiv 2505.03156) and
+`poisson` best-of-Poisson (Khalaf et al. 2025, arXiv 2506.19248).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Indices = NDArray[np.int64]
 
 
 def best_of_k(scores_PK: ArrayLike) -> Indices:
-    """(P,): index of the best finite score of each row, -1 where a row has none.
+    """Return (P,) indices of the best finite score of each row, -1 where a row has none.
 
-    Raises ValueError where the scores are not a (P, K) array with K >= 1, as do all others here.
+    Raises ValueError where the scores are not a (P, K) array with K >= 1, as do all rules here.
     """
     scores_PK = as_scores(scores_PK)
     best_P = np.where(np.isfinite(scores_PK), scores_PK, -np.inf).argmax(axis=1)
@@ -37,13 +37,16 @@ def best_of_k(scores_PK: ArrayLike) -> Indices:
 
 
 def top_m(scores_PK: ArrayLike, m: int) -> Indices:
-    """(M, 2): the `m` best finite samples of each prompt, all of them where it has fewer."""
+    """Return (M, 2) rows (prompt, sample): the `m` best finite samples of each prompt.
+
+    A prompt with fewer than `m` has all its finite samples.
+    """
     scores_PK = as_scores(scores_PK)
     return np.argwhere(np.isfinite(scores_PK) & (_ranks(scores_PK) < m))
 
 
 def global_top_fraction(scores_PK: ArrayLike, fraction: float) -> Indices:
-    """(M, 2): the best `fraction` of all finite samples, whichever prompts they answer.
+    """Return (M, 2) rows (prompt, sample): the best `fraction` of all finite samples together.
 
     M is the fraction of the finite samples rounded down, and 1 at least where there are any.
     """
@@ -56,7 +59,10 @@ def global_top_fraction(scores_PK: ArrayLike, fraction: float) -> Indices:
 
 
 def threshold(scores_PK: ArrayLike, min_score: float, per_prompt: int | None = None) -> Indices:
-    """(M, 2): finite samples of score >= `min_score`, at most the best `per_prompt` of a prompt."""
+    """Return (M, 2) rows (prompt, sample): the finite samples of score >= `min_score`.
+
+    With `per_prompt` at most that many of a prompt, the best ones.
+    """
     scores_PK = as_scores(scores_PK)
     keep_PK = np.isfinite(scores_PK) & (scores_PK >= min_score)
     if per_prompt is not None:
@@ -65,9 +71,9 @@ def threshold(scores_PK: ArrayLike, min_score: float, per_prompt: int | None = N
 
 
 def soft_best(scores_PK: ArrayLike, temperature: float, rng: np.random.Generator) -> Indices:
-    """(P,): a finite sample of each row with probability exp(score / temperature) over the sum of
-    these, -1 where a row has none. `temperature` is in the reward's unit; infinity ignores scores.
+    """Draw a finite sample of each row with probability softmax(score / temperature); return (P,).
 
+    A row without any has -1. `temperature` is in the reward's unit; infinity ignores the scores.
     Drawn as the greatest of score / temperature plus Gumbel noise, which has that distribution.
     """
     scores_PK = as_scores(scores_PK)
@@ -75,7 +81,8 @@ def soft_best(scores_PK: ArrayLike, temperature: float, rng: np.random.Generator
     noise_PK = rng.gumbel(size=scores_PK.shape)
     if math.isinf(temperature):
         return best_of_k(np.where(finite_PK, noise_PK, np.nan))
-    # from the row's best, so that no quotient grows beyond a float; what falls below one stays last
+    # relative to the row's best, so that no quotient becomes inf; those that become -inf are
+    # clipped to a finite value, and come last
     best_P1 = np.where(finite_PK, scores_PK, -LARGEST).max(axis=1, keepdims=True)
     with np.errstate(over="ignore"):
         behind_PK = (np.where(finite_PK, scores_PK, np.nan) - best_P1) / temperature
@@ -83,17 +90,20 @@ def soft_best(scores_PK: ArrayLike, temperature: float, rng: np.random.Generator
 
 
 def poisson_best(scores_PK: ArrayLike, mean: float, rng: np.random.Generator) -> Indices:
-    """(P,): the best finite one of the first n samples of each row, n = 1 + Poisson(mean), K at
-    most; -1 where a row has no finite score among them."""
+    """Return (P,) indices of the best finite score among the first n samples of each row.
+
+    n = 1 + Poisson(mean) is drawn for each row, K at most; -1 where none of the n is finite.
+    """
     scores_PK = as_scores(scores_PK)
     first_P1 = 1 + rng.poisson(mean, size=(len(scores_PK), 1))
     return best_of_k(np.where(np.arange(scores_PK.shape[1]) < first_P1, scores_PK, np.nan))
 
 
 def shuffled(scores_PK: ArrayLike, seed: int) -> Scores:
-    """The finite scores of each prompt dealt at random among the responses that have one.
+    """Return the (P, K) scores, each prompt's finite ones permuted among its responses at random.
 
-    What is selected, or weighted, by them is what the reward would do if it knew nothing.
+    Selection and weights by these scores are those of a reward that knows nothing of the responses,
+    but has the same distribution.
     """
     scores_PK = as_scores(scores_PK)
     rng = np.random.default_rng(seed)
@@ -104,9 +114,9 @@ def shuffled(scores_PK: ArrayLike, seed: int) -> Scores:
 
 
 def best_and_worst(scores_PK: ArrayLike) -> Indices:
-    """(P', 3): prompt, best sample, worst sample, as pairs for DPO-like training.
+    """Return (P', 3) rows (prompt, best sample, worst sample), pairs for DPO-like training.
 
-    A prompt with fewer than two finite scores, or whose finite scores are all equal, states no
+    A prompt with fewer than two finite scores, or whose finite scores are all equal, gives no
     preference and has no row.
     """
     scores_PK = as_scores(scores_PK)
@@ -117,9 +127,10 @@ def best_and_worst(scores_PK: ArrayLike) -> Indices:
 
 
 def all_pairs(scores_PK: ArrayLike, min_gap: float = 0.0, max_pairs: int | None = None) -> Indices:
-    """(M, 3): prompt, better sample, worse sample, for every two scores that differ by `min_gap`.
+    """Return (M, 3) rows (prompt, better sample, worse sample) of scores `min_gap` or more apart.
 
-    Equal scores state no preference. Of a prompt the widest gaps come first: `max_pairs` of them.
+    Equal scores give no preference, and no row. Of each prompt the widest gaps come first, and
+    with `max_pairs` only that many.
     """
     found: list[tuple[int, int, int]] = []
     for prompt, scores_K in enumerate(as_scores(scores_PK).tolist()):
@@ -136,10 +147,10 @@ def all_pairs(scores_PK: ArrayLike, min_gap: float = 0.0, max_pairs: int | None 
 
 
 def select(strategy: str, scores_PK: ArrayLike, *, seed: int = 0, **arguments: object) -> Indices:
-    """(M, 2): rows (prompt, sample) that the strategy keeps, in order of prompt, then sample.
+    """Return (M, 2) rows (prompt, sample) that the strategy selects, by prompt, then sample.
 
-    For a strategy of `PAIRED` two rows in turn are a pair, the better sample first. `seed` is that
-    of the strategies that draw; for the others it changes nothing.
+    For a strategy of `PAIRED` each two consecutive rows are a pair, the better sample first. `seed`
+    is used by the strategies that draw at random, and ignored by the others.
 
     Raises:
         InputError: for what `check_strategy` refuses.
@@ -153,7 +164,9 @@ def select(strategy: str, scores_PK: ArrayLike, *, seed: int = 0, **arguments: o
 
 
 def check_strategy(strategy: str, k: int, **arguments: object) -> None:
-    """Refuse a selection that cannot work with `k` samples per prompt. None means not given.
+    """Check that a strategy and its arguments work with `k` samples per prompt.
+
+    An argument that is None counts as not given.
 
     Raises:
         InputError: for an unknown strategy or argument, a missing one, or one out of range.
@@ -185,7 +198,7 @@ def check_strategy(strategy: str, k: int, **arguments: object) -> None:
 
 
 def _rows(best_P: Indices) -> Indices:
-    """(M, 2) of the prompts that have a sample."""
+    """Return (M, 2) rows (prompt, sample) from one index per prompt, where -1 has no row."""
     return np.stack([np.arange(len(best_P)), best_P], axis=1)[best_P >= 0]
 
 
@@ -206,7 +219,7 @@ _SELECTORS: dict[str, Callable[..., Indices]] = {
     "best_and_worst": lambda scores_PK: _in_turn(best_and_worst(scores_PK)),
     "all_pairs": lambda scores_PK, **given: _in_turn(all_pairs(scores_PK, **given)),
 }
-PAIRED = ("best_and_worst", "all_pairs")  # their rows are preferred to another
+PAIRED = ("best_and_worst", "all_pairs")  # strategies that select pairs: a better and a worse one
 DRAWING: dict[str, Callable[..., Indices]] = {
     "random": partial(soft_best, temperature=math.inf),
     "soft": soft_best,
@@ -233,7 +246,7 @@ def _given(arguments: Mapping[str, object]) -> dict[str, object]:
 
 
 def check_finite(name: str, value: object) -> int | float:
-    """A setting of `select` that must be a finite number. Raises InputError."""
+    """Return `value`, a setting of `select`; raise InputError unless it is a finite number."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise InputError(f"select.{name}", f"{value!r} is not a finite number", "set it to one")
     return value
@@ -259,7 +272,7 @@ def _check_range(name: str, value: object, k: int) -> None:
 
 
 def as_scores(scores_PK: ArrayLike) -> Scores:
-    """A float copy of (P, K) scores, None as NaN. Raises ValueError for another shape."""
+    """Return a float copy of (P, K) scores, None as NaN. Raises ValueError for another shape."""
     array = np.array(scores_PK, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(f"scores must be (P, K) with K >= 1, and are {array.shape}")
@@ -267,8 +280,10 @@ def as_scores(scores_PK: ArrayLike) -> Scores:
 
 
 def padded(rows: Sequence[Sequence[float | None] | Scores]) -> Scores:
-    """(P, K) of rows of unequal lengths, K that of the longest; NaN is where a row has ended, and
-    where it has None."""
+    """Return rows of unequal lengths as a (P, K) array, K the length of the longest.
+
+    NaN fills the places after a row's end, and those of None.
+    """
     arrays = [np.asarray(row, dtype=np.float64) for row in rows]
     found_PK = np.full((len(arrays), max(map(len, arrays), default=0)), np.nan)
     for number, row in enumerate(arrays):
@@ -277,7 +292,7 @@ def padded(rows: Sequence[Sequence[float | None] | Scores]) -> Scores:
 
 
 def _ranks(scores_PK: Scores) -> Indices:
-    """(P, K): place of each score in its row, 0 for the best. Not finite comes last."""
+    """Return (P, K) ranks of scores in their rows, 0 for the best; scores not finite come last."""
     keys_PK = np.where(np.isfinite(scores_PK), -scores_PK, np.inf)
     # a stable sort leaves equal scores in the order they were drawn
     return keys_PK.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")

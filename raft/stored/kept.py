@@ -70,9 +70,10 @@ def keep(
     draws: int,
     seed: int,
 ) -> list[SelectionStats]:
-    """Apply each rule at each K: `plan` has the pairs to try, all passed by `Rule.check`.
+    """Apply each rule at each K to random subsets, and return the statistics of what it selects.
 
-    Every rule sees the same subsets. The seed is that of tournaments, too.
+    `plan` has the pairs to try, each checked by `Rule.check`. Every rule sees the same subsets.
+    `seed` also seeds the tournaments.
     """
     sums = [_Sums(pool, rule, k) for rule, k in plan]
     exact = [_has_closed_form(rule, filters) for rule, _ in plan]
@@ -91,8 +92,10 @@ def keep(
 def keep_own(
     pool: Pool, strategy: str, arguments: Mapping[str, float], seed: int, shuffle: bool
 ) -> SelectionStats:
-    """Repeat the run's own selection, as `raft.selection.rows` makes it; `seed` is that of the
-    iteration."""
+    """Repeat the run's own selection as `raft.selection.rows` makes it, and return its statistics.
+
+    `seed` is the selection seed of the iteration.
+    """
     assert pool.own_PN is not None, "only a run has a selection of its own"
     own_PN = shuffled(pool.own_PN, seed) if shuffle else pool.own_PN
     chosen_M2 = trained_samples(strategy, select(strategy, own_PN, seed=seed, **arguments))
@@ -102,13 +105,13 @@ def keep_own(
 
 
 class _Sums:
-    """Adds up draws of one rule at one K."""
+    """Sums of what one rule at one K selects, over random subsets."""
 
     def __init__(self, pool: Pool, rule: Rule | None, k: int) -> None:
         self.k = k
         self._pool, self._rule = pool, rule
         self._values = {"score": pool.score_PN, **pool.values}
-        # the run's own selection was from what each prompt has
+        # the run's own selection was from all samples of each prompt
         self._known_P = pool.drawn_PN.sum(axis=1) >= (1 if rule is None else k)
         self._kept = np.zeros((len(pool.ids), 2))
         self._total = {name: np.zeros(len(pool.ids)) for name in self._values}
@@ -119,7 +122,10 @@ class _Sums:
         self._added = 0
 
     def draws(self, most: int) -> int:
-        """Return how many subsets to draw: one where K is all that is stored."""
+        """Return how many subsets to draw: `most`, or one where every prompt has just K samples.
+
+        A rule that itself draws at random gets `most` there too.
+        """
         sizes_Q = self._pool.drawn_PN.sum(axis=1)[self._known_P]
         chance = self._rule is not None and self._rule.strategy in DRAWING
         return 1 if (sizes_Q == self.k).all() and not chance else most
@@ -173,13 +179,16 @@ class _Sums:
 
 
 def _has_closed_form(rule: Rule, filters: Filters) -> bool:
-    """Whether the best sample of a subset depends on the order of scores alone."""
+    """Return whether the expectation over all subsets has a closed form: best of K by scores.
+
+    Filters that compare a prompt's samples have none, since they depend on the subset.
+    """
     by_others = filters.get("min_spread") is not None or filters.get("unique")
     return rule.strategy == "best_of_k" and rule.tournament is None and not by_others
 
 
 def _expect_best(pool: Pool, kept: SelectionStats, filters: Filters) -> None:
-    """Replace means over subsets by expectations over all of them.
+    """Replace the sums over drawn subsets in `kept` by exact expectations over all subsets.
 
     An unselectable sample ranks below all others, and adds nothing where it is the best.
     """

@@ -29,7 +29,7 @@ __all__ = [
 # how many questions with an unreadable answer a report names
 _MOST_NAMED = 3
 
-# of questions that are looked at together
+# number of questions whose scores are padded to one array
 _BLOCK = 4096
 
 Metric = Callable[[Sequence[Question], Sequence[int]], np.ndarray]  # (P questions, K values of k)
@@ -41,7 +41,7 @@ class Measured(Estimate):
     questions: int
 
 
-# `weighted_maj` and `rm` are there where scores are read
+# the metrics at one k; `rm` is there where scores are read, `weighted_maj` where votes are weighted
 AtK = TypedDict(
     "AtK",
     {
@@ -55,7 +55,7 @@ AtK = TypedDict(
 
 
 class Facts(TypedDict):
-    """What the pool holds. `answer` and `scores` are names of columns, the others counts."""
+    """Facts about the pool: `answer` and `scores` are names of columns, numbers are counts."""
 
     pool: str
     answer: str
@@ -73,7 +73,7 @@ class Facts(TypedDict):
 
 
 class Report(Facts):
-    """What pool.json holds; `draws` is None without a weighted majority."""
+    """The content of pool.json; `draws` is None without a weighted majority."""
 
     weighted: str | None
     draws: int | None
@@ -190,11 +190,11 @@ def _majority(p: int, question: Question, k: int) -> float:
 
 
 def _by_reward(questions: Sequence[Question], ks: Sequence[int]) -> np.ndarray:
-    """Return the expected correctness of the best of k by score."""
+    """Return (P, K): the chance that the best of k responses by score is right."""
     found: list[np.ndarray] = []
     for start in range(0, len(questions), _BLOCK):
         block = questions[start : start + _BLOCK]
-        # what a shorter question lacks is not in its pool, as a missing score is not
+        # places beyond a question's responses are NaN: like missing scores they are not in its pool
         score_PN = np.full((len(block), max(len(one.label_N) for one in block)), np.nan)
         correct_PN = np.zeros(score_PN.shape)
         for p, question in enumerate(block):
@@ -247,7 +247,7 @@ def _negative(question: Question) -> bool:
 
 
 def as_markdown(report: Report) -> str:
-    """Format what the pool holds, a row per k, and how the numbers were estimated."""
+    """Format facts about the pool, a table with a row per k, and how its numbers were estimated."""
     head, cells = ["k", "questions"], []
     for row in report["results"]:
         metrics = {

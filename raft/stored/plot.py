@@ -23,7 +23,7 @@ _WIDTH = 3.3  # inches of a panel
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """`value` is a name in a row's values; None is for its distinct-2."""
+    """One pair of axes; `value` names one of an outcome's values, None its distinct-2."""
 
     title: str
     label: str
@@ -31,7 +31,7 @@ class _Panel:
 
 
 def draw_replay(report: Report, out: Path) -> list[Path]:
-    """Draw the report's results and return the files, named as `raft.curves` names them.
+    """Draw the report's results and return the picture files, as `picture_files` names them.
 
     Bands are 95 % intervals over prompts; a cross is the run's own selection. Raises InputError
     where a file cannot be written.
@@ -88,13 +88,16 @@ def _draw(ax: Axes, panel: _Panel, rows: Sequence[Outcome]) -> None:
     ax.set_xticklabels([str(k) for k in ks])
     ax.set_xlabel("K samples per prompt")
     ax.set_ylabel(panel.label)
-    if panel.value is None:  # a share: on a scale of its own, noise would look like a trend
+    if panel.value is None:  # a share: on a scale fitted to it, noise would look like a trend
         ax.set_ylim(bottom=0)
     ax.set_title(f"{panel.title} of the rows kept")
 
 
 def _points(rows: Sequence[Outcome], panel: _Panel) -> list[tuple[int, float, float, float]]:
-    """(K, mean, low, high) of each row; the ends are the mean where there is no interval."""
+    """Return (K, mean, low, high) of each row that has the panel's value.
+
+    Without an interval low and high are the mean.
+    """
     found: list[tuple[int, float, float, float]] = []
     for row in rows:
         one = None if panel.value is None else row["values"].get(panel.value)

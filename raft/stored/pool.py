@@ -1,4 +1,4 @@
-"""Read stored samples into arrays of scores and lengths; the texts are not kept.
+"""Read stored samples into arrays of scores and lengths, without holding their texts in memory.
 
 Axes in names: P prompts, N stored samples of one prompt. Where prompts have unequal numbers of
 samples, the places after a prompt's last one are not drawn (`drawn_PN`).
@@ -26,13 +26,13 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """Samples that are selected from together.
+    """The samples of one part, an iteration or a file, from which rules select together.
 
     Attributes:
-        numbers: which of a prompt's samples each one is.
-        score_PN: what selects; NaN where it is missing.
+        numbers: for each prompt, the numbers of its samples as they are stored.
+        score_PN: the score that selects; NaN where it is missing.
         refused_PN: unselectable by a filter that looks at the text alone.
-        first_PN: the prompt's first sample with the same text.
+        first_PN: place of the prompt's first sample with the same text.
         values: name -> (P, N): the stored scores, and lengths in words, chars and tokens.
         refused: how many samples each of these filters makes unselectable, and how many have no
             score.
@@ -54,7 +54,7 @@ class Pool:
 
     @property
     def samples(self) -> int:
-        """N, of the prompt that has most."""
+        """Return N, the most samples that a prompt has."""
         return self.drawn_PN.shape[1]
 
 
@@ -66,7 +66,7 @@ def read_pool(
     *,
     scored: bool = True,
 ) -> Pool | None:
-    """Read a part's rows in order; None where there are none.
+    """Read a part's rows in order and return their pool; None where there are no rows.
 
     Args:
         filters: filters of the rules that are tried.
@@ -83,7 +83,7 @@ def read_pool(
 
 
 def value_name(column: str) -> str:
-    """Name a stored column for the report: `scores` is the reward, `gold_scores` is gold."""
+    """Return a column's name in the report: "reward" for `scores`, "NAME" for `NAME_scores`."""
     return "reward" if column == REWARD else column.removesuffix("_scores")
 
 
@@ -96,7 +96,7 @@ class _Reader:
         scored: bool,
     ) -> None:
         self._scoring, self._scored = scoring, scored
-        # the others depend on a prompt's other samples: `subsets` applies them to each subset
+        # filters that depend on a prompt's other samples are applied to each subset, in `subsets`
         self._text_filters: Filters = {
             **filters, "min_score": None, "min_spread": None, "unique": False
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Read a pool of responses as answers: which are right, and which give the same number."""
+"""Read a pool of responses to questions: which responses are right, and which agree on a number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rollout.errors import InputError
 
 __all__ = ["RIGHT", "Question", "Questions", "read_questions"]
 
-# the label of the right answer, given or not
+# the label of the right answer, whether a response gives that or not
 RIGHT = 0
 
 
@@ -74,13 +74,13 @@ def read_questions(
     split: str = "train",
     columns: Mapping[str, str] | None = None,
 ) -> Questions:
-    """Read a pool one row at a time, without keeping texts.
+    """Read the questions of a pool one row at a time, without holding texts in memory.
 
     Args:
         column: the column of the right answer: a number, or a text that gives one (`#### 42`).
         answers: a file of prompts with that column, matched by id, where the pool has none.
         scores: the column of scores to read.
-        on_bad_row: "skip" leaves rows out that cannot be read, and counts them.
+        on_bad_row: "skip" skips rows that cannot be read, and counts them.
         split: of a dataset; columns: other names of columns, as `find_source` takes them.
         tolerance: largest difference of a number that still counts as right.
 

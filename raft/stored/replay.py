@@ -28,7 +28,7 @@ __all__ = ["Plan", "Report", "replay"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to try.
+    """What a replay tries: filters, rules, numbers of samples K, and how they are estimated.
 
     Args:
         filters: every filter, as `raft.stored.rules.parse_filters` returns them.
@@ -52,11 +52,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What replay.json holds, by the names of its fields.
+    """The content of replay.json: its keys are the fields.
 
-    `same_as_selected` says of each part whether the replay of the run's own selection gives the
+    `same_as_selected` tells for each part whether the replay of the run's own selection gives the
     rows of its selected.jsonl, None where that is unknown; `unselectable` counts samples by reason;
-    `by_part` is empty where there is one part; `waves` where no drawing in waves was asked for.
+    `by_part` is empty where there is one part, and `waves` where `adaptive` is None.
     """
 
     source: str
@@ -127,7 +127,11 @@ def replay(source: Source, plan: Plan) -> Report:
 
 
 def _waves(pools: Sequence[Pool], plan: Plan) -> list[Waves]:
-    """Measure drawing in waves; a prompt may get all that is stored where `most` is not said."""
+    """Measure drawing in waves for each K that its settings allow; none without `plan.adaptive`.
+
+    Where `most` is not given, a prompt may get all its stored samples. Raises InputError where no K
+    is allowed.
+    """
     if (adaptive := plan.adaptive) is None:
         return []
     stored = max(pool.samples for pool in pools)
@@ -154,13 +158,16 @@ def _own_rules(source: Source) -> tuple[Rule, ...]:
 
 
 def _hidden(source: Source, plan: Plan) -> set[str]:
-    """Name the values not to report: tournament points, and a score that is the reward itself."""
+    """Return the values not to report: tournament points, and a score that is the reward itself."""
     judged = source.own.judged if source.own else ()
     return {value_name(column) for column in judged} | ({"score"} if plan.scoring.plain else set())
 
 
 def _read(source: Source, part: Part, plan: Plan, rules: Sequence[Rule]) -> Pool | None:
-    """Read a part; None, with a note, where it has no valid row."""
+    """Return the pool of a part; None, with a note, where it has no valid row.
+
+    Raises InputError where a rule plays a tournament and no row stores comparisons.
+    """
     pool = read_pool(
         source.read(part),
         plan.scoring,
@@ -204,7 +211,10 @@ def _keep(
 def _pairs(
     source: Source, part: Part, stored: int, plan: Plan, rules: Sequence[Rule]
 ) -> list[tuple[Rule, int]]:
-    """Return the pairs that work and note the others; a rule without any is an error."""
+    """Return the (rule, K) pairs that can be tried; a note is added about the others.
+
+    Raises InputError for a K above what is stored, and for a rule that no K fits.
+    """
     if plan.ks is not None and max(plan.ks) > stored:
         raise InputError(
             f"--k {max(plan.ks)}",
@@ -229,7 +239,7 @@ def _pairs(
 
 
 def _unfit(rule: Rule, ks: Sequence[int]) -> dict[int, str]:
-    """Map each K that is too small for the rule to the reason."""
+    """Return the K that the rule refuses, each with the reason: too few samples for it."""
     found: dict[int, str] = {}
     for k in ks:
         try:
@@ -240,9 +250,9 @@ def _unfit(rule: Rule, ks: Sequence[int]) -> dict[int, str]:
 
 
 def _same_as_selected(source: Source, part: Part, pool: Pool, own: SelectionStats) -> bool | None:
-    """Compare the replay of the run's own selection with selected.jsonl; differences are noted.
+    """Return whether the replay of the run's own selection gives the rows of selected.jsonl.
 
-    None where the file cannot be read.
+    A note says how they differ; None, with a note, where the file cannot be read.
     """
     file = part.path.with_name("selected.jsonl")
     try:

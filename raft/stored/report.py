@@ -12,12 +12,15 @@ from rewards.evaluation.markdown import number, percent, section, table
 
 __all__ = ["as_markdown"]
 
-# values that only the JSON has
+# values that are in replay.json and not in these tables
 _HIDDEN = ("chars", "tokens")
 
 
 def as_markdown(report: Report, *, each_part: bool = True) -> str:
-    """Format what was tried, its results, notes on what is missing, and a table of each part."""
+    """Format the settings, a table of results, notes on what is missing, and a table of each part.
+
+    With `each_part` False the last are omitted.
+    """
     parts = [
         f"# Replay of {Path(report.source).name}",
         _introduction(report),

@@ -1,10 +1,10 @@
 """Parse what `raft replay` tries on stored samples: selectors, weighted scores, filters and K.
 
-Where tournament points select, K < N is biased. The points of a bracket tell which of all N
-responses won but not which is second, so the best of K by them is worse than what a tournament of
-those K would find. The points of a round robin rank all from more comparisons than K responses have
-among themselves, so with a noisy judge the best of K by them is better. Neither matters at K = N or
-K = 1.
+Where stored tournament points select, numbers at K < N are biased. The points of a bracket tell
+which of all N responses won but not which is second, so the best of K by them is worse than what a
+tournament of those K would find. The points of a round robin rest on more comparisons than K
+responses have among themselves, so with a noisy judge the best of K by them is better. There is no
+bias at K = N and K = 1.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ _BEST = "best_of_k"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A selector with its arguments; it uses stored scores, or plays a tournament from stored
-    comparisons where `tournament` names its method."""
+    """A selector with its arguments, which uses stored scores, or a tournament with its settings.
+
+    `tournament` names the method of the tournament, which is played from stored comparisons.
+    """
 
     strategy: str
     arguments: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -65,7 +67,7 @@ class Rule:
         return " ".join([self.strategy, *_named(self.arguments)])
 
     def check(self, k: int) -> None:
-        """Raise InputError where K samples per prompt are too few."""
+        """Check that the rule can select from K samples per prompt. Raises InputError."""
         try:
             check_strategy(self.strategy, k, **self.arguments)
             if self.tournament is not None:
@@ -83,11 +85,14 @@ class Scoring:
 
     @property
     def plain(self) -> bool:
-        """Whether the score is the stored reward itself."""
+        """Return whether the score is the stored reward itself."""
         return self.weights == {REWARD: 1.0} and self.length_penalty is None
 
     def scores(self, row: SampleRow) -> list[float]:
-        """(K,) scores of a row; NaN where a column has no finite score. Raises InputError."""
+        """Return the (K,) scores of a row, NaN where a column has no finite score.
+
+        Raises InputError for a column that the row lacks, or a penalty that cannot be computed.
+        """
         fix = "run raft score first, or name another with --reward-weights COLUMN=1"
         columns_WK = [row.scores_in(name, fix) for name in self.weights]
         found = [
@@ -112,9 +117,9 @@ def sweep(stored: int) -> tuple[int, ...]:
 
 
 def parse_rules(text: str, *, tournaments: bool = False) -> list[Rule]:
-    """Parse `best_of_k,top_m:m=2,threshold:min_score=0.5:per_prompt=2`, or names of tournaments.
+    """Parse selectors, `best_of_k,top_m:m=2,threshold:min_score=0.5`, or names of tournaments.
 
-    Raises InputError.
+    A rule that is named twice is returned once. Raises InputError for unknown names or arguments.
     """
     flag = "--tournament" if tournaments else "--strategy"
     entries = [entry.strip() for entry in text.split(",")]
@@ -123,7 +128,10 @@ def parse_rules(text: str, *, tournaments: bool = False) -> list[Rule]:
 
 
 def parse_weights(text: str | None) -> dict[str, float]:
-    """Parse `scores=1,gold_scores=0.5`; default: the stored reward alone. Raises InputError."""
+    """Parse weights of score columns, `scores=1,gold_scores=0.5`; None: the stored reward alone.
+
+    Raises InputError for a weight that is 0 or not a finite number.
+    """
     if text is None:
         return {REWARD: 1.0}
     given = _assignments(text.split(","), "--reward-weights", "scores=1,gold_scores=0.5")
@@ -135,7 +143,7 @@ def parse_weights(text: str | None) -> dict[str, float]:
 
 
 def parse_penalty(text: str | None) -> LengthPenalty | None:
-    """Parse `weight=0.01,above=200,per=word`. Raises InputError."""
+    """Parse a penalty for length, `weight=0.01,above=200,per=word`. Raises InputError."""
     if text is None:
         return None
     given = _assignments(text.split(","), "--length-penalty", "weight=0.01,above=200,per=word")
@@ -143,9 +151,9 @@ def parse_penalty(text: str | None) -> LengthPenalty | None:
 
 
 def parse_filters(words: Sequence[str] | None, own: Filters) -> Filters:
-    """Apply `key=value` changes to the run's filters, or to none of them after the word `none`.
+    """Return the run's filters changed by `key=value` words; the word `none` removes them first.
 
-    Raises InputError.
+    Raises InputError for a key that is no filter, or a value that a config would refuse.
     """
     known = SelectConfig().filters()
     start: Filters = {**known, **own}
@@ -166,7 +174,7 @@ def parse_filters(words: Sequence[str] | None, own: Filters) -> Filters:
 
 
 def parse_adaptive(text: str | None) -> Adaptive | None:
-    """Parse `first=4,most=32,cost=0.05`, the keys of `sampling.adaptive`. Raises InputError."""
+    """Parse settings of `sampling.adaptive`, `first=4,most=32,cost=0.05`. Raises InputError."""
     if text is None:
         return None
     given = _assignments(text.split(","), "--adaptive", "first=4,most=32")
@@ -178,14 +186,14 @@ def parse_adaptive(text: str | None) -> Adaptive | None:
 
 
 def filters_at_work(filters: Filters) -> dict[str, object]:
-    """Return the filters that differ from those of a config without any."""
+    """Return the filters that are on: those that differ from the defaults of a config."""
     without = dict(SelectConfig().filters())
     return {name: value for name, value in filters.items() if value != without[name]}
 
 
 def _rule(entry: str, flag: str) -> Rule:
     name, arguments = _name_and_arguments(entry, flag)
-    if "minimum" in arguments:  # its old name
+    if "minimum" in arguments:  # the old name of min_score
         arguments["min_score"] = arguments.pop("minimum")
     known = {argument for names in ARGUMENTS.values() for argument in names}
     for one in (name for name in arguments if name not in known):
@@ -195,7 +203,7 @@ def _rule(entry: str, flag: str) -> Rule:
             f"there are {', '.join(sorted(known))}",
         )
     try:
-        # how many samples there are shows later
+        # how many samples there are is known later; here any number is taken to be enough
         check_strategy(name, 2**31, **arguments)
     except InputError as error:
         raise InputError(f"{flag} {entry}", f"{_unconfigured(error)}") from error
@@ -240,16 +248,17 @@ def _named(settings: Mapping[str, object]) -> list[str]:
     return [f"{name}={value}" for name, value in settings.items()]
 
 
-# `raft.cli.sampling` draws a whole best-of-n curve for the same ones
+# the method whose points rank all responses; `raft bon` draws a whole curve for the same one
 _RANKS_ALL = "round_robin"
 
 
 def required_methods(
     rule: Rule, weights: Mapping[str, float], judged: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Return the methods of the tournaments whose points a rule selects by.
+    """Return the methods of the tournaments whose stored points a rule selects by.
 
-    A rule that plays stored comparisons itself has none. `judged` maps columns to their methods.
+    The list is empty for a rule that plays a tournament from stored comparisons. `judged` maps
+    score columns to the methods of the tournaments that fill them.
     """
     if rule.tournament is not None:
         return []
@@ -259,9 +268,10 @@ def required_methods(
 def sweep_points(
     rule: Rule, methods: Sequence[str], asked: Sequence[int] | None, stored: int
 ) -> tuple[Sequence[int], str | None]:
-    """Return the K to try among `stored` samples of a prompt, and a note about them.
+    """Return the K to try with `stored` samples per prompt, and a note on their bias, or None.
 
-    The default sweep skips K that points would understate; K that were asked for are tried.
+    The default sweep skips those K at which a bracket's points would understate the result; K that
+    were asked for are all tried.
     """
     ks = sweep(stored) if asked is None else asked
     if not methods or not any(1 < k < stored for k in ks):

@@ -1,4 +1,4 @@
-"""Find stored samples: the iterations of a run folder, or a file; note what is missing there."""
+"""Find stored samples, in the iterations of a run folder or in a file, and note what is missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rollout.text.printable import one_line
 __all__ = ["OriginalSelection", "Part", "Source", "find_samples"]
 
 _ROLLOUTS = "rollouts.jsonl"
-# `rewards.judges.reward`'s, which a config need not name
+# the default of `rewards.judges.reward`, where a config names no method
 _DEFAULT_TOURNAMENT = "knockout"
 
 
@@ -40,8 +40,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class OriginalSelection:
-    """How the run itself selected. `judged` names the columns that tournaments fill, whose mean
-    says nothing, and the methods of these tournaments; `seed` is the run's."""
+    """How the run itself selected.
+
+    `judged` maps the columns that tournaments fill, whose means have no meaning, to the methods of
+    these tournaments; `seed` is the run's.
+    """
 
     strategy: str
     arguments: dict[str, float]
@@ -53,7 +56,7 @@ class OriginalSelection:
 
 @dataclass(slots=True)
 class Source:
-    """What can be replayed. `notes` name what is missing or cannot be read."""
+    """Stored samples that can be replayed; `notes` name what is missing or cannot be read."""
 
     name: str
     parts: list[Part]
@@ -62,8 +65,11 @@ class Source:
     rows: RowSource | None = None
 
     def read(self, part: Part, bad: BadRows | None = None) -> Iterator[SampleRow]:
-        """Read a part's rows one at a time. Damaged rows of a run are skipped and noted; the first
-        one of a file raises InputError, unless `bad` takes it."""
+        """Yield a part's rows one at a time.
+
+        Damaged rows of a run are skipped and noted. Raises InputError for the first damaged row of
+        a file, unless `bad` says that such rows are skipped.
+        """
         if part.iteration is None:
             assert self.rows is not None, "a file was named"
             bad = bad or BadRows()
@@ -85,7 +91,7 @@ class Source:
             self.note(f"{part.name}: {damage}")
 
     def note(self, text: str) -> None:
-        """Add a note, once."""
+        """Add a note, unless the same one was added before."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -97,12 +103,12 @@ def find_samples(
     split: str = "train",
     columns: Mapping[str, str] | None = None,
 ) -> Source:
-    """Find the samples of a run folder, or of one of its iterations, or of a file.
+    """Find the samples of a run folder, of one of its iterations, or of a file.
 
-    `split` and `columns` say what of a file is read, as `find_source` takes them.
+    `split` and `columns` are about a file, as `find_source` takes them.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no samples, or an iteration is given for a file.
     """
     path = Path(name).expanduser()
     if (path / "iterations").is_dir() or (path / "config.yaml").is_file():
@@ -121,7 +127,7 @@ def _run(root: Path, iteration: int | None) -> Source:
     folders = {
         int(p.name): p for p in root.glob("iterations/*") if p.name.isdecimal() and p.is_dir()
     }
-    # the starting policy's holds no rollouts
+    # folder 000 is the starting policy's, and holds no rollouts
     numbers = sorted(folders.keys() - {0}) if iteration is None else [iteration]
     for before, number in zip([0, *numbers], numbers, strict=False):
         file = root / "iterations" / f"{number:03d}" / _ROLLOUTS
@@ -151,7 +157,10 @@ def _missing(first: int, last: int) -> str:
 
 
 def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | None]:
-    """Read from its config how the run selects, and its number of iterations."""
+    """Return how the run selects and its number of iterations, read from its config.yaml.
+
+    Both are None, with a note, where that is missing or cannot be read.
+    """
     path = root / "config.yaml"
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -189,7 +198,7 @@ def _own(root: Path, notes: list[str]) -> tuple[OriginalSelection | None, int | 
 
 
 def _judged(config: RunConfig) -> dict[str, list[str]]:
-    """Map each column that tournaments fill to their methods."""
+    """Return the score columns that judges fill, each with the methods of their tournaments."""
     sections = {"scores": config.reward, "gold_scores": config.gold}
     found = {}
     for column in by_judge(config.reward, config.gold, alone=False):

@@ -21,7 +21,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subset:
-    """The prompts, and which of their samples are in the subset, in the order drawn."""
+    """The prompts with K samples or more, and K samples of each, in the order they were drawn."""
 
     prompts_Q: NDArray[np.int64]
     samples_QK: NDArray[np.int64]
@@ -32,10 +32,10 @@ class Subset:
 
 
 def random_order(pool: Pool, seed: int) -> NDArray[np.int64]:
-    """(P, N): each prompt's samples in random order, places that were not drawn last.
+    """Return (P, N) places of each prompt's samples in random order; empty places come last.
 
-    The first K are a random subset. The subset for a smaller K lies within that for a larger one,
-    so that two K differ by K and not by chance.
+    The first K are a random subset. The subset of a smaller K lies within that of a larger one, so
+    that results for two K differ because of K and less by chance.
     """
     keys_PN = np.random.default_rng(seed).random(pool.drawn_PN.shape)
     return np.where(pool.drawn_PN, keys_PN, np.inf).argsort(axis=1)
@@ -44,17 +44,17 @@ def random_order(pool: Pool, seed: int) -> NDArray[np.int64]:
 def subset(pool: Pool, k: int, order_PN: NDArray[np.int64]) -> Subset:
     """Take the first K of an order; prompts with fewer samples are skipped."""
     prompts_Q = np.flatnonzero(pool.drawn_PN.sum(axis=1) >= k)
-    # ties go to the sample drawn first
+    # in the order drawn, because among equal scores the sample drawn first is selected
     return Subset(prompts_Q, np.sort(order_PN[prompts_Q, :k], axis=1))
 
 
 def selectable(
     pool: Pool, chosen: Subset, score_QK: NDArray[np.float64], filters: Filters
 ) -> NDArray[np.float64]:
-    """(Q, K) scores of a subset, NaN for what the filters make unselectable in it.
+    """Return the (Q, K) scores of a subset, NaN where the filters make a sample unselectable.
 
-    The same as `mask_unselectable` on the subset's texts: filters that look at the text alone were
-    applied when the pool was read; spread and repetition depend on the subset.
+    The result is that of `mask_unselectable` on the subset's texts: filters that look at the text
+    alone were applied when the pool was read; spread and repetition depend on the subset.
     """
     min_score, min_spread = filters.get("min_score"), filters.get("min_spread")
     if min_score is not None or min_spread is not None:

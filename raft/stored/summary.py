@@ -1,4 +1,4 @@
-"""Summarize what was selected: means over the selected rows with intervals, ready for JSON."""
+"""Summarize selections: means over the selected rows with their intervals, ready for JSON."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ __all__ = ["Outcome", "Value", "outcomes"]
 
 
 class Value(Estimate):
-    """A mean over the selected rows. `draws_ci95` is the half width of the 95 % interval of the
-    mean over random subsets: the error that is left by drawing them."""
+    """A mean over the selected rows, with its interval over prompts.
+
+    `draws_ci95` is the half width of the 95 % interval of the mean over random subsets: the error
+    that a limited number of subsets leaves.
+    """
 
     draws_ci95: float | None
 
 
 class RuleColumns(TypedDict, total=False):
-    """A rule's fields; absent for the run's own selection."""
+    """The fields of a rule in an outcome; they are absent for the run's own selection."""
 
     strategy: str
     arguments: Mapping[str, object]
@@ -84,7 +87,7 @@ def outcomes(
 
 
 class _Row:
-    """One rule at one K in every part; None for parts that store too few samples."""
+    """One rule at one K in all parts; its statistics are None in parts with too few samples."""
 
     def __init__(
         self,
@@ -155,7 +158,7 @@ class _Row:
         )
 
     def _joined(self, column: Callable[[SelectionStats], np.ndarray]) -> np.ndarray:
-        """(P,) over the prompts of all parts, 0 for those of parts without this row."""
+        """Return (P,) values over the prompts of all parts, 0 in parts without this rule and K."""
         return np.concatenate(
             [np.zeros(size) + (0.0 if one is None else column(one)) for one, size in self._parts]
         )

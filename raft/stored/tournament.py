@@ -18,8 +18,11 @@ __all__ = ["Missing", "tournament_scores"]
 
 @dataclass(slots=True)
 class Missing:
-    """Counts of what was not stored: prompts without a winner, of all prompts; and comparisons, of
-    those asked for up to the first round in which one was missing."""
+    """Counts of prompts without a winner, because a comparison is not stored, and of comparisons.
+
+    `comparisons` are those not stored, `of_comparisons` those asked for, which ends for a prompt
+    with the first round in which one is missing.
+    """
 
     prompts: int = 0
     of_prompts: int = 0
@@ -35,7 +38,7 @@ def tournament_scores(
     seed: int,
     missing: Missing,
 ) -> NDArray[np.float64]:
-    """(Q, K): points among each prompt's samples in the subset, the winner's the highest.
+    """Return (Q, K) points among each prompt's samples in the subset, the highest for the winner.
 
     Equal texts are one entrant. A prompt for which a comparison is not stored gets NaN and is added
     to `missing`. With all samples and the seed of `raft rank` the ranking is the same as there.

@@ -1,9 +1,9 @@
-"""What `sampling.adaptive` would have drawn and selected from stored samples, against a fixed K.
+"""Measure what `sampling.adaptive` would have drawn from stored samples, against a fixed K.
 
 The samples of each prompt are taken in random order, several times, and the rule of `raft.adaptive`
-decides after each wave as it does in a run; the prompts of a part, an iteration say, are one batch.
+decides after each wave as in a run; the prompts of a part, for example an iteration, are one batch.
 A fixed K is estimated from all subsets of the same samples. Axes in names: P prompts, N stored
-samples of one, S values of K from 1, B resamples of prompts.
+samples of one prompt, S values of K from 1, B resamples of prompts.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ class Waves(TypedDict):
     Attributes:
         most: samples that a prompt may get.
         prompts_short: prompts that have too few scores to be measured.
-        samples: drawn per prompt.
-        score: of the best; `gain` is what that is above the best of a fixed K of as many samples,
-            `gold_gain` the same of gold (None without).
-        saved: share of samples saved against the fixed K whose best has the same score; where no
-            stored K reaches it, against the largest.
+        samples: number drawn per prompt.
+        score: score of the best sample.
+        gain: by how much `score` is above that of the best of a fixed K of as many samples.
+        gold_gain: the same difference in gold scores; None without gold.
+        saved: share of samples saved against the fixed K whose best has the same score; against the
+            largest stored K where none has.
     """
 
     k: int
@@ -52,7 +53,10 @@ class Waves(TypedDict):
 
 
 def draw_in_waves(scores_PN: Floats, adaptive: Adaptive, k: int) -> tuple[Indices, Indices]:
-    """(P,) how many samples of each prompt are drawn, and the number of its best one."""
+    """Draw in waves from stored scores, taken in their order.
+
+    Returns (P,) numbers of samples drawn, and (P,) places of the best one of these.
+    """
     drawn_P = np.full(len(scores_PN), adaptive.first)
     while True:
         so_far = [row[:n].tolist() for row, n in zip(scores_PN, drawn_P.tolist(), strict=True)]
@@ -65,13 +69,13 @@ def draw_in_waves(scores_PN: Floats, adaptive: Adaptive, k: int) -> tuple[Indice
 def measure_waves(
     pools: Sequence[Pool], adaptive: Adaptive, k: int, *, draws: int, seed: int, resamples: int
 ) -> Waves:
-    """Measure the best of what is drawn in waves, k of a prompt on average, over random orders.
+    """Measure the best of the samples drawn in waves, k per prompt on average, over random orders.
 
-    What a filter refuses by its text has no score. Prompts with fewer scores than a prompt may get
-    samples are skipped.
+    Samples that a filter refuses by their text count as without a score. Prompts with fewer scores
+    than `most`, the samples that a prompt may get, are skipped.
 
     Raises:
-        InputError: fewer than 2 prompts have so many scores.
+        InputError: fewer than 2 prompts have `most` scores.
     """
     most = adaptive.most or 4 * k
     scores = [np.where(pool.refused_PN, np.nan, pool.score_PN) for pool in pools]
@@ -117,7 +121,7 @@ def measure_waves(
 def _drawn(
     score_PN: Floats, value_PN: Floats, adaptive: Adaptive, k: int, draws: int, seed: int
 ) -> Floats:
-    """(P, 3): samples, and score and value of the best, means over random orders."""
+    """Return (P, 3) means over random orders: number of samples, score and value of the best."""
     rng, total_P3 = np.random.default_rng(seed), np.zeros((len(score_PN), 3))
     rows_P1 = np.arange(len(score_PN))[:, None]
     for _ in range(draws if len(score_PN) else 0):
@@ -130,7 +134,11 @@ def _drawn(
 
 
 def _compared(mean_BT: Floats) -> dict[str, Floats]:
-    """By name (B,): waves against a fixed K, from the means of what `measure_waves` stacks."""
+    """Return (B,) arrays by name: the estimates of `Waves`, from B rows of means over prompts.
+
+    A row has the columns that `measure_waves` stacks: 3 of drawing in waves, then the curves of a
+    fixed K in scores and in values, S each.
+    """
     samples_B, score_B, value_B = mean_BT[:, :3].T
     curve_BS, value_BS = np.split(mean_BT[:, 3:], 2, axis=1)
     ns_S = np.arange(1, curve_BS.shape[1] + 1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, cast
 
-from raft.api.inputs import Data, File, RewardLike, to_spec
+from raft.api.inputs import Data, File, RewardLike, check_at_least, to_spec
 from raft.api.results import BestOfNResult, SampleResult
 from raft.bon.command import Judged, Outputs, outputs
 from raft.bon.command import best_of_n as best_of_pool
@@ -140,6 +140,8 @@ def best_of_n(
     Raises InputError for unusable data, settings or files, RewardError for a reward that fails.
     """
     log_for_program()
+    check_at_least(1, n=n)
+    check_at_least(0, seed=drawing.get("seed"))
     file = File(data, "pool")
     out = outputs(stem, file.name, folder=None if out_dir is None else str(out_dir))
     wanted = {"method": method, "tie": tie, "budget": budget, "seed": drawing.get("seed")}

@@ -17,7 +17,7 @@ from rollout.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Data", "File", "RewardLike", "to_spec"]
+__all__ = ["Data", "File", "RewardLike", "check_at_least", "to_spec"]
 
 RewardLike = RewardSpec | Mapping[str, object] | str | Path
 
@@ -69,6 +69,19 @@ def to_spec(
         fix = 'name it "function:FILE.py:NAME": it runs in other processes too'
         raise InputError(sections[0], "is a function of this process", fix)
     return reward
+
+
+def check_at_least(least: int, **values: int | None) -> None:
+    """Check that every value that is given is a whole number of `least` or more.
+
+    Raises InputError with the name of the first that is not. Options of the commands are checked
+    by their parser; this is for calls from Python.
+    """
+    for name, value in values.items():
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise InputError(
+                f"{name}={value}", f"is no whole number of {least} or more", "change it"
+            )
 
 
 def _rows(

@@ -7,7 +7,7 @@ from dataclasses import replace as with_values
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
-from raft.api.inputs import Data, File, RewardLike, to_spec
+from raft.api.inputs import Data, File, RewardLike, check_at_least, to_spec
 from raft.api.results import RankResult, RewardEvaluation, ScoreResult, TrainRewardResult
 from raft.config.reward_option import JUDGE_SECTIONS, as_judge_and_rules
 from raft.config.train_reward import TrainRewardConfig, load_train_config
@@ -71,6 +71,7 @@ def score(
         RewardError: a score that cannot be had, with the place of its row.
     """
     log_for_program()
+    check_at_least(1, batch_rows=rows.get("batch_rows"))
     file, to = File(data, "rows"), None if out is None else str(out)
     name = None if output_column is None else base_name(output_column)
     spec = to_spec(reward)
@@ -106,6 +107,8 @@ def rank(
     Raises as `score` does.
     """
     log_for_program()
+    check_at_least(1, batch_rows=rows.get("batch_rows"))
+    check_at_least(0, seed=seed, budget=budget)
     file, rules, judged = File(data, "rows"), Tournament(), None
     if judge is not None:
         named = to_spec(judge, sections=JUDGE_SECTIONS, kind="pairwise")
@@ -193,6 +196,7 @@ def evaluate_reward(
     from rewards.evaluation.report import check_output, kept_rows, write_report
 
     log_for_program()
+    check_at_least(0, seed=seed)
     file = File(data, "pairs")
     scorers = [
         *_scorers(rewards, ("reward",), "model"),

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from raft.api.inputs import Data, File
+from raft.api.inputs import Data, File, check_at_least
 from raft.api.results import CurvesResult, ReplayResult, ReportResult, RunResult
 from raft.config.load import RunConfig, load_config
 from raft.logs import log_for_program
@@ -89,6 +89,7 @@ def replay(
 
     log_for_program()
     check_draws(draws)
+    check_at_least(0, seed=seed)
     file = File(source, "pool")
     folder = None if out_dir is None else make_out_folder(str(out_dir))
     tried = rules.parse_rules(strategy) if strategy is not None else []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_training
@@ -17,6 +19,7 @@ import raft
 from raft.api.rewards import base_name
 from raft.cli.main import main
 
+SCORED = [{"prompt": "tree", "responses": ["a", "b"], "scores": [0.0, 1.0]}]
 ROWS = [
     {"prompt": "tree", "responses": ["good good", "bad"]},
     {"prompt": "sky", "responses": ["a"]},
@@ -135,6 +138,25 @@ def test_sample_then_the_best_of_n() -> None:
         raft.best_of_n(ROWS, temperature=0.5)
     with pytest.raises(raft.InputError, match=words("is one row")):
         raft.sample({"prompt": "tree"}, "policy")
+
+
+@pytest.mark.parametrize(
+    ("call", "least"),
+    [
+        (lambda value: raft.score(ROWS, "function:length", batch_rows=value), 1),
+        (lambda value: raft.rank(ROWS, reward="function:length", batch_rows=value), 1),
+        (lambda value: raft.rank(ROWS, reward="function:length", seed=value), 0),
+        (lambda value: raft.best_of_n(SCORED, n=value), 1),
+        (lambda value: raft.best_of_n(SCORED, seed=value), 0),
+        (lambda value: raft.replay(SCORED, seed=value), 0),
+        (lambda value: raft.replay(SCORED, k=[value]), 1),
+        (lambda value: raft.evaluate_reward(SCORED, score_columns=["scores"], seed=value), 0),
+    ],
+)
+def test_numbers_that_are_no_counts_are_refused(call: Callable[[Any], object], least: int) -> None:
+    for value in (least - 1, -1, 1.5):
+        with pytest.raises(raft.InputError, match=words(str(value))):
+            call(value)
 
 
 @pytest.mark.slow

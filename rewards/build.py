@@ -1,4 +1,4 @@
-"""`build_reward` and `build_judge`: from a spec to what scores or compares."""
+"""`build_reward` and `build_judge`: build the object that scores or compares from its spec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from rewards.types import Reward
 from rollout.errors import InputError
 
-if TYPE_CHECKING:  # it needs pydantic, and the judge numpy
+if TYPE_CHECKING:  # the specs need pydantic, and the judge numpy
     from rewards.judges.judge import Judge
     from rewards.spec import JudgeSpec, RewardSpec
 
@@ -27,12 +27,12 @@ class Place(Protocol):
     """Where a reward or a judge runs: `here`, or in workers on several GPUs."""
 
     def __call__(self, build: Callable[[], _Built]) -> _Built:
-        """What `build` makes, or what is used as that; it makes one in each worker."""
+        """Return what `build` makes, or an object used like it, with one made in each worker."""
         ...
 
 
 def here(build: Callable[[], _Built]) -> _Built:
-    """In this process."""
+    """Build in this process, and return what is built."""
     return build()
 
 
@@ -93,7 +93,7 @@ def build_judge(kind: JudgeSpec | str, **settings: Any) -> Judge:
 
 
 def as_judge(spec: RewardSpec) -> JudgeSpec:
-    """The same as a judge alone, without the tournament that it plays in.
+    """Return the spec as that of a judge alone, without the settings of a tournament.
 
     Raises:
         InputError: it does not compare responses, or has settings that only scores have a use for.
@@ -120,6 +120,6 @@ def _spec(what: str, kind: RewardSpec | str, settings: dict[str, Any]) -> Reward
 
 
 def _settings(spec: RewardSpec, *but: str) -> dict[str, Any]:
-    """What was set, as keywords of what builds it."""
+    """Return the settings that were given, as keywords for building the reward, without `but`."""
     names = [*spec.said(), *(["token"] if getattr(spec, "token", None) else [])]
     return {name: getattr(spec, name) for name in names if name not in ("kind", *but)}

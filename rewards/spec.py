@@ -1,4 +1,4 @@
-"""What a reward is made of, one class per kind, from the config file to the worker that builds it.
+"""The settings of a reward, one class per kind, from a config file to the worker that builds it.
 
 `RewardSpec` is read from YAML or Python keywords (`read_reward`), travels between processes, and is
 built by `rewards.build`. A setting of None, "", "auto" or an empty list or mapping is not set.
@@ -36,16 +36,16 @@ _SCORE_FILES = ("from", "reference", "verbosity_reference")
 
 
 class _Spec(BaseModel):
-    """What all kinds share."""
+    """The settings and methods that all kinds share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: str
     main: ClassVar[str]  # the setting that the kind cannot do without
 
     def said(self) -> dict[str, object]:
-        """The settings that were given, as JSON; without secrets.
+        """Return the settings that were given, as JSON, without secrets.
 
-        Files tell by it what they were made with, so it must not change between versions.
+        Files record these to tell what they were made with, so they must not change by version.
         """
         fields = type(self).model_fields
         said: dict[str, object] = {
@@ -56,29 +56,29 @@ class _Spec(BaseModel):
         return without_secrets(said)
 
     def parts(self) -> list[RewardSpec]:
-        """This reward and, of a combination, all that it is made of."""
+        """Return this reward and, of a combination, all rewards that it is made of."""
         return [self]  # type: ignore[list-item]
 
     def check_models(self, key: str, *, hub: bool = True) -> None:
-        """Raise `InputError` for a model that is not there; `key` is for messages. Without `hub`
-        names are not looked up there."""
+        """Raise `InputError` for a model that does not exist; `key` is for messages. Without `hub`,
+        names are not looked up on the hub."""
         for part in self.parts():
             if isinstance(part, ModelSpec | PairwiseSpec):
                 check_model(part.model, key, adapters=True, hub=hub)
 
     def absolute(self) -> Self:
-        """The same with absolute paths, since workers have a working directory of their own."""
+        """Return this with absolute paths, since workers have a working directory of their own."""
         return self
 
     def lenient(self) -> Self:
-        """The same, but numbers that are not finite are missing scores; a combination as it is."""
+        """Return this with `non_finite` "missing"; a kind without that setting is unchanged."""
         if "non_finite" not in type(self).model_fields:
             return self
         return self.model_copy(update={"non_finite": "missing"})
 
     @property
     def label(self) -> str:
-        """What to call it in messages and reports."""
+        """Name of this reward in messages and reports."""
         return str(getattr(self, "function", None) or getattr(self, "model", None) or self.kind)
 
     @property
@@ -187,7 +187,7 @@ class PairwiseSpec(_LoadedSpec):
     )
 
     def rules(self) -> Tournament:
-        """The tournament alone."""
+        """Return the settings of the tournament alone."""
         return Tournament(
             method=self.tournament,
             score=self.score,
@@ -269,7 +269,7 @@ class RemoteSpec(_ReadSpec):
         return self.model_copy(update={"tokenizer": local_path(self.tokenizer)})
 
 
-# what compares: a judge needs no tournament of its own
+# specs of judges, which compare; their settings of a tournament have no use there
 JudgeSpec: TypeAlias = PairwiseSpec | RemoteSpec
 RewardSpec: TypeAlias = Annotated[
     FunctionSpec | ModelSpec | PairwiseSpec | CombineSpec | RemoteSpec,
@@ -326,7 +326,7 @@ MemberSpec.model_rebuild()
 
 
 def known_settings() -> set[str]:
-    """The names of all settings, those of members too."""
+    """Return the names of the settings of all kinds, and of members."""
     of_members = MemberSpec.model_fields.keys() - {"reward"}
     return {name for kind in KINDS.values() for name in kind.model_fields} | of_members
 
@@ -334,12 +334,12 @@ def known_settings() -> set[str]:
 def _is_unsaid(name: str, value: object) -> bool:
     if name == "non_finite" and value == "raise":
         return True
-    # not False among the others: it equals 0, which is a setting
+    # False is not in the tuple: it equals 0, which is a setting
     return value is False or value in (None, "", "auto", [], (), {})
 
 
 def _absolute_files(settings: Any) -> Any:
-    """Settings with their score files made absolute; anything but a mapping as it is."""
+    """Return settings with the paths of their score files made absolute; no mapping, unchanged."""
     if not isinstance(settings, dict):
         return settings
     return {

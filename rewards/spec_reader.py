@@ -1,4 +1,4 @@
-"""Reading a spec from a mapping, with every mistake in one line."""
+"""Read a spec from a mapping, with all mistakes named in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["complaints", "in_words", "read_reward", "rewritten", "takes"]
 
 _ADAPTER: TypeAdapter[RewardSpec] = TypeAdapter(RewardSpec)
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-# type of an error of pydantic's -> what was wanted; the rest is a limit in its context
+# type of an error of pydantic's -> what was wanted; {…} is a limit in the error's context
 _WANTED = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text",
     "list": "a list", "tuple": "a list", "dict": "a section of key: value", "finite": "finite",
@@ -28,7 +28,7 @@ _WANTED = {
     "less_than": "less than {lt}", "less_than_equal": "{le} or less",
     "too_short": "{min_length} entries or more",
 }  # fmt: skip
-# what pydantic calls the parts of a union, in its places
+# names of the parts of a union, which pydantic puts into the places of errors
 _BRANCH = re.compile(
     r"(str|int|float|bool|callable|constrained-.*|function-.*|(literal|list|tuple|dict)\[.*\])$"
     r"|[A-Z]\w+$"
@@ -36,7 +36,7 @@ _BRANCH = re.compile(
 
 
 def read_reward(given: Mapping[str, object], where: str) -> RewardSpec:
-    """The spec that a mapping says; `where` names the mapping in messages.
+    """Read the spec of a reward from a mapping; `where` names the mapping in messages.
 
     Raises:
         InputError: every complaint in one line, with the likely key for a typo.
@@ -49,12 +49,12 @@ def read_reward(given: Mapping[str, object], where: str) -> RewardSpec:
 
 
 def takes(kind: object, setting: str) -> bool:
-    """Whether rewards of `kind` have this setting."""
+    """Return whether rewards of `kind` have this setting."""
     return isinstance(kind, str) and kind in KINDS and setting in KINDS[kind].model_fields
 
 
 def rewritten(stored: object) -> object:
-    """A section of a stored config as this version would have written it, for comparisons.
+    """Return a section of a stored config as this version would write it, for comparisons.
 
     Earlier versions listed the settings of every kind. What cannot be read stays as it is.
     """
@@ -65,20 +65,20 @@ def rewritten(stored: object) -> object:
 
 
 def complaints(error: ValidationError, within: str | None = None) -> list[tuple[str, str]]:
-    """(dotted key as its user wrote it, what is wrong there) of each error of pydantic's.
+    """Return (dotted key as its user wrote it, what is wrong there) for each key with errors.
 
     `within` is the section that was read by itself: keys are those in it.
     """
     found: dict[str, list[ErrorDetails]] = {}
     for item in error.errors():
         found.setdefault(".".join(_place(item, within)), []).append(item)
-    # that a section is also no `false` is of no interest where something in it is wrong
+    # a section may also be `false`: where a key in it is wrong, that it is not `false` is omitted
     deeper = {key for key in found if any(other.startswith(f"{key}.") for other in found)}
     return [(key, _joined(found[key], key)) for key in found if not key or key not in deeper]
 
 
 def in_words(error: ErrorDetails) -> str:
-    """What is wrong, as a clause behind the key: "is 0, not 1 or more"."""
+    """Return what is wrong, as a clause behind the key: "is 0, not 1 or more"."""
     kind, given = error["type"], error["input"]
     if kind in _UNKNOWN:
         return "unknown key"
@@ -117,7 +117,10 @@ def _short(error: ErrorDetails) -> str:
 
 
 def _joined(errors: list[ErrorDetails], key: str) -> str:
-    """One clause; several are of the parts of a union, which all have the same value."""
+    """Join the errors of one key into one clause.
+
+    Several errors come from the parts of a union, which were all given the same value.
+    """
     wanted = [one for item in errors if (one := _wanted(item)) is not None]
     if len(errors) > 1 and len(wanted) == len(errors):
         return f"is {_short(errors[0])}, not {', or '.join(dict.fromkeys(wanted))}"
@@ -132,14 +135,17 @@ def _joined(errors: list[ErrorDetails], key: str) -> str:
 
 
 def _is_plain(error: ErrorDetails, text: str) -> bool:
-    """Whether the value is short, and the message does not say it."""
+    """Return whether an error's value is short, and the message `text` does not give it."""
     said = text in ("missing", "unknown key") or " to YAML (" in text
     return not said and isinstance(error["input"], str | int | float | bool | None)
 
 
 def _place(error: ErrorDetails, within: str | None) -> list[str]:
-    """pydantic's places name the kind that a reward was read as, the member's reward apart, and the
-    part of a union."""
+    """Return the place of an error in the user's own keys.
+
+    pydantic's places also name the kind that a reward or an update was read as, the field `reward`
+    of a member, and the part of a union: these are removed.
+    """
     place: list[str] = []
     before: int | str | None = within
     for at, part in enumerate(error["loc"]):

@@ -1,4 +1,4 @@
-"""What a reward is: groups in, scores out, each a finite number, a missing score, or an error."""
+"""What a reward is: it turns groups into scores, each a finite number or missing, or raises."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Comparison:
     second: str
 
     def swap(self) -> Comparison:
-        """The same two responses in the other order: cancels a judge's position bias."""
+        """Return the two responses in the other order, to cancel a judge's position bias."""
         return Comparison(self.prompt, first=self.second, second=self.first)
 
 
@@ -61,7 +61,7 @@ class Reward(Protocol):
     """Anything that turns groups into scores."""
 
     def score_groups(self, groups: Sequence[Group]) -> Scores:
-        """One list of K scores per group, in order; None is a missing score.
+        """Return one list of K scores per group, in order; None is a missing score.
 
         Every number is finite. Raises `RewardError` when a reward cannot be computed.
         """
@@ -69,8 +69,10 @@ class Reward(Protocol):
 
 
 def calls_at_once(scorer: object) -> int:
-    """How many calls a reward or a judge takes at a time, each from a thread of its own: 1, or the
-    number of the workers that stand behind it."""
+    """Return how many calls a reward or a judge takes at a time, each from a thread of its own.
+
+    That is 1, or the number of its workers.
+    """
     return getattr(scorer, "calls_at_once", 1)
 
 
@@ -78,7 +80,7 @@ POLICIES = ("raise", "missing")
 
 
 def check_policy(non_finite: str) -> None:
-    """Raises `InputError` for anything but "raise" and "missing"."""
+    """Check `non_finite`. Raises `InputError` for anything but "raise" and "missing"."""
     if non_finite not in POLICIES:
         raise InputError(
             f"non_finite={non_finite!r}",
@@ -90,8 +92,10 @@ def check_policy(non_finite: str) -> None:
 def finite_or_missing(
     value: float, *, source: str, where: str, non_finite: NonFinite
 ) -> float | None:
-    """`value` itself where it is finite and at most `LARGEST` in size; otherwise None or
-    `RewardError`, as `non_finite` says."""
+    """Return `value` where it is finite and at most `LARGEST` in size.
+
+    Otherwise return None with `non_finite="missing"`, and raise `RewardError` with "raise".
+    """
     if math.isfinite(value) and not is_too_large(value):
         return value
     if non_finite == "missing":

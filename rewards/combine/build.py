@@ -1,4 +1,4 @@
-"""From a spec to a `CombinedReward`. How one member is built, the caller's `build` knows."""
+"""Build a `CombinedReward` from a spec; a function of the caller's builds each member."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Settings(TypedDict):
 def build_combined(spec: CombineSpec, build: Callable[[RewardSpec], Reward]) -> CombinedReward:
     """Build a combination; `build` makes each member's reward.
 
-    Raises `InputError` that begins with the place in the settings.
+    Raises `InputError`, beginning with the key in the settings, for settings that do not fit.
     """
     members = spec.members
     # cheap checks first: a model may take minutes to load
@@ -72,7 +72,10 @@ def _say_what_is_relative(reward: CombinedReward) -> None:
 
 
 def _names(members: Sequence[MemberSpec]) -> list[str]:
-    """Their own names, or else their function, model or kind, told apart by the place."""
+    """Return the members' own names, or else their function, model or kind.
+
+    Of these, equal ones are told apart by their index.
+    """
     defaults = [member.reward.label for member in members]
     return [
         member.name or (name if defaults.count(name) == 1 else f"{name} [{index}]")

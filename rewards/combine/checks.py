@@ -11,7 +11,10 @@ __all__ = ["check_keys", "finite_number", "one_of"]
 
 
 def check_keys(given: object, where: str, known: Sequence[str]) -> dict[str, object]:
-    """`given` as a dict, without keys of value None. Raises `InputError` for unknown keys."""
+    """Return `given` as a dict, without keys of value None.
+
+    Raises `InputError` where it is no mapping or has unknown keys.
+    """
     if not isinstance(given, Mapping):
         raise InputError(where, f"{given!r} is no mapping", f"its keys are {', '.join(known)}")
     for key in given:
@@ -23,7 +26,7 @@ def check_keys(given: object, where: str, known: Sequence[str]) -> dict[str, obj
 def finite_number(
     value: object, where: str, *, above: float | None = None, at_least: float | None = None
 ) -> float:
-    """`value` as a float. Raises `InputError` unless it is a finite number within its bound."""
+    """Return `value` as a float. Raises `InputError` unless it is finite and within its bound."""
     if not is_finite_number(value):
         raise InputError(where, f"{value!r} is no finite number", "set it to one")
     if above is not None and not value > above:
@@ -34,7 +37,7 @@ def finite_number(
 
 
 def one_of(value: object, where: str, known: Sequence[str]) -> str:
-    """`value` itself when it is one of `known`; `InputError` otherwise."""
+    """Return `value` when it is one of `known`. Raises `InputError` otherwise."""
     if not isinstance(value, str) or value not in known:
         raise InputError(where, f"{value!r} is unknown", f"use one of {', '.join(known)}")
     return value

@@ -39,7 +39,7 @@ PUBLISHED_GRID = (
 )
 # fmt: on
 PUBLISHED_THRESHOLD = 0.03
-# what the published rule keeps when nothing on the grid is enough
+# the penalty of the published rule when nothing on the grid is enough
 UNMET_PENALTY = 1.0
 
 
@@ -63,14 +63,15 @@ def find_penalty(
     threshold: float = PUBLISHED_THRESHOLD,
     grid: Sequence[float] = PUBLISHED_GRID,
 ) -> Penalty:
-    """The smallest λ of `grid` with signed Spearman(r − λ·v, v) ≤ `threshold`.
+    """Return the smallest λ of `grid` with signed Spearman(r − λ·v, v) ≤ `threshold`.
 
     Args:
         rewards_N: (N,) rewards r of a reference set, finite.
         verbosity_N: (N,) verbosity v on a scale like that of r, finite and not constant.
 
-    Raises `InputError` for fewer than 3 samples, or others than finite numbers of one length. A
-    correlation that is undefined, of a constant, meets no threshold, as published.
+    Raises `InputError` for fewer than 3 samples, or others than finite numbers of one length, and
+    for a constant v. A correlation that is undefined, of a constant, meets no threshold, as
+    published.
     """
     rewards_N, verbosity_N = _checked(rewards_N, verbosity_N)
 
@@ -92,7 +93,7 @@ def penalty_matrix(
     threshold: float = PUBLISHED_THRESHOLD,
     grid: Sequence[float] = PUBLISHED_GRID,
 ) -> NDArray[np.float64]:
-    """ArmoRM's `reward_transform_matrix` M (K, K): adjusted_BK = rewards_BK @ M.
+    """Return ArmoRM's `reward_transform_matrix` M (K, K): adjusted_BK = rewards_BK @ M.
 
     M is the identity but for row v = `verbosity_index`: M[v, i] = −λ_i and M[v, v] = 1 − 1 = 0, so
     that adjusted_i = r_i − λ_i · r_v and adjusted_v = 0. λ_i is `find_penalty`'s for reward i.
@@ -124,7 +125,7 @@ def penalty_matrix(
 
 
 def unmet(found: Penalty, threshold: float) -> str:
-    """What to tell the user where no penalty of the grid was enough."""
+    """Return what to tell the user where no penalty of the grid was enough."""
     return (
         f"no penalty of the grid brings its correlation with verbosity ({found.before:.3f}) to "
         f"{threshold:g}; kept at {found.value:g} as published, which leaves {found.correlation:.3f}"
@@ -176,7 +177,8 @@ class Debias:
     member: str | None = None
 
     def amount(self, verbosity: float) -> float:
-        """What is to be taken off the reward of a response with this v; negative for short ones."""
+        """Return what to subtract from the reward of a response with this v; negative for v below
+        `mean`."""
         return self.penalty * (verbosity - self.mean) / self.std * self.scale
 
 
@@ -188,7 +190,7 @@ def fit_debias(
     per: Unit = "word",
     member: str | None = None,
 ) -> Debias:
-    """Constants from a reference set: rewards r (N,) without debiasing, and verbosity v (N,).
+    """Fit the constants to a reference set: rewards r (N,) without debiasing, and verbosity v (N,).
 
     `penalty` is `find_penalty`'s for r and v′; an unmet threshold is logged. Raises `InputError` as
     `find_penalty` does, and for rewards that are all equal.
@@ -210,7 +212,7 @@ def fit_debias(
 
 
 def build_debias(settings: object, where: str) -> Debias | None:
-    """Plain settings to a `Debias`; None stays None.
+    """Build a `Debias` from plain settings; return None for None.
 
     Args:
         settings: {"reference": file of responses and scores, "threshold"?} to fit the constants,

@@ -21,12 +21,12 @@ UNITS = ("word", "char", "token")
 
 
 def unit(per: object, where: str) -> Unit:
-    """`per` itself when it is a unit. Raises `InputError` otherwise."""
+    """Return `per` when it is a unit of length. Raises `InputError` otherwise."""
     return cast(Unit, one_of(per, where, UNITS))
 
 
 def response_length(completion: Completion, per: Unit) -> int:
-    """Words (separated by white space), characters, or the tokens that the policy drew.
+    """Return the number of words (separated by white space), characters, or tokens as drawn.
 
     Raises `InputError` where tokens are asked for and none are known: text read from a file has
     none, and a length of 0 would spare it every penalty.
@@ -56,12 +56,15 @@ class LengthPenalty:
     per: Unit = "word"
 
     def amount(self, completion: Completion) -> float:
-        """What is to be taken off the reward, 0 or more. Raises as `response_length` does."""
+        """Return what to subtract from the reward, 0 or more. Raises as `response_length` does."""
         return self.weight * max(0.0, response_length(completion, self.per) - self.above)
 
 
 def build_length_penalty(settings: object, where: str) -> LengthPenalty | None:
-    """{"weight", "above"?, "per"?} to a penalty; None stays None. Raises `InputError`."""
+    """Build a penalty from {"weight", "above"?, "per"?}; return None for None.
+
+    Raises `InputError` for other keys or values.
+    """
     if settings is None:
         return None
     given = check_keys(settings, where, ("per", "weight", "above"))

@@ -1,6 +1,6 @@
 """One member of a combined reward: its weight and scale, and the checks of its scores.
 
-Its errors are raised again under the member's name.
+Errors of the member's reward are raised again under the member's name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Member"]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """`weight` multiplies the normalised score; its sign is free."""
+    """One reward of a combination; `weight`, of either sign, multiplies its normalised score."""
 
     reward: Reward
     name: str
@@ -28,7 +28,10 @@ class Member:
     normaliser: Normaliser
 
     def score_groups(self, groups: Sequence[Group]) -> list[list[float | None]]:
-        """Raw scores, K of each group, checked. Raises `RewardError` or `InputError` by name."""
+        """Return the raw scores, K of each group, checked: finite numbers or None.
+
+        Raises `RewardError` or `InputError` that names the member.
+        """
         with self._named():
             scores = self.reward.score_groups(groups)
             found = [len(row) for row in scores]
@@ -44,9 +47,10 @@ class Member:
             ]
 
     def score(self, conversations: Sequence[object]) -> list[float | None]:
-        """Raw scores (N,) of conversations, None where the member gives NaN.
+        """Return the raw scores (N,) of conversations, None where the member gives NaN.
 
-        Raises `InputError` where the member scores groups only, or is normalised within them.
+        Raises `InputError` where the member scores groups only, or is normalised within them, and
+        `RewardError` for a wrong number of scores or an infinite one.
         """
         score: Callable[..., Any] | None = getattr(self.reward, "score", None)
         with self._named():
@@ -69,7 +73,10 @@ class Member:
             ]
 
     def weighted(self, raw_K: Sequence[float | None], where: str) -> list[float | None]:
-        """weight · normalised score of one prompt's samples; None stays None."""
+        """Return weight · normalised score of one prompt's samples; None stays None.
+
+        Raises `RewardError` for scores too large to normalise.
+        """
         try:
             return [
                 None if value is None else self.weight * value for value in self.normaliser(raw_K)

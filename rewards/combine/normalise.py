@@ -1,4 +1,4 @@
-"""Putting one source's scores on a scale that others share.
+"""Put the scores of one reward on a scale that others share.
 
 Every normaliser is a function of one prompt's scores and constants fixed beforehand. None keeps
 running statistics: a sample's reward would depend on what was scored before it, hence on the order
@@ -38,7 +38,7 @@ class Normaliser:
     constants: dict[str, object] = field(default_factory=dict)
 
     def __call__(self, scores_K: Sequence[float | None]) -> list[float | None]:
-        """K scores of one prompt, normalised; None stays None."""
+        """Normalise the K scores of one prompt; None stays None."""
         normalised = iter(self.apply([score for score in scores_K if score is not None]))
         return [None if score is None else next(normalised) for score in scores_K]
 
@@ -49,7 +49,7 @@ class Normaliser:
 def build_normaliser(
     spec: str | Mapping[str, object] | Normaliser | None, where: str
 ) -> Normaliser:
-    """A normaliser by its settings.
+    """Build a normaliser from its settings.
 
     Args:
         spec: "none" (or None); "group", the z-score among the prompt's samples; "rank", their
@@ -113,7 +113,7 @@ def _shift_and_scale(scores_K: Sequence[float], *, mean: float, std: float) -> l
 
 
 def _z_scores(scores_K: Sequence[float]) -> list[float]:
-    """(x − mean) / population std; 0 for all where all are equal, or where there is one."""
+    """Return (x − mean) / population std of each score; 0 where all are equal, or there is one."""
     std = population_std(scores_K) if scores_K else 0.0
     # differences that small are rounding: a z-score would make them as large as any
     if std <= 1e-6 * max(map(abs, scores_K), default=0.0):
@@ -122,7 +122,10 @@ def _z_scores(scores_K: Sequence[float]) -> list[float]:
 
 
 def _ranks(scores_K: Sequence[float]) -> list[float]:
-    """0 for the lowest, 1 for the highest, equal scores their mean; ½ where all are equal."""
+    """Return ranks in [0, 1]: 0 for the lowest score, 1 for the highest.
+
+    Equal scores have their mean rank: ½ where all are equal, or there is one.
+    """
     if len(scores_K) < 2:
         return [0.5] * len(scores_K)
     counts = sorted(Counter(scores_K).items())

@@ -1,4 +1,4 @@
-"""From the members' weighted scores of one sample to one number."""
+"""Reduce the members' weighted scores of one sample to one number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REDUCTIONS = ("sum", "mean", "min", "mean_minus_std")
 
 
 def reduce_scores(values_M: Sequence[float], reduction: Reduction, std_weight: float) -> float:
-    """M weighted scores to one.
+    """Reduce M weighted scores to one.
 
     mean_minus_std is mean − std_weight · std with the population's std over the members (ddof 0:
     the members are the whole ensemble). Mean, worst case and a penalty on disagreement are the
@@ -34,7 +34,7 @@ def reduce_scores(values_M: Sequence[float], reduction: Reduction, std_weight: f
 
 
 def population_std(values_N: Sequence[float]) -> float:
-    """sqrt(mean (x − mean x)²); exactly 0 when all are equal, which rounding of the mean hides."""
+    """Return sqrt(mean (x − mean x)²), exactly 0 when all are equal in spite of rounding."""
     if min(values_N) == max(values_N):
         return 0.0
     mean = math.fsum(values_N) / len(values_N)

@@ -2,7 +2,7 @@
 
     score = reduce_m(weight_m · normalise_m(raw_m)) − length penalty − verbosity debiasing
 
-The last two are additive in the response: their order changes nothing.
+The last two do not depend on the reduced score: their order changes nothing.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class CombinedReward:
         normalise: (M,) what `build_normaliser` understands; default "none".
         reduce: "sum", "mean", "min" or "mean_minus_std" (see `reduce_scores`).
         std_weight: the λ of mean_minus_std, 0 or more; default 1.
-        length_penalty: taken off the reduced score.
-        debias: taken off the reduced score. A member that it names is the measure of verbosity and
+        length_penalty: subtracted from the reduced score.
+        debias: subtracted from the reduced score. A member that it names measures verbosity and is
             no term of the combination: it has no weight and no normaliser.
         names: (M,) for messages; default: the members' own names.
 
@@ -73,7 +73,7 @@ class CombinedReward:
         self.std_weight = _std_weight(std_weight, self.reduce, len(self._terms))
 
     def score_groups(self, groups: Sequence[Group]) -> Scores:
-        """One list of K combined scores per group, in order; members run one after the other.
+        """Return one list of K combined scores per group, in order; members run one by one.
 
         Raises `RewardError` where a member fails, or the combination is beyond a float.
         """
@@ -88,7 +88,7 @@ class CombinedReward:
         ]
 
     def score(self, conversations: Sequence[str | Sequence[Message]]) -> np.ndarray:
-        """N conversations to float32 scores (N,), NaN where a score is missing.
+        """Return the scores of N conversations, float32 (N,), NaN where a score is missing.
 
         Plain texts will do where no length is needed. Raises as `score_groups` does, and
         `InputError` where a member scores groups only, or a normaliser needs the other samples of
@@ -111,21 +111,26 @@ class CombinedReward:
                 move(device)
 
     def take_report(self) -> Any:
-        """What the judges among the members report since the last call; None without any."""
+        """Return the sum of the reports of the judges among the members since the last call.
+
+        Return None where no member reports.
+        """
         takes = [getattr(member.reward, "take_report", None) for member in self.members]
         reports = [take() for take in takes if take is not None]
         found = [report for report in reports if report is not None]
         return functools.reduce(operator.add, found) if found else None
 
     def comparisons(self) -> dict[str, list[list[int | float]]]:
-        """What its judge compared, as `JudgeReward.comparisons`; nothing where several judges did,
-        whose comparisons would be taken for one's."""
+        """Return what the one judge among the members compared, as `JudgeReward.comparisons` does.
+
+        Return {} where none or several did: theirs would look like those of one judge.
+        """
         asked = [getattr(member.reward, "comparisons", None) for member in self.members]
         found = [made for ask in asked if ask is not None and (made := ask())]
         return found[0] if len(found) == 1 else {}
 
     def describe(self) -> dict[str, object]:
-        """The settings that a score depends on, fitted constants among them."""
+        """Return the settings that a score depends on, fitted constants among them."""
         return {
             "kind": "combine",
             "reduce": self.reduce,
@@ -141,7 +146,10 @@ class CombinedReward:
         completions_K: Sequence[Completion],
         where_K: Sequence[str],
     ) -> list[float | None]:
-        """Every member's raw scores (K,) of one prompt's samples to combined ones (K,)."""
+        """Combine every member's raw scores (K,) of one prompt's samples to scores (K,).
+
+        A sample of which one is missing has no score, None.
+        """
         where = where_K[0] if where_K else "no sample"
         terms_MK = [member.weighted(raw[member.name], where) for member in self._terms]
         measure_K = raw[self._measure.name] if self._measure else None
@@ -175,7 +183,10 @@ class CombinedReward:
         return score
 
     def _response(self, conversation: str | Sequence[Message]) -> Completion:
-        """What is measured: the last turn."""
+        """Return the response of a conversation, its last message, whose length is measured.
+
+        Of a plain text return an empty one; raises `InputError` where its length is needed.
+        """
         by_length = self.debias is not None and self.debias.member is None
         if isinstance(conversation, str) or not conversation:
             if by_length or self.length_penalty is not None:
@@ -236,7 +247,11 @@ def _own_names(rewards: Sequence[Reward]) -> list[str]:
 
 
 def _measure(members: Sequence[Member], debias: Debias | None) -> Member | None:
-    """The member whose score is the verbosity, when `debias` names one."""
+    """Return the member whose score is the verbosity, when `debias` names one; else None.
+
+    Raises `InputError` where there is no such member, it is the only one, or it has a weight or a
+    normaliser.
+    """
     if debias is None or debias.member is None:
         return None
     found = next((member for member in members if member.name == debias.member), None)

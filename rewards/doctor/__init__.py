@@ -1,4 +1,4 @@
-"""What may be wrong with a reward model: every line measured on the model itself.
+"""Examine a reward model for faults; every finding is measured on the model itself.
 
 `examine` runs all checks; each lives in a file of its own and yields `Finding`s. Nothing here
 changes a model or a file.

@@ -131,7 +131,10 @@ def _judged(name: str, tensor: torch.Tensor, initial: float) -> Finding:
 
 
 def _as_drawn(name: str, values: torch.Tensor, std: float, initial: float) -> str:
-    """How a fresh head would have been drawn, when this one has just that spread."""
+    """Return how an untrained head is drawn, in words, where this tensor has just that spread.
+
+    Return "" where it has another.
+    """
     if name.startswith("score."):
         expected, how = initial, f"as transformers draws it (initializer_range {initial:g})"
     else:
@@ -145,7 +148,7 @@ def _as_drawn(name: str, values: torch.Tensor, std: float, initial: float) -> st
 
 
 def _files(folder: Path) -> Iterator[Finding]:
-    """One tensor in two shards: which of them counts depends on the reader."""
+    """Check that no tensor is in two weight files: which one is used would depend on the reader."""
     files = weight_files(folder)
     names = Counter(name for file in files for name in _names(file))
     twice = sorted(name for name, count in names.items() if count > 1)
@@ -159,7 +162,7 @@ def _files(folder: Path) -> Iterator[Finding]:
 
 
 def _head_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """By name without wrappers, in order."""
+    """Return the tensors of the head by their names without wrappers, sorted."""
     shapes = tensor_shapes(folder)
     names = bare_names(shapes, _GATING) or find_head(folder, read_config(folder), shapes).names
     names = names or bare_names(shapes, ("classifier.",))
@@ -175,7 +178,7 @@ def _names(file: Path) -> list[str]:
 
 
 def family_of(path: str | Path, folder: Path, kind: Family | None) -> Family | None:
-    """The family as `load_reward` decides it; None where the files do not tell."""
+    """Return the family as `load_reward` decides it; None where the files do not tell."""
     if kind is not None:
         return kind
     published = find_published(path)

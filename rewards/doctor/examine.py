@@ -42,10 +42,12 @@ def examine(
     advance: Advance = _silent,
     **settings: Any,
 ) -> Iterator[Finding]:
-    """Findings as they are made. `settings` are those of `load_reward`.
+    """Yield the findings of all checks of the model at `path`, as they are made.
 
-    `advance` is told the number of pairs that are done. Raises `InputError` when `path` is no
-    model's folder or there is no such device; a model that cannot be loaded is a finding.
+    `pairs` are preference pairs of the user's to measure it on; `advance` is called with the number
+    of those that are newly done. `settings` are those of `load_reward`. Raises `InputError` when
+    `path` is no model's folder or there is no such device; a model that cannot be loaded is a
+    finding.
     """
     folder = local_folder(path)
     read_config(folder)
@@ -73,7 +75,7 @@ def examine_reward(
     name: str = "",
     advance: Advance = _silent,
 ) -> Iterator[Finding]:
-    """A scalar reward model that is loaded already, from `folder`."""
+    """Yield the findings of a scalar reward model that is loaded already, from `folder`."""
     model = ModelUnderTest(reward, folder, name or str(folder))
     checks: list[Check] = [
         ("tokens", partial(check_tokens, model)),
@@ -93,7 +95,7 @@ def examine_reward(
 def examine_judge(
     judge: Judge, pairs: Sequence[EvalRow] | None = None, advance: Advance = _silent
 ) -> Iterator[Finding]:
-    """A pairwise judge that is loaded already."""
+    """Yield the findings of a pairwise judge that is loaded already."""
     checks: list[Check] = [
         ("tokens", partial(check_judge_tokens, judge)),
         ("order", partial(check_order, judge)),
@@ -119,10 +121,10 @@ def _load(
 
 
 def _guarded(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """A check that cannot be done is a finding too, and the others go on."""
+    """Yield the findings of a check; an error of the check is yielded as a finding, not raised."""
     try:
         yield from check()
-    except Exception as error:  # what a checkpoint does to libraries is what one asks us about
+    except Exception as error:  # any error that a checkpoint causes is of interest to its user
         reason = " ".join(str(error).split())
         kind = "" if isinstance(error, InputError | RewardError) else f"{type(error).__name__}: "
         yield wrong(what, f"could not be checked: {kind}{reason}", "fix this first")

@@ -1,4 +1,4 @@
-"""One line of a diagnosis. Knows nothing of models."""
+"""The verdict of one check of a model. This module knows nothing of models."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Level = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict on one thing.
+    """A verdict on one property of a model.
 
-    `what` names it in a word or two, `detail` is what was seen, `fix` what to do about it,
-    `values` are the numbers in `detail` for scripts.
+    `what` names the property in a word or two, `detail` is what was seen, `fix` what to do about
+    it, `values` are the numbers in `detail`, for scripts.
     """
 
     level: Level
@@ -27,7 +27,8 @@ class Finding:
     values: Mapping[str, float | int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
-        """Plain values; a number that is not finite is null, since JSON has none."""
+        """Return the finding as plain values; numbers that are not finite, which JSON lacks, are
+        None."""
         return {
             "level": self.level,
             "what": self.what,
@@ -38,15 +39,15 @@ class Finding:
 
 
 def ok(what: str, detail: str, **values: float) -> Finding:
-    """As it should be."""
+    """Return a finding that `what` is as it should be."""
     return Finding("ok", what, detail, values=values)
 
 
 def note(what: str, detail: str, fix: str = "", **values: float) -> Finding:
-    """Worth knowing; scores mean what they should."""
+    """Return a finding that is worth knowing, while scores mean what they should."""
     return Finding("note", what, detail, fix, values)
 
 
 def wrong(what: str, detail: str, fix: str, **values: float) -> Finding:
-    """Scores do not mean what they should, or there are none."""
+    """Return a finding by which scores do not mean what they should, or there are none."""
     return Finding("wrong", what, detail, fix, values)

@@ -24,14 +24,18 @@ Talks = Sequence[Sequence[Message]]
 
 
 def check_invariance(model: ModelUnderTest) -> Iterator[Finding]:
-    """The built-in conversations scored in six ways."""
+    """Compare scores of the built-in conversations in one call with those of up to six others.
+
+    These are: again, one by one, in reversed order, in smaller and in larger batches, and in the
+    padded layout where the model uses the packed one. Yields nothing where none can be scored.
+    """
     readable = model.readable(SAMPLES)
     talks = [SAMPLES[index] for index in readable.kept]
     if not talks:
         return
     together = model.score(talks)
     if not np.isfinite(together).any():
-        return  # nothing to compare, and said where the scores are
+        return  # nothing to compare, which the check of the scores reports
     limit = _limit(model, together)
     yield _repeat(together, model.score(talks), limit)
     alone = np.concatenate([model.score([talk]) for talk in talks])
@@ -54,7 +58,10 @@ def _limit(model: ModelUnderTest, scores: np.ndarray) -> float:
 
 
 def _apart(first: np.ndarray, second: np.ndarray) -> float:
-    """Largest difference; a score that is missing on one side only is infinitely far."""
+    """Return the largest difference, which is infinite where a score is missing on one side only.
+
+    Return 0 where there is no score to compare.
+    """
     both = np.isfinite(first) & np.isfinite(second)
     if (np.isfinite(first) != np.isfinite(second)).any():
         return float("inf")
@@ -108,7 +115,10 @@ def _layout(
 
 @contextlib.contextmanager
 def _padded(backbone: Backbone) -> Iterator[None]:
-    """The other layout, with transformers' plainest attention: as independent as can be."""
+    """Hold the backbone in the padded layout with transformers' eager attention.
+
+    No other computation at hand shares less with the packed layout.
+    """
     own = backbone.model.config._attn_implementation
     with _changed(backbone, "layout", "padded"):
         backbone.model.set_attn_implementation("eager")

@@ -28,9 +28,10 @@ _CHUNK = 64
 
 
 def check_judge_tokens(judge: Judge) -> Iterator[Finding]:
-    """The header that the verdict is read after, and the two tokens that it is read from.
+    """Report text, tokens, header, labels, BOS and precision of a built-in comparison.
 
-    Loading refuses a judge without them; here they are shown.
+    The verdict follows the assistant's header and is read from the two label tokens. Loading
+    refuses a judge without these; here they are shown.
     """
     prompt = getattr(judge, "prompt", None)
     if not isinstance(prompt, PairPrompt):
@@ -49,7 +50,10 @@ def check_judge_tokens(judge: Judge) -> Iterator[Finding]:
 
 
 def check_order(judge: Judge) -> Iterator[Finding]:
-    """P(a, b) + P(b, a) = 1, and how much it is worth to be shown first."""
+    """Check that P(a, b) + P(b, a) = 1, and report how much it is worth to be shown first.
+
+    Also report how often the better response of the built-in pairs wins.
+    """
     comparisons = [c for c in map(_comparison, obvious_pairs()) if c is not None]
     forth, back = (
         _answers(judge, asked) for asked in (comparisons, [one.swap() for one in comparisons])
@@ -68,7 +72,11 @@ def check_order(judge: Judge) -> Iterator[Finding]:
 def check_judge_pairs(
     judge: Judge, pairs: Sequence[EvalRow], advance: Advance
 ) -> Iterator[Finding]:
-    """All about N pairs of the user's; those whose prompts differ cannot be compared."""
+    """Report accuracy, margin and length bias of a judge on N pairs of the user's.
+
+    Pairs whose two prompts differ cannot be compared: they are counted and skipped. `advance` is
+    called with the number of pairs that are newly done.
+    """
     known = [(pair, one) for pair in pairs if (one := _comparison(pair)) is not None]
     if len(known) < len(pairs):
         left = len(pairs) - len(known)
@@ -111,7 +119,7 @@ def _position(gaps: np.ndarray) -> Finding:
 
 
 def _answers(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
-    """P(first is better) and the gap between the orders (N,), NaN where unknown."""
+    """Return P(first is better) and the gap between the orders, (N,) each, NaN where unknown."""
     ask = getattr(judge, "verdicts", judge.compare)
     answer = ask(comparisons)
     if isinstance(answer, Verdicts):
@@ -121,7 +129,7 @@ def _answers(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[np.ndarra
 
 
 def _each_answer(judge: Judge, asked: Sequence[Comparison], reasons: list[str]) -> np.ndarray:
-    """P(first is better) (N,), NaN where the judge refuses, with its `reasons`."""
+    """Return P(first is better) (N,), NaN where the judge refuses; its errors go to `reasons`."""
     try:
         return _answers(judge, asked)[0]
     except (RewardError, InputError) as error:
@@ -132,7 +140,7 @@ def _each_answer(judge: Judge, asked: Sequence[Comparison], reasons: list[str]) 
 
 
 def _comparison(pair: EvalRow) -> Comparison | None:
-    """None for a pair whose two responses have different prompts."""
+    """Return a pair as a comparison; None where its two responses have different prompts."""
     if len(pair.groups) != 1:
         return None
     first, second = pair.texts

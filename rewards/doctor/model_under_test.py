@@ -25,7 +25,10 @@ __all__ = ["ModelUnderTest", "Readable"]
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """Which of N conversations the model can read: `kept` indices, `cut` of them truncated."""
+    """Which of N conversations the model can read: those at the indices `kept`.
+
+    `cut` of these are truncated; `reasons` says of each of the others why it cannot be read.
+    """
 
     kept: list[int]
     cut: int
@@ -34,7 +37,7 @@ class Readable:
 
 @dataclass(frozen=True)
 class ModelUnderTest:
-    """`folder` holds the files of `reward`; `name` is what the user called it."""
+    """A loaded `reward`, the `folder` with its files, and the `name` that the user called it."""
 
     reward: ModelReward
     folder: Path
@@ -54,14 +57,14 @@ class ModelUnderTest:
 
     @property
     def config(self) -> dict[str, Any]:
-        """`config.json` as it stands, with the text model's part on top where there is one."""
+        """`config.json`, with the keys of its `text_config` on top where it has that section."""
         config = read_config(self.folder)
         text = config.get("text_config")
         return {**config, **(text if is_object(text) else {})}
 
     @property
     def published(self) -> str | None:
-        """The published model that this is a copy of, by its name."""
+        """Name of the published model that this is a copy of; None where it is of none."""
         found = find_published(self.name) or find_published(self.folder)
         return None if found is None else found[0]
 
@@ -69,8 +72,11 @@ class ModelUnderTest:
         return self.encoder.render(conversation)
 
     def with_other_end(self, conversation: Turns) -> ModelUnderTest | None:
-        """The same, reading conversations with an EOS where this does without, and the other way
-        round; None where that makes no difference to `conversation`, or there is no EOS."""
+        """Return the same model with the other setting of `eos`: an EOS behind each conversation
+        where this one has none, and none where it has one.
+
+        Return None where that makes no difference to `conversation`, or there is no EOS token.
+        """
         if self.tokenizer.eos_token_id is None:
             return None
         reward = self.reward
@@ -90,7 +96,10 @@ class ModelUnderTest:
     def readable(
         self, conversations: Sequence[Turns], names: Sequence[str] | None = None
     ) -> Readable:
-        """Those that fit the format and keep some of their response. `names` are for reasons."""
+        """Tell which conversations fit the format and keep some of their response when truncated.
+
+        `names` are what the reasons call the conversations.
+        """
         kept, reasons, cut = [], [], 0
         names = names or [f"conversation {index + 1}" for index in range(len(conversations))]
         for index, (conversation, name) in enumerate(zip(conversations, names, strict=True)):
@@ -105,12 +114,15 @@ class ModelUnderTest:
         return Readable(kept, cut, reasons)
 
     def score(self, conversations: Sequence[Turns]) -> np.ndarray:
-        """(N,) float32; NaN where a score is missing."""
+        """Return scores (N,), float32; NaN where a score is missing."""
         with self._uncounted():
             return self.reward.score(conversations)
 
     def _positions(self, conversation: Turns, name: str) -> None:
-        """Raises where `score` would, before the model is run."""
+        """Check a conversation without running the model.
+
+        Raises `InputError` or `RewardError` where `score` would before the model is run.
+        """
         (ids,) = self.encoder.encode([conversation], [name])
         head = getattr(self.engine, "head", None)
         if head is not None:

@@ -1,4 +1,4 @@
-"""Preference pairs of the user's: accuracy, margin, and how much of the verdict is length."""
+"""Measure a model on preference pairs: accuracy, margin, and how much of the verdict is length."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CHUNK = 64
 _SIDES = ("chosen", "rejected")
 _STRONG = 0.5
 _ENOUGH = 10  # a correlation of fewer points is noise
-_SURE = 0.01  # p of two readings that win as often as each other
+_SURE = 0.01  # largest p-value at which two ways to read the pairs count as different
 
 Advance = Callable[[int], None]
 
@@ -44,9 +44,10 @@ Advance = Callable[[int], None]
 def read_pairs(
     path: str, split: str = "train", columns: Mapping[str, str] | None = None
 ) -> list[EvalRow]:
-    """Pairs of every form that `raft eval-reward` reads, the better response first; ties are none.
+    """Read pairs of every form that `raft eval-reward` reads, the better response first.
 
-    Raises InputError naming the row that is no pair.
+    Rows whose responses are all equally good are no pairs, and ignored. Raises InputError naming a
+    row of more than two responses, and where no pair is left.
     """
     source = find_source(path, split=split, columns=columns)
     parser = RowParser(source.stem, "pairs")
@@ -67,35 +68,38 @@ def _better_first(row: EvalRow) -> EvalRow:
         raise InputError(row.where, problem, "measure lists with raft eval-reward")
     if row.gold[0] > row.gold[1]:
         return row
-    (group,) = row.groups  # two responses to one prompt: dialogues stand better first
+    (group,) = row.groups  # responses to one prompt; two whole conversations are better first
     swapped = replace(group, completions=group.completions[::-1])
     return replace(row, groups=(swapped,), gold=row.gold[::-1])
 
 
 def as_pair(prompt: str, chosen: str, rejected: str) -> EvalRow:
-    """A pair that comes from no file."""
+    """Make a pair of texts that come from no file."""
     group = Group(Prompt(prompt, prompt), (Completion(chosen), Completion(rejected)), 0)
     return EvalRow("built-in", prompt, {}, (group,), (1.0, 0.0), "")
 
 
 def obvious_pairs() -> list[EvalRow]:
-    """The built-in ones."""
+    """Return the ten built-in pairs, whose better response is obvious."""
     return [as_pair(*texts) for texts in OBVIOUS]
 
 
 def prompt_numbers(pairs: Sequence[EvalRow]) -> np.ndarray:
-    """(N,): equal for pairs of one prompt."""
+    """Return a number for the prompt of each pair (N,), the same for pairs of one prompt."""
     return np.unique([pair.prompt_digest.hex() for pair in pairs], return_inverse=True)[1]
 
 
 def check_obvious(model: ModelUnderTest) -> Iterator[Finding]:
-    """Never wrong: a model may be made for something else than these ten pairs."""
+    """Report how often the better response of the ten built-in pairs wins.
+
+    The level is never "wrong": a model may be made for something else than these pairs.
+    """
     chosen_N, rejected_N, _, _ = _scores(model, obvious_pairs(), lambda count: None)
     yield obvious_finding(chosen_N - rejected_N)
 
 
 def obvious_finding(margins_N: np.ndarray) -> Finding:
-    """How often the better response of N built-in pairs wins; NaN is missing."""
+    """Return how often the better response of N built-in pairs wins; a NaN margin is missing."""
     known_N = margins_N[np.isfinite(margins_N)]
     wins = int((known_N > 0).sum())
     detail = f"the better answer wins in {wins} of {len(known_N)} built-in obvious pairs"
@@ -106,7 +110,10 @@ def obvious_finding(margins_N: np.ndarray) -> Finding:
 def check_pairs(
     model: ModelUnderTest, pairs: Sequence[EvalRow], advance: Advance
 ) -> Iterator[Finding]:
-    """All about N pairs of the user's."""
+    """Report accuracy, margin, length bias, end token and truncation on N pairs of the user's.
+
+    `advance` is called with the number of pairs that are newly done.
+    """
     chosen_N, rejected_N, cut, reasons = _scores(model, pairs, advance)
     lengths_N2 = np.array([_lengths(model, pair) for pair in pairs], dtype=np.float64)
     extra_N = lengths_N2[:, 0] - lengths_N2[:, 1]
@@ -131,7 +138,10 @@ def check_pairs(
 def _end_token(
     model: ModelUnderTest, pairs: Sequence[EvalRow], margins_N: np.ndarray
 ) -> Iterator[Finding]:
-    """Read at an EOS or before it: both give numbers, and one of them is what was trained."""
+    """Compare the accuracy with an EOS behind each conversation and without, by a binomial test.
+
+    The model gives scores either way, but was trained for one of the two.
+    """
     from scipy.stats import binomtest
 
     other = model.with_other_end(TWO_TURNS)
@@ -159,11 +169,12 @@ def _end_token(
 def judged_findings(
     margins_N: np.ndarray, extra_N: np.ndarray, prompt_N: np.ndarray
 ) -> Iterator[Finding]:
-    """From N pairs' margins, positive where the chosen response wins and NaN where missing.
+    """Yield accuracy, margin and length bias of N pairs.
 
     Args:
-        extra_N: length of the chosen response minus that of the rejected one.
-        prompt_N: equal for pairs of one prompt, which are no independent measurements.
+        margins_N: (N,), positive where the chosen response wins, NaN where missing.
+        extra_N: (N,), length of the chosen response minus that of the rejected one.
+        prompt_N: (N,), equal for pairs of one prompt, which are no independent measurements.
     """
     known_N = np.isfinite(margins_N)
     missing = int((~known_N).sum())
@@ -212,7 +223,10 @@ def _margin(margins: np.ndarray) -> Finding:
 
 
 def _margin_length(margins: np.ndarray, extra: np.ndarray, prompts: np.ndarray) -> Finding:
-    """Within a pair the prompt is the same, so this is the cleaner of the two correlations."""
+    """Correlate the margin with the difference in length between the responses of a pair.
+
+    Within a pair the prompt is the same, so this is cleaner than `_score_length`'s correlation.
+    """
     if ((margins != 0) & (extra != 0)).sum() < 2:
         return note("length", "too few pairs of different length to say")
     found = length_bias(margins, extra, prompts, unit="tokens")
@@ -260,7 +274,8 @@ def _by_strength(
 def _scores(
     model: ModelUnderTest, pairs: Sequence[EvalRow], advance: Advance
 ) -> tuple[np.ndarray, np.ndarray, int, list[str]]:
-    """Scores of the chosen and of the rejected, (N,) each; conversations cut; why some are NaN."""
+    """Return scores of the chosen and of the rejected responses, (N,) each; the number of
+    conversations truncated; and the reasons why some could not be read, whose scores are NaN."""
     conversations = [one for pair in pairs for one in pair.conversations]
     scores_M, cut, reasons = np.full(len(conversations), np.nan), 0, []
     for start in range(0, len(conversations), 2 * _CHUNK):
@@ -277,6 +292,6 @@ def _scores(
 
 
 def _lengths(model: ModelUnderTest, pair: EvalRow) -> tuple[int, int]:
-    """Tokens of the chosen and of the rejected response."""
+    """Return the number of tokens of the chosen and of the rejected response."""
     rows = model.tokenizer(pair.texts, add_special_tokens=False, verbose=False)["input_ids"]
     return len(rows[0]), len(rows[1])

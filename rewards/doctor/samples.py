@@ -1,4 +1,4 @@
-"""Built-in conversations of mixed lengths, and pairs whose better half is obvious."""
+"""Built-in conversations of mixed lengths, and pairs whose better response is obvious."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["OBVIOUS", "SAMPLES", "TWO_TURNS", "talk"]
 
 
 def talk(*turns: str) -> list[Message]:
-    """Alternating user and assistant turns."""
+    """Make a conversation of alternating messages, the first by the user."""
     roles = ("user", "assistant")
     return [Message(role=roles[i % 2], content=turn) for i, turn in enumerate(turns)]
 
@@ -19,7 +19,7 @@ _STORY = (
     "The ferry left the harbour at dawn with eleven passengers and a crate of oranges. By noon the "
     "wind had turned, the captain had changed course twice, and nobody was hungry any more. "
 )
-# one token, many tokens, none at all; shared beginnings; several turns; other scripts
+# responses of one token, many tokens, none at all; shared beginnings; several turns; other scripts
 SAMPLES = [
     talk("Hi", "Hello!"),
     talk("Is the sea salty?", "Yes."),
@@ -37,7 +37,7 @@ SAMPLES = [
     talk("List three colours.", "1. red\n2. green\n3. blue\n"),
 ]
 
-# (prompt, better, worse): nobody would argue, and the longer one is not always the better
+# (prompt, better, worse): the better one is beyond dispute, and not always the longer one
 OBVIOUS = [
     ("What is 7 + 5?", "12", "7 + 5 is 75."),
     ("What is the capital of France?", "The capital of France is Paris.", "Bananas are yellow."),

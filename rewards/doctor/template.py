@@ -1,4 +1,4 @@
-"""What a chat template does to a conversation: header, date, dropped or trimmed contents."""
+"""Check what a chat template does to a conversation: header, date, dropped or trimmed contents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _MARKS = ("Qalphaq", "Qbravoq", "Qcharlieq", "Qdeltaq")
 
 
 def check_template(model: ModelUnderTest) -> Iterator[Finding]:
-    """Only where the format is "chat": the other formats are our own."""
+    """Check header, date and contents of the chat template, where the format is "chat".
+
+    The other formats are our own, and yield nothing.
+    """
     if model.encoder.format != "chat":
         return
     text = model.text(talk(*_MARKS))
@@ -38,10 +41,11 @@ def check_template(model: ModelUnderTest) -> Iterator[Finding]:
 
 
 def trailing_header(text: str) -> str:
-    """What a rendered conversation of the four marks has after its end, where that is a header.
+    """Return what follows the last response in `text`, where it ends with another's header.
 
-    What follows the last answer begins as what follows an earlier one does: with its closing. When
-    there is more, and a response is opened by the same, it is the header of another answer.
+    `text` is a rendered conversation of the four marks. What follows its last response begins as
+    what follows an earlier one: with the closing of the message. When there is more, and the same
+    stands before a response, that is the header of another response. Return "" otherwise.
     """
     _, _, after = text.partition(_MARKS[1])
     after_earlier, _, after = after.partition(_MARKS[2])
@@ -79,7 +83,10 @@ def _header(model: ModelUnderTest, text: str) -> Iterator[Finding]:
 
 
 def _without_header(model: ModelUnderTest) -> str:
-    """The header that the checkpoint's own template trails, where the loader took it off."""
+    """Return what the checkpoint's own template writes after the last response, header included.
+
+    Return "" where that does not end with a header; the loader removes such a header.
+    """
     conversation = [{"role": m["role"], "content": m["content"]} for m in talk(*_MARKS)]
     own = load_tokenizer(model.folder)
     if not own.chat_template:

@@ -34,7 +34,7 @@ _ENDS = 8
 
 
 def check_tokens(model: ModelUnderTest) -> Iterator[Finding]:
-    """Text, tokens, BOS, last token and literal special tokens of a two-turn conversation."""
+    """Check text, tokens, BOS, last token and typed special tokens of a two-turn conversation."""
     ids = model.ids(TWO_TURNS)
     yield _text(model)
     yield ok("tokens", f"{len(ids)}: {both_ends(model.tokenizer, ids)}", count=len(ids))
@@ -44,7 +44,7 @@ def check_tokens(model: ModelUnderTest) -> Iterator[Finding]:
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Token strings with their ids; a blank is shown as ␣, a line break as ⏎."""
+    """Return token strings with their ids; a blank is shown as ␣, a line break as ⏎."""
     tokens = tokenizer.convert_ids_to_tokens(list(ids))
     return "  ".join(f"{_visible(token)}·{id}" for token, id in zip(tokens, ids, strict=True))
 
@@ -59,7 +59,7 @@ def _visible(token: str | None) -> str:
 
 
 def both_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The first and last eight tokens, as `shown`."""
+    """Return the first and the last eight tokens as `shown` does, or all where they are few."""
     if len(ids) <= 2 * _ENDS:
         return shown(tokenizer, ids)
     return f"{shown(tokenizer, ids[:_ENDS])}  …  {shown(tokenizer, ids[-_ENDS:])}"
@@ -105,7 +105,8 @@ def _bos(model: ModelUnderTest, ids: Sequence[int]) -> Iterator[Finding]:
 
 
 def _as_written(model: ModelUnderTest, bos_id: int) -> tuple[int, int]:
-    """Leading BOS of the rendered text alone, and of the text tokenised with special tokens."""
+    """Return the number of leading BOS in the rendered text, tokenised without special tokens of
+    the tokenizer's own and with them."""
     text = model.text(TWO_TURNS)
     rows = [
         model.tokenizer(text, add_special_tokens=special)["input_ids"] for special in (False, True)
@@ -136,7 +137,7 @@ def _last(model: ModelUnderTest, ids: Sequence[int]) -> Finding:
 
 
 def _literal(model: ModelUnderTest, ids: Sequence[int]) -> Iterator[Finding]:
-    """Special tokens that a user can type; those of the template first."""
+    """Report special tokens that a user can type; those of the template first."""
     known = {id for id, one in model.tokenizer.added_tokens_decoder.items() if one.special}
     special = sorted(known | set(model.tokenizer.all_special_ids), key=lambda id: id not in ids)
     tokens = model.tokenizer.convert_ids_to_tokens(special)
@@ -190,7 +191,10 @@ def _trouble(model: ModelUnderTest, own: int | None, config: object) -> str:
 
 
 def _elsewhere(model: ModelUnderTest, pad: int) -> str:
-    """What transformers' pooling, the right-most token that is not pad, would change."""
+    """Return in words what transformers' pooling would change.
+
+    That pooling scores the right-most token that is not the pad token.
+    """
     if model.reward.kind != "classifier" or not isinstance(model.engine, TransformersEngine):
         return f"poolings that search for it stop early; {_UNAFFECTED}"
     rows = [model.ids(SAMPLES[i]) for i in model.readable(SAMPLES).kept[:_MEASURED]]
@@ -218,6 +222,7 @@ _FIRST = 3
 
 
 def check_limits(model: ModelUnderTest) -> Iterator[Finding]:
+    """Report precision, maximal length and vocabulary."""
     saved = model.config.get("dtype") or model.config.get("torch_dtype")
     yield precision(model.reward.describe(), saved)
     yield _length(model)
@@ -225,7 +230,10 @@ def check_limits(model: ModelUnderTest) -> Iterator[Finding]:
 
 
 def precision(said: Mapping[str, object], saved: str | None = None) -> Finding:
-    """From a model's description of itself, and the dtype in its config."""
+    """Report dtype, device, engine and layout, as a model's `describe` gives them in `said`.
+
+    `saved` is the dtype in its config.json.
+    """
     where = f"{said.get('dtype')} on {said.get('device')}, {said.get('engine')} engine"
     layout = f", {said['layout']} rows" if "layout" in said else ""
     detail = f"{where}{layout}{f'; saved as {saved}' if saved else ''}"

@@ -1,4 +1,4 @@
-"""How many BOS tokens a reward model was trained to read: a matter of token ids alone.
+"""How many BOS tokens a reward model was trained to read, as a setting of token ids alone.
 
 Chat templates render a BOS and tokenizers add another one, so `<s><s>` happens by accident. Some
 models were trained on it and need it, most were not: it is a setting, never a side effect.
@@ -28,7 +28,10 @@ _PROBE = [Message(role="user", content="a"), Message(role="assistant", content="
 
 
 def check_bos(bos: str, bos_id: int | None) -> None:
-    """Raises `InputError` for an unknown policy, or one that needs a BOS where there is none."""
+    """Check a number of BOS tokens.
+
+    Raises `InputError` for an unknown one, or for one above 0 where the tokenizer has no BOS.
+    """
     if bos not in BOS_COUNT:
         raise InputError(f"bos={bos!r}", "is unknown", f"use one of {', '.join(BOS_COUNT)}")
     if BOS_COUNT[bos] and bos_id is None:
@@ -36,7 +39,7 @@ def check_bos(bos: str, bos_id: int | None) -> None:
 
 
 def with_bos(ids: Sequence[int], bos_id: int | None, bos: Bos) -> list[int]:
-    """`ids` with exactly 0, 1 or 2 BOS in front, however many there were."""
+    """Return `ids` with exactly 0, 1 or 2 BOS in front, however many there were."""
     start = 0
     while bos_id is not None and start < len(ids) and ids[start] == bos_id:
         start += 1
@@ -45,14 +48,17 @@ def with_bos(ids: Sequence[int], bos_id: int | None, bos: Bos) -> list[int]:
 
 
 def own_bos(tokenizer: PreTrainedTokenizerBase) -> Bos:
-    """What the tokenizer does by itself to a plain text: "single" when it puts a BOS in front."""
+    """Return "single" when the tokenizer puts a BOS in front of a plain text, else "none"."""
     bos_id = tokenizer.bos_token_id
     ids = tokenizer("a")["input_ids"]
     return "single" if bos_id is not None and ids[:1] == [bos_id] else "none"
 
 
 def default_bos(tokenizer: PreTrainedTokenizerBase, format: Format) -> Bos:
-    """What tokenizer and template add by themselves, once."""
+    """Return "single" when the tokenizer or its chat template (format "chat") adds a BOS.
+
+    Return "none" when neither does; a BOS that both add still counts once.
+    """
     if own_bos(tokenizer) == "single" or format != "chat" or tokenizer.bos_token_id is None:
         return own_bos(tokenizer)
     ids = tokenizer(render(_PROBE, format, tokenizer), add_special_tokens=False)["input_ids"]
@@ -60,9 +66,10 @@ def default_bos(tokenizer: PreTrainedTokenizerBase, format: Format) -> Bos:
 
 
 def counted_bos(tokenizer: PreTrainedTokenizerBase, format: Format, *, special: bool) -> Bos:
-    """What tokenising a rendered text yields; `special` says whether the tokenizer adds its own.
+    """Return how many BOS tokenising a rendered text yields; more than two count as two.
 
-    OpenRLHF's code does without, GRM's with: the template's and the tokenizer's are two there.
+    `special` says whether the tokenizer adds its own. OpenRLHF's code lets it add none, GRM's does:
+    there the template's BOS and the tokenizer's make two.
     """
     ids = tokenizer(render(_PROBE, format, tokenizer), add_special_tokens=special)["input_ids"]
     count = next((n for n, id in enumerate(ids) if id != tokenizer.bos_token_id), len(ids))
@@ -70,9 +77,9 @@ def counted_bos(tokenizer: PreTrainedTokenizerBase, format: Format, *, special: 
 
 
 def grm_bos(tokenizer: PreTrainedTokenizerBase, format: Format | None, name: str) -> Bos | None:
-    """GRM's code tokenises the rendered template once more, and reads as many BOS as that yields.
+    """Return how many BOS GRM's code reads: it lets the tokenizer add its own to rendered text.
 
-    None, which leaves the choice open, where nothing is rendered by a template.
+    Return None, which leaves the setting open, where nothing is rendered by a template.
     """
     if format not in (None, "chat") or not tokenizer.chat_template:
         return None

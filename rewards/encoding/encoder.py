@@ -25,7 +25,11 @@ SIDES = ("left", "right")
 
 
 def check_truncation(side: str, max_length: int | None, kept: int) -> None:
-    """Raises `InputError` for an unknown side, or a length with no room but for BOS and EOS."""
+    """Check how conversations are truncated.
+
+    Raises `InputError` for an unknown side, or where `max_length` has room for no more than the
+    `kept` tokens, BOS and EOS.
+    """
     if side not in SIDES:
         raise InputError(
             f"truncation_side={side!r}",
@@ -81,7 +85,10 @@ class Encoder:
             self._check_template()
 
     def _check_template(self) -> None:
-        """A template that leaves the response out would give every response the same score."""
+        """Check that the chat template writes the response: else all would have the same score.
+
+        Raises `InputError` where it does not.
+        """
         question = Message(role="user", content="a question")
         for answer in ("the first answer", "another one"):
             probe = [question, Message(role="assistant", content=answer)]
@@ -93,7 +100,7 @@ class Encoder:
                 )
 
     def describe(self) -> dict[str, object]:
-        """The settings that the ids depend on, for a run's records."""
+        """Return the settings that the ids depend on, for a run's records."""
         return {
             "format": self.format,
             "separator": self.separator,
@@ -101,7 +108,7 @@ class Encoder:
             "eos": self.eos,
             "max_length": self.max_length,
             "truncation_side": self.truncation_side,
-            # records of earlier versions do without
+            # an empty one is not recorded, since records of earlier versions have no such key
             **(
                 {"chat_template_kwargs": given}
                 if (given := dict(self.chat_template_kwargs))
@@ -110,7 +117,7 @@ class Encoder:
         }
 
     def encode(self, conversations: Sequence[Scorable], names: Sequence[str]) -> list[list[int]]:
-        """N conversations to N lists of ids, `max_length` at most. `names` are for messages.
+        """Return the ids of N conversations, each `max_length` at most. `names` are for messages.
 
         Raises `InputError` when a conversation does not fit the format, and `RewardError` when
         nothing of its response would be left, or it has ids that the model does not know.
@@ -134,7 +141,7 @@ class Encoder:
         texts = [self._named_text(*pair) for pair in zip(conversations, names, strict=True)]
         if not texts:
             return []
-        # special tokens are ours to add: the template's BOS is in the text already
+        # special tokens are added below; the template's BOS is in the text already
         rows = self.tokenizer(
             texts, add_special_tokens=False, padding=False, truncation=False, verbose=False
         )["input_ids"]
@@ -142,10 +149,10 @@ class Encoder:
         return [with_eos(with_bos(ids, bos_id, self.bos), eos_id, self.eos) for ids in rows]
 
     def check(self, conversation: Scorable, *, length: bool) -> None:
-        """Refuse what `encode` would refuse, before there is a model.
+        """Refuse a conversation that `encode` would refuse, before there is a model.
 
-        Whether something of the response is left within `max_length` takes as long again as all
-        else: it is checked where `length` asks for it.
+        Only with `length` is it tokenised, which takes as long as all else, to check its ids and
+        that something of its response is left within `max_length`. Raises as `encode` does.
         """
         if not length:
             self._text(conversation)
@@ -160,7 +167,7 @@ class Encoder:
             raise InputError(name, error) from error
 
     def render(self, conversation: Scorable) -> str:
-        """The text of a conversation."""
+        """Return the text of a conversation. Raises `InputError` as `formats.render` does."""
         return render(
             conversation, self.format, self.tokenizer, self.separator, self.chat_template_kwargs
         )
@@ -172,7 +179,7 @@ class Encoder:
 
     @property
     def _front(self) -> int:
-        """Tokens at the start that are never cut."""
+        """Number of tokens at the start that are never cut."""
         return BOS_COUNT[self.bos]
 
     @property
@@ -180,7 +187,7 @@ class Encoder:
         return EOS_COUNT[self.eos]
 
     def cut(self, ids: Sequence[int]) -> list[int]:
-        """`ids` (T,) at most `max_length` long; BOS always stays, and an EOS that was added."""
+        """Return `ids` (T,) cut to `max_length`; BOS always stays, and an EOS that was added."""
         length = self.max_length
         if length is None or len(ids) <= length:
             return list(ids)
@@ -189,7 +196,7 @@ class Encoder:
         return [*ids[: self._front], *ids[len(ids) - (length - self._front) :]]
 
     def keeps_response(self, ids: Sequence[int], without: Sequence[int]) -> bool:
-        """Does at least one token of the response survive the cut?
+        """Return whether at least one token of the response survives the cut to `max_length`.
 
         `without` is the same conversation with an empty response: what both have in common at the
         start is the prompt, at the end what the template puts after a response.
@@ -219,7 +226,7 @@ class Encoder:
         *before, last = checked_conversation(conversation, name)
         empty = not last["content"] and "tool_calls" not in last
         if empty and self.truncation_side == "left":
-            return  # an empty one cannot be lost on the left
+            return  # an empty response cannot be lost by a cut on the left
         emptied = [*before, Message(role="assistant", content="")]
         (without,) = self._tokens([emptied], [name])
         if self.keeps_response(ids, without):

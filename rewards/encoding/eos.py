@@ -1,7 +1,7 @@
 """Whether a row ends in the tokenizer's EOS: part of what a reward model was trained to read.
 
-TRL's RewardTrainer puts one behind plain text, OpenRLHF behind every conversation, and the score is
-read there. A chat template closes the turn itself. It is a setting, never a side effect.
+TRL's RewardTrainer puts an EOS behind plain text, OpenRLHF behind every conversation, and the score
+is read there. A chat template closes the turn itself. So the EOS is a setting, never a side effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ EOS_COUNT: dict[str, int] = {"none": 0, "single": 1}
 
 
 def check_eos(eos: str, eos_id: int | None) -> None:
-    """Raises `InputError` for an unknown policy, or one that needs an EOS where there is none."""
+    """Check an EOS setting.
+
+    Raises `InputError` for an unknown one, or for "single" where the tokenizer has no EOS.
+    """
     if eos not in EOS_COUNT:
         raise InputError(f"eos={eos!r}", "is unknown", f"use one of {', '.join(EOS_COUNT)}")
     if EOS_COUNT[eos] and eos_id is None:
@@ -29,7 +32,7 @@ def check_eos(eos: str, eos_id: int | None) -> None:
 
 
 def with_eos(ids: Sequence[int], eos_id: int | None, eos: Eos) -> list[int]:
-    """`ids` as they are for "none"; for "single" with exactly one EOS at the end."""
+    """Return `ids` as they are for "none"; for "single", with exactly one EOS at the end."""
     if eos == "none" or eos_id is None:
         return list(ids)
     end = len(ids)
@@ -39,20 +42,24 @@ def with_eos(ids: Sequence[int], eos_id: int | None, eos: Eos) -> list[int]:
 
 
 def without_last_newline(text: str) -> str:
-    """A template's text as OpenRLHF closes it: `<|im_end|>\\n` would hide an EOS that is there."""
+    """Return a template's text without newlines at its end, as OpenRLHF does.
+
+    The newline of `<|im_end|>\\n` would hide that the text ends in an EOS already.
+    """
     return text.rstrip("\n")
 
 
 def own_eos(tokenizer: PreTrainedTokenizerBase) -> Eos:
-    """What the tokenizer does by itself to a plain text: "single" when it puts an EOS behind."""
+    """Return "single" when the tokenizer puts an EOS behind a plain text, else "none"."""
     eos_id = tokenizer.eos_token_id
     ids = tokenizer("a")["input_ids"]
     return "single" if eos_id is not None and ids[-1:] == [eos_id] else "none"
 
 
 def default_eos(tokenizer: PreTrainedTokenizerBase, format: Format) -> Eos:
-    """One behind plain text, which nothing else closes; templates and "hh_hash" are left alone.
+    """Return "single" for plain text, which nothing else closes, and "none" for other formats.
 
-    The published "hh_hash" model was trained without.
+    Templates close their turns, and the published "hh_hash" model was trained without an EOS.
+    Return "none" also where the tokenizer has no EOS.
     """
     return "single" if format == "plain" and tokenizer.eos_token_id is not None else "none"

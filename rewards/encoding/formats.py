@@ -6,7 +6,7 @@ r"""Turn a conversation into the text that a reward model reads.
 - "plain": the contents one after the other.
 - "ultrarm": `Human: U\n\nAssistant: A`, as on the card of openbmb/UltraRM-13b.
 - "beaver": `BEGINNING OF CONVERSATION: USER: U ASSISTANT:A`, as PKU-Alignment/safe-rlhf trains: an
-  EOS after each earlier answer (that after the last one is a matter of `eos`).
+  EOS after each earlier response (the setting `eos` decides on one after the last).
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ HH_NAMES = {"user": "###Human: ", "assistant": "###Assistant: "}
 
 
 def check_format(format: str) -> None:
-    """Raises `InputError` for an unknown format."""
+    """Check the name of a format. Raises `InputError` for an unknown one."""
     if format not in FORMATS:
         raise InputError(f"format={format!r}", "is unknown", f"use one of {', '.join(FORMATS)}")
 
 
 def name_conversations(conversations: Sequence[Scorable]) -> list[str]:
-    """`conversation 0`, …: what messages call each. Raises `InputError` for what is no list of
-    conversations: rows of a file, a conversation alone, a text alone."""
+    """Return `conversation 0`, `conversation 1`, …, which error messages call the conversations.
+
+    Raises `InputError` for what is no list of conversations: rows of a file, a conversation alone,
+    a text alone.
+    """
     if isinstance(conversations, str):
         raise InputError("conversations", "are one text", "give a list of conversations")
     names = [f"conversation {index}" for index in range(len(conversations))]
@@ -65,11 +68,11 @@ def render(
     separator: str = "",
     chat_template_kwargs: Mapping[str, object] | None = None,
 ) -> str:
-    """The text of one conversation, or of one plain text that is scored as it stands.
+    """Return the text of one conversation, or of one plain text that is scored as it stands.
 
     `separator` goes between the messages of "hh_hash", `chat_template_kwargs` are variables of the
-    chat template. Raises `InputError` when the conversation
-    does not end with the assistant, or its roles do not fit the format.
+    chat template. Raises `InputError` when the conversation does not end with the assistant, its
+    roles do not fit the format, or the format has no form for its tools or reasoning.
     """
     if isinstance(conversation, str):
         return _render_text(conversation, format)
@@ -114,7 +117,7 @@ def _render_hh(conversation: Sequence[Message], separator: str) -> str:
 
 
 def _is_hh_text(conversation: Sequence[Message]) -> bool:
-    """Is this one plain HH prompt, `\\n\\nHuman: …\\n\\nAssistant:`, and its continuation?"""
+    """Return whether this is one HH prompt, `\\n\\nHuman: …\\n\\nAssistant:`, and its response."""
     roles = [message["role"] for message in conversation]
     if roles != ["user", "assistant"]:
         return False
@@ -144,5 +147,8 @@ def _hh_name(role: str) -> str:
 
 
 def hh_literal(text: str) -> str:
-    """The replacement on the card of weqweasdas/hh_rlhf_rm_open_llama_3b, letter for letter."""
+    """Return `text` with HH's names of the roles replaced by those of "hh_hash".
+
+    The replacement is that on the card of weqweasdas/hh_rlhf_rm_open_llama_3b, letter for letter.
+    """
     return text.replace("\n\nHuman", "###Human").replace("\n\nAssistant", "###Assistant")

@@ -1,8 +1,8 @@
 """Built-in reward functions, each with TRL's signature.
 
 `func(prompts, completions, **columns) -> list[float | None]`: one score per completion, None where
-the function does not apply. Settings are keyword-only arguments without a list meaning; they are
-fixed when the reward is built. Wrong settings raise `InputError` even for an empty batch.
+the function does not apply. Settings are keyword-only arguments with one value for all completions;
+they are fixed when the reward is built. Wrong settings raise `InputError` even for an empty batch.
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ def exact_match(
     ignore_case: bool = False,
     **columns: object,
 ) -> list[float | None]:
-    """1.0 where the response is the reference in `column`, else 0.0; None without a reference.
+    """Return 1.0 where the response is the reference in `column`, else 0.0.
 
-    A list of references accepts any of them. Raises `InputError` when no row has the column.
+    The score is None without a reference; of a list of references, any is accepted. Raises
+    `InputError` when no row has the column.
     """
     references = reference_column(columns, column, len(completions))
     return [

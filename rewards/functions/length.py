@@ -20,9 +20,9 @@ def length(
     scale: float = 1.0,
     **columns: object,
 ) -> list[float]:
-    """`scale` times the length, or minus the distance |length − target| when `target` is given.
+    """Return `scale` · length, or −`scale` · |length − target| when `target` is given.
 
-    "words" are separated by white space; "tokens" are those that the policy drew.
+    `unit` is "chars", "words" (separated by white space) or "tokens" (those that the policy drew).
     Raises `InputError` for an unknown unit, or for tokens where no ids are known.
     """
     if unit not in UNITS:

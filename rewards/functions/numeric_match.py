@@ -64,7 +64,7 @@ _PHRASE = re.compile(
     r"(?P<said>(?:[^\n.。]|[.](?=[0-9]))*)",
     re.IGNORECASE,
 )
-# sums that an answer begins with: what they come to follows
+# sums that an answer begins with; their results follow
 _SUMS = re.compile(r"^(?:[^A-Za-z=]*=)+")
 _RESULT = re.compile(r"=|≈|≃|\\approx(?![a-z])")
 # "x = 3, y = 4" are two answers
@@ -90,7 +90,7 @@ _SCIENTIFIC = re.compile(
 _POWER = re.compile(rf"(?<![{_CASED}0-9.^_)}}])([0-9]+)\s*\^\s*\{{?\s*([-−]?[0-9]{{1,2}})\}}?")
 # "42 cm^2": the exponent of a unit is no number
 _UNIT_EXPONENT = re.compile(rf"(?<=[{_CASED}])\^\s*\{{?\s*[-−]?[0-9]+\s*\}}?")
-# before it: "about 5"
+# what may stand before a number that is an answer as a whole: "about 5"
 _LEAD = re.compile(r"[\s*_`$(\[{~]*(?:[^\W\d_]{2,}\s+)*")
 _LABEL = re.compile(rf"\s*[{_CASED} ]{{1,20}}:\s+")
 _WORD = re.compile(rf"(?<![\\\w])[{_CASED}]{{2,}}")
@@ -108,11 +108,12 @@ def numeric_match(
     tolerance: float = 0.0,
     **columns: object,
 ) -> list[float | None]:
-    """1.0 where the response's number is the reference's, else 0.0; None without a reference.
+    """Return 1.0 where the response's number is the reference's, else 0.0.
 
-    A response without a number scores 0.0. A reference that is no number (`7\\pi`, `4:30p`, `A`)
-    gives a missing score, and the log names the first. `tolerance` is the absolute difference that
-    is still accepted. Raises `InputError` when no row has the column.
+    The score is None without a reference. A response without a number scores 0.0. A reference that
+    is no number (`7\\pi`, `4:30p`, `A`) gives a missing score, and the log names the first.
+    `tolerance` is the absolute difference that is still accepted. Raises `InputError` when no row
+    has the column, and for a tolerance that is negative or not finite.
     """
     if not 0 <= tolerance < math.inf:
         raise InputError(
@@ -137,12 +138,12 @@ def numeric_match(
     return found
 
 
-# columns of which a reference that is no number was named: once is enough
+# columns for which the log has named a reference that is no number: it does so once for each
 _named: set[str] = set()
 
 
 def read_number(text: str) -> Fraction | None:
-    """The number that `text` gives as its answer, or None when it gives none.
+    """Return the number that `text` gives as its answer, or None when it gives none.
 
     `1,000`, `$5`, `5%`, `.5`, `1e3`, `-3`, `3/4`, `1 1/2`, `\\frac{-3}{4}`, `3 \\times 10^8` and
     `10^3` are numbers; a percent sign and a unit change nothing. Digits of every script count.
@@ -163,10 +164,10 @@ def read_number(text: str) -> Fraction | None:
 
 
 def read_reference(reference: object) -> Fraction | None:
-    """The right answer that a row holds: a number, or a text that is one or ends in one.
+    """Return the right answer that a row holds: a number, or a text that is one or ends in one.
 
-    None for everything else: a reference is never misread. Of a solution in words its last line
-    counts.
+    Return None for everything else, so that no reference is misread. Of a solution in words the
+    last line counts.
     """
     if isinstance(reference, bool) or not isinstance(reference, int | float | str | Decimal):
         return None
@@ -198,7 +199,7 @@ def _exact(digits: str) -> Fraction:
 
 
 def _plain(text: str) -> str:
-    """The text with LaTeX and the digits of other scripts written as plain ASCII numbers."""
+    """Return the text with LaTeX and the digits of other scripts written as ASCII numbers."""
     if not text.isascii():
         text = "".join(map(_ascii, text))
     if "\\" in text or "{" in text:
@@ -216,7 +217,7 @@ def _plain(text: str) -> str:
 
 
 def _ascii(char: str) -> str:
-    """Decimal digits of every script, and the full-width forms, as ASCII."""
+    """Return a decimal digit of any script, or a full-width form, as ASCII; others unchanged."""
     if char.isdecimal():
         return str(unicodedata.decimal(char))
     if "！" <= char <= "～":
@@ -225,14 +226,14 @@ def _ascii(char: str) -> str:
 
 
 def _words(match: re.Match[str]) -> str:
-    """Words in a formula; a unit's exponent goes with it."""
+    """Return the words that a LaTeX command sets in a formula, without a unit's exponent."""
     return f" {match[1]} "
 
 
 def _plain_fraction(match: re.Match[str]) -> str:
     outer, top_sign, top, top_digit, bottom_sign, bottom, bottom_digit = match.groups()
     negative = sum(bool(sign) for sign in (outer, top_sign, bottom_sign)) % 2
-    # a whole number before it is a part of it: 1\\frac{1}{2}
+    # a whole number before the fraction is a part of it: 1\\frac{1}{2}
     whole = match.string[: match.start()][-1:].isdecimal()
     top, bottom = ((n or d).replace(",", "") for n, d in ((top, top_digit), (bottom, bottom_digit)))
     return f"{' ' if whole else ''}{'-' if negative else ''}{top}/{bottom}"
@@ -258,7 +259,7 @@ def _number(match: re.Match[str]) -> Fraction:
 
 
 def _marked(text: str) -> Iterator[Fraction]:
-    """The numbers that stand directly behind a `####`, the last first."""
+    """Yield the numbers that stand directly behind a `####`, the last first, but no headings'."""
     for marker in reversed(list(_MARKER.finditer(text))):
         line = text[marker.end() :].lstrip().split("\n", 1)[0]
         line = _SPACED_MINUS.sub(r"\1-", _SUMS.sub("", line))
@@ -271,7 +272,10 @@ def _marked(text: str) -> Iterator[Fraction]:
 
 
 def _whole(text: str) -> Fraction | None:
-    """The number that a text is as a whole, behind its last equals sign and with a unit."""
+    """Return the number that a text is as a whole, or None.
+
+    Only what stands behind the last equals sign counts, and a unit may follow the number.
+    """
     *before, text = _RESULT.split(text)
     if any(_MANY.search(part) for part in before):
         return None
@@ -284,7 +288,10 @@ def _whole(text: str) -> Fraction | None:
 
 
 def _concluded(text: str) -> Fraction | None:
-    """The last number of the last line of a solution, which has words, or a label: "A: 18"."""
+    """Return the last number in the last line of a solution, or None.
+
+    The line has a label, as in "A: 18", and else a number only, or has three words or more.
+    """
     line = text.strip().rsplit("\n", 1)[-1]
     labelled = _LABEL.match(line)
     if labelled is not None:
@@ -304,7 +311,10 @@ def _last(text: str) -> Fraction | None:
 
 
 def _last_said(text: str) -> Fraction | None:
-    """The number in the last phrase that has one: of "the answer is 2 + 3 = 5 eggs", 5."""
+    """Return the number in the last "the answer is" that has one, or None.
+
+    It is a sum's result: 5 in "the answer is 2 + 3 = 5 eggs".
+    """
     for match in reversed(list(_PHRASE.finditer(text))):
         said = _SPACED_MINUS.sub(r"\1-", _SUMS.sub("", match["said"]))
         if (number := _NUMBER.search(said)) is not None:
@@ -313,7 +323,7 @@ def _last_said(text: str) -> Fraction | None:
 
 
 def _boxes(text: str) -> Iterator[str]:
-    """The contents of all boxes, braces balanced; an unclosed box ends with the text."""
+    """Yield the contents of all boxes, braces balanced; an unclosed box ends with the text."""
     for match in _BOXED.finditer(text):
         depth = 1
         for end in range(match.end(), len(text)):

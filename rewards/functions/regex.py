@@ -23,9 +23,9 @@ def regex(
     dotall: bool = False,
     **columns: object,
 ) -> list[float]:
-    """1.0 where `pattern` is found ("search") or is the whole text ("fullmatch"), else 0.0.
+    """Return 1.0 where `pattern` is found ("search") or is the whole text ("fullmatch"), else 0.0.
 
-    "count" gives the number of non-overlapping matches. Raises `InputError` for a pattern that
+    Mode "count" gives the number of non-overlapping matches. Raises `InputError` for a pattern that
     is missing or does not compile, or for an unknown mode.
     """
     if mode not in MODES:

@@ -1,4 +1,4 @@
-"""From a name to a function: a built-in, `package.module:attr`, or `path/to/file.py:attr`."""
+"""Resolve a function by name: a built-in, `package.module:attr`, or `path/to/file.py:attr`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ RewardFunction = Callable[..., object]
 
 
 def resolve_function(name: str) -> RewardFunction:
-    """The callable that `name` stands for.
+    """Return the callable that `name` stands for.
 
-    Raises `InputError` naming what is missing, where, and the built-ins that exist.
+    Raises `InputError` where there is none, naming what is missing, and where; also for an
+    attribute that cannot be called, and for a module or file that cannot be imported.
     """
     if name in BUILTINS:
         return BUILTINS[name]
@@ -49,7 +50,11 @@ def resolve_function(name: str) -> RewardFunction:
 def build_function(
     function: RewardFunction, name: str, arguments: Mapping[str, object]
 ) -> RewardFunction:
-    """`function` with its settings fixed. A built-in checks them now, not in the first batch."""
+    """Return `function` with its settings fixed.
+
+    Settings of a built-in are checked now, not in the first batch: raises `InputError` for one that
+    it does not have, or that has a wrong type or value.
+    """
     if function not in BUILTINS.values():
         return partial(function, **arguments)
     settings = {
@@ -70,7 +75,7 @@ def build_function(
     return built
 
 
-# folders whose modules this process has loaded
+# folders with modules of users that this process may have loaded
 users: set[str] = set()
 
 
@@ -118,8 +123,10 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def _look_in(folder: Path) -> None:
-    """Let a user's modules stand beside each other. It comes last: nothing there takes the place
-    of a library."""
+    """Append a folder to `sys.path`, so that a user's modules in it can import each other.
+
+    It comes last, so that no module in it replaces one of a library.
+    """
     users.add(str(folder))
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

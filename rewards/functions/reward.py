@@ -33,7 +33,7 @@ class FunctionReward:
 
     Args:
         function: a callable, or what `rewards.functions.resolve.resolve_function` understands.
-        name: for messages; the function's own name otherwise.
+        name: for messages; by default the function's own name.
         arguments: settings fixed at build time; they win over columns of the same name.
         non_finite: "raise", or "missing" to count NaN and infinity as missing scores.
 
@@ -58,10 +58,11 @@ class FunctionReward:
         self._accepted = _named_parameters(found)
 
     def score_groups(self, groups: Sequence[Group]) -> Scores:
-        """One list of K per group, from one call of the function with all N = Σ K completions.
+        """Return K scores per group, in order, from one call of the function.
 
-        Raises `RewardError` when the function raises, returns another count than N, something
-        that is no number, or (unless `non_finite="missing"`) NaN or infinity.
+        The call gets all N = Σ K completions. Raises `RewardError` when the function raises, or
+        returns another count than N, something that is no number, or (unless
+        `non_finite="missing"`) NaN or infinity.
         """
         samples = [(group.prompt, one) for group in groups for one in group.completions]
         if not samples:
@@ -123,7 +124,7 @@ class FunctionReward:
         ]
 
     def _as_list(self, result: Any, samples: Sequence[tuple[Prompt, Completion]]) -> list[object]:
-        # arrays and tensors are as good as lists
+        # arrays and tensors are accepted as lists are
         values = result.tolist() if hasattr(result, "tolist") else result
         if isinstance(values, list | tuple):
             return list(values)
@@ -153,8 +154,11 @@ class ConversationFunction(FunctionReward):
     """A function that scores conversations too, as a reward model does."""
 
     def score(self, conversations: Sequence[Scorable]) -> np.ndarray:
-        """N conversations to scores (N,), NaN where one is missing; the last message of each is the
-        response. Raises as `score_groups` does, and `InputError` for a plain text."""
+        """Return the scores (N,), float64, of N conversations; NaN where one is missing.
+
+        The last message of each is the response. Raises as `score_groups` does, and `InputError`
+        for a plain text.
+        """
         groups: list[Group] = []
         for name, one in zip(name_conversations(conversations), conversations, strict=True):
             if isinstance(one, str):
@@ -168,7 +172,10 @@ class ConversationFunction(FunctionReward):
 
 
 def _named_parameters(function: Callable[..., object]) -> frozenset[str] | None:
-    """The names a function without `**kwargs` accepts; None when it takes every column."""
+    """Return the names that a function without `**kwargs` accepts.
+
+    Return None when it takes every column, or its signature is unknown.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except (
@@ -186,7 +193,10 @@ async def _awaited(result: Awaitable[object]) -> object:
 
 
 def _trl_prompt(prompt: Prompt) -> str | list[Message]:
-    """A fresh copy: what a function does to its arguments must not reach the run's prompts."""
+    """Return a copy of a prompt in TRL's form: a text, or a list of messages.
+
+    It is a copy because a function may change its arguments, but not the run's prompts.
+    """
     if isinstance(prompt.content, str):
         return prompt.content
     return deepcopy(list(prompt.content))

@@ -1,4 +1,4 @@
-"""What the built-in functions share: reading completions and columns."""
+"""Read the completions and columns that built-in functions are given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["completion_text", "completion_texts", "reference_column"]
 
 
 def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """The text of a completion: a plain string, or the contents of its messages.
+    """Return the text of a completion: a plain string, or the contents of its messages.
 
     Raises `InputError` for a tool call, which is no text: every call would count as an empty one.
     """
@@ -23,15 +23,15 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
 
 
 def completion_texts(completions: Sequence[Any]) -> list[str]:
-    """The N texts of N completions."""
+    """Return the texts of N completions. Raises as `completion_text` does."""
     return [completion_text(completion) for completion in completions]
 
 
 def reference_column(columns: Mapping[str, Any], name: str, count: int) -> Sequence[object]:
-    """Column `name`, N values. A row without a reference holds None.
+    """Return column `name`, one value per completion, None for a row without a reference.
 
-    Raises `InputError` when no row at all has the column: a reward that silently applied to
-    nothing would look like a run without answers.
+    Raises `InputError` when no row at all has the column, which would make every score missing.
+    Without completions, `count` = 0, the column may be missing.
     """
     if name in columns:
         return columns[name]

@@ -1,6 +1,6 @@
-"""Calls of a user's own code: whatever comes out of one is an error that names its place.
+"""Call a user's own code: whatever it raises becomes an error that names the place.
 
-`sys.exit()` in a reward function would end a command as a success, with its work undone.
+That includes `sys.exit()`, which would end a command as a success, with its work undone.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["user_code"]
 
 @contextlib.contextmanager
 def user_code(error: Callable[[str], Exception]) -> Iterator[None]:
-    """What the block raises becomes `error` of what was raised and where.
+    """Turn an exception of the block into `error(told)`; `told` says what was raised, and where.
 
-    Ctrl-C, and errors that are ours already, pass. What it prints goes to standard error: rows may
-    be written to standard output.
+    Ctrl-C, `InputError` and `RewardError` pass unchanged. What the block prints goes to standard
+    error, unless standard output is redirected already: rows may be written to standard output.
     """
-    caller = sys._getframe(2).f_code.co_filename  # over the frame of the `with`
+    caller = sys._getframe(2).f_code.co_filename  # the frame of the `with`, above contextlib's
     printed = sys.stderr if sys.stdout is sys.__stdout__ else sys.stdout
     try:
         with contextlib.redirect_stdout(printed):
@@ -52,7 +52,10 @@ def _told(raised: BaseException, caller: str) -> str:
 
 
 def _place(raised: BaseException, caller: str) -> str:
-    """File and line where the user's own file was left: below it are libraries."""
+    """Return file and line of the last frame in the user's own file; below it are libraries.
+
+    Return "" where there is none.
+    """
     frames = traceback.extract_tb(raised.__traceback__)
     called = max((n for n, one in enumerate(frames) if one.filename == caller), default=-1)
     own = [

@@ -21,7 +21,7 @@ def word_list(
     lexicon: str | Path | Mapping[str, Sequence[str]] | None = None,
     **columns: object,
 ) -> list[float]:
-    """Number of words in "positive" minus number in "negative".
+    """Return the number of words in "positive" minus the number in "negative".
 
     `lexicon` is a JSON file, or a mapping, `{"positive": [words], "negative": [words]}`. Words
     are separated by white space, lower-cased and stripped of `.,!?"`.

@@ -1,4 +1,4 @@
-"""The transformer of a reward model: rows of token ids in, hidden states at chosen positions out.
+"""The transformer of a reward model: rows of token ids in, hidden states at given positions out.
 
 Two layouts give the same states. *Packed* lays the rows end to end without padding and computes
 shared beginnings once (`rewards.inference.prefix_tree`). *Padded* is the usual batch, for
@@ -30,7 +30,7 @@ log = logging.getLogger("rewards")
 
 Ids = Sequence[int]
 Layout = Literal["packed", "padded"]
-# layouts may differ by rounding alone: share of the largest state, per dtype
+# largest difference between layouts by rounding alone, as a share of the largest state, per dtype
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -48,7 +48,7 @@ class Backbone:
         use_onednn(self.model)
         self.pad_id = pad_id
         self.layout: Layout = "padded"
-        # rotations that change with the longest row of a batch, for all its rows
+        # rotary embeddings that change with the longest row of a batch, for all its rows
         self._alone = _rotation(self.model.config) in ("dynamic", "longrope")
         reason = self._why_not_packed()
         if reason is None:
@@ -65,7 +65,7 @@ class Backbone:
         return next(self.model.parameters()).dtype
 
     def plan(self, rows: Sequence[Ids]) -> tuple[list[int], Fitting]:
-        """The order to compute rows in, and how many of them make a batch."""
+        """Return the order to compute rows in, and the `Fitting` that cuts it into batches."""
         if self._alone:
             return list(range(len(rows))), lambda start, budget: 1
         if self.layout == "packed":
@@ -78,7 +78,7 @@ class Backbone:
 
     @torch.inference_mode()
     def states(self, rows: Sequence[Ids], positions: Sequence[Sequence[int]]) -> torch.Tensor:
-        """B rows, and Q positions of each, to hidden states (B, Q, H) in float32."""
+        """Return the hidden states (B, Q, H), float32, of B rows at Q positions of each."""
         if self.layout == "packed":
             return self._packed(rows, positions)
         return self._padded(rows, positions)
@@ -97,7 +97,7 @@ class Backbone:
         return hidden_TH[torch.tensor(index_BQ, device=hidden_TH.device)].float()
 
     def _batch(self, rows: Sequence[Ids]) -> dict[str, torch.Tensor]:
-        """Ids and attention mask (B, T), padded on the right."""
+        """Return ids and attention mask (B, T), padded on the right."""
         shape = (len(rows), max(len(row) for row in rows))
         ids_BT = np.full(shape, self.pad_id, dtype=np.int64)
         mask_BT = np.zeros(shape, dtype=np.int64)
@@ -115,7 +115,10 @@ class Backbone:
         ].float()
 
     def _why_not_packed(self) -> str | None:
-        """None when packed rows give the states of padded ones; else the reason."""
+        """Return why rows cannot be packed; None where packed rows give the states of padded ones.
+
+        In that case the model is left with packed attention.
+        """
         if not getattr(self.model, "_supports_attention_backend", False):
             return f"{type(self.model).__name__} has an attention of its own"
         if self._alone:
@@ -142,9 +145,10 @@ class Backbone:
 
 
 def needs_attention_mask(config: PreTrainedConfig) -> str | None:
-    """Why the packed rows that were just computed lack a part of the attention, if they do.
+    """Return why packed rows lack a part of the model's attention, or None where they do not.
 
-    Rows to try packing on are shorter than a window or chunk, and cannot show it.
+    To be called after a packed forward pass. The rows that packing is tried on are shorter than a
+    sliding window or chunk, so that their states cannot show it.
     """
     text = config.get_text_config()
     if getattr(text, "attention_chunk_size", None):
@@ -161,7 +165,10 @@ def _rotation(config: PreTrainedConfig) -> str | None:
 
 
 def _probe(vocabulary: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Rows of unequal length, two of which share a beginning; all their last tokens."""
+    """Return rows of unequal length, two of which share a beginning, and positions to compare.
+
+    The positions are those of each row's middle and last token.
+    """
     draw = np.random.default_rng(0)
     first, second, third = (
         draw.integers(0, vocabulary, size=size).tolist() for size in (40, 23, 7)

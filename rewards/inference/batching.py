@@ -16,12 +16,15 @@ Fitting = Callable[[int, int], int]
 
 
 def padded_fitting(lengths: Sequence[int]) -> Fitting:
-    """Rows of falling `lengths`, padded to the longest of the batch: its first."""
+    """Return the fitting of rows of falling `lengths`, padded to the first of a batch."""
     return lambda start, budget: max(1, min(len(lengths) - start, budget // max(1, lengths[start])))
 
 
 def packed_fitting(lengths: Sequence[int], added: Sequence[int]) -> Fitting:
-    """Rows end to end: the first at its full length, the others with what they add to it."""
+    """Return the fitting of rows laid end to end.
+
+    The first of a batch counts at its full length, each other with the tokens that it has `added`.
+    """
 
     def count(start: int, budget: int) -> int:
         total, stop = lengths[start], start + 1
@@ -42,8 +45,8 @@ def run_in_batches(
 ) -> None:
     """Call `run` with the members of `order`, a batch at a time.
 
-    When memory runs out the budget is halved until the batch is smaller, and stays so; a single
-    row that does not fit raises its error.
+    When memory runs out the `budget` in tokens is halved until the batch is smaller, and stays so;
+    a single row that does not fit raises its error. Raises `InputError` for a budget below 1.
     """
     if budget < 1:
         raise InputError(f"batch_tokens={budget}", "must be 1 or more")

@@ -26,14 +26,14 @@ class Engine(Protocol):
     """Runs one reward model."""
 
     def run(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> Outputs:
-        """N rows of ids, none empty, to outputs in the same order. `names` are for messages.
+        """Return the outputs of N rows of ids, none empty, in order. `names` are for messages.
 
         Raises `RewardError` for a row that cannot be computed.
         """
         ...
 
     def describe(self) -> dict[str, object]:
-        """What the outputs depend on: engine, dtype, device, pooling."""
+        """Return what the outputs depend on: engine, dtype, device, pooling."""
         ...
 
     def to(self, device: str) -> None:
@@ -45,18 +45,18 @@ class Head(Protocol):
     """Which hidden states a model's outputs come from, and how. Computes in float32."""
 
     def positions(self, ids: Sequence[int], name: str) -> Sequence[int]:
-        """The Q positions of one row that `outputs` needs; Q is the same for all rows.
+        """Return the Q positions of one row that `outputs` needs; Q is the same for all rows.
 
         Raises `RewardError` naming the row where there is no such position.
         """
         ...
 
     def outputs(self, states_BQH: torch.Tensor) -> dict[str, torch.Tensor]:
-        """States in float32 to named outputs (B, …)."""
+        """Return named outputs (B, …) of B rows from their states in float32."""
         ...
 
     def describe(self) -> dict[str, object]:
-        """Kind of head and pooling, for a run's records."""
+        """Return kind of head and pooling, for a run's records."""
         ...
 
     def to(self, device: str) -> None: ...

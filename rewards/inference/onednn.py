@@ -2,7 +2,7 @@
 
 torch multiplies float32 matrices with MKL, which runs at half speed on processors by other makers
 than Intel; oneDNN, which torch brings too, does not. Weights stay as they are. A training step has
-two more products per layer, and gains as much from each.
+two more matrix products per layer, each of which gains as much.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = [
 
 
 def use_onednn(model: nn.Module) -> bool:
-    """Let all plain linear layers of `model` go through oneDNN where they can.
+    """Run all plain linear layers of `model` through oneDNN where they can be.
 
-    They can in inference mode, on a CPU, in float32; anywhere else they do as before. False where
-    this torch has no oneDNN.
+    They can in inference mode, on a CPU, in float32; anywhere else they compute as before. Return
+    False, with nothing changed, where this torch has no oneDNN.
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, _OPERATION):
         return False
@@ -35,7 +35,7 @@ def use_onednn(model: nn.Module) -> bool:
     return True
 
 
-# what torch's own compiler turns a linear layer into
+# the operation that torch's own compiler turns a linear layer into
 _OPERATION = "_linear_pointwise"
 
 
@@ -49,10 +49,10 @@ def _linear(module: nn.Linear, states: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def onednn_linear(model: nn.Module) -> Iterator[None]:
-    """Inside, the plain linear layers of `model` go through oneDNN where they can.
+    """Run the plain linear layers of `model` through oneDNN inside the block, where they can be.
 
-    They can on a CPU, in float32; anywhere else, and where this torch has no oneDNN, they do as
-    before. Values and gradients are those of torch's own layer, to rounding.
+    They can on a CPU, in float32; anywhere else, and where this torch has no oneDNN, they compute
+    as before. Values and gradients are those of torch's own layer, to rounding.
     """
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, _OPERATION)
     layers = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
@@ -74,7 +74,7 @@ def _forward(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """y = x Wᵀ + b; ∂x = g W, ∂W = gᵀ x, ∂b = Σ g."""
+    """A linear layer y = x Wᵀ + b; for a gradient g of y: ∂x = g W, ∂W = gᵀ x, ∂b = Σ g."""
 
     @staticmethod
     def forward(
@@ -100,5 +100,5 @@ class _Linear(torch.autograd.Function):
 def _product(
     left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """left (M, K) times the transpose of right (N, K)."""
+    """Return `left` (M, K) times the transpose of `right` (N, K), plus `bias` (N,): (M, N)."""
     return getattr(torch.ops.mkldnn, _OPERATION)(left, right, bias, "none", [], "")

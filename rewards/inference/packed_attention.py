@@ -4,7 +4,7 @@ Registered once under a name of our own; the tree of the running forward pass is
 the model, since not every architecture passes unknown arguments on to its attention.
 
 On a GPU in 16 bits a layer is one call of torch's `varlen_attn` (FlashAttention), with the segments
-as its sequences; elsewhere a call for each segment.
+as its sequences; elsewhere it is a call for each segment.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 PACKED = "raft_packed"
 ROWS = "raft_rows"
-# what layers are told that changes nothing here, or is heeded
+# arguments of attention layers that change nothing here, or that are heeded
 _HEEDED = {
     "cache_position", "cu_seq_lens_k", "cu_seq_lens_q", "max_length_k", "max_length_q",
     "output_router_logits", "position_embeddings", "position_ids", "return_dict", "seq_idx",
@@ -46,7 +46,7 @@ _running: ContextVar[_Plan | None] = ContextVar("packed_attention_plan", default
 
 @dataclass
 class _Layers:
-    """What the layers of a forward pass were told, and whether each was one call."""
+    """The windows that layers of a forward pass were told of, and whether each was one call."""
 
     windows: set[int | None] = field(default_factory=set[int | None])
     one_call: set[bool] = field(default_factory=set[bool])
@@ -57,8 +57,8 @@ _last: ContextVar[_Layers | None] = ContextVar("layers_of_last_pass", default=No
 
 @dataclass(frozen=True)
 class _Sequences:
-    """A tree in `varlen_attn`'s terms: where queries and keys of each segment end (S + 1,), and
-    the packed token behind each key; None: each token is its own."""
+    """A tree of S segments in `varlen_attn`'s terms: where queries and keys of each segment end
+    (S + 1,), and the packed token that each key is of; None where keys are the tokens in order."""
 
     ends_q: torch.Tensor
     ends_k: torch.Tensor
@@ -95,22 +95,22 @@ class _Plan:
         return _Sequences(ends_q, ends_k, max(sizes), max(seen), keys)
 
     def pieces(self, states_1HTD: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """One piece per segment; segments lie end to end, in order.
+        """Split states into one piece per segment; segments lie end to end, in order.
 
-        Split, not sliced: the gradient of a slice is a tensor of the whole packed length, so that
-        S segments would cost S times the sequence in every backward pass.
+        Slices would be slow: the gradient of a slice is a tensor of the whole packed length, so
+        that S segments would cost S times the sequence in every backward pass.
         """
         return states_1HTD.split([segment.end - segment.start for segment in self.segments], dim=2)
 
     def seen(self, pieces: tuple[torch.Tensor, ...], number: int) -> torch.Tensor:
-        """The keys or values that a segment sees: its ancestors' and its own."""
+        """Return the keys or values that a segment sees: its ancestors' and its own."""
         ancestors = self.segments[number].ancestors
         if not ancestors:
             return pieces[number]
         return torch.cat([*(pieces[n] for n in ancestors), pieces[number]], dim=2)
 
     def mask(self, number: int, window: int | None) -> torch.Tensor:
-        """True where a query of the segment sees a key (queries, keys)."""
+        """Return a mask (queries, keys), True where a query of the segment sees a key."""
         if (number, window) not in self._masks:
             segment = self.segments[number]
             queries = torch.arange(segment.start, segment.end, device=self._device)[:, None]
@@ -124,10 +124,10 @@ class _Plan:
 
 
 def register() -> None:
-    """Make the names known to transformers; doing it twice changes nothing.
+    """Register `PACKED` and `ROWS` with transformers; doing it twice changes nothing.
 
-    `PACKED` attends along a tree. `ROWS` is transformers' own, with its masks, but where a forward
-    pass says at which tokens the rows begin that lie side by side, as trl's collator does.
+    `PACKED` attends along a tree. `ROWS` is transformers' sdpa, with its masks, but one call of the
+    kernel where it can be and a forward pass says where packed rows begin, as trl's collator does.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -135,7 +135,7 @@ def register() -> None:
     AttentionInterface.register(ROWS, _attention_of_rows)
     AttentionMaskInterface.register(ROWS, sdpa_mask)
     AttentionInterface.register(PACKED, _attention)
-    # the tree says who sees whom
+    # the tree, not a mask, says which keys a query sees
     AttentionMaskInterface.register(PACKED, lambda *arguments, **settings: None)
 
 
@@ -169,15 +169,15 @@ def _along(plan: _Plan | None) -> Iterator[None]:
 
 
 def took_one_call() -> bool:
-    """Whether each layer of the last forward pass here was one call."""
+    """Return whether each layer of this context's last packed forward pass was one call."""
     layers = _last.get()
     return layers is not None and layers.one_call == {True}
 
 
 def uses_sliding_window() -> bool:
-    """Whether a layer of the last forward pass here was told of a sliding window.
+    """Return whether a layer of this context's last packed forward pass was told of a window.
 
-    Some architectures tell it by their mask alone, which packed attention never sees.
+    Some architectures tell of it by their mask alone, which packed attention never sees.
     """
     layers = _last.get()
     return layers is not None and any(window is not None for window in layers.windows)
@@ -195,7 +195,7 @@ def _attention(
     softcap: float | None = None,
     **settings: object,
 ) -> tuple[torch.Tensor, None]:
-    """(1, H, T, D) queries to (1, T, H, D) outputs: transformers' signature and order of axes."""
+    """Return outputs (1, T, H, D) of queries (1, H, T, D): transformers' signature and axes."""
     plan = _running.get()
     if plan is None:
         raise RuntimeError("packed attention was called outside of a packed forward pass")
@@ -235,7 +235,7 @@ def _attention_of_rows(
 
 
 def _is_causal_alone(module: nn.Module, settings: Mapping[str, Any]) -> bool:
-    """Whether a layer's mask says no more than rows, order and the window that it is told."""
+    """Return whether a layer's mask says no more than rows, order and the window it is told."""
     if not (getattr(module, "is_causal", True) and settings.get("is_causal", True) is not False):
         return False
     config = getattr(module, "config", None)
@@ -252,10 +252,10 @@ def _is_causal_alone(module: nn.Module, settings: Mapping[str, Any]) -> bool:
 def _kernel_dtype(
     query: torch.Tensor, value: torch.Tensor, softcap: float | None
 ) -> torch.dtype | None:
-    """In what torch's kernel for sequences of any length takes these; None: not at all.
+    """Return the dtype in which `varlen_attn` takes these states; None where it cannot.
 
     It is FlashAttention 2: Ampere or newer, 16 bits, and heads of these sizes (between 192 and 224
-    not every GPU has the gradient). Autocast does not know it, so its type is taken here.
+    not every GPU has the gradient). Autocast does not cast for it, so its dtype is returned here.
     """
     device, size = query.device, query.shape[-1]
     if device.type != "cuda" or softcap is not None or value.shape[-1] != size:
@@ -277,8 +277,8 @@ def _in_one_call(
     scaling: float | None,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    """`_attention` by one kernel. Its causal mask is aligned at each sequence's end: a segment's
-    queries are the last tokens of what it sees."""
+    """Compute `_attention` by one call of the kernel. Its causal mask is aligned at the end of each
+    sequence, as it should be: a segment's queries are the last tokens of what it sees."""
     from torch.nn.attention.varlen import varlen_attn  # it loads torch's compiler
 
     query_THD, key_THD, value_THD = (one[0].transpose(0, 1) for one in (query, key, value))

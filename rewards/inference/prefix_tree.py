@@ -35,7 +35,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Packed ids and positions (T,), the segments, and which of them each row runs through."""
+    """Packed ids and positions (T,), the segments, and the numbers of those that make each row."""
 
     ids_T: np.ndarray
     positions_T: np.ndarray
@@ -43,7 +43,10 @@ class Tree:
     paths: tuple[tuple[int, ...], ...]
 
     def index(self, row: int, position: int) -> int:
-        """Where token `position` of `row` stands in the packed sequence."""
+        """Return where token `position` of `row` stands in the packed sequence.
+
+        Raises IndexError where the row has no such token.
+        """
         for number in self.paths[row]:
             segment = self.segments[number]
             if segment.start <= position < segment.end:
@@ -52,12 +55,12 @@ class Tree:
 
 
 def reading_order(rows: Sequence[Ids]) -> list[int]:
-    """Row numbers such that rows with a common beginning are neighbours."""
+    """Return the row numbers in an order that makes rows with a common beginning neighbours."""
     return sorted(range(len(rows)), key=lambda row: tuple(rows[row]))
 
 
 def new_tokens(rows: Sequence[Ids], order: Sequence[int]) -> list[int]:
-    """How many tokens each row of `order` adds to the packed sequence after its predecessor."""
+    """Return how many tokens each row of `order` adds to the packed sequence of those before it."""
     shared = [0, *(_shared(rows[a], rows[b]) for a, b in pairwise(order))]
     return [
         len(rows[row]) - (same if same >= _SHORTEST_SHARED else 0)
@@ -66,7 +69,10 @@ def new_tokens(rows: Sequence[Ids], order: Sequence[int]) -> list[int]:
 
 
 def grow(rows: Sequence[Ids]) -> Tree:
-    """The tree of `rows`, none of them empty. Rows keep their numbers, whatever their order."""
+    """Build the tree of `rows`, none of them empty.
+
+    Rows keep their numbers, whatever their order in the packed sequence.
+    """
     order = reading_order(rows)
     # shared_N[i]: common tokens of the i-th row in order and the one before it
     shared_N = np.array([0, *(_shared(rows[a], rows[b]) for a, b in pairwise(order))])
@@ -100,7 +106,10 @@ class _Found:
     paths: list[tuple[int, ...]]
 
     def add(self, row: Ids, start: int, end: int, path: tuple[int, ...]) -> tuple[int, ...]:
-        """The path with one more segment; a row that is another's beginning adds none."""
+        """Add a segment of tokens `start` … `end` of `row`; return `path` with it at its end.
+
+        Without tokens, where a row is another's beginning, no segment is added.
+        """
         if start == end:
             return path
         self.segments.append(Segment(start, end, len(self.ids), path))

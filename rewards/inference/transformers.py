@@ -19,7 +19,10 @@ _BATCH_TOKENS = {"cuda": 32768, "cpu": 2048}
 
 
 class TransformersEngine:
-    """Backbone and head on one device. `batch_tokens` bounds a batch: those computed, or padded."""
+    """An engine of a backbone and a head on one device.
+
+    `batch_tokens` bounds the tokens of a batch: those computed, padding included.
+    """
 
     def __init__(self, backbone: Backbone, head: Head, batch_tokens: int | None = None) -> None:
         self.backbone = backbone
@@ -58,7 +61,7 @@ class TransformersEngine:
         self.backbone.model.to(device)
         self.head.to(device)
         if device == "cpu" and torch.cuda.is_available():
-            torch.cuda.empty_cache()  # else this process keeps the memory, and nobody else has it
+            torch.cuda.empty_cache()  # else this process keeps the memory from all others
 
     def _run_batch(
         self,

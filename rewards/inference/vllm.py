@@ -46,7 +46,7 @@ _held: list[object] = []
 
 
 class _VLLMEngine:
-    """What the two have in common.
+    """A reward model on vLLM; subclasses make an engine of each use.
 
     Args:
         folder: the checkpoint.
@@ -107,22 +107,22 @@ class _VLLMEngine:
         }
 
     def to(self, device: str) -> None:
-        """Nothing on a CPU. A GPU's memory stays taken, which is said once: sleep mode would serve
-        one engine per process only."""
+        """Do nothing. On a GPU the engine keeps its memory, which is logged once: vLLM's sleep mode
+        would serve one engine per process only."""
         if self._on_gpu and not self._said_it_stays:
             log.warning("the vLLM reward engine stays where it is: to(%r) does nothing", device)
             self._said_it_stays = True
 
     def _check(self) -> None:
-        """Raises when the engine computes something else than it should."""
+        """Check that the engine computes what it should; raise where it does not."""
         raise NotImplementedError
 
     def _ask(self, prompts: list[vllm.TokensPrompt]) -> list[float]:
-        """One number per prompt, order kept."""
+        """Return one number per prompt, in order."""
         raise NotImplementedError
 
     def _numbers(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> np.ndarray:
-        """N rows of ids to float32 (N,), order kept."""
+        """Return the numbers of N rows, float32 (N,). Raises `RewardError` for too long a row."""
         for row, name in zip(rows, names, strict=True):
             if len(row) > self.max_length:
                 raise RewardError(
@@ -138,9 +138,9 @@ class _VLLMEngine:
         return values_N
 
     def _ask_again(self, rows: Sequence[Sequence[int]], values_N: np.ndarray) -> None:
-        """NaN spreads: attention masks the rest of a block by zero weights, and zero times a NaN
-        that another row left there is NaN. So rows without a number are computed alone, in a cache
-        that holds none; what is NaN then is so by itself. The cache is clean afterwards.
+        """Compute rows without a number again, each alone and in a clean cache, which stays clean.
+        NaN spreads: attention masks the rest of a block by zero weights, and zero times a NaN that
+        another row left there is NaN. A row that is NaN alone is so by itself.
         """
         lost = np.flatnonzero(~np.isfinite(values_N))
         if lost.size:
@@ -152,7 +152,7 @@ class _VLLMEngine:
                 self._clean()
 
     def _probe(self) -> list[list[int]]:
-        """Two rows of unequal length."""
+        """Return two rows of random ids, of unequal length."""
         draw = np.random.default_rng(0).integers(0, self._config.get_vocab_size(), size=12)
         return [draw[: min(length, self.max_length)].tolist() for length in (5, 12)]
 
@@ -205,12 +205,12 @@ class VLLMPoolingEngine(_VLLMEngine):
             runner="pooling",
             convert="classify",
             pooler_config=pooler,
-            # old configs leave it out, and would mean two
+            # old configs lack num_labels, which would then be two
             hf_overrides={"num_labels": 1},
         )
 
     def run(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> Outputs:
-        """N rows of ids to {"score": float32 (N,)}, order kept; NaN stays NaN."""
+        """Return {"score": float32 (N,)} of N rows of ids, in order; NaN stays NaN."""
         return {"score": self._numbers(rows, names)}
 
     def describe(self) -> dict[str, object]:
@@ -221,8 +221,8 @@ class VLLMPoolingEngine(_VLLMEngine):
         return [answer.outputs.probs[0] for answer in answers]
 
     def _check(self) -> None:
-        """An answer must be the very output of the head: an activation or a calibration between
-        them, from the checkpoint's config or a new default of vLLM's, would go unnoticed."""
+        """Check that answers are outputs of the head, unchanged: an activation or a calibration, by
+        the checkpoint's config or a new default of vLLM's, would go unnoticed."""
         heard: list[float] = []
         hooks: list[RemovableHandle] = []
 
@@ -247,7 +247,7 @@ class VLLMLabelEngine(_VLLMEngine):
     """A causal language model that answers with one of two labels: log p(first) − log p(second).
 
     `label_ids` are the labels' tokens. Rows longer than `max_length` are refused; one token less
-    than the model's maximum is left for the answer.
+    than the model's maximum leaves room for the label.
 
     Raises `InputError` also for labels that are the same or not in the vocabulary.
     """
@@ -284,7 +284,7 @@ class VLLMLabelEngine(_VLLMEngine):
         )
 
     def run(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> Outputs:
-        """N prompts to {"log_odds": float32 (N,)}, order kept; NaN stays NaN.
+        """Return {"log_odds": float32 (N,)} of N rows of ids, in order; NaN stays NaN.
 
         A difference of log-probabilities cannot overflow as a ratio of probabilities can.
         """
@@ -297,15 +297,15 @@ class VLLMLabelEngine(_VLLMEngine):
         first, second = self._label_ids
         answers = self._llm.generate(prompts, self._params, use_tqdm=False)
         found = (answer.outputs[0].logprobs for answer in answers)
-        # never None: they are asked for
+        # logprobs are never None: they are asked for
         return [of[0][first].logprob - of[0][second].logprob for of in found if of is not None]
 
-    def _check(self) -> None:  # kernels may refuse what loads
+    def _check(self) -> None:  # kernels may refuse a model that loads
         self._ask([_prompt(row) for row in self._probe()])
 
 
 def _import_vllm() -> ModuleType:
-    """The module, its settings made first: it reads some of them when it is imported."""
+    """Import vLLM after its environment is set, some of which it reads when it is imported."""
     if importlib.util.find_spec("vllm") is None:
         advice = "pip install raft-rlhf[cpu] or raft-rlhf[gpu], or use engine: transformers"
         raise InputError("engine: vllm", "vLLM is not installed", advice)
@@ -344,7 +344,7 @@ def _zero_cache(model: nn.Module) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The sentence that matters: pydantic frames it, and vLLM says more after it."""
+    """Return the sentence that gives the reason, without pydantic's and vLLM's text around it."""
     text = one_line(error).split("Value error, ")[-1]
     more = r" Supported architectures| To allow overriding| \[type="
     return re.split(more, text)[0].strip().rstrip(".")

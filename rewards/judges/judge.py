@@ -21,19 +21,19 @@ class Judge(Protocol):
     """Anything that compares responses."""
 
     def compare(self, comparisons: Sequence[Comparison]) -> np.ndarray:
-        """P(first is better) of N comparisons (N,), order kept; NaN is a missing verdict."""
+        """Return P(first is better) of N comparisons, (N,) in order; NaN is a missing verdict."""
         ...
 
 
 class PairwiseJudge:
-    """Comparisons in, probabilities out. Every comparison is judged in both orders.
+    """Turns comparisons into probabilities with a language model, each judged in both orders.
 
     Args:
         prompt: how comparisons become token ids.
         engine: how token ids become outputs: "log_odds" (N,) of label A against label B.
         name: for messages.
         temperature: divides the log-odds.
-        non_finite: "raise", or "missing" to leave NaN and infinity out.
+        non_finite: "raise", or "missing", which makes verdicts of NaN or infinity missing ones.
 
     `forward_passes` counts the rows that the engine was given: two for every distinct comparison
     of a call. Equal comparisons of one call are computed once.
@@ -60,9 +60,9 @@ class PairwiseJudge:
         self.forward_passes = 0
 
     def compare(self, comparisons: Sequence[Comparison]) -> np.ndarray:
-        """P(first is better) of N comparisons, float64 (N,), order kept.
+        """Return P(first is better) of N comparisons, float64 (N,) in order.
 
-        ½ [σ(d1) + 1 − σ(d2)], with d1 and d2 the log-odds that the one shown as A wins, in the
+        P = ½ [σ(d1) + 1 − σ(d2)], d1 and d2 being the log-odds that the one shown as A wins, in the
         order given and swapped; P of a comparison and of its swap add up to 1. Raises `InputError`
         for a prompt that the template cannot show, `RewardError` for responses that do not fit and
         for log-odds that are not finite; with `non_finite="missing"` that comparison is NaN.
@@ -72,7 +72,10 @@ class PairwiseJudge:
     def verdicts(
         self, comparisons: Sequence[Comparison], names: Sequence[str] | None = None
     ) -> Verdicts:
-        """As `compare`, with margins and position bias. `names` are for messages."""
+        """Return what `compare` does, with margins and position bias. Raises as it does.
+
+        `names` are what error messages call the N comparisons.
+        """
         if names is None:
             names = [f"comparison {index}" for index in range(len(comparisons))]
         # distinct comparison -> the first place it stands at
@@ -91,7 +94,7 @@ class PairwiseJudge:
         self.engine.to(device)
 
     def describe(self) -> dict[str, object]:
-        """The settings that a verdict depends on, for a run's records."""
+        """Return the settings that a verdict depends on, for a run's records."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -101,7 +104,11 @@ class PairwiseJudge:
         }
 
     def _log_odds(self, comparisons: Sequence[Comparison], names: Sequence[str]) -> np.ndarray:
-        """(2, N): that A wins, in the order given and swapped; not finite only where allowed."""
+        """Return the log-odds that the one shown as A wins, (2, N): in the order given and swapped.
+
+        They are divided by the temperature. Raises `RewardError` for log-odds that are not finite,
+        unless `non_finite` is "missing".
+        """
         if not comparisons:
             return np.zeros((2, 0))
         rows = self.prompt.encode_both(comparisons, names)
@@ -117,9 +124,10 @@ class PairwiseJudge:
 def verdicts_of(
     judge: Judge, named: Sequence[tuple[Comparison, str]]
 ) -> Verdicts | list[float | None]:
-    """What a judge says of comparisons, with position bias where it tells; names are for errors.
+    """Ask a judge to compare; the name of each comparison is for error messages.
 
-    A list has None where a verdict is missing: judges that only `compare` say NaN.
+    Return the `Verdicts`, with position bias, of a judge that has `verdicts`. Of one that only has
+    `compare`, return the list of P(first is better), with None for its NaN.
     """
     comparisons = [comparison for comparison, _ in named]
     verdicts = getattr(judge, "verdicts", None)
@@ -129,13 +137,13 @@ def verdicts_of(
 
 
 def check_temperature(temperature: float) -> None:
-    """Raises `InputError` for anything but a finite number above 0."""
+    """Check that a temperature is finite and above 0. Raises `InputError` where it is not."""
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"temperature={temperature}", "must be a number above 0")
 
 
 def prompt_key(prompt: Sequence[Message] | str) -> Hashable:
-    """Equal for equal prompts."""
+    """Return a hashable key of a prompt's roles and contents, the same for equal prompts."""
     return prompt if isinstance(prompt, str) else tuple((m["role"], m["content"]) for m in prompt)
 
 

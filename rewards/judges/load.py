@@ -67,8 +67,8 @@ def load_judge(
 ) -> PairwiseJudge:
     """Load the pairwise preference model in a local folder or on the hub.
 
-    Its files look like any language model's: unless it is a published one, or one that
-    `raft train-reward` made, say kind="pairwise".
+    The files of a judge look like any language model's: give kind="pairwise", unless it is a
+    published judge or one that `raft train-reward` made.
     `max_length` (the model's own limit by default) cuts the beginning of contexts, never responses;
     `gpu_memory` is the share of a GPU that vLLM may take; `temperature` divides the log-odds.
 
@@ -90,8 +90,6 @@ def load_judge(
     _refuse_reward(family, str(path))
     folder = local_folder(path)
     _check_language_model(folder, said=family is not None)
-    # loads torch and transformers
-
     return load_pairwise(folder, settings, name=str(path), temperature=temperature)
 
 
@@ -105,8 +103,12 @@ def _refuse_reward(family: Family | None, name: str) -> None:
 
 
 def _check_language_model(folder: Path, *, said: bool) -> None:
-    """A language model is a judge when somebody says so; a reward model never is."""
-    tensor_shapes(folder)  # its own message where there are no weights
+    """Check that `folder` holds a judge: a recorded one, or a language model where `said`.
+
+    `said`: the caller, or a published name, says that it is a judge. Raises `InputError` for a
+    reward model, for a language model that nobody calls a judge, and where there are no weights.
+    """
+    tensor_shapes(folder)  # raises a message of its own where there are no weights
     try:
         family = recognise(folder)
     except InputError:
@@ -117,12 +119,14 @@ def _check_language_model(folder: Path, *, said: bool) -> None:
 
 
 class LabelHead:
-    """ℓ_A − ℓ_B at the last token, from two rows of a language model's output embedding.
+    """The log-odds ℓ_A − ℓ_B of two labels at a row's last token.
+
+    Computed from two rows of a language model's output embedding.
 
     Args:
-        weight: rows of A and of B (2, H), tied or not.
+        weight: the rows of A and of B (2, H), tied to the input embedding or not.
         bias: (2,) or None.
-        scale: what the model multiplies its logits with.
+        scale: factor that the model multiplies its logits by.
         softcap: logits ℓ become c·tanh(ℓ/c) (Gemma's `final_logit_softcapping`).
     """
 
@@ -154,7 +158,7 @@ class LabelHead:
         return {"log_odds": self.scale * log_odds_B}
 
     def logits(self, states_NH: torch.Tensor) -> torch.Tensor:
-        """(N, 2): the logits of A and B, as the model gives them."""
+        """Return the logits of A and B (N, 2) as the model gives them, scaled and soft-capped."""
         logits_N2 = self.scale * nn.functional.linear(states_NH, self.weight, self.bias)
         if self.softcap is None:
             return logits_N2
@@ -170,7 +174,8 @@ class LabelHead:
 
 log = logging.getLogger("rewards")
 
-# what the head may be away from the model's own logits: share of the largest, per dtype
+# largest difference allowed between the head's logits and the model's own, as a share of the
+# largest of these, per dtype
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -200,7 +205,7 @@ def load_pairwise(
 
 
 def load_prompt(path: str | Path, max_length: int | None = None) -> PairPrompt:
-    """How a judge reads comparisons, without its weights. Raises as `PairPrompt` does."""
+    """Load the `PairPrompt` of a judge, without its weights. Raises as `PairPrompt` does."""
     folder = local_folder(path)
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     vocabulary = config.get_text_config().vocab_size
@@ -222,7 +227,7 @@ def _vllm_engine(
         gpu_memory=settings.gpu_memory,
         batch_tokens=settings.batch_tokens,
     )
-    # vLLM keeps room for the answer that it draws
+    # vLLM reserves one token of its maximal length for the label that it draws
     prompt.max_length = engine.max_length
     return engine
 
@@ -237,7 +242,7 @@ def _transformers_engine(
     model, unexpected = load_weights(AutoModelForCausalLM, folder, config, dtype)
     check_left_out(folder, model, unexpected, heads=())
     model = model.eval().to(device)
-    # the head is tried out first: a packed backbone runs in its own way only
+    # the head is checked first: with a packed backbone the model's own forward pass no longer runs
     head = _label_head(model, prompt.label_ids, config)
     pad = pad_id(config, prompt.tokenizer, prompt.vocabulary)
     backbone = Backbone(model.base_model, pad_id=pad, name=name)
@@ -245,10 +250,12 @@ def _transformers_engine(
 
 
 def _label_head(model: Any, label_ids: tuple[int, int], config: PreTrainedConfig) -> LabelHead:
-    """Two rows of the output embedding, tied or not.
+    """Return the head that gives the model's own logits of the two labels.
 
-    What else a model does to its logits has many names, and one name more than one meaning: what
-    gives the model's own logits is taken, and a model for which nothing does is refused.
+    Configs have many names for a scale or a soft cap of the logits, and one name has several
+    meanings. So every scale and cap that the config may mean is tried on random ids, and the
+    closest to the model's own logits is used. Raises `InputError` where none is close enough, or
+    the model has no output embedding.
     """
     output, labels = model.get_output_embeddings(), list(label_ids)
     if output is None or model.base_model is model:
@@ -277,7 +284,7 @@ def _label_head(model: Any, label_ids: tuple[int, int], config: PreTrainedConfig
 
 @torch.inference_mode()
 def _try_out(model: Any, labels: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states (T, H) of ids that mean nothing, and the model's own logits (T, 2)."""
+    """Return hidden states (T, H) of T random ids, and the model's own logits (T, 2) there."""
     vocabulary, device = model.get_output_embeddings().weight.shape[0], model.device
     draw = torch.Generator().manual_seed(0)
     ids_1T = torch.randint(vocabulary, (1, 16), generator=draw).to(device)
@@ -287,7 +294,10 @@ def _try_out(model: Any, labels: list[int]) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _logit_settings(config: PreTrainedConfig) -> list[tuple[float, float | None]]:
-    """Scales and soft caps that the config may mean: a divisor in Granite is a factor elsewhere."""
+    """Return the pairs (scale, soft cap or None) that the config may mean.
+
+    Each scale is there with its inverse: a divisor in Granite is a factor elsewhere.
+    """
     text = config.get_text_config()
     scales = [1.0]
     for key in ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"):

@@ -3,9 +3,9 @@
     [CONTEXT] {context} [RESPONSE A] {first} [RESPONSE B] {second} \\n
 
 is the one user message of the model's own chat template, and the next token, "A" or "B", is the
-verdict. After the card of RLHFlow/pair-preference-model-LLaMA3-8B, letter for letter, but for two
-things: the assistant's header is asked for (the card relies on a chat template that always writes
-it, and reads a meaningless token under any other), and dates in templates stand still.
+verdict. This is the text on the card of RLHFlow/pair-preference-model-LLaMA3-8B, letter for letter,
+with two differences: the assistant's header is asked for (the card relies on a chat template that
+always writes it, and reads a meaningless token under any other), and dates in templates are fixed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ log = logging.getLogger("rewards")
 LABELS = ("A", "B")
 MARKERS = ("[CONTEXT]", "[RESPONSE A]", "[RESPONSE B]")
 _ROLES = ("user", "assistant")
-# contents of messages that only show what the chat template writes around them
+# contents of probe messages, to find what the chat template writes around them
 _QUESTION, _ANSWER = "QUESTION", "ANSWER"
 
 
 def plain_context(prompt: Sequence[Message] | str) -> str:
-    """The conversation so far, as the card's own template writes it.
+    """Return the conversation so far, as the card's own template writes it.
 
     `\\n\\n<turn> user\\n U1\\n<turn> assistant\\n A1\\n<turn> user\\n U2\\n`; a plain text counts
-    as one user turn. Raises `InputError` unless user and assistant take turns, the user first and
-    last: the original goes by odd and even places and does not look at roles, so that it would
-    show a system prompt as the user's words, and the user's as the assistant's.
+    as one user turn. Raises `InputError` for messages with other keys than role and content, and
+    unless user and assistant take turns, the user first and last: the original goes by odd and even
+    places and ignores roles, so that it would show a system prompt as the user's words, and the
+    user's as the assistant's.
     """
     turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
     if beside := sorted({key for turn in turns for key in turn} - {"role", "content"}):
@@ -57,13 +58,13 @@ def plain_context(prompt: Sequence[Message] | str) -> str:
 
 
 def takes_turns(prompt: Sequence[Message]) -> bool:
-    """Whether user and assistant take turns, the user first and last."""
+    """Return whether user and assistant take turns, the user first and last."""
     roles = [turn["role"] for turn in prompt]
     return len(roles) % 2 == 1 and all(role == _ROLES[at % 2] for at, role in enumerate(roles))
 
 
 def pair_text(context: str, first: str, second: str) -> str:
-    """The user message that asks for the verdict."""
+    """Return the user message that asks for the verdict."""
     return f"[CONTEXT] {context} [RESPONSE A] {first} [RESPONSE B] {second} \n"
 
 
@@ -105,11 +106,14 @@ class PairPrompt:
         self._marks = _marks(self.tokenizer)
 
     def describe(self) -> dict[str, object]:
-        """The settings that the ids depend on, for a run's records."""
+        """Return the settings that the ids depend on, for a run's records."""
         return {"format": "pairwise", "bos": "none", "max_length": self.max_length}
 
     def text(self, comparison: Comparison) -> str:
-        """What the judge reads of a comparison in this order. Raises `InputError`."""
+        """Return the text that the judge reads of a comparison in this order.
+
+        Raises `InputError` for a prompt that `plain_context` or the chat template refuses.
+        """
         context = plain_context(comparison.prompt)
         return self._text(context, comparison.first, comparison.second)
 
@@ -117,7 +121,8 @@ class PairPrompt:
         self, prompt: Sequence[Message] | str, responses: Sequence[str], *, length: bool
     ) -> None:
         """Refuse what `encode_both` would refuse of any two of the responses, before there is a
-        model; with `length` also the two longest where they do not fit. Raises as it does."""
+        model; with `length` also the two longest where they do not fit or have unknown ids.
+        Raises as `encode_both` does."""
         context = plain_context(prompt)
         texts = [self._text(context, one, one) for one in responses]
         if not length or self.max_length is None or len(texts) < 2:
@@ -131,10 +136,10 @@ class PairPrompt:
     def encode_both(
         self, comparisons: Sequence[Comparison], names: Sequence[str]
     ) -> list[list[int]]:
-        """N comparisons to 2N rows of ids: all in the order given, then all swapped.
+        """Return the ids of N comparisons, 2N rows: all in the order given, then all swapped.
 
-        `names` are for messages. Raises `InputError` for a prompt that does not fit, `RewardError`
-        when the responses alone are too long, or a token is unknown to the model.
+        `names` are for messages. Raises `InputError` for a prompt that does not fit the template,
+        `RewardError` when the responses alone are too long, or a token is unknown to the model.
         """
         parts = [
             _Parts(name, _named(name, plain_context, one.prompt), one.first, one.second)
@@ -158,7 +163,10 @@ class PairPrompt:
         return text
 
     def _render(self, question: str, *, answer: str | None = None, asks: bool | None = None) -> str:
-        """One user message, and the answer to it where one is given, without BOS."""
+        """Return the rendered text of a user message, and of a response to it where one is given.
+
+        BOS is removed. `asks`, by default what `_asks_for_header` found, asks for the header.
+        """
         messages = [Message(role="user", content=question)]
         if answer is not None:
             messages.append(Message(role="assistant", content=answer))
@@ -171,19 +179,19 @@ class PairPrompt:
         return text.replace(bos, "") if bos else text
 
     def _asks_for_header(self) -> bool:
-        """Whether the template is to be asked for the assistant's header, so as to have it once.
+        """Return whether the template has to be asked for the assistant's header to write it once.
 
-        Llama 3's first template writes it in any case, later ones when they are asked. Raises
-        `InputError` for one that does not write it.
+        Llama 3's first template always writes the header, later ones when they are asked. Raises
+        `InputError` for a template that does not write it.
         """
         plain, asked = self._render(_QUESTION, asks=False), self._render(_QUESTION, asks=True)
         if asked == plain:
-            # always there, or never: an answer must follow at once
+            # the header is always there or never: where it is, a response follows at once
             answered = self._render(_QUESTION, answer=_ANSWER, asks=False)
             if answered.startswith(plain + _ANSWER):
                 return True
         elif asked.startswith(plain):
-            # there already, and a second time when asked for
+            # some templates always write the header, and a second one when asked
             return not plain.endswith(asked.removeprefix(plain))
         raise InputError(
             "the judge's chat template",
@@ -218,7 +226,7 @@ class PairPrompt:
             )
         if self.max_length is None or len(ids) <= self.max_length:
             return ids
-        # what stays the same without a context is the template, and the responses
+        # ids that stay the same without a context are those of template and responses
         (without,) = self._tokens([self._text("", part.first, part.second)])
         front = _common(ids, without)
         back = min(_common(ids[::-1], without[::-1]), len(ids) - front)
@@ -255,7 +263,7 @@ class PairPrompt:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What a row is made of, and its comparison's name."""
+    """The parts of one row's text, and the name of its comparison for messages."""
 
     name: str
     context: str
@@ -271,7 +279,10 @@ class _Parts:
 
 
 def _marks(tokenizer: Any) -> re.Pattern[str]:
-    """What a response could use to pass for another: our marks, and special tokens but BOS."""
+    """Return a pattern of what a response could use to pass for another one.
+
+    That is `MARKERS`, and special tokens but BOS, which is removed from every text.
+    """
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     special = {str(token) for token in added if token.special} - {tokenizer.bos_token}
     return re.compile("|".join(map(re.escape, [*MARKERS, *sorted(special)])))
@@ -285,6 +296,6 @@ def _named(name: str, make: Callable[..., str], *arguments: object) -> str:
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """The number of tokens that both begin with."""
+    """Return the number of tokens at the start that both sequences share."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))
     return sum(1 for _ in same)

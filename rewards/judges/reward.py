@@ -20,7 +20,7 @@ DEFAULT_TOURNAMENT = "knockout"
 # the column of a prompt's row with a text for each of its K responses to be compared with
 REFERENCE_FIELD = "reference_responses"
 
-# a comparison, and its name for messages
+# a comparison, and its name for error messages
 Named = tuple[Comparison, str]
 
 
@@ -65,13 +65,15 @@ class JudgeReward:
 
     @classmethod
     def of(cls, judge: Judge, rules: Tournament) -> JudgeReward:
-        """The same from the settings of a tournament as one value."""
+        """Make the reward from the settings of a tournament as one value. Raises `InputError`."""
         settings = asdict(rules)
         return cls(judge, tournament=settings.pop("method") or DEFAULT_TOURNAMENT, **settings)
 
     def score_groups(self, groups: Sequence[Group]) -> Scores:
-        """One list of K scores per group, order kept; None for a whole group of which a comparison
-        is missing, but only for the response itself where it was compared with its reference.
+        """Return one list of K scores per group, in order, with None for missing scores.
+
+        A missing comparison makes the scores of its whole group missing; one with a reference only
+        that of its response.
 
         All groups' comparisons of a round are one batch. Equal responses to a prompt are one
         entrant, with one score. Raises what the judge raises, and `InputError` for references that
@@ -86,7 +88,7 @@ class JudgeReward:
         return [next(duels if is_so else ranks) for is_so in referred]
 
     def report(self) -> Report:
-        """Comparisons spent, ties, position bias and circles, summed over all calls so far.
+        """Return comparisons spent, ties, position bias and circles since the last `take_report`.
 
         Forward passes are those that the comparisons ask for; a judge may save some
         (`PairwiseJudge.forward_passes`).
@@ -94,13 +96,13 @@ class JudgeReward:
         return self._report
 
     def take_report(self) -> Report:
-        """The report since the last call of this."""
+        """Return the report since the last call of this method, and begin a new one."""
         taken, self._report = self._report, Report()
         return taken
 
     def comparisons(self) -> dict[str, list[list[int | float]]]:
-        """What the tournaments of the last `score_groups` compared, by prompt id:
-        [[i, j, P(response i is better than j)], …]. A response and its reference are not in it."""
+        """Return what the tournaments of the last `score_groups` compared, by prompt id:
+        [[i, j, P(response i is better than j)], …]. Comparisons with references are not in it."""
         return self._comparisons
 
     def to(self, device: str) -> None:
@@ -110,7 +112,7 @@ class JudgeReward:
             move(device)
 
     def describe(self) -> dict[str, object]:
-        """The settings that a score depends on, for a run's records."""
+        """Return the settings that a score depends on, for a run's records."""
         describe = getattr(self.judge, "describe", None)
         judge = describe() if describe else {"name": self.name}
         settings = {"tournament": self._play["method"], **self._play}
@@ -118,7 +120,10 @@ class JudgeReward:
         return {**judge, **settings}
 
     def _rank(self, groups: Sequence[Group]) -> Scores:
-        """Each group's standing in a tournament of its distinct responses."""
+        """Return each group's K scores, from a tournament of its distinct responses.
+
+        Raises `InputError` for a group of one response.
+        """
         alone = next((group for group in groups if len(group.completions) == 1), None)
         if alone is not None:
             raise InputError(
@@ -144,7 +149,10 @@ class JudgeReward:
         ]
 
     def _duel(self, groups: Sequence[Group]) -> Scores:
-        """Each response's P against its own reference."""
+        """Return P(it beats its own reference) of each group's K responses, None where missing.
+
+        Groups without references of their own score ½ throughout.
+        """
         asked = [duel for group in groups for duel in _duels(group)]
         verdict = verdicts_of(self.judge, asked) if asked else []
         answers = read_answers(verdict, len(asked), self._tie, lambda at: asked[at][1])
@@ -163,7 +171,7 @@ class JudgeReward:
 
 @dataclass(frozen=True, slots=True)
 class Entrants:
-    """Who takes part: the distinct texts of a group, and which of them each completion is."""
+    """The entrants of a tournament: a group's distinct texts, and the number of each response's."""
 
     prompt: Prompt
     turns: tuple[Message, ...]
@@ -184,7 +192,10 @@ class Entrants:
 
 
 def _duels(group: Group) -> list[Named]:
-    """Every response against its reference. Raises `InputError` where these do not match."""
+    """Return the comparison of every response with its reference; none where the column is None.
+
+    Raises `InputError` where the references are not one text for each response.
+    """
     prompt, references = group.prompt, group.prompt.fields[REFERENCE_FIELD]
     if references is None:
         return []
@@ -209,7 +220,10 @@ def _duels(group: Group) -> list[Named]:
 
 
 def _standing(answers: Answers, start: int, stop: int) -> Standing:
-    """K duels as a standing, for the report: response k against entrant K + k."""
+    """Return K comparisons with references as a standing, for the report.
+
+    They are answers `start` to `stop`; response k is entrant k and its reference entrant K + k.
+    """
     k = stop - start
     there = [at for at in range(k) if not answers.missing_M[start + at]]
     probability, margin, points, gap = (
@@ -236,7 +250,10 @@ def _standing(answers: Answers, start: int, stop: int) -> Standing:
 
 
 def check_tournament(rules: Tournament) -> dict[str, Any]:
-    """What `play` takes, without settings that are None. Raises `InputError` as it does."""
+    """Check a tournament's settings and return them as keywords of `play`, without those of None.
+
+    Raises `InputError` as `play` does.
+    """
     given = {name: value for name, value in asdict(rules).items() if value is not None}
     settings = {"method": DEFAULT_TOURNAMENT, **given}
     # one response: everything is checked and nothing compared

@@ -18,8 +18,8 @@ class ScalarJudge:
     """P(first is better) = σ((r_first − r_second) / temperature) (Bradley and Terry 1952).
 
     No order is preferred and no verdicts contradict each other, so that a tournament costs
-    comparisons and tells no more than the scores: it is here for what takes a judge. Each response
-    to a prompt is scored once per call; `forward_passes` counts these.
+    comparisons and tells no more than the scores do: this class is for callers that need a judge.
+    Each response to a prompt is scored once per call; `forward_passes` counts these.
     """
 
     kind = "scalar"
@@ -32,14 +32,14 @@ class ScalarJudge:
         self.forward_passes = 0
 
     def compare(self, comparisons: Sequence[Comparison]) -> np.ndarray:
-        """P(first is better) of N comparisons, float64 (N,), order kept; NaN where a score is
+        """Return P(first is better) of N comparisons, float64 (N,) in order; NaN where a score is
         missing. Raises what the reward raises."""
         return self.verdicts(comparisons).probability_N
 
     def verdicts(
         self, comparisons: Sequence[Comparison], names: Sequence[str] | None = None
     ) -> Verdicts:
-        """As `compare`, with margins; position bias is 0. `names` are for messages."""
+        """Return what `compare` does, with margins; position bias is 0. `names` are for errors."""
         asked = _Responses()
         if names is None:
             names = [f"comparison {index}" for index in range(len(comparisons))]
@@ -62,7 +62,7 @@ class ScalarJudge:
             move(device)
 
     def describe(self) -> dict[str, object]:
-        """The settings that a verdict depends on, for a run's records."""
+        """Return the settings that a verdict depends on, for a run's records."""
         describe = getattr(self.reward, "describe", None)
         own = {"name": self.name, "temperature": self.temperature}
         return {**(describe() if describe else {}), **own, "judge": self.kind}
@@ -77,7 +77,10 @@ class _Responses:
         self._numbers: dict[Hashable, int] = {}
 
     def place(self, prompt: Sequence[Message] | str, response: str, name: str) -> tuple[int, int]:
-        """(number of the prompt, number of the response). The prompt takes the first `name`."""
+        """Return (number of the prompt, number of the response among its responses).
+
+        Both are added where they are new; a new prompt is called `name`.
+        """
         content = prompt if isinstance(prompt, str) else tuple(prompt)
         number = self._numbers.setdefault(prompt_key(prompt), len(self._prompts))
         if number == len(self._prompts):

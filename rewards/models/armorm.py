@@ -1,7 +1,7 @@
 """Load ArmoRM: a Llama 3 with rewards for 19 attributes and a gate.
 
 Its tokenizer is wrapped so that conversations end with the token that closes a response: Llama 3's
-first template puts the header of a next answer behind every conversation, where rewards would be
+first template puts the header of a next response behind every conversation, where rewards would be
 read and the gate would see the end of the response.
 """
 
@@ -55,7 +55,8 @@ _PROBE = [Message(role="user", content="a"), Message(role="assistant", content="
 def gated_tokenizer(
     tokenizer: PreTrainedTokenizerBase, gate: Gate, format: str | None, name: str
 ) -> PreTrainedTokenizerBase:
-    """`tokenizer`, without the header where its template always adds one.
+    """Return `tokenizer`, wrapped to remove the assistant's header where its template always adds
+    one behind a conversation.
 
     Raises `InputError` for another `format` than "chat", and for a template in whose conversations
     `gate` is not found or that does not render responses as Llama 3's does.
@@ -80,7 +81,7 @@ def gated_tokenizer(
 
 
 class _WithoutHeader:
-    """A tokenizer whose template's unconditional assistant header is taken off again."""
+    """A tokenizer that removes the assistant's header which its template always adds at the end."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer: Any = tokenizer
@@ -100,10 +101,10 @@ class _WithoutHeader:
 REGRESSION, TRANSFORM = "regression_layer.weight", "reward_transform_matrix"
 LOGIT_SCALE = "gating.logit_scale"
 HEADS = ("regression_layer.", TRANSFORM, "gating.")
-# the key of config.json with the names of the rewards: ours, the published checkpoint has none
+# a key of our own in config.json, with the names of the rewards; the published checkpoint has none
 ATTRIBUTES = "attributes"
 _NUMBERED = re.compile(r"gating\.layers\.(\d+)\.")
-# what the checkpoint's own class assumes where config.json is silent
+# what the checkpoint's own class assumes where config.json gives no temperature
 _TEMPERATURE = 10
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -139,7 +140,10 @@ def load_armorm(folder: Path, settings: ModelSettings, *, name: str) -> ModelRew
 
 
 def _read_head(folder: Path, size: int) -> GatingWeights:
-    """The head's tensors, of the shapes that H (`size`), config.json and each other ask for."""
+    """Read the head's tensors, for hidden states of H (`size`) numbers.
+
+    Raises `InputError` where their shapes do not fit H, config.json or each other.
+    """
     config = read_config(folder)
     whole = tensor_shapes(folder)
     names = bare_names(whole, HEADS)
@@ -164,7 +168,7 @@ def _in_files(folder: Path) -> Iterable[str]:
 
 
 def _layers(folder: Path, config: Mapping[str, object], shapes: Shapes) -> list[str]:
-    """Names of the gate's linear layers: as many as config.json says, else as there are."""
+    """Return the names of the gate's linear layers: as many as config.json says, else all."""
     found = len({match[1] for match in map(_NUMBERED.match, shapes) if match})
     hidden = config.get("gating_n_hidden", max(0, found - 1))
     if not isinstance(hidden, int) or hidden < 0:
@@ -204,7 +208,10 @@ def _temperature(folder: Path, config: Mapping[str, object]) -> float:
 
 
 def _attributes(folder: Path, count: int) -> Sequence[str] | None:
-    """Names of the rewards where config.json has some."""
+    """Return the names of the `count` rewards where config.json has some, else None.
+
+    Raises `InputError` for names that are not `count` different ones.
+    """
     found = read_config(folder).get(ATTRIBUTES)
     if found is None:
         return None

@@ -48,7 +48,7 @@ class Gate:
     max_length: int | None = None
 
     def find(self, row: Sequence[int], name: str) -> int:
-        """Where the last gate of `row` starts: at the `<|eot_id|>` that closes the prompt.
+        """Return where the last gate of `row` starts: at the `<|eot_id|>` that closes the prompt.
 
         Raises `RewardError` when there is none, or `row` does not end as a response does.
         """
@@ -71,10 +71,10 @@ class Gate:
 
 
 def gate_of(tokenizer: PreTrainedTokenizerBase, name: str, max_length: int | None = None) -> Gate:
-    """The gate in the ids of the checkpoint's own tokenizer.
+    """Return the gate in the ids of the checkpoint's own tokenizer.
 
-    Raises `InputError` when it does not know Llama 3's special tokens, or has the ids of Llama 3
-    without its pieces.
+    Raises `InputError` when the tokenizer does not know Llama 3's special tokens, or has the ids of
+    Llama 3 but splits the header in another way.
     """
     ids = tuple(tokenizer(EOT + HEADER, add_special_tokens=False)["input_ids"])
     known = tokenizer.get_vocab()
@@ -96,8 +96,9 @@ def gate_of(tokenizer: PreTrainedTokenizerBase, name: str, max_length: int | Non
 
 @dataclass(frozen=True, slots=True)
 class GatingWeights:
-    """K attributes. `regression_KH`; `transform_KK` (M); the gate's linear layers, each (out, in)
-    and (out,), the last with K outputs; `temperature` T and `logit_scale` s."""
+    """The tensors of a head with K attributes: `regression_KH` (W in `GatingHead`), `transform_KK`
+    (M), the weight (out, in) and bias (out,) of each of the gate's linear layers, the last with K
+    outputs; and the numbers `temperature` (T) and `logit_scale` (s)."""
 
     regression_KH: torch.Tensor
     transform_KK: torch.Tensor
@@ -109,9 +110,9 @@ class GatingWeights:
 class GatingHead:
     """rewards = W·H[last]; gating G = s·softmax(MLP(H[gate]) / T); score = Σ_k G_k (rewards·M)_k.
 
-    As `LlamaForRewardModelWithGating` of the published checkpoint. With coefficients c = G·Mᵀ the
-    score is Σ_k c_k rewards_k; `rewards` are not adjusted by M. The card's code casts the head to
-    bfloat16 and its printed numbers show it; here it computes in float32 from the file's values.
+    This is `LlamaForRewardModelWithGating` of the published checkpoint. With coefficients c = G·Mᵀ
+    the score is Σ_k c_k rewards_k; `rewards` are not adjusted by M. The card's code casts the head
+    to bfloat16, as its printed numbers show; here it computes in float32 from the file's values.
 
     The gate is the last in the text, as published: a response that writes one out as special tokens
     moves it. `attributes` are the names of the K rewards; None: the published ones where there are
@@ -133,11 +134,12 @@ class GatingHead:
         self.layers = [(w.detach().float(), b.detach().float()) for w, b in weights.layers]
 
     def positions(self, ids: Sequence[int], name: str) -> Sequence[int]:
-        """(gate, last token). Raises `RewardError` where there is no gate."""
+        """Return the positions (gate, last token). Raises `RewardError` where there is no gate."""
         return (self.gate.find(ids, name), len(ids) - 1)
 
     def outputs(self, states_BQH: torch.Tensor) -> dict[str, torch.Tensor]:
-        """States at (gate, last) to `score` (B,); `rewards`, `gating`, `coefficients` (B, K)."""
+        """Return `score` (B,) and `rewards`, `gating` and `coefficients` (B, K) of B rows, from
+        their states at (gate, last token)."""
         gate_BH, last_BH = states_BQH.unbind(dim=1)
         rewards_BK = nn.functional.linear(last_BH, self.regression_KH)
         gating_BK = self._gating(gate_BH)
@@ -170,7 +172,7 @@ class GatingHead:
 
 
 def helpsteer_ratings(rewards_NK: np.ndarray) -> np.ndarray:
-    """ArmoRM's rewards (N, K) to the first five on HelpSteer's scale of 0 to 4 (N, 5).
+    """Return the first five of ArmoRM's rewards (N, K) on HelpSteer's scale of 0 to 4, (N, 5).
 
     Labels were (rating + 0.5) / 5, so a rating is 5·reward − 0.5, as on the card.
     """

@@ -85,7 +85,11 @@ def load_classifier(
 
 
 def scalar_encoder(folder: Path, settings: ModelSettings, *, name: str, family: Family) -> Encoder:
-    """How the model in `folder` reads conversations; its weights are not loaded."""
+    """Return the encoder of the model in `folder`, without loading its weights.
+
+    Settings that are not set are those that the model was trained with. Raises `InputError` for
+    settings that do not fit.
+    """
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     if family == "classifier" and is_encoder(folder):
         return text_encoder(config, tokenizer, settings, name)
@@ -115,7 +119,10 @@ def _as_published(
     architecture: str,
     name: str,
 ) -> ModelSettings:
-    """The text that UltraRM and Beaver were trained on, which no template of theirs says."""
+    """Return the settings with the format and EOS that UltraRM, Beaver and Eurus were trained with.
+
+    Their files do not tell these. Settings of other models, and those that are set, are unchanged.
+    """
     bare = settings.format is None and not tokenizer.chat_template
     if bare and stem == "regression_head" and architecture == "LlamaRewardModel":
         log.info('%s: format="ultrarm", as on the card of UltraRM', name)
@@ -134,7 +141,10 @@ def _as_published(
 def _as_openrlhf(
     settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, name: str
 ) -> ModelSettings:
-    """Its `RewardDataset` adds no special tokens but one EOS, template or not."""
+    """Return the settings with BOS and EOS as OpenRLHF trains.
+
+    Its `RewardDataset` adds no special tokens but one EOS, with or without a template.
+    """
     format: Format = settings.format or ("chat" if tokenizer.chat_template else "plain")
     bos = settings.bos or counted_bos(tokenizer, format, special=False)
     eos: Eos = settings.eos or ("none" if tokenizer.eos_token_id is None else "single")
@@ -143,7 +153,7 @@ def _as_openrlhf(
 
 
 def _chosen_engine(settings: ModelSettings, name: str) -> EngineName:
-    """Transformers, unless vLLM is asked for by name.
+    """Return the engine: transformers, unless vLLM is asked for by name.
 
     On a CPU vLLM scores about 1.8 times as fast but starts 5 s later, which pays from some 900
     conversations on (`experiments/bench/reward_engines.py`: 3 million parameters, 230 tokens, one
@@ -168,7 +178,10 @@ def _vllm_engine(
     tensors: HeadTensors,
     head: LinearHead,
 ) -> VLLMPoolingEngine:
-    """vLLM computes the head itself, from the tensor that transformers' classes have."""
+    """Return the vLLM engine, which computes the head itself, from the tensor `score.weight`.
+
+    Raises `InputError` for any other head, which vLLM cannot serve.
+    """
     if list(tensors.names) != ["score.weight"] or (head.mean, head.std) != (0.0, 1.0):
         check_engine(settings, f"{tensors.stem} {head.describe()['head']}", str(folder))
     dtype = str(resolve_dtype(settings.dtype, config, check_vllm_device(settings.device)))

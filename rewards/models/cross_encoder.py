@@ -1,7 +1,7 @@
 """Load an encoder with a classification head (BERT and its kin) as a reward model.
 
-Its own pooling, whatever that is, is transformers' business: the model is run as a whole. What it
-reads is what its tokenizer makes of a text, or of prompt and response as a pair.
+The model is run as a whole, so that transformers applies the pooling of its architecture. Its input
+is what its tokenizer makes of a text, or of prompt and response as a pair.
 """
 
 from __future__ import annotations
@@ -48,12 +48,15 @@ log = logging.getLogger("rewards")
 
 HEAD = "classifier."
 _PROBE = "a"
-# whose first position is behind the id of their PAD
+# architectures whose first position has the number behind the id of their PAD
 _LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer", "xlm-roberta-xl", "mpnet")
 
 
 def is_encoder(folder: Path) -> bool:
-    """Decoders of transformers name their head `score`, encoders `classifier`."""
+    """Return whether `folder` holds an encoder with a classification head.
+
+    Decoders of transformers name their head `score`, encoders `classifier`.
+    """
     config, shapes = read_config(folder), tensor_shapes(folder)
     named = architecture_of(config).endswith("ForSequenceClassification")
     headed = any(name.startswith(HEAD) for name in shapes)
@@ -63,9 +66,9 @@ def is_encoder(folder: Path) -> bool:
 def load_cross_encoder(folder: Path, settings: ModelSettings, *, name: str) -> ModelReward:
     """Load model and tokenizer from `folder`.
 
-    Without a chat template it reads prompt and response as a pair, as the published ones
-    (OpenAssistant's DeBERTa) do. Raises `InputError` when a tensor is missing, it has more than one
-    output, or the settings do not fit.
+    Without a chat template the model reads prompt and response as a pair, as the published ones
+    (OpenAssistant's DeBERTa) do. Raises `InputError` when a tensor is missing, the head has more
+    than one output, or the settings do not fit.
     """
     check_engine(settings, "classification", name)
     config, tokenizer = load_config(folder), load_tokenizer(folder)
@@ -112,7 +115,7 @@ def text_encoder(
     settings: ModelSettings,
     name: str,
 ) -> Encoder:
-    """How an encoder reads conversations. Raises `InputError` for settings that do not fit."""
+    """Return how an encoder reads conversations. Raises `InputError` for unfit settings."""
     if settings.bos is not None or settings.eos == "single":
         problem = "is an encoder, whose special tokens are its tokenizer's own"
         raise InputError(name, problem, "leave bos and eos out")
@@ -128,7 +131,10 @@ def text_encoder(
 
 @dataclass
 class _TextEncoder(Encoder):
-    """Special tokens are those that the tokenizer adds, to a text or between two."""
+    """An `Encoder` whose special tokens are those that the tokenizer adds, also between two texts.
+
+    In format "plain" the two are prompt and response.
+    """
 
     def _tokens(self, conversations: Sequence[Scorable], names: Sequence[str]) -> list[list[int]]:
         texts = [self._named_text(*pair) for pair in zip(conversations, names, strict=True)]
@@ -157,9 +163,10 @@ class _TextEncoder(Encoder):
 
 
 def _pair_end(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
-    """The token that ends the first of two texts, where the second has a type of its own.
+    """Return the id of the token that ends the first of two texts, or None.
 
-    Raises `InputError` for types that are told apart in another way.
+    It is None where the tokenizer gives both texts the same type. Raises `InputError` for types
+    that change at another place.
     """
     found = tokenizer(_PROBE, _PROBE)
     types = found.get("token_type_ids")
@@ -196,7 +203,7 @@ class _WholeModel(Backbone):
 
 
 class _Logit:
-    """The one number of a model that is run as a whole."""
+    """The head of a model that is run as a whole: it passes on the model's one logit."""
 
     def positions(self, ids: Sequence[int], name: str) -> Sequence[int]:
         return (0,)
@@ -208,4 +215,4 @@ class _Logit:
         return {"head": "classification", "pooling": "the architecture's own"}
 
     def to(self, device: str) -> None:
-        """Nothing: the backbone has all weights."""
+        """Do nothing: the backbone has all weights."""

@@ -1,6 +1,7 @@
 """The head of a scalar reward model: linear layers on the last token's state.
 
-It is read from its tensors, never drawn at random; what looks like one and is not known is named.
+The head is read from the checkpoint's tensors, never drawn at random; tensors that look like a head
+of an unknown kind are named in the error.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ class LinearHead:
     """Linear layers on the last token's state, ReLU between them; raw values, no sigmoid.
 
     The last token is the row's own. transformers' `*ForSequenceClassification` takes the right-most
-    one that is not `config.pad_token_id`: with pad == eos it scores the token before the closing.
-    GRM's class drops 10 % of the states while it trains, and casts them to the head's 16 bits; here
-    nothing is dropped, and the layers compute in float32 from the file's values.
+    one that is not `config.pad_token_id`: with pad == eos it scores the token before the closing
+    one. GRM's class applies a dropout of 10 % to the states while it trains, and casts them to the
+    head's 16 bits; here there is no dropout, and the layers compute in float32 from the file's
+    values.
 
     Args:
         layers: weight (out, in) and bias (out,) or None of each layer, first to last; the first
@@ -78,9 +80,10 @@ class LinearHead:
 
 
 def read_head(folder: Path, size: int, stem: str | None = None) -> tuple[HeadTensors, LinearHead]:
-    """The head by its tensors, for states of H (`size`) numbers; config.json may not contradict it.
+    """Read the head, for states of H (`size`) numbers; return where its tensors are, and the head.
 
-    Raises `InputError` when a tensor is missing, of a wrong shape or one too many.
+    `stem` names its tensors, where the family says so. Raises `InputError` when a tensor is
+    missing, of a wrong shape or one too many, and when config.json contradicts the tensors.
     """
     config, shapes = read_config(folder), tensor_shapes(folder)
     head = find_head(folder, config, shapes, stem)
@@ -92,7 +95,7 @@ def read_head(folder: Path, size: int, stem: str | None = None) -> tuple[HeadTen
     layers = _layers(folder, head.stem, bare)
     part = re.compile(rf"(^|\.){re.escape(head.stem.split('.')[0])}\.")
     beside = {name for name in shapes if part.search(name)} - set(head.names.values())
-    check_names(folder, beside, (), head.stem)  # a norm, or LoRA on the head
+    check_names(folder, beside, (), head.stem)  # refuses a norm, or LoRA on the head
     _check_shapes(folder, layers, bare, size)
     _check_config(folder, config, head.stem, layers)
     tensors = read_tensors(folder, set(head.names.values()))
@@ -102,7 +105,7 @@ def read_head(folder: Path, size: int, stem: str | None = None) -> tuple[HeadTen
 
 
 def _layers(folder: Path, stem: str, shapes: Shapes) -> list[str]:
-    """Names of the linear layers, in order.
+    """Return the names of the linear layers, in order.
 
     One layer has the head's own name; several are a `Sequential` of Linear, ReLU, Linear, …
     """
@@ -121,7 +124,10 @@ def _layers(folder: Path, stem: str, shapes: Shapes) -> list[str]:
 
 
 def _check_shapes(folder: Path, layers: Sequence[str], shapes: Shapes, size: int) -> None:
-    """From H numbers to one, each layer taking what the one before it gives."""
+    """Check that the layers lead from H (`size`) numbers to one, each fitting the one before it.
+
+    Raises `InputError` where they do not.
+    """
     for name in layers:
         weight, bias = shapes[f"{name}.weight"], shapes.get(f"{name}.bias")
         if len(weight) != 2 or bias not in (None, weight[:1]):
@@ -153,7 +159,10 @@ def _check_shapes(folder: Path, layers: Sequence[str], shapes: Shapes, size: int
 def _check_config(
     folder: Path, config: Mapping[str, object], stem: str, layers: Sequence[str]
 ) -> None:
-    """Sizes of GRM's head are not checked: its code saves 1024 neurons whatever they are."""
+    """Check that config.json asks for the head that was found. Raises `InputError` where not.
+
+    Sizes of GRM's head are not checked: its code saves 1024 neurons whatever they are.
+    """
     told = config.get("vhead_layer_type")
     found = "linear" if layers[0] == stem else "mlp"
     # GRM's code takes whatever is not "linear" for an MLP
@@ -173,7 +182,11 @@ def _check_config(
 
 
 def _scale(folder: Path, config: Mapping[str, object]) -> tuple[float, float]:
-    """OpenRLHF's `mean` and `std`, unless the config says that they are not used."""
+    """Return OpenRLHF's `mean` and `std` of the scores, as config.json has them.
+
+    Return (0, 1) where it has none, or says that they are not used. Raises `InputError` for a std
+    that is not above 0.
+    """
     mean, std = config.get("mean"), config.get("std")
     if not (isinstance(mean, int | float) and isinstance(std, int | float)):
         return 0.0, 1.0

@@ -1,4 +1,4 @@
-"""`load_reward`: from a path or a hub name to a reward model, with the settings it was made for."""
+"""`load_reward`: load a reward model by path or hub name, with the settings it was trained for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_encoder", "load_reward"]
 
-# ids of a vocabulary that is not looked at
+# size of a vocabulary that is not checked: every id is below it
 _ANY = 1 << 62
 _FUNCTION = "function:"
 
@@ -87,12 +87,15 @@ def _function(name: str, kind: Family | None, given: ModelSettings) -> ModelRewa
     if kind is not None or given != ModelSettings(non_finite=given.non_finite):
         raise InputError(name, "has no settings of a model", "leave them out")
     made = ConversationFunction(name.removeprefix(_FUNCTION), non_finite=given.non_finite)
-    # what is called with a model's name gets one, which knows its encoder and engine
+    # typed as a model: callers that name a model get one, with its encoder and engine
     return cast("ModelReward", made)
 
 
 def load_encoder(spec: ModelSpec) -> Encoder:
-    """How a reward model reads conversations, without its weights. Raises as `load_reward` does."""
+    """Return the encoder of a reward model, without its weights. Raises as `load_reward` does.
+
+    It does not check ids against the vocabulary.
+    """
     from rewards.checkpoints.loading import load_config, load_tokenizer, make_encoder
 
     side, separator = spec.truncation_side, spec.separator or ""
@@ -121,7 +124,10 @@ def _settled(
     separator: str,
     settings: ModelSettings,
 ) -> tuple[Family, Path, ModelSettings]:
-    """Family, folder, and the settings with what is known of the model, then of its files."""
+    """Return family, folder and settings of a reward model. Raises `InputError` for a judge.
+
+    Settings that are not set come from what is known of the published model, then from the files.
+    """
     if kind is not None:
         check_family(kind)
     known = known_settings(path, settings)
@@ -129,14 +135,17 @@ def _settled(
     folder = local_folder(path)
     found = kind or recognise(folder)
     _refuse_judge(found, str(path))
-    # what the files of Hugging Face have no place for, where our own training wrote it down
+    # our own training records settings for which Hugging Face's files have no place
     return found, folder, with_record(folder, known[1], side=side, separator=separator)
 
 
 def known_settings(
     path: str | Path, settings: ModelSettings
 ) -> tuple[Family | None, ModelSettings]:
-    """The family of a published model, None for others; its settings where yours leave room."""
+    """Return the family of a published model, and `settings` completed by its published ones.
+
+    Of other models return None, and `settings` as they are.
+    """
     found = find_published(path)
     if found is None:
         return None, settings
@@ -173,7 +182,10 @@ def _refuse_judge(family: Family | None, name: str) -> None:
 
 
 def _published_dtype(known: Published, device: str | None) -> str | None:
-    """Published dtypes are for GPUs; on a CPU the loader's own choice, float32, is exact."""
+    """Return the published dtype where the model runs on a GPU, for which it is meant; else None.
+
+    On a CPU the loader's default, float32, is exact.
+    """
     if known.dtype is None or device == "cpu":
         return None
     import torch

@@ -16,14 +16,14 @@ __all__ = ["ModelReward"]
 
 
 class ModelReward:
-    """Conversations in, raw scores out: no sigmoid, no scaling.
+    """Turns conversations into raw scores: no sigmoid, and no scaling but the checkpoint's own.
 
     Args:
         encoder: how conversations become token ids.
         engine: how token ids become outputs, "score" (N,) among them.
         name: for messages.
         kind: the family, for messages and records.
-        non_finite: "raise", or "missing" to leave NaN and infinity out.
+        non_finite: "raise", or "missing", which makes scores of NaN or infinity missing ones.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ModelReward:
         self.non_finite: NonFinite = non_finite
 
     def score(self, conversations: Sequence[Scorable]) -> np.ndarray:
-        """N conversations, or plain texts, to float32 scores (N,), order kept.
+        """Return the scores of N conversations or plain texts, float32 (N,) in order.
 
         Raises `InputError` for a conversation that does not fit the format, `RewardError` for a
         score that is not finite; with `non_finite="missing"` that score is NaN.
@@ -51,14 +51,17 @@ class ModelReward:
         return self.score_details(conversations)["score"]
 
     def score_details(self, conversations: Sequence[Scorable]) -> Outputs:
-        """As `score`, with all that the family says: ArmoRM has `rewards` and `gating` (N, K), and
-        the names of its K `attributes` (K,)."""
+        """Return "score", as `score` does, with all other outputs of the family: those of ArmoRM
+        are `rewards`, `gating` and `coefficients` (N, K), and the K names in `attributes` (K,)."""
         names = name_conversations(conversations)
         found, attributes = self._outputs(conversations, names), self.describe().get("attributes")
         return found if attributes is None else {**found, "attributes": np.asarray(attributes)}
 
     def score_groups(self, groups: Sequence[Group]) -> Scores:
-        """One list of K scores per group, order kept. Raises as `score` does, naming the prompt."""
+        """Return one list of K scores per group, in order; None is a missing score.
+
+        Raises as `score` does, naming the prompt.
+        """
         samples = [(group.prompt, one) for group in groups for one in group.completions]
         names = [f"prompt {prompt.id!r}" for prompt, _ in samples]
         conversations = [conversation(prompt, one) for prompt, one in samples]
@@ -70,7 +73,7 @@ class ModelReward:
         self.engine.to(device)
 
     def describe(self) -> dict[str, object]:
-        """The settings that a score depends on, for a run's records."""
+        """Return the settings that a score depends on, for a run's records."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -85,14 +88,17 @@ class ModelReward:
         source = f"reward model {self.name}"
         for value, where in zip(outputs["score"].tolist(), names, strict=True):
             finite_or_missing(value, source=source, where=where, non_finite=self.non_finite)
-        # one that is not finite is missing in all it says
+        # where the score is not finite, all other outputs of that row are missing too
         lost_N = ~np.isfinite(outputs["score"])
         for values in outputs.values():
             values[lost_N] = np.nan
         return outputs
 
     def _run_distinct(self, rows: Sequence[Sequence[int]], names: Sequence[str]) -> Outputs:
-        """Equal rows are computed once: their scores are equal to the last digit."""
+        """Return the engine's outputs of N rows; equal rows are computed once.
+
+        So their scores are equal to the last digit.
+        """
         first: dict[tuple[int, ...], int] = {}
         number_N = [first.setdefault(tuple(row), len(first)) for row in rows]
         places = {number: at for at, number in reversed(list(enumerate(number_N)))}

@@ -32,15 +32,15 @@ log = logging.getLogger("rewards")
 
 # a tensor of every Llama
 _WITNESS = "model.layers.0.self_attn.q_proj.weight"
-# torch.compile, FSDP, activation checkpointing: anywhere in a name
+# what torch.compile, FSDP and activation checkpointing put anywhere into a name
 _WRAPPER = r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 _TASKS = {"SEQ_CLS": "ForSequenceClassification", "CAUSAL_LM": "ForCausalLM"}
-# heads of classes that an adapter was trained with; ours are read by themselves
+# heads of classes that an adapter was trained with; the head of a reward model is read separately
 _HEADS = ("score.", "classifier.", "lm_head.")
 
 
 def check_engine(settings: ModelSettings, head: str, name: str) -> None:
-    """Raises `InputError` for an engine that cannot run a `head` of our own."""
+    """Check that the engine runs heads of our own. Raises `InputError` for vLLM, naming `head`."""
     if settings.engine == "vllm":
         raise InputError(
             name,
@@ -49,7 +49,7 @@ def check_engine(settings: ModelSettings, head: str, name: str) -> None:
 
 
 def state_size(config: PreTrainedConfig) -> int:
-    """H, the size of the last hidden state."""
+    """Return H, the size of the last hidden state."""
     text = config.get_text_config()
     # some OPT models project their states back to the size of the embedding
     return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
@@ -63,7 +63,7 @@ def load_transformer(
     *,
     heads: Iterable[str],
 ) -> Any:
-    """The decoder that `config.model_type` names; `architectures` and `auto_map` have no say.
+    """Load the decoder that `config.model_type` names, whatever `architectures` and `auto_map` say.
 
     `heads` are the beginnings of tensor names that belong to the head. Raises `InputError` when a
     tensor of the transformer is missing, or one would be left out of the scores.
@@ -72,7 +72,7 @@ def load_transformer(
 
     names = list(tensor_shapes(transformer_folder(folder)))
     auto = getattr(transformers, f"AutoModel{_task(folder, names)}")
-    with _quiet():  # its report calls every head unexpected; ours follows
+    with _quiet():  # transformers reports every head as unexpected; our own check follows
         model, unexpected = load_weights(
             auto, folder, config, dtype, new=_HEADS, key_mapping=_renames(names, config)
         )
@@ -81,7 +81,8 @@ def load_transformer(
 
 
 def _task(folder: Path, names: Iterable[str]) -> str:
-    """The kind of class that an adapter was trained with, whose layers it names; else none."""
+    """Return the suffix of the class that an adapter was trained with: it names that class's
+    layers. Return "" where there is no adapter, or it names those of the bare transformer."""
     adapted = adapter_task(folder)
     if adapted is None:
         return ""
@@ -90,7 +91,10 @@ def _task(folder: Path, names: Iterable[str]) -> str:
 
 
 def _renames(names: Iterable[str], config: PreTrainedConfig) -> dict[str, str]:
-    """Patterns of what wrappers put into names: modules of torch, and all before the embedding."""
+    """Return patterns, each mapped to "", of what wrappers have put into tensor names.
+
+    These are modules of torch, and the prefix that stands before the embedding's own name.
+    """
     from transformers import AutoModel
 
     with torch.device("meta"):
@@ -108,7 +112,7 @@ def _renames(names: Iterable[str], config: PreTrainedConfig) -> dict[str, str]:
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:
-    """Of a Llama's weights in its files; None where they have other names."""
+    """Return the dtype of a Llama's weights in its files; None where they have other names."""
     witness = read_tensors(folder, {_WITNESS}).get(_WITNESS)
     return None if witness is None else witness.dtype
 
@@ -116,8 +120,8 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 def dtype_as_stored(
     folder: Path, asked: str | None, config: PreTrainedConfig, device: torch.device
 ) -> torch.dtype:
-    """As `resolve_dtype`, but on a GPU by the files: ArmoRM's published config.json says float32 of
-    bfloat16 weights."""
+    """Return the dtype that `resolve_dtype` gives, but on a GPU, unless one is asked for, that of
+    the files: ArmoRM's published config.json says float32 of bfloat16 weights."""
     stored = stored_dtype(folder) if asked is None and device.type != "cpu" else None
     return stored or resolve_dtype(asked, config, device)
 

@@ -1,4 +1,4 @@
-"""Rows in, rows out: what `raft score` and `raft rank` share. Knows nothing of rewards.
+"""Work through a file of rows: what `raft score` and `raft rank` share. Knows nothing of rewards.
 
 The input is read twice. First every row is checked, so that a broken one shows before hours of
 work; then chunk after chunk is worked on and written. Chunks depend on the input alone: a command
@@ -32,49 +32,49 @@ _Result = TypeVar("_Result")
 
 log = logging.getLogger("raft")
 
-# enough for full batches and for prefixes to be shared, little enough to lose to a kill
+# enough for full batches and for prefixes to be shared, few enough that a kill loses little work
 CONVERSATIONS_AT_A_TIME = 512
 _MOST_TOGETHER = 4096
-# rows that are finished are compared one by one, and how a failure is taken changes none of them
+# what may change between an interrupted command and the next: finished rows are compared with the
+# input one by one, and no finished row depends on how a failure is treated
 _FREE_SETTINGS = ("input.digest", "input.rows", "scorer.non_finite")
 
 
 class Work(Protocol):
-    """What is done with rows."""
+    """What a command does with the rows of a file."""
 
     title: str
 
     def columns(self, row: ScoreRow) -> Sequence[str]:
-        """The columns that are added. Raises InputError where they are there already."""
+        """Return the columns that are added. Raises InputError where the row has one already."""
         ...
 
     def check(self, row: ScoreRow) -> None:
-        """Raises InputError for a row that cannot be worked on."""
+        """Check a row. Raises InputError where it cannot be worked on."""
         ...
 
     def prepare(self) -> int:
-        """Load what the work needs, when there is work to do; how many calls of `run` may be under
-        way at a time."""
+        """Load what the work needs; return how many calls of `run` may be under way at a time."""
         ...
 
     def run(self, rows: Sequence[ScoreRow]) -> list[dict[str, object]]:
-        """The finished rows, in order."""
+        """Return the finished rows, in order."""
         ...
 
     def skipped(self, row: ScoreRow) -> dict[str, object]:
-        """A finished row that was not worked on."""
+        """Return the finished row of a row that is skipped."""
         ...
 
     def count(self, row: ScoreRow, finished: Mapping[str, object]) -> None:
-        """Take a finished row into the summary, whichever command finished it."""
+        """Count a finished row in the summary, also one that an interrupted command finished."""
         ...
 
     def summary(self) -> dict[str, object]:
-        """What there is to say of all rows."""
+        """Return the figures of all rows counted, as JSON."""
         ...
 
     def line(self) -> str:
-        """The summary in words."""
+        """Return the summary in words, for the log."""
         ...
 
 
@@ -119,8 +119,11 @@ def run_job(
 def in_order(
     run: Callable[[_Item], _Result], items: Iterable[_Item], at_once: int
 ) -> Iterator[tuple[_Item, Callable[[], _Result]]]:
-    """Each item with what gives or raises its result; up to `at_once` of them are worked on at a
-    time, in threads, and as many wait for their turn."""
+    """Yield each item, in order, with a function that returns or raises its result.
+
+    Up to `at_once` items are worked on at a time, in threads, and as many wait for their turn; with
+    1 the function does the work, without a thread.
+    """
     if at_once == 1:
         yield from ((item, partial(run, item)) for item in items)
         return
@@ -133,12 +136,15 @@ def in_order(
                 yield ahead.popleft()
         while ahead:
             yield ahead.popleft()
-    finally:  # what is under way ends with the workers, which are not waited for
+    finally:  # calls under way are not waited for
         threads.shutdown(wait=False, cancel_futures=True)
 
 
 def refuse_columns(row: ScoreRow, columns: Sequence[str], replace: bool, other: str) -> None:
-    """Raises InputError where a row has a column that is to be added, naming the `other` way."""
+    """Refuse a row that has one of the `columns` to be added, unless these `replace` it.
+
+    Raises InputError, whose fix begins with `other`, another way than to replace.
+    """
     taken = next((column for column in columns if column in row.written), None)
     if taken is not None and not replace:
         raise InputError(
@@ -179,7 +185,10 @@ def _finished(
 def _work_through(
     reader: RowReader, checked: Checked, work: Work, out: Output, batch_rows: int | None
 ) -> tuple[int, float]:
-    """(conversations worked on, seconds it took), without what an interrupted command finished."""
+    """Work on all chunks and write them; return (conversations worked on, seconds it took).
+
+    Neither counts what an interrupted command had finished.
+    """
     done, kept, at_once = 0, 0, work.prepare()
     began = time.monotonic()
     chunks = ((chunk, out.recall(len(chunk))) for chunk in _chunks(reader.rows(), batch_rows))
@@ -232,7 +241,7 @@ def _run(work: Work, chunk: list[ScoreRow]) -> list[dict[str, object]]:
 
 
 def _place(chunk: list[ScoreRow], message: str) -> str:
-    """Where the row stands whose prompt an error names, or else the chunk."""
+    """Return the place of the row whose prompt an error names, or else that of the chunk."""
     for row in chunk:
         if any(repr(group.prompt.id) in message for group in row.groups):
             return row.where

@@ -1,4 +1,4 @@
-"""`raft rank`: a file of responses to the same file with each prompt's responses ranked."""
+"""`raft rank`: add a ranking of the responses to each row of a file of responses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rollout.types import judged_sides
 __all__ = ["BY_SCORE", "COLUMNS", "rank_file"]
 
 COLUMNS = ("ranking", "best", "ranking_scores", "tournament")
-# the method where a reward's scores rank, and nothing is compared
+# the method that ranks by a reward's scores, without comparisons
 BY_SCORE = "by_score"
 
 
@@ -53,9 +53,9 @@ def rank_file(
     Adds to each row `ranking`, the indices of its responses, best first; `best`, the first of
     these; `ranking_scores` in the order of the responses; `tournament`, the method, how many places
     it is made to tell from the best and from the worst end (`top`, `bottom`), and what
-    `rewards.tournament.Report` counts; and where one was held, `comparisons`, what it asked. Where
-    a comparison is missing, so is the ranking: an empty list, null, and scores of null. By score,
-    responses without one are left out of the ranking.
+    `rewards.tournament.Report` counts; and, after a tournament, `comparisons` with their results.
+    Where a comparison is missing, so is the ranking: an empty list, null, and scores of null. By
+    score, responses without one are skipped in the ranking.
 
     Equal responses are one entrant: they share their score and stand side by side.
 
@@ -86,7 +86,7 @@ def rank_file(
 
 
 class _Ranking:
-    """Rows to ranked rows, and what the tournaments came to."""
+    """The work of `raft rank`: ranks rows, and sums the reports of their tournaments."""
 
     title = "ranking"
 
@@ -230,7 +230,8 @@ class _Ranking:
 
 
 class Entrants:
-    """Who takes part for one prompt: its distinct responses, and which of them each response is."""
+    """The entrants of one prompt's tournament: its distinct texts, and the number of each
+    response's."""
 
     def __init__(self, row: ScoreRow) -> None:
         (group,) = row.groups
@@ -242,7 +243,7 @@ class Entrants:
         self._row = row
 
     def match(self, first: int, second: int) -> tuple[Comparison, str]:
-        """Two entrants to compare, and what an error is to call them."""
+        """Return two entrants as a comparison, with its name for error messages."""
         i, j = self.entrants.index(first), self.entrants.index(second)
         name = f"responses {i} and {j} of prompt {self.id!r}"
         return Comparison(self._turns, self.texts[first], self.texts[second]), name
@@ -254,7 +255,7 @@ class Entrants:
         told = {"method": method, "top": standing.top, "bottom": standing.bottom}
         told |= _told(Report.of([standing]))
         found = _with(self._row, [] if standing.missing else ranking, scores, told)
-        # of a missing standing, those before the gap
+        # where a comparison is missing, these are the comparisons of the rounds before it
         return {**found, COMPARISONS: standing.played.among(self.entrants)}
 
 
@@ -269,7 +270,10 @@ def _by_score(row: ScoreRow, scores: list[float | None]) -> dict[str, object]:
 def _by_margin(
     matches: Sequence[Match], fields: Sequence[Entrants], scores: list[list[float | None]]
 ) -> Verdicts:
-    """P(first is better) = σ(its score − the other's), the same in both orders."""
+    """Return verdicts with P(first is better) = σ(its score − the other's), without position bias.
+
+    Where one of the two scores is missing, so is the verdict.
+    """
     pairs = [
         [scores[at][fields[at].entrants.index(entrant)] for entrant in (first, second)]
         for at, first, second in matches

@@ -1,4 +1,4 @@
-"""Whether rewards and judges can read a row, known from their tokenizers, without weights."""
+"""Check that rewards and judges can read a row, by their tokenizers, without their weights."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Readable(Protocol):
 
 
 class Reading:
-    """Asks every part of a reward or judge that has a tokenizer here: chat templates refuse some
-    roles, judges all but user and assistant in turn. With `length` also whether something of each
-    response is left within `max_length`, of a judge whether any two fit.
+    """Checks rows by every part of a reward or judge that has a tokenizer here.
 
-    A server that is sent messages reads them itself, and is not asked; with `local`, nor is what
-    would have to be downloaded.
+    Chat templates refuse some roles, judges all but user and assistant in turn. With `length` it is
+    also checked that something of each response is left within `max_length` and, for a judge, that
+    any two responses fit. A server that is sent messages reads them itself, and is not checked;
+    with `local`, neither is a part whose files would have to be downloaded.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Reading:
         self._local = local
 
     def check(self, row: Readable) -> None:
-        """Raises InputError that begins with the row's place."""
+        """Check a row. Raises InputError, beginning with the row's place, where it is refused."""
         self.check_groups(row.groups, row.where)
 
     def check_groups(self, groups: Sequence[Group], where: str) -> None:
-        """Raises InputError that begins with `where`."""
+        """Check groups. Raises InputError, beginning with `where`, where one is refused."""
         for check in self._checks:
             for group in groups:
                 try:

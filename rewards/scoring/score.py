@@ -1,4 +1,4 @@
-"""`raft score`: a file of responses to the same file with scores."""
+"""`raft score`: add scores to the rows of a file of responses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def score_file(
 
 
 def scores_of(reward: Reward, groups: Sequence[Group]) -> list[list[float | None]]:
-    """`reward.score_groups`, checked: a finite number or None for each completion.
+    """Return the scores of `reward`, checked: a finite number or None for each response.
 
     Raises RewardError for anything else.
     """
@@ -93,7 +93,7 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """With the count as divisor; 0 for no numbers."""
+        """The population's standard deviation, with the count as divisor; 0 for no numbers."""
         return math.sqrt(self._squares / self.count) if self.count else 0.0
 
     def add(self, value: float) -> None:
@@ -104,7 +104,7 @@ class Moments:
 
 
 class _Scoring:
-    """Rows to scored rows, and the numbers of the summary."""
+    """The work of `raft score`: scores rows, and counts their scores for the summary."""
 
     title = "scoring"
 
@@ -170,8 +170,10 @@ class _Scoring:
 
 
 def _together(rows: Sequence[ScoreRow]) -> list[Group]:
-    """The groups of rows; neighbours of one response each to the same prompt are one group, unless
-    a column that a function may read tells them apart."""
+    """Return the groups of rows, with neighbours of one response to the same prompt joined.
+
+    Those whose other columns differ, which a function may read, are not joined.
+    """
     groups: list[Group] = []
     for before, row in zip([None, *rows], rows, strict=False):
         if before is not None and before.answers_as(row) and _same_fields(before, row):
@@ -189,7 +191,7 @@ def _same_fields(first: ScoreRow, second: ScoreRow) -> bool:
 
 
 def _counts_tokens(settings: object) -> bool:
-    """Whether a built-in function is told to count tokens."""
+    """Return whether a setting at any depth tells a built-in function to count tokens."""
     if isinstance(settings, dict):
         return settings.get("unit") == "tokens" or any(map(_counts_tokens, settings.values()))
     return isinstance(settings, list) and any(map(_counts_tokens, settings))

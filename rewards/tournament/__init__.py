@@ -1,8 +1,8 @@
 """Tournaments among the responses to a prompt, over any function that compares two of them.
 
 `knockout(n, compare)` and its like rank one prompt's responses; `play(method, sizes, compare)`
-ranks those of many, with one batch of comparisons per round. All of it is pure: a seed decides what
-is drawn, and `compare` is the only one to know what is compared.
+ranks those of many, with one batch of comparisons per round. All of these are pure functions: a
+seed decides what is drawn, and only `compare` knows what is compared.
 """
 
 from rewards.tournament.bradley_terry import bradley_terry

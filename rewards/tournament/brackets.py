@@ -1,7 +1,7 @@
 """Elimination brackets, single and double, and one response against all others.
 
-Pure schedules, see `rewards.tournament.types`. In a tie the first of the pair goes on; who is first
-is drawn from the seed, so this is a coin.
+Pure schedules, see `rewards.tournament.types`. In a bracket's tie the first of the pair goes on;
+who is first is drawn from the seed, so that chance decides the tie.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = [
 
 
 def knockout_schedule(n: int, rng: Random) -> Schedule:
-    """One bracket: n − 1 comparisons in ⌈log2 n⌉ rounds; the winner needs only that many wins.
+    """Schedule one bracket: n − 1 comparisons in ⌈log2 n⌉ rounds, the most that a winner plays.
 
-    Where n is no power of two, responses drawn at random skip the first round, after which the
-    number left is one. A response's score is the number of rounds that it survived.
+    Where n is no power of two, responses drawn at random skip the first round, so that a power of
+    two is left after it. A response's score is the number of rounds that it survived.
     """
     alive = shuffled(n, rng)
     scores = [0.0] * n
@@ -43,12 +43,12 @@ def knockout_schedule(n: int, rng: Random) -> Schedule:
 
 
 def best_and_worst_schedule(n: int, rng: Random) -> Schedule:
-    """Both ends, for pairs to train on: ⌈3n/2⌉ − 2 comparisons, the least that can do (Pohl 1972).
+    """Schedule brackets for best and worst, as pairs to train on: ⌈3n/2⌉ − 2 comparisons.
 
-    After a first round the winners play a bracket for the best place and the losers one for the
-    worst, at the same time; of an odd number, one skips the first round and plays in both. A judge
-    that contradicts itself may put that one at both ends: then it is the best, and the worst is
-    the last response that it lost to.
+    No fewer can find both (Pohl 1972). After a first round the winners play a bracket for the best
+    place and the losers one for the worst, at the same time; of an odd number, one skips the first
+    round and plays in both. A judge that contradicts itself may put that one at both ends: then it
+    is the best, and the worst is its opponent in the last comparison for the worst place.
     """
     entrants = shuffled(n, rng)
     if n == 1:
@@ -86,7 +86,7 @@ def shuffled(n: int, rng: Random) -> list[int]:
 
 
 def neighbours(entrants: Sequence[int]) -> list[Pair]:
-    """First against second, third against fourth; of an odd number the last sits out."""
+    """Pair first with second, third with fourth, …; of an odd number the last sits out."""
     return list(zip(entrants[::2], entrants[1::2], strict=False))
 
 
@@ -95,7 +95,7 @@ def idle_of(entrants: Sequence[int]) -> list[int]:
 
 
 def sides(pairs: Iterable[Pair], points_M: Iterable[float]) -> tuple[list[int], list[int]]:
-    """(winners, losers) of the pairs; a tie goes to the first."""
+    """Return (winners, losers) of the pairs; in a tie the first of a pair wins."""
     winners, losers = [], []
     for (first, second), points in zip(pairs, points_M, strict=False):
         won = points >= 0.5
@@ -105,13 +105,13 @@ def sides(pairs: Iterable[Pair], points_M: Iterable[float]) -> tuple[list[int], 
 
 
 def double_elimination_schedule(n: int, rng: Random) -> Schedule:
-    """2n − 2 comparisons: one wrong verdict puts nobody out but in the final.
+    """Schedule 2n − 2 comparisons in which one wrong verdict puts nobody out but in the final.
 
     In every round the unbeaten play among themselves and so do those beaten once, until one of
-    each is left; these two play a single final. (Were the one beaten once to win it, a second
-    final would put the same question to the same judge.) Everyone but two loses twice, and the
-    two finalists lose twice between them. A response's score is the number of rounds that it
-    survived; first and second place mean something.
+    each is left; these two play a single final. (If the one beaten once wins it, a second final
+    would only ask the same judge the same question.) Everyone but two loses twice, and the two
+    finalists lose twice between them. A response's score is the number of rounds that it survived;
+    only first and second place are meaningful.
     """
     order = shuffled(n, rng)
     losses, byes, met = [0] * n, [0] * n, set[Pair]()
@@ -135,7 +135,10 @@ def double_elimination_schedule(n: int, rng: Random) -> Schedule:
 
 
 def _paired(players: list[int], byes: list[int], met: set[Pair]) -> list[Pair]:
-    """Pairs of players; of an odd number the one that sat out least often sits out."""
+    """Pair the players by `pair_up`; of an odd number the one that sat out least often sits out.
+
+    `byes` counts how often each sat out, `met` holds the pairs so far; both are updated.
+    """
     if len(players) % 2:
         idle = min(players, key=lambda index: byes[index])
         byes[idle] += 1
@@ -146,7 +149,7 @@ def _paired(players: list[int], byes: list[int], met: set[Pair]) -> list[Pair]:
 
 
 def sequential_schedule(n: int, rng: Random) -> Schedule:
-    """King of the hill: n − 1 comparisons, one a round, each newcomer against the king so far.
+    """Schedule king of the hill: n − 1 rounds, in each a newcomer against the king so far.
 
     A tie makes the newcomer king, as in LLM-Blender's "bubble" (`_bubble_predict`, where the one
     at the top needs a positive difference of logits to stay). Who comes early must win often:
@@ -163,10 +166,10 @@ def sequential_schedule(n: int, rng: Random) -> Schedule:
 
 
 def pivot_schedule(n: int, rng: Random) -> Schedule:
-    """All others against one drawn from the seed: n − 1 comparisons in a single round.
+    """Schedule all others against a pivot drawn from the seed: n − 1 comparisons in one round.
 
     A response's score is the log-odds that it beats the pivot, 0 for the pivot itself. Against a
-    pivot that is far better or worse than the rest all look alike.
+    pivot that is far better or worse than the rest, all look alike.
     """
     others = shuffled(n, rng)
     pivot = others.pop()

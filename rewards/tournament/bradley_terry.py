@@ -11,8 +11,8 @@ from rewards.tournament.types import Pair
 
 __all__ = ["PRIOR_PRECISION", "bradley_terry"]
 
-# a normal prior of standard deviation 1000 logits: without effect among responses that win and
-# lose, and what keeps one that wins everything finite (about 12 logits ahead of its one opponent)
+# a normal prior of standard deviation 1000 logits: without effect among responses that both win and
+# lose, it keeps one that wins everything finite (about 12 logits ahead of its one opponent)
 PRIOR_PRECISION = 1e-6
 _STEPS, _SMALLEST_STEP = 200, 1e-11
 Floats = NDArray[np.float64]
@@ -24,7 +24,7 @@ def bradley_terry(
     probability_M: ArrayLike,
     prior_precision: float = PRIOR_PRECISION,
 ) -> Floats:
-    """Strengths (n,) in logits, of mean 0, that maximise the (penalised) likelihood
+    """Return the strengths (n,) in logits, of mean 0, that maximise the (penalised) likelihood
 
         Σ_m [p_m log σ(θ_i − θ_j) + (1 − p_m) log σ(θ_j − θ_i)] − ½ · prior_precision · Σ θ²
 

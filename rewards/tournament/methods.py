@@ -1,4 +1,4 @@
-"""The methods by name: their schedules, what they cost, and what a budget leaves of them."""
+"""The methods by name: their schedules, what they cost, and how they are fitted to a budget."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def _never(n: int, budget: int, settings: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """schedule(n, rng, **settings); cost(n, settings) in comparisons; shrink(n, budget, settings)
-    are settings that fit a budget below the cost, None where there are none.
+    """A method of ranking n responses by comparisons.
 
-    choices: allowed values of the settings that are names; counts: the settings that are whole
-    numbers, 1 or more.
+    schedule: (n, rng, **settings) to the schedule to play.
+    cost: (n, settings) to the number of comparisons.
+    shrink: (n, budget, settings) to settings that fit a budget below the cost, None where none do.
+    choices: allowed values of the settings that are names.
+    counts: the settings that are whole numbers, 1 or more.
     """
 
     schedule: Callable[..., Schedule]
@@ -44,7 +46,7 @@ class Method:
 
 
 def cost(method: str, n: int, *, budget: int | None = None, **settings: Any) -> int:
-    """Comparisons that `method` asks for on n responses; forward passes are twice as many.
+    """Return the comparisons that `method` asks for on n responses; forward passes are twice these.
 
     n − 1 for sequential, pivot and knockout, ⌈3n/2⌉ − 2 for best_and_worst, 2n − 2 for
     double_elimination, R⌊n/2⌋ for swiss in R rounds, n(n − 1)/2 for round_robin.
@@ -56,7 +58,10 @@ def cost(method: str, n: int, *, budget: int | None = None, **settings: Any) -> 
 
 
 def check_settings(method: str, settings: Settings) -> None:
-    """Raises `InputError` for unknown methods, unknown settings and unusable values."""
+    """Check a method's settings.
+
+    Raises `InputError` for an unknown method, unknown settings and unusable values.
+    """
     if method not in METHODS:
         raise InputError(
             f"method {method!r}",
@@ -82,14 +87,16 @@ def check_settings(method: str, settings: Settings) -> None:
 
 
 def within_budget(method: str, n: int, budget: int | None, settings: Settings) -> Settings:
-    """Settings of `method` for n responses in `budget` comparisons, as given where they fit.
+    """Return settings of `method` that rank n responses in `budget` comparisons.
 
-    Two methods can do with less: swiss plays fewer rounds (⌈log2 n⌉ at the least, and only where
-    the number of rounds is left to it), round_robin with score="bradley_terry" a random part of
-    the pairs (n − 1 at the least). All else is refused: nothing is ranked by fewer comparisons
-    than it needs, and no method is exchanged for another.
+    They are returned as given where they fit, or `budget` is None. Two methods can do with less:
+    swiss plays fewer rounds (⌈log2 n⌉ at the least, and only where the number of rounds is not
+    set), round_robin with score="bradley_terry" a random part of the pairs (n − 1 at the least).
+    All else is refused: nothing is ranked by fewer comparisons than it needs, and no method is
+    exchanged for another.
 
-    Raises `InputError` where the method does not fit, naming its cost and those that do.
+    Raises `InputError` where the method does not fit, naming its cost and those that do, and for n
+    below 1 or a budget that is no whole number of 0 or more.
     """
     if not _is_whole(n) or n < 1:
         raise InputError("responses", f"a tournament needs 1 response or more, and has {n}")

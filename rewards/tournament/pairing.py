@@ -1,4 +1,4 @@
-"""Who meets whom among players of like standing, without a rematch where there is such a round."""
+"""Pair players of like standing, without rematches where a round can do without."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ __all__ = ["key_of", "pair_up", "rematches"]
 
 
 def key_of(first: int, second: int) -> Pair:
-    """The same for both orders of two players."""
+    """Return two players as a pair that is the same for both orders of them."""
     return (first, second) if first < second else (second, first)
 
 
 def rematches(pairs: Sequence[Pair], met: Set[Pair]) -> int:
-    """How many of the pairs have met; `met` holds pairs by `key_of`."""
+    """Return how many of the pairs have met; `met` holds pairs by `key_of`."""
     return sum(key_of(*pair) in met for pair in pairs)
 
 
 def pair_up(players: Sequence[int], met: Set[Pair]) -> list[Pair]:
-    """Pairs of an even number of players in the order of their standing, each with the nearest.
+    """Pair an even number of players, in the order of their standing, each with the nearest.
 
     `met` holds pairs by `key_of`. Every player gets the nearest that it has not yet met. Where that
-    leaves old opponents for the last ones, the whole round is searched instead: as few rematches as
-    there can be, none if possible, and then the nearest standings.
+    leaves old opponents for the last ones, all pairings of the round are searched instead for the
+    fewest rematches and, among these, the nearest standings.
     """
     pairs = _nearest(players, met)
     return _fewest_rematches(players, met) if rematches(pairs, met) else pairs
@@ -40,7 +40,10 @@ def _nearest(players: Sequence[int], met: Set[Pair]) -> list[Pair]:
 
 
 def _fewest_rematches(players: Sequence[int], met: Set[Pair]) -> list[Pair]:
-    """A minimum-weight perfect matching (Edmonds 1965), by networkx."""
+    """Return the pairs with the fewest rematches and, among these, the nearest standings.
+
+    They are a minimum-weight perfect matching (Edmonds 1965), by networkx.
+    """
     import networkx as nx
 
     count = len(players)

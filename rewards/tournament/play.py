@@ -1,6 +1,6 @@
-"""Plays many prompts' tournaments at once: one batch of comparisons per round, for all of them.
+"""Play many prompts' tournaments at once: one batch of comparisons per round, for all of them.
 
-Knows nothing of responses or models: pairs of numbers out, verdicts in.
+This module knows nothing of responses or models: it asks about pairs of numbers and gets verdicts.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def play(
     budget: int | None = None,
     **settings: Any,
 ) -> list[Standing]:
-    """The standings of P prompts with `sizes` responses, in order.
+    """Return the standings of P prompts with `sizes` responses, in order.
 
     compare: takes the matches of one round of all prompts and answers P(first is better) for each,
         as numbers, None being a missing one, or as `Verdicts`. A missing comparison makes the
         standing of its prompt missing.
     keys: P names that, with `seed`, decide all that is drawn for a prompt, so that its standing
         does not depend on the prompts it is played with; by default their places in the list.
-    tie: |P − ½| up to this is a tie. What a tie leads to is the method's to say.
+    tie: |P − ½| up to this is a tie. The method decides what a tie leads to.
     budget: comparisons that one prompt may cost; see `within_budget` for what becomes of a method
         that needs more. `settings` are the method's own: score, rounds.
 
     Raises `InputError` before anything is compared: for unknown methods and settings, n < 1, and
-    what the budget does not allow. Raises `RewardError` for verdicts that are none.
+    what the budget does not allow. Raises `RewardError` for verdicts that `read_answers` refuses.
     """
     check_settings(method, settings)
     if not 0 <= tie < 0.5:
@@ -97,7 +97,7 @@ def _play_rounds(tournaments: list[_Tournament], compare: CompareMatches, tie: f
 
 
 class _Columns:
-    """Answers as lists, of which prompts take slices: far faster than slicing arrays."""
+    """A round's answers as lists, of which prompts take slices: far faster than slicing arrays."""
 
     def __init__(self, answers: Answers) -> None:
         self.probability = answers.probability_M.tolist()
@@ -108,7 +108,7 @@ class _Columns:
 
 
 class _Tournament:
-    """One prompt's tournament while it is being played. `pairs` are those of the round."""
+    """One prompt's tournament while it is being played. `pairs` are those of the next round."""
 
     def __init__(self, n: int, name: int | str, schedule: Schedule) -> None:
         self.name = name
@@ -159,6 +159,6 @@ class _Tournament:
 
 
 def _seed(seed: int, key: int | str) -> int:
-    """The seed of one prompt: the same on every machine, whatever else is in the batch."""
+    """Return the seed of one prompt: the same on every machine, whatever else is in the batch."""
     text = f"tournament\x1f{seed}\x1f{type(key).__name__}:{key}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

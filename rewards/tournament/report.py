@@ -12,7 +12,7 @@ from rewards.tournament.types import Played, Standing
 
 __all__ = ["Report", "intransitive_triples"]
 
-# shares of a probability this small are rounding, not a judge that changes its mind
+# differences in probability this small are rounding, not another verdict
 _ROUNDING = 1e-12
 
 
@@ -50,7 +50,7 @@ class Report:
 
     @property
     def forward_passes(self) -> int:
-        """Two per comparison, one in each order."""
+        """Number of forward passes: two per comparison, one in each order."""
         return 2 * self.comparisons
 
     @property
@@ -60,7 +60,7 @@ class Report:
 
     @property
     def inconsistency(self) -> float:
-        """Mean size of the same difference: biases of opposite sign do not cancel."""
+        """Mean size of the difference in `position_bias`: opposite signs do not cancel."""
         return _share(self.gap_size_sum, self.both_orders)
 
     @property
@@ -74,10 +74,10 @@ class Report:
 
 
 def intransitive_triples(played: Played) -> tuple[int, int]:
-    """(circles a > b > c > a, triples of which all three pairs were compared).
+    """Return (circles a > b > c > a, triples of which all three pairs were compared).
 
-    Counted by traces of powers of the matrices of who beat whom and who met whom; a pair that met
-    again counts once, by the sum of its results.
+    Both are counted by traces of third powers, of the matrix of who beat whom and of that of who
+    met whom; a pair that met again counts once, by the sum of its results.
     """
     if not played.pairs:
         return 0, 0

@@ -1,4 +1,4 @@
-"""Everyone against everyone, or against a random part of them, and the sums over it."""
+"""Round robins: everyone against everyone or a random part of them, and scores from the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 def round_robin_schedule(
     n: int, rng: Random, *, score: str = "copeland", budget: int | None = None
 ) -> Schedule:
-    """All n(n − 1)/2 pairs in one round; no verdict is final, and contradictions average out.
+    """Schedule all n(n − 1)/2 pairs in one round, so that contradicting verdicts average out.
 
     score: "copeland", the share of opponents beaten (a tie counts ½; Copeland 1951);
     "mean_probability" of winning (Borda); "mean_logit", the mean log-odds (LLM-Blender's
@@ -36,7 +36,7 @@ def round_robin_schedule(
 
 
 def connected_design(n: int, budget: int, rng: Random) -> list[Pair]:
-    """`budget` distinct pairs, n − 1 at the least, in which a chain connects everyone.
+    """Return `budget` distinct pairs, n − 1 at the least, in which a chain connects everyone.
 
     The responses stand in a circle in random order. First neighbours meet, then those at another
     distance, distances in random order: all have the same number of opponents, give or take two.
@@ -46,7 +46,7 @@ def connected_design(n: int, budget: int, rng: Random) -> list[Pair]:
     pairs: list[Pair] = []
     for distance in distances:
         starts = range(n // 2 if 2 * distance == n else n)
-        # the first circle is laid in order: cut short, it is a chain that leaves nobody out
+        # the first circle is in order: cut short to n − 1 pairs, it is a chain that connects all
         places = starts if distance == 1 else rng.sample(starts, len(starts))
         pairs += [(circle[at], circle[(at + distance) % n]) for at in places]
     return pairs[:budget]
@@ -69,7 +69,10 @@ def _strength(n: int, pairs: Sequence[Pair], results: Results) -> Floats:
 
 
 def _mean(n: int, pairs: Sequence[Pair], value_M: Floats, total: float, empty: float) -> Floats:
-    """(n,): mean over the opponents of each; what is `value` to one is `total` − value to both."""
+    """Return the mean value (n,) of each response over its n − 1 opponents, `empty` without pairs.
+
+    `value_M` is that to the first of each pair; the second gets `total` minus it.
+    """
     if not len(value_M):
         return np.full(n, empty)
     first_M, second_M = np.array(pairs).T

@@ -1,7 +1,7 @@
 """Each method for the n responses of a single prompt, with its own settings.
 
-`compare` takes pairs (i, j) and answers P(i is better than j) for each, as `play` has it; so are
-errors and ties (`tie`). Many prompts belong in `play`, which makes larger batches of them.
+`compare` takes pairs (i, j) and answers P(i is better than j) for each. The form of its answers,
+ties (`tie`) and errors are as in `play`, which is meant for many prompts: its batches are larger.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ SwissScore = Literal["points", "bradley_terry"]
 
 
 def sequential(n: int, compare: ComparePairs, *, seed: int = 0, tie: float = 0.0) -> Standing:
-    """King of the hill: n − 1 comparisons in as many rounds; a tie makes the newcomer king."""
+    """Rank by king of the hill: n − 1 comparisons and rounds; a tie makes the newcomer king."""
     return _one("sequential", n, compare, seed=seed, tie=tie)
 
 
 def knockout(n: int, compare: ComparePairs, *, seed: int = 0, tie: float = 0.0) -> Standing:
-    """One bracket: n − 1 comparisons in ⌈log2 n⌉ rounds. Tells the winner only."""
+    """Rank by one bracket: n − 1 comparisons in ⌈log2 n⌉ rounds. Tells the winner only."""
     return _one("knockout", n, compare, seed=seed, tie=tie)
 
 
 def pivot(n: int, compare: ComparePairs, *, seed: int = 0, tie: float = 0.0) -> Standing:
-    """All against one drawn at random: n − 1 comparisons in one round, the least accurate."""
+    """Rank against one drawn at random: n − 1 comparisons in one round; the least accurate."""
     return _one("pivot", n, compare, seed=seed, tie=tie)
 
 
 def best_and_worst(n: int, compare: ComparePairs, *, seed: int = 0, tie: float = 0.0) -> Standing:
-    """Two brackets for the two ends: ⌈3n/2⌉ − 2 comparisons in about log2 n rounds."""
+    """Rank by brackets for best and worst: ⌈3n/2⌉ − 2 comparisons in about log2 n rounds."""
     return _one("best_and_worst", n, compare, seed=seed, tie=tie)
 
 
 def double_elimination(
     n: int, compare: ComparePairs, *, seed: int = 0, tie: float = 0.0
 ) -> Standing:
-    """Out after two losses: 2n − 2 comparisons. Tells the winner and the second."""
+    """Rank by two losses to be out: 2n − 2 comparisons. Tells the winner and the second."""
     return _one("double_elimination", n, compare, seed=seed, tie=tie)
 
 
@@ -66,7 +66,10 @@ def swiss(
     tie: float = 0.0,
     budget: int | None = None,
 ) -> Standing:
-    """Like against like, R⌊n/2⌋ comparisons; R is ⌈log2 n⌉ + 1 unless `rounds` or `budget` say."""
+    """Rank by R rounds among responses of like standing, R⌊n/2⌋ comparisons.
+
+    R is `rounds`, by default ⌈log2 n⌉ + 1 or as many as `budget` allows.
+    """
     settings = {"rounds": rounds, "score": score}
     return _one("swiss", n, compare, seed=seed, tie=tie, budget=budget, **settings)
 
@@ -80,7 +83,7 @@ def round_robin(
     tie: float = 0.0,
     budget: int | None = None,
 ) -> Standing:
-    """All n(n − 1)/2 pairs in one round; with score="bradley_terry", `budget` of them."""
+    """Rank by all n(n − 1)/2 pairs in one round; with score="bradley_terry", `budget` of them."""
     return _one("round_robin", n, compare, seed=seed, tie=tie, budget=budget, score=score)
 
 

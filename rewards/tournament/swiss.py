@@ -1,4 +1,4 @@
-"""The Swiss system: in every round, each against one of like standing. A pure schedule."""
+"""The Swiss system: in every round, each plays one of like standing. A pure schedule."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SWISS_SCORES = ("points", "bradley_terry")
 
 
 def least_rounds(n: int) -> int:
-    """⌈log2 n⌉, after which at most one response can be unbeaten."""
+    """Return ⌈log2 n⌉, the rounds after which at most one response can be unbeaten."""
     return (n - 1).bit_length()
 
 
 def rounds_played(n: int, rounds: int | None) -> int:
-    """`rounds`, by default ⌈log2 n⌉ + 1; never more than there are new opponents for all."""
+    """Return `rounds`, by default ⌈log2 n⌉ + 1; at most as many as have new opponents for all."""
     wanted = least_rounds(n) + 1 if rounds is None else rounds
     return min(wanted, n - 1 + n % 2) if n > 1 else 0
 
@@ -30,12 +30,12 @@ def rounds_played(n: int, rounds: int | None) -> int:
 def swiss_schedule(
     n: int, rng: Random, *, rounds: int | None = None, score: str = "points"
 ) -> Schedule:
-    """R rounds of ⌊n/2⌋ comparisons: neighbours by points, rematches avoided (see `pair_up`).
+    """Schedule R rounds of ⌊n/2⌋ comparisons between neighbours by points, see `pair_up`.
 
-    Of an odd number the lowest that has not yet sat out does so and gets the point. Order at equal
-    points is drawn from the seed.
+    Of an odd number the lowest that has not yet sat out does so and gets a point. The order at
+    equal points is drawn from the seed.
 
-    score: "points", equal points being parted by the opponents' points (Buchholz 1932), or
+    score: "points", where the opponents' points order equal ones (Buchholz 1932), or
     "bradley_terry", which uses the probabilities as well; sitting out counts for nothing there.
     """
     standing = shuffled(n, rng)
@@ -66,8 +66,10 @@ def swiss_schedule(
 def _draw_round(
     standing: list[int], met: set[Pair], rested: set[int], points: list[float]
 ) -> list[Pair]:
-    """The pairs of one round. Who sits out gets a point: the lowest that has not yet done so, or
-    the next above it where only that spares a rematch."""
+    """Return the pairs of one round, and note who sits out in `rested` and with a point.
+
+    That is the lowest who has not yet done so, or one above where only that spares a rematch.
+    """
     if len(standing) % 2 == 0:
         return pair_up(standing, met)
     rounds = []

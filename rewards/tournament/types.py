@@ -1,8 +1,8 @@
-"""What passes between a schedule, which decides who meets whom, and whoever has it played.
+"""Types that pass between a schedule, which decides who meets whom, and the code that plays it.
 
 A schedule is a generator for the n responses of one prompt: it yields the pairs of a round, is sent
-their `Results`, and in the end returns a `Ranking`. It never sees a missing comparison, and counts
-nothing: that is done once, for all methods, where the schedule is played.
+their `Results`, and in the end returns a `Ranking`. It never sees a missing comparison and counts
+nothing: `rewards.tournament.play` does both for all methods.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ Pair: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Tournament:
-    """How responses are ranked: what `rewards.tournament.play` takes. None leaves it to the method.
+    """How responses are ranked: the settings of `rewards.tournament.play`.
 
-    `method` None is the caller's default. |P − ½| up to `tie` is a tie; `budget` is comparisons per
-    prompt; `seed` decides, with a prompt's id, all that is drawn for it.
+    `method` None is the caller's default; `score` and `rounds` None are the method's. |P − ½| up to
+    `tie` is a tie; `budget` is comparisons per prompt, None for no limit; `seed` decides, with a
+    prompt's id, all that is drawn for it.
     """
 
     method: str | None = None
@@ -42,7 +43,7 @@ class Tournament:
     seed: int = 0
 
     def settings(self) -> dict[str, Any]:
-        """The method's own settings."""
+        """Return the method's own settings, `score` and `rounds`, without those that are None."""
         given = {"score": self.score, "rounds": self.rounds}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -57,7 +58,7 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What the M pairs of a round came to: P(first is better), its log-odds, and points.
+    """The results of the M pairs of a round: P(first is better), its log-odds, and points.
 
     Points go to the first of the pair: 1 where it won, ½ where the two tied, 0 where it lost.
     """
@@ -69,7 +70,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What a schedule found: see `Standing`, of which it is a part."""
+    """The result of a schedule: the fields of `Standing` that a schedule decides."""
 
     order: tuple[int, ...]
     scores: tuple[float, ...]
@@ -94,8 +95,11 @@ class Played:
     gap_M: tuple[float | None, ...] = ()
 
     def among(self, entrants_K: Sequence[int]) -> list[list[int | float]]:
-        """[i, j, P(response i is better than j)] of each comparison, K responses being entrants
-        `entrants_K`; equal responses are one entrant, and stand for it by the first of them."""
+        """Return [i, j, P(response i is better than j)] of each comparison.
+
+        `entrants_K` are the entrants of K responses. Equal responses are one entrant, for which the
+        first of them is given.
+        """
         first = {entrant: k for k, entrant in reversed([*enumerate(entrants_K)])}
         both = zip(self.pairs, self.probability_M, strict=True)
         return [[first[i], first[j], chance] for (i, j), chance in both]
@@ -135,7 +139,7 @@ class Standing:
 
 
 def by_score(scores: Sequence[float], *, top: int, bottom: int) -> Ranking:
-    """The ranking by falling score; equal scores in the order of the responses."""
+    """Rank by falling score; equal scores are in the order of the responses."""
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     n = len(scores)
     values = tuple(float(score) for score in scores)

@@ -1,6 +1,6 @@
-"""What a judge says of N comparisons: probabilities, margins and position bias.
+"""A judge's verdicts on N comparisons: probabilities, margins and position bias.
 
-Every comparison is checked here: a probability, a missing one, or an error. `Verdicts` come from
+Every verdict is checked here: it is a probability, missing, or an error. `Verdicts` come from
 log-odds of each pair in both orders; models and prompts are not known here.
 """
 
@@ -50,7 +50,7 @@ class Verdicts:
     missing_N: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the arrays are not of one shape (N,)."""
+        """Check that the arrays are of one shape (N,). Raises ValueError where they are not."""
         shapes = {field.name: getattr(self, field.name).shape for field in fields(self)}
         if len(set(shapes.values())) != 1 or self.probability_N.ndim != 1:
             raise ValueError(f"verdicts must be arrays of one shape (N,), and are {shapes}")
@@ -59,7 +59,7 @@ class Verdicts:
     def from_log_odds(
         cls, first_order_N: ArrayLike, swapped_N: ArrayLike, missing_N: ArrayLike | None = None
     ) -> Verdicts:
-        """Verdicts from d1 and d2, each (N,): the log-odds that the one shown first wins.
+        """Make verdicts from d1 and d2, each (N,): the log-odds that the one shown first wins.
 
         Swapping d1 and d2 gives the verdicts on (second, first): P becomes 1 − P, the margin
         changes its sign, the gap stays. No size of log-odds overflows; d1 = d2 is P = ½ exactly.
@@ -116,7 +116,7 @@ MOST_LOGIT = float(np.log((1 - _LEAST) / _LEAST))
 class Answers:
     """A batch of M comparisons, each an array (M,); NaN where missing, or where the gap is unknown.
 
-    points_M are those of the first: 1, ½ for a tie, 0.
+    points_M are those of the first of each pair: 1 where it won, ½ for a tie, 0 where it lost.
     """
 
     probability_M: Floats
@@ -127,7 +127,7 @@ class Answers:
 
 
 def read_answers(verdict: Verdict, count: int, tie: float, where: Callable[[int], str]) -> Answers:
-    """`verdict` on `count` comparisons, checked; |P − ½| <= `tie` counts as a tie.
+    """Check a `verdict` on `count` comparisons and return it; |P − ½| <= `tie` counts as a tie.
 
     None, or `missing_N` of `Verdicts`, is a missing comparison. Margins that the judge does not
     give are the log-odds of its probabilities. `where(m)` names comparison m in errors.
@@ -151,7 +151,7 @@ def read_answers(verdict: Verdict, count: int, tie: float, where: Callable[[int]
 
 
 def logit(probability_M: Floats) -> Floats:
-    """Log-odds of probabilities, which count as no closer to 0 or 1 than 1e-6: at most ±13.8."""
+    """Return log-odds of probabilities, clipped to 1e-6 from 0 and 1: at most ±13.8."""
     from scipy.special import logit as log_odds
 
     return log_odds(np.clip(probability_M, _LEAST, 1 - _LEAST))

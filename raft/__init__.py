@@ -82,5 +82,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What users call: completion is no place for what this file imports."""
+    """List what users call, and not what this file imports, for completion."""
     return sorted({*_HOMES, *(name for name in globals() if name.startswith("__"))})

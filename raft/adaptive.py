@@ -1,4 +1,4 @@
-"""How many samples each prompt of a batch gets: drawn in waves, more where more pays.
+"""Decide how many samples each prompt of a batch gets: drawn in waves, more where more pays.
 
 A prompt stops when one more wave is not expected to raise its best score by the cost of it. That is
 the optimal rule of Pandora's box, where one stops at a score whose expected excess equals the cost
@@ -56,9 +56,9 @@ class Wave:
 
 
 def next_wave(scores: Sequence[Scores | Floats], adaptive: Adaptive, k: int) -> Wave:
-    """The wave after those that gave `scores`, one list per prompt; one without rows is the end.
+    """Decide which prompts get a further wave, from `scores`, one list per prompt.
 
-    Only prompts that the last wave drew for can go on.
+    Only prompts that the last wave drew for can go on. A wave without rows ends the sampling.
     """
     drawn_P = np.array([len(row) for row in scores])
     drawn = int(drawn_P.max())
@@ -88,10 +88,10 @@ def expected_gain(
     sizes_W: NDArray[np.int64],
     highest: float = np.inf,
 ) -> Floats:
-    """(P, W): E[max(best of n samples − `best_P`, 0)] for n of `sizes_W`; samples are of Student's
-    t with these centres, scales and degrees of freedom, cut at `highest`.
+    """Return E[max(best of n samples − `best_P`, 0)] as (P, W), for every n of `sizes_W`.
 
-    By quadrature over the quantile u of the best: its density is n · u^(n−1).
+    Samples are of Student's t with these centres, scales and degrees of freedom, cut at `highest`.
+    Computed by quadrature over the quantile u of the best: its density is n · u^(n−1).
     """
     from scipy.special import stdtr, stdtrit
 
@@ -110,7 +110,7 @@ def expected_gain(
 
 @dataclass(frozen=True, slots=True)
 class _Spread:
-    """Of each prompt the number, mean, and summed squares about the mean of its finite scores."""
+    """For each prompt: number, mean, and summed squares about the mean of its finite scores."""
 
     count_P: NDArray[np.int64]
     mean_P: Floats
@@ -130,15 +130,15 @@ class _Spread:
 
     @property
     def pooled(self) -> float:
-        """The variance within a prompt."""
+        """Return the variance within a prompt, pooled over prompts."""
         return float(self.squares_P.sum() / max(self.freedom_P.sum(), 1))
 
 
 def _gains(
     scores_PK: Floats, first: int, open_P: NDArray[np.int64], sizes_W: NDArray[np.int64]
 ) -> Floats:
-    """(open P, W): by how much each further wave is expected to raise a prompt's best score, once
-    those before it are drawn."""
+    """Return by how much each further wave is expected to raise a prompt's best score, as
+    (open P, W), once the waves before it are drawn."""
     finite_PK, spread = np.isfinite(scores_PK), _Spread.of(scores_PK)
     if not finite_PK.any():
         return np.zeros((len(open_P), len(sizes_W)))
@@ -170,8 +170,10 @@ def _gains(
 
 
 def _gain_of_equals(scores_PK: Floats, highest: float) -> float:
-    """By how much one sample raises the best of the others where these are all equal, on average
-    over all samples that are left out of a prompt's first wave: 0 where no such sample differs.
+    """Return by how much one sample raises the best of the others where these are all equal.
+
+    It is the mean over every sample of a prompt's first wave, each left out of it in turn; 0 where
+    no such sample differs.
 
     It tells a reward of few values, where equal scores say little, from a prompt to which the
     policy has one answer (Good 1953 counts what was seen once in this way).

@@ -1,4 +1,7 @@
-"""From a config to the parts of a run. Only this file and `raft.resources` read its sections."""
+"""Build the parts of a run from its config: executor, worker groups, updates.
+
+Workers get plain arguments; of the sections of a config only the trainers get theirs.
+"""
 
 from __future__ import annotations
 
@@ -179,8 +182,8 @@ def _all_groups(
     placement: Placement,
     rewards: Mapping[str, RewardSpec],
 ) -> WorkerGroups:
-    """All workers. On shared GPUs the trainer starts first and goes to sleep: vLLM plans its memory
-    by what it finds free."""
+    """Start all workers. On shared GPUs the trainer starts first and goes to sleep: vLLM plans its
+    memory by what it finds free."""
     version = folder.latest_version()
     policy = Policy(str(folder.policy(version) or local_path(config.policy.model)), version)
     trainer = None
@@ -202,7 +205,7 @@ def _drawing_groups(
     policy: Policy,
     batch_groups: int,
 ) -> WorkerGroups:
-    """The workers that draw and those that score."""
+    """Start the workers that draw and those that score."""
     from rewards.build import build_reward
 
     respawns = config.cluster.max_respawns
@@ -228,13 +231,17 @@ def _drawing_groups(
 
 
 def _first_of(group: RolloutWorkers | RewardWorkers, placement: Placement) -> Worker[object] | None:
-    """Whom another worker waits for where cores are few: imports take one for seconds. Beside an
-    engine, which takes longest, start reward and trainer in turn."""
+    """Return the worker that the next one to start waits for; None on GPUs.
+
+    Imports take a core for seconds. Where cores are few, reward workers and trainer start one after
+    the other beside the engine, which takes longest.
+    """
     return None if placement.rollout[0].gpus else group.first
 
 
 def update_of(config: RunConfig, folder: RunFolder, iteration: int) -> Update:
-    """What the update of an iteration is made of."""
+    """Return what the trainer needs for the update of an iteration: rows, seed, and the policy
+    that drew the rows where it is not the one that is trained."""
     selected, drew = folder.iteration(iteration) / "selected.jsonl", None
     if (version := folder.policy(config.drawn_by(iteration))) != folder.policy(iteration - 1):
         drew = str(version or local_path(config.policy.model))

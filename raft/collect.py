@@ -1,7 +1,8 @@
 """Draw and score one list of prompts, the scoring running beside the drawing.
 
-With `adaptive` sampling that is done in waves: what the scores of one say decides who has another.
-With `early_rejection` beginnings come first, and their scores decide which are drawn to their end.
+With `adaptive` sampling that is done in waves: the scores of a wave decide which prompts get
+another. With `early_rejection` the beginnings of responses are scored first, and the best are drawn
+to their end.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ _SAMPLES_AT_A_TIME = 65_536
 
 @dataclass(frozen=True)
 class Collected:
-    """What one call of `collect` did; `reused` prompts were complete before it.
+    """What one call of `collect` did.
 
-    Times are in seconds: `generate` until the last sample, `score` what scoring took beyond that,
+    `reused` counts the prompts whose responses were stored before the call, scored or not. Times
+    are in seconds: `generate` until the last sample, `score` what scoring took beyond that,
     `score_busy` the reward workers' own time. `reports` are those of the judges among the rewards.
     """
 
@@ -70,7 +72,7 @@ def draw_batch(
     prompts: Sequence[Prompt],
     iteration: int,
 ) -> tuple[RolloutStore, Collected]:
-    """The rollouts of an iteration, by the policy that it draws from."""
+    """Draw and score the rollouts of an iteration by the policy that it draws from."""
     version, home = config.drawn_by(iteration), folder.iteration(iteration)
     batch = prompts_of(iteration, prompts, config.prompts.per_iteration, config.seed)
     store = RolloutStore(home, "rollouts", batch, version=version)
@@ -92,7 +94,8 @@ def draw_held_out(
     prompts: Sequence[Prompt],
     iteration: int,
 ) -> RolloutStore:
-    """The held-out responses under policy version `iteration`; the same seeds every time.
+    """Draw and score the held-out responses of policy version `iteration`, by the same seeds for
+    every version.
 
     A judge compares them with those of the starting policy.
     """
@@ -114,8 +117,10 @@ def draw_ahead(
     iteration: int,
     drawn: dict[int, Collected],
 ) -> None:
-    """With `overlap` the rollouts of the next iteration, if there is one; what was `drawn` of it is
-    told when it is its turn."""
+    """With `overlap`, draw the rollouts of the next iteration, if there is one.
+
+    What that took is put into `drawn` under the iteration, whose metrics have it later.
+    """
     if config.overlap and iteration < config.iterations:
         following = iteration + 1
         drawn[following] = draw_batch(config, folder, workers, prompts, following)[1]
@@ -182,7 +187,10 @@ def _waves(
     adaptive: Adaptive | None,
     filters: Filters | None,
 ) -> Iterator[Sampling]:
-    """How the samples are drawn that `store` wants next: all at once, or a wave at a time."""
+    """Yield how the samples are drawn that `store` wants next: all at once, or a wave at a time.
+
+    The caller draws and scores a wave before it asks for the next, which its scores decide.
+    """
     if adaptive is None:
         yield sampling
         return
@@ -202,8 +210,10 @@ def _waves(
 
 
 def _by_text(filters: Filters | None) -> Filters:
-    """Those of a response alone: what depends on a prompt's other responses, or on the score, is
-    decided when all are there."""
+    """Return the filters that judge a response by its text alone.
+
+    Those that need the score or the prompt's other responses apply once all are there.
+    """
     return {**(filters or {}), "min_score": None, "min_spread": None, "unique": False}
 
 
@@ -216,7 +226,7 @@ def _collect_wave(
     progress: Progress | None,
     whole: Whole,
 ) -> Collected:
-    """Draw and score what `store` wants and has not; responses that are `whole` are there."""
+    """Draw and score what `store` still lacks; `whole` responses need no drawing."""
     start = time.monotonic()
     scoring = _Scoring(workers.reward, store, names)
     asked, ready = unfinished(store.undrawn(), whole, workers.rollout.version)
@@ -249,8 +259,10 @@ def _drawn(
     seed: int,
     on_idle: Callable[[], None],
 ) -> Iterator[list[Group]]:
-    """The groups of all prompts in parcels, as they complete. An engine holds so many samples at a
-    time."""
+    """Yield the groups of all prompts as they complete, several at a time.
+
+    An engine is given at most `_SAMPLES_AT_A_TIME` samples at once.
+    """
     step = max(1, _SAMPLES_AT_A_TIME // sampling.k)
     for start in range(0, len(prompts), step):
         # without per-prompt seeds, two parts must not draw from the same stream
@@ -261,7 +273,7 @@ def _drawn(
 
 
 class _Scoring:
-    """Feeds the reward workers. Groups for which they have no room wait on disk, as ids.
+    """Submits groups to the reward workers. Those for which they have no room wait, as ids.
 
     Without `names` every group is finished when it is drawn.
     """
@@ -286,7 +298,7 @@ class _Scoring:
         self._advance()
 
     def poll(self) -> None:
-        """While nothing is drawn: the workers take what there is, if it is less than a batch."""
+        """Start scoring an incomplete batch: called while no response arrives."""
         self._advance()
         self._workers.start()
 

@@ -1,4 +1,4 @@
-"""Rejecting responses by the score of their beginning: K are begun, the best drawn to their end.
+"""Reject responses by the score of their beginning: K are begun, the best drawn to their end.
 
 Those that go on are drawn again from their own seeds, so that each is the response that a fixed K
 has under its number; the tokens of its beginning are drawn twice. What ended within its beginning
@@ -45,7 +45,7 @@ class EarlyRejection:
     keep: int = setting(4, "responses of a prompt that go on: the best by their beginnings", ge=1)
 
     def beginning(self, sampling: Sampling) -> Sampling:
-        """How beginnings are drawn."""
+        """Return how beginnings are drawn."""
         least = min(sampling.min_new_tokens, self.tokens)
         return replace(sampling, max_new_tokens=self.tokens, min_new_tokens=least)
 
@@ -53,8 +53,9 @@ class EarlyRejection:
 def go_on(
     store: RolloutStore, begun: RolloutStore, early: EarlyRejection, filters: Filters, least: int
 ) -> Whole:
-    """Have `store` ask for the samples whose beginnings are best; those of them that are whole.
+    """Narrow `store` to the samples whose beginnings score best.
 
+    Returns those of them that ended within their beginning, and so are complete already.
     A beginning without a score goes on only where fewer than `early.keep` have one; of equal scores
     the first go on. What ended, with `least` tokens or more, and may not be selected by its text
     counts as one without a score.
@@ -79,7 +80,8 @@ def go_on(
 def unfinished(
     parts: Sequence[Prompt], whole: Whole, version: int
 ) -> tuple[list[Prompt], list[Group]]:
-    """What is left to draw of the parts; and of those of which nothing is, groups of nothing."""
+    """Return the prompts with the samples that are left to draw, and an empty group for every
+    prompt of which nothing is left."""
     if not whole:
         return [*parts], []
     left = [
@@ -91,7 +93,7 @@ def unfinished(
 
 
 def completed(group: Group, whole: Whole) -> Group:
-    """The responses that were drawn, and those to the same prompt that are whole, in order."""
+    """Return the group with the responses to its prompt that were complete before, in order."""
     if group.prompt.id not in whole:
         return group
     drawn = dict(zip(group.prompt.samples, group.completions, strict=True))
@@ -101,8 +103,10 @@ def completed(group: Group, whole: Whole) -> Group:
 
 
 def foresight(whole_PK: Floats, begun_PK: Floats) -> float:
-    """The correlation within prompts of the scores of responses and of their beginnings; NaN where
-    there is none."""
+    """Return the correlation within prompts of the scores of responses and of their beginnings.
+
+    NaN where it is not defined.
+    """
     known_PK = np.isfinite(whole_PK) & np.isfinite(begun_PK)
     count_P1 = np.maximum(known_PK.sum(axis=1, keepdims=True), 1)
     apart: list[Floats] = []
@@ -115,7 +119,7 @@ def foresight(whole_PK: Floats, begun_PK: Floats) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What beginnings cost and told.
+    """What beginnings cost, and how well their scores foretold those of the responses.
 
     Attributes:
         begun, missing: how many there are, and how many of them have no score.
@@ -133,7 +137,7 @@ class Measured:
     foresight: float
 
     def metrics(self, found: Mapping[str, float | int]) -> dict[str, float | int]:
-        """What changes in, and comes to, the metrics `found` of the responses that went on."""
+        """Return what replaces or joins the metrics `found` of the responses that went on."""
         metrics = {
             "rollout/begun": self.begun,
             "rollout/begun_missing": self.missing,

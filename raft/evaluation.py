@@ -1,4 +1,4 @@
-"""The numbers of a learning curve from stored samples, with a score or with a judge as the reward.
+"""Compute the metrics of stored samples, with a score or with a judge as the reward.
 
 A tournament's scores compare the responses to one prompt, so they select but make no curve. The
 curve of a run by a pairwise judge is its held-out win rate: the k-th response of a policy against
@@ -47,7 +47,7 @@ def summarize(
     without_means: Sequence[str] = (),
     sampling: SamplingConfig | None = None,
 ) -> dict[str, float | int]:
-    """Reward, gold, best of K, length and diversity of stored rollouts, under `prefix/…` keys.
+    """Return reward, gold, best of K, length and diversity of stored rollouts as `prefix/…`.
 
     `tokens` are of the responses, `scored_tokens` of prompt and response of each one that has a
     reward, by the policy's tokenizer.
@@ -102,7 +102,7 @@ def summarize_rollouts(
     selected: Mapping[str, float | int],
     reports: Mapping[str, Report],
 ) -> dict[str, float | int]:
-    """The metrics of an iteration's rollouts, of what was `selected` of them and of their judges.
+    """Return the metrics of an iteration's rollouts, of what was `selected` and of the judges.
 
     Beginnings that were rejected early count as drawn, and as thrown away.
     """
@@ -122,8 +122,8 @@ def summarize_held_out(
     at_start: Iterable[SampleRow],
     reports: Mapping[str, Report],
 ) -> dict[str, float | int]:
-    """The metrics of held-out responses, of their comparison with those that the starting policy
-    gave, and of their judges."""
+    """Return the metrics of held-out responses, of their comparison with those of the starting
+    policy, and of the judges."""
     return {
         **summarize(store.rows(), "eval"),
         **compare(store.rows(), at_start, by_judge(config.reward, config.gold)),
@@ -134,13 +134,13 @@ def summarize_held_out(
 def _of_selection(
     reward_PK: np.ndarray, golds: list[Scores], without_means: Sequence[str], prefix: str
 ) -> dict[str, float | int]:
-    """What choosing the best of K by the reward buys over a random one of the same prompt.
+    """Return what selecting the best of K by the reward gains over a random response.
 
-    `selection_gain` is the chosen response's reward less the mean of its prompt's, and
+    `selection_gain` is the selected response's reward less the mean of its prompt's, and
     `gold_selection_gain` the same of gold; half widths of 95 % intervals are over prompts, which
     pairs the two. `choice_share` is the share of prompts whose rewards differ: in the others
-    nothing is chosen. `gold_hit_rate` is how often the chosen one has its prompt's best gold, and
-    `gold_hit_chance` how often a random one has.
+    nothing is selected. `gold_hit_rate` is how often the selected one has its prompt's best gold,
+    and `gold_hit_chance` how often a random one has.
     """
     best_P = best_of_k(reward_PK)
     rows_P = np.flatnonzero(best_P >= 0)
@@ -176,7 +176,7 @@ def compare(
     reference: Iterable[SampleRow],
     judged: Sequence[str] = (),
 ) -> dict[str, float]:
-    """`eval/win_rate`: how often a response of this policy beats one of the reference's.
+    """Return `eval/win_rate`: how often a response of this policy beats one of the reference's.
 
     Per prompt the share of all K × K pairs of finite scores that it wins, a tie counting half;
     then the mean over prompts with the half width of its 95 % interval. By gold scores too, where
@@ -223,8 +223,11 @@ def _of_scores(scores: list[Scores], prefix: str, name: str) -> dict[str, float 
 
 
 def by_judge(reward: RewardSpec, gold: RewardSpec | None, *, alone: bool = True) -> tuple[str, ...]:
-    """The columns of stored rows ("scores", "gold_scores") that a judge fills: by itself, so that
-    held-out scores are probabilities to win, or (`alone=False`) as a part of a combination too."""
+    """Return the columns of stored rows ("scores", "gold_scores") that a judge fills by itself.
+
+    Their held-out scores are probabilities to win. `alone=False` adds the columns that a combined
+    reward with a judge among its members fills.
+    """
     sections = {REWARD: reward, _GOLD: gold}
     return tuple(
         column
@@ -237,10 +240,10 @@ def by_judge(reward: RewardSpec, gold: RewardSpec | None, *, alone: bool = True)
 def with_references(
     prompts: Sequence[Prompt], starting: Iterable[SampleRow] | None
 ) -> list[Prompt]:
-    """The prompts with the responses that theirs are to be compared with.
+    """Return the prompts with the responses that a judge compares theirs with.
 
-    `starting` are the stored rows of the starting policy; None while it is the one that answers,
-    which ties with itself.
+    `starting` are the stored rows of the starting policy; None while it is the one that is
+    evaluated, which ties with itself.
     """
     from rewards.judges.reward import REFERENCE_FIELD
 
@@ -253,7 +256,7 @@ def with_references(
 
 
 def judge_metrics(reports: Mapping[str, Report], prefix: str) -> dict[str, float | int]:
-    """`prefix/judge_…` of the reports by reward name; the gold judge's under `gold_judge_…`."""
+    """Return the judges' reports as `prefix/judge_…`, the gold judge's as `prefix/gold_judge_…`."""
     found: dict[str, float | int] = {}
     for name, report in reports.items():
         key = f"{prefix}/judge" if name == "reward" else f"{prefix}/{name}_judge"

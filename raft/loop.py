@@ -6,7 +6,8 @@
                      give the rollout workers the new weights, verified
                      evaluate on the held-out prompts; end where a guard of the monitor says so
 
-Every stage leaves a whole file behind and is skipped when it is there: a killed run goes on.
+A killed run goes on: what was drawn, scored, trained and evaluated is stored and not made again.
+Rows are selected again, the same ones, and the engines start on the newest policy.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ class Run:
     monitor: Monitor
     measures: PolicyMeasures
     sinks: Sinks
-    start_seconds: float  # until the engines were there
+    start_seconds: float  # until the engines were ready
     mix: Sequence[Example] = ()
-    ahead: dict[int, Collected] = field(default_factory=dict[int, Collected])  # with overlap
+    # of batches that were drawn ahead (`overlap: 1`), by iteration
+    ahead: dict[int, Collected] = field(default_factory=dict[int, Collected])
 
     def settle(self) -> None:
         """Wait until the last checkpoint is whole, and let go of those that it replaces."""
@@ -72,7 +74,7 @@ class Run:
 
 
 def run(config: RunConfig) -> Path:
-    """Run or continue the RAFT iterations of `config`; returns the run folder.
+    """Run or continue the RAFT iterations of `config`, and return the run folder.
 
     Raises:
         InputError: the config, its files or the run folder are wrong; nothing is lost.
@@ -82,7 +84,7 @@ def run(config: RunConfig) -> Path:
 
     texts = check_run(config)  # what is wrong shows before anything starts
     root = _run(config, texts)
-    if config.control is not None:  # the same once more, by scores that say nothing
+    if config.control is not None:  # a second run, on scores permuted within each prompt
         log.info("the control of %s: each prompt's scores are dealt at random", root)
         _run(config.of_control(read_numbers(root)[-1].iteration), texts)
         draw_curves([root], root / "curves.png")
@@ -127,7 +129,8 @@ def iterate(run: Run) -> None:
             improve(run, iteration)
         if not run.folder.learned(iteration):  # its policy is the one before
             run.workers.rollout.advance(iteration)
-        there = run.workers.rollout.version <= iteration  # else it was gone before this start
+        # a resumed run's engines may hold a later policy already
+        there = run.workers.rollout.version <= iteration
         if there and run.config.evaluation_due(iteration, len(run.held_out)):
             stopped = evaluate(run, iteration, watch)
         run.drop_old_checkpoints()
@@ -139,7 +142,7 @@ def iterate(run: Run) -> None:
 
 
 def improve(run: Run, iteration: int) -> None:
-    """One RAFT iteration: policy version `iteration` − 1 becomes version `iteration`."""
+    """Make one RAFT iteration: policy version `iteration` − 1 becomes version `iteration`."""
     if run.folder.improved(iteration):
         return
     config, watch, home = run.config, Stopwatch(), run.folder.iteration(iteration)
@@ -169,7 +172,7 @@ def improve(run: Run, iteration: int) -> None:
 
 
 def evaluate(run: Run, iteration: int, watch: Stopwatch) -> str | None:
-    """The held-out prompts under policy version `iteration`; the same seeds every time.
+    """Evaluate policy version `iteration` on the held-out prompts, by the same seeds every time.
 
     Returns why the run ends here, where a guard says so. `watch` runs since the iteration began.
     """

@@ -1,4 +1,4 @@
-"""What the workers of a config get: GPUs, shares of their memory, libraries, tokens."""
+"""Decide what the workers of a config get: GPUs, shares of GPU memory, libraries, tokens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def place_workers(
     rewards: Mapping[str, RewardSpec] | None = None,
     trainers: int | None = None,
 ) -> Placement:
-    """Who gets which of the `there` GPUs; `rewards` and `trainers` where they are not the config's.
+    """Assign the `there` GPUs to the workers.
+
+    `rewards` and `trainers` take the place of the config's.
 
     Raises:
         InputError: the workers do not fit.
@@ -56,13 +58,13 @@ def place_workers(
 
 
 def _on_vllm(rewards: Mapping[str, RewardSpec]) -> int:
-    """How many of the models among the rewards vLLM runs, which do not sleep."""
+    """Count the models among the rewards that run on vLLM: they do not sleep."""
     parts = [part for reward in rewards.values() for part in reward.parts()]
     return sum(getattr(part, "engine", None) == "vllm" for part in parts)
 
 
 def with_gpu_memory(reward: RewardSpec, share: float) -> RewardSpec:
-    """The same, but models that run on vLLM and do not say otherwise take that share of a GPU."""
+    """Return the reward with `share` as the GPU memory of every model on vLLM that sets none."""
     if reward.kind == "combine":
         members = tuple(
             one.model_copy(update={"reward": with_gpu_memory(one.reward, share)})
@@ -75,7 +77,7 @@ def with_gpu_memory(reward: RewardSpec, share: float) -> RewardSpec:
 
 
 def _gpus(config: RunConfig, there: int) -> int:
-    """How many GPUs the workers share. Raises InputError for more than there are."""
+    """Return how many GPUs the workers share. Raises InputError for more than there are."""
     wanted = config.cluster.gpus
     if wanted is not None and wanted > there:
         raise InputError(
@@ -85,7 +87,7 @@ def _gpus(config: RunConfig, there: int) -> int:
 
 
 def with_monitor(config: RunConfig, there: int, placement: Placement) -> Placement:
-    """Room for the worker that measures policies, if they are."""
+    """Add the worker that measures KL and perplexity, where the config asks for either."""
     if kl_temperature(config) is None and config.monitor.reference_text is None:
         return placement
     gpus, cores = _gpus(config, there), len(os.sched_getaffinity(0))
@@ -94,25 +96,26 @@ def with_monitor(config: RunConfig, there: int, placement: Placement) -> Placeme
 
 
 def kl_temperature(config: RunConfig) -> float | None:
-    """The temperature of the held-out samples on which KL is measured; None where it is not."""
+    """Return the temperature of the held-out samples on which KL is measured; None where it is
+    not measured."""
     temperature = config.eval_sampling.temperature
     on_one_gpu = config.policy.tensor_parallel == 1
     return temperature if config.monitor.measures_kl and on_one_gpu and temperature > 0 else None
 
 
 def reward_share(rewards: Mapping[str, RewardSpec]) -> float:
-    """The share of a GPU that vLLM takes for each of the models that score."""
+    """Return the share of a GPU's memory that vLLM takes for each model that scores."""
     kinds = [part.kind for reward in rewards.values() for part in reward.parts()]
     return round(_REWARDS_ON_GPU / max(1, kinds.count("model") + kinds.count("pairwise")), 2)
 
 
 def engine_share(config: RunConfig, *, colocated: bool) -> float:
-    """The share of a GPU that vLLM takes to draw."""
+    """Return the share of a GPU's memory that vLLM takes for the policy."""
     return config.policy.gpu_memory or (_SHARED_GPU if colocated else _OWN_GPU)
 
 
 def _imports(config: RunConfig) -> dict[str, tuple[str, ...]]:
-    """By the kind of worker, what takes it seconds to import, in the order in which they start."""
+    """Return the slow imports of each kind of worker, in the order in which the kinds start."""
     policy, libraries = config.policy, ("transformers.models.auto.modeling_auto",)
     toy = (Path(policy.model) / TOY_FILE).exists()
     engine = libraries if policy.engine == "transformers" else VLLM_IMPORTS
@@ -126,13 +129,14 @@ def _imports(config: RunConfig) -> dict[str, tuple[str, ...]]:
 
 
 def libraries_loading(config: RunConfig) -> AbstractContextManager[object]:
-    """Have what takes the workers long to import loaded from now on, where they can be forked."""
+    """Load the slow imports of the workers in a fork server while the block runs, where workers
+    can be forked: on one machine without GPUs."""
     imports = all_imports(config) if config.cluster.address == "local" else ()
     return shared_server(imports) if imports else nullcontext()
 
 
 def all_imports(config: RunConfig) -> tuple[str, ...]:
-    """What takes the workers of a run long to import, in the order in which they start."""
+    """Return the slow imports of all workers of a run, in the order in which they start."""
     return tuple(chain(*_imports(config).values()))
 
 
@@ -153,6 +157,6 @@ def with_imports(config: RunConfig, placement: Placement) -> Placement:
 
 
 def token_variables(rewards: Iterable[RewardSpec]) -> list[str]:
-    """The environment variables that hold tokens of rewards, and of what they are made of."""
+    """Return the environment variables that hold tokens of these rewards and of their parts."""
     parts = [part for reward in rewards for part in reward.parts()]
     return [name for part in parts if (name := getattr(part, "token_env", None))]

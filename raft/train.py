@@ -1,7 +1,7 @@
 """Fine-tune the policy on the selected rows, and give the rollout workers the new weights.
 
-Nothing is taken on trust: after every sync each engine must say of selected responses what the
-trainer says, and be nearer to the new policy than to the old (`raft.workers.probe`).
+After every sync the engines' log-probabilities of selected responses are compared with the
+trainer's, under the new policy and under the previous one (`raft.workers.probe`).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _PROBE_FILE = "probe.json"  # in a checkpoint: how the update moved what is comp
 def rehearse(config: RunConfig, workers: WorkerGroups, prompts: Sequence[Prompt]) -> None:
     """Make an update that changes nothing, on rows as long as they may be, before any is drawn.
 
-    It is made on GPUs alone: a CPU gives memory that it does not have, and ends the process later;
-    and there the trainer starts while the first responses are drawn, which would wait for it.
+    It is made on GPUs alone: on a CPU memory is overcommitted, and a process is killed only when it
+    uses it; and there the trainer starts while the first responses are drawn, which would wait.
 
     Raises:
         InputError: the memory is too small for it.
@@ -78,10 +78,10 @@ def train(
     *,
     learns: bool = True,
 ) -> dict[str, float | int]:
-    """The update on the selected rows, or its stored result when it is done already.
+    """Train on the selected rows, and return the update's metrics; the stored ones if it is done.
 
-    `meanwhile` is done beside it, by other workers. Without rows it `learns` nothing: the policy
-    stays.
+    `meanwhile` is called beside it, for other workers. Where no row was selected the iteration
+    `learns` nothing: the policy stays.
     """
     if not learns:
         meanwhile()
@@ -124,7 +124,7 @@ def sync(
 ) -> None:
     """Bring the rollout workers to policy version `iteration` and verify that they hold it.
 
-    They read it from the disk, or trainers that have just made it `send` it.
+    They read it from the disk, or, with `send`, get it from the trainers that have just made it.
 
     Raises:
         StaleWeightsError: an engine computes another policy than the trainer.
@@ -146,15 +146,15 @@ def sync(
 
 
 def make_whole(folder: RunFolder, workers: WorkerGroups, iteration: int) -> None:
-    """Have the trainers write the optimizer, if any is kept, to a new checkpoint, beside what comes
-    next; from then on dead ones are begun from there."""
+    """Have the trainers write the optimizer, if one is kept, to a new checkpoint, beside what comes
+    next. Once it is written, trainers that die are restarted from this checkpoint."""
     checkpoint = folder.checkpoint(iteration)
     if workers.trainer is not None and checkpoint.exists():
         workers.trainer.store(str(checkpoint))
 
 
 def hold(config: RunConfig, folder: RunFolder, workers: WorkerGroups, version: int) -> None:
-    """Bring the rollout workers back to the policy that an interrupted batch was drawn by."""
+    """Bring the rollout workers back to the policy by which an interrupted batch was drawn."""
     if workers.rollout.version != version:
         path = folder.policy(version)
         probe = _stored_probe(path) if path else None
@@ -168,10 +168,10 @@ def check_start(
     held_out: Sequence[Prompt],
     drawn: RolloutStore | None = None,
 ) -> None:
-    """Engine and trainer must compute the same policy before hours are spent on it.
+    """Check that engines and trainer compute the same policy, before hours are spent on it.
 
     What engines that fail it have `drawn` is discarded. How far they are apart is the noise that
-    later checks go by. A resumed run is compared with what its trainer said before, too.
+    later checks allow. A resumed trainer is compared with its stored log-probabilities, too.
 
     Raises:
         StaleWeightsError: they do not.
@@ -201,7 +201,10 @@ def check_start(
 
 
 def _give_trainer_turn(workers: WorkerGroups, forget: bool = False) -> None:
-    """Where GPUs are shared, those that draw and score sleep; with `forget` a sync comes next."""
+    """Where GPUs are shared, let rollout and reward workers sleep and wake the trainer.
+
+    `forget`: the engines may drop their weights, since a sync comes before they draw again.
+    """
     if workers.take_turns:
         workers.rollout.sleep(forget)
         workers.reward.sleep()
@@ -233,9 +236,9 @@ def _is_exact(workers: WorkerGroups) -> bool:
 
 
 def _start_probe(workers: WorkerGroups, held_out: Sequence[Prompt]) -> Probe:
-    """Held-out prompts end to end, so that short ones make a probe too, and the trainer's word.
+    """Return a probe of held-out prompts, end to end, with the trainer's log-probabilities.
 
-    A text of one token has no log-probabilities, and would verify nothing.
+    Short prompts make a probe in this way too: a text of one token has no log-probabilities.
     """
     ids = [token for prompt in held_out[:_START_TOKENS] for token in prompt.token_ids]
     ids = ids if len(ids) > 1 else ids * 2
@@ -244,10 +247,13 @@ def _start_probe(workers: WorkerGroups, held_out: Sequence[Prompt]) -> Probe:
 
 
 def rows_of(selected: Path, tokens: int) -> tuple[tuple[int, ...], ...]:
-    """The first selected responses with their prompts; none where all are too short."""
+    """Return the token ids of the first selected responses with their prompts, `tokens` in all.
+
+    Empty where all are too short.
+    """
     rows: list[tuple[int, ...]] = []
     for row in read_selected(selected):
-        # an engine draws a token more, for which a context that is full has no room
+        # vLLM generates one token beside prompt_logprobs: the context must have room for it
         ids = [*row.prompt_token_ids, *row.token_ids][:_LONGEST][:-1]
         if len(ids) > 1:
             rows.append(tuple(ids))
@@ -258,6 +264,6 @@ def rows_of(selected: Path, tokens: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _stored_probe(checkpoint: Path) -> Probe | None:
-    """None where the update was made before checkpoints had one."""
+    """Read the probe of a checkpoint; None of one that was made before they had one."""
     path = checkpoint / _PROBE_FILE
     return TypeAdapter(Probe).validate_python(read_json(path)) if path.exists() else None

@@ -1,4 +1,4 @@
-"""Read what a checkpoint folder holds: its config, tensor names and shapes, and chosen tensors.
+"""Read what a checkpoint folder holds: its config, tensor names and shapes, and tensors by name.
 
 Names and shapes come from file headers, so that no weight is loaded and no code is run; tensors are
 read by name for heads that no class of transformers knows.
@@ -44,15 +44,19 @@ _POINTER = b"version https://git-lfs"  # in place of a file that was cloned with
 
 
 def read_config(folder: Path) -> dict[str, object]:
-    """`config.json`, an adapter's base's. Raises `InputError` when it is missing or malformed."""
+    """Return `config.json`, of an adapter that of its base model.
+
+    Raises `InputError` when it is missing or malformed.
+    """
     folder = transformer_folder(folder)
     return _read_json(folder / "config.json", "a model folder has a config.json")
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Where config.json and the transformer's weights are: of an adapter, its base model's folder.
+    """Return the folder of config.json and the transformer's weights, of an adapter its base's.
 
-    Raises `InputError` when the base is not there, or `folder` has an adapter and a whole model.
+    Raises `InputError` when the base is not named or not there, or `folder` has an adapter and a
+    whole model.
     """
     if not (folder / ADAPTER).is_file():
         return folder
@@ -70,7 +74,7 @@ def transformer_folder(folder: Path) -> Path:
 
 
 def check_files(folder: Path) -> None:
-    """Look at a model's files without loading one: config, heads of the weights, tokenizer.
+    """Check a model's files without loading one: config, headers of the weights, tokenizer.
 
     Raises `InputError` for one that is missing or damaged.
     """
@@ -92,7 +96,7 @@ def check_files(folder: Path) -> None:
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Whether a chat template stands among a model's files."""
+    """Return whether a model's files include a chat template."""
     config = folder / "tokenizer_config.json"
     stated = _read_json(config).get("chat_template") if config.is_file() else None
     others = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
@@ -100,17 +104,17 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def adapter_task(folder: Path) -> str | None:
-    """The `task_type` of an adapter, empty where it names none; None where there is no adapter."""
+    """Return an adapter's `task_type`, "" where it names none; None where there is no adapter."""
     if transformer_folder(folder) == folder:
         return None
     return str(_read_json(folder / ADAPTER).get("task_type") or "")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files in transformers' order of preference: safetensors, then `.bin`; of an
-    adapter those of its base model and its own; and LLaMA-Factory's value head beside them.
+    """Return the weight files in transformers' order of preference: safetensors, else `.bin`.
 
-    Raises `InputError` when there is none, or a shard of the index is missing.
+    Of an adapter these are its base model's and its own. LLaMA-Factory's value head comes last.
+    Raises `InputError` when there are no weights, or a shard of the index is missing.
     """
     base, main = transformer_folder(folder), _main_files(folder)
     if base != folder:  # TRL saves the head of an adapted model where a whole one would be
@@ -136,7 +140,10 @@ def _there(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def tensor_shapes(folder: Path) -> Shapes:
-    """Name and shape of every tensor in the checkpoint; of an adapter's base, of what it leaves."""
+    """Return the shape of every tensor in the checkpoint by its name.
+
+    Of an adapter these are its own and its base model's, less those that the adapter replaces.
+    """
     shapes = _shapes(weight_files(folder))
     if transformer_folder(folder) == folder:
         return shapes
@@ -205,7 +212,10 @@ def _read_json(path: Path, role: str = "") -> dict[str, object]:
 
 
 def check_names(folder: Path, found: Collection[str], wanted: Collection[str], head: str) -> None:
-    """Raises `InputError` unless the tensors of a `head` are exactly those that are wanted."""
+    """Check that `found` and `wanted` name the same tensors of a `head`.
+
+    Raises `InputError` for one that is missing or has no use.
+    """
     missing = [name for name in wanted if name not in found]
     if missing:
         raise InputError(
@@ -222,7 +232,7 @@ def check_names(folder: Path, found: Collection[str], wanted: Collection[str], h
 
 
 def read_tensors(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
-    """The tensors `names` on the CPU, in the dtype of the files; those not there are left out.
+    """Return the tensors `names` on the CPU, in the dtype of the files; absent ones are skipped.
 
     Nothing else is read from safetensors files, and no code is run from `.bin` files.
     """

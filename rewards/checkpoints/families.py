@@ -31,13 +31,16 @@ GRM = re.compile(r"\bAutoModelForCausalLMWithValueHead\b")
 
 
 def check_family(kind: str) -> None:
-    """Raises `InputError` for an unknown kind."""
+    """Check that `kind` is a family of `FAMILIES`. Raises `InputError` where it is not."""
     if kind not in FAMILIES:
         raise InputError(f"kind={kind!r}", "is unknown", f"use one of {', '.join(FAMILIES)}")
 
 
 def recognise(folder: Path) -> Family:
-    """The family of the model in `folder`. Raises `InputError` when it is no reward model."""
+    """Return the family of the model in `folder`.
+
+    Raises `InputError` when it is no reward model, or a GRM whose value head was not saved.
+    """
     config, shapes = read_config(folder), tensor_shapes(folder)
     if _is_armorm(config, shapes):
         return "armorm"
@@ -57,7 +60,7 @@ def recognise(folder: Path) -> Family:
             "head was not saved with it, and would be drawn at random",
             "copy or save it again",
         )
-    # the files of a judge are any language model's; one trained here says what it is
+    # a judge has the files of any language model; only the record of one trained here tells
     if architecture.endswith("ForCausalLM") and recorded_kind(folder) == "pairwise":
         return "pairwise"
     others = heads_in_words(shapes)
@@ -75,7 +78,10 @@ def recognise(folder: Path) -> Family:
 
 
 def _is_grm(config: Mapping[str, object], names: Collection[str]) -> bool:
-    """TRL's and LLaMA-Factory's heads have one linear layer of the same name, and no marker."""
+    """Return whether the head is a GRM's: its layers are numbered, or the config has a mark of GRM.
+
+    TRL's and LLaMA-Factory's heads have one linear layer of the same name, and no such mark.
+    """
     heads = [name for name in names if f"{SUMMARY}." in name]
     layers = any(re.search(rf"{re.escape(SUMMARY)}\.\d", name) for name in heads)
     return layers or (bool(heads) and _grm_marker(config) is not None)
@@ -90,13 +96,13 @@ def _is_armorm(config: Mapping[str, object], names: Collection[str]) -> bool:
 
 
 def _grm_marker(config: Mapping[str, object]) -> str | None:
-    """What in config.json speaks of a value head."""
+    """Return the key of config.json that marks a GRM: "auto_map" or a `vhead_*`; None if absent."""
     if GRM.search(str(config.get("auto_map", ""))):
         return "auto_map"
     return next((key for key in config if key.startswith("vhead_")), None)
 
 
 def architecture_of(config: Mapping[str, object]) -> str:
-    """The first of the architectures that `config.json` names; empty where it names none."""
+    """Return the first of the `architectures` in config.json; "" where it names none."""
     architectures = config.get("architectures")
     return str(architectures[0]) if is_list(architectures) and architectures else ""

@@ -1,6 +1,6 @@
 """Find the tensors of a scalar reward model's head by their names.
 
-Frameworks give one layer many names, and put wrappers' names before it.
+Frameworks give the same layer different names, and prefix them with the names of wrappers.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ SUMMARY = "v_head.summary"  # TRL, LLaMA-Factory, GRM
 # transformers and TRL's trainer, INF-ORM and Qwen's with two layers; OpenRLHF; UltraRM and Eurus;
 # Beaver; DeepSpeed-Chat and its kin
 STEMS = ("score", SUMMARY, "value_head", "regression_head", "score_head", "reward_head", "v_head")
-# the wrappers of torch (DDP, compile, FSDP), of Lightning, TRL, PEFT: whatever has no number in it
+# the prefixes of torch (DDP, compile, FSDP), Lightning, TRL and PEFT: those without a number part
 _PATTERN = r"(?:[A-Za-z_]\w*\.)*?{stem}(?:\.(?P<number>\d+))?\.(?P<part>weight|bias)"
 _OF_A_TRANSFORMER = re.compile(r"\.\d+\.|embed|norm|\bw[tp]e\b|\bln_f\b|\blm_head\b|rotary|\blora_")
 
 
 @dataclass(frozen=True)
 class HeadTensors:
-    """The tensors of one head: name without wrappers -> name in the files."""
+    """The tensors of one head: `names` maps the name without wrappers to the name in the files."""
 
     stem: str
     names: dict[str, str] = field(default_factory=dict)
 
 
 def bare_names(names: Iterable[str], beginnings: Iterable[str]) -> dict[str, str]:
-    """Name without wrappers -> name, of the tensors whose names begin so."""
+    """Return {name without wrappers: name} for names that then begin with one of `beginnings`."""
     begins = "|".join(map(re.escape, beginnings))
     pattern = re.compile(rf"(?:[A-Za-z_]\w*\.)*?((?:{begins}).*)")
     return {match[1]: name for name in names if (match := pattern.fullmatch(name))}
@@ -43,10 +43,11 @@ def bare_names(names: Iterable[str], beginnings: Iterable[str]) -> dict[str, str
 def find_head(
     folder: Path, config: Mapping[str, object], names: Iterable[str], stem: str | None = None
 ) -> HeadTensors:
-    """The tensors among `names` that are a head; none where there is no head that is known.
+    """Return the tensors among `names` that are a reward head; no tensors where none is known.
 
-    Its name is `stem`, or what OpenRLHF's config says, or one of those that are known. Raises
-    `InputError` for two heads, or a tensor that is there twice.
+    The head is called `stem` if that is given, else `value_head_prefix` in the config (OpenRLHF) if
+    such tensors are there, else one of `STEMS`. Raises `InputError` for two heads, or for one
+    tensor that is there twice under different wrappers.
     """
     whole, told = list(names), config.get("value_head_prefix")
     if stem is not None:
@@ -76,7 +77,7 @@ def _named(folder: Path, stem: str, names: Iterable[str]) -> HeadTensors:
 
 
 def heads_in_words(shapes: Shapes) -> str:
-    """What stands beside the transformer, for messages."""
+    """Return a clause for error messages that names the tensors beside the transformer."""
     others = [
         f"{name} {list(shape)}"
         for name, shape in shapes.items()

@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder, or the hub's cache after a download."""
+"""Find a model's files: a local folder, or the hub's cache after a download."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DESCRIPTION = ("*.json", "*.jinja", "*.model", "*.txt")
 
 
 def local_folder(path: str | Path) -> Path:
-    """The folder of a model given by path or hub name.
+    """Return the folder of a model given by path or hub name; a hub model is downloaded.
 
-    From the hub come configuration, tokenizer and safetensors; `.bin` of weights only where there
-    are no safetensors; never Python files. Raises `InputError` when neither place has it.
+    From the hub come configuration, tokenizer and safetensors; `.bin` weights only where there are
+    no safetensors; never Python files. Raises `InputError` when neither place has the model.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -32,16 +32,16 @@ def local_folder(path: str | Path) -> Path:
 
 
 def local_path(model: str) -> str:
-    """A model folder made absolute; a hub name as it is."""
+    """Return a model folder as an absolute path, and a hub name unchanged."""
     path = Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model
 
 
 def check_model(model: str, key: str, *, adapters: bool = False, hub: bool = True) -> None:
-    """Check that `model` is a folder with a model, or a name on the hub; `key` is for messages.
+    """Check that `model` is a model folder or a name on the hub. Raises `InputError` at `key`.
 
-    What looks like a folder must be one. Without `hub` a name is taken to be there. Raises
-    `InputError`.
+    A `model` that looks like a path must be a folder. Without `hub`, a hub name is not looked up.
+    Folders of adapters pass only with `adapters`.
     """
     path = Path(model).expanduser()
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1
@@ -63,9 +63,10 @@ def check_model(model: str, key: str, *, adapters: bool = False, hub: bool = Tru
 
 
 def description_folder(path: str | Path) -> Path:
-    """As `local_folder`, without weights: a few files, so that a mistyped name shows at once.
+    """Return a model's folder as `local_folder` does, but download no weights.
 
-    transformers would ask six times before it says that it cannot reach the hub.
+    A few small files show a mistyped name at once, where transformers would try six times before
+    its error. Raises `InputError` for a hub model that cannot be downloaded.
     """
     folder = Path(path).expanduser()
     return folder if folder.is_dir() else _download(str(path))

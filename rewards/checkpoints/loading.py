@@ -1,6 +1,7 @@
-"""The parts that every family is loaded from: device, dtype, config, weights, tokenizer, encoder.
+"""Load the parts that every family is made of: device, dtype, config, weights, tokenizer, encoder.
 
-Whether a checkpoint has every tensor of its model is checked here for engines that do not tell.
+`check_tensors` checks that a checkpoint has every tensor of its model, for engines that report no
+missing ones.
 """
 
 from __future__ import annotations
@@ -45,12 +46,15 @@ log = logging.getLogger("rewards")
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")
-# tokenizers that know no limit say 1e30
+# tokenizers without a limit give 1e30 as `model_max_length`
 _NO_LIMIT = 10**9
 
 
 def resolve_device(device: str | None) -> torch.device:
-    """Raises `InputError` for an unknown device, or a GPU where there is none."""
+    """Return the torch device; None and "auto" mean a GPU where there is one, else the CPU.
+
+    Raises `InputError` for an unknown device, or a GPU where there is none.
+    """
     if device in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -65,20 +69,26 @@ def resolve_device(device: str | None) -> torch.device:
 
 
 def resolve_dtype(dtype: str | None, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
-    """As asked; else the checkpoint's own on a GPU and float32 on a CPU."""
+    """Return the dtype that is asked for; else the checkpoint's own on a GPU and float32 on a CPU.
+
+    Raises `InputError` for an unknown dtype.
+    """
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")
         if name not in _DTYPES:
             raise InputError(f"dtype={dtype!r}", "is unknown", f"use one of {', '.join(_DTYPES)}")
         return _DTYPES[name]
     # CPUs are slow in 16 bits, and float32 holds every 16-bit weight exactly
-    # a loaded config has no dtype by name
+    # a loaded config holds a torch.dtype, never its name
     saved = cast("torch.dtype", config.dtype or torch.float32)
     return torch.float32 if device.type == "cpu" else saved
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """transformers' config, with no pad id beyond the embedding and no key-value cache."""
+    """Return transformers' config, with no PAD id beyond the embedding and no key-value cache.
+
+    Raises `InputError` for a config that transformers cannot use, and for encoder-decoder models.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
@@ -98,13 +108,16 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
 
 def attention_of(config: PreTrainedConfig) -> str | None:
-    """Soft-capped attention scores (Gemma 2) are left out in silence by all but eager attention."""
+    """Return "eager" where attention scores are soft-capped (Gemma 2), else None for the default.
+
+    All implementations but eager attention skip the soft-capping without a warning.
+    """
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return "eager" if capped else None
 
 
 def check_not_quantised(folder: Path, config: PreTrainedConfig) -> None:
-    """Raises `InputError` for weights that transformers would run by a library of their own."""
+    """Refuse quantised weights with `InputError`: each method needs a library of its own."""
     found = getattr(config, "quantization_config", None)
     if found is not None:
         method = found.get("quant_method") if isinstance(found, dict) else found
@@ -121,11 +134,11 @@ def load_weights(
     new: tuple[str, ...] = (),
     **more: object,
 ) -> tuple[Any, list[str]]:
-    """A model of the class that `auto` (AutoModel…) finds for `config`, and the tensors in the
-    checkpoint that it has no use for. An adapter is merged into its base model.
+    """Return `auto`'s model for `config`, and the names of the checkpoint's tensors that it lacks.
 
-    Raises `InputError` for a tensor that is missing, which transformers would draw at random; those
-    whose names begin as one of `new` may be. Also for quantised weights.
+    `auto` (AutoModel…) finds the class; an adapter is merged into its base model. Raises
+    `InputError` for a tensor that the checkpoint lacks, which transformers would draw at random,
+    unless its name begins as one of `new`; also for quantised weights.
     """
     base = transformer_folder(folder)
     check_not_quantised(base, config)
@@ -153,7 +166,10 @@ def load_weights(
 
 
 def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Raises `InputError` for an adapter of which a part would be left out in silence."""
+    """Return `model` with the adapter of `folder` merged into it.
+
+    Raises `InputError` where peft would ignore a part of the adapter, or cannot merge it.
+    """
     from peft import PeftModel, get_peft_model_state_dict
 
     try:
@@ -172,8 +188,11 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 def check_left_out(
     folder: Path, model: PreTrainedModel, unexpected: Iterable[str], heads: tuple[str, ...]
 ) -> None:
-    """Raise `InputError` for a weight of the model that is not used: it would change every score in
-    silence. `heads` are the beginnings of names that belong to another head."""
+    """Check that no `unexpected` tensor belongs to the model itself, or is an unmerged LoRA weight.
+
+    Without it every score would change in silence. Raises `InputError` for such a tensor. `heads`
+    are the beginnings of names that belong to another head; tensors of no known use are logged.
+    """
     own = tuple(f"{name}." for name in (model.base_model_prefix, *dict(model.named_children())))
     for name in sorted(unexpected):
         if ".lora_" in name:
@@ -191,7 +210,7 @@ def check_left_out(
 
 
 def check_vllm_device(device: str | None) -> torch.device:
-    """The device for a vLLM engine. Raises `InputError` for one that vLLM would not take."""
+    """Return the device for a vLLM engine. Raises `InputError` for one that vLLM would not take."""
     place = resolve_device(device)
     if place.index or (place.type == "cpu" and torch.cuda.is_available()):
         raise InputError(
@@ -222,9 +241,11 @@ def make_encoder(
     name: str,
     vocabulary: int,
 ) -> Encoder:
-    """What `settings` leave open: "chat" where there is a template, else "plain"; the BOS that
-    tokenizer or template would add once; EOS behind plain text; the length that model and tokenizer
-    can take."""
+    """Return the encoder of a model, with defaults for what `settings` leave open.
+
+    They are format "chat" where there is a template, else "plain"; the BOS that tokenizer or
+    template would add once; EOS after plain text; and the length that model and tokenizer can take.
+    """
     format = settings.format or _default_format(tokenizer, name)
     eos = settings.eos or default_eos(tokenizer, format)
     if eos != "none" and settings.eos is None:
@@ -243,7 +264,10 @@ def make_encoder(
 
 
 def pad_id(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:
-    """An id of the vocabulary: old configs name -1, or an id that was never added."""
+    """Return a PAD id within the vocabulary: the config's, else the tokenizer's, else 0.
+
+    Old configs name -1, or an id that was never added to the embedding.
+    """
     text = config.get_text_config()
     for candidate in (getattr(text, "pad_token_id", None), tokenizer.pad_token_id):
         if isinstance(candidate, int) and 0 <= candidate < vocabulary:
@@ -263,7 +287,7 @@ def _default_format(tokenizer: PreTrainedTokenizerBase, name: str) -> Format:
 
 
 def longest(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Tokens that model and tokenizer can take; None where neither says."""
+    """Return how many tokens model and tokenizer can take; None where neither states a limit."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
     known = [int(limit) for limit in limits if limit < _NO_LIMIT]
@@ -271,12 +295,12 @@ def longest(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int
 
 
 def check_tensors(folder: Path, auto_class: str) -> None:
-    """Compare names with a model of transformers' `auto_class` that has no memory behind it.
+    """Check that the checkpoint has every tensor of transformers' `auto_class`, by names alone.
 
     vLLM merges some tensors (gate and up, query, key and value), counts the merged one as loaded
-    when one part was, and would compute with whatever the memory of the others held.
+    when one part was, and would compute with whatever the memory of the other parts held.
 
-    Raises `InputError` naming a tensor that is not there.
+    Raises `InputError` naming a tensor that is not there, and for an adapter.
     """
     import transformers
 

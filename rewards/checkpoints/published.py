@@ -1,7 +1,7 @@
-"""Settings of published reward models, as their cards and training code use them.
+"""List the settings of published reward models, as their cards and training code use them.
 
-A model scored in another format, or with another number of BOS tokens, still gives numbers; they
-only mean less. These are the names for which the right settings are known.
+A model that is given another format, or another number of BOS tokens, still gives scores, but less
+accurate ones. `PUBLISHED` has the names for which the right settings are known.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["PUBLISHED", "Published", "find_published"]
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is known of one model.
+    """The settings of one published model.
 
-    None leaves `dtype` as the checkpoint was saved, `max_length` at what it can take.
+    None leaves `dtype` as the checkpoint was saved, and `max_length` at what the model can take.
     """
 
     family: Family
@@ -76,10 +76,10 @@ PUBLISHED: dict[str, Published] = {
 
 
 def find_published(path: str | Path) -> tuple[str, Published] | None:
-    """Name and settings of a published model, by hub name or by the folder it was copied to.
+    """Return name and settings of a published model, by hub name or by the folder it was copied to.
 
     A folder counts when it has the model's own name, or lies in the hub cache's
-    `models--owner--name`. The hub does not mind upper and lower case, and cards mix them.
+    `models--owner--name`. Case is ignored, since the hub ignores it. Other models give None.
     """
     parts = Path(str(path).lower()).parts
     for name, settings in PUBLISHED.items():

@@ -1,7 +1,8 @@
-"""`reward.json`: what a reward model reads, beside its weights.
+"""Read and write `reward.json`, the record beside the weights of how a reward model reads text.
 
 Files of transformers have no place for a text format, a BOS policy or the side on which long texts
-are cut. Chat template and PAD are in their own files too, for those who do not know this one.
+are cut. Chat template and PAD are in transformers' own files too, for programs that do not know
+`reward.json`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ KEYS = (
 
 
 def write_record(folder: Path, reading: Mapping[str, object], **more: object) -> None:
-    """`reading` is what an encoder's `describe` says; `more` is for people."""
+    """Write `reward.json` into `folder`.
+
+    `reading` is what an encoder's `describe` returns; of it the arguments of `load_reward` are
+    written. Of `more` only `kind` is read again (`recorded_kind`); the rest is for people.
+    """
     values = {"reading": {key: reading[key] for key in KEYS if key in reading}, **more}
     (folder / RECORD).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
@@ -39,10 +44,10 @@ def write_record(folder: Path, reading: Mapping[str, object], **more: object) ->
 def with_record(
     folder: Path, settings: ModelSettings, *, side: str | None = None, separator: str = ""
 ) -> ModelSettings:
-    """`settings` with what they leave open as the record says it.
+    """Return `settings`, with what they leave open set as the folder's record says.
 
-    `side` and `separator` are what the caller was given of them: `settings` cannot tell a default.
-    Raises `InputError` for a record that cannot be read.
+    `side` and `separator` are the caller's own arguments, unset where None and "": `settings` holds
+    their defaults and cannot tell. Raises `InputError` for a record that cannot be read.
     """
     found = read_record(folder)
     open_keys = [
@@ -55,7 +60,7 @@ def with_record(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Arguments of `load_reward`, or nothing where the folder has no record.
+    """Return the record's arguments of `load_reward`; an empty dict where the folder has no record.
 
     Raises `InputError` for a record that cannot be read.
     """
@@ -63,11 +68,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _unreadable(folder)
     said = {key: found[key] for key in KEYS if found.get(key) is not None}
-    return {"eos": "none", **said} if said else {}  # before it was written down there was none
+    # records without "eos" are of models that were trained without one
+    return {"eos": "none", **said} if said else {}
 
 
 def recorded_kind(folder: Path) -> str | None:
-    """The kind that the record names, where the weights cannot tell; None without a record.
+    """Return the kind that the record names; None where it names none.
+
+    It is recorded where the weights cannot tell the family.
 
     Raises `InputError` for a record that cannot be read.
     """

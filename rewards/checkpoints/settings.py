@@ -1,4 +1,4 @@
-"""How a reward model is loaded and read, as one value."""
+"""Define the settings of how a reward model is loaded and reads text, as one value."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ ENGINES = get_args(EngineName)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """None leaves a setting to what is known of the published model, then to its files.
+    """The settings of how a reward model is loaded and reads text.
 
-    Raises `InputError` for an unknown engine; formats and BOS policies are checked where a
-    tokenizer is at hand.
+    None leaves a setting to what is known of the published model, then to its files. Raises
+    `InputError` for an unknown engine, `gpu_memory` without vLLM, or `max_length` below 1; formats
+    and BOS policies are checked where a tokenizer is at hand.
     """
 
     format: Format | None = None

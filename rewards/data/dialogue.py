@@ -1,7 +1,7 @@
-"""Messages out of a column: a message list, or `\n\nHuman: …\n\nAssistant: …` text; and what
-two dialogues share.
+r"""Read the messages of a column, compare two conversations, and tell prompts that are the same.
 
-When two prompts count as the same: their words, without case, punctuation and spacing.
+A column holds a message list, or `\n\nHuman: …\n\nAssistant: …` text. Prompts are the same where
+their words are: case, punctuation and spacing do not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "user",
 ]
 
-# the prompt that both answer, and the two answers
+# the shared prompt, the chosen and the rejected response
 Sides = tuple[tuple[Message, ...], Message, Message]
 
 
@@ -45,7 +45,7 @@ def is_hh(value: object) -> bool:
 
 
 def messages(record: Record, value: object, name: str) -> list[Message]:
-    """The checked messages of a list or of HH-RLHF text; the blanks around HH turns are dropped.
+    """Return the checked messages of a list or of HH-RLHF text, without blanks around HH turns.
 
     Raises InputError for anything else, with the row's place.
     """
@@ -57,10 +57,10 @@ def messages(record: Record, value: object, name: str) -> list[Message]:
 def sides(
     chosen: Sequence[Message], rejected: Sequence[Message], diverging: DivergingPrompts = "drop"
 ) -> Sides | Refusal:
-    """The prompt that two whole conversations share, and the response of each to it.
+    """Return (prompt, chosen response, rejected response) of two whole conversations.
 
-    Conversations that differ before their last responses answer different prompts: they are
-    refused, or with diverging="truncate" compared at the responses where they differ first.
+    Conversations that differ before their last responses have different prompts: they give a
+    `Refusal`, or with diverging="truncate" are compared at the responses where they differ first.
     """
     if list(chosen) == list(rejected):
         return Refusal("identical sides")
@@ -72,7 +72,7 @@ def sides(
     if not any(message["role"] == "user" for message in chosen[:shared]):
         return Refusal("no shared prompt")
     if not len(chosen) == len(rejected) == shared + 1:
-        # where one dialogue is the beginning of the other there is no answer to compare
+        # where one conversation is the beginning of the other, it has no response to compare
         ends = shared >= min(len(chosen), len(rejected))
         if diverging != "truncate" or ends:
             return Refusal("conversations differ before the last response")
@@ -83,15 +83,15 @@ def sides(
 
 
 def _shared(first: Sequence[Message], second: Sequence[Message]) -> int:
-    """How many messages two dialogues share from their beginning."""
+    """Return how many messages two conversations share from their beginning."""
     for at, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return at
     return min(len(first), len(second))
 
 
-# CJK is written without spaces: each sign is a word. An operator before a digit is no punctuation:
-# 3 - 4 and 3 * 4 are two questions.
+# CJK is written without spaces: each character is a word. An operator before a digit is a word,
+# not punctuation: 3 - 4 and 3 * 4 are two questions.
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(
     rf"(?P<word>[{_CJK}]|[^\W_{_CJK}]+|[-*/%](?=\s*\d))|(?P<sign>[^\w\s])",
@@ -99,9 +99,9 @@ _TOKEN = re.compile(
 
 
 def prompt_words(text: str) -> list[str]:
-    """The words of a text, case folded; symbols (+, =, $, emoji) are words, punctuation is none.
+    """Return a text's words, case folded; symbols (+, =, $, emoji) are words, punctuation is not.
 
-    A text of punctuation alone is one word, itself.
+    A text without any word, such as "?!", gives itself as its one word.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = [
@@ -113,14 +113,14 @@ def prompt_words(text: str) -> list[str]:
 
 
 def prompt_text(prompt: str | Sequence[Message]) -> str:
-    """What was asked, as one text: all turns but the system's, which say nothing of a question."""
+    """Return the text of all turns but the system's, which are not part of the question."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(turn["content"] for turn in prompt if turn["role"] != "system")
 
 
 def first_turn(prompt: str | Sequence[Message]) -> str:
-    """The first user turn; the whole text of a prompt that has none."""
+    """Return the first user turn, or the whole text of a prompt that has none."""
     if isinstance(prompt, str):
         return prompt
     turns = (turn["content"] for turn in prompt if turn["role"] == "user")
@@ -128,7 +128,7 @@ def first_turn(prompt: str | Sequence[Message]) -> str:
 
 
 def same_prompt_key(text: str) -> str:
-    """Equal for texts that count as the same."""
+    """Return a key that is equal for texts of the same words, as `prompt_words` finds them."""
     return " ".join(prompt_words(text))
 
 

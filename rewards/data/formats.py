@@ -1,7 +1,7 @@
-"""Every form that preference data comes in: how it is recognised and who converts it.
+"""List every format of preference data: how it is recognised and which converter reads it.
 
-The eight sources of Unified-Feedback in their own forms: hh (hh-rlhf), summarize, webgpt, pair
-(synthetic-instruct-gptj-pairwise), arena, ultrafeedback, messages (its binarized set), nectar.
+Formats of Unified-Feedback's eight sources as first published: hh (hh-rlhf), summarize, webgpt,
+pair (synthetic-instruct-gptj-pairwise), arena, ultrafeedback, messages (its binarized set), nectar.
 """
 
 from __future__ import annotations
@@ -52,14 +52,15 @@ class Format:
     """One form of rows.
 
     Args:
-        columns: what a row of it has at least, and by which it is recognised.
+        columns: the columns that every row of the form has, by which it is recognised.
         pairs: makes pairs of a row; None where rows are single responses without a comparison.
-        pairs_of_many: makes pairs of the consecutive rows of one `key`.
+        pairs_of_many: makes pairs of consecutive rows that have the same `key`.
+        key: what such rows share, a prompt or a tree; None where rows stand alone.
         rated: makes rated single responses of a row.
-        flat: rows of one response each, which are put together by their prompts first.
-        known: rows are read under the names of `rollout.data.forms`, so that other forms of them
-            are too.
-        fits: what must hold of the columns besides.
+        flat: rows have one response each, and are put together by their prompts first.
+        known: rows are read under the names of `rollout.data.forms`, so that rows with other names
+            for the same columns are read too.
+        fits: what else must hold of the columns.
         about: `fits` in words.
     """
 
@@ -84,7 +85,7 @@ def _is_hh(columns: _Columns) -> bool:
     return is_hh(columns["chosen"]) or is_hh(columns.get("prompt"))
 
 
-# the first one that fits is taken, so the forms with more marks stand first
+# the first format that fits is taken, so the more specific ones come first
 FORMATS: dict[str, Format] = {
     "unified_feedback": Format(
         columns=("conv_A", "conv_B", "conv_A_rating", "conv_B_rating", "source"),
@@ -175,7 +176,7 @@ FORMATS: dict[str, Format] = {
 
 
 def find_format(name: str) -> Format:
-    """Raises InputError for an unknown name."""
+    """Return the format of a name. Raises InputError for an unknown one."""
     if name not in FORMATS:
         close = get_close_matches(name, FORMATS, n=1)
         meant = f"did you mean {close[0]}; " if close else ""
@@ -186,14 +187,17 @@ def find_format(name: str) -> Format:
 
 
 def columns_of(name: str, columns: dict[str, object], where: str) -> dict[str, object]:
-    """The columns as rows of a format are read. Raises InputError as `known_columns` does."""
+    """Return a row's columns under the names that format `name` reads.
+
+    Raises InputError as `find_format` and `known_columns` do.
+    """
     return known_columns(columns, where) if find_format(name).known else columns
 
 
 def recognise(columns: dict[str, object], where: str, use: str = "pairs") -> tuple[str, str]:
-    """(format, why) of a row by its columns, among those that make `use`: "pairs" or "rated".
+    """Return (format, why) of a row by its columns, among formats for `use`: "pairs" or "rated".
 
-    Raises InputError for columns that no reader knows.
+    Raises InputError for columns that fit no such format.
     """
     known: dict[str, object] | None = None
     for name, format in FORMATS.items():

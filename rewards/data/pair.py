@@ -1,4 +1,4 @@
-"""What a preference pair is, for training and for evaluation. Knows nothing of files or models."""
+"""Define a preference pair, for training and for evaluation, without files or models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Pair:
     """Two responses to one prompt, the first preferred.
 
     Args:
-        id: of the row it came from.
-        prompt: the messages that both answer, the last one a user's or a tool's.
+        id: the id of the row that the pair came from.
+        prompt: the messages that both respond to, the last one a user's or a tool's.
         chosen, rejected: the texts of the responses.
-        messages: the whole of a response, per side, where it is more than its text: tool calls.
-        margin: by how much, on the source's own scale; None where it does not say.
-        source: the data set or subset it came from, for tables.
+        messages: side -> the whole message, where it is more than its text: tool calls.
+        margin: by how much `chosen` is better, on the source's own scale; None where unknown.
+        source: the data set or subset that the pair came from, for tables.
         labels: ratings of single attributes, per side: {"chosen": {...}, "rejected": {...}}.
         fields: the row's other columns.
     """
@@ -36,7 +36,7 @@ class Pair:
     messages: Mapping[str, Message] = field(default_factory=dict)
 
     def conversation(self, side: str) -> list[Message]:
-        """The whole conversation of "chosen" or "rejected"."""
+        """Return the whole conversation, prompt and response, of `side`: "chosen" or "rejected"."""
         response = self.chosen if side == "chosen" else self.rejected
         said = self.messages.get(side) or Message(role="assistant", content=response)
         return continued(self.prompt, said)

@@ -1,9 +1,12 @@
-"""Single responses with ratings of attributes, for multi-objective regression.
+"""Read single responses with ratings of attributes, for multi-objective regression.
 
-Attributes have ArmoRM's names (Wang et al. 2024, arXiv 2406.12845) and labels lie in [0, 1]. A
-rating on a scale of `levels` steps from `lowest` goes to the middle of its step,
-(rating − lowest + ½) / levels: ArmoRM's card states this for HelpSteer (0 to 4, so (r + ½) / 5). It
-states none for UltraFeedback; the same rule is taken there.
+Attributes have ArmoRM's names (Wang et al. 2024, arXiv 2406.12845) and labels lie in [0, 1]. On a
+scale of `levels` steps from `lowest`, a rating becomes the middle of its step:
+
+    label = (rating − lowest + ½) / levels
+
+ArmoRM's card states this for HelpSteer (0 to 4, so (r + ½) / 5). The card states no rule for
+UltraFeedback; the same one is used there.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ _PREFIXES = ("helpsteer-", "ultrafeedback-", "beavertails-", "prometheus-", "arg
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """A conversation that ends with the assistant, and the labels it has; others are missing."""
+    """A conversation that ends with the assistant, and its known labels by attribute."""
 
     conversation: Sequence[Message]
     labels: Mapping[str, float]
@@ -36,13 +39,16 @@ RatedOutcome = Rated | Refusal
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Ratings from `lowest` in `levels` steps of one."""
+    """A scale of ratings: `levels` values, one apart, from `lowest` on."""
 
     lowest: float
     levels: int
 
     def label(self, record: Record, value: object, name: str) -> dict[str, float]:
-        """{name: label}, empty where there is no rating. Off the scale it is outside [0, 1]."""
+        """Return {name: label}, empty where there is no rating.
+
+        The label is (rating − lowest + ½) / levels, outside [0, 1] for a rating outside the scale.
+        """
         rating = record.as_number(value, name)
         if rating is None:
             return {}
@@ -56,7 +62,10 @@ def rated(
     labels: Mapping[str, float],
     suffix: str = "",
 ) -> RatedOutcome:
-    """A rated response, or why there is none: every converter's pass the same checks."""
+    """Return the rated response, or a `Refusal` saying why it is none.
+
+    Every converter calls this, so that all rated responses pass the same checks.
+    """
     if refusal := prompt_refusal(prompt):
         return refusal
     said = assistant(response) if isinstance(response, str) else response
@@ -69,10 +78,10 @@ def rated(
 
 
 def generic_rated(record: Record) -> list[RatedOutcome]:
-    """`messages`, or `prompt` and `response`, beside `labels` {attribute: number or null}.
+    """Return the rated response of a row with `messages`, or `prompt` and `response`.
 
-    Without `labels`, the columns of ArmoRM's attributes are taken as they are
-    (RLHFlow/ArmoRM-Multi-Objective-Data: `messages` and 19 columns).
+    Beside them stands `labels` {attribute: number or null}. Without it, the columns with ArmoRM's
+    names are the labels (RLHFlow/ArmoRM-Multi-Objective-Data: `messages` and 19 columns).
     """
     columns = record.columns
     if "messages" in columns:

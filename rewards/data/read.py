@@ -1,6 +1,6 @@
 """Read preference pairs and rated responses from files and `datasets` names.
 
-`rewards.data.formats` says what a row means; here rows are read, drawn and counted.
+`rewards.data.formats` says what a row means; this module reads, samples and counts rows.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ logger = logging.getLogger("raft")
 
 Use = Literal["pairs", "rated"]
 _Made = TypeVar("_Made", Pair, Rated)
-# what is to be expected of good data: an error of the data only where somebody says so
+# reasons that good data has too: `strict` does not raise for them
 _EXPECTED = ("tie", "no rating", "fewer than two rated answers", "nothing to compare")
 
 
@@ -76,17 +76,17 @@ class RatedSet:
 def read_pairs(
     sources: Sources, *, seed: int = 0, strict: bool = False, on_bad_row: OnBadRow = "stop"
 ) -> PairSet:
-    """Read every source and bring its rows to pairs.
+    """Read every source and convert its rows to pairs.
 
-    A pair that stands twice (same prompt, same sides) is kept once unless a source says otherwise,
-    also where it stands in two sources. An id that stands twice gets
-    ~2, ~3, …. The draws of `fraction` hang on the seed and on what a pair says, not on its place.
+    A pair that occurs twice (same prompt, same sides), in one source or in two, is used once unless
+    the source says otherwise. An id that occurs twice gets ~2, ~3, …. The draws of `fraction`
+    depend on the seed and on a pair's content, not on its place.
 
     Args:
-        sources: paths, or mappings or `PairSource`s of its keys.
+        sources: paths, mappings of `PairSource`'s keys, or `PairSource`s.
         strict: raise for the first row that cannot make a pair, but not for ties and missing
             ratings, which good data has too.
-        on_bad_row: "skip" counts rows that cannot be read among those that are dropped.
+        on_bad_row: "skip" counts rows that cannot be read among those that make no pair.
 
     Raises:
         InputError: for what cannot be read, with file and line; for a source of which nothing is
@@ -118,9 +118,8 @@ def read_rated(
     """Read every source's single responses with their ratings, for multi-objective regression.
 
     Args:
-        sources, strict, seed, on_bad_row: as in `read_pairs`; what concerns pairs alone is not
-            looked at.
-        attributes: those that must be known; the report names each one without any label.
+        sources, strict, seed, on_bad_row: as in `read_pairs`; settings for pairs alone are ignored.
+        attributes: names to report on even where no response has a label of them.
 
     Raises:
         InputError: as `read_pairs`.
@@ -138,7 +137,7 @@ def read_rated(
 
 
 class _Reader(Generic[_Made]):
-    """Reads one source after another, and remembers what it has seen in all of them."""
+    """A reader of one source after another, which finds duplicates across all of them."""
 
     def __init__(
         self,
@@ -157,7 +156,7 @@ class _Reader(Generic[_Made]):
         self._seen: set[bytes] = set()
 
     def read(self, source: PairSource) -> list[_Made]:
-        """What is kept of a source. Raises InputError as `read_pairs` does."""
+        """Return the pairs or rated responses of a source. Raises InputError as `read_pairs`."""
         report = SourceReport(
             source.path, source.format, "pairs" if self._use == "pairs" else "rated"
         )
@@ -188,7 +187,7 @@ class _Reader(Generic[_Made]):
     def _drawn(
         self, source: PairSource, report: SourceReport
     ) -> Iterator[tuple[_Made | Refusal, str]]:
-        """Outcomes and places, of each `every` the first; ties do not count."""
+        """Yield (outcome, place) of the first of each `every` outcomes, and of ties, uncounted."""
         number = 0
         for outcome, where in self._outcomes(source, report):
             if outcome == Refusal("tie"):
@@ -230,7 +229,7 @@ class _Reader(Generic[_Made]):
         report.drop(refusal.reason, where)
 
     def _share(self, digest: bytes) -> float:
-        """A number in [0, 1) from the seed and the content."""
+        """Return a number in [0, 1) that depends on the seed and the content alone."""
         return derive_seed(self._seed, "fraction", digest.hex()) / 2**62
 
 
@@ -249,7 +248,7 @@ def _convert(
 def _together(
     first: Record, rest: Iterable[Record], format: Format, use: Use
 ) -> Iterator[list[Record]]:
-    """Records to convert at once: neighbours of one key where the format has keys."""
+    """Yield the records to convert at once: neighbours of one key where the format has keys."""
 
     def records() -> Iterator[Record]:
         yield first
@@ -262,7 +261,7 @@ def _together(
 
 
 def _records(source: PairSource, report: SourceReport, use: Use, skips: bool) -> Iterator[Record]:
-    """Every row that `where` lets pass, flat ones together."""
+    """Yield a record per row that `where` lets pass; flat rows of one prompt are one record."""
     if source.format != "auto":
         _check_use(source.format, use, source.path)
     found = find_source(source.path, split=source.split, columns=source.columns)
@@ -284,7 +283,7 @@ def _records(source: PairSource, report: SourceReport, use: Use, skips: bool) ->
 def _passing(
     rows: Iterable[Row], source: PairSource, report: SourceReport, use: Use, skips: bool
 ) -> Iterator[Row]:
-    """The rows that `where` lets pass. Sets the report's format at the first of them."""
+    """Yield the rows that `where` lets pass, and set the report's format at the first of them."""
     for row in rows:
         report.rows += 1
         try:
@@ -302,7 +301,7 @@ def _passing(
 
 
 def _drop(error: InputError, where: str, report: SourceReport, skips: bool) -> None:
-    """Count a row that is skipped. Raises `error` where none is to be, unless it was before."""
+    """Count a row that is skipped. Raises `error` unless `skips`, or its reader skipped it."""
     if not (skips or isinstance(error, SkippedRow)):
         raise error
     report.drop(one_line(error.problem), where)

@@ -1,6 +1,6 @@
-"""A row to convert, what may become of it, and checked access to its columns.
+"""Define a row to convert, with checked access to its columns, and what may become of it.
 
-The one place where a pair is made: every converter's pairs pass the same checks.
+Pairs are made here alone, by `checked_pair`, so that every converter's pass the same checks.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ PairsOf = Literal["all", "adjacent", "best_vs_worst", "best_vs_random"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a converter goes about what the data leaves open.
+    """What the user decides where the data leaves it open.
 
     Args:
-        pairs: which pairs to make of more than two answers.
+        pairs: which pairs to make of more than two responses.
         by: which rating says what is better; None for the format's own.
         diverging_prompts: what to do with two conversations that differ before their last
             responses: "drop" skips them, "truncate" compares the responses where they differ first.
@@ -55,7 +55,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a row, or one pair of its answers, makes no pair. `reason` is what is counted."""
+    """Why a row, or two of its responses, make no pair. Reports count rows by `reason`."""
 
     reason: str
 
@@ -65,10 +65,10 @@ Outcome = Pair | Refusal
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row: its columns, where it stands, and the id and the source its pairs shall have.
+    """One row: its columns, its place for errors, and the id and source of the pairs made of it.
 
     Accessors raise InputError that begins with the place: a column of a wrong type is a mistake in
-    the file or a wrong format, never a reason to drop the row.
+    the file or a wrong format, never a reason to skip the row.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Record:
     columns: Mapping[str, object]
 
     def get(self, key: str) -> object:
-        """The column's value. Raises InputError where the row has no such column."""
+        """Return the column's value. Raises InputError where the row has no such column."""
         if key not in self.columns:
             raise InputError(
                 self.where,
@@ -90,7 +90,7 @@ class Record:
         return self.as_text(self.get(key), key)
 
     def as_text(self, value: object, name: str) -> str:
-        """`value`, where it is a text that a tokenizer can read; it may be empty."""
+        """Return `value`, which may be empty. Raises InputError where it is not a valid text."""
         if not isinstance(value, str):
             raise self.wrong(name, value, "a text")
         try:
@@ -114,14 +114,17 @@ class Record:
         return value
 
     def as_number(self, value: object, name: str) -> float | None:
-        """A finite number, or None where the source says that there is none."""
+        """Return `value` as a finite number, or None where it states none, as `number` does.
+
+        Raises InputError for anything else.
+        """
         try:
             return number(value)
         except ValueError:
             raise self.wrong(name, value, "a number") from None
 
     def one_of(self, key: str, known: Mapping[Any, _Value]) -> _Value:
-        """`known[value of the column]`. Raises InputError for any other value."""
+        """Return `known[value of the column]`. Raises InputError for any other value."""
         value = self.get(key)
         if isinstance(value, Hashable) and not isinstance(value, bool) and value in known:
             return known[value]
@@ -129,7 +132,7 @@ class Record:
         raise InputError(self.where, f"{key!r} is {_shown(value)}", f"use one of {listed}")
 
     def rest(self, *used: str) -> dict[str, object]:
-        """The columns that are neither the id nor `used`."""
+        """Return the columns that are neither the id nor among `used`."""
         return {key: value for key, value in self.columns.items() if key not in ("id", *used)}
 
     def wrong(self, name: str, value: object, wanted: str) -> InputError:
@@ -141,7 +144,7 @@ class Record:
 
 
 def number(value: object) -> float | None:
-    """A finite number, also one written as text; None for null, NaN, "" and "N/A".
+    """Return a finite number, also one written as text; None for null, "", "N/A", NaN and infinity.
 
     Raises ValueError for anything else.
     """
@@ -154,7 +157,7 @@ def number(value: object) -> float | None:
 
 
 def kind(value: object) -> str:
-    """What `value` is, in words for an error message."""
+    """Return the type of `value` in words for an error message, such as "a list"."""
     if value is None:
         return "null"
     if value == "":
@@ -190,7 +193,7 @@ def checked_pair(
     labels: Mapping[str, Mapping[str, float]] | None = None,
     fields: Mapping[str, object] | None = None,
 ) -> Outcome:
-    """A pair, or why a reward model could learn nothing from it.
+    """Return the pair, or a `Refusal` saying why a reward model could learn nothing from it.
 
     Sides that differ in surrounding blanks alone count as identical.
     """
@@ -220,7 +223,7 @@ def _said(response: str | Message) -> Message:
 
 
 def prompt_refusal(prompt: Sequence[Message]) -> Refusal | None:
-    """Why these messages are nothing to answer; None where they are."""
+    """Return why there is nothing to respond to in these messages; None where there is."""
     if not any(message["role"] == "user" for message in prompt):
         return Refusal("no user turn")
     if prompt[-1]["role"] not in ("user", "tool"):

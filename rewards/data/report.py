@@ -1,4 +1,4 @@
-"""Count what became of every row of every source, and what is noticed of all pairs together."""
+"""Count what became of every row of every source, and what holds of all pairs together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PLACES = 3
 
 @dataclass(slots=True)
 class Dropped:
-    """How often a reason came up, and where first."""
+    """How often rows were skipped for one reason, and the first places where they were."""
 
     count: int = 0
     places: list[str] = field(default_factory=list)
@@ -39,14 +39,14 @@ class Dropped:
 
 @dataclass(slots=True)
 class SourceReport:
-    """One source.
+    """What became of the rows of one source.
 
     Args:
         rows: how many were read.
-        made: how many pairs (or rated responses) are kept of them.
-        dropped: reason -> count and places, for what cannot make a pair.
-        left_out: setting (where, every, fraction) -> what it left out, for what was not asked for.
-        limited: reading stopped at the limit, with rows left.
+        made: how many pairs (or rated responses) were made of them and are used.
+        dropped: reason -> count and places, of rows that cannot make a pair.
+        left_out: setting (where, every, fraction) -> how many rows or pairs it excluded.
+        limited: reading stopped at the limit, so that rows may be left.
     """
 
     name: str
@@ -62,14 +62,14 @@ class SourceReport:
         self.dropped.setdefault(reason, Dropped()).add(place)
 
     def nothing_left(self) -> str:
-        """What an error says of a source of which nothing is left."""
+        """Return the error message for a source that yields no pair or rated response."""
         unit = "pair" if self.unit == "pairs" else "rated response"
         places = [place for dropped in self.dropped.values() for place in dropped.places]
         first = f"; the first at {places[0]}" if places else ""
         return f"no {unit} is left of it ({self.counts()}{first})"
 
     def counts(self) -> str:
-        """One line without the source's name."""
+        """Return the counts as one line, without the source's name."""
         parts = [f"{self.rows} rows", f"{self.made} {self.unit}"]
         by_count = sorted(self.dropped.items(), key=lambda item: -item[1].count)
         parts += [f"{dropped.count} dropped: {reason}" for reason, dropped in by_count]
@@ -81,13 +81,13 @@ class SourceReport:
 
 @dataclass(slots=True)
 class DataReport:
-    """All sources together.
+    """What became of the rows of all sources.
 
     Args:
-        by_origin: Pair.source -> pairs, for tables.
-        labels: attribute -> (how many labels, the least, the greatest).
-        reversed_pairs: pairs whose two sides stand the other way round in an earlier one.
-        renamed: ids that stood twice and got a number.
+        by_origin: Pair.source -> number of pairs, for tables.
+        labels: attribute -> (number of labels, the least, the greatest).
+        reversed_pairs: how many pairs have the sides of an earlier one, swapped.
+        renamed: how many pairs got a number behind their id because an earlier one has that id.
     """
 
     sources: Sequence[SourceReport]
@@ -97,7 +97,7 @@ class DataReport:
     renamed: int = 0
 
     def lines(self) -> list[str]:
-        """For a person, without a line break in any."""
+        """Return the report as lines for a person, none with a line break in it."""
         return list(self._lines())
 
     def _lines(self) -> Iterator[str]:
@@ -128,7 +128,7 @@ class DataReport:
 
 
 def with_unique_ids(pairs: list[Pair]) -> tuple[list[Pair], int]:
-    """The pairs, an id that stands again getting ~2, ~3, …; and how many were renamed."""
+    """Return the pairs, repeated ids getting ~2, ~3, … behind them, and how many were renamed."""
     taken = {pair.id for pair in pairs}
     seen: Counter[str] = Counter()
     unique = []
@@ -145,13 +145,13 @@ def with_unique_ids(pairs: list[Pair]) -> tuple[list[Pair], int]:
 
 
 def pair_content(pair: Pair) -> str:
-    """Equal for pairs that say the same."""
+    """Return a key that is equal for pairs of the same prompt, chosen and rejected response."""
     more = [repr(pair.messages)] if pair.messages else []
     return "\x1e".join([_conversation(pair.prompt), pair.chosen, pair.rejected, *more])
 
 
 def rated_content(rated: Rated) -> str:
-    """Equal for rated responses that say the same."""
+    """Return a key that is equal for rated responses of the same conversation and labels."""
     labels = sorted(rated.labels.items())
     return f"{_conversation(rated.conversation)}\x1e{labels}"
 
@@ -161,7 +161,7 @@ def _conversation(messages: Sequence[Message]) -> str:
 
 
 def reversed_pairs(pairs: Sequence[Pair]) -> int:
-    """How many pairs contradict an earlier one: the same responses, the other one preferred."""
+    """Return how many pairs contradict an earlier one: same responses, the other one preferred."""
     seen: set[tuple[int, int, int]] = set()
     count = 0
     for pair in pairs:
@@ -177,7 +177,10 @@ def reversed_pairs(pairs: Sequence[Pair]) -> int:
 def label_ranges(
     several: Iterable[Mapping[str, float]], attributes: Sequence[str] = ()
 ) -> dict[str, tuple[int, float, float]]:
-    """Attribute -> (labels, least, greatest); (0, 0, 0) for one without any."""
+    """Return attribute -> (number of labels, least, greatest); (0, 0, 0) for one without any.
+
+    All `attributes` are in the result, and every other one that a label names.
+    """
     ranges: dict[str, tuple[int, float, float]] = dict.fromkeys(attributes, (0, 0.0, 0.0))
     for labels in several:
         for name, label in labels.items():

@@ -1,4 +1,4 @@
-"""What to read and how: one source of preference data, checked when it is written down."""
+"""Describe one source of preference data and how it is read; values are checked on construction."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class PairSource:
     """One source of data.
 
     Args:
-        path: what `rollout.data.sources.find_source` reads.
+        path: a file or data set, as `rollout.data.sources.find_source` reads it.
         format: one of `rewards.data.formats.FORMATS`, or "auto": by the columns of the first row.
         split: the split of a dataset; files have none.
         columns: {name here: name there}, see `rollout.data.forms.renamed`.
         source: the name of the pairs' source. Without one it is the row's `source` where that is a
             text, else the file's stem; rows of Unified-Feedback name their own.
         where: column -> the value (or list of values) that a row must have.
-        every: keep the first of every so many, counted after ties are dropped: Unified-Feedback's
+        every: use the first of every so many, counted after ties are skipped: Unified-Feedback's
             "40k" is 20 and its "400k" is 2.
-        fraction: keep about this share, drawn by seed and content.
-        limit: stop after so many.
-        duplicates: "keep" takes a pair as often as it stands, as votes of several people do.
+        fraction: use about this share, drawn by seed and content.
+        limit: stop after so many pairs (or rated responses).
+        duplicates: "keep" uses a pair as often as it occurs, as votes of several people do.
         pairs, by, diverging_prompts, ties, prefix: see `rewards.data.record.Options`.
     """
 
@@ -53,7 +53,7 @@ class PairSource:
     prefix: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises InputError for a value that is none of its key's."""
+        """Check the values of all keys. Raises InputError for one that its key does not allow."""
         if self.format != "auto":
             find_format(self.format)
         hints = get_type_hints(PairSource)
@@ -96,8 +96,10 @@ def parse_sources(sources: Sources) -> list[PairSource]:
 
 
 def _with_new_names(source: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`parted: drop|cut`, the old name of `diverging_prompts: drop|truncate`, is still read, and
-    so is `format: alpaca`."""
+    """Return `source` with renamed settings under their new names, and log a warning for each.
+
+    `parted: drop|cut` is now `diverging_prompts: drop|truncate`; `format: alpaca` is now `pair`.
+    """
     if source.get("format") == "alpaca":
         log.warning("a source says format: alpaca; its rows are read as pair now")
         source = {**source, "format": "pair"}

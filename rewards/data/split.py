@@ -1,4 +1,4 @@
-"""Training and held-out pairs of which no prompt is on both sides."""
+"""Split pairs into training and held-out ones, by prompts or by position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["Split", "split_last", "split_pairs"]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Both sides in the order of the pairs; `shared` held-out ones have a first turn of train's."""
+    """Training and held-out pairs, each in the order given.
+
+    `shared` counts the held-out pairs whose first user turn is also a training pair's.
+    """
 
     train: list[Pair]
     held_out: list[Pair]
@@ -26,8 +29,8 @@ def split_pairs(pairs: Sequence[Pair], held_out: float, seed: int = 0) -> Split:
     """Hold out about a share (below 1) or a number of pairs, whole prompts at a time.
 
     Pairs whose first user turns are the same but for case, punctuation and spacing stay together:
-    the turns of one conversation would tell each other's answers. Which ones are held out hangs on
-    the seed and the turn itself, so that another order of the pairs holds out the same.
+    one turn of a conversation would reveal the responses of others. The seed and the first turn
+    itself decide which are held out, so that the order of the pairs does not matter.
 
     Raises InputError where nothing, or everything, would be held out.
     """
@@ -58,7 +61,7 @@ def split_pairs(pairs: Sequence[Pair], held_out: float, seed: int = 0) -> Split:
 def split_last(pairs: Sequence[Pair], held_out: int) -> Split:
     """Hold out the last pairs, as the card of weqweasdas/hh_rlhf_rm_open_llama_3b does (6226).
 
-    A prompt may then stand on both sides; `shared` says how many held-out pairs have such a one.
+    A prompt may then be on both sides; `shared` counts the held-out pairs with such a prompt.
 
     Raises InputError where nothing, or everything, would be held out.
     """

@@ -1,4 +1,4 @@
-"""How often the better response wins, and how much of the verdict is length.
+"""Measure how often the better response wins, and how much response length decides.
 
 Ties and missing pairs are counted, never hidden.
 """
@@ -36,12 +36,12 @@ Label = TypeVar("Label", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Counts of pairs, and the shares that follow. A share of no pairs is NaN.
+    """Counts of pairs by outcome, and the shares that follow. A share of no pairs is NaN.
 
     Args:
         wins, ties, losses: of the pairs that have a margin.
         missing: pairs without one; they are in no share but `of_all`.
-        clusters: prompts that the pairs with a margin belong to.
+        clusters: number of prompts that the pairs with a margin belong to.
         interval: 95 % interval of `strict`.
     """
 
@@ -54,17 +54,17 @@ class Accuracy:
 
     @property
     def pairs(self) -> int:
-        """Those with a margin."""
+        """Return the number of pairs with a margin."""
         return self.wins + self.ties + self.losses
 
     @property
     def strict(self) -> float:
-        """Share of wins: a tie is lost."""
+        """Return the share of wins: a tie is lost."""
         return self.wins / self.pairs if self.pairs else math.nan
 
     @property
     def half(self) -> float:
-        """Share of wins, a tie counting half."""
+        """Return the share of wins, a tie counting half."""
         return (self.wins + self.ties / 2) / self.pairs if self.pairs else math.nan
 
     @property
@@ -73,7 +73,7 @@ class Accuracy:
 
     @property
     def of_all(self) -> float:
-        """Share of wins among all pairs: a missing one is lost too."""
+        """Return the share of wins among all pairs: a missing one is lost too."""
         every = self.pairs + self.missing
         return self.wins / every if every else math.nan
 
@@ -81,7 +81,7 @@ class Accuracy:
 def accuracy(
     margins_M: ArrayLike, cluster_M: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Accuracy:
-    """Of M pairs whose prompts are `cluster_M`, the interval by resampling prompts.
+    """Return the accuracy on M pairs, its interval by resampling prompts (`cluster_M`).
 
     Where every pair has the same outcome resampling finds no spread: the interval is then Wilson's
     (1927), for as many trials as there are prompts.
@@ -109,7 +109,7 @@ def accuracy_by(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[Label, Accuracy]:
-    """The `accuracy` of the pairs under each label, in the order the labels first appear."""
+    """Return the `accuracy` of the pairs under each label, in the order the labels first appear."""
     margins_M, cluster_M = np.asarray(margins_M), np.asarray(cluster_M)
     places: dict[Label, list[int]] = {}
     for place, label in enumerate(labels_M):
@@ -132,20 +132,22 @@ def _interval(
     return interval95(draws_B1[:, 0], clusters)
 
 
-_FEWEST = 3  # fewer points have no correlation worth a name
+_FEWEST = 3  # a correlation of fewer points means nothing
 
 
 @dataclass(frozen=True, slots=True)
 class LengthBias:
-    """Of the pairs whose two lengths are known.
+    """How length and verdict go together, on the pairs whose two lengths are known.
 
     Args:
         unit: of the lengths: "characters" or "tokens".
-        better_longer, better_shorter, better_equal: accuracy where the better response is that.
+        better_longer, better_shorter, better_equal: accuracy where the better response is longer
+            than the worse, shorter, or equally long.
         prefers_longer: share of the pairs of different length, ties apart, in which the longer
             response wins; `longer_is_better` is the same share by the labels.
         spearman, pearson: correlation of the margin with the better response's extra length, 0
-            for a reward that length tells nothing about; NaN where one of them does not vary.
+            for a reward that length tells nothing about; NaN for fewer than 3 pairs, and where
+            one of the two does not vary.
     """
 
     unit: str
@@ -167,7 +169,10 @@ def length_bias(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> LengthBias:
-    """`extra_M` is the length of the better response minus that of the worse, NaN if not known."""
+    """Return how length and verdict go together on M pairs.
+
+    `extra_M` is the length of the better response minus that of the worse, NaN if not known.
+    """
     margins_M = np.asarray(margins_M, dtype=np.float64)
     extra_M, cluster_M = np.asarray(extra_M, dtype=np.float64), np.asarray(cluster_M)
 

@@ -1,4 +1,4 @@
-"""The benchmarks' own tables as Markdown, one row per reward."""
+"""Write the benchmarks' own tables as Markdown, one row per reward."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Table = TypeVar("_Table", bound=Benchmark)
 
 
 def benchmark_sections(models: Mapping[str, ModelResult]) -> Iterator[str]:
-    """The benchmark's own tables, and why a reward is in none of them."""
+    """Yield the benchmark's own tables, then the reasons why rewards are in none of them."""
     tables = {label: one.benchmark for label, one in models.items() if one.benchmark is not None}
     notes = [f"{k}: {one.note}." for k, one in tables.items() if isinstance(one, NoTable)]
     bodies = (

@@ -1,4 +1,4 @@
-"""What each benchmark's own tables say, in percent as they are published."""
+"""Compute each benchmark's own tables, in percent as they are published."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class NoTable:
-    """Why a reward has no table of a benchmark."""
+    """The reason why a reward has no table of a benchmark."""
 
     benchmark: str
     note: str
@@ -49,7 +49,10 @@ class NoTable:
 
 @dataclass(frozen=True, slots=True)
 class WeightedSections:
-    """Sections and overall scores by one weighting, the 95 % interval that of `overall`."""
+    """RewardBench's section and overall scores by one weighting, in percent.
+
+    `low` and `high` are the 95 % interval of `overall`.
+    """
 
     sections: dict[str, float]
     overall: float
@@ -76,7 +79,7 @@ class SubsetScore:
 
 @dataclass(frozen=True, slots=True)
 class TiesScore:
-    """`score` in percent, its parts as shares: see `rewardbench2.Ties`."""
+    """The score of the subset Ties in percent, and its parts as shares: see `rewardbench2.Ties`."""
 
     score: float
     rows: int
@@ -90,7 +93,7 @@ class TiesScore:
 
 @dataclass(frozen=True, slots=True)
 class RewardBench2Table:
-    """`random` is the score of guessing."""
+    """RewardBench 2's scores in percent; `random` is the score of guessing."""
 
     benchmark: str
     overall: float
@@ -101,7 +104,7 @@ class RewardBench2Table:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """RM-Bench's accuracies by how much style speaks against the right response."""
+    """RM-Bench's accuracies, in percent, by how much style speaks against the right response."""
 
     hard: float
     normal: float
@@ -118,7 +121,10 @@ class Levels:
 
 @dataclass(frozen=True, slots=True)
 class RMBenchTable:
-    """`matrix` and `counts` are (3, 3), right response's style × wrong response's style."""
+    """RM-Bench's scores in percent.
+
+    `matrix` and `counts` are (3, 3), right response's style × wrong response's style.
+    """
 
     benchmark: str
     matrix: list[list[float]]
@@ -152,7 +158,7 @@ class HHHTable:
 
 @dataclass(frozen=True, slots=True)
 class RowMean:
-    """Mean over rows with its 95 % interval by resampling prompts."""
+    """A mean over rows with its 95 % interval, by resampling prompts."""
 
     mean: float
     low: float
@@ -179,7 +185,7 @@ Benchmark = (
 
 
 def benchmark(data: EvalSet, scored: Scored, *, resamples: int, seed: int) -> Benchmark | None:
-    """The tables of the set's own benchmark; None where it has none."""
+    """Return the tables of the set's own benchmark; None where it has none."""
     if data.form == "rewardbench":
         return _rewardbench(data, scored, resamples, seed)
     if data.form == "rewardbench2":
@@ -196,7 +202,7 @@ def benchmark(data: EvalSet, scored: Scored, *, resamples: int, seed: int) -> Be
 
 
 def _rewardbench(data: EvalSet, scored: Scored, resamples: int, seed: int) -> RewardBenchTable:
-    """Sections by both weightings, the overall score's interval by resampling prompts."""
+    """Compute sections by both weightings; the overall interval is by resampling prompts."""
     subsets = sorted(set(data.source_M))
     at_M = np.array([subsets.index(name) for name in data.source_M])
     in_MS = at_M[:, None] == np.arange(len(subsets))
@@ -285,7 +291,7 @@ def _rm_bench(data: EvalSet, scored: Scored) -> RMBenchTable:
 
 
 def _judgebench(data: EvalSet, scored: Scored) -> JudgeBenchTable:
-    """Ties and missing verdicts lose, as in the benchmark's own count."""
+    """Compute scores in which ties and missing verdicts lose, as in the benchmark's own count."""
     names = [group_of(source) for source in data.source_M]
     groups = accuracy_by(names, scored.margins_M, data.prompt_M, resamples=1)
     order = [name for name in (*GROUPS.values(), "Other") if name in groups]
@@ -303,7 +309,7 @@ def _hhh(data: EvalSet, scored: Scored) -> HHHTable:
 
 
 def _listwise(data: EvalSet, scored: Scored, resamples: int, seed: int) -> ListsTable | NoTable:
-    """Means over rows; a row with a missing score is in none of them."""
+    """Compute means over the rows that have all scores, and responses of different known value."""
     if scored.scores_R is None:
         return NoTable("lists", "best of n needs scores, not comparisons")
     hits, taus = [], []

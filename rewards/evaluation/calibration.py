@@ -1,4 +1,7 @@
-"""Whether σ(margin) is the chance that the better response is better (Bradley & Terry 1952)."""
+"""Measure whether σ(margin) is the probability that the better response is better.
+
+It is by the model of Bradley & Terry (1952).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pairs of about the same confidence: how sure the reward was, how often it was right."""
+    """Pairs of about the same confidence: their mean confidence, and the share that was right."""
 
     pairs: int
     confidence: float
@@ -27,15 +30,15 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Of the pairs that have a margin; NaN where there are none.
+    """How well σ(margin) fits, on the pairs that have a margin; NaN where there are none.
 
     Args:
-        log_loss: mean of −log σ(margin); log 2 = 0.693 says nothing.
-        brier: mean of (1 − σ(margin))²; 0.25 says nothing.
+        log_loss: mean of −log σ(margin); a reward that knows nothing has log 2 = 0.693.
+        brier: mean of (1 − σ(margin))²; a reward that knows nothing has 0.25.
         ece: expected calibration error, mean |confidence − accuracy| over the bins (Naeini et al.
             2015), the confidence σ(|margin|) in [½, 1] and a tie half right.
-        temperature: dividing all margins by it makes the log-loss least: above 1 the reward is too
-            sure of itself. None where no positive number does.
+        temperature: the number that makes the log-loss least when all margins are divided by it:
+            above 1 the reward is too sure of itself. None where no positive number does.
         bins: by rising confidence, of equal counts as far as equal confidences stay together.
     """
 
@@ -48,7 +51,7 @@ class Calibration:
 
 
 def calibration(margins_M: ArrayLike, bins: int = BINS) -> Calibration:
-    """From M margins in log-odds; those that are not finite are left out."""
+    """Return the calibration of M margins in log-odds; margins that are not finite are skipped."""
     margins_M = np.asarray(margins_M, dtype=np.float64)
     margins_M = margins_M[np.isfinite(margins_M)]
     if not len(margins_M):
@@ -78,14 +81,17 @@ def _bins(margins_M: np.ndarray, bins: int) -> tuple[Bin, ...]:
 
 
 def _temperature(margins_M: np.ndarray) -> float | None:
-    """The log-loss is convex in 1/T: find where its slope is 0."""
+    """Return the T of least log-loss of margins / T; None where no positive T has it.
+
+    The log-loss is convex in 1/T, so its least value is where the slope is 0.
+    """
     if not (margins_M < 0).any() or margins_M.mean() <= 0:
-        return None  # ever surer is ever better, or never sure is best
+        return None  # the log-loss falls all the way to T = 0, or to an infinite T
     largest = float(np.abs(margins_M).max())
     scaled_M = margins_M / largest
 
     def gain(sharpness: float) -> float:
-        """Minus the slope of the log-loss in 1/T."""
+        """Return minus the slope of the log-loss in 1/T, at T = `largest` / `sharpness`."""
         return float((scaled_M * expit(-sharpness * scaled_M)).sum())
 
     high = 1.0

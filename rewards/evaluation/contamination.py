@@ -1,11 +1,10 @@
-"""Which prompts to evaluate on also stand in the training data: the same, and nearly the same.
+"""Find the evaluation prompts that the training data also have: the same, or nearly the same.
 
-Exact: equal but for case, punctuation and spacing. Near: the two share at least 80 % of the runs
-of 13 words of the shorter one. Runs of 13 words are GPT-3's measure (Brown et al. 2020, arXiv
-2005.14165, appendix C), which counts a single shared run as contamination and, like this one,
-skips runs that stand in more than ten documents; a share, at 70 % of 8-grams, is PaLM's
-(Chowdhery et al. 2022, arXiv 2204.02311). A prompt of fewer than 13 words has no such run: it can
-only match exactly.
+Exact: equal but for case, punctuation and spacing. Near: the two share at least 80 % of the runs of
+13 words of the shorter one. Runs of 13 words are GPT-3's measure (Brown et al. 2020, arXiv
+2005.14165, appendix C), which counts a single shared run as contamination and, like this one, skips
+runs that are in more than ten documents; a share, at 70 % of 8-grams, is PaLM's (Chowdhery et al.
+2022, arXiv 2204.02311). A prompt of fewer than 13 words has no such run: it can only match exactly.
 """
 
 from __future__ import annotations
@@ -29,14 +28,17 @@ Prompt = str | Sequence[Message]
 _Kind = Literal["exact", "near"]
 _Gram = tuple[str, ...]
 
-_COMMON = 10  # a run in more distinct evaluation prompts is a form of words, and says nothing
+_COMMON = 10  # a run in more distinct evaluation prompts is a set phrase, and tells nothing
 _EXAMPLES = 3
 _SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An evaluation prompt and the training prompt nearest to it. `share` is 1 where exact."""
+    """An evaluation prompt and the training prompt nearest to it, by their places from 0.
+
+    `share` is the share of common runs of words, 1 where exact.
+    """
 
     evaluation: int
     train: int
@@ -47,7 +49,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """The matched evaluation prompts, in their order; places count from 0."""
+    """The evaluation prompts that match a training prompt, in their order."""
 
     evaluation_count: int
     train_count: int
@@ -73,15 +75,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """How much of an evaluation set also stands in a training file.
+    """How much of an evaluation set is also in a training file.
 
     Args:
         train_pairs: pairs of the training file.
         prompts: distinct prompts of the evaluation set.
-        exact_prompts, near_prompts: of them, those that are training prompts, or nearly so.
+        exact_prompts, near_prompts: those of them that are training prompts, or nearly so.
         pairs: pairs of the evaluation set.
-        pairs_of_these: of them, those of an exact or near prompt.
-        same_pairs: of them, those whose two responses stand in the training file for that prompt.
+        pairs_of_these: those of them with an exact or near prompt.
+        same_pairs: pairs whose two responses are in the training file for that prompt.
     """
 
     train: str
@@ -174,7 +176,7 @@ class _Index:
         self._sizes = Counter(key for keys in self._holders.values() for key in keys)
 
     def matches(self, text: str, share: float) -> list[tuple[int, _Kind, float]]:
-        """(place, kind, share) of every evaluation prompt that `text` is, or is nearly."""
+        """Return (place, kind, share) of every evaluation prompt that `text` is, or is nearly."""
         words = prompt_words(text)
         own = " ".join(words)
         found: list[tuple[int, _Kind, float]] = []
@@ -183,7 +185,7 @@ class _Index:
         grams = _grams(words, self._n) - self._common
         shared = Counter(key for gram in grams for key in self._holders.get(gram, ()))
         for key, count in shared.items():
-            # of the shorter one: a question within a longer prompt is asked there too
+            # the share of the shorter one's runs: a longer prompt that holds a question asks it too
             near = count / min(len(grams), self._sizes[key])
             if near >= share and key != own:
                 for place in self._places[key]:
@@ -196,7 +198,7 @@ def _grams(words: Sequence[str], n: int) -> set[_Gram]:
 
 
 def _pair_digest(prompt: Prompt, responses: tuple[str, str]) -> bytes:
-    """Equal for pairs of one prompt and the same two responses, whichever is the better one."""
+    """Return a digest of prompt and responses, the same whichever response is the better one."""
     parts = (same_prompt_key(prompt_text(prompt)), *sorted(one.strip() for one in responses))
     return blake2b("\x1e".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

@@ -189,8 +189,7 @@ class EvalSet:
         return (row for row, _ in self.all_rows() if row is not None)
 
     def all_rows(self) -> Iterator[tuple[EvalRow | None, Row]]:
-        """Yield every row once more, None for one that is skipped, and beside it the row as read.
-        """
+        """Yield every row once more, and beside it as read; None for one that is skipped."""
         parser = RowParser(self.source.stem, self.form, self.gold)
         for row in parser.rows(self.source):
             yield (None if row.number in self.bad.reasons else parser.parse(row)), row

@@ -1,4 +1,4 @@
-"""`raft eval-reward`: how good rewards are on a set of preferences, several side by side."""
+"""Evaluate rewards on a set of preferences, several side by side: `raft eval-reward`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["Scorer", "eval_reward"]
 
 log = logging.getLogger("raft")
 
-# more are no sources but names of single rows
+# a set of more "sources" names single rows there: it gets no table by source
 _MOST_SOURCES = 500
 _LABELLED = ("judgebench", "llmbar")
 _FEWEST_FOR_LABELS = 10
@@ -47,9 +47,10 @@ _FEWEST_FOR_LABELS = 10
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Who scores: `name` is what the user wrote, `spec` is built, as a judge where `judge` is set.
+    """What gives scores: a reward, a judge, or columns of the rows.
 
-    Stored scores have their name (None: the plain columns) and no spec.
+    `name` is what the user wrote; `spec` is built, as a judge where `judge` is set. Stored scores
+    have a name (None for the plain columns) and no spec.
     """
 
     name: str | None
@@ -76,18 +77,18 @@ def eval_reward(
 
     Args:
         form: read rows as this form; by default as the one that the first row's columns fit.
-        gold: the column of listwise rows that their known order stands in.
-        split, columns: of a dataset; other names of columns.
-        train: a file of training pairs to look for the evaluation's prompts in.
+        gold: the column of listwise rows that holds their known order.
+        split, columns: the split of a dataset; other names of columns.
+        train: a file of training pairs in which the evaluation's prompts are looked for.
         resamples, seed: of all bootstrap intervals.
-        on_bad_row: "skip" leaves rows out that cannot be read, by the set's form or by one of the
-            scorers, and counts them.
+        on_bad_row: "skip" skips and counts rows that cannot be read, by the set's form or by one
+            of the scorers.
         place: where models run.
         keep: a JSONL file for the rows with the scores of every reward, as `by_stored` reads them.
 
     Raises:
         InputError: anything wrong with the set, the settings or the stored scores.
-        RewardError: a reward that scores none of the rows.
+        RewardError: a reward that cannot score any of the first rows.
     """
     if not scorers:
         fix = "give --reward, --judge or --score-column"
@@ -120,7 +121,7 @@ def eval_reward(
 
 
 class _Draws(NamedTuple):
-    """The settings of every bootstrap."""
+    """The settings of every bootstrap interval."""
 
     resamples: int
     seed: int
@@ -214,7 +215,7 @@ def _compare(data: EvalSet, a: Scored, b: Scored, draws: _Draws) -> ModelCompari
 
 
 def _labels(scorers: Sequence[Scorer]) -> list[str]:
-    """A short name for each, told apart by numbers where two are the same."""
+    """Return a short name for each scorer, numbered where two are the same."""
     names = [_short(one) for one in scorers]
     return [
         name if names.count(name) == 1 else f"{name} #{names[: at + 1].count(name)}"

@@ -1,4 +1,4 @@
-"""The forms of rows to evaluate on, recognised by their columns.
+"""Parse the forms of rows to evaluate on, which are recognised by their columns.
 
 Each form has a parser that gives the row's K responses as groups to score, and their known values
 (K,), higher is better. Every error begins with the row's place.
@@ -12,8 +12,9 @@ Each form has a parser that gives the row's K responses as groups to score, and 
 | judgebench | `response_A`, `response_B` and `question`, or `judgments`; `label`, `source` |
 | llmbar | `input`, `output_1`, `output_2`, `label` |
 | hhh | `prompt`, `chosen`, `rejected`, `source`; or `input`, `targets` |
-| listwise | `prompt`, `responses`, and `ranks` or scores to compare with; flat rows, one response
-each, are put together by their prompts |
+| listwise | `prompt`, `responses`, and `ranks` or scores to compare with |
+
+Flat rows, one response each, are put together by their prompts to listwise ones.
 """
 
 from __future__ import annotations
@@ -53,20 +54,23 @@ Form = Literal[
     "pairs", "rewardbench", "rewardbench2", "rm-bench", "judgebench", "llmbar", "hhh", "listwise"
 ]
 FORMS: tuple[Form, ...] = get_args(Form)
-# columns that mean something else in other rows
+# forms whose columns mean something else in other rows, and so are not renamed
 _OWN_COLUMNS: tuple[Form, ...] = ("judgebench", "llmbar", "hhh")
 HHH_SOURCES = ("helpful", "honest", "harmless", "other")
 _STYLES = 3
 
 
 def recognise(columns: dict[str, object], where: str) -> Form | None:
-    """The form of a row, None where its columns fit none. One row tells: sets are of one form."""
+    """Return the form of a row; None where its columns fit none.
+
+    One row is enough to tell, since all rows of a set have one form.
+    """
     form = _recognise(columns)
     if form in _OWN_COLUMNS:
         return form
     known = known_columns(columns, where)
     form = _recognise(known)
-    # two answers and a verdict
+    # two responses and a verdict, of which `known_columns` makes ranks, are a pair
     return "pairs" if form == "listwise" and _judged_two(columns, known) else form
 
 
@@ -101,13 +105,13 @@ def _of_sides(columns: Mapping[str, object]) -> Form:
 
 
 def _texts(value: object) -> TypeGuard[list[str]]:
-    """A list of texts; one of messages is a dialogue."""
+    """Return whether `value` is a list of texts; a list of messages is one conversation instead."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 Parts = tuple[tuple[Group, ...], tuple[float, ...]]
 
-# where the known order of listwise rows is looked for, and what marks a column of ranks
+# columns of listwise rows that may hold the known order; names that mark a column of ranks
 GOLD_COLUMNS = ("ranks", "gold_scores", "scores")
 _RANKS = ("rank", "ranks")
 _OWN = {
@@ -119,7 +123,7 @@ _OWN = {
 def parse_form(
     form: Form, columns: dict[str, object], id: str, where: str, gold: str | None = None
 ) -> Parts:
-    """The responses of a row and their known values; `gold` names the column of a list's.
+    """Return the responses of a row and their known values; `gold` names a listwise row's column.
 
     Raises InputError for a row that is not of this form.
     """
@@ -132,7 +136,10 @@ def parse_form(
 
 
 def gold_column(columns: dict[str, object], given: str | None = None) -> str | None:
-    """The column that a listwise row's known order stands in."""
+    """Return the column that holds a listwise row's known order: `given`, else the first there is.
+
+    None where the row has no such column.
+    """
     if given is not None:
         return given if given in columns or given.partition(".")[0] in columns else None
     return next((name for name in GOLD_COLUMNS if name in columns), None)
@@ -255,7 +262,7 @@ def _first_or_second(better: int) -> tuple[float, float]:
 
 
 def _hhh(columns: dict[str, object], id: str, where: str) -> Parts:
-    """Two spellings: pairs, and BIG-bench's choices with one label each."""
+    """Parse a row of HHH in either spelling: a pair, or BIG-bench's choices with one label each."""
     asked = columns.get("prompt") if columns.get("prompt") is not None else columns.get("input")
     text = check_text(asked, where, "prompt" if "prompt" in columns else "input")
     targets = columns.get("targets")

@@ -1,4 +1,4 @@
-"""Cells and tables of Markdown: numbers with their intervals, a dash for what is not known."""
+"""Write cells and tables of Markdown: numbers with intervals, a dash for what is not known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def section(title: str, body: str) -> str:
 
 
 def with_interval(value: float, low: float, high: float, form: str, unit: str = "") -> str:
-    """A number and its interval, neither shown where it is not known."""
+    """Return a number and its interval, without the interval or as a dash where not known."""
     if not math.isfinite(value):
         return "–"
     shown = f"{value:{form}}{unit}"
@@ -36,12 +36,12 @@ def score(value: float | None) -> str:
 
 
 def number(value: float | None, form: str, unit: str = "") -> str:
-    """A dash where the number is not known."""
+    """Return the formatted number, a dash where it is None or not finite."""
     return "–" if value is None or not math.isfinite(value) else format(value, form) + unit
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, numbers to the right."""
+    """Return a Markdown table with the first column on the left and numbers on the right."""
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
     widths = [max(3, *(len(row[at]) for row in cells)) for at in range(len(columns))]
 

@@ -1,7 +1,7 @@
-"""pass@k and maj@k of a pool of answers to one question, expected over which k of N are drawn.
+"""Compute pass@k and maj@k of the responses to one question, expected over which k of N are drawn.
 
-Counts and labels in, numbers out; knows nothing of texts. Axes in names: N answers of a question,
-R random subsets, A different answers.
+Counts and labels go in, numbers come out: no texts. Axes in names: N responses to a question, R
+random subsets, A different answers that the responses give.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["SILENT", "majority_at_k", "pass_at_k", "weighted_majority_at_k"]
 
-# the label of an answer that votes for nothing
+# the label of a response that votes for no answer
 SILENT = -1
 Floats = NDArray[np.float64]
 
 
 def pass_at_k(total: int, right: int, k: int) -> float:
-    """Chance that of k of `total` answers, drawn without replacement, one is right.
+    """Return the chance that k of `total` responses, drawn without replacement, have a right one.
 
-    1 − C(total − right, k) / C(total, k), the unbiased estimator of Chen et al. 2021
-    (arXiv 2107.03374), as a product that cannot overflow. Raises ValueError unless
-    0 <= right <= total and 1 <= k <= total.
+    1 − C(total − right, k) / C(total, k), the unbiased estimator of Chen et al. 2021 (arXiv
+    2107.03374), as a product that cannot overflow. Raises ValueError unless 0 <= right <= total and
+    1 <= k <= total.
     """
     _check(total, right, k)
     wrong = total - right
@@ -33,16 +33,17 @@ def pass_at_k(total: int, right: int, k: int) -> float:
 
 
 def majority_at_k(right: int, others: Sequence[int], silent: int, k: int) -> float:
-    """Chance that the right answer has most votes among k of all answers (Wang et al. 2022,
-    arXiv 2203.11171), exactly: no subset is drawn.
+    """Return the chance that the right answer has most votes among k of all responses.
+
+    This is the exact majority vote of Wang et al. 2022 (arXiv 2203.11171): no subset is drawn.
 
     Args:
-        right: answers that are right, all of them one vote.
-        others: how many gave each of the other answers.
-        silent: answers that give nothing to vote for. They are drawn too.
+        right: how many responses give the right answer.
+        others: how many give each of the other answers.
+        silent: how many give no answer to vote for. They are drawn too.
 
-    Of t answers with most votes each wins 1 time in t; without any vote nothing is right.
-    Raises ValueError unless counts are 0 or more and 1 <= k <= their sum.
+    Of t answers with most votes each wins 1 time in t; without any vote nothing is right. Raises
+    ValueError unless counts are 0 or more and 1 <= k <= their sum.
     """
     total = right + sum(others) + silent
     _check(total, right, k)
@@ -54,12 +55,13 @@ def majority_at_k(right: int, others: Sequence[int], silent: int, k: int) -> flo
 def weighted_majority_at_k(
     label_N: ArrayLike, weight_N: ArrayLike, k: int, *, right: int = 0, draws: int, seed: int
 ) -> float:
-    """As `majority_at_k`, a vote counting its weight (Li et al. 2023, arXiv 2206.02336): the mean
-    over `draws` random subsets, which is unbiased; exact where k is N.
+    """Return `majority_at_k` with votes that count their weight (Li et al. 2023, arXiv 2206.02336).
+
+    This is the mean over `draws` random subsets, which is unbiased; exact where k is N.
 
     Args:
-        label_N: which answer each gives, 0 or more, or `SILENT`. A vote whose weight is not finite
-            is silent.
+        label_N: the answer that each response gives, 0 or more, or `SILENT`. A vote whose weight
+            is not finite is silent.
         right: the label that is right.
 
     Raises ValueError unless 1 <= k <= N.
@@ -75,7 +77,7 @@ def weighted_majority_at_k(
     given_NA = (label_N[:, None] == np.arange(max(label_N.max(), right) + 1)) & votes_N[:, None]
     count_RA = drawn_RN @ given_NA
     weight_RA = drawn_RN @ np.where(given_NA, weight_N[:, None], 0.0)
-    # an answer that nobody gave loses to any that was given, whatever its weight
+    # an answer without a vote in the subset loses to any with one, even one of negative weight
     weight_RA = np.where(count_RA > 0, weight_RA, -np.inf)
     best_RA = np.isclose(weight_RA, weight_RA.max(axis=1, keepdims=True), rtol=1e-12, atol=0)
     best_RA &= count_RA > 0
@@ -85,11 +87,11 @@ def weighted_majority_at_k(
 
 @lru_cache(maxsize=1 << 16)
 def _majority(right: int, others: tuple[int, ...], silent: int, k: int) -> float:
-    """Sum over m of P(right has m votes, t others have m, none more) / (t + 1).
+    """Sum P(right has m votes, t others have m, none more) / (t + 1) over m and t.
 
-    How many votes each answer has in a subset of k is a sample of binomials of one p, given that
-    they add up to k, whatever p is: products of their polynomials, and no binomial coefficient that
-    overflows.
+    The votes of the answers in a subset of k are independent binomials of one p, given that they
+    add up to k, whatever p is: the sum takes products of their polynomials, and no binomial
+    coefficient that overflows.
     """
     p = k / (right + sum(others) + silent)
     mute_S = _binomial(silent, p, k)
@@ -106,7 +108,7 @@ def _majority(right: int, others: tuple[int, ...], silent: int, k: int) -> float
 
 
 def _with_another(chance_TS: Floats, votes_S: Floats, m: int) -> Floats:
-    """Another answer joins: fewer than m votes, or m of them and one more at the top."""
+    """Add another answer to the chances: fewer than m votes, or m and one more at the top."""
     size = chance_TS.shape[1]
     found_TS = np.zeros_like(chance_TS)
     for votes, chance in enumerate(votes_S[: m + 1].tolist()):
@@ -122,7 +124,7 @@ def _with_another(chance_TS: Floats, votes_S: Floats, m: int) -> Floats:
 
 @lru_cache(maxsize=1 << 12)
 def _binomial(count: int, p: float, most: int) -> Floats:
-    """Chances of 0 … min(count, most) of `count`, each with chance p."""
+    """Return the chances of 0 … min(count, most) successes in `count` trials of chance p each."""
     from scipy.stats import binom
 
     return np.asarray(binom.pmf(np.arange(min(count, most) + 1), count, p))

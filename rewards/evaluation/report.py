@@ -1,4 +1,4 @@
-"""The report of `raft eval-reward` as Markdown, and the files that it is written to."""
+"""Write the report of `raft eval-reward` as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = [
 Models = Mapping[str, ModelResult]
 
 
-# longer tables by source or turns are in the JSON alone
+# further rows of a table by source or turns are in the JSON alone
 _MOST_ROWS = 40
 
 
 def as_markdown(report: EvalReport) -> str:
-    """Every table that the set and the scorers have something for."""
+    """Return the report as Markdown, with every table for which there is data."""
     data, models = report.data, report.models
     head = (
         f"# {Path(data.file).name}\n\n{data.rows:,} rows of form {data.form}: "
@@ -51,7 +51,10 @@ def as_markdown(report: EvalReport) -> str:
 
 
 def check_output(out: str | None) -> None:
-    """Raises InputError for an --out that no report can be written to, before work is done."""
+    """Check that a report can be written to `out`, before work is done, and make its folder.
+
+    Raises InputError where it cannot.
+    """
     if out is None:
         return
     path = Path(out).expanduser()
@@ -65,15 +68,15 @@ def check_output(out: str | None) -> None:
 
 
 def kept_rows(out: str | None) -> Path | None:
-    """Where the rows go with their scores: beside a report in a folder."""
+    """Return the path for the rows with their scores: scored.jsonl in a folder `out`, else None."""
     path = None if out is None else Path(out).expanduser()
     return path / "scored.jsonl" if path is not None and path.is_dir() else None
 
 
 def write_report(report: EvalReport, out: str) -> list[Path]:
-    """`report.md` and `report.json` in a folder; a file named .md gets its .json beside it.
+    """Write `report.md` and `report.json` to a folder; a file named .md gets its .json beside it.
 
-    Raises InputError where they cannot be written.
+    A file named .json is written alone. Returns the paths. Raises InputError where that fails.
     """
     path = Path(out).expanduser()
     if path.is_dir():
@@ -113,7 +116,7 @@ def _sliced(
     models: Models,
     slices_of: Callable[[ModelResult], Mapping[str, Accuracy] | Mapping[int, Accuracy]],
 ) -> str:
-    """One row per slice; nothing where there is but one."""
+    """Return a table with one row per slice; "" where there are fewer than two."""
     by_model = [{str(k): one for k, one in slices_of(model).items()} for model in models.values()]
     names = list(by_model[0])
     if len(names) < 2:

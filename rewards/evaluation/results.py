@@ -1,4 +1,4 @@
-"""The report of `raft eval-reward` as types, and the one place where they become JSON."""
+"""Define the types of the report of `raft eval-reward`, and turn them into JSON."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-# fields whose key is left out of the JSON where they are None
+# fields whose key the JSON lacks where they are None
 _OPTIONAL = {"optional": True}
 
 
 @dataclass(frozen=True, slots=True)
 class SetFacts:
-    """What an evaluation set holds; `prompts` are distinct."""
+    """What an evaluation set holds; `prompts` counts distinct prompts."""
 
     file: str
     form: str
@@ -49,7 +49,10 @@ class BootstrapFacts:
 
 @dataclass(frozen=True, slots=True)
 class PositionBias:
-    """How much likelier a response wins for being shown first: mean, and mean without the sign."""
+    """How much more probable a response wins for being shown first, in probability.
+
+    `mean` is signed, so that biases of both signs cancel; `mean_size` is the mean without the sign.
+    """
 
     mean: float
     mean_size: float
@@ -57,14 +60,14 @@ class PositionBias:
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """What was measured of one model, function, judge or column of scores.
+    """The measurements of one model, function, judge or column of scores.
 
     Args:
-        calibration: None where margins are no log-odds.
+        calibration: None where margins are not log-odds.
         length: None where no text is known.
         position_bias: None for all but judges.
         failures: why rows could not be scored, the first few; `failed_rows` counts them all.
-        seconds: scoring took; None for stored scores.
+        seconds: how long scoring took; None for stored scores.
     """
 
     settings: Mapping[str, object]
@@ -82,7 +85,7 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelComparison:
-    """Accuracy of model a minus that of b on the pairs that both have a margin for."""
+    """Accuracy of model a minus that of b, on the pairs for which both have a margin."""
 
     a: str
     b: str
@@ -95,7 +98,7 @@ class ModelComparison:
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """Shares are in [0, 1], scores of benchmarks in percent; what is not known is NaN or None.
+    """All results. Shares are in [0, 1], scores of benchmarks in percent, unknown ones NaN or None.
 
     `models` are by label, `comparisons` of each two of them; `contamination` is None where no
     training file was named.
@@ -109,7 +112,7 @@ class EvalReport:
 
 
 def as_object(value: object) -> dict[str, Json]:
-    """A dataclass as a JSON object, its fields being the keys."""
+    """Return a dataclass as a JSON object whose keys are its fields."""
     if isinstance(value, Accuracy):
         return _accuracy(value)
     assert is_dataclass(value), type(value)
@@ -121,7 +124,7 @@ def as_object(value: object) -> dict[str, Json]:
 
 
 def _as_json(value: object) -> Json:
-    """NaN and infinity, which JSON does not have, are null."""
+    """Return a value as JSON; NaN and infinity, which JSON does not have, become null."""
     if is_dataclass(value):
         return as_object(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""RewardBench (Lambert et al. 2024): from accuracies of subsets to sections and the overall score.
+"""Compute RewardBench's section and overall scores (Lambert et al. 2024) from subset accuracies.
 
 The counts are weights, not sizes: math-prm has 447 prompts and weighs as much as the six code
 subsets together. On 10 September 2024 the benchmark swapped the counts of its two XSTest subsets;
@@ -55,26 +55,27 @@ SECTIONS: dict[str, dict[str, int]] = {
     },
 }
 _UNTIL_2024_09 = {"xstest-should-refuse": 250, "xstest-should-respond": 154}
-# counted as one section by the plain mean of their accuracies
+# these count as one section: the plain mean of their accuracies
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 PRIOR = "Prior Sets"
-# measured beside these by the benchmark's harness, and in no score
+# the benchmark's harness measures these too, but they are in no score
 UNSCORED = ("anthropic_harmless", "mtbench_gpt4", "mtbench_human", "pku_better", "pku_safer")
 SUBSETS = tuple(subset for section in SECTIONS.values() for subset in section)
 
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """Scores in percent, as they are published. A section of which nothing was measured is NaN,
-    and so is an overall score of no section.
+    """Scores in percent, as they are published.
+
+    A section of which nothing was measured is NaN, and so is an overall score of no section.
 
     Args:
         sections: Chat, Chat Hard, Safety, Reasoning and, where measured, Prior Sets.
         overall: the prior sets weighing half a section (the leaderboard of 2024).
         without_prior: the plain mean of the four sections.
         unweighted: the plain mean of all five (the first leaderboard).
-        missing: subsets, prior sets among them if any was measured, that were not; they are left
-            out of the weights.
+        missing: subsets that were not measured, and have no weight; prior sets are among them if
+            any prior set was measured.
     """
 
     sections: dict[str, float]
@@ -87,11 +88,11 @@ class Sections:
 def rewardbench(
     accuracies_by_subset: Mapping[str, float], weights: Weights = "current"
 ) -> Sections:
-    """From accuracies in [0, 1], a tie being lost, by subset and prior set.
+    """Return the scores from accuracies in [0, 1], a tie being lost, by subset and prior set.
 
-    `weights` "2024-09" are those until September 2024. A subset that is missing, or NaN, is left
-    out of its section, and a section without any out of the overall score; so are the sets that
-    only the harness measures.
+    `weights` "2024-09" are those until September 2024. A subset that is missing, or NaN, has no
+    weight in its section, and a section without any such accuracy has no weight in the overall
+    score; `UNSCORED` sets count nowhere.
 
     Raises `InputError` for names that are no subsets, and for unknown weights.
     """
@@ -125,7 +126,7 @@ def rewardbench(
 
 
 def overall(sections: Mapping[str, float], prior_weight: float = 0.5) -> float:
-    """The mean of the sections, the prior sets weighing `prior_weight` of one; NaN ones left out.
+    """Return the mean of the sections that are not NaN, Prior Sets weighing `prior_weight` of one.
 
     ½ is the leaderboard's rule since its first weeks, (2·4 sections + prior)/9; 1 the first one's.
     """

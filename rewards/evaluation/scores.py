@@ -1,6 +1,6 @@
-"""What a reward, a judge or stored columns say of a set: margins of its pairs, missing ones as NaN.
+"""Get the margins of a set's pairs from a reward or a judge; missing ones are NaN.
 
-Models are loaded here and let go again, so that one after the other fits where one does.
+One model after the other is loaded and freed here, so that each needs to fit only alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger("raft")
 _CONVERSATIONS_AT_A_TIME = 512
 _REASONS = 3
 _HOPELESS = 8
-# a probability of 0 or 1 would be endless log-odds
+# a probability of 0 or 1 would have infinite log-odds
 _LEAST = float(np.finfo(np.float64).eps)
 
 # values of one row, in its own order
@@ -46,14 +46,14 @@ Run = Callable[[Sequence[EvalRow]], list[Values]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What one scorer says.
+    """The scores or verdicts of one scorer.
 
     Args:
         margins_M: of the set's pairs, better minus worse; NaN where missing.
-        scores_R: of its responses; None from what only compares.
-        log_odds: whether margins are numbers that σ makes probabilities of.
-        position_bias_M: how much more a judge likes what it is shown first; None where not known.
-        reasons: of rows that could not be scored, the first few; `failed` counts them all.
+        scores_R: of its responses; None from a scorer that only compares.
+        log_odds: whether σ(margin) is meant as a probability.
+        position_bias_M: how much more a judge prefers what is shown first; None where not known.
+        reasons: why rows could not be scored, the first few; `failed` counts them all.
     """
 
     label: str
@@ -93,9 +93,10 @@ def by_reward(data: EvalSet, spec: RewardSpec, label: str, place: Place = here) 
 
 
 def by_judge(data: EvalSet, spec: JudgeSpec, label: str, place: Place = here) -> Scored:
-    """Compare the two of every pair, in both orders; margins are the log-odds of P(better wins).
+    """Compare the two responses of every pair; margins are the log-odds of P(better wins).
 
-    Raises as `by_reward` does. A pair whose two answers have two prompts cannot be compared.
+    The position bias is known of judges that compare in both orders and give `Verdicts`. Raises as
+    `by_reward` does. A pair whose two responses have two prompts cannot be compared.
     """
     judge = place(partial(build_judge, spec))
 
@@ -121,7 +122,7 @@ def by_judge(data: EvalSet, spec: JudgeSpec, label: str, place: Place = here) ->
 
 @dataclass(slots=True)
 class _Walk:
-    """Through a set in chunks; where a chunk fails its rows are tried one by one."""
+    """A pass through a set in chunks; where a chunk fails its rows are tried one by one."""
 
     label: str
     at_once: int
@@ -130,7 +131,7 @@ class _Walk:
     reasons: list[str] = field(default_factory=list)
 
     def values(self, data: EvalSet, run: Run, count: Callable[[EvalRow], int]) -> list[float]:
-        """The values of all rows, one after the other; `count` of them are NaN where a row fails.
+        """Return the values of all rows, one after the other; `count` times NaN where one fails.
 
         Raises RewardError when none of the first rows can be scored.
         """
@@ -206,7 +207,7 @@ def _comparisons(row: EvalRow) -> list[tuple[Comparison, str]]:
 def _verdicts(
     judge: Judge, named: Sequence[tuple[Comparison, str]]
 ) -> Iterator[tuple[float, float]]:
-    """P(first is better) and the position's part in it, NaN where that is not known."""
+    """Return P(first is better) and the position bias of each comparison, NaN where not known."""
     if not named:
         return iter(())
     said = verdicts_of(judge, named)
@@ -220,7 +221,7 @@ def _floats(values: Any) -> Values:
 
 
 def free_memory() -> None:
-    """What the last model held, before the next one is loaded."""
+    """Free the memory that the last model held, before the next one is loaded."""
     gc.collect()
     torch = sys.modules.get("torch")  # not imported for a function's sake
     if torch is not None and torch.cuda.is_available():

@@ -1,12 +1,11 @@
-"""RM-Bench (Liu et al. 2024, arXiv 2410.16184): does style outweigh substance?
+"""Compute the scores of RM-Bench and JudgeBench, and compare orders of K responses.
 
-Every row has its right and its wrong answer in three styles, from plain to fancy: concise,
-detailed, detailed with markdown. Nine pairs, a 3 × 3 matrix: rows the right answer's style, columns
-the wrong one's.
+RM-Bench (Liu et al. 2024, arXiv 2410.16184) asks whether style outweighs substance. Every row has
+its right and its wrong response in three styles, from plain to fancy: concise, detailed, detailed
+with markdown. They make nine pairs, a 3 × 3 matrix: rows the right response's style, columns the
+wrong one's.
 
 JudgeBench (Tan et al. 2024): groups of sources, and decisions taken in both orders.
-
-A reward's order of K responses against a given one, row by row.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ __all__ = [
 ]
 
 STYLES = ("concise", "detailed", "markdown")
-# RM-Bench's domains, and how the names of rows' domains or subsets begin: its whole file has the
-# one, its file of each domain the other
+# RM-Bench's domains, and how the domains or subsets of their rows begin: the whole file names
+# domains, the files of single domains name subsets
 _DOMAINS: dict[str, tuple[str, ...]] = {
     "chat": ("chat", "alpacaeval", "mt-bench", "llmbar"),
     "math": ("math", "hendrycks", "prm800k", "algebra", "counting", "geometry", "intermediate",
@@ -49,10 +48,10 @@ class StyleMatrix:
     """Shares of right verdicts, a tie being wrong; NaN where nothing was measured.
 
     Args:
-        matrix: (3, 3), right answer's style × wrong answer's style.
-        hard, normal, easy: means above the diagonal (the right answer is the plainer one), on it,
-            below it.
-        counts: (3, 3), verdicts in each; missing ones are in none.
+        matrix: (3, 3), right response's style × wrong response's style.
+        hard, normal, easy: means above the diagonal (the right response is the plainer one), on
+            the diagonal, and below it.
+        counts: (3, 3), the verdicts in each cell; missing ones are in none.
     """
 
     matrix: np.ndarray
@@ -67,7 +66,7 @@ class StyleMatrix:
 
 
 def style_matrix(margins_N33: ArrayLike) -> StyleMatrix:
-    """From margins (N, 3, 3) of right answer i over wrong answer j; NaN is missing."""
+    """Return the matrix from margins (N, 3, 3) of right response i over wrong j; NaN is missing."""
     margins_N33 = np.asarray(margins_N33, dtype=np.float64).reshape(-1, 3, 3)
     counts_33 = np.isfinite(margins_N33).sum(axis=0)
     with np.errstate(invalid="ignore"):
@@ -83,9 +82,9 @@ def style_matrix(margins_N33: ArrayLike) -> StyleMatrix:
 
 
 def domain_of(name: str, stem: str = "") -> str:
-    """The domain of a row's domain or subset, else that of the file's name; of neither, `name`.
+    """Return the domain of a row's domain or subset, else of the file's `stem`, else `name` itself.
 
-    Refusals and responses are both safety, one domain of all their rows.
+    Safety is one domain: the rows to refuse and those to respond to are not split.
     """
     for one in (name, stem):
         for domain, starts in _DOMAINS.items():
@@ -95,13 +94,13 @@ def domain_of(name: str, stem: str = "") -> str:
 
 
 def mean_of_domains(domains: Sequence[StyleMatrix]) -> dict[str, float]:
-    """Hard, normal, easy and their average: plain means over the domains, as published."""
+    """Return hard, normal, easy and their average: plain means over the domains, as published."""
     levels = ("hard", "normal", "easy", "average")
     return {level: float(np.mean([getattr(one, level) for one in domains])) for level in levels}
 
 
 LABELS = ("A>B", "B>A")
-# how the benchmark's sources begin -> the group of its tables
+# how JudgeBench's sources begin -> the group of its tables
 GROUPS = {
     "mmlu-pro": "Knowledge",
     "livebench-reasoning": "Reasoning",
@@ -112,17 +111,16 @@ _SWAPPED = {"A>B": "B>A", "B>A": "A>B"}
 
 
 def group_of(source: str) -> str:
-    """Knowledge, Reasoning, Mathematics or Coding; "Other" for a source of none."""
+    """Return Knowledge, Reasoning, Mathematics or Coding; "Other" for a source of none."""
     return next((group for start, group in GROUPS.items() if source.startswith(start)), "Other")
 
 
 def vote(decisions: Sequence[str | None], label: str) -> float:
-    """What decisions in turn (A, B), (B, A) come to, in [−1, 1]: right above 0, 0 a tie.
+    """Return the mean vote of decisions, in [−1, 1]: above 0 is right, 0 is a tie.
 
-    The first is about A and B as they stand, the second as they stand swapped. A decision for
-    the label is +1, against it −1, a tie or none 0, and their mean is taken, so that two that
-    contradict each other are a tie, which loses, as in the benchmark's own count. NaN where no
-    decision was taken at all.
+    The first decision is about (A, B), the second about the two swapped, and so on. A decision for
+    the label is +1, against it −1, a tie or none 0, so that two that contradict each other are a
+    tie, which loses, as in the benchmark's own count. NaN where there is no decision at all.
     """
     if all(decision is None for decision in decisions):
         return math.nan
@@ -134,10 +132,10 @@ def vote(decisions: Sequence[str | None], label: str) -> float:
 
 
 def best_of_n_hit(scores_K: ArrayLike, gold_K: ArrayLike) -> float:
-    """1 where the highest score is a best response's, 0 where not; NaN where a score is missing.
+    """Return 1 where the highest score is a best response's, else 0; NaN where a score is missing.
 
-    Where several share the highest score, the share of best ones among them: what a fair draw
-    among these would bring.
+    Where several share the highest score, it is the share of best ones among them: what a fair draw
+    from them gives on average.
     """
     scores_K, gold_K = np.asarray(scores_K, np.float64), np.asarray(gold_K, np.float64)
     if not len(scores_K) or not np.isfinite(scores_K).all():
@@ -147,7 +145,7 @@ def best_of_n_hit(scores_K: ArrayLike, gold_K: ArrayLike) -> float:
 
 
 def kendall_tau(scores_K: ArrayLike, gold_K: ArrayLike) -> float:
-    """τ-b (Kendall 1945), in [−1, 1]; NaN where a score is missing or one side does not vary."""
+    """Return τ-b (Kendall 1945), in [−1, 1]; NaN if a score is missing or a side does not vary."""
     scores_K, gold_K = np.asarray(scores_K, np.float64), np.asarray(gold_K, np.float64)
     if not np.isfinite(scores_K).all():
         return math.nan

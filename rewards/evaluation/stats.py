@@ -1,11 +1,11 @@
-"""Statistics of evaluations: intervals by resampling prompts, means, win rates, correlations.
+"""Compute statistics of evaluations: intervals by resampling prompts, means, win rates, and more.
 
 The pairs of one prompt are not independent, so whole prompts are resampled. Pure functions; scipy
 is imported where it is used, because `raft run` imports this file and may need none of it.
 
 Axes in names: P prompts, K samples of one prompt, M pairs, N values. A value that is NaN or
-infinite stands for a missing reward: it is skipped here, and counted where it arose. What cannot be
-known (the mean of nothing, the spread of one value) is NaN.
+infinite stands for a missing reward: it is skipped here, and counted where it arose. A statistic
+that cannot be known (the mean of nothing, the spread of one value) is NaN.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _AT_A_TIME = 4_000_000  # draws in memory
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """NaN where nothing is known."""
+    """An interval; both ends are NaN where nothing is known."""
 
     low: float
     high: float
@@ -53,7 +53,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Accuracy of a minus that of b on the pairs that both have a margin for.
+    """Accuracy of a minus that of b, on the pairs for which both have a margin.
 
     `a_better` is the share of resamples in which a is ahead, one without difference counting half.
     """
@@ -73,7 +73,7 @@ def resampled_ratios(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> np.ndarray:
-    """(B, S): Σ top / Σ bottom of each of S columns, in B resamples of whole clusters.
+    """Return Σ top / Σ bottom of each of S columns, in B resamples of whole clusters: (B, S).
 
     All columns see the same draws, so that they can be compared. A resample in which Σ bottom is 0
     is NaN (cluster bootstrap: Davison & Hinkley 1997, section 3.8).
@@ -94,7 +94,7 @@ def resampled_ratios(
 
 
 def interval95(draws_B: np.ndarray, clusters: int) -> Interval:
-    """The expanded percentile interval of B resampled values (Hesterberg 2015, section 3.3).
+    """Return the expanded percentile interval of B resampled values (Hesterberg 2015, section 3.3).
 
     Plain percentiles are too narrow for few clusters, by as much as a normal interval is against
     Student's t one and by √(n/(n−1)); the tails are taken further out by both.
@@ -117,7 +117,10 @@ def paired(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """How far a's accuracy (a tie is lost) is ahead of b's, both on the same resampled prompts."""
+    """Return how far a's accuracy (a tie is lost) is ahead of b's on the same pairs.
+
+    The interval resamples prompts, the same ones for both.
+    """
     a_M, b_M = np.asarray(margins_a_M), np.asarray(margins_b_M)
     both_M = np.isfinite(a_M) & np.isfinite(b_M)
     ahead_M = (a_M[both_M] > 0).astype(np.float64) - (b_M[both_M] > 0)
@@ -140,14 +143,17 @@ def _sums(values_MS: ArrayLike, at_M: np.ndarray, count: int) -> np.ndarray:
 
 
 def _t975(degrees: int) -> float:
-    """The 0.975 quantile of Student's t distribution."""
+    """Return the 0.975 quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, 0.975))
 
 
 def mean_ci95(values: ArrayLike) -> tuple[float, float]:
-    """(mean, half width of its 95 % interval) by Student's t, for independent values (N,)."""
+    """Return (mean, half width of its 95 % interval) of independent values (N,), by Student's t.
+
+    NaN stands for a mean of no value, and for the half width of fewer than two.
+    """
     array = np.asarray(values, dtype=np.float64).ravel()
     finite = array[np.isfinite(array)]
     if len(finite) == 0:
@@ -160,25 +166,25 @@ def mean_ci95(values: ArrayLike) -> tuple[float, float]:
 
 
 def clustered_mean_ci95(scores_PK: ArrayLike) -> tuple[float, float]:
-    """(mean, half width) over prompts of the mean score of each, scores (P, K).
+    """Return (mean, half width) over prompts of the mean score of each, scores (P, K).
 
-    The K samples of a prompt are not independent: counted singly, they make the interval too
-    narrow by up to sqrt(K). The prompts are, so each counts once (Miller 2024, arXiv 2411.00640).
+    The K samples of a prompt are not independent: counted singly, they make the interval too narrow
+    by up to sqrt(K). The prompts are, so each counts once (Miller 2024, arXiv 2411.00640).
     """
     return mean_ci95([_mean(row[np.isfinite(row)]) for row in _rows(scores_PK)])
 
 
 def best_of_k_mean(scores_PK: ArrayLike) -> float:
-    """Mean over prompts of the best finite score of each, scores (P, K)."""
+    """Return the mean over prompts of the best finite score of each, scores (P, K)."""
     finite_rows = (row[np.isfinite(row)] for row in _rows(scores_PK))
     return _mean([row.max() for row in finite_rows if len(row)])
 
 
 class DistinctN:
-    """distinct-n of texts that come one by one: memory grows with the vocabulary, not the texts."""
+    """The distinct-n of texts that come one by one; memory grows with the vocabulary alone."""
 
     def __init__(self, n: int) -> None:
-        """Raises ValueError for n < 1."""
+        """Start without texts, for n-grams of `n` words. Raises ValueError for n < 1."""
         if n < 1:
             raise ValueError(f"n must be 1 or more, and is {n}")
         self._n = n
@@ -197,7 +203,7 @@ class DistinctN:
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float:
-    """Share of distinct n-grams among all n-grams of words of the texts (Li et al. 2016).
+    """Return the share of distinct n-grams among all n-grams of the texts' words (Li et al. 2016).
 
     Raises ValueError for n < 1.
     """
@@ -208,11 +214,11 @@ def distinct_n(texts: Iterable[str], n: int) -> float:
 
 
 def win_rate(scores_a_P: ArrayLike, scores_b_P: ArrayLike) -> tuple[float, float]:
-    """(share of prompts on which a scores higher, half width of its 95 % interval).
+    """Return (share of prompts on which a scores higher, half width of its 95 % interval).
 
-    A tie counts half; a prompt where either score is missing is left out. The half width reaches
-    to the farther end of Wilson's interval (1927), which unlike the t interval is not zero when
-    one side wins every prompt.
+    A tie counts half; a prompt where either score is missing is skipped. The half width reaches to
+    the farther end of Wilson's interval (1927), which unlike the t interval is not zero when one
+    side wins every prompt.
 
     Raises ValueError where the two are not of one shape (P,).
     """
@@ -229,7 +235,7 @@ def win_rate(scores_a_P: ArrayLike, scores_b_P: ArrayLike) -> tuple[float, float
 
 
 def wilson95(wins: float, trials: int) -> Interval:
-    """95 % interval of the share wins / trials (Wilson 1927), which stays in [0, 1].
+    """Return the 95 % interval of the share wins / trials (Wilson 1927), which stays in [0, 1].
 
     Unlike the normal interval it has a width where all trials have the same outcome. `wins` need
     not be whole: a tie may count half.
@@ -247,14 +253,17 @@ def wilson95(wins: float, trials: int) -> Interval:
 
 
 def spearman(x_N: ArrayLike, y_N: ArrayLike) -> float:
-    """Rank correlation in [−1, 1], equal values sharing a rank; NaN when either does not vary."""
+    """Return the rank correlation in [−1, 1], equal values sharing a rank.
+
+    NaN when either side does not vary.
+    """
     from scipy.stats import rankdata
 
     return pearson(rankdata(x_N), rankdata(y_N))
 
 
 def pearson(x_N: ArrayLike, y_N: ArrayLike) -> float:
-    """Correlation in [−1, 1]; NaN when either does not vary."""
+    """Return the correlation in [−1, 1]; NaN when either side does not vary."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.corrcoef(np.asarray(x_N), np.asarray(y_N))[0, 1])
 

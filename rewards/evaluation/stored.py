@@ -1,4 +1,4 @@
-"""Scores that rows hold already: ours, those of `raft score`, and the benchmarks' own files'.
+"""Read scores that rows hold already: ours, those of `raft score`, and the benchmarks' own files'.
 
 | columns | of |
 |---|---|
@@ -33,7 +33,7 @@ _JUDGMENTS = "judgments"
 
 
 def by_stored(data: EvalSet, name: str | None = None, label: str = "stored") -> Scored:
-    """The scores under `name`, or under the plain column names; null is a missing score.
+    """Return the scores under `name`, or under the plain column names; null is a missing score.
 
     Raises InputError for a row without them, or with something else in their place.
     """
@@ -48,11 +48,11 @@ def by_stored(data: EvalSet, name: str | None = None, label: str = "stored") -> 
 
 
 def write_scores(data: EvalSet, scored: Sequence[Scored], path: Path) -> None:
-    """Every row with `NAME_scores`, K numbers or null, of each reward that scored its responses.
+    """Write every row with `NAME_scores`, K numbers or null, of each reward that scored responses.
 
     A row that was skipped has null and the reason in their place.
     """
-    new = [one for one in scored if one.seconds is not None]  # the rows have the others
+    new = [one for one in scored if one.seconds is not None]  # stored scores are in the rows
     rewards = {_column(one): data.per_row(one.scores_R) for one in new if one.scores_R is not None}
     with whole_file(path) as file:
         number = 0
@@ -81,7 +81,7 @@ def _has_judgments(data: EvalSet) -> bool:
 
 
 def _stored(row: EvalRow, name: str | None, data: EvalSet) -> list[float]:
-    """(K,) scores in the row's order."""
+    """Return the (K,) scores in the row's order. Raises InputError where the row has none."""
     found = _columns(row.columns, name)
     if found is None:
         raise InputError(
@@ -116,7 +116,7 @@ def _two_sides(row: EvalRow, names: tuple[str, ...]) -> list[float]:
 
 
 def _columns(columns: dict[str, object], name: str | None) -> tuple[str, ...] | None:
-    """The one or two columns that hold the scores."""
+    """Return the one or two columns that hold the scores; None where the row has none."""
     return next((one for one in _candidates(name) if columns.keys() >= set(one)), None)
 
 
@@ -136,7 +136,7 @@ def _tried(name: str | None) -> str:
 
 
 def _others(columns: dict[str, object]) -> str:
-    """What the user may have meant."""
+    """Return the fix for an error: the columns that the user may have meant, else another way."""
     ends = ("_scores", "_score")
     near = [key for key in columns if key.endswith(ends) or key in ("scores", "score")]
     if near:
@@ -145,13 +145,16 @@ def _others(columns: dict[str, object]) -> str:
 
 
 def _numbers(value: object, count: int, where: str, name: str) -> list[float]:
-    """`count` scores, a missing one as NaN."""
+    """Return `count` scores, a missing one as NaN. Raises InputError for anything else."""
     scores = check_scores(value, count, f"{where}: {name!r}")
     return [np.nan if one is None or not np.isfinite(one) else float(one) for one in scores]
 
 
 def _judged(row: EvalRow) -> tuple[float, bool]:
-    """(margin of the better response, whether it comes from scores) of decisions in both orders."""
+    """Return (margin of the better response, whether it comes from scores) of a row of `judgments`.
+
+    Raises InputError where the row has none.
+    """
     judgments = row.columns.get(_JUDGMENTS)
     if not is_list(judgments) or not judgments:
         raise InputError(row.where, f"no {_JUDGMENTS!r} to read decisions from", "fix the row")
@@ -165,8 +168,8 @@ def _judged(row: EvalRow) -> tuple[float, bool]:
     leads = []
     for number, pair in enumerate(pairs):
         both = _numbers(pair, 2, row.where, "scores")
-        at = better ^ (number % 2)  # the second judgement saw the two swapped
+        at = better ^ (number % 2)  # the second judgement was of (B, A)
         leads.append(both[at] - both[1 - at])
     lead = float(np.mean(leads))
-    # the decisions are what the benchmark counts: scores tell how clear they are
+    # the benchmark counts decisions: scores only say how clear one is, where both agree
     return (lead if np.sign(lead) == np.sign(won) else won), True

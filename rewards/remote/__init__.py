@@ -1,4 +1,4 @@
-"""Rewards and judges over HTTP: a client, and a server that speaks the same JSON.
+"""Ask for rewards and verdicts over HTTP: a client, and a server that speaks the same JSON.
 
 Importing this package loads neither an HTTP library nor numpy: names are resolved on first use.
 
@@ -15,8 +15,9 @@ Our JSON, version 1. Requests are POSTed; a token, where one is set, goes in the
 
 Our clients send ids, and refuse an answer that does not repeat them.
 
-or groups, the rows of a rollout file. K responses of one prompt always travel together, and
-"scores" then has one list of K per group. All but "prompt" and "responses" is optional:
+Instead of conversations `/score` takes groups, the rows of a rollout file. K responses of one
+prompt always travel together, and "scores" then has one list of K per group. All keys but "prompt"
+and "responses" are optional:
 
     {"groups": [{"id": "p1", "prompt": "text" or [{"role", "content"}, …], "responses": ["…", …],
                  "fields": {"answer": "4"}, "token_ids": [[1, 2], …],
@@ -30,12 +31,12 @@ null is a missing score. NaN and Infinity are not JSON and count as failures.
     {"comparisons": [{"prompt": [{"role", "content"}, …], "first": "…", "second": "…"}, …]}
     -> {"probabilities": [0.7, …], "ids": […], "model": "…", "version": 1}
 
-`/get_reward` is OpenRLHF's: {"query": ["whole text", …]} -> {"rewards": [1.5, …]}.
-`/health` answers a GET without a token: {"status": "ok", "routes": […], "version": 1}.
+`/get_reward` is OpenRLHF's: {"query": ["whole text", …]} -> {"rewards": [1.5, …]}. `/health`
+answers a GET without a token: {"status": "ok", "routes": […], "version": 1}.
 
 A failure is {"error": "one line"} with status 400 (the request), 401 (the token), 404 (the route),
-413 (too large), 500 (no reward could be computed) or 503 (too many requests). Clients try again
-after 429, 500, 502, 503 and 504 only.
+405 (the method), 408 (the body did not arrive in time), 413 (too large), 500 (no reward could be
+computed) or 503 (too many requests). Clients try again after 429, 500, 502, 503 and 504 only.
 """
 
 from __future__ import annotations

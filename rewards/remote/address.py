@@ -1,4 +1,4 @@
-"""The address of a reward server and the token that it asks for, which is never printed."""
+"""Check the address of a reward server, and the token that it asks for, which is never printed."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Address:
         return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
 
     def masked(self, text: str) -> str:
-        """`text` without the token, for servers that send back what they were sent."""
+        """Return `text` with *** for the token: some servers send back what they were sent."""
         return text if self.token is None else text.replace(self.token, "***")
 
 
 def make_address(
     url: str, route: str, *, token: str | None = None, token_env: str | None = None
 ) -> Address:
-    """A URL without a path gets `route`; one with a path is taken as it stands.
+    """Return the address of a server; a URL without a path gets `route`, one with a path is final.
 
     Raises `InputError` when the URL or the token cannot be used.
     """
@@ -48,9 +48,10 @@ def make_address(
 
 
 def read_token(token: str | None = None, token_env: str | None = None) -> str | None:
-    """The token itself, or the value of the environment variable `token_env`; None without both.
+    """Return `token`, or the value of the environment variable `token_env`; None without both.
 
-    Raises `InputError` when both are given, the variable is not set, or no header can hold it.
+    Raises `InputError` when both are given, the variable is not set, or the token has spaces or
+    characters that no HTTP header can hold.
     """
     if token is not None and token_env is not None:
         raise InputError("token, token_env", "are both given", "give one of them")
@@ -66,7 +67,7 @@ def read_token(token: str | None = None, token_env: str | None = None) -> str | 
 
 
 def is_loopback(host: str) -> bool:
-    """Does `host` mean this machine alone?"""
+    """Return whether only this machine reaches `host`: a loopback address or "localhost"."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:  # a name

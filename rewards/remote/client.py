@@ -1,4 +1,4 @@
-"""`RemoteReward` and `RemoteJudge`: a reward model or a pairwise judge behind a URL."""
+"""Ask a reward model (`RemoteReward`) or a pairwise judge (`RemoteJudge`) behind a URL."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PROTOCOLS = ("raft", "openrlhf", "vllm-classify", "vllm-pooling")
 
 
 class RemoteReward:
-    """Scores conversations by asking a server.
+    """A reward that scores conversations by asking a server.
 
     Args:
         url: of the server; without a path it gets the protocol's route, with one it is final.
@@ -57,16 +57,16 @@ class RemoteReward:
         model: the name that vLLM or our server is to answer as; another's answer is refused.
         token, token_env: a bearer token, or the environment variable that holds it.
         timeout: seconds per request as a whole.
-        concurrency: requests under way at most.
-        batch_size: scores per request; a group is never cut, so one of more goes alone.
+        concurrency: how many requests may be under way at once.
+        batch_size: scores per request; a group is never cut, so a larger group is sent alone.
         retries, backoff: tries after the first, and seconds before the second; see `Transport`.
         tokenizer, format, bos, eos, separator, max_length, truncation_side: how conversations
-            become text or token ids; see `Texts`. Not for "raft", whose server does it; and
-            "openrlhf" has its server cut.
+            become text or token ids; see `Texts`. Not for "raft", whose server decides them. With
+            "openrlhf" the server truncates, so `max_length` and `truncation_side` must be unset.
         columns: with "raft", the prompt columns that are sent; None sends all.
         label_column: with "openrlhf", the prompt column sent as `labels`.
-        assume_raw: leave out the check that vLLM's numbers are logits and no probabilities.
-        non_finite: "raise", or "missing" to leave NaN and infinity out.
+        assume_raw: skip the check that vLLM's numbers are logits and not probabilities.
+        non_finite: "raise", or "missing" to count NaN and infinity as missing scores.
 
     Raises `InputError` for settings that are wrong or do not belong to the protocol.
     """
@@ -129,7 +129,7 @@ class RemoteReward:
         )
 
     def score(self, conversations: Sequence[Scorable]) -> np.ndarray:
-        """N conversations, or whole texts, to float32 scores (N,), order kept; NaN is missing.
+        """Score N conversations, or whole texts: float32 scores (N,), order kept; NaN is missing.
 
         Raises `RewardError` when the server cannot be reached, refuses, or answers anything but N
         numbers; also for a number that is not finite in float32, unless `non_finite="missing"`.
@@ -141,7 +141,10 @@ class RemoteReward:
         return np.array([math.nan if one is None else one for one in scores], dtype=np.float32)
 
     def score_groups(self, groups: Sequence[Group]) -> Scores:
-        """One list of K scores per group, order kept. Raises as `score` does, naming the prompt."""
+        """Return one list of K scores per group, order kept; None is missing.
+
+        Raises as `score` does, naming the prompt.
+        """
         if self.protocol == "raft":
             items = self._groups.items(groups)
             batches = batched(items, self.batch_size)
@@ -153,7 +156,7 @@ class RemoteReward:
         return [[next(flat) for _ in group.completions] for group in groups]
 
     def describe(self) -> dict[str, object]:
-        """The settings that a score depends on, for a run's records; never the token."""
+        """Return the settings that a score depends on, for a run's records; never the token."""
         sends_ids = isinstance(self._protocol, VLLM)
         return {
             "name": self.name,
@@ -233,7 +236,7 @@ def _check_unset(protocol: str, **settings: object) -> None:
 
 
 def _float32(value: float | None) -> float | None:
-    """What a float32 array will hold, so that an overflow is seen before it is returned."""
+    """Round a score to float32, so that an overflow is found as infinity before it is returned."""
     if value is None:
         return None
     with np.errstate(over="ignore"):
@@ -241,10 +244,10 @@ def _float32(value: float | None) -> float | None:
 
 
 class RemoteJudge:
-    """Compares pairs of responses by asking a server; settings as `RemoteReward`'s of those names.
+    """A judge that compares pairs of responses by asking a server; settings as in `RemoteReward`.
 
-    The server's judge averages over both orders, or does not: nothing is swapped here.
-    Raises `InputError` for settings that are wrong.
+    Responses are not swapped here: averaging over both orders is left to the server's judge. Raises
+    `InputError` for settings that are wrong.
     """
 
     def __init__(
@@ -275,7 +278,7 @@ class RemoteJudge:
         )
 
     def compare(self, comparisons: Sequence[Comparison]) -> np.ndarray:
-        """P(first is better) of N comparisons, float64 (N,), order kept.
+        """Return P(first is better) of N comparisons, float64 (N,), order kept.
 
         Raises `RewardError` as `RemoteReward.score` does, and for a number outside [0, 1] or a
         missing verdict; with `non_finite="missing"` a missing verdict is NaN.
@@ -287,7 +290,7 @@ class RemoteJudge:
         return np.array(checked, dtype=np.float64)
 
     def describe(self) -> dict[str, object]:
-        """The settings that a verdict depends on, for a run's records; never the token."""
+        """Return the settings that a verdict depends on, for a run's records; never the token."""
         return {"name": self.name, "kind": "remote-judge", "url": self.url, "model": self.model}
 
     def _checked(self, value: float | None, item: Item) -> float:

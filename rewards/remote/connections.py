@@ -1,7 +1,8 @@
-"""What a server gives to whoever connects: seconds, bytes in memory, and a place among others.
+"""Limit what each client of a server may use: seconds, bytes in memory, and open connections.
 
-A connection that says nothing costs a place. So those without a whole request header are closed
-after a time, and the oldest of them when there are too many: a client with a request gets in.
+A connection that sends nothing takes the place of another. So those without a whole request header
+are closed after a time, and the oldest of them when there are too many, so that clients with a
+request get in.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ _Base: Any = AutoHTTPProtocol
 
 
 class Connection(_Base):
-    """uvicorn's connection with a time limit on headers."""
+    """uvicorn's connection, closed where no whole request header arrives in time."""
 
-    _silent: dict[Connection, asyncio.TimerHandle] = {}  # noqa: RUF012 - of all, the oldest first
+    # shared by all connections: those that wait for a header, the oldest first
+    _silent: dict[Connection, asyncio.TimerHandle] = {}  # noqa: RUF012
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -69,7 +71,7 @@ class Connection(_Base):
 
 
 class BodyBudget:
-    """Bytes of requests that may be in memory at once; the others wait for theirs."""
+    """The bytes of request bodies that may be in memory at once; further requests wait."""
 
     def __init__(self, size: int) -> None:
         self._free = size
@@ -77,7 +79,7 @@ class BodyBudget:
 
     @contextlib.asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
-        """Raises Refusal (503) where there is no room for a long time."""
+        """Hold `size` bytes of the budget. Raises Refusal (503) after 20 s without room."""
         try:
             async with asyncio.timeout(CHUNK_SECONDS), self._changed:
                 await self._changed.wait_for(lambda: self._free >= size)
@@ -93,7 +95,10 @@ class BodyBudget:
 
 
 def announced(request: Request, limit: int) -> int:
-    """The size of a request's body, or `limit` where it does not say. Raises Refusal (413)."""
+    """Return the size of a request's body in bytes, `limit` where it is not announced.
+
+    Raises Refusal (413) where it is above `limit`.
+    """
     given = request.headers.get("Content-Length", "")
     size = int(given) if given.isdecimal() else limit
     if size > limit:
@@ -102,7 +107,7 @@ def announced(request: Request, limit: int) -> int:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises Refusal: 413 where it is too large, 408 where it does not come."""
+    """Return the whole body. Raises Refusal: 413 if it is too large, 408 if it does not come."""
     body = bytearray()
     chunks = cast(AsyncIterator[bytes], request.stream())
     try:
@@ -112,7 +117,7 @@ async def read_body(request: Request, limit: int) -> bytes:
                 if chunk is None:
                     return bytes(body)
                 body += chunk
-                if len(body) > limit:  # of a size that was not announced: there may be no end to it
+                if len(body) > limit:  # the size was not announced: the body may never end
                     problem = f"the request is larger than {limit} bytes: send less"
                     raise Refusal(413, problem, closes=True)
     except TimeoutError as error:

@@ -1,6 +1,7 @@
-"""What travels between clients and servers, read without trust: whatever is wrong is one line.
+"""Define and check what travels between clients and servers; each error is one line.
 
 Requests are those that our server reads; answers are those of our server, OpenRLHF's and vLLM's.
+Neither side trusts the other.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ __all__ = [
     "read_request",
 ]
 
-# of our JSON
+# the version of our JSON
 VERSION = 1
 
 
 class Refusal(Exception):
-    """A request that is not answered: an HTTP status and one line.
+    """A request that is refused, with an HTTP status and a message of one line.
 
-    `closes` says that the rest of its body is not waited for.
+    `closes`: the connection is closed, without reading the rest of the request's body.
     """
 
     def __init__(self, status: int, message: str, *, closes: bool = False) -> None:
@@ -64,7 +65,7 @@ class Refusal(Exception):
 
 
 class _Strict(BaseModel):
-    # an unknown key is a misspelt one, and leaving it out would score something else
+    # an unknown key is a misspelt one, and ignoring it would score something else
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -91,7 +92,7 @@ def _read_by(check: Callable[[object], object]) -> GetPydanticSchema:
     return GetPydanticSchema(lambda source, handler: no_info_plain_validator_function(check))
 
 
-# as files may have them: roles by other names, tool calls, content parts
+# messages as files may have them: roles by other names, tool calls, content parts
 Turns = Annotated[list[Message], _read_by(_checked)]
 Answered = Annotated[Completion, _read_by(_answered)]
 
@@ -130,7 +131,7 @@ class Row(_Strict):
 
 
 class _Asking(_Strict):
-    """A request in our JSON; `ids` are one per item, which its answer repeats."""
+    """A request in our JSON; `ids` has one per item, and the answer repeats them."""
 
     ids: list[str] | None = None
     model: str | None = None
@@ -168,28 +169,28 @@ class CompareRequest(_Asking):
 
 
 class GetRewardRequest(BaseModel):
-    """OpenRLHF's. Its clients send more keys, which a reward model has no use for."""
+    """OpenRLHF's request. Its clients send more keys, which are ignored, as no model reads them."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
     query: list[str]
 
 
 class Answer(BaseModel):
-    """What a server says; keys that are not read may be there too."""
+    """A server's answer; unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
 class _Signed(Answer):
-    """An answer in our JSON: who gives it, in which version, and to what."""
+    """An answer in our JSON, with its model, its version and the ids of the request."""
 
     model: object = None
     version: object = VERSION
     ids: list[str] | None = None
 
     def check(self, model: str | None, ids: list[str]) -> None:
-        """Raise `RewardError` where the version is another, another model than `model`, or where
-        it does not answer `ids` in their order."""
+        """Check that this answers the request. Raises `RewardError` for another version, another
+        model than `model` (None takes any), or other ids than `ids` in their order."""
         if self.version != VERSION:
             raise RewardError(
                 f"it speaks version {self.version!r} of our JSON, this client {VERSION}"
@@ -202,7 +203,10 @@ class _Signed(Answer):
 
 
 class Scores(_Signed):
-    """null is a missing score; NaN and infinity are left to the caller's policy."""
+    """Scores of conversations; null is a missing one.
+
+    NaN and infinity are left to the caller's policy.
+    """
 
     scores: list[float | None]
 
@@ -216,7 +220,7 @@ class Probabilities(_Signed):
 
 
 class Rewards(Answer):
-    """OpenRLHF's."""
+    """OpenRLHF's answer."""
 
     rewards: list[float | None]
 
@@ -240,7 +244,7 @@ A = TypeVar("A", bound=Answer)
 
 
 def read_request(kind: type[R], body: bytes) -> R:
-    """The request in `body`. Raises `Refusal` (400) naming the first thing that is wrong."""
+    """Return the request in `body`. Raises `Refusal` (400) naming the first thing that is wrong."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
@@ -249,7 +253,7 @@ def read_request(kind: type[R], body: bytes) -> R:
 
 
 def read_answer(kind: type[A], answer: object) -> A:
-    """The answer of a server. Raises `RewardError` naming the first thing that is wrong."""
+    """Return a server's answer as `kind`. Raises `RewardError` naming the first thing wrong."""
     try:
         return kind.model_validate(answer)
     except ValidationError as error:
@@ -264,19 +268,22 @@ def read_answer(kind: type[A], answer: object) -> A:
 
 
 def check_count(found: int, expected: int, key: str) -> None:
-    """Raise `RewardError` where a server answers more or less than it was asked."""
+    """Check that a server answered as many entries as it was asked for. Raises `RewardError`."""
     if found != expected:
         raise RewardError(f'"{key}" has {found} entries where {expected} were asked for')
 
 
 def check_model(found: object, model: str | None) -> None:
-    """Raise `RewardError` when another model answered than the one that was asked for."""
+    """Check that the model asked for answered. Raises `RewardError`.
+
+    Passes where no `model` was asked for, or the answer names none.
+    """
     if model is not None and found is not None and found != model:
         raise RewardError(f"model {_short(found)} answered, not {model!r}: check the setting model")
 
 
 def _first(error: ValidationError) -> tuple[str, str]:
-    """(where, what) of the first thing that is wrong."""
+    """Return (where, what) of the first thing that is wrong."""
     first: ErrorDetails = error.errors(include_url=False)[0]
     places = map(str, first["loc"])
     where = ".".join(part for part in places if not part.startswith("function-"))

@@ -1,4 +1,4 @@
-"""What each kind of reward server is sent, and how its answers are read.
+"""Encode the requests to each kind of reward server, and decode its answers.
 
 - "raft": our own JSON, version 1; see `rewards.remote`.
 - "openrlhf": `{"query": [whole texts], "prompts": […], "labels": […]}` → `{"rewards": […]}`, as
@@ -46,7 +46,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to send, which is to bring `count` scores. `name` is for messages."""
+    """One thing to send, for which `count` scores are expected. `name` is for messages."""
 
     content: object
     name: str
@@ -54,7 +54,10 @@ class Item:
 
 
 def batched(items: Sequence[Item], size: int) -> list[list[Item]]:
-    """Consecutive items of `size` scores at most; an item of more goes alone, never cut."""
+    """Return batches of consecutive items, of `size` scores at most.
+
+    An item of more scores is a batch of its own, and never cut.
+    """
     batches: list[list[Item]] = []
     room = 0
     for item in items:
@@ -67,36 +70,39 @@ def batched(items: Sequence[Item], size: int) -> list[list[Item]]:
 
 
 def name_all(items: Iterable[Item], limit: int = 5) -> str:
-    """The names of items for a message, the first `limit` of them."""
+    """Return the first `limit` names of the items for a message, and how many more there are."""
     names = list(dict.fromkeys(item.name for item in items))
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def check_positive(**settings: float) -> None:
-    """Raises `InputError` for a setting that is no number above zero."""
+    """Check that every setting is a finite number above 0. Raises `InputError`."""
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < float("inf"):
             raise InputError(f"{name}={value!r}", "must be a number above 0")
 
 
 class ScoreProtocol(Protocol):
-    """One way of asking for scores."""
+    """One way of asking a server for scores."""
 
     route: str
 
     def items(
         self, conversations: Sequence[Scorable], names: Sequence[str], labels: Sequence[object]
     ) -> list[Item]:
-        """What is sent of N conversations. Raises `InputError` for one that does not fit."""
+        """Return what is sent of N conversations. Raises `InputError` for one that does not fit."""
         ...
 
     def encode(self, items: Sequence[Item]) -> dict[str, object]:
-        """The JSON of one request."""
+        """Return the JSON of one request."""
         ...
 
     def decode(self, answer: object, items: Sequence[Item]) -> list[float | None]:
-        """The scores of one answer, None for a missing one. Raises `RewardError`."""
+        """Return the scores of one answer, None for a missing one.
+
+        Raises `RewardError` for an answer that does not fit the request.
+        """
         ...
 
 
@@ -125,7 +131,7 @@ class RaftConversations:
 
 
 class RaftGroups:
-    """Our JSON for groups: what a function reads besides the conversation travels with it.
+    """Our JSON for groups, with all that a reward function may read besides the conversation.
 
     `columns` are the columns of a prompt that are sent; None sends all.
     """
@@ -239,7 +245,10 @@ def _request(key: str, items: Sequence[Item], model: str | None) -> dict[str, ob
 
 
 def _ids(items: Sequence[Item]) -> list[str]:
-    """What an answer must repeat: neither another order nor another request's answer has them."""
+    """Return one id per item, of position and content, which an answer must repeat.
+
+    So an answer in another order, or to another request, is found out.
+    """
     return [f"{at}-{_digest(item.content)}" for at, item in enumerate(items)]
 
 

@@ -43,7 +43,7 @@ log = logging.getLogger("rewards")
 MAX_BATCH = 4096
 MAX_BYTES = 64 << 20
 BODY_BYTES = 256 << 20
-GONE = 499  # nginx's number for a client that did not wait; nobody reads it
+GONE = 499  # nginx's status for a client that has left; nobody reads it
 
 
 def build_app(
@@ -54,10 +54,10 @@ def build_app(
     max_batch: int = MAX_BATCH,
     max_bytes: int = MAX_BYTES,
 ) -> Starlette:
-    """The ASGI app that serves a reward, or a judge, or what is both.
+    """Return the ASGI app that serves a reward, or a judge, or what is both.
 
-    `name` is what it answers as (its own name otherwise); `token` is asked for on every route but
-    `/health`. Raises `InputError` for what cannot be served.
+    `name` is what the app answers as (the served object's own name otherwise); `token` is asked for
+    on every route but `/health`. Raises `InputError` for what cannot be served.
     """
     check_positive(max_batch=max_batch, max_bytes=max_bytes)
     service = Service(served, name or _own_name(served), max_batch)
@@ -76,7 +76,7 @@ def build_app(
 
 
 class _Guard:
-    """Compares tokens in constant time."""
+    """A check of tokens, in constant time."""
 
     def __init__(self, token: str | None) -> None:
         # digests are equally long: not even the token's length shows in the time it takes
@@ -92,15 +92,15 @@ class _Guard:
 
 
 class _Turns:
-    """Runs jobs one at a time, always in the same thread, since models are not re-entrant; or as
-    many as there are workers behind what is served."""
+    """A queue of jobs: one runs at a time, always in the same thread, since models are not
+    re-entrant; or as many as there are workers behind what is served."""
 
     def __init__(self, at_once: int) -> None:
         self._free = asyncio.Semaphore(at_once)
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="scoring")
 
     async def run(self, job: Job, request: Request) -> wire.Answer | None:
-        """The job's result; None when the client left while others had their turn."""
+        """Return the job's result; None when the client left while the job waited."""
         async with self._free:
             if await request.is_disconnected():
                 return None
@@ -167,7 +167,7 @@ def _digest(text: str) -> bytes:
 
 HOST = "127.0.0.1"
 PORT = 8100
-# connections at once, where the machine lets us; the rest get a 503 and come back
+# connections at once, where the machine allows them; further ones get a 503 and may retry
 MAX_CONNECTIONS = 8192
 _OWN_FILES = 64
 _BACKLOG = 2048
@@ -188,9 +188,8 @@ def serve(
 ) -> None:
     """Serve until interrupted; port 0 takes a free one, which the log names.
 
-    Ctrl-C ends requests under way, then raises `KeyboardInterrupt`.
-    Raises `InputError` for a host other than loopback without a token, a port that cannot be had,
-    and as `build_app`.
+    Ctrl-C ends requests under way, then raises `KeyboardInterrupt`. Raises `InputError` for a host
+    other than loopback without a token, a port that cannot be used, and as `build_app`.
     """
     import uvicorn
 
@@ -222,7 +221,10 @@ def serve(
 
 
 def _most_connections() -> int:
-    """As many as this process may have files open, but for some that it needs itself."""
+    """Return how many connections may be open at once: at most 8192, as the open-file limit allows.
+
+    That limit is raised as far as it may be, and some files are left for the process itself.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + _OWN_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -232,13 +234,13 @@ def _most_connections() -> int:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket bound here, so that a port in use is one line of ours."""
+    """Return a listening socket. Raises `InputError` where the port is in use or not allowed."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host.strip("[]"), port))
-        found.listen(_BACKLOG)  # who reads the log's line may connect
+        found.listen(_BACKLOG)  # before the log names the address: its readers may connect
     except (OSError, OverflowError) as error:
         found.close()
         raise InputError(

@@ -1,4 +1,4 @@
-"""What the requests to a served reward or judge mean, and the jobs that answer them."""
+"""Read the requests to a served reward or judge, and make the jobs that answer them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rollout.types import Completion, Group, InputError, Message, Prompt
 
 __all__ = ["Job", "Service"]
 
-MAX_CHARS = 1 << 20  # of one text
+MAX_CHARS = 1 << 20  # the longest text
 
 Job = Callable[[], wire.Answer]
 
@@ -21,9 +21,9 @@ Job = Callable[[], wire.Answer]
 class Service:
     """The routes that a reward (`score` or `score_groups`) or a judge (`compare`) can serve.
 
-    A route takes a request's bytes, raises `Refusal` when it is wrong, and returns the job that
-    answers it: reading is cheap and may overlap, jobs may not.
-    Raises `InputError` for an object that is neither reward nor judge.
+    A route takes a request's bytes, raises `Refusal` when they are wrong, and returns the job that
+    answers it: reading is cheap and may overlap, jobs may not. Raises `InputError` for an object
+    that is neither reward nor judge.
     """
 
     def __init__(self, served: Any, name: str, max_batch: int) -> None:
@@ -44,7 +44,7 @@ class Service:
             )
 
     def health(self) -> dict[str, object]:
-        # no name, which may be a path: whoever asks has shown no token
+        # the name is not told, since it may be a path and this route asks for no token
         return {"status": "ok", "routes": sorted(self.routes), "version": wire.VERSION}
 
     def score(self, body: bytes) -> Job:
@@ -54,7 +54,7 @@ class Service:
         if request.groups is not None:
             request.check_ids(len(request.groups))
             groups = [row.group(number) for number, row in enumerate(request.groups)]
-            # one without responses is work too
+            # a group without responses counts as one score
             self._check_size(sum(max(1, len(group.completions)) for group in groups))
             for group in groups:
                 _check_length(_size(group.prompt.content), *map(_size, _texts(group)))
@@ -108,11 +108,11 @@ class Service:
         if not pairs:
             return []
         verdicts = self.served.compare(pairs)
-        # `rewards.tournament.verdicts.Verdicts` say more than their probabilities
+        # `rewards.tournament.verdicts.Verdicts` hold more than their probabilities
         return _numbers(getattr(verdicts, "probability_N", verdicts), len(pairs))
 
     def _all_present(self, scores: list[float | None]) -> list[float | None]:
-        # OpenRLHF makes a tensor of what it gets: it has no missing scores
+        # OpenRLHF makes a tensor of the scores, which has no place for a missing one
         if None in scores:
             raise RewardError(f"no score for query {scores.index(None)}")
         return scores
@@ -127,7 +127,10 @@ class Service:
 
 
 def _as_group(conversation: str | list[Message], number: int) -> Group:
-    """A conversation for a reward that reads groups only: what comes before is the prompt."""
+    """Return a conversation as a group of one response, for a reward that reads groups only.
+
+    What comes before the response is the prompt. Raises Refusal (400) where that cannot be done.
+    """
     where = f"conversations.{number}"
     if isinstance(conversation, str):
         raise wire.Refusal(400, f"{where}: this reward scores messages, not whole texts")
@@ -151,7 +154,10 @@ def _check_length(*sizes: int) -> None:
 
 
 def _numbers(values: Iterable[float | None], expected: int) -> list[float | None]:
-    """Scores as JSON numbers; NaN and None are missing. Infinity is an error, as a count is."""
+    """Return scores as JSON numbers; NaN and None become None, which is missing.
+
+    Raises RewardError for infinity, and unless there are `expected` scores.
+    """
     numbers = [math.nan if value is None else float(value) for value in values]
     if len(numbers) != expected:
         raise RewardError(f"the reward gave {len(numbers)} scores for {expected}")

@@ -1,4 +1,4 @@
-"""Turn conversations into what servers of plain text read: text, or exact token ids."""
+"""Turn conversations into what servers without chat templates read: text, or exact token ids."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ log = logging.getLogger("rewards")
 
 
 class Texts:
-    """How a server without a chat template of its own is given conversations.
+    """How conversations are sent to a server that applies no chat template of its own.
 
     Args:
         tokenizer: the reward model's, by folder, hub name or as an object; with it come the chat
-            format and exact token ids. Its published settings are used where they are known.
+            format and exact token ids. The model's published settings are used where known.
         format: "chat" (needs the tokenizer), "hh_hash" or "plain".
         bos: how many BOS tokens. None: in token ids, what tokenizer and template would add once;
             in a text, what the template writes, since the server's tokenizer adds its own.
         eos: "single" ends rows and texts in one EOS. None: in token ids, as the model was published
-            or one behind plain text; in a text none, since OpenRLHF's server adds it.
+            or one behind plain text; in a text none, since OpenRLHF's server adds one.
         separator: between the messages of "hh_hash".
         max_length: in tokens; longer conversations are cut on `truncation_side` (default: left).
 
@@ -79,7 +79,10 @@ class Texts:
         )
 
     def check(self, conversation: Scorable, *, length: bool) -> None:
-        """Refuse what `inputs` would refuse, see `Encoder.check`."""
+        """Check that `inputs` would accept the conversation; raises as `Encoder.check` does.
+
+        With `length`, also whether `max_length` would leave anything of the response.
+        """
         if self.encoder is not None:
             self.encoder.check(conversation, length=length)
         else:
@@ -88,7 +91,7 @@ class Texts:
     def inputs(
         self, conversations: Sequence[Scorable], names: Sequence[str]
     ) -> list[list[int]] | list[str]:
-        """N lists of token ids; without a tokenizer, N texts. Raises as `Encoder.encode` does."""
+        """Return N lists of token ids; without a tokenizer, N texts. Raises as `Encoder.encode`."""
         if self.encoder is not None:
             return self.encoder.encode(conversations, names)
         return [self._text(*pair) for pair in zip(conversations, names, strict=True)]
@@ -96,11 +99,14 @@ class Texts:
     def queries(
         self, conversations: Sequence[Scorable], names: Sequence[str]
     ) -> list[tuple[str, str]]:
-        """N pairs of a whole text and its beginning up to the response (nothing for a text)."""
+        """Return N pairs (whole text, its beginning up to the response).
+
+        The beginning is "" for a conversation that is given as a text.
+        """
         return [self._query(*pair) for pair in zip(conversations, names, strict=True)]
 
     def describe(self, *, ids: bool) -> dict[str, object]:
-        """The settings that a score depends on; `ids` says whether token ids are sent, or text."""
+        """Return the settings that a score depends on, for token ids (`ids`) or for text."""
         encoder = self.encoder
         return {
             "format": self.format,
@@ -117,7 +123,7 @@ class Texts:
             return text, ""
         before = checked_conversation(conversation, name)[:-1]
         emptied = [*before, Message(role="assistant", content="")]
-        # texts, no paths
+        # commonprefix compares characters: these are texts and not paths
         return text, commonprefix([text, self._text(emptied, name)])  # noqa: RUF071
 
     def _text(self, conversation: Scorable, name: str) -> str:
@@ -144,12 +150,15 @@ class Texts:
 
 
 def _known(tokenizer: object) -> ModelSettings:
-    """What is known of how the model reads: published, or written down by our own training."""
+    """Return the settings that the model is published with, else those of its `reward.json`.
+
+    Others are left open, as all are for a tokenizer that is not given by name.
+    """
     if not isinstance(tokenizer, str):
         return ModelSettings()
     found = find_published(tokenizer)
     if found is None:
-        # its format is in the chat template that was saved with it
+        # the format of the record is also in the chat template that was saved with the model
         return replace(with_record(Path(tokenizer).expanduser(), ModelSettings()), format=None)
     name, known = found
     log.info("%s: using the published format, BOS and EOS of %s", tokenizer, name)

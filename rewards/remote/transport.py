@@ -1,7 +1,7 @@
 """Send batches of JSON to a server, retrying what may succeed later.
 
-Knows HTTP, and nothing of what the JSON means. Requests in flight, answers and waits are bounded;
-a batch that fails for good raises one line with what the server said and how to fix it.
+This module knows HTTP, and nothing of what the JSON means. Requests in flight, answers and waits
+are bounded; a batch that fails for good raises one line with what the server said and the fix.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ LONGEST_WAIT = 60.0
 
 
 def _jitter(low: float, high: float) -> float:
-    # waits of workers that fail together must differ, and they touch no result: so these numbers
-    # descend neither from a run's seed nor from the generators that others draw from
+    # workers that fail together must wait differently, and waits change no result: so these numbers
+    # come neither from the run's seed nor from a generator that results depend on
     return SystemRandom().uniform(low, high)
 
 
@@ -55,27 +55,33 @@ class Backoff:
     uniform: Callable[[float, float], float] = _jitter
 
     def wait(self, attempt: int, asked: float | None = None) -> float:
-        """Seconds after the `attempt`-th try (from 1); at least what the server `asked` for."""
+        """Return the seconds to wait after try `attempt` (from 1), at least `asked` if given."""
         full = min(self.longest, self.first * 2.0 ** min(attempt - 1, 60))
         return max(asked or 0.0, self.uniform(full / 2, full))
 
 
 def retry_after(header: str | None, now: datetime | None = None) -> float | None:
-    """Seconds from a Retry-After header, a number or a date (RFC 9110, 10.2.3); None otherwise."""
+    """Return the seconds in a Retry-After header, a number or a date (RFC 9110, 10.2.3).
+
+    Returns None without a header, or for one that is neither.
+    """
     if header is None:
         return None
     if header.strip().isdecimal():
         return float(header)
     try:
         when = parsedate_to_datetime(header)
-    except ValueError:  # a header that means nothing is as good as none
+    except ValueError:  # a header that is no date counts as none
         return None
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
 
 
 def refusal(status: int, body: bytes, location: str | None, address: Address) -> str:
-    """`location` is that of a redirect."""
+    """Return a line that says what the server answered and how to fix it.
+
+    `location` is where a redirect leads; None for other answers.
+    """
     said = _said(body)
     reason = f"it answered {status} {_phrase(status)}{f': {said}' if said else ''}"
     hint = _hint(status, location, has_token=address.token is not None)
@@ -98,7 +104,7 @@ def _hint(status: int, location: str | None, *, has_token: bool) -> str:
 
 
 def _said(body: bytes) -> str:
-    """The server's own message: ours, vLLM's or FastAPI's JSON, or plain text."""
+    """Return the server's own message as one line: from JSON (ours, vLLM's, FastAPI's) or text."""
     text = body.decode(errors="replace")
     try:
         return one_line(_message(json.loads(text))).rstrip(".")
@@ -131,7 +137,7 @@ Encode = Callable[[Sequence[Item]], dict[str, object]]
 Decode = Callable[[object, Sequence[Item]], list[T]]
 
 RETRIED = (429, 500, 502, 503, 504)
-# bytes of an answer: far above any honest one, and no machine's memory
+# bytes that an answer may have: far more than a correct one needs, and far less than the memory
 ANSWER_FLOOR = 1 << 20
 ANSWER_PER_SCORE = 1 << 12
 
@@ -143,7 +149,7 @@ class _Reply(NamedTuple):
 
 
 class _Transient(Exception):
-    """This try failed, the next may not. `asked` is what the server wants us to wait, in s."""
+    """A failed try that may be repeated. `asked`: the server's Retry-After, in seconds."""
 
     def __init__(self, why: str, asked: float | None = None) -> None:
         super().__init__(why)
@@ -151,15 +157,15 @@ class _Transient(Exception):
 
 
 class Transport:
-    """Posts batches to one address.
+    """The sender of batches to one address.
 
     Args:
         timeout: seconds for one request as a whole, from connecting to the last byte.
-        concurrency: requests under way at most.
+        concurrency: how many requests may be under way at once.
         retries: further tries after a failed connection, a timeout, 429 or 500, 502, 503, 504.
         backoff: seconds before the first of them; doubled each time, up to 60.
 
-    A batch that fails fails within (retries + 1) × (timeout + 60) seconds, and ends the others.
+    A batch that fails does so within (retries + 1) × (timeout + 60) seconds, and ends the others.
     Raises `InputError` for a setting out of range.
     """
 
@@ -180,7 +186,7 @@ class Transport:
     def exchange(
         self, batches: Sequence[Sequence[Item]], encode: Encode, decode: Decode[T]
     ) -> list[T]:
-        """What `decode` makes of the answers, joined in the order of the batches.
+        """Return what `decode` makes of the answers to all batches, in the order of the batches.
 
         Raises `RewardError` naming the address, the reason, the number of tries and the prompts as
         soon as one batch has failed for good; the rest is cancelled.
@@ -216,7 +222,7 @@ class Transport:
         return httpx.AsyncClient(
             headers={**self.address.headers(), "Accept": "application/json"},
             verify=_certificates(),
-            # a proxy of the environment is for the world outside
+            # proxies of the environment are for other machines
             trust_env=not self.address.loopback,
             timeout=None,  # ours is for the whole request; httpx's is for each of its reads
             follow_redirects=False,
@@ -274,7 +280,10 @@ class Transport:
             raise RewardError(f"its answer cannot be decompressed ({_line(error)})") from error
 
     def _accepted(self, reply: _Reply) -> bytes:
-        """The body of a 2xx answer; whatever else came is an error of one kind or the other."""
+        """Return the body of a 2xx answer.
+
+        Raises `_Transient` for a status of `RETRIED`, `RewardError` for any other.
+        """
         if 200 <= reply.status < 300:
             return reply.body
         why = refusal(reply.status, reply.body, reply.headers.get("Location"), self.address)
@@ -325,7 +334,7 @@ def _run_apart(start: Callable[[], Coroutine[object, object, R]]) -> R:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Reading the certificates takes longer than scoring a small batch: once per process."""
+    """Return the TLS context, once per process: loading it takes longer than scoring a batch."""
     return httpx.create_ssl_context()
 
 

@@ -1,4 +1,4 @@
-"""vLLM's `/classify` and `/pooling`, asked for raw logits, and the check that they are raw.
+"""Ask vLLM's `/classify` and `/pooling` for raw logits, and check that they are raw.
 
 Fields as in vLLM 0.32, vllm/entrypoints/pooling/{classify,pooling}/protocol.py: a request has
 `model`, `input` (texts, or lists of token ids) and `use_activation`; unknown fields are ignored, so
@@ -18,7 +18,7 @@ from rewards.types import RewardError
 
 __all__ = ["VLLM", "RawCheck"]
 
-# route -> what a request says besides
+# route -> further fields of a request
 FORMS: dict[str, dict[str, str]] = {
     "/classify": {},
     "/pooling": {"task": "classify", "encoding_format": "float"},
@@ -26,7 +26,7 @@ FORMS: dict[str, dict[str, str]] = {
 
 
 class VLLM:
-    """One of the two routes. `activation` asks for probabilities, which only `RawCheck` wants."""
+    """One of vLLM's two routes. `activation` asks for probabilities, for `RawCheck` alone."""
 
     def __init__(
         self, route: str, texts: Texts, model: str | None = None, *, activation: bool = False
@@ -56,32 +56,33 @@ class VLLM:
         return [_logit(row) for row in _in_order(found.data, len(items))]
 
     def activated(self) -> VLLM:
-        """The same, asking for probabilities."""
+        """Return the same protocol, asking for probabilities."""
         return VLLM(self.route, self.texts, self.model, activation=True)
 
 
 class RawCheck:
-    """Proof that a server's numbers are logits: one outside [0, 1], or a changed one when asked.
+    """The check that a server's numbers are logits and not probabilities.
 
-    Where all scores lie in [0, 1], one of them is asked for again with the activation on.
+    A number outside [0, 1] proves it. Where all scores lie in [0, 1], one of them is asked for
+    again with the activation on, and must change.
     """
 
     def __init__(self) -> None:
         self.proven = False
 
     def doubtful(self, values: Sequence[float | None]) -> int | None:
-        """The index of the score to ask for again; None when there is no doubt."""
+        """Return the index of the score to ask for again; None if none is in doubt or can tell."""
         known = [value for value in values if value is not None and not math.isnan(value)]
         self.proven = self.proven or any(not 0 <= value <= 1 for value in known)
         if self.proven or not known:
             return None
         moves = [0.0 if v is None or math.isnan(v) else abs(_sigmoid(v) - v) for v in values]
         index = max(range(len(moves)), key=moves.__getitem__)
-        # 0.66 is its own sigmoid and proves nothing either way; a later call will
+        # 0.66 is its own sigmoid and proves nothing either way; a later call has other scores
         return index if moves[index] > 0.01 else None
 
     def settle(self, value: float, activated: float | None) -> None:
-        """Raises `RewardError` when asking for the activation changed nothing."""
+        """Check that asking for the activation changed the score. Raises `RewardError` if not."""
         if activated is None or abs(activated - value) < abs(activated - _sigmoid(value)):
             raise RewardError(
                 f"it answers {value:.6g} with and without use_activation, so this looks like a "
@@ -93,7 +94,10 @@ class RawCheck:
 
 
 def _logit(row: VLLMRow) -> float | None:
-    """The one output of a reward model."""
+    """Return the one output of a reward model; None where it is null.
+
+    Raises `RewardError` for another number of outputs, or outputs per token.
+    """
     if row.values and isinstance(row.values[0], list):
         raise RewardError("it answers one output per token: it serves no sequence classifier")
     if len(row.values) != 1:
@@ -103,7 +107,7 @@ def _logit(row: VLLMRow) -> float | None:
 
 
 def _in_order(rows: Sequence[VLLMRow], expected: int) -> list[VLLMRow]:
-    """The rows by their `index`, each exactly once."""
+    """Return the rows in the order of `index`. Raises `RewardError` unless each occurs once."""
     check_count(len(rows), expected, "data")
     ordered = sorted(rows, key=lambda row: row.index)
     if [row.index for row in ordered] != list(range(expected)):

@@ -46,7 +46,7 @@ __all__ = [
 log = logging.getLogger("rewards")
 
 
-# rows of features that are computed with at once
+# rows of features in memory at once
 _BLOCK = 4096
 
 
@@ -63,14 +63,14 @@ def train_armorm(
 ) -> dict[str, object]:
     """Train both stages on the frozen transformer of `base`, leave the model in `folder`/model.
 
-    States go to `folder`/features and stay there: a killed run goes on from them, and another gate
-    can be trained without the transformer. They take 4·H bytes per rated conversation and 16·H per
-    pair; half of that as float16.
+    States go to `folder`/features and stay there: a killed run continues from them, and another
+    gate can be trained without the transformer. They take 4·H bytes per rated conversation and 16·H
+    per pair; half of that as float16.
 
     Args:
         rated: for the regression; any conversation may lack any attribute.
         pairs: for the gate and, both sides of them, for the penalties on verbosity.
-        held_out: scored at the end, and nothing else.
+        held_out: used for the evaluation at the end alone.
 
     Returns metrics: accuracy on `held_out` with its 95 % interval, that of uniform weights beside
     it, counts, and per attribute labels, α, errors of the regression and penalty.
@@ -82,7 +82,7 @@ def train_armorm(
         gating or GatingSettings(),
         Path(folder),
     )
-    _targets(rated, pairs, settings)  # what is wrong shows before the model is read
+    _targets(rated, pairs, settings)  # raises for wrong data before the model is read
     frozen = load_frozen(base, settings)
     reading, reader = frozen.reading, StateReader(frozen.backbone, settings.batch_tokens)
     rated, pairs, held_out = readable(reading.encoder, settings.on_bad_row, rated, pairs, held_out)
@@ -121,7 +121,7 @@ def extract_states(
     settings: ArmoRMSettings,
     place: Place,
 ) -> None:
-    """Extract the states that `train_armorm` goes on from, wherever `place` has the model."""
+    """Extract the states that `train_armorm` continues from, wherever `place` has the model."""
     _targets(rated, pairs, settings)
     reading, where = load_reading(base, settings), Path(folder) / "features"
     data = readable(reading.encoder, settings.on_bad_row, rated, pairs, held_out)
@@ -134,7 +134,7 @@ def extract_states(
 def _targets(
     rated: Sequence[Rated], pairs: Sequence[Pair], settings: ArmoRMSettings
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and labels of the regression, checked."""
+    """Return the checked names (K,) and labels (N, K) of the regression. Raises `InputError`."""
     names, labels_NK = label_matrix(rated, settings.attributes, settings.leave_out_unlabelled)
     names, labels_NK = varying_labels(names, labels_NK, settings.leave_out_unlabelled)
     _check(names, settings.verbosity, pairs)
@@ -148,7 +148,7 @@ def _regressed(
     settings: ArmoRMSettings,
     device: str,
 ) -> list[RidgeFit]:
-    """The first stage."""
+    """Run the first stage: fit each attribute on the states of the last tokens."""
     return fit_attributes(
         rated_N1H[:, 0],
         labels_NK,
@@ -169,7 +169,7 @@ def _gated(
     device: str,
     report: Callable[[int, float], None],
 ) -> ArmoRMHeads:
-    """The second stage: penalties, then the gate."""
+    """Run the second stage: compute the penalties, then train the gate."""
     regression_KH = np.stack([fit.weight_H for fit in fits]).astype(np.float32)
     rewards_SK = _rewards(sides_S2H, regression_KH)
     transform_KK = _transform(rewards_SK, names, settings)
@@ -185,7 +185,7 @@ def _gated(
 
 
 def _rewards(sides_S2H: np.ndarray, regression_KH: np.ndarray) -> np.ndarray:
-    """Rewards (S, K) of 2P responses, NaN where one was too long; in blocks."""
+    """Return the rewards (S, K) of S = 2P responses, NaN where one was too long."""
     blocks = [
         np.asarray(sides_S2H[start : start + _BLOCK, 1], dtype=np.float32) @ regression_KH.T
         for start in range(0, len(sides_S2H), _BLOCK)
@@ -204,7 +204,7 @@ def _transform(
 
 
 def _margins(heads: ArmoRMHeads, sides_S2H: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """s_c − s_r (P,) by the formula of `rewards.models.armorm_head`, and by uniform weights.
+    """Return s_c − s_r (P,) as in `rewards.models.armorm_head`, and with uniform weights.
 
     NaN for a pair with a side that was too long.
     """
@@ -237,7 +237,7 @@ def _share_won(margins_P: np.ndarray) -> float:
 
 
 def _counted(unit: str, what: str, lost_N: np.ndarray) -> dict[str, int]:
-    """Those that were used, and those that are too long."""
+    """Return the metrics that count items used and items that are too long."""
     lost = int(lost_N.sum())
     return {f"{unit}/{what}": len(lost_N) - lost, f"{unit}/{what}_too_long": lost}
 
@@ -245,7 +245,7 @@ def _counted(unit: str, what: str, lost_N: np.ndarray) -> dict[str, int]:
 def _check_some_fit(
     rated_N1H: np.ndarray, sides_S2H: np.ndarray, held_S2H: np.ndarray | None, longest: int | None
 ) -> None:
-    """Before anything is trained; states of what was too long are NaN."""
+    """Check, before training, that some data fit. Raises `InputError` where all are too long."""
     sides = {"training pairs": sides_S2H, "held-out pairs": held_S2H}
     lost = {what: _lost(states).reshape(-1, 2).any(axis=1)
             for what, states in sides.items() if states is not None}  # fmt: skip
@@ -259,12 +259,12 @@ def _check_some_fit(
 
 
 def _lost(states_NQH: np.ndarray) -> np.ndarray:
-    """Rows (N,) that were too long."""
+    """Return which rows (N,) were too long: their states are NaN."""
     return np.isnan(states_NQH[:, 0, 0])
 
 
 def _by_attribute(heads: ArmoRMHeads, fits: Sequence[RidgeFit]) -> dict[str, dict[str, float]]:
-    # λ of each attribute: what M takes of verbosity, its own 1 included
+    # λ of each attribute: how much of verbosity M subtracts; of verbosity itself, 1
     penalties_K = (np.eye(len(fits)) - heads.transform_KK).max(axis=0)
     return {
         name: {

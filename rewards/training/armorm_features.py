@@ -1,4 +1,4 @@
-"""What ArmoRM's two stages are computed from: states of a frozen transformer, in files."""
+"""Extract what ArmoRM's two stages are computed from: states of a frozen transformer, in files."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ log = logging.getLogger("rewards")
 
 _RATED, _PAIRS, _HELD_OUT = "rated.npy", "pairs.npy", "held_out.npy"
 
-# heads that the starting model may have, which ArmoRM does without
+# heads that the starting model may have, and that ArmoRM does not use
 _OTHER_HEADS = (*HEADS, "score.", "v_head.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmoRMSettings:
-    """Of the regression, the penalties and the features; defaults as published.
+    """Settings of the regression, the penalties and the features; defaults as published.
 
     Args:
         attributes: names and order of the rewards; None: the published 19 when all labels are
             among them, else the labels' own in order of appearance.
-        leave_out_unlabelled: leave out attributes without any label, or with one value alone.
-        verbosity: the attribute that the others are rid of; None: no penalties.
+        leave_out_unlabelled: skip attributes without any label, or with one value alone.
+        verbosity: the attribute whose influence is taken out of the others; None: no penalties.
         threshold: signed rank correlation with verbosity that a penalty must reach.
-        max_length: longer conversations, and pairs with one, are left out and counted; None: what
+        max_length: longer conversations, and pairs with one, are skipped and counted; None: what
             the model can take.
         feature_dtype: of the files; float16 holds any bfloat16 state but the tiniest.
-        chunk_rows: rows between which a killed extraction can go on.
+        chunk_rows: rows between which a killed extraction can continue.
         on_bad_row: "skip" counts and skips conversations that the chat template refuses.
     """
 
@@ -90,7 +90,7 @@ class ArmoRMSettings:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the starting model reads. `longest`: conversations of more tokens are left out."""
+    """How the starting model reads. Conversations of more than `longest` tokens are skipped."""
 
     encoder: Encoder
     gate: Gate
@@ -99,7 +99,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Frozen:
-    """The starting model without its head."""
+    """The starting model without its head; `file_dtype` is that of its files."""
 
     backbone: Backbone
     reading: Reading
@@ -111,7 +111,10 @@ class Frozen:
 
 
 def load_reading(base: str | Path, settings: ArmoRMSettings) -> Reading:
-    """As `load_armorm` will read. Raises InputError without Llama 3's tokenizer and template."""
+    """Return how the starting model reads, which is how `load_armorm` will read.
+
+    Raises InputError without Llama 3's tokenizer and template.
+    """
     folder, name = local_folder(base), str(base)
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     gate = gate_of(tokenizer, name)
@@ -123,7 +126,7 @@ def load_reading(base: str | Path, settings: ArmoRMSettings) -> Reading:
 
 
 def load_frozen(base: str | Path, settings: ArmoRMSettings) -> Frozen:
-    """The parts that `load_armorm` will load again. Raises InputError where a tensor is missing."""
+    """Load the parts that `load_armorm` will load again. Raises InputError for a missing tensor."""
     folder, name = local_folder(base), str(base)
     reading, config = load_reading(base, settings), load_config(folder)
     place = resolve_device(settings.device)
@@ -138,13 +141,13 @@ def load_frozen(base: str | Path, settings: ArmoRMSettings) -> Frozen:
 
 
 def load_states(base: str | Path, settings: ArmoRMSettings) -> StateReader:
-    """The starting model alone, as a worker needs it."""
+    """Load the starting model alone, as a worker needs it, and return a reader of its states."""
     return StateReader(load_frozen(base, settings).backbone, settings.batch_tokens)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Which states are extracted, by whom, and where to."""
+    """The states to extract: by which reader, how conversations are read, and into which folder."""
 
     reader: States
     reading: Reading
@@ -154,7 +157,7 @@ class Features:
     def of_all(
         self, rated: Sequence[Rated], pairs: Sequence[Pair], held_out: Sequence[Pair]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Those of rated conversations, of pairs, and of held-out pairs if there are any."""
+        """Return the states of rated conversations, of pairs, and of held-out pairs or None."""
         return (
             self.of_rated(rated),
             self.of_pairs(pairs, _PAIRS),
@@ -162,7 +165,7 @@ class Features:
         )
 
     def of_rated(self, rated: Sequence[Rated]) -> np.ndarray:
-        """(N, 1, H): the last token."""
+        """Return the states (N, 1, H) of N rated conversations: at the last token."""
 
         def name(row: int) -> str:
             return f"rated row {rated[row].id or row!r}"
@@ -171,7 +174,10 @@ class Features:
         return self._extract(rows, _RATED, last_token, 1, name)
 
     def of_pairs(self, pairs: Sequence[Pair], file: str) -> np.ndarray:
-        """(2P, 2, H): end of the prompt and last token, of each chosen and then its rejected."""
+        """Return the states (2P, 2, H) of P pairs: at the end of the prompt and at the last token.
+
+        Of each pair the chosen side comes first, then the rejected one.
+        """
 
         def name(row: int) -> str:
             return f"pair {pairs[row // 2].id!r} ({('chosen', 'rejected')[row % 2]})"
@@ -206,7 +212,7 @@ class Features:
 
 
 def are_extracted(folder: Path, held_out: Sequence[Pair]) -> bool:
-    """Whether the files of all states are whole."""
+    """Return whether the files of all states are whole."""
     files = (_RATED, _PAIRS, *((_HELD_OUT,) if held_out else ()))
     return all((folder / file).exists() for file in files)
 
@@ -218,7 +224,7 @@ def readable(
     pairs: Sequence[Pair],
     held_out: Sequence[Pair],
 ) -> tuple[Sequence[Rated], Sequence[Pair], Sequence[Pair]]:
-    """All, or those that the chat template does not refuse; the log counts the others."""
+    """Return all data, or with "skip" what the chat template accepts; the log counts the others."""
     if on_bad_row == "stop":
         return rated, pairs, held_out
 

@@ -8,7 +8,7 @@ pairs with both sides within 512 tokens (one epoch, 5e-6, linear; a second one o
 `###Human: …###Assistant: …` after one BOS, without EOS.
 
 The first stage uses our trainer instead of TRL's SFTTrainer, so that both stages resume and batch
-in one way; TRL's "wrapped" packing also keeps a short remainder that the recipe leaves out.
+in one way; TRL's "wrapped" packing also uses a short remainder that the recipe skips.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ def train_bradley_terry(
     on_metrics: OnMetrics | None = None,
     recipe: str = "bradley_terry",
 ) -> dict[str, object]:
-    """Train on `pairs` and leave the model in `folder`/model; `folder`/checkpoints comes and goes.
+    """Train on `pairs` and leave the model in `folder`/model.
 
-    `base` is a language model, under a new head, or a classifier with one. Called again after a
-    kill it goes on. Returns metrics: accuracy on `held_out` with its 95 % interval, the last
-    training loss, counts of pairs, and how the model reads (`reading`).
+    `base` is a language model, which gets a new head, or a classifier with one. Checkpoints are in
+    `folder`/checkpoints until the model is written; called again after a kill, training continues
+    from them. Returns metrics: accuracy on `held_out` with its 95 % interval, the last training
+    loss, counts of pairs, and how the model reads (`reading`).
 
     Raises `InputError` for pairs, models or settings that cannot be used.
     """
@@ -104,7 +105,7 @@ def train_bradley_terry(
 def measured(
     margins_N: np.ndarray, test: Encoded, held_out: Sequence[Pair], seed: int
 ) -> dict[str, float]:
-    """`held_out_accuracy` of the pairs that became examples."""
+    """Return the `held_out_accuracy` on the pairs that became examples."""
     pairs = {pair.id: pair for pair in held_out}
     return held_out_accuracy(margins_N, [pairs[one.id] for one in test.examples], seed=seed)
 
@@ -141,9 +142,10 @@ def train_sft(
     chunk: int = 1024,
     on_metrics: OnMetrics,
 ) -> dict[str, float]:
-    """A language model of the chosen texts in `folder`/model, made once; the loss is on all tokens.
+    """Fine-tune a language model on the chosen texts into `folder`/model, and return its metrics.
 
-    Texts are read as the reward model will read them, end to end, in chunks of `chunk` tokens.
+    Texts are read as the reward model will read them, end to end, in chunks of `chunk` tokens, with
+    the loss on all tokens. A model that is there already is not made again.
     """
     done = folder / "model" / _DONE
     if done.exists():
@@ -175,8 +177,10 @@ def train_sft(
 
 
 def chunks(rows: Iterable[Sequence[int]], size: int) -> list[Example]:
-    """Rows of ids end to end, cut every `size` tokens. What remains at the end is left out, as in
-    LMFlow's `group_texts`, unless it is all there is."""
+    """Put rows of ids end to end and cut them every `size` tokens.
+
+    What remains at the end is skipped, as in LMFlow's `group_texts`, unless there is nothing else.
+    """
     line = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
     whole = len(line) // size * size
     pieces = line[:whole].reshape(-1, size) if whole else line[None]
@@ -200,13 +204,13 @@ def train_hh(
     loss: LossSettings | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> dict[str, object]:
-    """Both stages: `folder`/sft/model, then `folder`/model.
+    """Train both stages: `folder`/sft/model, then `folder`/model.
 
-    `sft_pairs` are for the first stage alone: the card adds that part of the test set which it
-    does not evaluate on. `sft` None leaves the first stage out. Metrics of the first stage are
-    named `sft/…`, and their steps are its own.
+    `sft_pairs` are for the first stage alone: the card adds that part of the test set which it does
+    not evaluate on. `sft` None skips the first stage. Metrics of the first stage are named `sft/…`,
+    and their steps are its own.
 
-    Returns what `train_bradley_terry` does, and `sft/…`. Raises `InputError`.
+    Returns what `train_bradley_terry` does, and `sft/…`. Raises `InputError` as it does.
     """
     folder, report = Path(folder), on_metrics or (lambda step, values: None)
     first: dict[str, float] = {}

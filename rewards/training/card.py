@@ -1,4 +1,4 @@
-"""The model card of a trained reward model, and the held-out accuracy that it reports."""
+"""Write the model card of a trained reward model, with the held-out accuracy that it reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "model_card",
 ]
 
-# what a card reads of a recipe's metrics; `result.json` holds the recipe's others beside them
+# the metrics of a recipe that a card reads; `result.json` holds all of them
 TrainedMetrics = TypedDict(
     "TrainedMetrics",
     {
@@ -54,12 +54,12 @@ def model_card(
     settings: Mapping[str, object],
     metrics: TrainedMetrics,
 ) -> str:
-    """Markdown.
+    """Return the model card as Markdown.
 
     Args:
         data: a line per source: what became of its rows.
-        origins: source -> pairs trained on, before any was left out for its length.
-        shared: held-out pairs whose first turn is trained on too.
+        origins: source -> number of training pairs, before any was skipped for its length.
+        shared: number of held-out pairs whose first turn is also a training pair's.
         settings: the resolved config.
         metrics: as the recipe returns them.
     """
@@ -82,7 +82,7 @@ def _accuracy(metrics: TrainedMetrics, shared: int) -> str:
 
 
 def accuracy_in_words(metrics: TrainedMetrics, *, bold: bool = False) -> str:
-    """One sentence, with the interval or why there is none."""
+    """Return the accuracy as one sentence, with its interval or why there is none."""
     accuracy = metrics.get("eval/accuracy")
     if accuracy is None:
         return "Not measured: no pairs were held out."
@@ -140,10 +140,10 @@ def _settings(settings: Mapping[str, object]) -> str:
 def held_out_accuracy(
     margins_N: np.ndarray, pairs: Sequence[Pair], *, seed: int = 0
 ) -> dict[str, float]:
-    """Accuracy of N pairs by their margins, NaN for one without, and its 95 % interval.
+    """Return the accuracy of N pairs by their margins, NaN for one without, and its 95 % interval.
 
-    The interval is by resampling `eval/prompts` prompts, the pairs of one prompt being one draw:
-    it is NaN where the pairs that tell anything have one prompt and differ in outcome.
+    The interval is by resampling `eval/prompts` prompts, the pairs of one prompt being one draw: it
+    is NaN where the pairs with a margin all have one prompt and differ in outcome.
     """
     prompts = [json.dumps([*map(dict, pair.prompt)], ensure_ascii=False) for pair in pairs]
     found = pair_accuracy(margins_N, prompts, seed=seed)

@@ -1,8 +1,8 @@
-"""Several processes of one training, as torchrun and `accelerate launch` start them.
+"""Join several processes of one training, as torchrun and `accelerate launch` start them.
 
 Every process holds the whole model, or a part of it (`rewards.training.shards`), takes its share of
 each step's examples, and adds its gradients to the others': the weights are those of one process,
-to rounding. Alone, all of this does nothing.
+to rounding. In a single process these functions do nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 _Item = TypeVar("_Item")
-_BUCKET = 2**24  # numbers of a message
+_BUCKET = 2**24  # numbers in one message
 
 
 def count() -> int:
@@ -36,22 +36,22 @@ def count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and tells what happens."""
+    """Return whether this is the process that writes files and reports."""
     return _rank() == 0
 
 
 def local_rank() -> int:
-    """Among the processes of this machine: the number of its GPU."""
+    """Return this process's number among those of its machine, which is that of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def shard(items: Sequence[_Item], rank: int | None = None) -> Sequence[_Item]:
-    """Those that are this process's to work on, or another one's."""
+    """Return the items that process `rank` (by default this one) works on."""
     return items[_rank() if rank is None else rank :: count()]
 
 
 def all_gather(own: Sequence[_Item]) -> list[_Item]:
-    """What all processes made of their `shard`s, in the order of the whole."""
+    """Return the results of all processes for their `shard`s, in the order of the whole."""
     if count() == 1:
         return list(own)
     import torch.distributed as dist
@@ -65,7 +65,7 @@ def all_gather(own: Sequence[_Item]) -> list[_Item]:
 
 
 def decided_by_first(decide: Callable[[], _Item]) -> _Item:
-    """What `decide` says in the first process; in the others it is not called."""
+    """Return what `decide` returns in the first process; the others do not call it."""
     if count() == 1:
         return decide()
     import torch.distributed as dist
@@ -76,7 +76,7 @@ def decided_by_first(decide: Callable[[], _Item]) -> _Item:
 
 
 def summed(value: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, in place."""
+    """Sum a value over all processes in place, and return it."""
     if count() > 1:
         import torch.distributed as dist
 
@@ -85,7 +85,7 @@ def summed(value: torch.Tensor) -> torch.Tensor:
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Make every gradient the sum over all processes; one that no process has stays away."""
+    """Make every gradient the sum over all processes; one that no process has remains None."""
     if count() == 1:
         return
     import torch
@@ -106,7 +106,7 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Those of one type side by side, so that few messages go around."""
+    """Group consecutive tensors of one type, so that few messages are sent."""
     found: list[list[torch.Tensor]] = []
     room, dtype = 0, None
     for one in tensors:
@@ -119,7 +119,7 @@ def _buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
 
 
 def barrier() -> None:
-    """Until all processes are here."""
+    """Wait until all processes have reached this call."""
     if count() > 1:
         import torch.distributed as dist
 
@@ -127,7 +127,7 @@ def barrier() -> None:
 
 
 def shutdown() -> None:
-    """Part from the other processes."""
+    """Leave the group of processes."""
     if count() > 1:
         import torch.distributed as dist
 

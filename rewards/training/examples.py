@@ -1,10 +1,10 @@
-"""Training examples: made from preference pairs, drawn for each step, cut into batches.
+"""Make training examples from preference pairs, draw each step's examples, and batch them.
 
 An `Example` holds the token ids of one text or of the two sides of a pair, as the model will read
 them when it scores. A step's examples are a random draw that does not look at lengths, so that no
 step is all short pairs. Within the step they are sorted by length and cut under a token budget.
-Loss and gradient are sums over the step divided once by its weight, so the cuts change rounding
-only.
+Loss and gradient are sums over the step divided once by its weight, so that the cuts change only
+the rounding.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Example:
 
     Args:
         rows: int32 ids (T,) of each text; of a pair, chosen and then rejected.
-        id: of the pair it came from, for messages.
-        loss_from: for language-model losses: per row the first token that counts.
+        id: the id of the pair that the example came from, for messages.
+        loss_from: for language-model losses: per row the first token that has a loss.
         margin: by how much the chosen side should win.
     """
 
@@ -65,7 +65,7 @@ class Example:
 
     @property
     def tokens(self) -> int:
-        """Real tokens: no padding, a shared beginning counted in each row."""
+        """Return the number of tokens without padding; a shared beginning counts in each row."""
         return sum(len(row) for row in self.rows)
 
     @property
@@ -74,7 +74,7 @@ class Example:
 
     @property
     def packed(self) -> int:
-        """Tokens when what a pair's sides have in common at the start is computed once."""
+        """Return the number of tokens when a pair's common beginning is computed once."""
         return self.tokens - shared_beginning(self.rows)
 
 
@@ -87,10 +87,10 @@ def shared_beginning(rows: tuple[np.ndarray, ...]) -> int:
 
 
 def training_steps(count: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
-    """Numbers of the examples of each step: `epochs` permutations of `count`, end to end.
+    """Return the numbers of each step's examples: `epochs` permutations of `count`, end to end.
 
-    The last step alone may be smaller. It follows from the arguments, so that a resumed run takes
-    the steps that are left. Raises `InputError` when there is nothing to train on.
+    Only the last step may be smaller. The steps follow from the arguments, so that a resumed run
+    takes those that are left. Raises `InputError` when there is nothing to train on.
     """
     total = round(count * epochs)
     if not total:
@@ -106,8 +106,11 @@ def training_steps(count: int, batch_size: int, epochs: float, seed: int) -> lis
 
 
 def micro_batches(examples: Sequence[Example], budget: int, layout: Layout) -> list[list[Example]]:
-    """The examples in batches of at most `budget` tokens as `layout` counts them, at least one
-    example each; the longest come first, so that memory runs out in the first batch or never."""
+    """Cut examples into batches of at most `budget` tokens as `layout` counts them.
+
+    A batch has at least one example. The longest come first, so that memory runs out in the first
+    batch or never.
+    """
     if layout == "packed":
         ordered = sorted(examples, key=lambda one: -one.packed)
         return _filled(ordered, lambda batch: sum(one.packed for one in batch), budget)
@@ -139,7 +142,11 @@ _CHUNK = 1000  # pairs tokenised at a time
 
 @dataclass(frozen=True)
 class Encoded:
-    """Examples in the order of their pairs, and why the others are not there: reason -> count."""
+    """Examples in the order of their pairs, and what became of the others.
+
+    `dropped`: reason -> number of pairs skipped for it; `cut`: number of pairs that were shortened
+    to `max_length`.
+    """
 
     examples: list[Example]
     dropped: dict[str, int]
@@ -149,7 +156,7 @@ class Encoded:
 def reading_encoder(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: ReadingSettings, name: str
 ) -> Encoder:
-    """The encoder that `load_reward` would make, for the model that is being trained.
+    """Return the encoder that `load_reward` would make, for the model that is being trained.
 
     Raises `InputError` when the settings do not fit the tokenizer.
     """
@@ -164,7 +171,7 @@ def reading_encoder(
         separator=settings.separator,
         chat_template_kwargs=settings.chat_template_kwargs,
     )
-    if settings.chat_template is None:  # a model that was trained here is read as it was
+    if settings.chat_template is None:  # else its record, from training here, no longer fits
         side, separator = settings.truncation_side, settings.separator
         wanted = with_record(Path(name), wanted, side=side, separator=separator)
     vocabulary = num_embeddings(model)
@@ -179,9 +186,9 @@ def encode_pairs(
     what: str = "training",
     on_bad_row: OnBadRow = "stop",
 ) -> Encoded:
-    """N pairs to at most N examples of two rows each.
+    """Return at most N examples, of two rows each, of N pairs.
 
-    Left out, and counted: pairs whose sides read the same, that have an empty side, or that are
+    Skipped, and counted: pairs whose sides read the same, that have an empty side, or that are
     longer than the encoder's `max_length` and must not be cut or would lose a response to it; with
     `on_bad_row` "skip", pairs that the chat template refuses.
 
@@ -199,7 +206,7 @@ def encode_pairs(
 
 
 def usable(pair: Pair, dropped: Counter[str]) -> bool:
-    """Whether the sides are two and there; else it is counted."""
+    """Return whether the sides differ and neither is empty; count the pair if not."""
     said = [pair.conversation(side)[-1] for side in SIDES]
     if not all(one["content"].strip() or "tool_calls" in one for one in said):
         dropped["with an empty side"] += 1
@@ -211,7 +218,7 @@ def usable(pair: Pair, dropped: Counter[str]) -> bool:
 
 
 def is_read(encoder: Encoder, conversations: Iterable[Scorable], dropped: Counter[str]) -> bool:
-    """Whether the chat template refuses none of them; else it is counted."""
+    """Return whether the chat template accepts all `conversations`; count the refusal if not."""
     try:
         for one in conversations:
             encoder.check(one, length=False)
@@ -224,7 +231,7 @@ def is_read(encoder: Encoder, conversations: Iterable[Scorable], dropped: Counte
 def check_some_left(
     examples: Sequence[Example], pairs: Sequence[Pair], dropped: Counter[str], what: str
 ) -> None:
-    """Say what was left out. Raises `InputError` when that was everything."""
+    """Log how many pairs were skipped, and why. Raises `InputError` where all were."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     if not examples:
         problem = f"no {what} pairs are left of {len(pairs)}"

@@ -48,8 +48,11 @@ __all__ = [
 def export_classifier(
     model: nn.Module, encoder: Encoder, folder: Path, *, attention: str | None, recipe: str
 ) -> None:
-    """A `*ForSequenceClassification` folder: safetensors, tokenizer with a chat template that
-    writes what was trained on, one PAD, one label, and `reward.json`."""
+    """Write a `*ForSequenceClassification` folder with `reward.json`.
+
+    It has safetensors, one label, and a tokenizer with one PAD, whose chat template writes the text
+    that was trained on.
+    """
 
     def finish(partial: Path) -> None:
         write_record(partial, encoder.describe(), recipe=recipe)
@@ -57,7 +60,7 @@ def export_classifier(
     tokenizer = encoder.tokenizer
     tokenizer.chat_template = chat_template_of(encoder)
     if encoder.max_length is not None:
-        tokenizer.model_max_length = encoder.max_length  # where other libraries look for it
+        tokenizer.model_max_length = encoder.max_length  # other libraries read the limit here
     tokenizer.truncation_side = encoder.truncation_side
     export_model(model, tokenizer, folder, attention=attention, finish=finish)
 
@@ -70,10 +73,10 @@ def export_model(
     attention: str | None,
     finish: Callable[[Path], None] | None = None,
 ) -> None:
-    """Weights with adapters merged, config and tokenizer; `finish` may add files before the
-    folder gets its name. `attention` is the implementation the model came with.
+    """Write the weights with adapters merged, config and tokenizer to `folder`.
 
-    Of several processes the first writes, and the others wait until the folder is there.
+    `attention` is the implementation that the model came with; `finish` may add files before the
+    folder gets its name. Of several processes the first writes, and the others wait for it.
     """
     if distributed.is_first():
         _write(model, tokenizer, folder, attention, finish or (lambda partial: None))
@@ -103,14 +106,14 @@ def _write(
 
 
 def merged(model: nn.Module) -> PreTrainedModel:
-    """The plain model; peft's adapters are added to its weights, in place."""
+    """Return the plain model, peft's adapters added to its weights in place."""
     return cast("PreTrainedModel", getattr(model, "merge_and_unload", lambda: model)())
 
 
 def chat_template_of(encoder: Encoder) -> str:
-    """A template that renders conversations as `encoder` reads them, BOS and EOS included.
+    """Return a template that renders conversations as `encoder` reads them, BOS and EOS included.
 
-    "chat" has its own, which stays as it is.
+    For the format "chat" it is the tokenizer's own, unchanged.
     """
     if encoder.format == "chat":
         return encoder.tokenizer.chat_template
@@ -141,8 +144,10 @@ def export_grm(
     *,
     attention: str | None,
 ) -> None:
-    """Weights with adapters merged, the value head under published names, config keys that its own
-    class reads, tokenizer, and `reward.json`. There is no `auto_map`: no Python file goes along.
+    """Write a GRM folder: a language model with adapters merged, and the value head's tensors.
+
+    The head has the published names, config.json the keys that GRM's own class reads; tokenizer and
+    `reward.json` are beside them. There is no `auto_map`, since no Python file is written.
     """
     for key, value in head_keys(settings).items():
         setattr(base_of(model).config, key, value)
@@ -154,7 +159,7 @@ def export_grm(
 
 
 def head_keys(settings: GRMSettings) -> Mapping[str, object]:
-    """What GRM's wrapper class builds the head from, in config.json."""
+    """Return the keys of config.json from which GRM's wrapper class builds the head."""
     return {
         "vhead_layer_type": "mlp" if settings.head_layers else "linear",
         "vhead_num_layers": settings.head_layers,
@@ -169,7 +174,7 @@ ARCHITECTURE = "LlamaForRewardModelWithGating"
 
 @dataclass(frozen=True)
 class ArmoRMHeads:
-    """K rewards: regression (K, H), M (K, K), the gate, and their names."""
+    """ArmoRM's trained parts for K rewards: regression (K, H), M (K, K), the gate, and K names."""
 
     regression_KH: np.ndarray
     transform_KK: np.ndarray
@@ -184,11 +189,11 @@ def export_armorm(
     heads: ArmoRMHeads,
     dtype: torch.dtype | None,
 ) -> None:
-    """Write transformer, heads (float32, as published), config.json and tokenizer to `folder`,
-    which appears whole or not at all.
+    """Write transformer, heads (float32, as published), config.json and tokenizer to `folder`.
 
-    `dtype` is that of the files the transformer came from: its weights, which were frozen, go back
-    to it where that loses nothing. There is no `auto_map`: no Python file goes along.
+    The folder appears whole or not at all. `dtype` is that of the files the transformer came from:
+    its weights, which were frozen, are written in it where that loses nothing. There is no
+    `auto_map`, since no Python file is written.
     """
     gate = heads.gate
     tensors = {
@@ -202,13 +207,13 @@ def export_armorm(
         "architectures": [ARCHITECTURE],
         "num_objectives": len(heads.attributes),
         "gating_temperature": gate.temperature,
-        # of a gate without hidden layers the first layer is the last
+        # where there are no hidden layers, this is the width of the only layer
         "gating_hidden_dim": len(tensors["gating.layers.0.weight"]),
         "gating_n_hidden": len(gate.layers) - 1,
         ATTRIBUTES: list(heads.attributes),
     }
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an attempt that died
+    shutil.rmtree(partial, ignore_errors=True)  # from an attempt that was killed
     partial.mkdir(parents=True)
     _write_config(partial, transformer.config, keys)
     _write_tensors(partial, tensors)
@@ -221,7 +226,7 @@ def export_armorm(
 
 
 def _stored_as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """The tensor in `dtype` if that holds it exactly, else as it is."""
+    """Return the tensor in `dtype` if that holds it exactly, else unchanged."""
     if dtype is None or not tensor.is_floating_point():
         return tensor
     cast = tensor.to(dtype)
@@ -232,13 +237,13 @@ def _write_config(folder: Path, config: PreTrainedConfig, keys: Mapping[str, obj
     config.save_pretrained(folder)
     path = folder / "config.json"
     written = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("auto_map", "id2label", "label2id"):  # of the starting model
+    for key in ("auto_map", "id2label", "label2id"):  # these describe the starting model
         written.pop(key, None)
     path.write_text(json.dumps({**written, **keys}, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """safetensors files, an index where there are several."""
+    """Write safetensors files, with an index where there are several."""
     from huggingface_hub import save_torch_state_dict
 
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,7 +1,7 @@
-"""Frozen hidden states of conversations, computed once and kept in a file. Knows nothing of labels.
+"""Compute hidden states of conversations once, into a file. This module knows nothing of labels.
 
 Rows go to `NAME.npy.partial` a chunk at a time, and each whole chunk to `NAME.npy.log` with a
-digest of the token ids it was computed from. A killed extraction goes on after its last whole
+digest of the token ids it was computed from. A killed extraction continues after its last whole
 chunk, batches being made within chunks, and ends in the same bytes. Memory holds one chunk.
 """
 
@@ -47,24 +47,24 @@ _SILENCE = 30.0  # seconds between reports of progress
 
 
 def last_token(ids: Sequence[int], name: str) -> Sequence[int]:
-    """Positions of one state per row: where rewards are read."""
+    """Return the position of a row's last token, where rewards are read."""
     return (len(ids) - 1,)
 
 
 class States(Protocol):
-    """What hidden states come from: a `StateReader`, or several in workers."""
+    """A source of hidden states: a `StateReader`, or several in workers."""
 
     def about_states(self) -> dict[str, object]: ...  # as JSON; "width" is that of a state
 
     def states(
         self, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], names: Sequence[str]
     ) -> np.ndarray:
-        """Those of token ids at places of them, (N, Q, H)."""
+        """Return the states (N, Q, H) of N rows of token ids at Q places each."""
         ...
 
 
 class StateReader:
-    """A frozen transformer of this process."""
+    """A reader of hidden states from a frozen transformer of this process."""
 
     def __init__(self, backbone: Backbone, batch_tokens: int | None = None) -> None:
         self._backbone, self._batch_tokens = backbone, batch_tokens
@@ -96,15 +96,15 @@ def extract(
     longest: int | None = None,
     name: Callable[[int], str] = "conversation {}".format,
 ) -> np.ndarray:
-    """Hidden states (N, Q, H) of N conversations at Q = `states` positions each, in `file`.
+    """Extract hidden states (N, Q, H) of N conversations at Q = `states` positions into `file`.
 
     Returns them mapped from the file, read only. Conversations come from an iterator, and those
-    with a common beginning share its computation when they stand in the same chunk. `longest`
-    leaves out conversations of more tokens: their states are NaN, and they are counted in the log.
-    What is there already is kept: the whole `file`, or the chunks of an extraction that was killed.
-    A reader that takes several calls at once is given a chunk in each; the file is the same.
-    Raises `InputError` when what is there was made by another model, settings or conversations;
-    what `encoder` and `positions` raise; `RewardError` for a state that is no finite number.
+    with a common beginning share its computation when they are in the same chunk. Conversations of
+    more than `longest` tokens are skipped: their states are NaN, and the log counts them. What is
+    there already is kept: the whole `file`, or the chunks of an extraction that was killed. A
+    reader that takes several calls at once is given a chunk in each; the file is the same. Raises
+    `InputError` when what is there was made by another model, settings or conversations; what
+    `encoder` and `positions` raise; `RewardError` for a state that is no finite number.
     """
     if distributed.count() > 1:
         raise InputError("states", "are extracted by one process", "start this without torchrun")
@@ -153,7 +153,7 @@ def _states_of(
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Tells models apart by the names, shapes and types of their tensors and some of their weights.
+    """Return a digest of the tensors' names, shapes, types and some weights, to tell models apart.
 
     All weights of an 8B model would take as long to read as many conversations.
     """
@@ -167,7 +167,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 class _States:
-    """A `Head` that gives the hidden states themselves, at the places of row after row."""
+    """A `Head` that gives the hidden states themselves, at the places of one row after another."""
 
     def __init__(self, places: Sequence[Sequence[int]]) -> None:
         self._places = iter(places)
@@ -185,7 +185,7 @@ class _States:
 
 
 class _Chunk(TypedDict):
-    """A whole chunk's line in the log."""
+    """The line of a whole chunk in the log."""
 
     rows: int
     skipped: int
@@ -230,7 +230,7 @@ class _Store:
             self._data.close()
 
     def has(self, rows: int, digest: str) -> bool:
-        """Is the next chunk there? Raises `InputError` when it came from other conversations."""
+        """Return whether the next chunk is there. Raises `InputError` if its digest differs."""
         self.seen += rows
         chunk = next(self._chunks, None)
         if chunk is None and not self._whole:
@@ -241,7 +241,7 @@ class _Store:
         return True
 
     def append(self, array_NQH: np.ndarray, digest: str, *, skipped: int) -> None:
-        """The rows first, then the log: a row that the log knows is whole."""
+        """Write the rows, then their line in the log, so that rows in the log are whole."""
         assert self._data is not None, "a whole file takes no more rows"
         self._data.write(array_NQH.tobytes())
         self._data.flush()
@@ -272,7 +272,7 @@ class _Store:
         return np.load(self.file, mmap_mode="r")
 
     def _read_log(self) -> tuple[list[_Chunk], int]:
-        """Its chunks, and where its last whole line ends."""
+        """Return the log's chunks, and where its last whole line ends."""
         lines = self._log_path.read_bytes().splitlines(True) if self._log_path.exists() else []
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()  # torn by a kill
@@ -287,8 +287,8 @@ class _Store:
         return found[1:], sum(map(len, lines))
 
     def _open_data(self) -> BinaryIO:
-        """The rows of whole chunks; what a kill left behind them is cut off."""
-        # it lives as long as the store
+        """Return the partial file, at the end of its whole chunks; what follows is cut off."""
+        # `__exit__` closes the file
         data = open(self._partial, "r+b" if self._rows else "w+b")  # noqa: SIM115
         start = self._header(0)
         end = len(start) + self._rows * int(np.prod(self._shape)) * self._dtype.itemsize
@@ -302,7 +302,7 @@ class _Store:
         return data
 
     def _header(self, rows: int) -> bytes:
-        """Of one length for any number of rows: numpy leaves room for the first axis to grow."""
+        """Return the file's header, equally long for any number of rows, as numpy makes it."""
         made = BytesIO()
         about = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
         np.lib.format.write_array_header_1_0(made, {**about, "shape": (rows, *self._shape)})
@@ -328,7 +328,7 @@ def _chunks(conversations: Iterable[Scorable], size: int) -> Iterator[list[Scora
 
 
 def _digest(rows: Sequence[Sequence[int]], places: Sequence[Sequence[int] | None]) -> str:
-    """Of all that the states of a chunk depend on, but for the model."""
+    """Return a digest of all that the states of a chunk depend on, but for the model."""
     found = hashlib.blake2b(digest_size=16)
     for row, own in zip(rows, places, strict=True):
         found.update(np.asarray([len(row), *row], dtype=np.int64).tobytes())

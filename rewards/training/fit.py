@@ -33,7 +33,7 @@ log = logging.getLogger("rewards")
 
 @dataclass(frozen=True)
 class Fitted:
-    """Values of the held-out examples under the final weights, (N,) each; metrics of the whole."""
+    """The result of a training: `values` (N,) of the held-out examples at the end; `metrics`."""
 
     values: dict[str, torch.Tensor]
     metrics: dict[str, float]
@@ -50,8 +50,10 @@ def fit(
     checkpoints: Path,
     on_metrics: OnMetrics,
 ) -> Fitted:
-    """Train in place. The folder `checkpoints` is this training's alone; a second call with the
-    same arguments goes on from its last whole checkpoint, and ends with the same weights.
+    """Train `model` in place and return values and metrics of the held-out examples.
+
+    The folder `checkpoints` is for this training alone; a second call with the same arguments
+    continues from its last whole checkpoint, and ends with the same weights.
 
     Raises `InputError` when there is nothing to train on, the loss is no number, or a single
     example does not fit into memory.
@@ -95,7 +97,7 @@ def _run(trainer: StepTrainer, begun: Path | None) -> Fitted:
 
 
 def layout_for(model: nn.Module, settings: TrainingSettings, pad_id: int) -> Layout:
-    """Packed rows where they can be had."""
+    """Return the layout to train in: packed where model and settings allow it, else padded."""
     why_padded = None
     if settings.dropout and _has_dropout(model):
         why_padded = "packed attention has no dropout"
@@ -108,7 +110,7 @@ def layout_for(model: nn.Module, settings: TrainingSettings, pad_id: int) -> Lay
 
 
 def forget_checkpoints(folder: Path) -> None:
-    """Once the model is exported they are of no more use, and each is three models large."""
+    """Delete the checkpoints of an exported model: each is as large as three models."""
     if distributed.is_first():
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,10 +1,13 @@
-"""ArmoRM's gate, trained on preference pairs over frozen states. Knows nothing of files or models.
+"""Train ArmoRM's gate on preference pairs over frozen states, without files or models.
 
-The second stage of Wang et al. 2024 (arXiv 2406.12845): L = −log σ(s_c − s_r) with
-s = Σ_k G_k(q)·(W e·M)_k, where q is the state at the end of the prompt and (W e·M) are the adjusted
-rewards of a response. Settings are those of the released script; two of its mistakes are not:
-rewards are adjusted by M while training as they are when scoring, and the softmax runs over the
-attributes, not over the two responses (which would leave the gate without a gradient).
+The second stage of Wang et al. 2024 (arXiv 2406.12845) minimises the mean over pairs of
+
+    −log σ(s_c − s_r) with s = Σ_k G_k(q)·(W e·M)_k
+
+where q is the state at the end of the prompt and (W e·M) are the adjusted rewards of a response.
+Settings are those of the released script; two of its mistakes are corrected: rewards are adjusted
+by M while training as they are when scoring, and the softmax runs over the attributes, not over the
+two responses (which would leave the gate without a gradient).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ Report = Callable[[int, float], None]
 
 
 class GatingMLP(nn.Module):
-    """q (…, H) to weights G (…, K): softmax over the attributes, times a learned scale.
+    """The gate, from q (…, H) to weights G (…, K): softmax over attributes, times a learned scale.
 
     Its state dict has the names of the published checkpoint after `gating.`.
     """
@@ -48,7 +51,7 @@ class GatingMLP(nn.Module):
 def gated_margins(
     gate: GatingMLP, prompts_BH: torch.Tensor, differences_BK: torch.Tensor
 ) -> torch.Tensor:
-    """s_c − s_r (B,) of pairs, from the adjusted rewards of chosen minus those of rejected."""
+    """Return s_c − s_r (B,) of pairs, from chosen minus rejected adjusted rewards (B, K)."""
     return (gate(prompts_BH) * differences_BK).sum(dim=-1)
 
 
@@ -61,12 +64,12 @@ def fit_gating(
     device: str = "cpu",
     report: Report | None = None,
 ) -> GatingMLP:
-    """Train a gate on P pairs, in evaluation mode when it comes back.
+    """Train a gate on P pairs and return it in evaluation mode.
 
     Args:
         prompts_PH: states at the end of the prompt, mapped from a file perhaps: a step reads the
             rows of its batch.
-        differences_PK: adjusted rewards of chosen minus rejected; pairs with a NaN are left out.
+        differences_PK: adjusted rewards of chosen minus rejected; pairs with a NaN are skipped.
         report: called with the number of steps done and the loss.
 
     Raises `InputError` when there are no pairs, or training diverges.
@@ -83,7 +86,7 @@ def fit_gating(
         optimizer = torch.optim.AdamW(gate.parameters(), settings.learning_rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
         for step in range(settings.steps):
-            # with replacement; in order of the file, which is kinder to a disk
+            # drawn with replacement; sorted, so that the file is read from front to back
             rows = np.sort(draw.choice(usable, size=settings.batch_size))
             batch = (_tensor(array[rows], device) for array in (prompts_PH, differences_PK))
             loss = -nn.functional.logsigmoid(gated_margins(gate, *batch)).mean()

@@ -62,9 +62,10 @@ def train_grm(
     settings: GRMSettings | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> dict[str, object]:
-    """Train on `pairs` and leave the model in `folder`/model; `folder`/checkpoints comes and goes.
+    """Train on `pairs` and leave the model in `folder`/model.
 
-    `base` is a language model with a chat template. Called again after a kill it goes on. `reading`
+    `base` is a language model with a chat template. Checkpoints are in `folder`/checkpoints until
+    the model is written; called again after a kill, training continues from them. `reading`
     defaults to the published one: two BOS where template and tokenizer both write one, 3000 tokens,
     cut on the right. `training` defaults to `PUBLISHED_FULL`.
 
@@ -113,7 +114,7 @@ def train_grm(
 def _with_head(
     base: str | Path, training: TrainingSettings, settings: GRMSettings
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """The language model under a new value head in float32, adapters around it if asked for."""
+    """Return the language model with a new value head in float32, and adapters if asked for."""
     dtype = training.dtype
     if dtype == "auto" and training.lora is not None and training_device().type == "cuda":
         dtype = "bfloat16"  # frozen, as for the other recipes
@@ -128,7 +129,7 @@ def _with_head(
 
 
 def _adapted(model: PreTrainedModel, training: TrainingSettings) -> PeftModel:
-    """Adapters on the frozen model; the value head is trained whole."""
+    """Put adapters on the frozen model; the value head is trained whole."""
     from peft import LoraConfig, get_peft_model
 
     lora = training.lora
@@ -152,7 +153,10 @@ def _adapted(model: PreTrainedModel, training: TrainingSettings) -> PeftModel:
 
 @torch.no_grad()
 def _check_logits(model: PreTrainedModel, name: str) -> None:
-    """Some families scale logits in ways of their own: those would be regularised wrongly."""
+    """Check that `logits_of` gives the model's own logits. Raises `InputError` where it does not.
+
+    Some families scale logits in ways of their own, and would be regularised wrongly.
+    """
     ids = torch.arange(3, 12, device=model.device)[None]
     backbone = getattr(model, model.base_model_prefix)
     was_training = model.training
@@ -172,7 +176,10 @@ def _check_logits(model: PreTrainedModel, name: str) -> None:
 def _encoder(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, reading: ReadingSettings, name: str
 ) -> Encoder:
-    """As `load_classifier` will read the model."""
+    """Return the encoder that `load_classifier` would make for the model.
+
+    Raises `InputError` for another format than "chat", or without a chat template.
+    """
     if reading.format not in (None, "chat"):
         raise InputError(
             name, 'GRM needs format="chat" to tell prompts from responses', 'set format to "chat"'
@@ -186,7 +193,7 @@ def _encoder(
 
 
 def _marked(encoded: Encoded, pairs: Sequence[Pair], encoder: Encoder) -> Encoded:
-    """The examples, told where their responses begin."""
+    """Return the examples with `loss_from` set to where their responses begin."""
     prompts = {pair.id: pair for pair in pairs}
     return replace(
         encoded, examples=[_told(one, prompts[one.id], encoder) for one in encoded.examples]
@@ -194,8 +201,11 @@ def _marked(encoded: Encoded, pairs: Sequence[Pair], encoder: Encoder) -> Encode
 
 
 def _told(example: Example, pair: Pair, encoder: Encoder) -> Example:
-    """The prompt is as long as it is when it asks for an answer, BOS and all (GRM's
-    `load_datasets.py`); what the template writes after the response counts as response."""
+    """Return the example with `loss_from`, the length of its prompt.
+
+    The prompt includes BOS and the header that asks for a response (GRM's `load_datasets.py`); what
+    the template writes after the response counts as response.
+    """
     tokenizer = encoder.tokenizer
     text = apply_chat_template(tokenizer, pair.prompt, ask=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""GRM's value head and objective: Bradley–Terry, regularised by generating the responses.
+"""Define GRM's value head and objective: Bradley–Terry, regularised by generating the responses.
 
 Yang et al. 2024 (arXiv 2406.10216) and their code: L = (1−α)·L_reward + α·L_reg with α = 0.01.
 `sft`, `dpo` and `grm_loss` are functions of rewards and log-probabilities that return one loss per
@@ -42,19 +42,19 @@ __all__ = [
 def summed_log_probs(
     logits_NV: torch.Tensor, targets_N: torch.Tensor, row_N: torch.Tensor, rows: int
 ) -> torch.Tensor:
-    """ℓ (B,) of B = `rows` responses, in float32.
+    """Return ℓ (B,) of B = `rows` responses, in float32.
 
     Args:
         logits_NV: at each of the N positions whose next token counts.
         targets_N: that next token.
-        row_N: which response it belongs to.
+        row_N: which response the token belongs to.
     """
     token_N = -torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
     return token_N.new_zeros(rows).index_add(0, row_N, token_N)
 
 
 def sft(chosen_P: torch.Tensor, beta: float = 0.1, *, log_sigmoid: bool = True) -> torch.Tensor:
-    """−log σ(β·ℓ(y_c)), or −ℓ(y_c) without the sigmoid (their `no_logsigmoid_sft`)."""
+    """Return −log σ(β·ℓ(y_c)), or −ℓ(y_c) without the sigmoid (their `no_logsigmoid_sft`), (P,)."""
     return -logsigmoid(beta * chosen_P) if log_sigmoid else -chosen_P
 
 
@@ -64,7 +64,10 @@ def dpo(
     beta: float = 0.1,
     reference: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """−log σ(β·[ℓ(y_c) − ℓ(y_r) − (ℓ_ref(y_c) − ℓ_ref(y_r))]); no reference is one that is flat."""
+    """Return −log σ(β·[ℓ(y_c) − ℓ(y_r) − (ℓ_ref(y_c) − ℓ_ref(y_r))]), (P,).
+
+    Without a reference both ℓ_ref are 0.
+    """
     gain_P = chosen_P - rejected_P
     if reference is not None:
         gain_P = gain_P - (reference[0] - reference[1])
@@ -76,7 +79,7 @@ def grm_loss(
     regularisation_P: torch.Tensor | None,
     alpha: float = 0.01,
 ) -> torch.Tensor:
-    """(1−α)·BT + α·L_reg per pair; None, with α = 0, is Bradley–Terry on the value head."""
+    """Return (1−α)·BT + α·L_reg per pair; without L_reg, plain Bradley–Terry on the value head."""
     reward_P = bradley_terry(*rewards)
     if regularisation_P is None:
         return reward_P
@@ -88,7 +91,7 @@ _LOGITS = 1024
 
 
 class Head(nn.Module):
-    """States (B, H) to values (B,); its tensors are named as in published checkpoints."""
+    """The value head, from states (B, H) to values (B,), with published names of its tensors."""
 
     def __init__(self, size: int, settings: GRMSettings) -> None:
         super().__init__()
@@ -105,8 +108,10 @@ class Head(nn.Module):
 
 
 class GRMObjective:
-    """Both sides of P pairs in one forward pass: rewards at their last tokens, and the summed
-    log-probabilities of the responses that the regulariser asks for.
+    """The loss of P pairs in one forward pass over both sides.
+
+    Rewards are read at the last tokens, and the log-probabilities of the responses that the
+    regulariser asks for are summed.
 
     Args:
         reference: a frozen copy of the language model, for DPO; None: the model without its
@@ -172,7 +177,7 @@ class GRMObjective:
 
     @torch.no_grad()
     def _of_reference(self, model: nn.Module, laid: LaidOut, starts: Sequence[int]) -> torch.Tensor:
-        """The log-probabilities of the model that the training began with."""
+        """Return the log-probabilities by the model that training began with."""
         other = base_of(self.reference or model)
         was_training = other.training
         other.eval()
@@ -187,7 +192,7 @@ class GRMObjective:
 
 
 def logits_of(base: PreTrainedModel, states_NH: torch.Tensor) -> torch.Tensor:
-    """Logits (N, V) from last hidden states, soft-capped where the family does so (Gemma 2)."""
+    """Return logits (N, V) from last hidden states, soft-capped where the config says (Gemma 2)."""
     head = base.get_output_embeddings()
     assert head is not None, "a language model has an output embedding"
     logits_NV = head(states_NH).float()
@@ -196,24 +201,24 @@ def logits_of(base: PreTrainedModel, states_NH: torch.Tensor) -> torch.Tensor:
 
 
 def _states(base: PreTrainedModel, laid: LaidOut) -> torch.Tensor:
-    """Last hidden states (T, H) of all tokens, rows end to end."""
+    """Return the last hidden states (T, H) of all tokens, rows end to end."""
     with laid.running():
         backbone = getattr(base, base.base_model_prefix)
         return backbone(**laid.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
 
 
 def _starts(examples: Sequence[Example]) -> list[int]:
-    """First tokens of the responses: of the chosen sides, then of the rejected ones."""
+    """Return the first tokens of the responses: of the chosen sides, then of the rejected ones."""
     return [one.loss_from[side] for side in (0, 1) for one in examples]
 
 
 def _log_probs(
     base: PreTrainedModel, states_TH: torch.Tensor, laid: LaidOut, starts: Sequence[int]
 ) -> torch.Tensor:
-    """ℓ of the first len(starts) rows: log-probabilities from `starts` on, summed, in float32.
+    """Return ℓ of the first len(starts) rows, the sum of log-probabilities from `starts` on.
 
-    Logits are made for responses alone, some positions at a time, and once more on the way back:
-    those of one long pair over a vocabulary of 128,000 are gigabytes.
+    It is in float32. Logits are computed for responses alone, some positions at a time, and again
+    in the backward pass: those of one long pair over a vocabulary of 128,000 are gigabytes.
     """
     places, targets, owners = [], [], []
     for row, start in enumerate(starts):

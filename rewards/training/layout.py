@@ -1,9 +1,8 @@
-"""Rows of ids laid out for one forward pass that is differentiated: packed or padded.
+"""Lay rows of ids out for one forward pass that is differentiated: packed or padded.
 
 *Packed* lays rows end to end without padding and computes what the two sides of a pair have in
-common, the prompt, once (`rewards.inference.prefix_tree`); gradients of the shared part add up by
-themselves. *Padded* is the usual batch, padded on the right. Both give the same states and
-gradients.
+common, the prompt, once (`rewards.inference.prefix_tree`); autograd adds up the gradients of that
+part. *Padded* is the usual batch, padded on the right. Both give the same states and gradients.
 """
 
 from __future__ import annotations
@@ -29,13 +28,16 @@ __all__ = ["LaidOut", "Layout", "choose_layout", "last_states", "lay_out", "num_
 
 log = logging.getLogger("rewards")
 
-# layouts may differ by rounding alone: share of the largest state
+# states of the two layouts may differ by rounding alone, up to this share of the largest state
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 @dataclass(frozen=True)
 class LaidOut:
-    """`inputs` are keyword arguments of a transformers model, of B rows or of one packed one."""
+    """Rows laid out: `inputs` are keyword arguments of a transformers model.
+
+    The batch is B rows, or one packed row with a `tree`.
+    """
 
     inputs: dict[str, torch.Tensor]
     rows: list[np.ndarray]
@@ -43,20 +45,20 @@ class LaidOut:
 
     @property
     def width(self) -> int:
-        """Length of an axis of tokens: all packed ones, or those of a padded row."""
+        """Return the length of the axis of tokens: of all packed rows, or of a padded row."""
         return self.inputs["input_ids"].shape[1]
 
     def column(self, row: int, position: int) -> int:
-        """Where token `position` of `row` stands on the axis of tokens."""
+        """Return the place of token `position` of `row` on the axis of tokens."""
         return position if self.tree is None else self.tree.index(row, position)
 
     def flat(self, row: int, position: int) -> int:
-        """Where it stands when the axes of rows and tokens are one."""
+        """Return the place of a token when the axes of rows and tokens are flattened into one."""
         return self.column(row, position) + (0 if self.tree is not None else row * self.width)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Forward passes on `inputs` belong inside."""
+        """Hold the attention for these rows: forward passes on `inputs` belong inside."""
         if self.tree is None:
             yield
             return
@@ -67,7 +69,10 @@ class LaidOut:
 def lay_out(
     rows: Iterable[np.ndarray], layout: Layout, pad_id: int, device: torch.device
 ) -> LaidOut:
-    """B rows of ids, each (T,) and none empty. `pad_id` is masked, so any id of the model does."""
+    """Lay out B rows of ids, each (T,) and none empty.
+
+    `pad_id` is masked, so it may be any id of the model.
+    """
     kept = list(rows)
     if layout == "packed":
         tree = grow([row.tolist() for row in kept])
@@ -85,10 +90,10 @@ def lay_out(
 
 
 def last_states(backbone: PreTrainedModel, laid: LaidOut) -> torch.Tensor:
-    """Hidden states (B, H) of each row's own last token, in the model's dtype.
+    """Return the hidden states (B, H) of each row's own last token, in the model's dtype.
 
-    Not the right-most token that is no PAD, as transformers' classifiers take it: a row that ends
-    with EOS loses it there when EOS pads.
+    transformers' classifiers take the right-most token that is no PAD instead: there a row that
+    ends with EOS loses it when EOS pads.
     """
     with laid.running():
         hidden_BTH = backbone(**laid.inputs, use_cache=False).last_hidden_state
@@ -97,7 +102,7 @@ def last_states(backbone: PreTrainedModel, laid: LaidOut) -> torch.Tensor:
 
 
 def num_embeddings(model: PreTrainedModel) -> int:
-    """Rows of the input embedding: token ids are below it."""
+    """Return the number of rows of the input embedding: token ids are below it."""
     return int(model.get_input_embeddings().get_parameter("weight").shape[0])
 
 
@@ -109,11 +114,11 @@ def choose_layout(
     wanted: Layout | None,
     why_padded: str | None,
 ) -> Layout:
-    """The layout, said in the log with its reason; the model's attention is set for it.
+    """Return the layout, log it with its reason, and set the model's attention for it.
 
-    `why_padded` is what speaks against packing beforehand (dropout). Left
-    to itself it packs on a CPU, where padding costs as much as text, and on a GPU where attention
-    is one call a layer: else many short kernels would take the place of a few long ones.
+    `why_padded` is a reason against packing that is known beforehand (dropout). With `wanted` None
+    rows are packed on a CPU, where padding costs as much as text, and on a GPU where attention is
+    one call a layer: without that, many short kernels would take the place of a few long ones.
     """
     reason = why_padded
     if reason is None and wanted == "padded":
@@ -122,7 +127,7 @@ def choose_layout(
         own = backbone.config._attn_implementation or "eager"
         reason = _try_packed(model, backbone, pad_id)
         by_itself = wanted is None and torch.cuda.is_available()
-        # shards come to the GPU later, and are tried on the CPU
+        # a model to be sharded is still on the CPU, and is tried there
         if reason is None and by_itself and not packed_attention.took_one_call():
             model.set_attn_implementation(own)
             reason = "a GPU runs padded batches in fewer kernels"
@@ -131,7 +136,10 @@ def choose_layout(
 
 
 def _try_packed(model: PreTrainedModel, backbone: PreTrainedModel, pad_id: int) -> str | None:
-    """None when packed rows give the states of padded ones; the attention stays set then."""
+    """Return why rows cannot be packed; None where packed rows give the states of padded ones.
+
+    With None the attention of packed rows stays set, else the model's own is set again.
+    """
     if not getattr(backbone, "_supports_attention_backend", False):
         return f"{type(backbone).__name__} has an attention of its own"
     rows, was_training = _probe(num_embeddings(backbone)), model.training
@@ -161,7 +169,7 @@ def _try_packed(model: PreTrainedModel, backbone: PreTrainedModel, pad_id: int) 
 
 
 def _probe(vocabulary: int) -> list[np.ndarray]:
-    """Rows of unequal length, two of which share a beginning."""
+    """Return rows of unequal length, two of which share a beginning."""
     draw = np.random.default_rng(0)
     first, second, third = (draw.integers(0, vocabulary, size=size) for size in (40, 23, 7))
     return [first, np.concatenate([first[:24], second]), third]

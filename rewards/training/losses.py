@@ -1,9 +1,9 @@
-"""Training objectives: losses as functions of rewards, and what runs a model to compute them.
+"""Define training objectives: losses of rewards, and what runs a model to compute them.
 
 `bradley_terry`, `centering`, `positive` and `pair_loss` take the rewards `chosen_P` and
 `rejected_P` of P pairs, in float32, because in 16 bits the difference of two rewards of a few units
-keeps two digits. They return one loss per pair (P,) whose mean is the published loss, so a mean can
-be taken over any number of batches.
+has only two correct digits. They return one loss per pair (P,) whose mean is the published loss, so
+a mean can be taken over any number of batches.
 
 An `Objective` is what the trainer minimises: `PairObjective` is Bradley–Terry on a classifier with
 one output, `LanguageObjective` the cross-entropy of selected tokens.
@@ -46,11 +46,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an objective gives for a batch of P examples.
+    """The result of an objective for a batch of P examples.
 
     Args:
         loss: the sum (not the mean) of what is minimised, a scalar in float32.
-        values: what is known per example, (P,) each; not differentiated.
+        values: numbers per example for the evaluation, (P,) each; not differentiated.
     """
 
     loss: torch.Tensor
@@ -60,19 +60,19 @@ class Outcome:
 class Objective(Protocol):
     """A loss that is a sum over examples divided by the sum of their weights.
 
-    Being that, it does not depend on how the examples of a step are cut into batches.
+    Such a loss does not depend on how the examples of a step are cut into batches.
     """
 
     def weight(self, example: Example) -> float:
-        """What an example adds to the denominator: 1, or its number of tokens with a loss."""
+        """Return an example's part of the denominator: 1, or its number of tokens with a loss."""
         ...
 
     def run(self, model: nn.Module, examples: Sequence[Example]) -> Outcome:
-        """One forward pass over `examples`; `model` may be wrapped by peft."""
+        """Run one forward pass over `examples`; `model` may be wrapped by peft."""
         ...
 
     def judge(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """Metrics of the held-out examples from their `values`, (N,) on the CPU, in order."""
+        """Return the held-out examples' metrics from their `values`, (N,) on the CPU, in order."""
         ...
 
 
@@ -82,7 +82,7 @@ def bradley_terry(
     margin_P: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """−(1−ε) log σ(Δ − m) − ε log σ(−(Δ − m)) with Δ = chosen − rejected, per pair.
+    """Return −(1−ε) log σ(Δ − m) − ε log σ(−(Δ − m)) with Δ = chosen − rejected, per pair.
 
     ε = 0 and no margin is Bradley and Terry's likelihood; ε is the share of labels taken to be
     wrong (`labelsmooth` in GRM's reward_trainer.py), m by how much the chosen side should win.
@@ -97,16 +97,19 @@ def bradley_terry(
 
 
 def centering(chosen_P: torch.Tensor, rejected_P: torch.Tensor) -> torch.Tensor:
-    """(chosen + rejected)², per pair: draws rewards to mean zero (TRL's RewardTrainer, after
-    Eisenstein et al. 2023, "Helping or herding?")."""
+    """Return (chosen + rejected)², per pair, which draws rewards to mean zero.
+
+    TRL's RewardTrainer has it, after Eisenstein et al. 2023, "Helping or herding?".
+    """
     return (chosen_P.float() + rejected_P.float()) ** 2
 
 
 def positive(chosen_P: torch.Tensor) -> torch.Tensor:
-    """−log σ(chosen), per pair: holds the chosen side above zero (`pos_reg` in GRM's code).
+    """Return −log σ(chosen), per pair, which holds the chosen side above zero.
 
-    GRM's script takes the mean reward of a device's micro-batch inside the logarithm, and runs with
-    one pair per device: this is that. A mean over more would depend on how batches are cut.
+    This is `pos_reg` in GRM's code. GRM's script takes the mean reward of a device's micro-batch
+    inside the logarithm, and runs with one pair per device, which gives the same. A mean over more
+    pairs would depend on how batches are cut.
     """
     return -logsigmoid(chosen_P.float())
 
@@ -120,7 +123,7 @@ def pair_loss(
     center: float = 0.0,
     positive_weight: float = 0.0,
 ) -> torch.Tensor:
-    """Bradley–Terry and the regularisers asked for, (P,)."""
+    """Return Bradley–Terry plus the regularisers asked for, (P,)."""
     loss_P = bradley_terry(chosen_P, rejected_P, margin_P, label_smoothing)
     if center:
         loss_P = loss_P + center * centering(chosen_P, rejected_P)
@@ -130,7 +133,7 @@ def pair_loss(
 
 
 class PairObjective:
-    """Chosen and rejected sides of P pairs in one forward pass, scored at their own last tokens."""
+    """A `pair_loss` on P pairs: all sides in one forward pass, scored at their own last tokens."""
 
     def __init__(self, loss: LossSettings, layout: Layout, pad_id: int) -> None:
         self.loss = loss
@@ -168,8 +171,11 @@ class PairObjective:
 def score_rows(
     model: nn.Module, rows: Sequence[np.ndarray], layout: Layout, pad_id: int
 ) -> torch.Tensor:
-    """B rows of ids (T,) to rewards (B,) in float32, differentiable: `model.score` at each row's
-    own last token, as `rewards.models.classifier` does when the model is used."""
+    """Return the rewards (B,) of B rows of ids (T,), in float32 and differentiable.
+
+    They are `model.score` at each row's own last token, as `rewards.models.classifier` computes
+    them when the model is used.
+    """
     base = base_of(model)
     laid = lay_out(rows, layout, pad_id, base.device)
     states_BH = last_states(getattr(base, base.base_model_prefix), laid)
@@ -179,7 +185,10 @@ def score_rows(
 
 
 def judge_pairs(chosen_N: torch.Tensor, rejected_N: torch.Tensor) -> dict[str, float]:
-    """Share of pairs whose chosen side scores higher (a tie is lost), plain loss, mean rewards."""
+    """Return the share of pairs whose chosen side scores higher, the plain loss and mean rewards.
+
+    A tie is lost.
+    """
     return {
         "eval/accuracy": float((chosen_N > rejected_N).float().mean()),
         "eval/loss": float(bradley_terry(chosen_N, rejected_N).mean()),
@@ -189,12 +198,12 @@ def judge_pairs(chosen_N: torch.Tensor, rejected_N: torch.Tensor) -> dict[str, f
 
 
 def base_of(model: nn.Module) -> PreTrainedModel:
-    """The transformers model itself, with adapters inside but no wrapper of peft's around."""
+    """Return the transformers model itself, with adapters inside but without peft's wrapper."""
     return cast("PreTrainedModel", getattr(model, "get_base_model", lambda: model)())
 
 
 class LanguageObjective:
-    """−log p of the tokens of each row from its `loss_from` on."""
+    """The loss −log p of the tokens of each row from its `loss_from` on."""
 
     def __init__(self, layout: Layout, pad_id: int) -> None:
         self.layout: Layout = layout
@@ -216,8 +225,11 @@ class LanguageObjective:
     def token_losses(
         self, model: nn.Module, examples: Sequence[Example]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of the N tokens with a loss: it in float32 (N,), their example's number (N,), and the
-        logits (N, V) that predict them. Row after row, in order."""
+        """Return three tensors on the N tokens with a loss, row after row, in order.
+
+        They are the loss in float32 (N,), the number of the token's example (N,), and the logits
+        (N, V) that predict the token.
+        """
         laid = self.laid_out(model, examples)
         wanted, targets, owner = [], [], []
         rows = ((number, row, start) for number, one in enumerate(examples)
@@ -241,7 +253,7 @@ class LanguageObjective:
 def logits_at(
     model: PreTrainedModel, laid: LaidOut, wanted: Sequence[tuple[int, int]]
 ) -> torch.Tensor:
-    """Logits (N, V) at N places (row, position), whatever the model does to them at its end.
+    """Return logits (N, V) at N places (row, position), with whatever the model applies at its end.
 
     Only the columns asked for go through the output embedding, which is most of the memory where
     vocabularies are large.

@@ -1,4 +1,4 @@
-"""The model to train, from the folder of a language model or of an earlier classifier."""
+"""Load the model to train, from the folder of a language model or of an earlier classifier."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def training_device() -> torch.device:
 def load_trainable(
     path: str | Path, kind: Kind, settings: TrainingSettings
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Model, on its device and wrapped by peft where `lora` is asked for, and tokenizer.
+    """Return the model, on its device and wrapped by peft where `lora` is asked for, and tokenizer.
 
     A classifier's new head follows from the seed, and is float32 whatever the rest is. The
-    tokenizer has a PAD that is no EOS, and the config knows it: see `settle_pad`.
+    tokenizer has a PAD that is not EOS, and the config has the same one: see `settle_pad`.
 
     Raises `InputError` when a tensor other than the head's is missing or one of the model has no
     place in it, or there is no such model.
@@ -60,17 +60,18 @@ def load_trainable(
         model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": recomputing})
     if not settings.dropout:
         remove_dropout(model)
-    # shards go to the device one by one: whole it need not fit there
+    # shards go to the device one by one: the whole model need not fit there
     place = torch.device("cpu") if settings.fsdp else training_device()
     return _with_lora(model, kind, settings).to(place), tokenizer
 
 
 def settle_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """One PAD for tokenizer and config, and not EOS.
+    """Give tokenizer and config the same PAD, which is neither EOS nor BOS.
 
     transformers' classifiers and vLLM read a score at the last token that is no PAD: were EOS the
-    PAD, a text that ends with EOS would be read one token early. The tokenizer's own counts, then
-    the config's, then "[PAD]" is added, as RLHFlow's scripts do, and embeddings grow if need be.
+    PAD, a text that ends with EOS would be read one token early. The tokenizer's own PAD is taken
+    if it can be, then the config's; else "[PAD]" is added, as RLHFlow's scripts do, and embeddings
+    grow if need be.
     """
     known = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None))
     ids = [pad for pad in known if isinstance(pad, int)]
@@ -83,22 +84,23 @@ def settle_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
         tokenizer.add_special_tokens({"pad_token": NEW_PAD})
         log.info("added the token %s (%d) for padding", NEW_PAD, tokenizer.pad_token_id)
         if len(tokenizer) > rows:
-            # its embedding is never read, so it need not follow from the others'
+            # the embedding of PAD is never read, so it need not be a mean of the others
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
 
 
 def pad_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The PAD that `settle_pad` left."""
+    """Return the id of the PAD that `settle_pad` has set."""
     assert isinstance(tokenizer.pad_token_id, int)
     return tokenizer.pad_token_id
 
 
 def remove_dropout(model: nn.Module) -> None:
-    """Everywhere: as modules, and as rates that attention layers keep as plain numbers.
+    """Turn off all dropout: modules, and rates that attention layers keep as plain numbers.
 
-    Two sides of a pair would be scored by two different networks. The config stays as it was.
+    With dropout the two sides of a pair would be scored by two different networks. The config is
+    not changed.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -138,7 +140,7 @@ def _dtype(settings: TrainingSettings) -> torch.dtype:
 
 
 def _with_lora(model: PreTrainedModel, kind: Kind, settings: TrainingSettings) -> nn.Module:
-    """Adapters on the frozen model where `lora` is set; a head is trained whole."""
+    """Put adapters on the frozen model where `lora` is set; a score head is trained whole."""
     from peft import LoraConfig, get_peft_model
 
     lora = settings.lora

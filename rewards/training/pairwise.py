@@ -1,4 +1,4 @@
-"""The recipe of RLHFlow's pair preference model: a language model that answers "A" or "B".
+"""Train a pair preference model by RLHFlow's recipe: a language model that responds "A" or "B".
 
 RLHF-Reward-Modeling/pair-pm: each pair once, in one random order; cross-entropy on the assistant's
 turn alone, which is the label and the token that closes the turn.
@@ -47,12 +47,12 @@ log = logging.getLogger("rewards")
 
 _LONG = "whose responses alone are too long"
 
-# one random order per pair, as published, or both
+# show each pair in one random order, as published, or in both
 Orders = Literal["one", "both"]
 
 
 class LabelObjective(LanguageObjective):
-    """Cross-entropy of label and closing token; judged by the two labels alone, as a judge is."""
+    """Cross-entropy of label and closing token; evaluation looks at the two labels alone."""
 
     def __init__(self, layout: Layout, pad_id: int, label_ids: tuple[int, int]) -> None:
         super().__init__(layout, pad_id)
@@ -61,7 +61,7 @@ class LabelObjective(LanguageObjective):
     def run(self, model: nn.Module, examples: Sequence[Example]) -> Outcome:
         loss_N, _, logits_NV = self.token_losses(model, examples)
         first, second = self.label_ids
-        # label and closing token follow each other: two losses a row
+        # each row has two losses, that of the label and that of the closing token
         labels_R2 = logits_NV[::2, [first, second]].float()
         rows = [row for one in examples for row in one.rows]
         sign_R = torch.tensor([1.0 if row[-2] == first else -1.0 for row in rows])
@@ -71,7 +71,7 @@ class LabelObjective(LanguageObjective):
         return Outcome(loss_N.sum())
 
     def judge(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """From log-odds (N, 2) that the chosen side wins, shown first and shown second."""
+        """Return metrics from log-odds (N, 2) of the chosen side, shown first and shown second."""
         margins_N2 = values["margins"]
         probability_N = margins_N2.sigmoid().mean(1)
         return {
@@ -146,10 +146,10 @@ def encode_comparisons(
     what: str = "training",
     skips: bool = False,
 ) -> Encoded:
-    """N pairs to at most N examples: the prompt as a judge reads it, the label, the closing token.
+    """Return at most N examples of N pairs: the prompt as a judge reads it, label, closing token.
 
     With "one" the order follows from seed and pair id; with "both" the row that shows the chosen
-    side first comes first. Left out, and counted: pairs as in `encode_pairs`, those whose prompt no
+    side first comes first. Skipped, and counted: pairs as in `encode_pairs`, those whose prompt no
     judge reads, whose responses are more than their text, or alone are longer than the prompt's
     `max_length`, and with `skips` those that the chat template refuses.
     """
@@ -158,7 +158,7 @@ def encode_comparisons(
     closing, before = closing_token(prompt), prompt.truncated
     limit = prompt.max_length
     if limit is not None:
-        prompt.max_length = limit - 2  # the answer is two tokens
+        prompt.max_length = limit - 2  # room for the label and the closing token
     try:
         found = _rows(kept, prompt, dropped, skips)
     finally:
@@ -177,7 +177,7 @@ def encode_comparisons(
 
 
 def closing_token(prompt: PairPrompt) -> int:
-    """What the chat template writes right after an answer: Llama 3's <|eot_id|>, say.
+    """Return the id that the chat template writes after a response, such as Llama 3's <|eot_id|>.
 
     Raises `InputError` for a template that closes a turn with no special token.
     """
@@ -202,13 +202,15 @@ def _added_special(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _order(id: str, seed: int) -> int:
-    """0: the chosen side is shown first, 1: second. From the pair's id, so that it does not depend
-    on which other pairs there are."""
+    """Return 0 where the chosen side is shown first, 1 where second.
+
+    The order follows from the pair's id, so that it does not depend on which other pairs there are.
+    """
     return hashlib.sha256(f"{seed}\n{id}".encode()).digest()[0] & 1
 
 
 def _readable(pair: Pair, dropped: Counter[str]) -> bool:
-    """Whether a judge reads its prompt and its responses; else it is counted."""
+    """Return whether a judge can read the pair's prompt and responses; count the pair if not."""
     if pair.messages:
         dropped["whose responses are more than their text"] += 1
         return False
@@ -221,7 +223,11 @@ def _readable(pair: Pair, dropped: Counter[str]) -> bool:
 def _rows(
     pairs: Sequence[Pair], prompt: PairPrompt, dropped: Counter[str], skips: bool
 ) -> list[tuple[Pair, tuple[list[int], list[int]]]]:
-    """Each pair that fits, with its rows in both orders; halves where one does not."""
+    """Return each pair that fits, with its rows in both orders; where one fails, halves are tried.
+
+    Counts pairs that do not fit, and with `skips` those that the chat template refuses. Raises
+    `InputError` for these without `skips`.
+    """
     if not pairs:
         return []
     comparisons = [Comparison(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]

@@ -1,4 +1,4 @@
-"""Ridge regression of rated attributes on frozen features, in closed form. Knows nothing of models.
+"""Fit rated attributes on frozen features by ridge regression, in closed form, without models.
 
 ArmoRM's first stage (Wang et al. 2024, arXiv 2406.12845, and its released script): for attribute k
 W_k = argmin_w Σ (wᵀz − y_k)² + α‖w‖² over the rows that have a label of k; no intercept; α from a
@@ -29,16 +29,16 @@ log = logging.getLogger("rewards")
 PUBLISHED_ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
 # rows read from disk at once
 _BLOCK = 4096
-# a fifth of fewer is no row
+# of fewer labels, a fifth is less than a row
 _FEWEST = 5
 
 
 @dataclass(frozen=True, slots=True)
 class RidgeFit:
-    """One attribute: its weights (H,) in float64, the α chosen, rows fitted and held out.
+    """One attribute: its weights (H,) in float64, the best α, rows fitted and held out.
 
-    `error` is the mean squared error on the held-out rows, `error_of_mean` that of always saying
-    the mean label of the fitted ones.
+    `error` is the mean squared error on the held-out rows, `error_of_mean` that of predicting the
+    mean label of the fitted ones.
     """
 
     weight_H: NDArray[np.float64]
@@ -52,10 +52,11 @@ class RidgeFit:
 def label_matrix(
     rated: Sequence[Rated], attributes: Sequence[str] | None, leave_out_unlabelled: bool
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """K names, and labels (N, K) with NaN where there is none.
+    """Return K names, and labels (N, K) with NaN where there is none.
 
     Raises `InputError` for a label of an attribute that is not asked for, one that is no finite
-    number, and an attribute without any label unless those are left out.
+    number, names given twice, no labels at all, and an attribute without any label unless
+    `leave_out_unlabelled`.
     """
     seen = dict.fromkeys(name for one in rated for name in one.labels)
     names = tuple(
@@ -95,10 +96,10 @@ def label_matrix(
 def varying_labels(
     names: tuple[str, ...], labels_NK: np.ndarray, leave_out: bool
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and columns of the attributes whose labels differ: one value alone teaches nothing.
+    """Return names and columns of the attributes whose labels differ: equal ones teach nothing.
 
-    Raises `InputError` for an attribute whose labels are all equal unless those are left out, and
-    where no other is left.
+    Raises `InputError` for an attribute whose labels are all equal unless `leave_out`, and where no
+    other attribute is left.
     """
     lowest_K, highest_K = np.nanmin(labels_NK, axis=0), np.nanmax(labels_NK, axis=0)
     equal = np.flatnonzero(lowest_K == highest_K).tolist()
@@ -132,8 +133,8 @@ def fit_attributes(
     """Fit each of K attributes on its own rows.
 
     Args:
-        features_NH: (N, H), mapped from a file perhaps; read in blocks. Rows with a NaN are left
-            out.
+        features_NH: (N, H), mapped from a file perhaps; read in blocks. Rows with a NaN are not
+            used.
         labels_NK: (N, K), NaN where a row has no label of an attribute.
         attributes: K names, for messages.
         device: where XᵀX is summed up, 2·N·H² operations in float64: most of the work.
@@ -166,9 +167,9 @@ def fit_attributes(
 def ridge_path(
     gram_HH: np.ndarray, moments_HK: np.ndarray, alphas: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Solutions (A, H, K) of (G + αI) w = m for all of A values of α, by one decomposition of G."""
+    """Return solutions (A, H, K) of (G + αI) w = m for A values of α, by one decomposition of G."""
     values_H, vectors_HH = np.linalg.eigh(gram_HH)
-    # XᵀX has no negative eigenvalue; rounding has
+    # XᵀX has no negative eigenvalues, but rounding can make some
     values_H = np.clip(values_H, 0, None)
     rotated_HK = vectors_HH.T @ moments_HK
     return np.stack([vectors_HH @ (rotated_HK / (values_H[:, None] + alpha)) for alpha in alphas])
@@ -200,7 +201,7 @@ def _fit_group(
 def _normal_equations(
     features_NH: np.ndarray, labels_NG: np.ndarray, chosen_N: np.ndarray, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """XᵀX (H, H) and XᵀY (H, G) in float64, over the chosen rows."""
+    """Return XᵀX (H, H) and XᵀY (H, G) in float64, over the chosen rows."""
     size, groups = features_NH.shape[1], labels_NG.shape[1]
     sums_HS = torch.zeros(size, size + groups, dtype=torch.float64, device=device)
     for block_BH, labels_BG in _chosen(features_NH, labels_NG, chosen_N):
@@ -213,7 +214,7 @@ def _normal_equations(
 def _errors(
     features_NH: np.ndarray, labels_NG: np.ndarray, held_N: np.ndarray, weights_AHG: np.ndarray
 ) -> np.ndarray:
-    """Mean squared errors (A, G) over the held-out rows."""
+    """Return the mean squared errors (A, G) over the held-out rows."""
     total_AG = np.zeros((len(weights_AHG), labels_NG.shape[1]))
     for block_BH, labels_BG in _chosen(features_NH, labels_NG, held_N):
         total_AG += ((block_BH @ weights_AHG - labels_BG) ** 2).sum(axis=1)
@@ -221,7 +222,7 @@ def _errors(
 
 
 def _split(labelled_N: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The labelled rows in two: to fit, and to choose α by."""
+    """Split the labelled rows in two masks: rows to fit, and rows to find α by."""
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(labelled_N))
     count = min(max(1, round(share * len(rows))), len(rows) - 1)
     held_N = np.zeros(len(labelled_N), dtype=bool)
@@ -237,7 +238,7 @@ def _blocks(features_NH: np.ndarray) -> Iterator[np.ndarray]:
 def _chosen(
     features_NH: np.ndarray, labels_NG: np.ndarray, chosen_N: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of the chosen rows, in float64."""
+    """Yield blocks of the chosen rows, features and labels; features are float64."""
     for number, block_BH in enumerate(_blocks(features_NH)):
         where = slice(number * _BLOCK, number * _BLOCK + len(block_BH))
         inside_B = chosen_N[where]

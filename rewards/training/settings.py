@@ -1,4 +1,4 @@
-"""How a reward model is trained. Sections of a config are defined here, and nowhere else.
+"""Define how a reward model is trained. Sections of a config are defined here, and nowhere else.
 
 Nothing heavy is imported: `raft train-reward --check` needs no torch.
 """
@@ -38,10 +38,10 @@ Regulariser = Literal["sft", "sft_no_logsigmoid", "dpo_free", "dpo"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingSettings:
-    """How the model is to read conversations, in training and ever after.
+    """How the model is to read conversations, in training and whenever it is used.
 
-    None: as `load_reward` would find it in the starting model's files. `chat_template` is for a
-    tokenizer that has none, or to replace its own.
+    None leaves a setting as `load_reward` would find it in the starting model's files.
+    `chat_template` is for a tokenizer that has none, or to replace its own.
     """
 
     format: Format | None = None
@@ -87,7 +87,8 @@ class LoraSettings:
 class GRMSettings:
     """Defaults of the published GRM models; a section of the config as it is.
 
-    `alpha` 0 leaves Bradley-Terry on the value head, `head_layers` 0 one linear layer.
+    With `alpha` 0 there is no regulariser, only Bradley–Terry on the value head; with `head_layers`
+    0 the head is one linear layer.
     """
 
     alpha: float = Field(default=0.01, ge=0, lt=1, description="weight of the regulariser")
@@ -124,7 +125,8 @@ class TrainingSettings:
         dtype: "auto": float32 on a CPU; on a GPU float32 weights under bfloat16 arithmetic, or
             frozen bfloat16 weights under LoRA.
         fsdp: shard the model over the processes of torchrun.
-        save_steps, eval_steps: None: ten times in all, but not more often than every 50 steps.
+        save_steps: None: ten times in all, but not more often than every 50 steps.
+        eval_steps: None: as `save_steps`.
         log_steps: None: two hundred times in all.
     """
 

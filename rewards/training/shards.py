@@ -1,8 +1,8 @@
-"""A model that is trained in shards, a part of every tensor in each process (FSDP2).
+"""Train a model in shards, a part of every tensor in each process (FSDP2).
 
 Weights, gradients and optimizer take an n-th of their memory in each of n processes; a layer is
 whole while it computes. Checkpoints are those of one process: whole, written by the first, and read
-by each for its own part.
+by each process for its own part.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardedTrainer"]
 
-# heads are float32 beside weights of 16 bits, and a group of shards has one type
+# sharded as groups of their own, which have one type: heads are float32 beside 16-bit weights
 _HEADS = ("score", "v_head")
 
 
 class _Root(nn.Module):
-    """What a pass runs in: objectives call parts of the model, and only the outermost call gathers
-    what is in no layer."""
+    """The module that a pass runs in.
+
+    Objectives call parts of the model; only the outermost call gathers weights outside any layer.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -46,7 +48,7 @@ class _Root(nn.Module):
 
 
 class ShardedTrainer(StepTrainer):
-    """Trains shards of a model, over all processes; `put_whole` ends that.
+    """A trainer of a model's shards, over all processes; `put_whole` ends the sharding.
 
     Gradients are sums over the processes, in float32, as `distributed.sum_gradients` makes them.
     """
@@ -59,12 +61,12 @@ class ShardedTrainer(StepTrainer):
 
         base = base_of(model)
         mesh = init_device_mesh(training_device().type, (distributed.count(),))
-        # in the type of the arithmetic: autocast would keep a copy of every layer beside the shards
+        # gather in bfloat16 itself: autocast would keep a copy of every layer beside the shards
         gathered = torch.bfloat16 if in_bfloat16 else None
         policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32)
         layers = set(base._no_split_modules or ())
         parts = [one for one in base.modules() if type(one).__name__ in layers]
-        # not a GRM's head itself, which gives a view that hooks do not follow
+        # of a GRM's head shard `summary`: the head returns a view, which hooks do not follow
         owned = (getattr(base, name, None) for name in _HEADS)
         heads = [getattr(one, "summary", one) for one in owned if one is not None]
         self._root = _Root(model)
@@ -78,7 +80,7 @@ class ShardedTrainer(StepTrainer):
                 module.set_force_sum_reduction_for_comms(True)
 
     def put_whole(self) -> None:
-        """Make the first process's model a plain one again, on the CPU; every one takes part."""
+        """Make the first process's model a plain one again, on the CPU; all processes call this."""
         whole: dict[int, nn.Parameter] = {}
         for module in self._module.modules():
             for name, own in list(module._parameters.items()):
@@ -95,7 +97,7 @@ class ShardedTrainer(StepTrainer):
             self._save(output_dir, state_dict=whole)
 
     def _batches(self, examples: Sequence[Example]) -> list[tuple[list[Example], bool]]:
-        """As many in each process: every pass gathers weights from all."""
+        """Return as many batches as each other process: every pass gathers weights from all."""
         own = super()._batches(examples)
         each = (distributed.shard(examples, rank) for rank in range(distributed.count()))
         most = max(len(micro_batches(one, self.budget, self.layout)) for one in each)
@@ -113,7 +115,7 @@ class ShardedTrainer(StepTrainer):
             loss = self._root(run)  # what the root returns is differentiated
         return replace(found[0], loss=loss)
 
-    def _sum_gradients(self) -> None: ...  # the way back has done it
+    def _sum_gradients(self) -> None: ...  # the backward pass has summed them
 
     def _halve_budget(self, examples: Sequence[Example], error: BaseException) -> None:
         raise InputError(
@@ -123,7 +125,7 @@ class ShardedTrainer(StepTrainer):
         ) from error
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The whole one: the Trainer logs it as a number."""
+        """Return the norm of all shards together, which the Trainer logs as a number."""
         norm: Any = super()._get_grad_norm(model, grad_norm)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
@@ -144,7 +146,7 @@ class ShardedTrainer(StepTrainer):
 
     @contextlib.contextmanager
     def _optimizer_is(self, **methods: Callable[..., object]) -> Iterator[None]:
-        """What the Trainer saves and loads as its optimizer inside."""
+        """Hold a stand-in with `methods` as the optimizer that the Trainer saves or loads."""
         own, stand_in = self.optimizer, cast("Any", SimpleNamespace(**methods))
         self.optimizer = stand_in
         try:
@@ -155,7 +157,7 @@ class ShardedTrainer(StepTrainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        """Take this process's part of a checkpoint's weights."""
+        """Take this process's part of a checkpoint's weights. Raises `InputError` without one."""
         from safetensors import safe_open
 
         folder = Path(resume_from_checkpoint)
@@ -173,7 +175,7 @@ class ShardedTrainer(StepTrainer):
 
 
 def _part_of(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's whole state, cut as its weights are."""
+    """Return an optimizer's whole state, cut as its weights are."""
     weights = [one for group in optimizer.param_groups for one in group["params"]]
 
     def cut(number: int, value: Any) -> Any:
@@ -188,7 +190,7 @@ def _part_of(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def _whole(value: Any) -> Any:
-    """The same with whole tensors on the CPU in the first process, and None for them in others."""
+    """Return `value` with whole tensors on the CPU in the first process, None in the others."""
     from torch.distributed.tensor import DTensor
 
     if isinstance(value, dict):
@@ -200,7 +202,7 @@ def _whole(value: Any) -> Any:
 
 
 def _like(whole: torch.Tensor, own: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """This process's part of a whole tensor, without a word to the others."""
+    """Return this process's part of a whole tensor, without communication."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     whole = whole.to(own.device, dtype or own.dtype)

@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer, whose batches are whole optimizer steps.
+"""Run the training loop: transformers' Trainer, whose batches are whole optimizer steps.
 
 The Trainer provides schedules, clipping, mixed precision, optimizers by name, and checkpoints with
 every random state. TRL's RewardTrainer is not used: it takes rewards from
@@ -7,11 +7,10 @@ batches by number of rows; and it divides the loss by the number of batches, whi
 these have unequal sizes. Here a batch of the data loader holds all of a step's examples:
 `training_step` cuts it under the token budget and divides sums by the step's whole weight. With
 several processes each takes its share of the step and gradients are summed explicitly, because the
-wrapper that the Trainer puts around the model would need equally many passes in each process. Where
-the model is sharded they are needed, and a process without a batch of its own runs one for nothing.
+wrapper that the Trainer puts around the model would need equally many passes in each process. A
+sharded model does need them: there a process with fewer batches runs more, without effect.
 
-A checkpoint is marked once it is whole; `latest_checkpoint` finds where a killed training
-continues.
+A checkpoint is marked once it is whole; `latest_checkpoint` finds where killed trainings continue.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _Item = TypeVar("_Item")
 
 
 class MarkComplete(TrainerCallback):
-    """Leaves a mark in each checkpoint once all of it is written."""
+    """A callback that leaves a mark in each checkpoint once all of it is written."""
 
     def on_save(
         self,
@@ -78,7 +77,7 @@ class MarkComplete(TrainerCallback):
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint; what a kill left half written is deleted."""
+    """Return the last whole checkpoint, None without one; delete those left half written."""
     found = sorted(folder.glob("checkpoint-*"), key=step_of)
     for half in (path for path in found if not (path / _MARK).exists()):
         log.warning("%s was not finished: deleted", half)
@@ -98,11 +97,11 @@ _MICRO_TOKENS = {"cuda": 16384, "cpu": 2048}
 
 
 class StepTrainer(Trainer):
-    """Trains `model` on `examples`, and judges `held_out` now and then.
+    """A trainer of `model` on `examples` that evaluates `held_out` now and then.
 
     Args:
         folder: for checkpoints.
-        on_metrics: told (step, values) at every log and every evaluation.
+        on_metrics: called with (step, values) at every log and every evaluation.
     """
 
     def __init__(
@@ -148,11 +147,11 @@ class StepTrainer(Trainer):
         return self.model
 
     def get_train_dataloader(self) -> DataLoader:
-        """One step per item, in the order laid down; the Trainer skips those already taken."""
+        """Return the steps, one per item, in order; the Trainer skips those already taken."""
         return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only)  # type: ignore[arg-type]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Raises `InputError` for an optimizer whose package is not installed."""
+        """Make the optimizer. Raises `InputError` where its package is not installed."""
         try:
             return super().create_optimizer(model)
         except ImportError as error:
@@ -165,7 +164,7 @@ class StepTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: Sequence[Example], num_items_in_batch: object = None
     ) -> torch.Tensor:
-        """Forward and backward over a whole step; the mean loss of its examples, detached."""
+        """Run forward and backward over a whole step; return its loss / weight, detached."""
         begin = time.monotonic()
         model.train()
         weight = sum(map(self.objective.weight, inputs))
@@ -185,12 +184,12 @@ class StepTrainer(Trainer):
         return loss
 
     def evaluate(self, *arguments: object, **settings: object) -> Metrics:
-        """Judge the held-out examples, as the Trainer calls it."""
+        """Evaluate the held-out examples, as the Trainer calls it."""
         return {name.replace("/", "_"): value for name, value in self.judged()[1].items()}
 
     def judged(self) -> tuple[Values, Metrics]:
-        """Values of the held-out examples under the weights of this step, and `eval/…` of them;
-        computed once a step, and told once."""
+        """Return values of the held-out examples under this step's weights, and `eval/…` metrics of
+        them; both are computed and reported once a step."""
         if not self.held_out:
             return {}, {}
         if self._judged is None or self._judged[0] != self.state.global_step:
@@ -200,7 +199,7 @@ class StepTrainer(Trainer):
         return self._judged[1:]
 
     def values(self, examples: Sequence[Example]) -> Values:
-        """What the objective says of each example, (N,) on the CPU, in order; in eval mode."""
+        """Return the objective's values of the examples in eval mode, (N,) on the CPU, in order."""
         was_training = self._module.training
         self._module.eval()
         own = distributed.shard(examples)
@@ -217,7 +216,7 @@ class StepTrainer(Trainer):
         return {name: torch.stack([one[name] for one in whole]) for name in whole[0]}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's own log, under our names; a loss that is no number ends the training."""
+        """Log the Trainer's `logs` under our names. Raises `InputError` where the loss diverges."""
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
                 raise InputError(
@@ -239,10 +238,10 @@ class StepTrainer(Trainer):
         self.on_metrics(self.state.global_step, values)
 
     def _begin_with(self, model: nn.Module, in_bfloat16: bool) -> None:
-        """Before the Trainer puts it on its device; the processes know each other."""
+        """Prepare the model before the Trainer moves it; the processes are connected by now."""
 
     def _batches(self, examples: Sequence[Example]) -> list[tuple[list[Example], bool]]:
-        """This process's batches of what all share, and whether each counts."""
+        """Return this process's batches of the examples of all, and whether each counts."""
         own = micro_batches(distributed.shard(examples), self.budget, self.layout)
         return [(batch, True) for batch in own]
 
@@ -295,7 +294,7 @@ def _only(items: list[_Item]) -> _Item:
 
 
 def computes_in_bfloat16(settings: TrainingSettings) -> bool:
-    """Whether autocast does, on weights that may be wider."""
+    """Return whether autocast computes in bfloat16, on weights that may be float32."""
     return torch.cuda.is_available() and settings.dtype == "auto"
 
 
@@ -323,7 +322,7 @@ def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> Training
         use_cpu=not on_gpu,
         ddp_backend=None if on_gpu or distributed.count() == 1 else "gloo",
         logging_steps=settings.log_steps or -(-steps // 200),
-        logging_nan_inf_filter=False,  # it would write the mean of the others over a NaN
+        logging_nan_inf_filter=False,  # it would replace a NaN by the mean of other losses
         eval_strategy="steps",
         eval_steps=settings.eval_steps or settings.save_steps or often,
         save_strategy="steps",
@@ -336,7 +335,7 @@ def _arguments(settings: TrainingSettings, steps: int, folder: Path) -> Training
         disable_tqdm=True,
         log_level_replica="error",
     )
-    made._n_gpu = min(made.n_gpu, 1)  # several would each take a share of the rows
+    made._n_gpu = min(made.n_gpu, 1)  # with more, each GPU would get a share of the rows
     return made
 
 

@@ -1,18 +1,17 @@
-"""Rows that name their better side: the columns `chosen` and `rejected`.
+"""Read rows that name their better side, in the columns `chosen` and `rejected`.
 
 | format | `chosen`, `rejected` | prompt |
 |---|---|---|
-| hh | HH-RLHF dialogues, or answers beside a dialogue `prompt` | in the text |
-| messages | whole dialogues, or the answers alone, as message lists | in them, or `prompt` |
+| hh | HH-RLHF conversations, or responses beside a conversation `prompt` | in the text |
+| messages | whole conversations, or responses alone, as message lists | in them, or `prompt` |
 | pair | texts | `prompt`, text or messages |
 
-Beside any of them `margin` may say by how much the better side is better, 0 or more; null is
-unknown.
+In each of them a column `margin` may say by how much the better side is better: 0 or more, or null
+where it is unknown.
 
-llm-blender/Unified-Feedback: eight sources brought to one form by their publishers.
-
-The recipe of Ray2333/reward-model-Mistral-7B-instruct-Unified-Feedback and of GRM (Yang et al.
-2024, arXiv 2406.10216): rows of equal ratings are dropped, the higher rated side is chosen, the
+llm-blender/Unified-Feedback: eight sources brought to one form by their publishers. It is read by
+the recipe of Ray2333/reward-model-Mistral-7B-instruct-Unified-Feedback and of GRM (Yang et al.
+2024, arXiv 2406.10216): rows of equal ratings are skipped, the higher rated side is chosen, the
 margin is the difference, and posts to summarise get a prefix.
 """
 
@@ -46,10 +45,11 @@ _MARGIN = "margin"
 
 
 def hh_pairs(record: Record, options: Options) -> list[Outcome]:
-    r"""Anthropic/hh-rlhf: `chosen`, `rejected`, both whole dialogues as text.
+    r"""Return the pair of a row of HH-RLHF text.
 
-    Dahoas/full-hh-rlhf: `prompt` (the dialogue up to `\n\nAssistant:`), `response` (= `chosen`),
-    `chosen`, `rejected` (the answers alone).
+    Anthropic/hh-rlhf: `chosen`, `rejected`, both whole conversations as text.
+    Dahoas/full-hh-rlhf: `prompt` (the conversation up to `\n\nAssistant:`), `response` (=
+    `chosen`), `chosen`, `rejected` (the responses alone).
     """
     margin = _margin(record, options)
     if isinstance(margin, Refusal):
@@ -62,20 +62,20 @@ def hh_pairs(record: Record, options: Options) -> list[Outcome]:
     before = messages(record, prompt, "prompt")
     if before and before[-1]["role"] == "assistant" and not before[-1]["content"]:
         before.pop()
-    # the blanks around the turns of such text are no part of what was said
+    # the blanks around turns belong to the HH text form, not to the responses
     answers = (record.text(key).strip() for key in _SIDES)
     return [checked_pair(record, before, *answers, margin=margin, fields=fields)]
 
 
 def message_pairs(record: Record, options: Options) -> list[Outcome]:
-    """Message lists, with the scores of both sides where the source has them.
+    """Return the pair of a row of message lists, with its scores where the source has them.
 
     hendrydong/preference_700K: `chosen`, `rejected`, `chosen_score`, `rejected_score`.
     HuggingFaceH4/ultrafeedback_binarized: `prompt` (the first user turn again), `prompt_id`,
     `chosen`, `rejected`, `messages`, `score_chosen`, `score_rejected`.
     argilla/ultrafeedback-binarized-preferences-cleaned: `source`, `prompt`, `chosen`,
     `chosen-rating`, `chosen-model`, `rejected`, `rejected-rating`, `rejected-model`.
-    Also `prompt` as messages with the answers alone beside it (TRL's conversational form).
+    Also `prompt` as messages beside the responses alone (TRL's conversational form).
     """
     margin = _margin(record, options)
     if isinstance(margin, Refusal):
@@ -101,7 +101,10 @@ def message_pairs(record: Record, options: Options) -> list[Outcome]:
 
 
 def text_pairs(record: Record, options: Options) -> list[Outcome]:
-    """`prompt`, `chosen`, `rejected`: Dahoas/synthetic-instruct-gptj-pairwise and many others."""
+    """Return the pair of a row with `prompt`, `chosen` and `rejected` as texts.
+
+    Dahoas/synthetic-instruct-gptj-pairwise and many other sets have this form.
+    """
     margin = _margin(record, options)
     if isinstance(margin, Refusal):
         return [margin]
@@ -134,12 +137,18 @@ def _prompt(record: Record, value: object) -> list[Message]:
 
 
 def _answer_alone(dialogue: list[Message]) -> bool:
-    """Of one message, or of several: a call, what the tool said, and what was made of it."""
+    """Return whether a side is a response without its prompt: it begins with the assistant.
+
+    It may be several messages: a tool call, what the tool returned, and the reply.
+    """
     return bool(dialogue) and dialogue[0]["role"] == "assistant"
 
 
 def _margin(record: Record, options: Options) -> float | Refusal | None:
-    """The row's own margin, else the difference of its two scores; None where it has neither."""
+    """Return the row's own margin, else the difference of its two scores; None without either.
+
+    Returns a `Refusal` where margin or scores contradict the sides, and for ties to be skipped.
+    """
     own = _own_margin(record)
     if own is not None and own < 0:
         return Refusal("margin contradicts the sides")
@@ -170,7 +179,7 @@ def _own_margin(record: Record) -> float | None:
 
 
 def _labels(record: Record) -> dict[str, dict[str, float]] | None:
-    """`labels` {"chosen": {attribute: number}, "rejected": {…}}, where the row has such."""
+    """Return the row's `labels` {"chosen": {attribute: number}, "rejected": {…}}; None without."""
     given = record.columns.get("labels")
     if not isinstance(given, Mapping) or set(given) != set(_SIDES):
         return None
@@ -182,7 +191,7 @@ def _labels(record: Record) -> dict[str, dict[str, float]] | None:
     return labels
 
 
-# what stands in `source` -> the name in tables
+# value of the column `source` -> the name in tables
 UNIFIED_SOURCES = {
     "Anthropic/hh-rlhf": "hh-rlhf",
     "openai/summarize_from_feedback(comparisons)": "summarize_from_feedback",
@@ -211,8 +220,11 @@ UNIFIED_SOURCES = {
 
 
 def unified_feedback_pairs(record: Record, options: Options) -> list[Outcome]:
-    """`id`, `conv_A`, `conv_B` (message lists), `conv_A_rating`, `conv_B_rating`, `num_turns`,
-    `source`; a pair's source is one of the eight names, or what stands there if it is none.
+    """Return the pair of a row of Unified-Feedback; equal ratings are a tie.
+
+    Columns: `id`, `conv_A`, `conv_B` (message lists), `conv_A_rating`, `conv_B_rating`,
+    `num_turns`, `source`. The pair's source is one of the eight names, or the column's value where
+    it is unknown.
     """
     ratings = [record.as_number(record.get(k), k) for k in ("conv_A_rating", "conv_B_rating")]
     dialogues = [messages(record, record.get(key), key) for key in ("conv_A", "conv_B")]

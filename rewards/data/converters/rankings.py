@@ -1,17 +1,18 @@
-"""Pairs out of several answers to one prompt of which each has a value. Higher is better.
+"""Make pairs of several responses to one prompt, each with a value. Higher values are better.
 
-Answers with ranks or scores in the plainest form, as `raft score` and `raft rank` write them.
+The generic form is `prompt`, `responses` and `scores` or `ranks`; `raft score` and `raft rank`
+write such rows.
 
-berkeley-nest/Nectar (Zhu et al. 2023): seven answers of one dialogue, ranked by GPT-4.
+berkeley-nest/Nectar (Zhu et al. 2023): seven responses to one conversation, ranked by GPT-4.
 
-openbmb/UltraFeedback (Cui et al. 2023, arXiv 2310.01377): four completions of an instruction.
+openbmb/UltraFeedback (Cui et al. 2023, arXiv 2310.01377): four responses to an instruction.
 
 | rating | scale | label |
 |---|---|---|
 | `annotations.X.Rating`, X one of ASPECTS | 1 to 5 | (r − ½) / 5 |
 | `overall_score` | 1 to 10 | (r − ½) / 10 |
 
-Both by the rule of `rewards.data.rated`. Ratings are texts there, and "N/A" is none.
+Both labels follow `rewards.data.rated`. Ratings are texts there, and "N/A" means no rating.
 
 nvidia/HelpSteer and HelpSteer2: single responses, five human ratings each, 0 to 4.
 
@@ -52,7 +53,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer, how good it is (None: nobody said), and its ratings."""
+    """One response, its value (higher is better, None is unknown), and its labels by attribute."""
 
     text: str | Message
     value: float | None
@@ -68,9 +69,9 @@ def ranked_pairs(
     stem: str = "",
     fields: Mapping[str, object] | None = None,
 ) -> list[Outcome]:
-    """The pairs that `options.pairs` names; the margin is the difference of the two values.
+    """Return the pairs that `options.pairs` names; the margin is the difference of the two values.
 
-    Every answer without a value and every pair of equal values is one refusal.
+    Every response without a value and every pair of equal values gives one `Refusal`.
     """
     valued = [answer for answer in answers if answer.value is not None]
     outcomes: list[Outcome] = [Refusal("no rating")] * (len(answers) - len(valued))
@@ -102,7 +103,7 @@ def ranked_pairs(
 def _chosen_pairs(
     id: str, answers: Sequence[Answer], options: Options
 ) -> Iterator[tuple[int, int]]:
-    """Places of the two answers of each pair."""
+    """Yield the positions in `answers` of the two responses of each pair."""
     if options.pairs == "all":
         yield from combinations(range(len(answers)), 2)
         return
@@ -113,21 +114,22 @@ def _chosen_pairs(
     elif options.pairs == "best_vs_worst":
         yield order[0], order[-1]
     else:
-        # of UltraFeedback binarized (Tunstall et al. 2023, arXiv 2310.16944)
+        # as UltraFeedback was binarized (Tunstall et al. 2023, arXiv 2310.16944)
         yield order[0], order[1 + _drawn(id, options.seed, len(order) - 1)]
 
 
 def _drawn(id: str, seed: int, count: int) -> int:
-    """One of `count`, from the seed and the row's id alone, so whatever the order of rows."""
+    """Return a number in [0, count) that depends on the seed and the row's id alone."""
     digest = hashlib.blake2b(f"{seed}\x1f{id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % count
 
 
 def ranked_row_pairs(record: Record, options: Options) -> list[Outcome]:
-    """`prompt` (text or messages), `responses` [text × K], and `scores` (higher is better) or
-    `ranks` (lower is better), one of each response; null is a missing one.
+    """Return the pairs of a row in the generic form.
 
-    Raises InputError where their number differs.
+    Columns: `prompt` (text or messages), `responses` [text × K], and K `scores` (higher is better)
+    or `ranks` (lower is better), null where missing. With two responses `margin` may replace the
+    difference. Raises InputError where there are not K scores or ranks.
     """
     prompt = record.get("prompt")
     asked = (
@@ -152,17 +154,18 @@ def ranked_row_pairs(record: Record, options: Options) -> list[Outcome]:
     outcomes = ranked_pairs(record, asked, answers, options)
     if "margin" not in record.columns or len(answers) != 2:
         return outcomes
-    # of two answers, by how much one is better may be said beside the verdict, or by nobody
+    # a row of two responses may state the margin beside the scores; null there means unknown
     margin = record.as_number(record.columns["margin"], "margin")
     return [replace(one, margin=margin) if isinstance(one, Pair) else one for one in outcomes]
 
 
 def nectar_pairs(record: Record, options: Options) -> list[Outcome]:
-    r"""`prompt` (`\n\nHuman: … \n\nAssistant: `), `answers` [{answer, model, rank}] with rank 1
-    the best, `turns`, `num_responses`, `source` (a list), `good_natured`.
+    r"""Return the pairs of a row of Nectar.
 
-    The margin is the distance of the ranks. Unified-Feedback took two random pairs of each row;
-    here `options.pairs` says which.
+    Columns: `prompt` (`\n\nHuman: … \n\nAssistant: `), `answers` [{answer, model, rank}] with the
+    best at rank 1, `turns`, `num_responses`, `source` (a list), `good_natured`. The margin is the
+    distance of the ranks. Unified-Feedback took two random pairs of each row; `options.pairs`
+    decides here.
     """
     prompt = messages(record, record.text("prompt"), "prompt")
     if prompt and prompt[-1]["role"] == "assistant" and not prompt[-1]["content"]:
@@ -183,11 +186,15 @@ _RANKS_BY = ("overall_score", "fine-grained_score", *ULTRAFEEDBACK_ASPECTS)
 
 
 def ultrafeedback_pairs(record: Record, options: Options) -> list[Outcome]:
-    """`source`, `instruction`, `models`, `completions` [{model, principle, response, annotations,
-    critique, overall_score, fine-grained_score}], `correct_answers`, `incorrect_answers`.
+    """Return the pairs of a row of UltraFeedback.
 
-    `options.by` ranks the completions: overall_score unless told (as Unified-Feedback), or
-    fine-grained_score (as RLHFlow's mixtures and the binarized sets), or one aspect.
+    Columns: `source`, `instruction`, `models`, `completions` [{model, principle, response,
+    annotations, critique, overall_score, fine-grained_score}], `correct_answers`,
+    `incorrect_answers`.
+
+    `options.by` ranks the completions: overall_score unless given (as Unified-Feedback), or
+    fine-grained_score (as RLHFlow's mixtures and the binarized sets), or one aspect. Raises
+    InputError for another.
     """
     by = options.by or "overall_score"
     if by not in _RANKS_BY:
@@ -249,9 +256,12 @@ _SCALE = Scale(lowest=0, levels=5)
 
 
 def helpsteer_pairs(records: Sequence[Record], options: Options) -> list[Outcome]:
-    """Rows of one prompt: `prompt`, `response`, `helpfulness`, `correctness`, `coherence`,
-    `complexity`, `verbosity`. `options.by` names the rating that ranks them, helpfulness unless
-    told; "helpfulness+correctness" takes the mean of both, as RLHFlow's mixtures do.
+    """Return the pairs of HelpSteer's rows of one prompt; none where there is only one row.
+
+    Columns: `prompt`, `response`, `helpfulness`, `correctness`, `coherence`, `complexity`,
+    `verbosity`. `options.by` names the rating that ranks them, helpfulness unless given;
+    "helpfulness+correctness" takes the mean of both, as RLHFlow's mixtures do. Raises InputError
+    for another.
     """
     aspects = (options.by or "helpfulness").split("+")
     if unknown := [aspect for aspect in aspects if aspect not in HELPSTEER_ASPECTS]:

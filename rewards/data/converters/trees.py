@@ -1,4 +1,4 @@
-"""OpenAssistant conversations (Köpf et al. 2023, arXiv 2304.07327): trees of messages.
+"""Read OpenAssistant conversations (Köpf et al. 2023, arXiv 2304.07327): trees of messages.
 
 Replies to one prompter message carry human ranks, 0 the best. Published as trees (one row each) and
 flat (OpenAssistant/oasst1 and oasst2: one row per message, the rows of a tree one after another).
@@ -19,10 +19,11 @@ _Node = Mapping[str, object]
 
 
 def oasst_pairs(record: Record, options: Options) -> list[Outcome]:
-    """A tree: `message_tree_id`, `tree_state`, `prompt` {message_id, text, role, rank, deleted,
-    replies: […]}. Deleted replies are refused; a single reply is nothing to compare.
+    """Return the pairs of a tree: at each prompter message, of its replies.
 
-    The prompt is the path to the replies. The margin is the distance of their ranks.
+    Columns: `message_tree_id`, `tree_state`, `prompt` {message_id, text, role, rank, deleted,
+    replies: […]}. The prompt of a pair is the path to the replies, the margin the distance of their
+    ranks. Deleted replies are skipped; a single reply makes no pair.
     """
     root = record.as_object(record.get("prompt"), "prompt")
     outcomes: list[Outcome] = []
@@ -36,10 +37,10 @@ def oasst_pairs(record: Record, options: Options) -> list[Outcome]:
 
 
 def flat_oasst_pairs(records: Sequence[Record], options: Options) -> list[Outcome]:
-    """The rows of a tree: `message_id`, `parent_id`, `text`, `role`, `rank`, `deleted`,
-    `message_tree_id`, `tree_state`, …, parents before their replies.
+    """Return the pairs of a tree that is given as its rows, parents before their replies.
 
-    Raises InputError for a reply whose parent is not there.
+    Columns: `message_id`, `parent_id`, `text`, `role`, `rank`, `deleted`, `message_tree_id`,
+    `tree_state`, …. Raises InputError for a reply without its parent, or a tree without a root.
     """
     replies: dict[str, list[_Node]] = {}
     root: _Node | None = None
@@ -72,7 +73,7 @@ def same_tree(record: Record) -> str:
 def _sets(
     record: Record, node: _Node, before: tuple[Message, ...]
 ) -> Iterator[tuple[tuple[Message, ...], list[_Node]]]:
-    """(path, replies) of every prompter message that has replies, in the file's order."""
+    """Yield (path, replies) of every prompter message that has replies, in the file's order."""
     waiting = [(node, before)]
     while waiting:
         node, before = waiting.pop()
@@ -81,7 +82,7 @@ def _sets(
         replies = [record.as_object(reply, "replies") for reply in found]
         if replies and path[-1]["role"] == "user":
             yield path, replies
-        # the last one in is the first one out: reversed, so that trees are walked top down
+        # the stack gives its last entry first: reversed, so that replies keep the file's order
         waiting += [(reply, path) for reply in reversed(replies)]
 
 

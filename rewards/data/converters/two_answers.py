@@ -1,4 +1,4 @@
-"""Rows of two answers beside a verdict: which one is better, or neither."""
+"""Read rows of two responses with a verdict: which one is better, or neither."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ __all__ = [
 
 
 def summary_prompt(text: str, options: Options) -> str:
-    """What is asked of a post: the recipe's prefix, then the post without blanks around it."""
+    """Return the prompt for a post: the recipe's prefix, then the post without blanks around it."""
     return (SUMMARY_PREFIX if options.prefix is None else options.prefix) + text.strip()
 
 
 def summarize_pairs(record: Record, options: Options) -> list[Outcome]:
-    """openai/summarize_from_feedback, config comparisons: `info` {id, post, title, subreddit,
-    site, article}, `summaries` [{text, policy, note} × 2], `choice` 0 or 1, `worker`, `batch`,
-    `split`, `extra`. News rows have an `article` where the others have a `post`.
+    """Return the pair of a row of openai/summarize_from_feedback, config comparisons.
+
+    Columns: `info` {id, post, title, subreddit, site, article}, `summaries` (two of {text, policy,
+    note}), `choice` 0 or 1, `worker`, `batch`, `split`, `extra`. News rows have an `article` where
+    the others have a `post`.
     """
     info = record.as_object(record.get("info"), "info")
     post = info.get("post") or info.get("article")
@@ -52,8 +54,10 @@ def summarize_pairs(record: Record, options: Options) -> list[Outcome]:
 
 
 def webgpt_pairs(record: Record, options: Options) -> list[Outcome]:
-    """openai/webgpt_comparisons: `question` {dataset, id, full_text}, `answer_0`, `answer_1`,
-    `score_0` = −`score_1` in [−1, 1] (0: no preference), `quotes_0`, `tokens_0`, ….
+    """Return the pair of a row of openai/webgpt_comparisons; the margin is the scores' difference.
+
+    Columns: `question` {dataset, id, full_text}, `answer_0`, `answer_1`, `score_0` = −`score_1` in
+    [−1, 1] (0: no preference), `quotes_0`, `tokens_0`, ….
     """
     question = record.get("question")
     if not isinstance(question, str):
@@ -68,11 +72,11 @@ def webgpt_pairs(record: Record, options: Options) -> list[Outcome]:
 
 
 def arena_pairs(record: Record, options: Options) -> list[Outcome]:
-    """lmsys/chatbot_arena_conversations: `question_id`, `model_a`, `model_b`, `winner` (model_a,
-    model_b, tie, tie (bothbad)), `judge`, `conversation_a`, `conversation_b`, `turn`, ….
+    """Return the pair of a row of lmsys/chatbot_arena_conversations.
 
-    Two models' conversations of several turns share their first user turn alone: see
-    `Options.diverging_prompts`.
+    Columns: `question_id`, `model_a`, `model_b`, `winner` (model_a, model_b, tie, tie (bothbad)),
+    `judge`, `conversation_a`, `conversation_b`, `turn`, …. Two models' conversations of several
+    turns share only their first user turn: see `Options.diverging_prompts`.
     """
     winner = record.one_of("winner", ARENA)
     keys = ("conversation_a", "conversation_b")
@@ -97,14 +101,19 @@ class Judged:
 
 
 def read_llmbar(record: Record) -> Judged:
-    """LLMBar (Zeng et al. 2023, 2310.07641): `input`, `output_1`, `output_2`, `label` 1 or 2."""
+    """Read a row of LLMBar (Zeng et al. 2023, arXiv 2310.07641).
+
+    Columns: `input`, `output_1`, `output_2`, `label` 1 or 2.
+    """
     better = record.one_of("label", {1: 0, 2: 1, "1": 0, "2": 1})
     return Judged(record.text("input"), (record.text("output_1"), record.text("output_2")), better)
 
 
 def read_judgebench(record: Record) -> Judged:
-    """JudgeBench (Tan et al. 2024, arXiv 2410.12784): `pair_id`, `original_id`, `source`,
-    `question`, `response_model`, `response_A`, `response_B`, `label` "A>B" or "B>A".
+    """Read a row of JudgeBench (Tan et al. 2024, arXiv 2410.12784).
+
+    Columns: `pair_id`, `original_id`, `source`, `question`, `response_model`, `response_A`,
+    `response_B`, `label` "A>B" or "B>A".
     """
     better = record.one_of("label", {"A>B": 0, "B>A": 1})
     responses = (record.text("response_A"), record.text("response_B"))
@@ -125,10 +134,11 @@ def _of_judged(record: Record, found: Judged, *keys: str) -> Outcome:
 
 
 def open_instruct_pairs(record: Record, options: Options) -> list[Outcome]:
-    """open-instruct's human evaluation: `instance_id`, `prompt`, `model_a`, `model_b`,
-    `completion_a`, `completion_b`, `completion_a_is_acceptable`, …, `preference`, `evaluator`.
+    """Return the pair of a row of open-instruct's human evaluation.
 
-    The margin is 2 for better, 1 for slightly better.
+    Columns: `instance_id`, `prompt`, `model_a`, `model_b`, `completion_a`, `completion_b`,
+    `completion_a_is_acceptable`, …, `preference`, `evaluator`. The margin is 2 for better, 1 for
+    slightly better.
     """
     keys = ("prompt", "completion_a", "completion_b")
     prompt, *texts = (record.text(key) for key in keys)
@@ -144,7 +154,7 @@ def _judged(
     margin: float | None = None,
     fields: Mapping[str, object] | None = None,
 ) -> Outcome:
-    """`winner` is the place of the better text; None is a tie."""
+    """Return the pair whose chosen side is `texts[winner]`; a `Refusal` where `winner` is None."""
     if winner is None:
         return Refusal("tie")
     chosen, rejected = texts[winner], texts[1 - winner]

@@ -92,8 +92,9 @@ def load_config(folder: Path) -> PreTrainedConfig:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
+    base = transformer_folder(folder)
     try:
-        config = AutoConfig.from_pretrained(transformer_folder(folder), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise InputError(folder, f"config.json is not usable: {one_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
@@ -172,17 +173,19 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
+    stored = tensor_shapes(folder)
     try:
         wrapped = PeftModel.from_pretrained(model, str(folder))
         taken = get_peft_model_state_dict(wrapped)
-        left = sorted(n for n in tensor_shapes(folder) if ".lora_" in n and n not in taken)
-        if left:
-            raise InputError(folder, f"its adapter has {left[0]}, for which the base has no place")
-        log.info("%s: an adapter, merged into its base model", folder)
-        return cast("PreTrainedModel", wrapped.merge_and_unload())
+        left = sorted(n for n in stored if ".lora_" in n and n not in taken)
+        whole = cast("PreTrainedModel", wrapped.merge_and_unload()) if not left else model
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         fix = "merge it with peft (merge_and_unload) and save the whole model"
         raise InputError(folder, f"its adapter cannot be merged: {one_line(error)}", fix) from error
+    if left:
+        raise InputError(folder, f"its adapter has {left[0]}, for which the base has no place")
+    log.info("%s: an adapter, merged into its base model", folder)
+    return whole
 
 
 def check_left_out(
@@ -225,10 +228,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     own = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    home = folder if own else transformer_folder(folder)
     try:
-        return AutoTokenizer.from_pretrained(
-            folder if own else transformer_folder(folder), trust_remote_code=False
-        )
+        return AutoTokenizer.from_pretrained(home, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(folder, f"its tokenizer cannot be loaded: {one_line(error)}") from error
 

@@ -38,11 +38,9 @@ log = logging.getLogger("rewards")
 # as in rollout/engines/vllm.py, unknown here; the space is in GiB
 _CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
-# only whole blocks of a shared beginning are cached; vLLM's 128 on a CPU is longer than most
-# prompts, and its kernels want multiples of 32
+# whole blocks alone are cached, and vLLM's 128 exceeds most prompts; kernels want multiples of 32
 _CPU_BLOCK = 32
-# keeps every engine until the process ends
-_held: list[object] = []
+_held: list[object] = []  # every engine, until the process ends
 
 
 class _VLLMEngine:
@@ -165,6 +163,8 @@ class _VLLMEngine:
     def _refusals_are_the_users(self, folder: str) -> Iterator[None]:
         try:
             yield
+        except InputError:
+            raise
         except (ValueError, RuntimeError, NotImplementedError) as error:
             advice = "use engine: transformers"
             if "less than desired" in str(error):

@@ -12,9 +12,10 @@ from rewards.inference.engine import Engine
 from rewards.judges.prompt import PairPrompt
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, NonFinite, check_policy, finite_or_missing
-from rollout.types import InputError, Message
+from rollout.data.pools import prompt_key
+from rollout.types import InputError
 
-__all__ = ["Judge", "PairwiseJudge", "check_temperature", "prompt_key"]
+__all__ = ["Judge", "PairwiseJudge", "check_temperature"]
 
 
 class Judge(Protocol):
@@ -140,11 +141,6 @@ def check_temperature(temperature: float) -> None:
     """Check that a temperature is finite and above 0. Raises `InputError` where it is not."""
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"temperature={temperature}", "must be a number above 0")
-
-
-def prompt_key(prompt: Sequence[Message] | str) -> Hashable:
-    """Return a hashable key of a prompt's roles and contents, the same for equal prompts."""
-    return prompt if isinstance(prompt, str) else tuple((m["role"], m["content"]) for m in prompt)
 
 
 def _key(one: Comparison) -> Hashable:

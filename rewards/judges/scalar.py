@@ -6,9 +6,10 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from rewards.judges.judge import check_temperature, prompt_key
+from rewards.judges.judge import check_temperature
 from rewards.tournament.verdicts import Verdicts
 from rewards.types import Comparison, Reward
+from rollout.data.pools import prompt_key
 from rollout.types import Completion, Group, Message, Prompt
 
 __all__ = ["ScalarJudge"]

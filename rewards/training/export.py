@@ -28,6 +28,7 @@ from rewards.training import distributed
 from rewards.training.gating import GatingMLP
 from rewards.training.losses import base_of
 from rewards.training.settings import GRMSettings
+from rewards.types import Format
 from rollout.storage.files import share_like_others
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def chat_template_of(encoder: Encoder) -> str:
         end = f"{{% if not add_generation_prompt %}}{end}{{% endif %}}"
     if encoder.format == "plain":
         return front + "{% for m in messages %}{{ m['content'] }}{% endfor %}" + end
+    if encoder.format in _IN_TURN:
+        return front + _CHECK_TURNS + _IN_TURN[encoder.format] + end
     between = encoder.separator.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     return (
         front + "{% for m in messages %}"
@@ -134,6 +137,22 @@ def chat_template_of(encoder: Encoder) -> str:
         f"{{% if add_generation_prompt %}}{{{{ '{between}{HH_NAMES['assistant'].rstrip()}' }}}}"
         "{% endif %}" + end
     )
+
+
+# the formats that have user and assistant in turn alone
+_CHECK_TURNS = (
+    "{% for m in messages %}{% if m['role'] != ['user', 'assistant'][loop.index0 % 2] %}"
+    "{{ raise_exception('this format has user and assistant in turn') }}{% endif %}{% endfor %}"
+)
+_IN_TURN: dict[Format, str] = {
+    "ultrarm": "{% for m in messages %}{% if not loop.first %}{{ '\\n\\n' }}{% endif %}"
+    "{{ ('Human: ' if m['role'] == 'user' else 'Assistant: ') + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}",
+    "beaver": "{{ 'BEGINNING OF CONVERSATION: ' }}{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{% if not loop.first %}{{ eos_token }}{% endif %}"
+    "{{ 'USER: ' + m['content'] + ' ASSISTANT:' }}{% else %}{{ m['content'] }}{% endif %}"
+    "{% endfor %}",
+}
 
 
 def export_grm(

@@ -299,8 +299,16 @@ def test_llama_factorys_adapter_with_a_value_head(tmp_path) -> None:
 
 
 def test_adapters_that_cannot_be_merged_are_refused(tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
     start = layouts.base(tmp_path / "base")
     folder = layouts.adapter(tmp_path / "adapter", start)
+    stored = load_file(folder / "adapter_model.safetensors")
+    more = {"base_model.model.model.layers.99.mlp.up_proj.lora_A.weight": torch.zeros(4, 4)}
+    save_file(stored | more, folder / "adapter_model.safetensors")
+    said = refusal(folder)
+    assert says(said, "layers.99 no place") and "merge" not in said
+    save_file(stored, folder / "adapter_model.safetensors")
     config = (folder / "adapter_config.json").read_text()
     (folder / "adapter_config.json").write_text(config.replace(str(start), "/nowhere"))
     assert says(refusal(folder), "is an adapter /nowhere no such folder merge")

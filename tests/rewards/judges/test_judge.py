@@ -165,6 +165,22 @@ def test_scalar_judge_is_bradley_terry(tmp_path):
     assert judge.describe()["judge"] == "scalar" and judge.describe()["kind"] == "classifier"
 
 
+def test_prompts_that_differ_in_a_call_alone_are_two():
+    class Counting:
+        def score_groups(self, groups):
+            self.sizes = [len(group.completions) for group in groups]
+            return [[float(n)] * size for n, size in enumerate(self.sizes)]
+
+    def prompt(*calls):
+        called = {"role": "assistant", "content": "", "tool_calls": [*calls]}
+        return [{"role": "user", "content": "q"}, called]
+
+    reward, asked = Counting(), [prompt({"name": "add"}), prompt({"name": "sub"}), "q"]
+    judge = ScalarJudge(reward)
+    judge.compare([Comparison(one, "a", "b") for one in [*asked, asked[0]]])
+    assert reward.sizes == [2, 2, 2]
+
+
 def test_scalar_judge_passes_missing_scores_on():
     class Missing:
         def score_groups(self, groups):

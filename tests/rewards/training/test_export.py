@@ -146,7 +146,7 @@ def test_every_way_of_reading_is_recorded(
     ("format", "bos", "eos"),
     [
         ("hh", "single", "none"), ("hh", "none", "single"), ("plain", "double", "single"),
-        ("plain", "none", None),
+        ("plain", "none", None), ("ultrarm", "single", "none"), ("beaver", "single", "single"),
     ],
 )  # fmt: skip
 def test_the_chat_template_of_other_formats_writes_the_same_ids(

@@ -1,4 +1,4 @@
-"""Where the public models and data lie that the experiments read."""
+"""The folder of the public models and data that the experiments read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["data"]
 
 
 def data(path: str) -> Path:
-    """Return the path of a file or folder of $RAFT_DATA."""
+    """Return the path of a file or folder of $RAFT_DATA. Ends with SystemExit without it."""
     from raft.config.paths import data_root
 
     root = data_root()

@@ -29,7 +29,7 @@ def parsed(file: Path) -> ast.Module:
 
 
 def imported_names(tree: ast.AST) -> Iterator[str]:
-    """Every module that is imported anywhere in a tree, by its full name."""
+    """Yield the full name of every module, and of every name of one, that a tree imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -43,7 +43,7 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def closure(start: str) -> set[Path]:
-    """List our files that importing `start` loads, without `__init__` files and itself."""
+    """Return the packages' files that importing `start` loads, without `__init__` and itself."""
     found: set[Path] = set()
     waiting = [start]
     while waiting:
@@ -104,7 +104,7 @@ def measure() -> dict[str, int | float]:
 
 
 def _importers(trees: dict[Path, ast.Module]) -> dict[Path, int]:
-    """Count the files of the packages that import each module."""
+    """Return, for each file of the packages, how many of their other files import it."""
     counts: dict[Path, int] = {}
     for file, tree in trees.items():
         for target in {_file_of(name) for name in imported_names(tree)} - {None, file}:

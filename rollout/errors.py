@@ -1,4 +1,4 @@
-"""Every error a user can meet, each also a standard-library error and picklable across Ray.
+"""The errors a user can meet. Each is also a standard-library error, and Ray can pickle it.
 
 `InputError` means that the user's input is wrong: the command line prints its one line and exits
 with code 2. The others mean that something broke while the input was right: exit code 1.
@@ -10,7 +10,7 @@ from collections.abc import Generator
 
 from rollout.text.printable import one_line, printable
 
-# torch's and vLLM's words, and the line of torch's source that is among them
+# how torch and vLLM name an NCCL error, and the place in torch's source that the message contains
 _NCCL = re.compile(r"\bNCCL error\b|\bnccl[A-Z]\w*Error\b")
 _SOURCE = re.compile(r" in: \S+:\d+,")
 
@@ -20,12 +20,12 @@ class InputError(ValueError):
 
     Args:
         where: a file and line, a config key, an option with its value, a model folder.
-        problem: what is wrong there; another error, where this one adds the place it came from.
-        fix: what to do, as a sentence in the imperative; left out where `problem` implies it.
+        problem: what is wrong there, or another error, to which this one adds the place.
+        fix: what to do, as a sentence in the imperative; empty where `problem` implies it.
     """
 
     def __init__(self, where: object, problem: object, fix: str = "") -> None:
-        # all three are arguments of the base class: an error travels between Ray's processes
+        # the base class gets all three, so that the error can be unpickled in another Ray process
         super().__init__(str(where), str(problem), fix)
         self.where, self.problem, self.fix = str(where), str(problem), fix
 
@@ -33,7 +33,7 @@ class InputError(ValueError):
         problem = f"{self.where}: {self.problem}"
         if self.fix:
             problem = f"{problem.rstrip('.')}. {self.fix[:1].upper()}{self.fix[1:]}"
-        # paths, columns and what others said stand in it as they are
+        # paths, column names and foreign messages in it may hold control characters
         return printable(problem)
 
 
@@ -50,11 +50,11 @@ class WorkerDiedError(RuntimeError):
 
 
 def nccl_failure(error: BaseException, where: str, otherwise: str = "") -> InputError | None:
-    """What NCCL says of the way between GPUs, in one line; None where an error is another's.
+    """Return a failure of NCCL between GPUs as an InputError; None for any other error.
 
     Args:
-        where: the key of the step that it ended.
-        otherwise: what does without it.
+        where: the config key, or the command, that the InputError names as its place.
+        otherwise: an alternative that needs no NCCL, in the imperative; it is added to the fix.
     """
     text = str(error)
     if type(error).__name__ != "DistBackendError" and not _NCCL.search(text):
@@ -67,7 +67,7 @@ def nccl_failure(error: BaseException, where: str, otherwise: str = "") -> Input
 
 @contextlib.contextmanager
 def naming(path: object) -> Generator[None]:
-    """Give an OSError the name of the file that it is about: a failed `write` knows none."""
+    """Set `path` as the file name of an OSError of the block that has none, as one of `write`."""
     try:
         yield
     except OSError as error:

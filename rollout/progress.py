@@ -1,4 +1,4 @@
-"""A bar with the time that is left on a terminal; elsewhere a line for each stage that is long."""
+"""Progress of a stage: a bar with the time left on a terminal, elsewhere a line if it was long."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import NoReturn
 
 log = logging.getLogger("rollout")
 
-# a stage that is over sooner needs no line
+# seconds; a shorter stage gets no line in the log
 _LONG = 2.0
 
 
 class Progress:
-    """Counts finished items on stderr while the block runs; says at the end how long it took, where
-    there was no bar to see."""
+    """A progress bar on stderr, as a context manager around a stage.
+
+    Where stderr is no terminal there is no bar: a stage of two seconds or more, unless it failed,
+    is then logged at its end with its count and duration.
+    """
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         from tqdm import tqdm
@@ -33,7 +36,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        unseen = self._bar.disable  # closed bars say so too
+        unseen = self._bar.disable  # read before `close`, which sets it
         self._bar.close()
         seconds = time.monotonic() - self._began
         if unseen and kind is None and seconds >= _LONG:

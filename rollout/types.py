@@ -1,4 +1,4 @@
-"""What a prompt, a completion and a group of K are. Knows nothing of engines, rewards or files."""
+"""Prompts, responses and groups of K responses, independent of engines, rewards and files."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ _T = TypeVar("_T")
 
 
 def setting(default: _T, description: str, **bounds: float) -> _T:
-    """A dataclass field that a config section can inherit: pydantic reads the description and the
-    bounds (`ge`, `gt`, `le`, `lt`) from its metadata, and checks them where the section is read."""
+    """Return a dataclass field that a config section can inherit.
+
+    Pydantic reads the description and the bounds (`ge`, `gt`, `le`, `lt`) from the field's metadata
+    and checks the bounds when the section is read.
+    """
     return field(default=default, metadata={"description": description, **bounds})
 
 
 class Message(TypedDict):
     """One turn of a conversation, as `rollout.data.messages` checks it.
 
-    Only the first message has `tools`: those of the whole conversation, which its template writes.
+    Only the first message has `tools`: the tools of the whole conversation, for the chat template.
     """
 
     role: str
@@ -59,11 +62,11 @@ FinishReason = Literal["stop", "length"]
 class Prompt:
     """What the policy is asked.
 
-    `content` is plain text that the policy continues, or a list of messages that it answers; the
-    last of them may be the beginning of an assistant's message, which it continues.
+    `content` is plain text that the policy continues, or messages that it responds to; the last
+    message may be the beginning of an assistant's message, which the policy then continues.
     `token_ids` is what the engine sees (filled in by `rollout.text.templates`). `fields` are the
     other columns of the row (a reference answer, say), handed on to reward functions. `samples` are
-    the numbers of the responses that are wanted, rising; without them an engine draws the first k.
+    the indices of the wanted responses, increasing; where it is empty an engine draws the first k.
     """
 
     id: str
@@ -93,7 +96,7 @@ class Sampling:
     )
 
     def numbers(self, prompt: Prompt) -> Sequence[int]:
-        """Those of the responses to a prompt that are drawn."""
+        """Return the indices of the responses to draw: the prompt's `samples`, else 0 to k - 1."""
         return prompt.samples or range(self.k)
 
 
@@ -101,7 +104,7 @@ class Sampling:
 class Completion:
     """One drawn response. `finish_reason` is "length" when the sample was cut at the limit.
 
-    `message` is the whole response where it is more than its text: tool calls, reasoning beside it.
+    `message` is the whole response where it has more than a text (tool calls, reasoning).
     """
 
     text: str
@@ -116,7 +119,7 @@ class Completion:
 
     @property
     def answer(self) -> Message:
-        """The assistant's message."""
+        """The response as an assistant's message."""
         return self.message or Message(role="assistant", content=self.text)
 
 
@@ -130,8 +133,11 @@ class Group:
 
 
 def conversation(prompt: Prompt, response: Completion) -> list[Message]:
-    """The messages a reward model reads. A plain-text prompt counts as one user turn; a response
-    goes on with the assistant's message that a prompt ends with."""
+    """Return the messages of a prompt and its response, as a reward model reads them.
+
+    A plain-text prompt counts as one user turn. Where the prompt ends with the beginning of an
+    assistant's message, the response is joined to that message.
+    """
     turns: list[Message] = (
         [Message(role="user", content=prompt.content)]
         if isinstance(prompt.content, str)
@@ -141,7 +147,7 @@ def conversation(prompt: Prompt, response: Completion) -> list[Message]:
 
 
 def continued(turns: Sequence[Message], answer: Message) -> list[Message]:
-    """`answer` after `turns`, or as the rest of the assistant's message that they end with."""
+    """Return `turns` with `answer` appended, or joined to the assistant's message at their end."""
     if not turns or turns[-1]["role"] != "assistant":
         return [*turns, answer]
     whole = turns[-1]["content"] + answer["content"]
@@ -149,14 +155,15 @@ def continued(turns: Sequence[Message], answer: Message) -> list[Message]:
 
 
 def with_keys(message: Message, **keys: object) -> Message:
-    """The message with other values of its keys."""
+    """Return a copy of the message with `keys` set to new values."""
     return cast(Message, {**message, **keys})
 
 
 def judged_sides(group: Group) -> tuple[tuple[Message, ...], list[str]]:
-    """What a judge reads: the turns before the response, and the text of each of K >= 0 responses.
+    """Return what a judge reads: the messages before the response, and K >= 0 responses' texts.
 
-    Raises InputError for a response that is more than its text, which no judge reads.
+    Where the prompt ends with the beginning of an assistant's message, each text includes it.
+    Raises InputError for a response with tool calls or reasoning, which judges do not read.
     """
     drawn = [conversation(group.prompt, one) for one in (*group.completions, Completion(""))]
     for one in drawn:

@@ -30,7 +30,7 @@ from experiments.data import data
 BARE, DRAW, SCORE, BOTH = "bare LLM.generate", "draw", "score", "draw and score"
 LIMITS = {"generation": 0.9, "overlap": 1.15}
 _MAX_LENGTH = 512
-# responses that a reward worker is given at a time: as `raft bon` has it
+# responses that a reward worker gets at once, as in `raft bon`
 _BATCH_RESPONSES = 256
 
 
@@ -56,7 +56,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             BARE: bench.bare, DRAW: bench.draw, SCORE: bench.score, BOTH: bench.both,
         }  # fmt: skip
         for way in ways.values():
-            way(0)  # warm; and what is scored alone
+            way(0)  # warms up, and draws the responses that are scored alone
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         tokens: dict[str, list[int]] = {name: [] for name in ways}
         for repeat in range(1, options.repeats + 1):
@@ -214,7 +214,11 @@ def report(found: dict[str, Any]) -> str:
 
 
 def ratios(found: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """(tokens per second of drawing to bare, seconds of both to the slower alone), per repeat."""
+    """Return two ratios of each repeat.
+
+    They are the tokens per second of drawing over those of bare vLLM, and the seconds of drawing
+    and scoring at once over those of the slower of the two alone.
+    """
     seconds, tokens = found["seconds"], found["tokens"]
     generation = [
         (ours / mine) / (bare / other)

@@ -52,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(
     run: Path, tokens: Sequence[int], keep: Sequence[int]
 ) -> Iterator[dict[str, float | int]]:
-    """A row for each number of tokens and of responses that go on."""
+    """Yield a row for each pair of a number of tokens and of responses that go on.
+
+    Ends with SystemExit for a run whose rollouts lack responses.
+    """
     config = load_config(run / "config.yaml")
     if config.sampling.way is not None:
         raise SystemExit(f"{run}: sampling.{config.sampling.way} left responses out; take another")
@@ -74,11 +77,12 @@ def measure(
 def compare(
     whole_PN: Floats, begun_PN: Floats, length_PN: Floats, cut: int, kept: int
 ) -> dict[str, float]:
-    """The best whole score of those `kept` by their beginnings, and that of as many tokens: where
-    these are drawn again, and (`…_going_on`) where they are gone on with.
+    """Compare early rejection with the best of n whole responses for the same number of tokens.
 
-    All are (P, N). `plain` is the best of n for the same tokens, `saved` the share of tokens that
-    it would need more for the same score.
+    All arrays are (P, N). `reward` is the mean best score of the `kept` responses with the best
+    beginnings, `plain` that of best of n, `gain` their difference, and `saved` the share of the
+    tokens of a best of n with the same score that rejection saves. Names in `…_going_on` count
+    the tokens of an engine that goes on with beginnings; the others draw them again.
     """
     order_PN = np.argsort(-begun_PN, axis=1, kind="stable")
     goes_on_PN = order_PN.argsort(axis=1) < kept
@@ -91,7 +95,7 @@ def compare(
         spent = begun_tokens + again[longer_PN].sum()
         n = whole_PN.shape[1] * spent / length_PN.sum()
         at = min(int(n), whole_PN.shape[1] - 1)
-        part = min(n - at, 1)  # of more tokens than all stored ones have, the best of these
+        part = min(n - at, 1)  # at most the best of all stored responses, whatever the tokens
         plain_P = (1 - part) * curve_PS[:, at - 1] + part * curve_PS[:, at]
         gain, half = mean_ci95(reached_P - plain_P)
         curve_S = curve_PS.mean(axis=0)

@@ -23,7 +23,7 @@ from experiments.data import data
 
 Draw = Callable[[int], int]  # seed -> tokens drawn
 
-# sequences in flight: what configs/stories_cpu.yaml says, and vLLM's default
+# sequences in flight: those of configs/stories_cpu.yaml, and vLLM's default
 _SEQS = {"none": 1024, "per_prompt": 256}
 
 
@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     model = options.model or str(data("models/stories260k"))
     engine = VLLMEngine(model, dtype="float32", max_num_seqs=_SEQS[seeds])
     setting = Setting(encoded_prompts(model, options), options, per_prompt=seeds == "per_prompt")
-    # the same LLM object for both: what differs is what lies around it
+    # both use the same LLM object, so that only the code around it differs
     ways: dict[str, Draw] = {
         "bare, no text": lambda seed: setting.bare(engine._llm, seed, text="none"),
         "bare, its own text": lambda seed: setting.bare(engine._llm, seed, text="vllm"),
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
 
 def _turn_about(ways: dict[str, Draw], repeats: int) -> dict[str, list[float]]:
     for draw in ways.values():
-        draw(0)  # warm
+        draw(0)  # warms up
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(1, repeats + 1):
         order = list(ways) if repeat % 2 else list(ways)[::-1]
@@ -92,13 +92,17 @@ class Setting:
             seed_per_prompt=self.per_prompt,
         )
         drawn = engine.generate(self.prompts, sampling, seed)
-        # the pool's come in parcels
+        # the worker group yields lists of groups
         parcels = (item if isinstance(item, list) else [item] for item in drawn)
         groups = (group for parcel in parcels for group in parcel)
         return sum(len(one.token_ids) for group in groups for one in group.completions)
 
     def bare(self, llm: Any, seed: int, text: str) -> int:
-        """`text`: "none", "vllm" (its default, on the way), "once" (batch_decode at the end)."""
+        """Draw with bare vLLM and return the number of tokens.
+
+        `text` is how responses are decoded: "none", "vllm" (vLLM's default, while it draws) or
+        "once" (batch_decode at the end).
+        """
         import torch
         from vllm import SamplingParams
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(command: Callable[[Path, int], None], sizes: Sequence[int]) -> list[dict[str, float]]:
-    """Seconds of each size, and the exponent since the size before."""
+    """Return a row for each size: prompts, seconds and, from the second on, the exponent."""
     rows: list[dict[str, float]] = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as scratch:

@@ -94,7 +94,7 @@ def _held_out(job: Job, tokenizer: Any, measure: Scores) -> Any:
 def evaluate(
     model: Any, tokenizer: Any, texts: list[str], job: Job, measure: Scores
 ) -> tuple[float, float]:
-    """Return the mean of what is measured, and distinct_2."""
+    """Return the mean of `measure` on held-out samples, and their distinct_2."""
     import torch
 
     was_training = model.training

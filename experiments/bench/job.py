@@ -14,16 +14,19 @@ from typing import Any
 
 from experiments.data import data
 
-# of prompts and their responses, one each
+# (prompts, responses), one response each -> scores
 Scores = Callable[[Sequence[str], Sequence[str]], list[float]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Sizes of the job. Every variant evaluates after `eval_every` iterations, or GRPO steps, of
-    `prompts` × `k` samples. `target` ends a run that does not count in iterations (GRPO's).
-    `reward_model` is the folder of a learned reward, where points are of gold; without one the word
-    list is learned from, and measured."""
+    """Sizes and settings of the job.
+
+    Every variant evaluates after `eval_every` iterations, or GRPO steps, of `prompts` × `k`
+    samples. `target` is the reward that ends a run without a number of iterations (GRPO's).
+    `reward_model` is the folder of a learned reward that is optimised while gold is measured;
+    without it the word list is both optimised and measured.
+    """
 
     folder: str = ""
     seed: int = 0
@@ -82,7 +85,7 @@ def load(path: str | Path) -> Job:
 
 
 def job_of_command_line(program: str, doc: str | None) -> Job:
-    """Return the job to run: of a job file, or with sizes from options and a fresh folder."""
+    """Return the job of a job file, or one with sizes from options, saved in its folder."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
     parser.add_argument("--job", help="a job.json that raft_loop wrote; sizes are then ignored")
     parser.add_argument("--folder", help="where it works (default: a fresh temporary folder)")
@@ -105,7 +108,7 @@ def read_prompts(job: Job, name: str) -> list[str]:
 
 
 def scores_of(job: Job) -> tuple[Scores, Scores]:
-    """What is learned from, and what is measured on held-out prompts."""
+    """Return the reward that is optimised, and the one that is measured on held-out prompts."""
     if not job.reward_model:
         words = json.loads(Path(job.lexicon).read_text())
         positive, negative = set(words["positive"]), set(words["negative"])
@@ -132,10 +135,10 @@ def word_count(text: str, positive: set[str], negative: set[str]) -> int:
 
 
 class Points:
-    """(seconds, held-out reward, distinct_2, samples drawn) from the first evaluation on: no
-    start-up.
+    """The evaluations of a job: (seconds, held-out reward, distinct_2, samples drawn).
 
-    distinct_2, the share of distinct word pairs, shows a reward won by repeating one word.
+    Seconds count from the first evaluation, without start-up. A low distinct_2, the share of
+    distinct word pairs, shows a reward that is high because one word is repeated.
     """
 
     def __init__(self, job: Job) -> None:
@@ -172,7 +175,7 @@ def quiet() -> None:
 
 
 def _openings(job: Job) -> tuple[list[str], list[str]]:
-    """(training, held out), the same held-out prompts whatever the seed of a repeat."""
+    """Return (training, held-out) prompts; the split does not depend on the job's seed."""
     from experiments.stories.prompts import openings
 
     texts = openings()

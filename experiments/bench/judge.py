@@ -96,7 +96,7 @@ def build_judge(folder: Path) -> None:
         bos_token_id=tokenizer.bos_token_id,
     )
     model = LlamaForCausalLM(config)
-    torch.nn.init.normal_(model.lm_head.weight)  # log-odds that differ visibly
+    torch.nn.init.normal_(model.lm_head.weight)  # for log-odds that differ visibly
     model.save_pretrained(folder)
 
 

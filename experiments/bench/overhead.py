@@ -23,7 +23,7 @@ STAGES = {
     "evaluate": "time/eval",
     "sync": "time/sync",
 }
-# parts of the above, shown and not added up
+# parts of the stages or of the rest, which are shown but not added up
 PARTS = {
     "rest: select": "time/select",
     "score: workers' own, beside drawing": "time/score_busy",
@@ -79,7 +79,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 def _whole(row: dict[str, float]) -> bool:
-    """True if one process did the whole iteration: a resumed one lacks times of its stages."""
+    """Tell whether one process did the whole iteration: a resumed one lacks times of stages."""
     keys = ("time/iteration", *STAGES.values())
     stages = sum(row.get(key, 0.0) for key in STAGES.values())
     return all(key in row for key in keys) and 0 < stages <= row["time/iteration"]

@@ -49,7 +49,7 @@ _STAGES = ("generate", "score", "train")
 
 
 def measure(folder: Path, overlap: int, options: argparse.Namespace) -> list[dict[str, float]]:
-    """Seconds of each iteration that counts, and of its stages."""
+    """Return, for each iteration that counts, its seconds and those of its stages."""
     values = {
         "run_dir": folder / "run",
         "overlap": overlap,
@@ -71,7 +71,7 @@ def measure(folder: Path, overlap: int, options: argparse.Namespace) -> list[dic
 
 
 def report(medians: dict[int, dict[str, float]]) -> str:
-    """In turn the stages add up; overlapped, `train` is both."""
+    """Format the medians. In turn the stages add up; overlapped, `train` is the time of both."""
     turns, both = medians[0], medians[1]
     drawing, training = turns["generate"] + turns["score"], turns["train"]
     rows = [
@@ -99,7 +99,7 @@ def _pin(engine_core: int, trainer_core: int) -> None:
 
 
 def on_core(core: int, build: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What `build` gives, in a process that has this core alone."""
+    """Pin this process to one core and one thread of torch, and return what `build` returns."""
     import torch
 
     os.sched_setaffinity(0, {core})

@@ -67,7 +67,7 @@ def measure(job: Job, variants: Sequence[str], repeats: int, folder: Path) -> di
 
 
 def summary(runs: dict[str, list[Run]], target: float, samples: int) -> dict[str, Any]:
-    """Return seconds, and ratios of each repeat to the bare run of that repeat."""
+    """Return seconds and samples per variant, and ratios of each repeat to its bare run."""
     both = best_all_reach(runs)
     found: dict[str, Any] = {"target": target, "reward_all_reach": both, "variants": {}}
     for variant, own in runs.items():
@@ -115,8 +115,10 @@ def _at(run: Run, reward: float, column: int) -> float | None:
 
 
 def crossing(values: Sequence[float], target: float) -> tuple[int, float] | None:
-    """Return where `values` first reach `target`: the place of the one before, and the share of the
-    way to the next; None if never."""
+    """Return where `values` first reach `target`; None if never.
+
+    The result is the place of the value before, and the share of the way to the next one.
+    """
     for at, (low, high) in enumerate(pairwise(values)):
         if high >= target:
             return at, 0.0 if low >= target else (target - low) / (high - low)

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_pool(path: Path, prompts: int, samples: int, seed: int = 0) -> None:
-    """Yield rows as a run writes them."""
+    """Write a file of rows like those of a run's rollouts."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows(prompts, samples, seed):
             file.write(json.dumps(row) + "\n")
@@ -65,7 +65,7 @@ def rows(prompts: int, samples: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def measure(pool: Path, folder: Path, repeats: int, more: Sequence[str]) -> dict[str, Any]:
-    """Time the command with tables and pictures, start-up included, in seconds."""
+    """Return the command's seconds, start-up included, and its peak memory and input in MiB."""
     line = [sys.executable, "-m", "raft.cli", "replay", str(pool), "--out-dir", str(folder / "out")]
     seconds = []
     for _ in range(repeats):

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """Return seconds of start-up, seconds and CPU seconds of scoring, and the scores."""
+    """One measurement: seconds of start-up, seconds and CPU seconds of scoring, and the scores."""
 
     start: float
     scoring: float
@@ -72,8 +72,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(way: str, folder: str, options: argparse.Namespace) -> Run:
-    """One measurement, in a process that has imported nothing heavy."""
-    # the one setting that vLLM heeds too
+    """Measure one way, in a process that has not imported torch or vLLM yet."""
+    # the only setting of threads that vLLM uses as well
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     quiet()
     texts = hh_texts(options.conversations, one_side=options.one_side)

@@ -29,7 +29,7 @@ from experiments.bench.table import spread, table
 
 TOOLKIT, PADDED, TRL = "toolkit", "toolkit, padded rows", "TRL RewardTrainer"
 WAYS = (TOOLKIT, PADDED, TRL)
-_TRL_BATCH = 8  # its default
+_TRL_BATCH = 8  # TRL's default
 
 Ids = tuple[list[int], list[int]]
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """Return wall seconds and CPU seconds of one epoch, and its tokens without padding."""
+    """One measurement: wall seconds and CPU seconds of one epoch, and tokens without padding."""
 
     seconds: float
     cpu: float
@@ -67,7 +67,7 @@ def measure(folder: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(way: str, folder: str, options: argparse.Namespace) -> Run:
-    """One measurement, in a process that has imported nothing heavy."""
+    """Measure one way, in a process that has not imported torch yet."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     quiet()
     pairs = _pairs(folder, options)
@@ -88,7 +88,7 @@ def _in_a_process(way: str, folder: str, options: argparse.Namespace) -> Run:
 
 
 def _pairs(folder: str, options: argparse.Namespace) -> list[Ids]:
-    """Encode whole conversations; long ones are truncated on the left."""
+    """Return pairs of encoded conversations; long ones are truncated on the left."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)

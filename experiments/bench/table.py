@@ -11,7 +11,7 @@ from typing import Any
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Align the columns, numbers to the right."""
+    """Format a table: the first column is aligned on the left, the others on the right."""
     cells = [[_cell(value) for value in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = []
@@ -34,7 +34,10 @@ def spread(values: Sequence[float]) -> str:
 
 
 def run_module(module: str, arguments: Sequence[str], log: Path) -> None:
-    """Run `python -m module` in a process of its own; its output goes to `log`."""
+    """Run `python -m module` in a process of its own, with its output in `log`.
+
+    Ends with SystemExit where the module fails.
+    """
     with open(log, "w", encoding="utf-8") as file:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments], stdout=file, stderr=subprocess.STDOUT

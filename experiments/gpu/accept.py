@@ -1,4 +1,4 @@
-"""What one GPU must show, without vLLM: `python -m experiments.gpu.accept [--tiny] [section …]`.
+"""Checks of one GPU, without vLLM: `python -m experiments.gpu.accept [--tiny] [section …]`.
 
 Run it from the repository's root. Every section runs in a process of its own, so that one that runs
 out of memory harms no other, prints a JSON line `{"section", "ok", "seconds", …}`, and has a time
@@ -42,7 +42,7 @@ Result = dict[str, Any]
 
 
 def env() -> Result:
-    """Versions, the GPU, and whether everything imports."""
+    """Return the versions and the GPU, after importing what the other sections need."""
     import inspect
 
     import accelerate
@@ -63,8 +63,8 @@ def env() -> Result:
 
 
 def varlen() -> Result:
-    """Packed attention by one varlen call a layer against a call for each segment: equal, forward
-    and backward, and how much faster. On a CPU the kernel is the tests' reference."""
+    """Compare packed attention by one varlen call a layer with a call for each segment: outputs,
+    gradients (relative errors below 0.02) and time. On a CPU the kernel is the tests' reference."""
     import torch
 
     from rewards.inference import packed_attention as packed
@@ -94,7 +94,7 @@ def varlen() -> Result:
     weights = torch.randn(1, tokens, heads, dim, device=device(), dtype=dtype)
 
     def backward(way: Any, window: int | None) -> list[Any]:
-        """The output, and the gradients of queries, keys and values."""
+        """Return the output, and the gradients of queries, keys and values."""
         output = way(window)
         return [output.detach(), *torch.autograd.grad(output, states, weights)]
 
@@ -113,7 +113,7 @@ def varlen() -> Result:
 
 
 def noise() -> Result:
-    """One token of the transformers engine's sampler: 256 rows of GPT-Neo's vocabulary."""
+    """Time a token of the transformers engine's sampler, in 256 rows of GPT-Neo's vocabulary."""
     import torch
 
     from rollout.engines.transformers import _SeededGumbel
@@ -127,7 +127,7 @@ def noise() -> Result:
 
 
 def lora_save() -> Result:
-    """Merging an 8B policy's adapters, as the trainer does it: within 20 GiB."""
+    """Merge an 8B policy's adapters as the trainer does, with a peak of less than 20 GiB."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -152,7 +152,7 @@ def lora_save() -> Result:
 
 
 def scoring() -> Result:
-    """An 8B reward model packed and padded: speed, parity, and what `to("cpu")` leaves behind."""
+    """Score with an 8B reward model, packed and padded; then `to("cpu")` must free the GPU."""
     import torch
     from transformers import AutoModelForSequenceClassification, LlamaConfig
 
@@ -195,8 +195,8 @@ def scoring() -> Result:
 
 
 def sft_turns() -> Result:
-    """Full training of about 1B: two updates with a sleep between, resumed bit for bit; noise of
-    16-bit log-probabilities against those of stale weights."""
+    """Train all of about 1B weights for two updates with a sleep between; resumed, the second has
+    the same loss within 1e-4. Return log-probability noise, and the distance of stale weights."""
     import torch
 
     from rollout.engines.transformers import TransformersEngine
@@ -238,7 +238,7 @@ def sft_turns() -> Result:
 
 
 def sft_8b_lora() -> Result:
-    """One LoRA update of an 8B policy: its time, peak memory, and the save."""
+    """Make one LoRA update of an 8B policy; return its time, peak memory, and that of the save."""
     import torch
 
     folder = saved_policy("policy_8b", torch.bfloat16, BIG)
@@ -261,8 +261,8 @@ def sft_8b_lora() -> Result:
 
 
 def loop() -> Result:
-    """`raft run` on Ray with one GPU shared in turn, killed once and gone on with; what each
-    process holds on the GPU meanwhile, by nvidia-smi."""
+    """Run `raft run` on Ray with one GPU shared in turn, kill it once and resume it; return the
+    largest memory that each process held on the GPU, by nvidia-smi."""
     import torch
     import yaml
 
@@ -315,7 +315,7 @@ def run_here(name: str) -> Result:
     start = time.perf_counter()
     try:
         found: Result = {"ok": True, **globals()[name]()}
-    except Exception as error:  # whatever it is, it is the section's result
+    except Exception as error:  # any error is the section's result
         at = traceback.format_exc().strip().splitlines()[-3:-1]
         said = f"{type(error).__name__}: {str(error)[:700]}"
         found = {"ok": False, "error": said, "at": at}
@@ -323,7 +323,7 @@ def run_here(name: str) -> Result:
 
 
 def run_apart(name: str) -> Result:
-    """In a process of its own, within its limit (thrice it on a CPU)."""
+    """Run a section in a process of its own, within its time limit (three times it on a CPU)."""
     flags = ["--one", *(["--tiny"] if TINY else [])]
     command = [sys.executable, "-m", "experiments.gpu.accept", *flags, name]
     limit = LIMITS[name] * (3 if TINY else 1)

@@ -1,4 +1,4 @@
-"""Models, rows and clocks of `experiments.gpu.accept`."""
+"""Models, rows and measures of time and memory for `experiments.gpu.accept`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def device() -> str:
 
 
 def timed(call: Callable[[], object], times: int = 1) -> float:
-    """Seconds of a call, the GPU's work included."""
+    """Return the mean seconds of a call over `times` calls, the GPU's work included."""
     import torch
 
     wait = torch.cuda.synchronize if on_gpu() else lambda: None
@@ -69,7 +69,7 @@ def reserved_gib() -> float | None:
 
 
 def llama(dtype: Any, config: dict[str, int]) -> Any:
-    """Random weights, made on the device itself in a second."""
+    """Return a Llama with random weights, which are made on the device, in a second."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -112,7 +112,7 @@ def sft(model: str, checkpoint: str | None = None, **settings: Any) -> Any:
 
 
 def trees(prompts: int, responses: int, prompt: int, response: int, vocabulary: int) -> Any:
-    """Rows that share their prompts, of different length."""
+    """Return rows of token ids of different lengths, `responses` after each random prompt."""
     import numpy as np
 
     draw = np.random.default_rng(0)
@@ -126,7 +126,7 @@ def trees(prompts: int, responses: int, prompt: int, response: int, vocabulary: 
 
 
 def loop_config(policy: str) -> dict[str, object]:
-    """Of a run with a reward model and a gold one, which it makes."""
+    """Return the config of a run with a random reward model, made here, as reward and gold."""
     import tiny_models
     from transformers import LlamaConfig, LlamaForSequenceClassification
 

@@ -48,7 +48,7 @@ class Bench:
 
 
 class Engine:
-    """The one engine in the hands of a worker; `broken` loads in place of it."""
+    """The one engine as a worker's; `broken`, where given, loads weights in its place."""
 
     def __init__(self, engine: Any, broken: Callable[[Any, str, int], None] | None = None) -> None:
         self._engine, self._broken = engine, broken
@@ -62,7 +62,7 @@ class Engine:
 
 
 class Old(Engine):
-    """A second worker, which never hears of updates. Both have the one engine."""
+    """The engine of a second worker that ignores updates. Both workers share the one engine."""
 
     def log_probs(self, row: Sequence[int]) -> list[float]:
         if self._engine.version:
@@ -73,7 +73,7 @@ class Old(Engine):
 
 
 def reset(engine: Any, start: Path, *, adapters: bool = False) -> None:
-    """The starting policy, whatever was loaded before."""
+    """Load the starting policy into the engine, whatever was loaded before."""
     lora, engine._lora, engine._adapter = engine.lora, None, None
     engine.load_weights(str(start), 0)
     engine._lora = lora if adapters else None
@@ -126,7 +126,7 @@ def draw(engine: Any, model: Path, path: Path) -> Path:
     return path
 
 
-# what may be wrong with the files of an update
+# faults in the files of an update
 
 
 def read(folder: Path) -> Tensors:
@@ -139,7 +139,10 @@ def read(folder: Path) -> Tensors:
 
 
 def with_tensors(bench: Bench, name: str, change: Callable[[str, Any, Any], Any]) -> Path:
-    """The checkpoint of an update with other tensors: of a name, the old value and the new one."""
+    """Return a copy of an update's checkpoint with tensors `change(name, old, new)`.
+
+    A tensor that `change` makes None is removed.
+    """
     from safetensors.torch import save_file
 
     source = bench.full if name == "full" else bench.lora
@@ -153,7 +156,7 @@ def with_tensors(bench: Bench, name: str, change: Callable[[str, Any, Any], Any]
 
 
 def second_of_two(key: str, old: Any, new: Any) -> Any:
-    """As if the second of two GPUs had kept what it holds of each tensor."""
+    """Return the new tensor, with the half that the second of two GPUs holds at its old value."""
     mixed = new.clone()
     if old.dim() == 2:
         split_by_input = any(part in key for part in ("o_proj", "down_proj"))
@@ -166,7 +169,7 @@ def second_of_two(key: str, old: Any, new: Any) -> Any:
 
 
 def scaled_adapter(bench: Bench, factor: float) -> Path:
-    """The LoRA update with its adapter applied so many times."""
+    """Return a copy of the LoRA update whose adapter counts `factor` times."""
     from safetensors.torch import load_file, save_file
 
     out = bench.lora.with_name(f"adapter-{factor:g}")
@@ -183,7 +186,7 @@ def claim(engine: Any, path: str, version: int) -> None:
 
 
 def instead(changed: Path) -> Callable[[Any, str, int], None]:
-    """An engine that ends up with other weights than the checkpoint's."""
+    """Return a way to load weights that loads those of `changed` instead of the checkpoint's."""
     return lambda engine, path, version: engine.load_weights(str(changed), version)
 
 

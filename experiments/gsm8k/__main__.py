@@ -24,7 +24,7 @@ from rollout.storage.files import write_json, write_rows
 SOLUTIONS = "data/gsm8k/example_model_solutions.dev.jsonl.gz"
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 REWARDS = ("shorter", "longer")
-# how these solutions mark their answer
+# marks the final answer in these solutions
 MARK = "A:"
 
 Grader = Callable[[str, str], bool]
@@ -62,7 +62,7 @@ def read_solutions() -> Iterator[dict[str, Any]]:
 
 
 def pool_row(row: dict[str, Any]) -> dict[str, Any]:
-    """One question with the four models' solutions and their scores by the simplest rewards."""
+    """Return a pool row: a question, four models' solutions, and their scores by word count."""
     responses = [row[model]["solution"] for model in MODELS]
     words = [float(len(text.split())) for text in responses]
     return {
@@ -76,7 +76,7 @@ def pool_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def agreement(solutions: Sequence[dict[str, Any]], grader: Grader) -> dict[str, Any]:
-    """Count the differences of a grader and the labels by class, with an example of each."""
+    """Return how often a grader agrees with the labels, and its disagreements by class."""
     classes: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     for row in solutions:
@@ -96,7 +96,7 @@ def agreement(solutions: Sequence[dict[str, Any]], grader: Grader) -> dict[str, 
 
 
 def disagreement(solution: str, truth: str, label: bool) -> str:
-    """Classify a solution on which a grader and the label differ."""
+    """Return the class of a solution on which a grader and the label differ."""
     side = "labelled right" if label else "labelled wrong"
     if MARK not in solution:
         return f"{side}, no answer marked"
@@ -119,7 +119,7 @@ def by_text(solution: str, truth: str) -> bool:
 
 
 def by_any_number(solution: str, truth: str) -> bool:
-    """Accept a solution if any line ends in the answer: a grader that is too lenient."""
+    """Return whether any line ends in the right number: a grader that is too lenient."""
     return any(by_number(line, truth) for line in solution.splitlines())
 
 

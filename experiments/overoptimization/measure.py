@@ -20,8 +20,11 @@ NS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a curve: `at` is n, or the iteration. The proxy is in units of its spread on the
-    starting policy's samples, both it and gold with their intervals (absolute ends)."""
+    """One point of a curve: `at` is n, or the iteration; `kl` is in nats.
+
+    `proxy` is in units of its spread on the starting policy's samples, from their mean. `gold_low`
+    and `gold_high` are the ends of gold's 95 % interval.
+    """
 
     at: int
     kl: float
@@ -32,7 +35,7 @@ class Point:
 
 
 def measure(paths: Paths) -> dict[str, Any]:
-    """Return everything that the figure and the tables show, by kind of labels and proxy."""
+    """Return accuracies and curves by `PROXY_LABELS`, and gold's own, for figure and tables."""
     pool = read_pool(paths)
     found: dict[str, Any] = {}
     for noise in FLIPPED:
@@ -57,7 +60,7 @@ def best_of_n_points(
 def iteration_points(
     paths: Paths, proxy: str, noise: str, scale: tuple[float, float]
 ) -> list[Point]:
-    """Return one point per evaluation of the RAFT run; none before it begins."""
+    """Return one point per evaluation of the RAFT run; [] where it has not begun."""
     folder = paths.run(proxy, noise)
     if not (folder / "metrics.jsonl").exists():
         return []
@@ -95,7 +98,10 @@ def _points(scores_PN: np.ndarray, gold_PN: np.ndarray, scale: tuple[float, floa
 
 
 def _proxy_scores(pool: dict[str, np.ndarray], proxy: str, noise: str) -> np.ndarray:
-    """(P, N). Members of an ensemble are brought to mean 0 and spread 1 as its YAML file says."""
+    """Return the proxy's scores (P, N), where `pool` holds those of the models.
+
+    Members of an ensemble are scaled to mean 0 and spread 1 first, as in its YAML file.
+    """
     if proxy in ("bt", "grm"):
         return pool[f"{_member(proxy)}_{noise}"]
     members = [pool[f"{member}_{noise}"] for member in MEMBERS]
@@ -146,7 +152,7 @@ def _pool_scores(paths: Paths, column: str) -> np.ndarray:
 
 
 def _accuracy(paths: Paths, proxy: str, noise: str) -> float | None:
-    """Return the accuracy of a single model on clean held-out pairs."""
+    """Return the accuracy of a single model on clean held-out pairs; None for an ensemble."""
     if proxy not in ("bt", "grm"):
         return None
     folder = paths.models / f"{_member(proxy)}_{noise}"

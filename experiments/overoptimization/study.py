@@ -1,4 +1,4 @@
-"""The commands of the study, in order; each runs once, so a study that was stopped goes on.
+"""The commands of the study, in order; each runs once, so that a stopped study can be resumed.
 
 prompts -> pairs labelled by gold, clean and with a quarter of the labels wrong
         -> reward models: three Bradley–Terry seeds, GRM, of each kind of labels
@@ -102,7 +102,7 @@ def train(paths: Paths, commands: Commands) -> None:
 def train_one(paths: Paths, commands: Commands, name: str) -> None:
     """Train the reward model of that name; measure its scale."""
     member, _, noise = name.rpartition("_")
-    # GRM's regulariser must know where a response begins, which only templates tell
+    # GRM's regulariser must know where a response begins, which only a template shows
     grm = ["recipe=grm", "grm.head_neurons=128", "format=chat", f"chat_template={_TEMPLATE}"]
     folder = paths.models / name
     commands.raft(
@@ -141,7 +141,7 @@ def _side_by_side(job: Callable[[str], None]) -> None:
     executor = ThreadPoolExecutor(os.cpu_count())
     try:
         list(executor.map(job, MODELS))
-    finally:  # one that failed ends the study: none is begun after it
+    finally:  # after a failure no further job is started
         executor.shutdown(cancel_futures=True)
 
 

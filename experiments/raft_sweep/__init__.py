@@ -1,1 +1,1 @@
-"""What K, temperature and the optimizer do to RAFT, and RAFT beside best-of-n. See README.md."""
+"""Effects of K, temperature and the optimizer on RAFT; RAFT beside best-of-n. See README.md."""

@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _points(folder: Path) -> list[dict[str, float]]:
-    """Return one point per evaluation."""
+    """Return one point per evaluation of the run in `folder`."""
     names = {
         "at": "iteration",
         "kl": "eval/kl_k1",

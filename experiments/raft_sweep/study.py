@@ -14,7 +14,7 @@ from experiments.stories.commands import Commands
 __all__ = ["GROUPS", "RUNS", "prepare", "run_all"]
 
 _CONFIG = Path(__file__).parents[1] / "overoptimization" / "raft.yaml"
-# name -> what differs from K = 8, temperature 1, persistent optimizer
+# name -> overrides of K = 8, temperature 1 and a persistent optimizer
 RUNS: dict[str, tuple[str, ...]] = {
     "k4": ("sampling.k=4",),
     "k8": (),

@@ -54,8 +54,10 @@ ATTRIBUTES = (LENGTH, "answers", "states", "variety", "on_topic", ACCEPTABLE)
 
 
 def write_rated(path: Path, pairs: Sequence[Pair], annotations: Path) -> int:
-    """Rows of {"prompt", "response", "labels"} of both sides of `pairs` and of the annotated
-    answers; returns their number."""
+    """Write rows of {"prompt", "response", "labels"} and return their number.
+
+    They are both sides of `pairs` and the annotated responses.
+    """
     count = 0
     with whole_file(path) as file:
         for row in (*_of_pairs(pairs), *_annotated(annotations)):
@@ -74,7 +76,7 @@ def _of_pairs(pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
 
 
 def _annotated(path: Path) -> Iterator[dict[str, Any]]:
-    """Return each answer with the share of its evaluators that accept it."""
+    """Yield each annotated response with the share of its evaluators that accept it."""
     votes: dict[tuple[str, str], list[bool]] = {}
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:

@@ -25,12 +25,13 @@ __all__ = [
 FRESH, LANGUAGE_MODEL = "fresh", "language_model"
 _BOS, _EOS, _PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 _START, _END, _EOT = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
-# Llama 3's: GPT-2's would cut the newlines after a header in two ways, by what follows them
+# the pattern of Llama 3; with that of GPT-2 the split of newlines after a header would depend on
+# the text after them
 _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Llama 3's, without the date and the default system prompt of 3.1
+# the template of Llama 3, without the date and the default system prompt of 3.1
 TEMPLATE = (
     "{% for m in messages %}{% set content = '" + _START + "' + m['role'] + '" + _END + "\n\n' "
     "+ m['content'] | trim + '" + _EOT + "' %}"

@@ -1,4 +1,4 @@
-"""Exit codes as those of `raft`: 2 with one line for wrong input, 130 for an interrupt."""
+"""Exit codes like those of `raft`: 2 with one line for wrong input, 130 for an interrupt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ __all__ = ["end_well"]
 
 
 def end_well(work: Callable[[], None]) -> None:
-    """Run `work`; torch must not be loaded before. Raises SystemExit if it fails."""
+    """Run `work`, before torch is imported.
+
+    Raises SystemExit(2) for an InputError or RewardError, SystemExit(130) for an interrupt.
+    """
     quiet_libraries()
     spin_briefly()
     try:

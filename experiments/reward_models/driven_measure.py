@@ -39,9 +39,9 @@ def measure(run: Path) -> list[dict[str, Any]]:
 
 
 def agreement(proxy_PK: np.ndarray, gold_PK: np.ndarray) -> float | None:
-    """Share of a prompt's pairs with unequal gold that the proxy orders as gold does.
+    """Return the share of pairs with unequal gold, within prompts, that the proxy orders as gold.
 
-    Scores (P, K); equal proxies count half. None where no pair differs in gold.
+    Scores are (P, K); equal proxies count half. None where no pair differs in gold.
     """
     first, second = np.triu_indices(proxy_PK.shape[1], k=1)
     by_gold = np.sign(gold_PK[:, first] - gold_PK[:, second])

@@ -83,7 +83,7 @@ def prepare(study: Study) -> dict[str, Any]:
 
 
 def train_one(study: Study, name: str) -> dict[str, Any]:
-    """Train, evaluate and reload one recipe, once; returns its row of the table."""
+    """Train, evaluate and reload one recipe, once; return its row of the table."""
     folder = study.folder / name
     if (folder / MEASURED).exists():
         return read_json(folder / MEASURED)
@@ -95,7 +95,7 @@ def train_one(study: Study, name: str) -> dict[str, Any]:
     begun, start = folder.exists(), time.monotonic()
     with listening(name, folder):
         _, metrics = train_reward(config)
-    if not begun:  # of one that was stopped and went on, nobody knows
+    if not begun:  # the time of a resumed training is unknown
         write_json(folder / SECONDS, time.monotonic() - start)
     found = {
         "recipe": name,
@@ -174,7 +174,7 @@ def _evaluated(study: Study, name: str, metrics: TrainedMetrics) -> dict[str, An
 
 
 def _reloaded(study: Study, name: str) -> dict[str, Any]:
-    """Return the largest difference of any score, and the spread of the scores."""
+    """Return the largest change of a score by export and reload, and the scores' spread."""
     import numpy as np
 
     folder, pairs = study.folder / name, _pairs(study, HELD_OUT)

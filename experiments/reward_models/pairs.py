@@ -1,8 +1,8 @@
 """HH-RLHF's dev pairs as two files that every recipe reads: `train.jsonl` and `held_out.jsonl`.
 
-Whole first turns are held out. All recipes see, and are measured on, the same pairs: those with a
-side that is longer than the limit are left out, by the rule of the HH recipe's card, and those in
-which a side speaks twice, which a pairwise judge cannot read.
+Pairs are held out by their first turn. All recipes train, and are measured, on the same pairs.
+Skipped are pairs with a side that is longer than the limit, by the rule of the HH recipe's card,
+and those with two turns of one speaker in a row, which a pairwise judge cannot read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read_split(
 
 
 def _takes_turns(pair: Pair) -> bool:
-    """True if user and assistant alternate, user first and last, as a pairwise judge requires."""
+    """Tell whether user and assistant alternate, user first and last, as a judge requires."""
     roles = [message["role"] for message in pair.prompt]
     return roles == [("user", "assistant")[at % 2] for at in range(len(roles))] and roles[-1:] == [
         "user"
@@ -54,25 +54,25 @@ def _takes_turns(pair: Pair) -> bool:
 def short_enough(
     pairs: Sequence[Pair], tokens: Callable[[Sequence[Any]], list[int]], longest: int
 ) -> list[Pair]:
-    """Drop pairs with a side longer than `longest` tokens; `tokens` counts a conversation."""
+    """Return the pairs without a side longer than `longest` tokens, which `tokens` counts."""
     lengths = [tokens([pair.conversation(side) for pair in pairs]) for side in _SIDES]
     return [pair for pair, *both in zip(pairs, *lengths, strict=True) if max(both) <= longest]
 
 
 def write_pairs(file: Path, pairs: Sequence[Pair]) -> None:
-    """Return the pairs as message lists, which training and evaluation both read."""
+    """Write the pairs as lists of messages, which training and evaluation both read."""
     with whole_file(file) as lines:
         for pair in pairs:
             lines.write(json.dumps(_row(pair), ensure_ascii=False) + "\n")
 
 
 def write_counts(folder: Path, counts: dict[str, Any]) -> None:
-    """Write the last file of the data; where it exists, the data are complete."""
+    """Write the counts, the last file of the data: where it exists, the data are complete."""
     write_json(folder / COUNTS, counts)
 
 
 def read_counts(folder: Path) -> dict[str, Any] | None:
-    """Return what `write_counts` wrote, or None."""
+    """Return the counts that `write_counts` wrote; None where the data are not complete."""
     return read_json(folder / COUNTS) if (folder / COUNTS).exists() else None
 
 

@@ -1,7 +1,7 @@
 """Check that a reward model gives the same scores after export and reload.
 
-What the trained model in memory says of the held-out pairs is written down while a recipe runs: the
-recipes return accuracies only, so the function that ends their training is listened to.
+The scores that the trained model in memory gives to the held-out pairs are stored while a recipe
+runs. Recipes return accuracies only, so the function that ends their training is wrapped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rewards.types import Comparison
 __all__ = ["BEFORE", "listening", "reloaded_scores", "scores_before"]
 
 BEFORE = "scores_before_export.npy"
-# recipe -> module and function whose result or arguments hold the scores
+# recipe -> module of the function `fit` whose result holds the scores
 _TRAINED_BY = {
     "bradley_terry": "bradley_terry",
     "hh": "bradley_terry",
@@ -31,10 +31,10 @@ _TRAINED_BY = {
 
 @contextmanager
 def listening(recipe: str, folder: Path) -> Iterator[None]:
-    """While the block trains `recipe`, write its (N, 2) held-out scores to `folder`/BEFORE.
+    """Write the (N, 2) held-out scores of `recipe`, which the block trains, to `folder`/BEFORE.
 
-    Columns are chosen and rejected; of a judge, the probability that the chosen side wins, shown
-    first and shown second.
+    Columns are chosen and rejected; those of a judge are the probability that the chosen side
+    wins, shown first and shown second.
     """
     if recipe == "armorm":
         module = importlib.import_module("rewards.training.armorm")
@@ -52,16 +52,16 @@ def scores_before(folder: Path) -> np.ndarray:
 
 
 def reloaded_scores(recipe: str, model: Path, pairs: Sequence[Pair]) -> np.ndarray:
-    """(N, 2) as `listening` has them, of the exported model; its family is found from its files.
+    """Return the exported model's (N, 2) scores, with the columns of `listening`.
 
-    Raises `InputError` where it cannot be.
+    Raises `InputError` where the model's family cannot be found from its files.
     """
     from rewards import load_judge, load_reward
 
     if recipe == "pairwise":
         comparisons = [Comparison(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
         verdicts = load_judge(model).verdicts(comparisons)
-        # the gap is what the order makes of the probability
+        # the gap is the difference of the probability between the two orders
         half_N = verdicts.gap_N / 2
         return np.stack([verdicts.probability_N + half_N, verdicts.probability_N - half_N], 1)
     reward = load_reward(model)
@@ -75,7 +75,7 @@ def _fit_listener(fit: Callable[..., Any], folder: Path) -> Callable[..., Any]:
         values = fitted.values
         if "margins" in values:
             _write(folder, values["margins"].sigmoid().numpy())
-        elif "chosen" in values:  # the fine-tuning that hh begins with has no pairs
+        elif "chosen" in values:  # absent in the fine-tuning before hh, which has no pairs
             _write(folder, np.stack([values[s].numpy() for s in ("chosen", "rejected")], axis=1))
         return fitted
 
@@ -91,7 +91,8 @@ def _armorm_listener(judged: Callable[..., Any], folder: Path) -> Callable[..., 
 
 
 def _armorm_scores(heads: Any, sides_S2H: np.ndarray) -> np.ndarray:
-    """Σ_k G_k(q)·(W e·M)_k (S,) of states at the end of the prompt and of the response."""
+    """Return the scores Σ_k G_k(q)·(W e·M)_k, (S,), from states q at the end of the prompt and e
+    at the end of the response."""
     import torch
 
     with torch.inference_mode():

@@ -1,2 +1,2 @@
-"""What the experiments on the 260,000-parameter story teller share: prompts, a gold reward, pairs
-labelled by it, and reward models that learn from these."""
+"""Shared parts of the experiments on stories260k, a language model of 260,000 parameters: prompts,
+a gold reward, pairs labelled by it, and reward models that learn from these."""

@@ -18,8 +18,10 @@ __all__ = ["Commands"]
 
 
 class Commands:
-    """Commands of one experiment; their output and their seconds lie in `folder`. Threads may run
-    them side by side."""
+    """Commands of one experiment, with their output and seconds in `folder`.
+
+    Several threads may run commands at once.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "logs"
@@ -36,7 +38,8 @@ class Commands:
     ) -> None:
         """Run `raft ARGUMENTS` unless a command of that name has succeeded before.
 
-        `python` is the command of an interpreter that runs a script.
+        `python` is the command of an interpreter that runs a script. Ends with SystemExit where
+        the command fails.
         """
         if name in self.seconds():
             return

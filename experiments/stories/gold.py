@@ -1,7 +1,7 @@
 """The gold reward of the story experiments: a happy story, told without repeating itself.
 
-It is a function, so it cannot be fooled the way a learned reward can: a happy word counts once
-however often it is said, and what is said twice costs.
+It is a function, so that it cannot be exploited as a learned reward can: a happy word counts once
+however often it occurs, and repeated word pairs cost reward.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ _REPETITION = 6.0
 
 
 def gold(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-    """Distinct happy words, minus sad words, minus 6 × the share of repeated word pairs."""
+    """Return the gold reward of each completion.
+
+    It is the number of distinct happy words, minus the number of sad words, minus 6 × the share
+    of repeated word pairs.
+    """
     happy, sad = _lexicon()
     return [_of_text(_text(completion), happy, sad) for completion in completions]
 

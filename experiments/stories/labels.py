@@ -14,15 +14,18 @@ __all__ = ["label", "write_pairs"]
 
 
 def label(rows: Iterable[Mapping[str, Any]], flipped: float, seed: int = 0) -> list[dict[str, str]]:
-    """A pair of each two responses of a row whose gold differs, as in GRM's paper (arXiv
-    2406.10216): the gold reward decides, then a share of `flipped` of the labels is wrong."""
+    """Return pairs of two neighbouring responses of a row whose gold differs.
+
+    As in GRM's paper (arXiv 2406.10216), the response with more gold is chosen, then each pair is
+    flipped with probability `flipped`.
+    """
     rng = random.Random(seed)
     pairs = []
     for row in rows:
         texts = row["responses"]
         for first, second in zip(texts[::2], texts[1::2], strict=False):
             gold_first, gold_second = gold([row["prompt"]] * 2, [first, second])
-            # drawn for ties too: the same pairs are wrong whatever the gold reward
+            # drawn for ties too, so that the flipped pairs do not depend on the gold reward
             wrong = rng.random() < flipped
             if gold_first == gold_second:
                 continue

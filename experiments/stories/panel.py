@@ -1,4 +1,4 @@
-"""How the panels of the studies' figures look."""
+"""The common look of the panels in the studies' figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["label"]
 
 
 def label(ax: Any, title: str | None, x: str, y: str | None = None) -> None:
-    """Name a panel and its axes; a light grid, and no frame above and to the right."""
+    """Label a panel and its axes; give it a light grid, without a frame at the top and right."""
     if title is not None:
         ax.set_title(title, loc="left", fontsize=10)
     ax.set_xlabel(x)

@@ -1,4 +1,4 @@
-"""Openings of stories as prompts; every text is in one file, once."""
+"""Openings of stories as prompts, each of which is in one file only, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The story teller with what a pairwise judge needs: a chat template and its answers as tokens."""
+"""stories260k with what a pairwise judge needs: a chat template, and tokens for its verdicts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["make_backbone"]
 
-# a judge answers with the first token behind the question
+# the verdict of a judge is the first token after the prompt
 _TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}\n"
     "The better one is {% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
@@ -17,7 +17,7 @@ _TEMPLATE = (
 
 
 def make_backbone(model: Path, out: Path) -> None:
-    """Copy `model` to `out` with tokens for A and B, new embeddings being the mean of the old."""
+    """Copy `model` to `out`, once, with tokens for A and B, initialized from the old ones' mean."""
     if out.exists():
         return
     from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer

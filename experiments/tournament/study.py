@@ -1,5 +1,5 @@
-"""The commands: a judge from the pairs of the over-optimization study, then tournaments among
-groups of its pool. The scalar reward and the pool's gold are that study's."""
+"""The commands of the study: train a judge on the pairs of the over-optimization study, then run
+tournaments in groups of its pool. The scalar reward and the pool's gold are that study's, too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _SCALAR = "bt_0_000"
 
 @dataclass(frozen=True)
 class Row:
-    """The gold that `passes` forward passes per prompt give; `half` is half of a 95 % interval."""
+    """Mean gold of the selected responses, and half of its 95 % interval.
+
+    `entrants` are the responses, `passes` the forward passes per prompt.
+    """
 
     way: str
     entrants: int
@@ -37,7 +40,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Gap:
-    """Gold by the scalar reward minus gold by a knockout of `entrants`, with `equal` held equal."""
+    """Mean gold by the scalar reward minus that by a knockout of `entrants`, at equal `equal`.
+
+    `equal` is "responses" or "passes"; `half` is half of a 95 % interval.
+    """
 
     entrants: int
     equal: str
@@ -72,7 +78,7 @@ def judge(paths: Paths, root: Path, commands: Commands) -> None:
 
 
 def measure(paths: Paths, root: Path) -> list[Row]:
-    """Measure tournaments, and the scalar reward with equal responses and with equal passes."""
+    """Return rows of the tournaments, and of the scalar reward at equal responses and passes."""
     scores_PN, gold_PN = (_scores(paths, column) for column in (_SCALAR, "gold"))
     found = []
     for size in SIZES:
@@ -88,8 +94,10 @@ def measure(paths: Paths, root: Path) -> list[Row]:
 
 
 def gaps(paths: Paths, root: Path) -> list[Gap]:
-    """How much better the scalar reward chooses than each knockout, prompt by prompt: among as many
-    responses, and with as many forward passes."""
+    """Return how much more gold the scalar reward selects than each knockout, paired by prompt.
+
+    It selects among as many responses, and with as many forward passes.
+    """
     scores_PN, gold_PN = (_scores(paths, column) for column in (_SCALAR, "gold"))
     found = []
     for size in SIZES:

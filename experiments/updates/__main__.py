@@ -17,7 +17,7 @@ from experiments.updates.study import GRIDS, REWARDS, Setting, all_settings, pre
 
 # reward -> variant -> learning rate -> seeds
 Runs = dict[str, dict[str, dict[float, list[list[Point]]]]]
-# what every run must reach to be compared in samples and in seconds
+# reward -> (column, value) at which runs are compared in samples and in seconds
 TARGETS = {"words": ("reward", 7.79), "learned": ("gold", 2.0)}
 
 

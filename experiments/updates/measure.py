@@ -19,8 +19,8 @@ _STAGES = ("time/generate", "time/score", "time/select", "time/train", "time/syn
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluation. `seconds` are of drawing, scoring, training and sync until then, without the
-    evaluations themselves."""
+    """An evaluation. `seconds` are those of drawing, scoring, selecting, training and sync until
+    then, without evaluations; `kl` is in nats."""
 
     samples: float
     seconds: float
@@ -43,7 +43,7 @@ class Mean:
 
 
 def points(root: Path, setting: Setting) -> list[Point]:
-    """The evaluations of a run, the start's first."""
+    """Return the evaluations of a run, that of the starting policy first."""
     found, samples, seconds = [], 0.0, 0.0
     for row in read_numbers(root / setting.name):
         if row.iteration:
@@ -66,7 +66,10 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def reached(run: Sequence[Point], column: str, value: float) -> Point | None:
-    """The run where `column` first reached `value`, interpolated between evaluations."""
+    """Return the point at which `column` first reached `value`; None if it never did.
+
+    All its numbers are interpolated between two evaluations.
+    """
     found = crossing([getattr(point, column) for point in run], value)
     if found is None:
         return None
@@ -76,5 +79,5 @@ def reached(run: Sequence[Point], column: str, value: float) -> Point | None:
 
 
 def best_rate(runs: dict[float, list[list[Point]]]) -> float:
-    """The learning rate whose runs end at the highest mean gold."""
+    """Return the learning rate whose runs end at the highest mean gold."""
     return max(runs, key=lambda rate: mean([run[-1].gold for run in runs[rate]]).value)

@@ -23,7 +23,7 @@ Runs = Mapping[str, Mapping[str, Sequence[Sequence[Point]]]]  # reward -> label 
 
 
 def draw(runs: Runs, out: Path) -> None:
-    """Draw a row per reward; lines are means over seeds, bands their range."""
+    """Draw a row of panels per reward; lines are means over seeds, bands their range."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4 * len(runs)), layout="constrained")

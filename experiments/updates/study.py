@@ -41,7 +41,7 @@ _K = 8
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from RAFT by `sft` on the best of 8 of 32 prompts, and the rates to try."""
+    """Changes to RAFT by `sft` on the best of 8 responses to 32 prompts, and the learning rates."""
 
     overrides: tuple[str, ...] = ()
     prompts: int = 32
@@ -49,7 +49,7 @@ class Variant:
 
     @property
     def samples(self) -> int:
-        """Of an iteration, on average where K is adaptive."""
+        """Samples of an iteration, or their average where K is adaptive."""
         return self.prompts * _K
 
 
@@ -60,14 +60,17 @@ _UPDATES = {
     "raft_plus_plus_unclipped": Variant(("train.update={kind: raft_plus_plus, clip: null}",)),
     "reinforce": Variant(("train.update=reinforce", _ALL_RESPONSES, "train.epochs=1")),
     "dpo": Variant(("train.update=dpo",)),
-    # no updates of their own
+    # these change the sampling or the selection, and train with `sft`
     "sft_adaptive": Variant(("sampling.adaptive={first: 4, wave: 2}",), rates=(3e-4,)),
     "sft_random": Variant(("select.strategy=random",), rates=(3e-4,)),
 }
 
 
 def _of_batch(prompts: int, epochs: int) -> Variant:
-    """2,048 samples in batches of so many prompts; evaluated every 512 of them, or each batch."""
+    """Return a variant of 2,048 samples in batches of `prompts` prompts.
+
+    It is evaluated every 512 samples, or every batch where that is larger.
+    """
     iterations, every = 2048 // (prompts * _K), max(1, 512 // (prompts * _K))
     size = f"prompts.per_iteration={prompts}"
     return Variant(
@@ -85,7 +88,7 @@ GRIDS = {"updates": _UPDATES, "batches": _BATCHES}
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run differs in."""
+    """The settings in which the runs of the study differ."""
 
     reward: str
     label: str
@@ -99,7 +102,7 @@ class Setting:
 
 
 def all_settings(grid: str, rewards: Sequence[str], seeds: int) -> Iterator[Setting]:
-    """Every run, seed by seed."""
+    """Yield the settings of every run, seed by seed."""
     for seed in range(seeds):
         for reward in rewards:
             for label, variant in GRIDS[grid].items():
@@ -114,14 +117,16 @@ def prepare(paths: Paths, commands: Commands) -> None:
 
 
 def run_all(paths: Paths, root: Path, settings: Iterable[Setting], commands: Commands) -> None:
-    """Run these settings, one per core, each on one thread, forked from a process that has the
-    libraries loaded."""
+    """Run these settings, one per core, each on one thread.
+
+    Runs are forked from a process that has the libraries loaded, where that is possible.
+    """
     learned = f"reward={{kind: model, model: {paths.models / 'bt_0_000' / 'model'}}}"
     environment = _ONE_THREAD | {
         "POLICY_PROMPTS": str(paths.prompts / "train.jsonl"),
         "HELD_OUT_PROMPTS": str(paths.prompts / "held_out.jsonl"),
     }
-    os.environ |= environment  # the config names them
+    os.environ |= environment  # the config refers to these variables
     imports = all_imports(load_config(_CONFIG))
 
     def run(setting: Setting, python: Sequence[str]) -> None:
@@ -137,5 +142,5 @@ def run_all(paths: Paths, root: Path, settings: Iterable[Setting], commands: Com
         python = shlex.split(server.command(imports)) if server else [sys.executable]
         try:
             list(executor.map(partial(run, python=python), settings))
-        finally:  # one that failed ends the study: none is begun after it
+        finally:  # after a failure no further run is started
             executor.shutdown(cancel_futures=True)

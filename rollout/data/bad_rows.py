@@ -1,7 +1,7 @@
 """Rows that cannot be used: stop at the first one, or skip, count and name them.
 
-Readers hand every InputError that is about one row to a `BadRows`; what else is wrong with a file
-or with settings stops a command always.
+Readers hand every InputError about a single row to a `BadRows`. Any other error of a file or of
+settings always stops a command.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rollout.text.printable import one_line
 __all__ = ["SKIPPED", "BadRows", "OnBadRow", "Reason", "Skipped", "SkippedRow", "skipped_before"]
 
 OnBadRow = Literal["stop", "skip"]
-# reasons that are told apart; a file of broken JSON has one of its own in each row
+# reasons that are counted apart; in a file of broken JSON each row may have its own
 _MOST_REASONS = 20
 _OTHERS = "other reasons"
 # the column that says why a row has no scores
@@ -30,7 +30,10 @@ class SkippedRow(InputError):
 
 
 def skipped_before(columns: Mapping[str, object]) -> str | None:
-    """Why an earlier command skipped this row, which has the reason beside scores of null."""
+    """Return why an earlier command skipped this row; None where it did not.
+
+    Such a row has the reason in the column `skipped`, beside a score column that is null.
+    """
     reason = columns.get(SKIPPED)
     if not isinstance(reason, str) or not reason:
         return None
@@ -44,14 +47,14 @@ def _is_null(scores: object) -> bool:
 
 
 class Reason(TypedDict):
-    """How many rows, and where the first one stands."""
+    """How many rows were skipped for a reason, and the place of the first one."""
 
     rows: int
     first: str
 
 
 class Skipped(TypedDict):
-    """How many rows, and of which reasons."""
+    """How many rows were skipped, and for which reasons."""
 
     skipped: int
     skipped_reasons: dict[str, Reason]
@@ -59,7 +62,7 @@ class Skipped(TypedDict):
 
 @dataclass(slots=True)
 class BadRows:
-    """The bad rows of one reading: number of the row, or id of a prompt -> why.
+    """The bad rows of one reading: number of the row, or id of a prompt -> reason.
 
     Args:
         policy: "stop" raises the first error.
@@ -70,8 +73,10 @@ class BadRows:
     _first: dict[str, str] = field(default_factory=dict[str, str])
 
     def take(self, number: int | str, where: str, error: Exception) -> str:
-        """Count a bad row and return the reason. Raises `error` where the policy is to stop, unless
-        the row was skipped before."""
+        """Count a bad row and return the reason.
+
+        Raises `error` where the policy is "stop", unless an earlier command skipped the row.
+        """
         if self.policy == "stop" and not isinstance(error, SkippedRow):
             raise error
         if number not in self.reasons:
@@ -83,7 +88,7 @@ class BadRows:
         return self.reasons[number]
 
     def summary(self) -> Skipped:
-        """What a command's summary says of them."""
+        """Return the number of bad rows and their reasons, for a command's summary."""
         told = list(self.reasons.values())
         return {
             "skipped": len(told),
@@ -94,18 +99,18 @@ class BadRows:
         }
 
     def nothing_left(self, name: object, what: str = "rows") -> InputError:
-        """What is to be said of a file of which no row is left."""
+        """Return the error for a file `name` without a usable row; `what` it should hold."""
         if self.reasons:
             return InputError(name, f"no row can be used: {self.line()}")
         return InputError(name, f"holds no {what}", "name a file with at least one")
 
     def warn(self, name: object, log: logging.Logger) -> None:
-        """Say them in the log, where there are any; `name` is the file's."""
+        """Log a warning with the bad rows of the file `name`, where there are any."""
         if self.reasons:
             log.warning("%s: %s", name, self.line())
 
     def line(self) -> str:
-        """The summary in words; nothing where no row is bad."""
+        """Return the bad rows and their reasons in words, "" where no row is bad."""
         if not self.reasons:
             return ""
         told = list(self.reasons.values())

@@ -1,4 +1,4 @@
-r"""Rows of every published form under the names that all commands read.
+r"""Rename the columns of every published form to the names that all commands read.
 
 | form | columns | become |
 |---|---|---|
@@ -15,8 +15,8 @@ r"""Rows of every published form under the names that all commands read.
 | OpenRLHF | `input`, `output`, `reward` | `prompt`, `response`, `score` |
 
 Beside any of them `system`, `system_prompt`, `history`, `chat_history`, `context`, `tools` and
-`functions` become messages of the prompt. What carries context in another way is refused by its
-name, never left out. All other columns stay.
+`functions` become messages of the prompt. Context in any other form is an InputError that names the
+column, and is never omitted. All other columns stay.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _HISTORY = ("history", "chat_history", "context", "documents")
 _TOOLS = ("tools", "functions")
 _WORSE = ("rejected_response", "rejected_messages", "rejected")
 _ASKED = ("instruction", "question", "query")
-# whole conversations, which other trainers call so
+# names of whole conversations in other trainers
 _DIALOGUE = ("conversations", "conversation")
 _HELPSTEER = {"response", "helpfulness", "verbosity"}
 _TEXT = ("completion", "response", "answer", "text")
@@ -64,14 +64,14 @@ _SAME = {
 
 
 def renamed(columns: _Columns, names: Mapping[str, str], where: str) -> _Columns:
-    """The columns under the names that the user gave: {name here: name there, "" to leave out}.
+    """Return the columns renamed as the user asks: `names` is {name here: name in the file}.
 
-    A name there may be dotted, for a column inside another. Raises InputError for one that is not
-    there.
+    A name in the file may be dotted, for a column inside another, or "", which removes the column.
+    Raises InputError for a column that the row does not have.
     """
     found = {key: value for key, value in columns.items() if key not in names}
     for name, there in names.items():
-        # an instruction is a prompt by itself, together with its `input`
+        # `instruction` becomes the prompt without a renaming, together with its `input`
         if there and (name, there) != ("prompt", "instruction"):
             found[name] = column(columns, there, where)
             if there != name and there not in names:
@@ -80,7 +80,10 @@ def renamed(columns: _Columns, names: Mapping[str, str], where: str) -> _Columns
 
 
 def column(columns: Mapping[str, object], name: str, where: str) -> object:
-    """The value of a column, or of one inside others by its dotted name. Raises InputError."""
+    """Return the value of a column, or of one inside others by its dotted name.
+
+    Raises InputError where there is no such column.
+    """
     value: object = columns
     if name in columns:
         return columns[name]
@@ -93,15 +96,17 @@ def column(columns: Mapping[str, object], name: str, where: str) -> object:
 
 
 def handed_on(columns: _Columns, known: _Columns, own: Collection[str]) -> _Columns:
-    """The columns for reward functions: all but a row's `own`, and but `completions` that were read
-    as its responses: that is an argument of theirs."""
+    """Return the columns for reward functions: all but a row's `own`, and but `completions` where
+    it was read as the responses, since reward functions have an argument of that name."""
     read = {"completions"} - known.keys()
     return {name: value for name, value in columns.items() if name not in {*own, *read}}
 
 
 def known_columns(columns: _Columns, where: str) -> _Columns:
-    """The row under the names that all commands read. Raises InputError that begins with `where`,
-    for content that cannot be read, or context that nothing says how to read."""
+    """Return the row under the names that all commands read.
+
+    Raises InputError, which begins with `where`, for content or context that cannot be read.
+    """
     found = dict(columns)
     if columns.keys() & set(MEDIA):
         refuse_media(found, where)
@@ -115,7 +120,7 @@ def known_columns(columns: _Columns, where: str) -> _Columns:
 
 
 def _refuse_others(found: _Columns, where: str) -> None:
-    """Forms that one command alone reads."""
+    """Refuse with InputError the forms that only one other command reads."""
     if found.keys() & {"response", "responses", "messages", *_SIDES}:
         return
     if "message_tree_id" in found and not isinstance(found.get("prompt"), str):
@@ -129,7 +134,7 @@ def _refuse_others(found: _Columns, where: str) -> None:
 
 
 def _name_preferred(found: _Columns) -> None:
-    """OpenAI's: what is asked stands inside `input`."""
+    """Move OpenAI's `input.messages` to `prompt`, and the tools beside it to columns."""
     asked = found.get("input")
     if is_object(asked) and "messages" in asked and not found.keys() & set(_SIDES):
         del found["input"]
@@ -137,7 +142,7 @@ def _name_preferred(found: _Columns) -> None:
 
 
 def _name_dialogue(found: _Columns, where: str) -> None:
-    """`conversations`, and messages that two sides answer."""
+    """Move `conversations` to `messages`, and the messages before two sides to `prompt`."""
     key = "messages"
     for name in _DIALOGUE:
         if is_list(found.get(name)) and not found.keys() & {"prompt", "messages"}:
@@ -153,13 +158,13 @@ def _name_dialogue(found: _Columns, where: str) -> None:
         else:
             found |= {"prompt": before, "chosen": [last], "rejected": rejected}
     elif found.keys() >= set(_SIDES) and (found.get("prompt") or _is_dialogue(found["chosen"])):
-        del found["messages"]  # of the binarized sets: the chosen dialogue once more
+        del found["messages"]  # the binarized sets repeat the chosen conversation there
     elif found.keys() >= set(_SIDES):
         found["prompt"] = _asked(check_messages(found.pop("messages"), where, key), found, where)
 
 
 def _asked(turns: list[Message], sides: _Columns, where: str) -> list[Message]:
-    """The turns that two sides answer; some sets have the better answer once more at their end."""
+    """Return the turns that both sides answer, without a repeated answer at their end."""
     if not turns or turns[-1]["role"] != "assistant" or not turns[-1]["content"]:
         return turns
     *before, last = turns
@@ -210,7 +215,7 @@ def _name_answers(found: _Columns, where: str) -> None:
 
 
 def _several(answers: Sequence[object], where: str, key: str) -> _Columns:
-    """`responses`, and `ranks` (lower is better) or `scores`, of answers that are objects."""
+    """Return `responses`, and `ranks` (lower is better) or `scores`, of answers as objects."""
     texts: list[object] = []
     for one in answers:
         held = one if is_object(one) else {}
@@ -246,7 +251,8 @@ def _name_prompt(found: _Columns, where: str) -> None:
 
 
 def helpsteer_prompt(text: str) -> str | list[Message]:
-    """HelpSteer2 writes several turns as text between `<extra_id_1>User` and `…Assistant` lines."""
+    """Return HelpSteer2's turns (text between `<extra_id_1>User` and `…Assistant` lines) as
+    messages; a text of one turn as it is."""
     first, *parts = _TURN.split(text)
     turns = zip(parts[::2], parts[1::2], strict=True)
     more = [Message(role=who.lower(), content=said) for who, said in turns]
@@ -254,7 +260,7 @@ def helpsteer_prompt(text: str) -> str | list[Message]:
 
 
 def _share_prompt(found: _Columns, where: str) -> None:
-    """TRL's rows of two whole texts: the prompt is what they share, up to the last blank."""
+    """Split two whole texts as TRL does: the prompt is what they share, up to the last space."""
     chosen, rejected = (str(found[side]) for side in _SIDES)
     if begins_with_hh_turn(chosen) or begins_with_hh_turn(rejected):
         return
@@ -312,7 +318,7 @@ def _system(found: _Columns, where: str) -> Message | None:
 
 
 def _history(value: object, where: str, key: str) -> list[Message]:
-    """Turns before the prompt: messages, or pairs of a question and its answer."""
+    """Return the turns before the prompt, from messages or pairs of a question and its answer."""
     if not value:
         return []
     pairs = [

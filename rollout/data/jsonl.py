@@ -1,7 +1,7 @@
 """JSON values and JSON lines: how they are read, checked and written.
 
-What comes out of a file is an `object` until `is_object`, `is_list` or `is_finite_number` has said
-what it is. Columns that JSON has no form for are the row's fault, not ours.
+A value from a file has the type `object` until `is_object`, `is_list` or `is_finite_number` has
+checked it. A column of a type that JSON does not have is an error of its row.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _MOST_NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as read. `number` counts from 1 and `where` is what an error message starts with.
+    """One row as read. `number` counts from 1; `where`, its place, begins every error message.
 
-    `given` are its columns under the names of the file, where `value` is something else.
+    `given` are the columns under the names of the file, where `value` differs from them.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(slots=True)
 class Damage:
-    """The rows of one file that could not be read: how many, and what is wrong with the first."""
+    """The rows of one file that could not be read: how many, and the errors of the first three."""
 
     count: int = 0
     first: list[str] = field(default_factory=list[str])
@@ -71,15 +71,15 @@ class Damage:
 def read_jsonl(
     path: Path, parse: Callable[[Row], _T], *, name: str = "", damage: Damage | None = None
 ) -> Iterator[_T]:
-    """What `parse` makes of each line of a JSONL file, in order; blank lines are skipped.
+    """Yield what `parse` returns for each line of a JSONL file, in order; blank lines are skipped.
 
     Args:
-        parse: raises InputError for a row that is not what it wants.
-        name: what errors call the file, by default its path.
-        damage: takes a row that cannot be read or parsed, and reading goes on behind it.
+        parse: raises InputError for a row that it cannot use.
+        name: the file's name in errors, by default its path.
+        damage: takes a row that cannot be read or parsed, and reading goes on after it.
 
     Raises:
-        InputError: the first such row, without `damage`.
+        InputError: the first row that cannot be read or parsed, without `damage`.
         OSError: there is no such file, or it cannot be read.
     """
     with naming(path), open(path, "rb") as file:
@@ -98,7 +98,7 @@ def read_jsonl(
 
 
 def parse_json(text: str, where: str) -> object:
-    """`json.loads` whose error is an InputError of one line that begins with `where`."""
+    """Return the JSON value of `text`. Raises InputError, one line that begins with `where`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -112,7 +112,7 @@ def parse_json(text: str, where: str) -> object:
 
 
 def to_json(value: object, *, indent: int | None = None, ascii: bool = False) -> str:
-    """`value` as JSON, where NaN and infinity, which sums of huge numbers come to, are null."""
+    """Return `value` as JSON; NaN and infinity, which sums of huge numbers can be, become null."""
     try:
         return json.dumps(value, indent=indent, ensure_ascii=ascii, allow_nan=False)
     except ValueError:
@@ -120,12 +120,15 @@ def to_json(value: object, *, indent: int | None = None, ascii: bool = False) ->
 
 
 def encode_rows(rows: Iterable[Mapping[str, object]]) -> bytes:
-    """One line per row. Raises ValueError for NaN and infinity."""
+    """Return the rows as UTF-8 JSON, one line per row. Raises ValueError for NaN and infinity."""
     return b"".join(_line(row) for row in rows)
 
 
 def encodable(text: str, where: str, key: str) -> str:
-    """The text itself. Raises InputError for half of a surrogate pair: legal JSON, no text."""
+    """Return `text`. Raises InputError where it holds half of a surrogate pair.
+
+    JSON allows that, but UTF-8 cannot encode it.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -136,9 +139,9 @@ def encodable(text: str, where: str, key: str) -> str:
 
 
 def json_columns(columns: Mapping[str, object], where: str) -> dict[str, object]:
-    """Columns as JSON can hold them: dates as ISO text, decimals as text, NaN and ±∞ as null.
+    """Return columns as JSON holds them: dates as ISO text, decimals as text, NaN and ±∞ as null.
 
-    Raises InputError, which begins with `where`, for a column of another type: Parquet knows some.
+    Raises InputError, which begins with `where`, for a type without a JSON form, as Parquet has.
     """
     try:
         json.dumps(columns, allow_nan=False)
@@ -148,17 +151,17 @@ def json_columns(columns: Mapping[str, object], where: str) -> dict[str, object]
 
 
 def is_object(value: object) -> TypeGuard[dict[str, object]]:
-    """Whether `value` is a JSON object."""
+    """Return whether `value` is a JSON object."""
     return isinstance(value, dict)
 
 
 def is_list(value: object) -> TypeGuard[list[object]]:
-    """Whether `value` is a JSON list."""
+    """Return whether `value` is a JSON list."""
     return isinstance(value, list)
 
 
 def is_finite_number(value: object) -> TypeGuard[int | float]:
-    """Whether `value` is a number, no bool, that a float can hold."""
+    """Return whether `value` is a finite number that a float can hold, and no bool."""
     try:
         return (
             isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -168,7 +171,7 @@ def is_finite_number(value: object) -> TypeGuard[int | float]:
 
 
 def json_kind(value: object) -> str:
-    """What `value` is, in words for an error message."""
+    """Return the type of a JSON value in words for an error message ("a list", "null")."""
     if value is None:
         return "null"
     if value == "":

@@ -1,4 +1,4 @@
-r"""Checked messages: the one place that knows roles, tool calls, reasoning and content parts.
+r"""Read and check messages: their roles, tool calls, reasoning and content parts.
 
 | in a file | here |
 |---|---|
@@ -9,8 +9,9 @@ r"""Checked messages: the one place that knows roles, tool calls, reasoning and 
 | `tool_calls`, `function_call`, a turn from function_call | `tool_calls`, arguments as objects |
 | `tools`, `functions` of any message | `tools` of the first one |
 
-Images and the like are refused by name. Also messages out of `\n\nHuman: …\n\nAssistant: …` text.
-Every error begins with `where`, the place of the row that holds the value, and names its `key`.
+Images and other media are an InputError that names their key. Messages are also parsed out of
+`\n\nHuman: …\n\nAssistant: …` text. In all functions `where` is the place of the row and `key` the
+column of the value; errors begin with `where`.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def begins_with_hh_turn(text: str) -> bool:
 
 
 def check_text(value: object, where: str, key: str) -> str:
-    """`value`, where it is text that is not blank. Raises InputError."""
+    """Return `value`, a text that is not blank. Raises InputError for anything else."""
     if not isinstance(value, str):
         raise InputError(
             where,
@@ -80,7 +81,10 @@ def check_text(value: object, where: str, key: str) -> str:
 
 
 def check_messages(value: object, where: str, key: str) -> list[Message]:
-    """The messages of a list, or of one message alone. Raises InputError for anything else."""
+    """Return the checked messages of a list, or of one message alone.
+
+    Raises InputError for anything else, and for a message that is none.
+    """
     if is_object(value):
         value = [value]
     if not is_list(value):
@@ -96,7 +100,11 @@ def check_messages(value: object, where: str, key: str) -> list[Message]:
 
 
 def checked_conversation(turns: Sequence[Mapping[str, object]], where: str) -> list[Message]:
-    """The messages of a conversation that comes from a program, which may be checked already."""
+    """Return the checked messages of a conversation that a program gives.
+
+    Messages with a known role, a text and no other key are returned without the slower full check.
+    Raises InputError as `check_messages` does.
+    """
     if all(
         set(one) == _PLAIN and one["role"] in ROLES and isinstance(one["content"], str)
         for one in turns
@@ -106,8 +114,11 @@ def checked_conversation(turns: Sequence[Mapping[str, object]], where: str) -> l
 
 
 def asking(messages: Sequence[Message], where: str, key: str = "prompt") -> tuple[Message, ...]:
-    """`messages` as a prompt: what a user or a tool said last is answered, the beginning of an
-    assistant's message is continued, and an empty one only asks. Raises InputError for others."""
+    """Return `messages` as a prompt, without an empty assistant's message at their end.
+
+    The last message is a user's or a tool's, or the beginning of an assistant's, which is then
+    continued. Raises InputError for other ends, and where all messages are blank.
+    """
     if not any(message["content"].strip() for message in messages):
         raise InputError(where, f"{key!r} is empty", "write a message or delete the row")
     last = messages[-1]
@@ -122,14 +133,17 @@ def asking(messages: Sequence[Message], where: str, key: str = "prompt") -> tupl
 
 
 def prompt_content(value: object, where: str, key: str = "prompt") -> Content:
-    """Text as it stands, or messages to answer. Raises InputError."""
+    """Return a prompt: its text, or its messages. Raises InputError for a value that is neither."""
     if is_list(value) or is_object(value):
         return asking(check_messages(value, where, key), where, key)
     return check_text(value, where, key)
 
 
 def read_answer(value: object, where: str, key: str) -> Completion:
-    """A response: a text, which may be empty, or one message of the assistant. Raises InputError"""
+    """Return a response, given as a text, which may be empty, or as one assistant's message.
+
+    Raises InputError for anything else.
+    """
     if is_object(value) or is_list(value):
         messages = check_messages(value, where, key)
         if len(messages) != 1:
@@ -143,8 +157,10 @@ def read_answer(value: object, where: str, key: str) -> Completion:
 def split_response(
     messages: Sequence[Message], where: str, key: str
 ) -> tuple[tuple[Message, ...], Completion]:
-    """(all but the last message, the last one). Raises InputError unless that is the
-    assistant's."""
+    """Return (all but the last message, the last one as a response).
+
+    Raises InputError where there are no messages, or the last one is not the assistant's.
+    """
     if not messages:
         raise InputError(where, f"{key!r} is an empty list", "write messages or delete the row")
     *before, last = messages
@@ -160,29 +176,33 @@ def split_response(
 
 
 def read_tools(value: object, where: str, key: str) -> list[object]:
-    """The tools of a conversation: a list of objects, or JSON text of one; [] without any."""
+    """Return the tools of a conversation from a list of objects, or JSON text of one; [] of none.
+
+    Raises InputError for anything else.
+    """
     if isinstance(value, str) and value.strip():
         value = _json(value, where, key)
     if value in (None, "", []):
         return []
     if not is_list(value) or not all(is_object(one) for one in value):
         raise InputError(where, f"{key!r} is no list of tools", "give objects, or JSON of them")
-    # `functions` were called so before there were tools
+    # `functions` is the older form, where each object is a bare function
     bare = key == "functions"
     return [{"type": "function", "function": one} if bare else one for one in value]
 
 
 def refuse_media(holder: Mapping[str, object], where: str) -> None:
-    """Raises InputError for images and other content that no reward model here reads."""
+    """Refuse with InputError images and other media, which no reward model here reads."""
     for key in MEDIA:
         if holder.get(key):
             raise InputError(where, f"{key!r} is content that is not text", "leave the row out")
 
 
 def parse_hh(text: str, where: str, key: str) -> list[Message]:
-    r"""Parse HH-RLHF text (Bai et al. 2022) into messages; blanks around a turn are dropped.
+    r"""Parse HH-RLHF text (Bai et al. 2022) into messages; spaces around a turn are removed.
 
-    Two turns of one speaker in a row stay two messages, as the data has them. None of a blank text.
+    Two turns of one speaker in a row stay two messages, as in the data. A blank text has no
+    messages. Raises InputError for text that does not begin with a turn.
     """
     before, *parts = _HH_TURN.split(text) if text.strip() else [""]
     if before.strip() or (text.strip() and not parts):
@@ -197,7 +217,10 @@ def parse_hh(text: str, where: str, key: str) -> list[Message]:
 
 
 def hh_prompt(text: str, where: str, key: str) -> tuple[Message, ...]:
-    """The messages of an HH prompt, without the empty Assistant turn that asks for an answer."""
+    """Return the messages of an HH prompt, without the empty Assistant turn at its end.
+
+    Raises InputError as `parse_hh` and `asking` do.
+    """
     return asking(parse_hh(text, where, key), where, key)
 
 
@@ -225,7 +248,10 @@ def _message(value: object, at: str) -> Message:
 
 
 def _beside(value: Mapping[str, object], at: str) -> Message:
-    """The keys beside role and content that carry something; Parquet fills the others with null."""
+    """Return a message with the checked keys beside role and content that are not empty.
+
+    Parquet fills keys that a message does not have with null.
+    """
     found = Message(role="", content="")
     if calls := value.get("tool_calls") or value.get("function_call"):
         found["tool_calls"] = _calls(calls, at)
@@ -242,7 +268,8 @@ def _beside(value: Mapping[str, object], at: str) -> Message:
 
 
 def _calls(value: object, at: str) -> list[object]:
-    """Calls as templates write them: {"type": "function", "function": {"name", "arguments"}}."""
+    """Return tool calls in the form that chat templates read, arguments as objects:
+    {"type": "function", "function": {"name", "arguments"}}, with "id" where it is given."""
     calls: list[object] = []
     for one in value if is_list(value) else [value]:
         call = one if is_object(one) else {}
@@ -250,7 +277,7 @@ def _calls(value: object, at: str) -> list[object]:
         if not is_object(function) or not isinstance(function.get("name"), str):
             raise InputError(at, "has a tool call without a name", 'write {"name", "arguments"}')
         arguments = function.get("arguments", function.get("parameters"))
-        if isinstance(arguments, str):  # JSON, as OpenAI has it: templates want the object
+        if isinstance(arguments, str):  # OpenAI writes JSON text, templates read an object
             arguments = _json(arguments or "{}", at, "arguments")
         made: dict[str, object] = {"name": function["name"], "arguments": arguments or {}}
         named = {"id": call["id"]} if call is not function and call.get("id") else {}
@@ -276,7 +303,7 @@ def _part(part: object, at: str) -> str:
 
 
 def _tools_first(messages: list[Message]) -> list[Message]:
-    """The tools of a conversation stand in its first message, wherever the file has them."""
+    """Move the tools of all messages to the first one, and return the messages."""
     tools = [tool for message in messages for tool in message.pop("tools", [])]
     if tools and messages:
         messages[0]["tools"] = tools

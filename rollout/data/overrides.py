@@ -1,4 +1,4 @@
-"""`key=value` settings, as command lines give them, and the YAML that their values are."""
+"""Parse `key=value` settings from command lines, and YAML, in which their values are written."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["apply_override", "parse_override", "parse_yaml"]
 
 # YAML 1.1 reads 3e-4, without a point, as a word
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-# levels of a value, and values in all where aliases repeat some: no config needs a tenth of these
+# limits on the nesting and, with aliases expanded, on the number of values; no config needs a tenth
 _DEEPEST = 100
 _MOST_VALUES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML for settings: no key twice, and no more, by aliases or by depth, than can be meant."""
+    """A safe YAML loader that refuses repeated keys, deep nesting and large expanded aliases."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[object] = set()
         for key, _ in cast(list[tuple[yaml.Node, yaml.Node]], node.value):
-            # `<<` takes in another mapping, whose keys may be said again
+            # `<<` merges another mapping, whose keys may be repeated
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 name: object = cast(Any, self).construct_object(key)
                 if name in seen:
@@ -73,10 +73,10 @@ def _refused(problem: str, at: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
 
 
 def parse_yaml(text: str, where: str) -> object:
-    """The value of a YAML text.
+    """Return the value of a YAML text.
 
-    Raises `InputError`, one line that begins with `where`: no YAML, a key that stands twice,
-    aliases that do not end or repeat too much, values nested too deeply.
+    Raises `InputError`, one line that begins with `where`, for text that is no YAML, a repeated
+    key, an alias within its own anchor, aliases that expand too far, and too deep nesting.
     """
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
@@ -90,9 +90,10 @@ def parse_yaml(text: str, where: str) -> object:
 
 
 def parse_override(text: str, where: str, example: str) -> tuple[str, object]:
-    """`key=value` as (key, value); the value is YAML.
+    """Parse `key=value` into (key, value); the value is YAML, or a number such as 3e-4.
 
-    `where` is the option that was given, `example` one that is right. Raises `InputError`.
+    `where` is the option that gave the text, `example` a correct text for the error. Raises
+    `InputError` for text without `=` or a key, and for a value that is no YAML.
     """
     key, equals, word = text.strip().partition("=")
     if not equals or not key:
@@ -106,8 +107,8 @@ def parse_override(text: str, where: str, example: str) -> tuple[str, object]:
 def apply_override(data: dict[str, object], text: str, where: str, example: str) -> None:
     """Set `key.sub=value` in a nested mapping; `list.0.sub` is in the first entry of a list.
 
-    Raises `InputError` as `parse_override` does, and where a part of the key but the last names no
-    mapping, or none of the entries of a list.
+    Raises `InputError` as `parse_override` does, where a part of the key leads into a value that is
+    no mapping and no list, and where a part is no index of a list.
     """
     key, value = parse_override(text, where, example)
     place, before = f"{where} {text.strip()}", ""
@@ -115,7 +116,7 @@ def apply_override(data: dict[str, object], text: str, where: str, example: str)
     *parents, last = key.split(".")
     for part in parents:
         if is_object(section) and section.get(part) is None:
-            section[part] = {}  # named in the file and left empty
+            section[part] = {}  # missing, or named in the file without a value
         section = _held(section, part, before, place)
         before = part
     if is_object(section):
@@ -126,7 +127,10 @@ def apply_override(data: dict[str, object], text: str, where: str, example: str)
 
 
 def _held(section: object, part: str, name: str, place: str) -> object:
-    """What a mapping or a list called `name` holds at `part`. Raises InputError."""
+    """Return the value at `part` of a mapping or list called `name`.
+
+    Raises InputError where `section` is neither, or a list without the index `part`.
+    """
     if is_object(section):
         return section[part]
     if not is_list(section):

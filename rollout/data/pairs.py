@@ -1,6 +1,6 @@
-r"""Preference pairs: the answers `chosen` and `rejected`, and what each is the answer to.
+r"""Preference pairs: the responses `chosen` and `rejected`, and the prompt of each.
 
-A side is the answer alone, when the row has a prompt, or a whole dialogue: messages, or
+A side is the response alone, when the row has a prompt, or a whole conversation: messages, or
 `\n\nHuman: …\n\nAssistant: …` text (Bai et al. 2022).
 """
 
@@ -31,9 +31,10 @@ _NO_PROMPT = "give the row a prompt, or whole dialogues: messages or '\\n\\nHuma
 def pair_groups(
     columns: Mapping[str, object], id: str, fields: dict[str, object], where: str
 ) -> tuple[Group, ...]:
-    """One group of chosen and rejected where they answer the same prompt, else one of each.
+    """Return one group of (chosen, rejected) where both have the same prompt, else a group of each.
 
-    Raises InputError where a side is no answer and no dialogue, or does not begin with the prompt.
+    Raises InputError for a side that is neither a response nor a conversation, or a conversation
+    that does not begin with the row's prompt.
     """
     (content, chosen), (other, rejected) = _sides(columns, where)
     if content == other:
@@ -52,10 +53,11 @@ def response_groups(
     where: str,
     version: int = 0,
 ) -> tuple[Group, ...]:
-    """One group of the K responses that `drawn` reads, none of no response; of responses that are
-    whole dialogues, without a prompt, one group of each.
+    """Return one group of the K responses that `drawn` reads, or no group where K is 0.
 
-    Raises InputError where there is no prompt, or a response that is none.
+    In a row without a prompt, where the responses are whole conversations, each is a group of its
+    own. Raises InputError for a row of responses without a prompt, and for a value that is no
+    response.
     """
     responses = columns["responses"]
     if columns.get("prompt") is None and is_list(responses) and all(map(is_list, responses)):
@@ -70,8 +72,11 @@ def response_groups(
 
 
 def shared_prompt(columns: Mapping[str, object], where: str) -> Content:
-    """What both sides answer; of dialogues that part earlier, what they share up to the last user
-    turn. Raises InputError where that is nothing."""
+    """Return the prompt that both sides respond to.
+
+    Of conversations that differ earlier it is what they share, up to the last user turn. Raises
+    InputError where they share no user turn.
+    """
     (first, _), (second, _) = _sides(columns, where)
     if first == second:
         return first
@@ -97,13 +102,13 @@ def _sides(columns: Mapping[str, object], where: str) -> list[tuple[Content, Com
         prompt = _prompt(columns["prompt"], where)
     sides = [_side(columns[key], prompt, where, key) for key in ("chosen", "rejected")]
     if _is_hh(columns.get("prompt")):
-        # the blanks around the turns of such text are no part of what was said
+        # in HH text the spaces around a turn do not belong to the response
         sides = [(content, Completion(one.text.strip())) for content, one in sides]
     return sides
 
 
 def _prompt(value: object, where: str) -> Content:
-    # Dahoas/full-hh-rlhf rows: `prompt` is the dialogue, `chosen` and `rejected` its answers
+    # in Dahoas/full-hh-rlhf `prompt` is a conversation, `chosen` and `rejected` responses to it
     if isinstance(value, str) and begins_with_hh_turn(value):
         return hh_prompt(value, where, "prompt")
     return prompt_content(value, where)
@@ -112,7 +117,7 @@ def _prompt(value: object, where: str) -> Content:
 def _side(
     value: object, prompt: Content | None, where: str, key: str
 ) -> tuple[Content, Completion]:
-    """(what is answered, the answer)."""
+    """Return (the prompt of this side, its response). Raises InputError."""
     if is_list(value) or is_object(value):
         return _message_side(check_messages(value, where, key), prompt, where, key)
     if prompt is None or (not isinstance(prompt, str) and _is_hh(value)):
@@ -129,9 +134,9 @@ def _message_side(
     if prompt is None:
         return before, answer
     asked = (Message(role="user", content=prompt),) if isinstance(prompt, str) else prompt
-    if not before:  # the answer alone, as a message
+    if not before:  # the response alone, as a message
         return prompt, answer
-    if before[0]["role"] in ("assistant", "tool"):  # the answer is several messages
+    if before[0]["role"] in ("assistant", "tool"):  # the response is several messages
         return (*asked, *before), answer
     begins = before[1:] if before[0]["role"] == "system" != asked[0]["role"] else before
     if begins[: len(asked)] != asked:

@@ -1,9 +1,9 @@
-"""Flat rows, one response each, put together to rows of K responses by the prompt they answer."""
+"""Join flat rows, of one response each, into rows of the K responses to the same prompt."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rollout.data.forms import known_columns
@@ -16,11 +16,11 @@ from rollout.data.messages import (
     split_response,
 )
 from rollout.errors import InputError
-from rollout.types import Completion
+from rollout.types import Completion, Message
 
 __all__ = ["flat_answer", "is_flat", "pool_rows", "prompt_key"]
 
-# what a column of one response is called beside several
+# name of a column in a flat row -> its name beside several responses
 _MANY = {"finish_reason": "finish_reasons", "seed": "seeds", "rank": "ranks"}
 _OWN = ("prompt", "response", "messages")
 
@@ -34,18 +34,18 @@ class _Pool:
 
 
 def is_flat(known: Mapping[str, object]) -> bool:
-    """Whether a row is one response to a prompt."""
+    """Return whether a row is one response to a prompt."""
     return "responses" not in known and ("response" in known or "messages" in known)
 
 
 def pool_rows(rows: Iterable[Row], each: str | None = None) -> Iterator[Row]:
-    """Rows of K responses as they are; then the flat ones, which are held until all are read,
-    together where they answer the same prompt, wherever they stand.
+    """Yield rows of K responses as they are, then the flat rows, joined by their prompts.
 
-    Of their columns, `score` and `NAME_score` become lists `scores` and `NAME_scores`, `each` a
-    list, others a list where they differ. The id is that of the first row.
-
-    A row that cannot be read has the InputError, which begins with its place, as its value.
+    Flat rows are held in memory until all rows are read; those of one prompt need not be adjacent.
+    Their columns `score`, `NAME_score`, `finish_reason`, `seed` and `rank` become lists under the
+    plural; `token_ids` and the column `each` become lists, others do where the rows differ. The id
+    is that of the first row. A row that cannot be read has as its value the InputError, which
+    begins with its place.
     """
     pools: dict[str, _Pool] = {}
     for row in rows:
@@ -66,7 +66,10 @@ def pool_rows(rows: Iterable[Row], each: str | None = None) -> Iterator[Row]:
 
 
 def flat_answer(known: dict[str, object], where: str) -> tuple[Content, Completion]:
-    """The prompt and the response of a row of `response` or `messages`. Raises InputError."""
+    """Return (the prompt, the response) of a row of `response` or `messages`.
+
+    Raises InputError where one of them is missing or cannot be read.
+    """
     if "response" not in known:
         messages = check_messages(known.get("messages"), where, "messages")
         return split_response(messages, where, "messages")
@@ -75,9 +78,9 @@ def flat_answer(known: dict[str, object], where: str) -> tuple[Content, Completi
     )
 
 
-def prompt_key(content: Content) -> str:
-    """Equal for equal prompts."""
-    return json.dumps(content)
+def prompt_key(content: Sequence[Message] | str) -> str:
+    """Return a text that is equal for equal prompts, tool calls and reasoning included."""
+    return json.dumps(content, sort_keys=True)
 
 
 def _together(pool: _Pool, each: str | None) -> dict[str, object]:

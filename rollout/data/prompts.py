@@ -1,7 +1,6 @@
-"""Prompts out of files: what a row means, whichever file or dataset it came from.
+"""Read prompts from the rows of a file or a dataset.
 
-Knows nothing of tokenizers (see `rollout.text.templates`) and nothing of file formats (see
-`rollout.data.rows`).
+Tokenizers are the matter of `rollout.text.templates`, file formats that of `rollout.data.rows`.
 """
 
 from __future__ import annotations
@@ -51,20 +50,21 @@ def read_prompts(
         format: how a row becomes a prompt. "auto" takes it as it stands, and parses the text of
             `chosen`/`rejected` rows; "text" wants text; "messages" makes text one user turn;
             "hh" parses text of `\n\nHuman: …\n\nAssistant: …` turns (Bai et al. 2022).
-        column: the column that holds the prompt, "prompt" unless told; dotted for one inside
+        column: the column that holds the prompt, by default "prompt"; dotted for one inside
             another.
         columns: other names of columns, see `rollout.data.forms.renamed`.
         split: the split of a dataset; files have none.
         separator: splits plain text into documents; without it, each line is a prompt.
-        first_words: keep the first so many words of a text prompt. A line or document of plain
-            text with fewer is skipped and counted in the log.
+        first_words: cut a text prompt after this many words. A line or document of plain text
+            with fewer is skipped and counted in the log.
         limit: stop after so many prompts.
         bad: takes rows that are no prompts; by default the first one is an error.
 
     Returns:
         Prompts in file order. An id that the row does not give is `{stem}-{number:06d}`, numbered
         as in `rollout.data.rows.read_rows`. Columns other than the id and the prompt are `fields`.
-        A row that stands again, its id too, is one prompt; an id of another prompt gets ~2, ~3, ….
+        Equal rows with the same id are one prompt; a different prompt whose id is taken gets ~2,
+        ~3, … after it.
 
     Raises:
         InputError: for anything wrong with the file or an argument, with file and line.
@@ -104,7 +104,7 @@ def _check_arguments(format: str, first_words: int | None, limit: int | None) ->
 
 
 def _long_enough(rows: Iterable[Row], words: int | None, skipped: list[str]) -> Iterator[Row]:
-    """Plain texts with at least `words` words: a shorter opening is not an opening."""
+    """Yield the plain texts of at least `words` words; append the places of others to `skipped`."""
     for row in rows:
         if words is None or _opening(str(_columns(row)["prompt"]), words) is not None:
             yield row
@@ -113,13 +113,13 @@ def _long_enough(rows: Iterable[Row], words: int | None, skipped: list[str]) -> 
 
 
 def _opening(text: str, words: int) -> str | None:
-    """The text up to the end of word number `words`, its spacing kept; None where it is shorter."""
+    """Return the first `words` words of the text with their spacing; None where it has fewer."""
     ends = [match.end() for match in islice(re.finditer(r"\S+", text), words)]
     return text[: ends[-1]] if len(ends) == words else None
 
 
 def _with_unique_ids(prompts: Iterable[Prompt], name: str) -> list[Prompt]:
-    """The prompts that differ, an id that stands again getting ~2, ~3, …"""
+    """Return the prompts without repeated ones; a different prompt of a known id gets ~2, ~3, …"""
     seen: dict[str, list[Prompt]] = {}
     found: dict[str, Prompt] = {}
     again = renamed = 0
@@ -187,12 +187,12 @@ def _content(
     row: Row, columns: dict[str, object], known: dict[str, object], format: str
 ) -> Content:
     if known.get("prompt") is None and is_list(sides := known.get("responses")) and len(sides) == 2:
-        known |= dict(zip(("chosen", "rejected"), sides, strict=True))  # two dialogues
+        known |= dict(zip(("chosen", "rejected"), sides, strict=True))  # two conversations
     if "messages" in known and "prompt" not in known:
         known["prompt"] = _without_answer(known["messages"])
     value = known.get("prompt")
     dialogue = isinstance(value, str) and begins_with_hh_turn(value)
-    # HH-RLHF's own rows, two whole dialogues, and those with an HH prompt beside the answers
+    # HH-RLHF's own rows (two whole conversations), and rows with an HH prompt beside the sides
     if known.keys() >= _PAIR and (value is None or dialogue) and format != "text":
         return shared_prompt(known, row.where)
     if "prompt" not in known:
@@ -222,7 +222,7 @@ def _content(
 
 
 def _without_answer(messages: object) -> object:
-    """The turns that a conversation's last answer answers, or all where it ends with a question."""
+    """Return the messages before the assistant's last one, or all where another role is last."""
     if not is_list(messages) or not messages:
         return messages
     *before, last = messages

@@ -1,7 +1,7 @@
-"""Raw rows out of a file or a `datasets` name, each with its place, and their ids.
+"""Read raw rows from a file or a `datasets` name, each with its place, and their ids.
 
-Rows are read one after another. What they mean is said elsewhere: `rollout.data.prompts`,
-`rollout.data.scored_rows`.
+Rows are read one after another. `rollout.data.prompts` and `rollout.data.scored_rows` interpret
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rollout.errors import InputError
 __all__ = ["Row", "RowIds", "read_rows", "row_id", "without_error"]
 
 _LINES_AT_A_TIME = 4096
-# of a table of texts: columns of numbers, and columns of JSON
+# in CSV, where all cells are texts: names of columns of numbers, and of columns of JSON
 _NUMBERS = re.compile(r"(?i)(score|reward|rank|rating|margin|label|preference)s?$")
 _LISTS = ("messages", "conversations", "responses", "prompt", "chosen", "rejected", "tools")
 
@@ -45,9 +45,10 @@ def read_rows(
     in JSONL and in text read by lines, otherwise its place among the rows or documents; numbers
     go on from one shard to the next.
 
-    Raises InputError for a row that cannot be decoded, with its line; with `keep_errors` that is
-    the row's value, and reading goes on. So is a `SkippedRow` of a row that an earlier command
-    skipped.
+    Raises InputError, with its line, for a row that cannot be decoded, and `SkippedRow` for one
+    that an earlier command skipped. With `keep_errors` such an error of a JSONL row, of the number
+    of cells in CSV or of `source.columns` is the row's value, and reading goes on, as it does after
+    a skipped row. Other errors are always raised.
     """
     if separator is not None and source.kind != "text":
         raise InputError(
@@ -62,7 +63,7 @@ def read_rows(
 
 
 def without_error(row: Row) -> Row:
-    """The row itself. Raises the InputError that is its value."""
+    """Return `row`. Raises its value where that is an InputError."""
     if isinstance(row.value, InputError):
         raise row.value
     return row
@@ -97,14 +98,17 @@ def _raw_rows(source: Source, separator: str | None) -> Iterator[Row]:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One file, and what errors call it."""
+    """One file, and its name in errors."""
 
     path: Path
     name: str
 
 
 def row_id(columns: dict[str, object], row: Row, stem: str) -> str:
-    """The id a row gives, or one by its number. Raises InputError for an id that is no name."""
+    """Return the id of a row, by default `{stem}-{number:06d}`.
+
+    Raises InputError for an id that is neither a non-empty string nor an integer.
+    """
     given = columns.get("id")
     if given is None:
         return f"{stem}-{row.number:06d}"
@@ -116,7 +120,7 @@ def row_id(columns: dict[str, object], row: Row, stem: str) -> str:
 
 
 def _lines(source: _File) -> Iterator[tuple[str, str]]:
-    """(where, text) per line. Each line is decoded by itself, so that an error can name it."""
+    """Yield (where, text) of each line, decoded by itself so that an error can name the line."""
     return ((where, _decoded(raw, where)) for where, raw in _raw_lines(source))
 
 
@@ -228,7 +232,7 @@ def _parquet_rows(source: _File) -> Iterator[Row]:
 
 
 def _csv_rows(source: _File) -> Iterator[Row]:
-    """Cells are texts, but for scores and other numbers, and for lists and objects in JSON."""
+    """Yield the rows of CSV or TSV. Cells are texts, except numbers (scores) and JSON by name."""
     csv.field_size_limit(1 << 30)
     lines = (line for _, line in _lines(source))
     tabs = Path(source.path.stem if source.path.suffix == ".gz" else source.path).suffix == ".tsv"
@@ -257,7 +261,7 @@ def _cell(name: str, text: str | None) -> object:
 
 
 def _saved_rows(source: _File) -> Iterator[Row]:
-    """What `datasets` wrote with `save_to_disk`."""
+    """Yield the rows of a dataset that `datasets` wrote with `save_to_disk`."""
     datasets: ModuleType = importlib.import_module("datasets")
     try:
         rows: Iterable[object] = datasets.load_from_disk(str(source.path))
@@ -300,7 +304,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class RowIds:
-    """Digests of the ids seen, and which of them stand more than once."""
+    """The ids that were seen, as 64-bit digests, and which of them were seen more than once."""
 
     def __init__(self) -> None:
         self._digests = array("Q")
@@ -311,7 +315,7 @@ class RowIds:
         self._twice = None
 
     def repeats(self, id: str) -> bool:
-        """Whether `id` was added more than once."""
+        """Return whether `id` was added more than once."""
         return bool(self._repeated()) and _digest(id) in self._repeated()
 
     def _repeated(self) -> set[int]:

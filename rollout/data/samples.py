@@ -1,4 +1,4 @@
-"""Rows of stored samples: a prompt's K responses, and what is noted beside each.
+"""Rows of stored samples: a prompt's K responses, with scores and other values for each.
 
 A row is checked once, when it is read, by `SampleRow.from_json`.
 """
@@ -44,13 +44,13 @@ __all__ = [
 Scores = list[float | None]  # one per response; None, NaN and infinity are missing
 Comparison = tuple[int, int, float | None]  # i, j, P(response i is better than response j)
 
-# what is beyond is no score: the square of a sum of such ones is still a number
+# larger scores are refused, so that the square of a sum of scores stays finite
 LARGEST = 1e100
 # the column that holds the reward's scores; others are NAME_scores
 REWARD = "scores"
-# what a tournament compared, one `Comparison` after the other
+# the column of a tournament's comparisons, a list of `Comparison`
 COMPARISONS = "comparisons"
-# the columns of a ranking among all of a row's responses, its scores apart
+# the columns of a ranking of all of a row's responses, apart from its scores
 RANKING = frozenset({COMPARISONS, "ranking", "best", "tournament"})
 _TYPED = frozenset(
     {"id", "prompt", "responses", "finish_reasons", "token_ids", "seeds", "sample_numbers",
@@ -60,12 +60,12 @@ _TYPED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """One prompt's K responses. Lists beside `responses` have K entries, or none where not noted.
+    """One prompt's K responses. Lists beside `responses` have K entries, or none where unknown.
 
     Attributes:
         scores: column name -> K scores; `scores` is the reward's, `gold_scores` that of gold.
         finish_reasons: "length" for a response that was cut at the limit.
-        sample_numbers: which of the prompt's samples each response is, where some were left out.
+        sample_numbers: the index of each response among the prompt's samples, if some are absent.
         policy_version: of the policy that drew the responses; None where it is not known.
         columns: the row's other columns.
         where: the place of the row, which error messages begin with.
@@ -89,14 +89,14 @@ class SampleRow:
     def from_json(
         cls, value: object, where: str, number: int = 0, *, odd_scores: bool = False
     ) -> SampleRow:
-        """Check a row that was read.
+        """Return a checked row.
 
         Args:
-            number: its id, where the row has none.
-            odd_scores: let a score that is no number be a missing one.
+            number: the id, where the row has none.
+            odd_scores: treat a score that is no number as missing.
 
         Raises:
-            InputError: a column does not fit the responses, or holds something else.
+            InputError: a column does not fit the responses, or has a wrong type.
         """
         if not is_object(value):
             raise InputError(where, f"holds {json_kind(value)} where an object is expected")
@@ -136,7 +136,7 @@ class SampleRow:
 
     @classmethod
     def of_group(cls, group: Group) -> SampleRow:
-        """The responses that were drawn, without the prompt and without scores."""
+        """Return a row of the drawn responses, without the prompt and without scores."""
         drawn = group.completions
         return cls(
             id=group.prompt.id,
@@ -149,7 +149,7 @@ class SampleRow:
         )
 
     def group(self, prompt: Prompt) -> Group:
-        """What `of_group` was given, and the prompt that it belongs to."""
+        """Return the group that `of_group` was given, with `prompt` as its prompt."""
         return Group(
             prompt,
             tuple(
@@ -163,17 +163,17 @@ class SampleRow:
 
     @property
     def numbers(self) -> Sequence[int]:
-        """(K,): which of the prompt's samples each response is."""
+        """The index of each response among the prompt's samples, (K,)."""
         return self.sample_numbers or range(len(self.responses))
 
     @property
     def truncated(self) -> list[bool]:
-        """(K,): whether each response was cut at the limit."""
+        """Whether each response was cut at the length limit, (K,)."""
         reasons = self.finish_reasons or [None] * len(self.responses)
         return [reason == "length" for reason in reasons]
 
     def scores_in(self, name: str, fix: str) -> Scores:
-        """(K,): the scores in any column. Raises InputError with `fix` where it is not there."""
+        """Return the (K,) scores in column `name`. Raises InputError with `fix` without one."""
         if name in self.scores:
             return self.scores[name]
         try:
@@ -185,7 +185,7 @@ class SampleRow:
         return check_scores(values, len(self.responses), f"{self.where}: {name!r}")
 
     def to_json(self) -> dict[str, object]:
-        """The row as it is stored. What is not noted has no column."""
+        """Return the row as it is stored; unknown values have no column."""
         row: dict[str, object] = {
             "id": self.id,
             "prompt": self.prompt,
@@ -206,10 +206,10 @@ class SampleRow:
 def read_samples(
     path: Path, *, name: str = "", damage: Damage | None = None, odd_scores: bool = False
 ) -> Iterator[SampleRow]:
-    """The rows of a JSONL file that was written here, one at a time.
+    """Yield the rows of a JSONL file of this toolkit, one at a time.
 
-    Strict by default; with `damage`, a row that cannot be read is skipped and noted there. `name`
-    is what errors call the file; `odd_scores` is as `SampleRow.from_json` takes it.
+    Strict by default; with `damage`, a row that cannot be read is skipped and added there. `name`
+    is the file's name in errors; `odd_scores` is that of `SampleRow.from_json`.
 
     Raises:
         InputError: the first bad row, or a file without rows; not with `damage`.
@@ -230,14 +230,14 @@ def read_samples(
 
 
 def check_scores(values: object, count: int, where: str) -> Scores:
-    """`values`, where they are a number or null for each of `count` responses.
+    """Return `values` as scores: for each of `count` responses a number, true, false or null.
 
     Raises InputError for anything else.
     """
     if not is_list(values) or len(values) != count:
         raise InputError(where, f"does not hold one score for each of {count} responses")
     return [
-        # what nearly all are, without a call for each
+        # nearly all scores are such floats, which need no call
         score
         if type(score) is float and -LARGEST <= score <= LARGEST
         else score_of(score, where, f"score {k}")
@@ -246,9 +246,9 @@ def check_scores(values: object, count: int, where: str) -> Scores:
 
 
 def score_of(value: object, where: str, name: str) -> float | None:
-    """A score as a number; true is 1 and false 0. Raises InputError for anything else.
+    """Return a score as a number; true is 1 and false 0. Raises InputError for anything else.
 
-    NaN and infinity, which some programs write, are missing scores.
+    Missing scores (None, and NaN and infinity, which some programs write) are returned unchanged.
     """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return value
@@ -262,14 +262,14 @@ def score_of(value: object, where: str, name: str) -> float | None:
 
 
 def is_too_large(score: object) -> bool:
-    """Whether a score is a number that no sum or square of scores can hold."""
+    """Return whether a score is a number too large for sums and squares of scores."""
     return is_finite_number(score) and abs(score) > LARGEST
 
 
 def beside(row: Mapping[str, object], name: str, count: int, where: str) -> list[object]:
-    """What a column notes beside each of `count` responses; [] where there is no such column.
+    """Return a column's value for each of `count` responses; [] where there is no such column.
 
-    Raises InputError for a column of another length.
+    Raises InputError for a column of another length, or that is no list.
     """
     values = row.get(name)
     if values is None:
@@ -303,7 +303,7 @@ def prompt_column(value: object, where: str) -> str | list[Message] | None:
 def _token_ids(row: Mapping[str, object], count: int, where: str) -> list[list[int]]:
     found = beside(row, "token_ids", count, where)
     return [
-        # what nearly all are, without a call for each
+        # nearly all are lists, which need no call
         cast(list[int], ids) if type(ids) is list else ids_column(ids, "token_ids", where)
         for ids in found
     ]
@@ -328,7 +328,7 @@ def _numbers(values: object, count: int, where: str, name: str) -> Scores:
 
 
 def _comparisons(found: object, count: int, where: str) -> list[Comparison]:
-    """With i and j as int: a column of Parquet has one type of number, and i is 0.0 there."""
+    """Return checked comparisons with i and j as int; Parquet stores them as floats like P."""
     checked: list[Comparison] = []
     for one in found if is_list(found) else [found]:
         i, j, chance = one if is_list(one) and len(one) == 3 else (None, None, None)

@@ -1,4 +1,4 @@
-"""Scores, and the responses that got them, from a JSONL file that `raft score` or a run wrote.
+"""Read scores and their responses from a JSONL file that `raft score` or a run wrote.
 
 A row holds {"responses", "scores"} of K samples, {"response" or "messages", "score"} of one, or
 {"chosen", "rejected", "chosen_score", "rejected_score"} of a pair; "token_ids" where known. After
@@ -33,18 +33,22 @@ class _Row:
 
 
 def read_scores(path: object, where: str, name: str | None = None) -> list[float | None]:
-    """Every score of the file, in order, None where it is missing.
+    """Return every score of the file, in order, None where a score is missing.
 
     Args:
-        name: of the columns, as `raft score --output-column` got it.
+        name: the prefix of the score columns, as given to `raft score --output-column`.
 
-    Raises `InputError`, beginning with `where`, for a file or row that cannot be read.
+    Raises `InputError`, beginning with `where`, for a file or row that cannot be read, and for a
+    score that is not finite.
     """
     return [score for row in _rows(path, where) for score in _scores(row, name)]
 
 
 def read_scored(path: object, where: str) -> list[tuple[Completion, float | None]]:
-    """Every response with its score, in order. Raises as `read_scores` does."""
+    """Return every response with its score, in order.
+
+    Raises InputError as `read_scores` does, and for a row whose scores do not fit its responses.
+    """
     pairs: list[tuple[Completion, float | None]] = []
     for row in _rows(path, where):
         completions, scores = _completions(row), _scores(row)
@@ -149,7 +153,10 @@ def _side(columns: Mapping[str, object], side: str, where: str) -> object:
 
 
 def _text(response: object, where: str) -> str:
-    """A response as it is, or the last message's content of a conversation."""
+    """Return a response's text: as it is, or the content of a conversation's last message.
+
+    Raises InputError where there is no text.
+    """
     if is_list(response) and response and is_object(response[-1]):
         response = response[-1].get("content")
     if not isinstance(response, str):

@@ -1,6 +1,6 @@
-"""Rows to score: what they may look like, which conversations they hold, where their scores go.
+"""Rows to score: their forms, the conversations in them, and the columns of their scores.
 
-Rows of other published forms are read as these, see `rollout.data.forms`.
+Rows of other published forms are renamed to these forms, see `rollout.data.forms`.
 
 | form | columns | scores |
 |---|---|---|
@@ -60,9 +60,9 @@ _WANTED = (
 class ScoreRow:
     """One row: its columns as they were read, and the groups to score.
 
-    A pair whose two sides answer the same prompt is one group of two; any other pair is two groups.
-    Without responses there are no groups. Of a row that is skipped `bad` says why; it has none.
-    `given` are the columns under the names of the file, where these are others.
+    A pair whose two sides have the same prompt is one group of two; any other pair is two groups. A
+    row without responses, or one that is skipped, has no groups; `bad` is why it is skipped.
+    `given` are the columns under the names of the file, where these differ.
     """
 
     where: str
@@ -76,7 +76,7 @@ class ScoreRow:
 
     @property
     def written(self) -> dict[str, object]:
-        """What a command hands on of the row: its columns as the file has them."""
+        """The row's columns as the file has them, for a command that writes the row again."""
         return self.columns if self.given is None else self.given
 
     @property
@@ -84,7 +84,7 @@ class ScoreRow:
         return sum(len(group.completions) for group in self.groups)
 
     def answers_as(self, other: ScoreRow) -> bool:
-        """Whether both are one response each, to the same prompt."""
+        """Return whether both rows are one response each, to the same prompt."""
         if not self.conversations == other.conversations == 1:
             return False
         return self.groups[0].prompt.content == other.groups[0].prompt.content
@@ -92,7 +92,7 @@ class ScoreRow:
     def scored(
         self, scores: Sequence[Sequence[float | None]], name: str | None = None
     ) -> dict[str, object]:
-        """The row with its groups' scores; `name` goes before the columns they stand in."""
+        """Return the written row with its groups' scores; `name` is the prefix of their columns."""
         flat = [score for group in scores for score in group]
         values: Sequence[object] = [flat] if self.form == "responses" else flat
         return {
@@ -101,23 +101,23 @@ class ScoreRow:
         }
 
     def skipped(self, nulls: Mapping[str, object]) -> dict[str, object]:
-        """A row that is skipped, with columns of null and the reason."""
+        """Return the written row of a skipped row, with `nulls` as columns and the reason."""
         return {**self.written, **nulls, SKIPPED: self.bad}
 
     def nulls(self) -> list[None]:
-        """A missing score for each response, be the row unreadable."""
+        """Return None for each response, also where the row cannot be read."""
         responses = self.columns.get("responses")
         return [None] * (len(responses) if is_list(responses) else self.conversations)
 
     def scores_in(self, row: Mapping[str, object], name: str | None = None) -> list[float | None]:
-        """The scores that `scored` put into a row, in the order of the conversations."""
+        """Return the scores that `scored` put into a row, in the order of the conversations."""
         values = [row[column] for column in score_columns(self.form, name)]
-        # this class put them there, or an interrupted command of the same settings did
+        # written by this class, here or in an interrupted command with the same settings
         return cast(list[float | None], values[0] if self.form == "responses" else values)
 
 
 def score_columns(form: Form, name: str | None = None) -> tuple[str, ...]:
-    """The columns that scores of this form stand in, `gold_score` for the name gold."""
+    """Return the names of the score columns of a form; with `name` gold `score` is `gold_score`."""
     prefix = f"{name}_" if name else ""
     if form == "pairs":
         return f"{prefix}chosen_score", f"{prefix}rejected_score"
@@ -181,7 +181,7 @@ def _groups(
     fields = handed_on(columns, known, _OWN[form])
     if form == "pairs":
         return pair_groups(known, id, fields, where)
-    # responses that came from elsewhere have no policy version
+    # responses from elsewhere have no policy version; theirs counts as 0
     given = columns.get("policy_version")
     version = given if isinstance(given, int) else 0
     if form == "responses":
@@ -213,7 +213,7 @@ def _token_ids(value: object) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A whole input whose rows are all readable: how many they are, and a digest of them."""
+    """The size of a whole checked input, and a digest of its rows."""
 
     rows: int
     conversations: int
@@ -223,10 +223,10 @@ class Checked:
 class RowReader:
     """Reads rows as `form`, or each as the one form that its columns fit.
 
-    `split` is a dataset's, `columns` are `rollout.data.sources.Source`'s. As form "responses", flat
-    rows of one response are read too, those of one prompt together. An id that stands more than
-    once gets the row's number behind it. With `on_bad_row` "skip" a row that cannot be read, or
-    that `check` refuses, keeps its place without groups; `bad` counts them.
+    `split` and `columns` are those of `rollout.data.sources.Source`. As form "responses", flat rows
+    of one response are read too, and joined by their prompts. After `check`, an id that occurs more
+    than once gets the row's number appended. With `on_bad_row` "skip" a row that cannot be read, or
+    that `check` refuses, stays in its place without groups; `bad` counts such rows.
 
     Raises:
         InputError: the file is missing or of an unknown form.
@@ -249,7 +249,10 @@ class RowReader:
         self._ids = RowIds()
 
     def rows(self) -> Iterator[ScoreRow]:
-        """Every row, one at a time. Raises InputError that begins with a row's place."""
+        """Yield every row, one at a time.
+
+        Raises InputError, which begins with a row's place, where bad rows are to stop.
+        """
         rows = read_rows(self.source, keep_errors=True)
         for row in pool_rows(rows) if self._form == "responses" else rows:
             try:
@@ -263,10 +266,10 @@ class RowReader:
         check: Callable[[ScoreRow], object],
         row_check: Callable[[ScoreRow], object] | None = None,
     ) -> Checked:
-        """Read every row, and call `check` with it, and `row_check` where it can be read.
+        """Read every row, call `check` with it, and `row_check` with those that can be read.
 
-        Raises InputError for a row that cannot be read, or that `row_check` refuses, where bad rows
-        are to stop; and an empty file, or one without a good row.
+        Raises InputError for an empty file, for one without a good row and, where bad rows are to
+        stop, for a row that cannot be read or that `row_check` refuses.
         """
         ids, digest = RowIds(), hashlib.blake2b(digest_size=16)
         rows = conversations = 0
@@ -298,7 +301,7 @@ class RowReader:
         return found if id == found.id else _of_id(found, id)
 
     def _bad(self, row: Row) -> ScoreRow:
-        """A row that is skipped, with what can be read of it."""
+        """Return a skipped row without groups, with the id and columns that can be read."""
         id = f"{self.stem}-{row.number:06d}"
         columns: dict[str, object] = {"id": id}
         value = row.given if row.given is not None else row.value

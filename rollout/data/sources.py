@@ -1,4 +1,4 @@
-"""What to read rows from: a file, standard input, a folder of files, a saved or a named dataset."""
+"""Find what rows are read from: a file, standard input, a folder, or a saved or named dataset."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KIND_OF_SUFFIX: dict[str, Kind] = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-# of these a folder may hold many; a .json there is as likely to say something of them
+# suffixes of the shards in a folder; a .json there may as well describe them
 _SHARDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 # a missing path with one of these endings is a mistyped file, not the name of a dataset
 _FILE_SUFFIXES = {*_KIND_OF_SUFFIX, ".gz", ".zip", ".zst", ".yaml"}
@@ -41,13 +41,13 @@ _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-zA-Z])")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What to read.
+    """What rows are read from.
 
     Args:
-        name: as the user wrote it; stem: for derived ids.
-        files: one, or the shards of a folder, in order; none of a named dataset.
-        split: of a dataset.
-        columns: {name here: name there}, see `rollout.data.forms.renamed`.
+        name: as the user wrote it; stem: the beginning of derived ids.
+        files: one, or the shards of a folder, in order; none for a named dataset.
+        split: the split of a dataset.
+        columns: {name here: name in the file}, see `rollout.data.forms.renamed`.
     """
 
     name: str
@@ -61,10 +61,11 @@ class Source:
 def find_source(
     path: str | Path, *, split: str = "train", columns: Mapping[str, str] | None = None
 ) -> Source:
-    """Say what `path` is: an existing file by its suffix, a folder by what it holds, "-" for
+    """Return what `path` is: an existing file by its suffix, a folder by what it holds, "-" for
     standard input, otherwise the name of a dataset.
 
-    Raises InputError for a folder without rows, a missing file, or a suffix that no reader knows.
+    Raises InputError for a missing file, a device, a suffix that no reader knows, and a folder
+    without rows, with files of several forms or without the split.
     """
     name, names = str(path), dict(columns or {})
     if name == STDIN:
@@ -77,7 +78,7 @@ def find_source(
         kind, files = _folder(file, name, split)
         return Source(name, kind, file.resolve().name, files, split, names)
     if file.exists():
-        if not file.is_file():  # reading it might wait for ever
+        if not file.is_file():  # reading a pipe might never end
             problem = "is no file but a pipe or a device"
             raise InputError(name, problem, "read standard input instead: - < NAME")
         return Source(name, _kind_of_file(file, name), _stem(file), (file,), split, names)
@@ -90,8 +91,10 @@ def find_source(
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`prompt=question,answer=reward_model.ground_truth` as {name here: name there}; nothing after
-    the sign leaves a column out. Raises InputError."""
+    """Parse `prompt=question,answer=reward_model.ground_truth` into {name here: name in the file}.
+
+    Nothing after `=` removes a column. Raises InputError for a part that is not NAME=COLUMN.
+    """
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, there = part.partition("=")
@@ -103,7 +106,10 @@ def parse_columns(text: str) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _standard_input() -> Path:
-    """Standard input in a file of its own, since rows are read twice."""
+    """Copy standard input to a temporary file, since rows are read twice, and return its path.
+
+    The file is deleted when the process ends; further calls return the same path.
+    """
     handle, name = tempfile.mkstemp(prefix="raft-stdin-")
     atexit.register(Path(name).unlink, missing_ok=True)
     with os.fdopen(handle, "wb") as file:
@@ -157,7 +163,7 @@ def _folder(folder: Path, name: str, split: str) -> tuple[Kind, tuple[Path, ...]
         return "saved", (folder / split,)
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
         return "saved", (folder,)
-    # the files of a dataset stand in `data` on the hub
+    # datasets of the hub have their files in `data`
     shards = _shards(folder) or _shards(folder / "data")
     kinds = {_KIND_OF_SUFFIX[_suffix(file)] for file in shards}
     if not shards:

@@ -1,4 +1,4 @@
-"""Two answers and who says which is better, in the columns of the sets that have them.
+"""Rows of two responses and a verdict on which is better, in the columns of published sets.
 
 | set | answers | verdict |
 |---|---|---|
@@ -27,7 +27,7 @@ from rollout.types import Message, with_keys
 __all__ = ["ARENA", "OPEN_INSTRUCT", "SUMMARY_PREFIX", "name_two"]
 
 _Columns = dict[str, object]
-_Verdict = tuple[int | None, float | None]  # the better of two, None for neither; by how much
+_Verdict = tuple[int | None, float | None]  # place of the better response, None for a tie; margin
 _Read = Callable[[_Columns, str], _Verdict]
 
 # Unified-Feedback in the code of GRM and the Mistral reward model (Yang et al. 2024, 2406.10216)
@@ -45,10 +45,11 @@ OPEN_INSTRUCT: dict[object, tuple[int | None, float | None]] = {
 
 
 def name_two(found: _Columns, where: str) -> bool:
-    """Whether the row is one of these: then it has `responses`, `ranks` (lower is better) and
-    `margin`, and a `prompt` where its answers share one; else `responses` are two dialogues.
+    """Rename the columns of a row of two responses and a verdict; return whether it is one.
 
-    Raises InputError for a verdict, or an answer, that is none.
+    It then has `responses`, `ranks` (lower is better) and `margin`. Two whole conversations with
+    the same prompt become `prompt` and `responses`; others are the `responses`. Raises InputError
+    for an unknown verdict, and for a conversation that cannot be read.
     """
     _flatten(found, where)
     for first, second, verdict, read in _TWO:
@@ -65,7 +66,10 @@ def name_two(found: _Columns, where: str) -> bool:
 
 
 def _flatten(found: _Columns, where: str) -> None:
-    """WebGPT's question and the posts of summarize_from_feedback stand inside other columns."""
+    """Move WebGPT's question, and the posts and summaries of summarize_from_feedback, to columns.
+
+    Raises InputError where there are not two summaries, or a post is missing.
+    """
     question = found.get("question")
     if is_object(question) and "full_text" in question:
         found["question"] = question["full_text"]
@@ -82,7 +86,11 @@ def _flatten(found: _Columns, where: str) -> None:
 
 
 def _share(found: _Columns, sides: list[object], where: str, key: str) -> None:
-    """The prompt of two dialogues, where they differ in their last messages alone."""
+    """Split two conversations into `prompt` and `responses`, where only their last messages differ.
+
+    Otherwise `prompt` is None and `responses` are the conversations. Raises InputError for one that
+    is empty or cannot be read.
+    """
     dialogues = [check_messages(one, where, key) for one in sides]
     if not all(dialogues):
         raise InputError(where, f"{key!r} is an empty list", "write messages or delete the row")
@@ -115,7 +123,10 @@ def _graded(key: str, known: Mapping[object, _Verdict]) -> _Read:
 
 
 def _signed(key: str) -> _Read:
-    """Below 0 the first is better, above it the second."""
+    """Return a reader of a signed number: below 0 the first is better, above 0 the second.
+
+    The margin is its absolute value.
+    """
 
     def read(columns: _Columns, where: str) -> _Verdict:
         value = columns[key]
@@ -127,7 +138,10 @@ def _signed(key: str) -> _Read:
 
 
 def _higher(first: str, second: str) -> _Read:
-    """Two numbers, either of which may be unknown."""
+    """Return a reader of two scores: the higher is better, the margin is the difference.
+
+    It reads a tie without a margin where either is no number.
+    """
 
     def read(columns: _Columns, where: str) -> _Verdict:
         values = [columns[key] for key in (first, second)]

@@ -1,4 +1,4 @@
-"""What an engine is, and which one serves a model. Engines see token ids and know no rewards."""
+"""The engine protocol, and the choice of an engine. Engines see token ids and know no rewards."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ ENGINES = ("auto", "vllm", "transformers", "toy")
 TOY_FILE = "toy_policy.json"
 ADAPTER_FOLDER = "adapter"  # in the checkpoint of a policy that is trained with LoRA
 _RECEIVES = {"weight_transfer_config": {"backend": "nccl"}}
-# what configs call the number of tokens that a model takes
+# names of the context length in configs
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 
 class Engine(Protocol):
-    """Draws K completions per prompt from one policy whose weights change in place.
+    """Draws K responses per prompt from one policy whose weights change in place.
 
     `version` counts the policy's updates: 0 is the starting model. Every `Group` carries it.
-    `dtype` is what it computes in: how near its log-probabilities can be to another program's.
+    `dtype` is the type that the engine computes in, which limits how close its log-probabilities
+    are to another program's.
     """
 
     name: str
@@ -46,11 +47,11 @@ class Engine(Protocol):
         sampling: Sampling,
         seed: int,
     ) -> Iterator[Group]:
-        """Yield one group per prompt, each as soon as its K completions are there, in any order.
+        """Yield one group per prompt, each as soon as its K responses are drawn, in any order.
 
         With `sampling.seed_per_prompt` a prompt's samples depend on (`seed`, prompt id) alone, so
-        that the k-th is the same whether it is drawn with those before it or alone (`samples` of
-        the prompt says which are wanted); without it, on the whole batch too, which is faster.
+        that the k-th is the same whether it is drawn with those before it or alone (the prompt's
+        `samples` are the wanted ones). Without it they depend on the batch too, which is faster.
         """
         ...
 
@@ -59,17 +60,17 @@ class Engine(Protocol):
         ...
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
-        """log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
+        """Return log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
         ...
 
     def checksums(self) -> list[dict[str, int]]:
-        """Of its tensors by their names, on each of its devices; none where they cannot be read."""
+        """Return, for each device, tensor name -> checksum; [] where weights cannot be read."""
         ...
 
     def sleep(self, forget: bool = False) -> None:
-        """Give the accelerator's memory back; a no-op where there is none.
+        """Free the accelerator's memory; do nothing where there is none.
 
-        With `forget` the weights are not kept: `load_weights` comes next.
+        With `forget` the weights may be lost, and `load_weights` must come next.
         """
         ...
 
@@ -78,11 +79,11 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class AdapterSync:
-    """Policies are the weights of `base` with adapters of this rank, of which each sync loads one:
-    a hundredth of the bytes, and none of an update is lost in rounding W + ΔW.
+    """How a sync loads a LoRA policy: the weights of `base` with an adapter of this rank.
 
-    `how` says whether that is so, or merged weights are loaded; auto: adapters where the engine
-    can, and computes in 16 bits.
+    An adapter has a hundredth of the bytes of the merged weights, and loading it loses nothing of
+    an update to the rounding of W + ΔW. `how` is what a sync loads; auto: the adapter where the
+    engine can load one and computes in 16 bits, otherwise merged weights.
     """
 
     base: str
@@ -92,7 +93,7 @@ class AdapterSync:
 
 @dataclass(frozen=True)
 class SentTensors:
-    """The tensors of a transfer, in order; types are torch's names."""
+    """The tensors of a transfer, in order; `dtypes` are torch's names ("bfloat16")."""
 
     names: list[str]
     dtypes: list[str]
@@ -101,11 +102,11 @@ class SentTensors:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Where trainers and engines meet for a sync without a disk.
+    """The NCCL group in which trainers send weights to engines without a disk.
 
     Args:
-        rank: of an engine's first GPU; the first trainer is 0.
-        world: how many meet.
+        rank: rank of an engine's first GPU; the first trainer has rank 0.
+        world: number of ranks in the group.
     """
 
     host: str
@@ -124,10 +125,13 @@ class EngineChoice:
 
 
 def choose_engine(model: str, engine: str = "auto", *, on_gpu: bool | None = None) -> EngineChoice:
-    """Pick the engine for a model folder or hub name. Never falls back in silence.
+    """Choose the engine for a model folder or hub name, with the reason for the log.
+
+    A folder with a `toy_policy.json` gets the toy engine, whichever is asked for.
 
     Raises:
-        InputError: `engine` is unknown, or vLLM was asked for by name and cannot serve the model.
+        InputError: `engine` is unknown, or cannot serve the model that it was asked for by name;
+            the model's configuration cannot be read.
     """
     if engine not in ENGINES:
         raise InputError(
@@ -156,7 +160,10 @@ def choose_engine(model: str, engine: str = "auto", *, on_gpu: bool | None = Non
 
 
 def _vllm_obstacle(model: str, on_gpu: bool | None) -> str | None:
-    """Why vLLM cannot serve this model, or None. Cheap questions first: vLLM takes 10 s to load."""
+    """Return why vLLM cannot serve this model, None if it can.
+
+    The cheap checks come first, since importing vLLM takes 10 s.
+    """
     package = importlib.util.find_spec("vllm")
     if package is None:
         return "vLLM is not installed (pip install raft-rlhf[cpu] or raft-rlhf[gpu])"
@@ -207,7 +214,10 @@ def _config(model: str) -> PreTrainedConfig:
 
 
 def _cpu_obstacle(config: PreTrainedConfig) -> str | None:
-    """vLLM's CPU attention kernels want heads of at least 32, in steps of 16."""
+    """Return why vLLM's CPU kernels cannot run the model, None if they can.
+
+    They need a head dimension of at least 32 that is a multiple of 16.
+    """
     heads = getattr(config, "num_attention_heads", None)
     head_dim = getattr(config, "head_dim", None) or (heads and config.hidden_size // heads)
     if head_dim and (head_dim < 32 or head_dim % 16):
@@ -231,12 +241,12 @@ def build_engine(
     sync: Literal["auto", "disk", "nccl"] = "auto",
     vllm: Mapping[str, object] | None = None,
 ) -> tuple[Engine, EngineChoice]:
-    """Load `model` into the engine that serves it; returns it with the reason for the choice.
+    """Load `model` into the engine that serves it; return the engine, and the choice for the log.
 
-    The caller says the choice once in its log: this may run in another process.
+    The caller logs the choice, since this may run in another process. Raises InputError.
 
     Args:
-        adapter: of a policy that is trained with LoRA.
+        adapter: how a policy that is trained with LoRA is synced.
         sync: how new weights come; auto: from the disk.
     """
     choice = choose_engine(model, engine)
@@ -279,10 +289,10 @@ def build_engine(
 def _choose_sync(
     adapter: AdapterSync | None, choice: EngineChoice, dtype: str
 ) -> tuple[AdapterSync | None, EngineChoice]:
-    """The adapter if that is what a sync loads, and the choice with the reason added.
+    """Return `adapter` if a sync loads adapters, else None; and the choice with the reason added.
 
     Raises:
-        InputError: it is wanted, and the engine has none.
+        InputError: adapters are asked for, and the engine cannot load them.
     """
     if adapter is None or adapter.how == "merged":
         return None, choice
@@ -308,12 +318,14 @@ def _choose_sync(
 
 
 def stated_context_length(model: str) -> int | None:
-    """The same of a local folder as its files state it, without transformers; None where they do
-    not."""
+    """Return the context length, in tokens, that the files of a local folder state.
+
+    None where they do not state it. Transformers is not imported.
+    """
     for name, keys in ((TOY_FILE, ("context",)), ("config.json", _CONTEXT)):
         try:
             found = json.loads((Path(model).expanduser() / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # what is wrong with it, its loader says
+        except (OSError, ValueError):  # the loader of the model reports a broken file
             continue
         parts = (found, found.get("text_config")) if is_object(found) else ()
         for part in filter(is_object, parts):
@@ -324,7 +336,10 @@ def stated_context_length(model: str) -> int | None:
 
 
 def context_length(model: str) -> int:
-    """How many tokens the model takes, prompt and response together."""
+    """Return how many tokens the model takes, prompt and response together.
+
+    Raises InputError where its configuration does not say.
+    """
     if (stated := stated_context_length(model)) is not None:
         return stated
     config = _config(model)

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["changed_weights", "checksum", "load_causal_lm", "same_weights"]
 
-# what vLLM makes one tensor of
+# tensors of vLLM that fuse several of a checkpoint
 _FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
-_AT_A_TIME = 2**22  # numbers of a checksum: each takes 16 bytes for a moment
+_AT_A_TIME = 2**22  # elements that `checksum` reads at once; each takes 16 bytes meanwhile
 
 
 def load_causal_lm(path: str, dtype: torch.dtype) -> Any:
-    """The causal language model in a folder or of a hub name.
+    """Return the causal language model in a folder or of a hub name.
 
     Raises:
-        InputError: its files are damaged, or lack tensors, which would be made up at random.
+        InputError: its files are damaged, or lack tensors, which would be initialized at random.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -54,7 +54,10 @@ def load_causal_lm(path: str, dtype: torch.dtype) -> Any:
 
 
 def checksum(tensor: torch.Tensor) -> int:
-    """Of all its bits and their places, computed where it is; another where one bit is another."""
+    """Return a 64-bit checksum of the tensor, computed on its device.
+
+    It depends on all bits and their places; a change of a single bit always changes it.
+    """
     import torch
 
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -67,8 +70,10 @@ def checksum(tensor: torch.Tensor) -> int:
 
 
 def changed_weights(first: str, second: str, dtype: str, names: Iterable[str]) -> set[str]:
-    """Which of an engine's tensors have other values in the second folder than in the first, once
-    they are rounded to `dtype`. Those whose files cannot be told by their names are none of them.
+    """Return those of an engine's tensors, by `names`, that differ between two folders' files.
+
+    Values are compared after rounding to `dtype`. A tensor whose name is not in the files of both
+    folders does not count as changed.
     """
     one, other = (_Tensors(folder) for folder in (first, second))
     found: set[str] = set()
@@ -80,15 +85,17 @@ def changed_weights(first: str, second: str, dtype: str, names: Iterable[str]) -
 
 
 def same_weights(first: str, second: str, dtype: str) -> bool:
-    """Whether the weights in two folders are the same once they are rounded to `dtype`, adapters
-    included; False where they are not in safetensors files."""
+    """Return whether the weights in two folders are equal after rounding to `dtype`.
+
+    Adapters are included. False where the first folder has no safetensors files.
+    """
     one, other = (_Tensors(folder) for folder in (first, second))
     same_names = bool(one.files) and one.files.keys() == other.files.keys()
     return same_names and all(one.same(name, other, dtype) for name in one.files)
 
 
 def _own_names(name: str) -> list[str]:
-    """What checkpoints call the parts of an engine's tensor."""
+    """Return the names that checkpoints give to the parts of an engine's tensor."""
     for whole, parts in _FUSED.items():
         if f".{whole}." in name:
             return [name.replace(whole, part) for part in parts]
@@ -96,7 +103,7 @@ def _own_names(name: str) -> list[str]:
 
 
 class _Tensors:
-    """Those of a folder's safetensors files, read one at a time."""
+    """The tensors of a folder's safetensors files, read one at a time."""
 
     def __init__(self, folder: str) -> None:
         from safetensors import safe_open

@@ -1,4 +1,4 @@
-"""Other libraries made good neighbours: of our terminal, and of what else runs on the machine."""
+"""Make other libraries quiet on the terminal, and their idle threads release the cores."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 
 __all__ = ["quiet_libraries", "spin_briefly", "spin_count"]
 
-# idle threads that spin long take the cores of whoever works beside them: with a scorer at work,
-# vLLM on two cores then generates at a fifth of its speed. Not spinning at all costs it a tenth
-# when it is alone; a short while costs neither
+# idle threads that spin long occupy cores that others need: beside a busy scorer, vLLM on two cores
+# then generates at a fifth of its speed. Without any spinning it loses a tenth of its speed when it
+# is alone; with this count it loses neither
 _SPIN_COUNT = "1000"
 
 
 def quiet_libraries() -> None:
-    """Progress bars of weight loading and the like belong to no terminal of ours."""
-    # a toy policy needs no transformers, and they read these when they are imported
+    """Turn off the progress bars and warnings of transformers and the hub's client."""
+    # the libraries read these at import; they are not imported here, as a toy policy needs neither
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if "transformers" in sys.modules or "huggingface_hub" in sys.modules:
@@ -27,10 +27,10 @@ def quiet_libraries() -> None:
 
 
 def spin_count() -> str:
-    """How long idle threads spin: as the user says, else briefly."""
+    """Return how long idle OpenMP threads spin: the user's GOMP_SPINCOUNT, else a short while."""
     return os.environ.get("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 def spin_briefly() -> None:
-    """Before torch is imported: OpenMP reads it then."""
+    """Set GOMP_SPINCOUNT; call it before torch is imported, which is when OpenMP reads it."""
     os.environ["GOMP_SPINCOUNT"] = spin_count()

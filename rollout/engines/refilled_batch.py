@@ -18,7 +18,10 @@ __all__ = ["RefilledBatch", "left_padded", "why_not_refilled"]
 
 
 def why_not_refilled(model: Any) -> str | None:
-    """What speaks against it: a state that is more than keys and values of single tokens."""
+    """Return why `RefilledBatch` cannot run the model, None if it can.
+
+    The state of the model must be nothing but keys and values of single tokens.
+    """
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         return f"{type(model).__name__} takes no cache of keys and values"
     config = model.config.get_text_config(decoder=True)
@@ -34,7 +37,7 @@ class RefilledBatch:
     """Rows in the order they joined. Columns of the cache are tokens that the model has seen.
 
     Args:
-        pad_id: fills short rows; masked, so immaterial.
+        pad_id: fills short rows; any id will do, since it is masked.
     """
 
     def __init__(self, model: Any, pad_id: int) -> None:
@@ -46,8 +49,10 @@ class RefilledBatch:
         self._lengths_B = torch.zeros(0, dtype=torch.long, device=model.device)
 
     def join(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Add rows of ids; returns the logits (N, V) behind each of them. Equal rows that follow
-        each other are computed once."""
+        """Add N rows of ids; return the logits (N, V) after the last id of each.
+
+        Equal rows that follow each other are computed once.
+        """
         which: list[int] = []
         single: list[Sequence[int]] = []
         for row in rows:
@@ -68,13 +73,13 @@ class RefilledBatch:
         return logits_NV[index_B]
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Add a token to each row; returns the logits (B, V) behind it."""
+        """Add a token to each of B rows; return the logits (B, V) after it."""
         ids_B = torch.tensor(tokens, device=self._lengths_B.device)
         self._lengths_B = self._lengths_B + 1
         return self._forward(ids_B[:, None], self._lengths_B, self._cache)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Let all others go, and the columns that they alone had."""
+        """Remove all but these rows of the batch, and the columns that only removed rows used."""
         index_B = torch.tensor(rows, dtype=torch.long, device=self._lengths_B.device)
         self._lengths_B = self._lengths_B[index_B]
         if not rows:
@@ -90,7 +95,7 @@ class RefilledBatch:
     def _forward(
         self, ids_BT: torch.Tensor, lengths_B: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
-        """`lengths_B` of the whole rows, which end with `ids_BT`."""
+        """Return the logits (B, V) after `ids_BT`, the ends of rows of lengths `lengths_B`."""
         width = int(lengths_B.max())
         columns = torch.arange(width, device=lengths_B.device)
         positions_BW = columns - (width - lengths_B)[:, None]
@@ -105,7 +110,7 @@ class RefilledBatch:
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask (B, T)."""
+    """Return ids padded on the left, (B, T), and their attention mask, (B, T)."""
     width = max(map(len, rows))
     ids = [[pad] * (width - len(row)) + list(row) for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
@@ -113,13 +118,13 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
 
 
 def _filled(cache: DynamicCache) -> list[Any]:
-    """Layers that share another's keys and values have none."""
+    """Return the layers that hold keys and values; others share those of another layer."""
     layers: list[Any] = cache.layers
     return [layer for layer in layers if layer.is_initialized]
 
 
 def _append(cache: DynamicCache, other: DynamicCache) -> None:
-    """The rows of `other` behind those of `cache`: both end in the same column."""
+    """Append the rows of `other` to those of `cache`, in place; all end in the same column."""
     for mine, theirs in zip(_filled(cache), _filled(other), strict=True):
         width = max(mine.keys.shape[2], theirs.keys.shape[2])
         for name in ("keys", "values"):

@@ -1,4 +1,4 @@
-"""A policy small enough to reason about: a unigram over words. For tests of everything around it.
+"""A toy policy, a unigram over words, for tests of everything around a policy.
 
 Its folder holds `toy_policy.json`: {"words": [...], "logits": [...], "context": int}; word 0 ends
 the text. It needs no torch, samples thousands of responses a second, and learns
@@ -58,7 +58,7 @@ class ToyEngine:
         sampling: Sampling,
         seed: int,
     ) -> Iterator[Group]:
-        """As `Engine.generate`; seeds are per prompt in either case."""
+        """Yield groups as `Engine.generate` does; seeds are always per prompt."""
         for prompt in prompts:
             base = derive_seed(seed, prompt.id)
             completions = (self._draw(base + k, sampling) for k in sampling.numbers(prompt))

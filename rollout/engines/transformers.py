@@ -31,13 +31,13 @@ from rollout.types import Completion, Group, Prompt, Sampling, StaleWeightsError
 
 log = logging.getLogger("rollout")
 
-# stop strings are looked for so often: decoding costs more than a token too many
+# tokens between searches for stop strings: decoding costs more than a few tokens too many
 _STOP_EVERY = 8
 
 
 @dataclass
 class _Row:
-    """A response that is being drawn: sample `k` of the prompt of that number."""
+    """A response that is being drawn: sample `k` of the prompt with this number in the batch."""
 
     prompt: Prompt
     number: int
@@ -69,8 +69,8 @@ class TransformersEngine:
         self._model = load_causal_lm(model, self._dtype).to(self._device).eval()
         self._batch_size = batch_size
         self._eos = _eos_ids(self._model, self._tokenizer)
-        # generate() fills whatever we leave open from here: the checkpoint's own temperature,
-        # penalties and the like would leak in
+        # generate() takes from here what a call does not set: without this, the checkpoint's own
+        # temperature, penalties and the like would have an effect
         self._model.generation_config = GenerationConfig()
         reason = why_not_refilled(self._model)
         self._refills = reason is None
@@ -88,7 +88,7 @@ class TransformersEngine:
         sampling: Sampling,
         seed: int,
     ) -> Iterator[Group]:
-        """As `Engine.generate`; seeds are per prompt in either case: here that costs nothing."""
+        """Yield groups as `Engine.generate`; seeds are always per prompt, at no cost here."""
         version = self.version
         by_length = sorted(prompts, key=lambda p: len(p.token_ids))
         rows = [
@@ -107,7 +107,7 @@ class TransformersEngine:
                 yield Group(row.prompt, completions, version)
 
     def load_weights(self, path: str, version: int) -> None:
-        # a whole second copy for a moment, but names, ties and dtypes are the library's business
+        # needs memory for a second copy, but leaves names, ties and dtypes to the library
         self._model.load_state_dict(load_causal_lm(path, self._dtype).state_dict())
         self.wake()  # a sleeping engine comes back with the new weights
         self.version = version
@@ -136,7 +136,7 @@ class TransformersEngine:
             )
 
     def _drawn_in_turns(self, rows: Sequence[_Row], sampling: Sampling) -> Iterator[_Row]:
-        """Rows as they end; others join when an eighth of the places is free."""
+        """Yield rows as they end; waiting rows join when an eighth of the places is free."""
         waiting, running = deque(rows), list[_Row]()
         batch, sampler = RefilledBatch(self._model, self._pad_id), None
         version = self.version
@@ -168,7 +168,7 @@ class TransformersEngine:
         sampler: LogitsProcessorList,
         sampling: Sampling,
     ) -> None:
-        """A token for each row."""
+        """Append a drawn token to each row, and set `ended` where the row ends with it."""
         early = [at for at, row in enumerate(rows) if len(row.ids) < sampling.min_new_tokens]
         for end in self._eos if early else ():
             logits_BV[early, end] = -torch.inf
@@ -183,7 +183,7 @@ class TransformersEngine:
             )
 
     def _says_stop(self, row: _Row, sampling: Sampling) -> bool:
-        """Whether the response, without its prompt, says a stop string."""
+        """Return whether the response, without its prompt, contains a stop string."""
         if not sampling.stop:
             return False
         # a character is four bytes at most, and some tokenizers spend a token on each
@@ -238,10 +238,10 @@ class TransformersEngine:
 
 
 class _StopStrings(StoppingCriteria):
-    """Ends a row whose response, without its prompt, says a stop string.
+    """Ends a row whose response, without its prompt, contains a stop string.
 
     The library's own criterion looks across the prompt's end and at special tokens, which are no
-    text, so it ends rows whose response never says the string.
+    text, so it ends rows whose response does not contain the string.
     """
 
     def __init__(
@@ -266,8 +266,8 @@ class _StopStrings(StoppingCriteria):
 class _SeededGumbel(LogitsProcessor):
     """Adds Gumbel noise, so that the arg max is a draw from the softmax.
 
-    A number is a hash of its row's seed, of how many tokens were drawn before and of the token: a
-    seed means the same on every device, and the noise is made where the logits are.
+    The noise is a hash of the row's seed, the number of tokens drawn before and the token, so that
+    it is the same on every device and can be computed on the device of the logits.
     """
 
     def __init__(self, seeds: Sequence[int], drawn: Sequence[int] | None = None) -> None:
@@ -287,7 +287,7 @@ class _SeededGumbel(LogitsProcessor):
 
 
 def _sampler_of(rows: Sequence[_Row], sampling: Sampling) -> LogitsProcessorList:
-    """It goes on where each of the rows is."""
+    """Return a sampler that continues the random stream of each row after its drawn tokens."""
     return _sampler(sampling, [row.seed for row in rows], [len(row.ids) for row in rows])
 
 
@@ -322,8 +322,10 @@ def _torch_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The checkpoint's end-of-text ids, by vLLM's rule: the generation config's (the model config's
-    where that has none) and the tokenizer's."""
+    """Return the checkpoint's end-of-text ids, by vLLM's rule.
+
+    They are those of the generation config, or else the model config, and the tokenizer's.
+    """
     own: Any = getattr(model.generation_config, "eos_token_id", None)
     if own is None:
         own = getattr(model.config, "eos_token_id", None)
@@ -332,7 +334,7 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _cut_at(ids: list[int], ends: frozenset[int]) -> tuple[list[int], bool]:
-    """`ids` up to and with the first end token, and whether there was one."""
+    """Return `ids` up to and including the first end token, and whether there was one."""
     for position, token in enumerate(ids):
         if token in ends:
             return ids[: position + 1], True

@@ -1,4 +1,4 @@
-"""Generation on vLLM, in this process. Purely token ids in; one engine lives as long as the run."""
+"""Generation with vLLM in this process, from token ids; one engine lives as long as the run."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-# the workers of an engine over several GPUs end with this process then; with one between, it would
-# outlive a process that is killed, and its workers with it
+# without a process for the engine, its workers on several GPUs end with this process; otherwise
+# that process, and so the workers, would survive when this one is killed
 _GPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
-_ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM plans for
+_ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # values of max_lora_rank in vLLM
 # vLLM's own default on a CPU
 _CPU_BATCHED_TOKENS = 4096
 
@@ -55,7 +55,7 @@ _CPU_BATCHED_TOKENS = 4096
 class VLLMEngine:
     """vLLM behind the `Engine` protocol, on CPU or GPU.
 
-    Weight updates go through `reload_weights`, in place: restarting an engine costs some 300 syncs.
+    Weights are updated in place by `reload_weights`: a restart takes as long as some 300 syncs.
     """
 
     name = "vllm"
@@ -134,7 +134,7 @@ class VLLMEngine:
         seeded = sampling.seed_per_prompt or self._on_gpu
         if not seeded:
             self._seed_globally(seed)
-        # of each request its prompt's place, and its first sample's number and seed
+        # request -> (place of its prompt, number of its first sample, seed of that sample)
         waiting: dict[str, tuple[int, int, int | None]] = {}
         drawn: list[dict[int, Sequence[Completion]]] = [{} for _ in prompts]
         version = self.version
@@ -196,13 +196,13 @@ class VLLMEngine:
     def _end_sync(self, version: int) -> None:
         if not self._on_gpu and self._lora is None:
             self._llm.apply_model(_repack_tied_head)
-        # reloading keeps the prefixes that the old weights computed
+        # a reload leaves the prefixes that the old weights computed in the cache
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache after a weight update")
         self.version = version
 
     def _load_adapter(self, checkpoint: str, version: int) -> None:
-        """That of a policy version, under an id of its own: nothing of another one is reused."""
+        """Load a policy version's adapter under its own id, so that no cached one is reused."""
         from vllm.lora.request import LoRARequest
 
         path = Path(checkpoint) / ADAPTER_FOLDER
@@ -256,7 +256,7 @@ class VLLMEngine:
             self._asleep = False
 
     def _check_idle(self) -> None:
-        """Two loops over one engine's steps would each swallow the other's samples."""
+        """Refuse a call during `generate`: two loops would take each other's samples."""
         if self._generating:
             raise EngineError(
                 "this vLLM engine is still generating: finish or close that generator first"
@@ -310,20 +310,20 @@ class VLLMEngine:
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[list[int]]:
-    """Consecutive ones, which one request draws: its samples have consecutive seeds."""
+    """Yield runs of consecutive numbers; one request draws a run, with consecutive seeds."""
     for _, run in groupby(enumerate(numbers), lambda one: one[1] - one[0]):
         yield [number for _, number in run]
 
 
 def serves_adapters(architectures: Sequence[str]) -> bool:
-    """Whether vLLM applies LoRA in its model of this kind."""
+    """Return whether vLLM can apply LoRA adapters to a model of one of these architectures."""
     models = import_vllm().ModelRegistry.models
     known = [models[name] for name in architectures if name in models]
     return any(getattr(one.load_model_cls(), "supports_lora", False) for one in known)
 
 
 def import_vllm() -> ModuleType:
-    """The module, its settings made first: it reads some of them when it is imported."""
+    """Return the module `vllm`, imported after the environment variables that it reads are set."""
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -343,7 +343,7 @@ def _finish_reason(reason: str | None) -> FinishReason:
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:
-    """On CPU a tied `lm_head` keeps a packed copy that `reload_weights` leaves at old values."""
+    """Pack a tied `lm_head` again: on CPU `reload_weights` leaves its packed copy unchanged."""
     config = getattr(model, "config", None)
     head = getattr(model, "lm_head", None)
     if head is not None and getattr(config, "tie_word_embeddings", False):

@@ -1,4 +1,4 @@
-"""What goes wrong with vLLM and is the user's to fix: memory, options, checkpoints with holes."""
+"""Errors of vLLM that the user can fix: memory, options, incomplete checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "tensor_names",
 ]
 
-# where a GPU is too full: vLLM's words, what they mean, what helps
+# errors of a GPU that is too full: pattern of vLLM's message, problem, fix
 _SHORT_OF_MEMORY = (
     (
         "Free memory on device .* less than desired",
@@ -45,13 +45,13 @@ _SHORT_OF_MEMORY = (
         "policy.tensor_parallel",
     ),
 )
-# tied heads, and buffers that newer files have no more
+# tied heads, and buffers that newer files no longer hold
 _NO_WEIGHT = re.compile(r"(^|\.)(lm_head\.weight|inv_freq|masked_bias|attn\.bias|attention\.bias)$")
 
 
 @contextlib.contextmanager
 def options_as_input_error() -> Generator[None]:
-    """An option that vLLM does not know, by its name."""
+    """Turn vLLM's TypeError for an unknown option into an InputError that names the option."""
     try:
         yield
     except TypeError as error:
@@ -63,7 +63,7 @@ def options_as_input_error() -> Generator[None]:
 
 
 def tensor_names(folder: str) -> set[str]:
-    """Of a local folder's weights; none where they are not in safetensors files."""
+    """Return the names of a local folder's tensors; none where there are no safetensors files."""
     from safetensors import safe_open
 
     opener: Any = safe_open  # it has no types
@@ -82,20 +82,20 @@ def tensor_names(folder: str) -> set[str]:
 
 
 def names_of_weights(folder: str) -> set[str]:
-    """The same without tied heads and buffers, which a policy may do without."""
+    """Return the `tensor_names` of a folder without tied heads and buffers, which it may lack."""
     return {name for name in tensor_names(folder) if not _NO_WEIGHT.search(name)}
 
 
 def check_complete(folder: str, before: set[str]) -> set[str]:
-    """The names of the tensors in `folder`, if all are there that were `before`.
+    """Check that `folder` holds the tensors named in `before`, and return its tensors' names.
 
-    vLLM keeps the old values of those that a reload does not find, and says so in its log alone.
+    A reload leaves tensors that it does not find at their old values, which vLLM only logs.
 
     Raises:
-        InputError: some are not.
+        InputError: a tensor is missing that is no tied head or buffer.
     """
     now = tensor_names(folder)
-    # checkpoints of others lack the prefix of the family, and have buffers and tied heads
+    # checkpoints of other programs may lack the prefix of the architecture
     bare = {name.partition(".")[2] for name in now} | now
     kept = {name for name in before if not _NO_WEIGHT.search(name)}
     missing = sorted(one for one in kept if one not in bare and one.partition(".")[2] not in bare)
@@ -110,8 +110,11 @@ def check_complete(folder: str, before: set[str]) -> set[str]:
 
 
 def checksums_of(model: torch.nn.Module, adapters: bool) -> dict[str, int] | None:
-    """Of every tensor, or of adapters and of all others together; None where vLLM has packed
-    weights out of sight, as it does in float32 on a CPU."""
+    """Return the checksums of a model's tensors by their names.
+
+    With `adapters` there is one for each adapter tensor, and "base" is the sum of all others. None
+    where vLLM has packed weights elsewhere, as it does in float32 on a CPU.
+    """
     weights = {name.replace(".base_layer", ""): one for name, one in model.named_parameters()}
     if not all(one.numel() for one in weights.values()):
         return None
@@ -129,7 +132,10 @@ def checksums_of(model: torch.nn.Module, adapters: bool) -> dict[str, int] | Non
 
 @contextlib.contextmanager
 def memory_as_input_error(gpu_memory: float | None) -> Generator[None]:
-    """What vLLM says where memory is short, as the setting that helps; a share of None: no GPU."""
+    """Turn vLLM's errors of too little memory into InputErrors that name the setting to change.
+
+    `gpu_memory` is the engine's share of the GPU, None without one. Other errors pass.
+    """
     try:
         yield
     except (ValueError, RuntimeError) as error:

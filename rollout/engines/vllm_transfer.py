@@ -1,9 +1,9 @@
-"""Weights from the trainers to vLLM engines over NCCL, by vLLM's own transfer: no disk between.
+"""Send weights from the trainers to vLLM engines over NCCL, by vLLM's own transfer, without a disk.
 
-The first trainer is rank 0 of a group that is made for one sync, and the GPUs of the engines are
-the others; so an engine that was started anew belongs to the next group like any other. Trainers of
-a sharded policy gather each tensor together. Tensors go one by one, by the names that files have,
-in what the engines compute in.
+A group is made for one sync: the first trainer is rank 0, and the GPUs of the engines are the other
+ranks, so that an engine that was restarted is in the next group like any other. Trainers of a
+sharded policy gather each tensor together. Tensors are sent one by one, under their names in the
+files, in the type that the engines compute in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["receive_weights", "send_weights", "sent_tensors"]
 
 
 def sent_tensors(model: torch.nn.Module, dtype: str) -> SentTensors:
-    """What a trainer sends of its model, in order; nothing is gathered for it."""
+    """Return names, types and shapes of what a trainer sends, in order, without gathering it."""
     weights = _weights(model)
     dtypes = [_dtype(value, dtype) for value in weights.values()]
     return SentTensors(
@@ -34,8 +34,10 @@ def sent_tensors(model: torch.nn.Module, dtype: str) -> SentTensors:
 
 
 def send_weights(model: torch.nn.Module, dtype: str, rank: int, to: Transfer) -> None:
-    """Send a model's weights; every trainer takes part, and rank 0 sends. Returns when they are
-    there."""
+    """Send a model's weights, and return when they have arrived.
+
+    Every trainer takes part, and rank 0 sends.
+    """
     import torch
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
     from vllm.distributed.weight_transfer.nccl_engine import (
@@ -78,7 +80,7 @@ def receive_weights(llm: vllm.LLM, folder: str, given: Transfer) -> None:
     """Take an engine's part in a transfer of the policy that `folder` holds as well.
 
     Raises:
-        InputError: files and trainer call its tensors by different names.
+        InputError: a tensor in the files is not among those that are sent, by its name.
     """
     tensors = given.tensors
     if missing := sorted(names_of_weights(folder) - {*tensors.names}):
@@ -104,7 +106,7 @@ def receive_weights(llm: vllm.LLM, folder: str, given: Transfer) -> None:
 
 
 class _Told:
-    """Stands for the engines, which the driver tells what to do while the trainers send."""
+    """Stands for the engines: the driver, not the trainer, tells them what to do in a transfer."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None: ...
 
@@ -116,7 +118,7 @@ class _Told:
 
 
 def _weights(model: torch.nn.Module) -> Mapping[str, Any]:
-    """A model's tensors by their names, a tied one by its first."""
+    """Return a model's tensors by their names; a tied tensor is there once, by its first name."""
     found: dict[int, str] = {}
     whole: dict[str, Any] = model.state_dict(keep_vars=True)
     for name, value in whole.items():

@@ -1,4 +1,4 @@
-"""A JSONL file that grows row by row and survives a kill: a torn last row is cut off on opening."""
+"""A JSONL file that grows row by row and survives a kill: opening it removes a torn last row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AppendLog:
     A row whose id is there already is refused: nothing is drawn or scored twice.
 
     Raises:
-        InputError: a row before the last one is damaged: no kill does that.
+        InputError: a row before the last one is damaged, which a kill cannot cause.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +66,7 @@ class AppendLog:
 
     @contextlib.contextmanager
     def _undone_on_error(self) -> Generator[None]:
-        """Half a row must not stand before the next one."""
+        """Remove what a failed block wrote of a row, so that the next row begins a new line."""
         try:
             yield
         except BaseException:

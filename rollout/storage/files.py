@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, locks, and what the disk refuses.
+"""Files that appear whole or not at all, file locks, and errors of the disk.
 
-What the machine refuses (a full disk, a quota, a broken cable) passes through everything here as
-the OSError that it is, with the file's name where that is known: the command line reports it.
+Errors of the machine (a full disk, a quota, a broken cable) pass as OSErrors, with the file's name
+where that is known, and the command line reports them by `refusal`. Within `writing` all but a full
+disk are InputErrors.
 """
 
 from __future__ import annotations
@@ -47,37 +48,37 @@ __all__ = [
 
 log = logging.getLogger("rollout")
 
-# what a kill in the middle of a deletion leaves; `RunFolder` clears it away
+# prefix of a folder that a killed deletion leaves; `RunFolder` deletes it
 GONE = ".gone-"
 _NO_ROOM = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "no space left on the disk (its quota is used up)",
     errno.EFBIG: "no space left on the disk for a larger file (see ulimit -f)",
 }
-# what no program can help: the file and the disk are as they are
+# errors of a file or a disk that only the user can fix
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ELOOP,
     errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
-# what flock says on cluster disks that are mounted without locks
+# errors of flock on cluster disks that are mounted without locks
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-# libraries that write weights raise errors of their own
+# libraries that write weights raise errors of their own, with the number in the text
 _NUMBER_IN_TEXT = re.compile(r"(?:os error |Errno )(\d+)\b")
-# torch's writer says that fewer bytes than it wrote are in the file
+# a full disk in the words of the libraries; torch's writer finds fewer bytes than it wrote
 _NO_ROOM_TEXT = re.compile(
     r"no space left|StorageFull|inline_container.*(unexpected pos|write failed)", re.IGNORECASE
 )
 
 
 def refusal(error: BaseException) -> InputError | None:
-    """What an error says that the machine refuses; None where it is about something else."""
+    """Return an InputError for an error of the disk or the system; None for any other error."""
     number, where = _errno(error), getattr(error, "filename", None)
     if number in _NO_ROOM:
-        # what we write to files has a name
+        # our writes to files give their errors a name, so this one is about standard output
         where = where or ("standard output" if isinstance(error, OSError) else "the disk")
         fix = "make room, and run the same command again: what is finished is kept"
         return InputError(where, _NO_ROOM[number], fix)
-    # without a file it may be about a port, or a process
+    # an OSError without a file may be about a port or a process
     if number == errno.EIO or (number in _REFUSED and (where or not isinstance(error, OSError))):
         fix = "mend that, and run the same command again: what is finished is kept"
         return InputError(where or "the disk", f"the system says: {os.strerror(number)}", fix)
@@ -95,7 +96,7 @@ def _errno(error: BaseException) -> int:
 
 @contextlib.contextmanager
 def writing(where: object, fix: str) -> Generator[None]:
-    """Turn an OSError into an InputError with `fix`; a full disk stays what it is."""
+    """Turn an OSError of the block into an InputError with `fix`, except that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -114,13 +115,13 @@ def open_locked(
     """Open `path` and hold its lock until the file is closed.
 
     Args:
-        where, fix: of the errors, and what to do about both.
+        where, fix: the place and the fix in the errors.
         busy: the problem where another process holds the lock; `{holder}` is its process id, where
             that process wrote it into the file.
 
     Raises:
-        InputError: another process holds the lock, or held it when this one opened the file, which
-            is no longer under its name then; the file cannot be written.
+        InputError: another process holds the lock, or has renamed or deleted the file since this
+            one opened it; the file cannot be written.
         OSError: the disk is full.
     """
     with writing(where, fix):
@@ -145,15 +146,15 @@ def open_locked(
 
 
 class _Locked(io.FileIO):
-    """A file whose lock ends when it is closed; where disks have none, a file beside it is it."""
+    """A file whose lock ends when it is closed; on disks without locks `.NAME.held` is the lock."""
 
     _held: Path | None = None
 
     def hold(self, where: object) -> None:
-        """Make the file that says who holds this one.
+        """Create `.NAME.held`, which says which process holds this file.
 
         Raises:
-            InputError: another process has, or had and is on another machine.
+            InputError: another process holds it, or one on another machine, which may have ended.
         """
         held = Path(str(self.name)).with_name(f".{Path(str(self.name)).name}.held")
         own, holder = f"{os.getpid()} on {socket.gethostname()}", ""
@@ -182,7 +183,7 @@ class _Locked(io.FileIO):
 
 
 def _has_ended(holder: str) -> bool:
-    """Whether "pid on host" is a process of this machine that is no more."""
+    """Return whether `holder`, "pid on host", is a process of this machine that has ended."""
     pid, _, host = holder.partition(" on ")
     if host != socket.gethostname() or not pid.isdecimal():
         return False
@@ -197,11 +198,12 @@ def _has_ended(holder: str) -> bool:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Generator[TextIO]:
-    """A file to write beside `path`, renamed at the end: a reader sees the old one or the new.
+    """Yield a text file that becomes `path` when the block ends; a reader sees the old or the new.
 
-    One hidden name per file, not one per attempt: a killed attempt's rest is written over.
+    Until then it is `.NAME.partial`, the same in every attempt, so that the rest of a killed
+    attempt is overwritten. If the block raises, it is deleted.
     """
-    # half a surrogate pair, which a name that is no UTF-8 has: in JSON this is its escape
+    # file names that are not UTF-8 hold halves of surrogate pairs; this writes their JSON escape
     how = partial(open, mode="w", encoding="utf-8", errors="backslashreplace")
     with _whole(path, how) as file:
         yield cast(TextIO, file)
@@ -209,7 +211,7 @@ def whole_file(path: Path) -> Generator[TextIO]:
 
 @contextlib.contextmanager
 def whole_binary(path: Path) -> Generator[BinaryIO]:
-    """The same of bytes."""
+    """Yield a binary file that becomes `path` when the block ends, as in `whole_file`."""
     with _whole(path, partial(open, mode="wb")) as file:
         yield cast(BinaryIO, file)
 
@@ -229,7 +231,7 @@ def _whole(path: Path, how: Callable[[Path], IO[Any]]) -> Generator[IO[Any]]:
 
 
 def sync_to_disk(paths: Iterable[Path]) -> None:
-    """Have the disk hold what is in files, and the names in folders."""
+    """Flush the contents of files, and the entries of folders, to the disk (fsync)."""
     for path in paths:
         with naming(path):
             opened = os.open(path, os.O_RDONLY)
@@ -245,7 +247,10 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
-    """A JSONL file, whole or not at all; how many rows it has. NaN is refused: it is no JSON."""
+    """Write a JSONL file, whole or not at all, and return its number of rows.
+
+    Raises ValueError for NaN and infinity, which JSON does not have.
+    """
     count = 0
     with whole_file(path) as file:
         for row in rows:
@@ -260,7 +265,7 @@ def write_json(path: Path, value: object) -> None:
 
 @contextlib.contextmanager
 def intact(path: object) -> Generator[None]:
-    """Turn what reading a damaged file of ours raises into an InputError that names the file."""
+    """Turn errors of reading a damaged file of this toolkit into an InputError that names it."""
     try:
         yield
     except (InputError, OSError):
@@ -271,13 +276,16 @@ def intact(path: object) -> Generator[None]:
 
 
 def read_json(path: Path) -> Any:
-    """What a file of ours holds. Raises InputError for one that is damaged."""
+    """Return the JSON value in a file of this toolkit. Raises InputError for a damaged file."""
     with naming(path), intact(path):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file that this toolkit wrote, one at a time."""
+    """Yield the rows of a JSONL file of this toolkit, one at a time.
+
+    Raises InputError for a line that is not a JSON object.
+    """
     return read_jsonl(path, _columns)
 
 
@@ -299,7 +307,10 @@ def share_like_others(folder: Path) -> None:
 
 
 def make_out_folder(out: str) -> Path:
-    """Raises InputError where there can be no such folder: call it before work is done."""
+    """Create the folder of `--out-dir`, before work is done, and return its path.
+
+    Raises InputError where it cannot be created.
+    """
     folder = Path(out).expanduser()
     with writing(f"--out-dir {out}", "name a folder"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -307,7 +318,10 @@ def make_out_folder(out: str) -> Path:
 
 
 def write_report_files(folder: Path, stem: str, markdown: str, value: object) -> list[Path]:
-    """STEM.md to read, STEM.json for programs. Raises InputError where they cannot be written."""
+    """Write STEM.md for readers and STEM.json for programs, and return both paths.
+
+    Raises InputError where they cannot be written.
+    """
     text, data = folder / f"{stem}.md", folder / f"{stem}.json"
     with writing(f"--out-dir {folder}", "choose another place"):
         write_whole(text, markdown)

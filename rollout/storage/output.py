@@ -1,11 +1,11 @@
-"""Whose output is this: one process at a time writes it, under settings that stand beside it.
+"""Output files: one process at a time writes them, and their settings are stored beside them.
 
-An `OutputFile` is written row by row and continued behind the last finished row; `OutputFiles` are
+An `OutputFile` is written row by row and continued after the last finished row; `OutputFiles` are
 several that are made together. Beside the first file, `NAME`, there are
 
-- `.NAME.settings`: the settings, what tells the finished files from others of their names, and a
-  record of the work. It stays when the work is done;
-- `.NAME.partial`: the rows of an `OutputFile` while it is written, and what holds its lock;
+- `.NAME.settings`: the settings, the `identity` of the finished files, and a record of the work. It
+  stays when the work is done;
+- `.NAME.partial`: the rows of an `OutputFile` while it is written; it also carries the lock;
 - `.NAME.lock`: the lock of `OutputFiles` while a process works.
 """
 
@@ -44,25 +44,25 @@ class Output(Protocol):
     """Where rows go, a chunk at a time."""
 
     def recall(self, count: int) -> list[dict[str, object]] | None:
-        """The next `count` rows when an interrupted command finished them all, otherwise None."""
+        """Return the next `count` rows if an interrupted command finished them all, else None."""
         ...
 
     def append(self, rows: Sequence[Columns]) -> None: ...
 
     def finish(self, record: Columns) -> None:
-        """All rows are there; `record` is what there is to say of them."""
+        """Complete the output after its last row; `record` is a summary that is stored with it."""
         ...
 
 
 class Stdout:
-    """Rows on standard output. Nothing of an interrupted command is left to continue."""
+    """Rows on standard output, of which an interrupted command leaves nothing to continue."""
 
     def recall(self, count: int) -> list[dict[str, object]] | None:
         return None
 
     def append(self, rows: Sequence[Columns]) -> None:
         sys.stdout.flush()
-        # JSON lines are UTF-8, whatever a terminal takes
+        # JSON lines are UTF-8, whatever the encoding of the terminal
         sys.stdout.buffer.write(encode_rows(rows))
         sys.stdout.buffer.flush()
 
@@ -73,7 +73,7 @@ class Stdout:
 class OutputFile:
     """One file of rows. `settings` decide whether an interrupted command's rows are continued.
 
-    With `restart` these are thrown away, and a finished file is replaced at the end. Settings whose
+    With `restart` such rows are deleted, and a finished file is replaced at the end. Settings whose
     keys are in `free` may differ between an interrupted command and the one that continues it. When
     the file is `complete` there is nothing to write, and `record` is what `finish` was given.
 
@@ -107,7 +107,8 @@ class OutputFile:
         lines = [self._reader.readline() for _ in range(count)]
         rows = [row for row in map(_whole_row, lines) if row is not None]
         if len(rows) < count:
-            # a part of a chunk is scored again: who is scored together must not depend on a kill
+            # a partly finished chunk is scored again as a whole: which rows are scored together
+            # must not depend on when a command was killed
             self._file.truncate(self._end)
             self._reader.seek(self._end)
             return None
@@ -144,9 +145,9 @@ class OutputFile:
             self._file.close()
 
     def _begin(self) -> None:
-        """Before the first row of this process: what is there is of these settings."""
+        """Store the settings before the first write of this process, once."""
         if not self._begun:
-            # the file keeps its inode when it gets its name: by it the settings know it again
+            # the inode, which a rename does not change, shows later that the file is ours
             inode = identity(os.fstat(self._file.fileno()))[:1]
             self._settings.write({self.path.name: inode}, None)
             self._begun = True
@@ -162,7 +163,7 @@ class OutputFile:
         if not self.path.exists():
             return False
         known = (stored.files or {}).get(self.path.name)
-        # a file that came from elsewhere is known by nothing
+        # the settings hold no identity of a file that came from elsewhere
         ours = known is not None and known == identity(self.path.stat())[: len(known)]
         self._check(stored.settings if ours else {}, (), "is there already")
         self.record = stored.record
@@ -225,7 +226,7 @@ class OutputFiles:
             raise
 
     def begin(self) -> None:
-        """From now on what is there is of these settings."""
+        """Store the settings: files that are written from now on count as made with them."""
         self._settings.write(None, None)
 
     def finish(self, record: Columns) -> None:
@@ -245,11 +246,14 @@ class OutputFiles:
         )
 
     def _check(self, stored: Stored, free: Sequence[str]) -> None:
-        """Refuse to touch what is another's, or what other settings made."""
+        """Check that what is there was made by an `OutputFiles` with the same settings.
+
+        Raises InputError where it was not; settings in `free` may differ.
+        """
         there = [file for file in self._files if file.exists()]
         begun = any(path.exists() and path.stat().st_size > 0 for path in self._leftovers)
         for file in there:
-            # work that was begun and not finished made whatever is there
+            # `files` is None while work is unfinished: then it made whatever is there
             ours = stored.settings and (
                 stored.files is None or stored.files.get(file.name) == identity(file.stat())
             )
@@ -266,7 +270,7 @@ class OutputFiles:
             )
 
     def _release(self) -> None:
-        # nothing was made: nothing is to be known of it
+        # nothing was made, so the settings are of no use
         if not any(path.exists() for path in (*self._files, *self._leftovers)):
             self._settings.path.unlink(missing_ok=True)
         self._lock_path.unlink(missing_ok=True)
@@ -274,18 +278,19 @@ class OutputFiles:
 
 
 def refuse_input(output: Path, source: Path) -> None:
-    """Raises InputError where an output is the file that it is made of."""
+    """Refuse with InputError an output that is the same file as its source."""
     if output.exists() and source.exists() and output.samefile(source):
         raise InputError(source, "would be overwritten by what is made of it", "name another --out")
 
 
 def output_path(given: str | None, source: str, stem: str, ending: str) -> Path | None:
-    """Where the rows go, None being standard output; by default beside a file that is read.
+    """Return the path that rows are written to, by default beside the source file.
 
-    Raises InputError for a folder, the input itself, or a suffix of another form than JSONL.
+    None is standard output. Raises InputError for standard output that is closed, a folder, a
+    device, a link that leads nowhere, the input itself, or a suffix of another form than JSONL.
     """
     if given == "-":
-        # what the command line puts where nothing was open
+        # the command line opens os.devnull where standard output was closed
         if getattr(sys.stdout, "name", "") == os.devnull:
             raise InputError("--out -", "standard output is closed", "redirect it to a file")
         return None
@@ -294,13 +299,13 @@ def output_path(given: str | None, source: str, stem: str, ending: str) -> Path 
     if given == "":
         raise InputError("--out ''", "is no name of a file", "name one")
     path = Path(given).expanduser() if given else beside / f"{stem}.{ending}.jsonl"
-    if path.is_symlink():  # what it leads to is replaced, not the link
+    if path.is_symlink():  # the target of the link is replaced, not the link
         path = Path(os.path.realpath(path))
         if path.is_symlink():
             raise InputError(f"--out {given}", "is a symlink that leads nowhere", "name another")
     if path.is_dir():
         raise InputError(f"--out {path}", "is a folder", "name a file in it")
-    if path.exists() and not path.is_file():  # a device or a pipe: a file would take its place
+    if path.exists() and not path.is_file():  # a rename would replace a device or a pipe
         raise InputError(
             f"--out {path}", "is no file", "write to stdout with --out -, and redirect it"
         )

@@ -1,11 +1,11 @@
-"""Where drawn samples and their scores live: two append logs while a stage runs, one file after.
+"""The store of drawn samples and their scores: two append logs during a stage, one file after it.
 
 `NAME.jsonl` (one row per prompt, in prompt order) appears when every prompt is drawn and scored.
 Until then `.NAME.samples` and `.NAME.scores` hold what is there, so a killed run goes on from the
 last sample. Rows stream: memory holds ids and offsets only.
 
-A prompt that is drawn in waves has a part in the logs for each: one that begins with its first
-sample by the prompt's id, another by that and the number of its first sample.
+A prompt that is drawn in waves has one row, a part, for each wave in each log. The key of a part is
+the prompt's id; where the part does not begin with sample 0, its first sample's number follows.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from rollout.storage.files import write_rows
 from rollout.types import Group, InputError, Prompt, StaleWeightsError
 
 _T = TypeVar("_T")
-# between a prompt's id and the number of a part's first sample
+# separates a prompt's id from the number of a part's first sample
 _PART = "\x1f"
 
 
 def part_key(prompt: Prompt) -> str:
-    """What the logs call the responses to `prompt` that its `samples` say."""
+    """Return the key in the logs of the responses to `prompt` that its `samples` name."""
     first = prompt.samples[0] if prompt.samples else 0
     return f"{prompt.id}{_PART}{first}" if first else prompt.id
 
@@ -54,7 +54,7 @@ class RolloutStore:
         self.path = folder / f"{name}.jsonl"
         self.prompts = prompts
         self._prompts = {prompt.id: prompt for prompt in prompts}
-        self._parts = dict(self._prompts)  # by their keys, those of a prompt in order
+        self._parts = dict(self._prompts)  # key -> part; the parts of a prompt are in order
         self._version = version
         self._fields = fields
         self._samples_path = folder / f".{name}.samples"
@@ -69,32 +69,32 @@ class RolloutStore:
         return self.path.exists()
 
     def beginnings(self) -> RolloutStore:
-        """Where the beginnings of the same prompts' responses are: a store beside this one."""
+        """Return the store, beside this one, of the beginnings of the same prompts' responses."""
         name = f"{self.path.stem}.beginnings"
         return RolloutStore(self.path.parent, name, self.prompts, self._version)
 
     def extend(self, parts: Sequence[Prompt]) -> None:
-        """Ask for further samples of prompts."""
+        """Ask for further samples of prompts, which the `samples` of each part name."""
         self._parts |= {part_key(part): part for part in parts}
 
     def narrow(self, parts: Sequence[Prompt]) -> None:
-        """Ask for those samples alone that the prompts, each of them once, say."""
+        """Ask only for the samples that `parts` name: one part for each prompt."""
         self._parts = {part_key(part): part for part in parts}
 
     def undrawn(self) -> list[Prompt]:
         return [part for key, part in self._parts.items() if key not in self._samples]
 
     def unscored(self) -> list[str]:
-        """The keys of groups drawn before an interruption and not scored yet."""
+        """Return the keys of stored groups without scores, which an interruption leaves."""
         wanted = (key for key in self._samples.ids() if key in self._parts)
         return [key for key in wanted if key not in self._scores]
 
     def group(self, key: str) -> Group:
-        """A stored group, read back."""
+        """Return the stored group with this key."""
         return self._drawn(key).group(self._parts[key])
 
     def so_far(self) -> Iterator[SampleRow]:
-        """Of each prompt, in order, what was asked for: all of it must be drawn and scored."""
+        """Yield a row of each prompt, in order; all that was asked for must be drawn and scored."""
         return (self._joined(prompt_id, keys) for prompt_id, keys in self._keys().items())
 
     def add_samples(self, group: Group) -> None:
@@ -112,23 +112,25 @@ class RolloutStore:
         scores: Mapping[str, Scores],
         comparisons: Sequence[Sequence[int | float | None]] | None = None,
     ) -> None:
-        """Store what each reward, by its name, and a tournament, if any, say of a group."""
+        """Store a group's scores by the name of the reward, and a tournament's comparisons."""
         row = {"id": key, "scores": scores}
         self._scores.append(row if comparisons is None else {**row, COMPARISONS: comparisons})
 
     def finish(self) -> None:
-        """Join samples and scores in prompt order into the final file; then drop the logs."""
+        """Join samples and scores in prompt order into the final file, then delete the logs."""
         write_rows(self.path, (row.to_json() for row in self.so_far()))
         self._samples.delete()
         self._scores.delete()
 
     def discard(self) -> None:
-        """Forget the finished rows: they are not what they were taken for."""
+        """Delete the finished rows, as where the engine that drew them held another policy."""
         self.path.unlink()
 
     def rows(self) -> Iterator[SampleRow]:
-        """The finished rows, in prompt order. Raises InputError for one that is damaged, or not
-        there."""
+        """Yield the finished rows, in prompt order.
+
+        Raises InputError for a damaged row, and at the end where a prompt has no row.
+        """
         count = 0
         for row in read_samples(self.path):
             count += row.id in self._prompts
@@ -138,12 +140,12 @@ class RolloutStore:
             raise InputError(self.path, problem, "restore it, or delete it to draw them again")
 
     def drop_leftovers(self) -> None:
-        """A kill between rename and deletion leaves logs that no longer matter."""
+        """Delete logs beside the final file, which a kill in the middle of `finish` leaves."""
         for path in (self._samples_path, self._scores_path):
             path.unlink(missing_ok=True)
 
     def _keys(self) -> dict[str, list[str]]:
-        """The parts of each prompt."""
+        """Return the keys of the parts of each prompt, by the prompt's id."""
         found: dict[str, list[str]] = {key: [] for key in self._prompts}
         for key, part in self._parts.items():
             found[part.id].append(key)
@@ -169,7 +171,7 @@ class RolloutStore:
             finish_reasons=_joined(part.finish_reasons for part in parts),
             token_ids=_joined(part.token_ids for part in parts),
             seeds=_joined(part.seeds for part in parts),
-            # of several parts the first one begins with the first sample, and none is left out
+            # several parts begin with sample 0 and have no gaps
             sample_numbers=numbers if len(keys) == 1 and numbers != [*range(len(numbers))] else [],
             scores={
                 REWARD if name == "reward" else f"{name}_scores": _joined(
@@ -177,7 +179,7 @@ class RolloutStore:
                 )
                 for name in scored[0]
             },
-            # among the responses of one part, and nothing that has them is drawn in several
+            # comparisons are made within one part; prompts that have them are drawn in one part
             comparisons=cast(list[Comparison] | None, self._scores.read(keys[0]).get(COMPARISONS)),
             prompt_token_ids=list(prompt.token_ids),
         )

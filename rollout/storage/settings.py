@@ -1,7 +1,7 @@
-"""The settings that an output was made with: what they are made of, kept beside it, compared.
+"""The settings that an output was made with, stored beside it and compared with later ones.
 
-Settings name files and folders, whose content may change under the same name: a digest of each is
-one more setting.
+Settings name files and folders, whose content may change under the same name, so that a stamp of
+each content is one more setting.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["Stored", "StoredSettings", "differences", "identity", "made_of", "wi
 
 _T = TypeVar("_T")
 _SECRETS = ("token",)
-_WEIGHTS = 1 << 20  # larger files are known by size and date, smaller ones by what they hold
+_WEIGHTS = 1 << 20  # bytes; larger files are known by size and date, smaller ones by their content
 _PARTS, _PART = 16, 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What stands in `.NAME.settings`; empty where that is missing or damaged.
+    """The content of `.NAME.settings`; empty where that file is missing or damaged.
 
-    files: name -> `identity` of a finished file, or its inode while it is written; None where files
-        were begun that are told by their names alone.
+    files: name -> `identity` of a finished file, or its inode while it is written; None while
+        `OutputFiles` are unfinished, which are known by their names alone.
     """
 
     settings: dict[str, object]
@@ -44,7 +44,7 @@ class StoredSettings:
 
     def __init__(self, first: Path, settings: Mapping[str, object]) -> None:
         self.path = first.with_name(f".{first.name}.settings")
-        # as they are read back
+        # in the form in which JSON gives them back, for the comparison
         self.given: dict[str, object] = json.loads(json.dumps(settings, default=str))
         self._name = first.name
 
@@ -70,14 +70,17 @@ class StoredSettings:
         write_json(self.path, {"settings": self.given, "files": files, "record": record})
 
 
-# a setting that an earlier version did not know, and one that is not set, say the same
+# values of a setting that is not set; they equal that of a key which an earlier version lacks
 _NOTHING: tuple[object, ...] = (None, {}, [])
 
 
 def differences(
     stored: object, given: object, free: Sequence[str] = (), prefix: str = ""
 ) -> list[str]:
-    """Dotted keys on which settings disagree, but for `free`, with both values where short."""
+    """Return the dotted keys, apart from `free`, on which the settings differ.
+
+    A key is followed by `stored → given` where the two values fit in 60 characters.
+    """
     if prefix in free:
         return []
     if is_object(stored) and is_object(given):
@@ -95,15 +98,19 @@ def differences(
 
 
 def identity(stat: os.stat_result) -> list[int]:
-    """What tells a file from another that gets its name, without reading it."""
+    """Return [inode, size in bytes, modification time in ns] of a file.
+
+    They distinguish the file from another that gets its name later, without reading either.
+    """
     return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 
 def made_of(value: object, *, dates: bool = True) -> dict[str, object]:
-    """The files and folders that settings name, each with what tells one content from another.
+    """Return the existing files and folders that settings name: path -> stamp of its content.
 
-    Large files are told by size and date, or without `dates` by size and parts of their content: a
-    copy then counts as the same.
+    The stamp of a file of up to 1 MiB is a digest. That of a larger one is its size with its date,
+    or, without `dates`, with a digest of parts of it: a copy then counts as the same. That of a
+    folder has a stamp for each visible file in it.
     """
     found: dict[str, object] = {}
     if is_object(value):
@@ -114,7 +121,8 @@ def made_of(value: object, *, dates: bool = True) -> dict[str, object]:
             found.update(made_of(item, dates=dates))
     elif isinstance(value, str) and value:
         file, colon, _ = value.partition(".py:")
-        with contextlib.suppress(OSError, RuntimeError):  # text too long for a path, ~ of nobody
+        # a text too long for a path, and `~name` of an unknown user, are no files
+        with contextlib.suppress(OSError, RuntimeError):
             path = Path(f"{file}.py" if colon else value).expanduser()
             if path.exists():
                 found[str(path)] = _stamp(path, dates)
@@ -122,7 +130,7 @@ def made_of(value: object, *, dates: bool = True) -> dict[str, object]:
 
 
 def without_secrets(value: _T) -> _T:
-    """Settings as they may stand in a file."""
+    """Return the settings without secrets (`token`), at any depth, so that a file may hold them."""
     found: object = value
     if is_object(value):
         found = {k: without_secrets(v) for k, v in value.items() if k not in _SECRETS}
@@ -142,7 +150,10 @@ def _stamp(path: Path, dates: bool) -> object:
 
 
 def _sampled(path: Path, size: int) -> str:
-    """A digest of parts all over a large file: training changes weights everywhere."""
+    """Return a digest of 16 parts spread over a large file.
+
+    This detects new weights, since training changes weights everywhere.
+    """
     found = hashlib.blake2b(digest_size=8)
     with path.open("rb") as file:
         for part in range(_PARTS):

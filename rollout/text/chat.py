@@ -1,8 +1,8 @@
-"""The tokenizer's chat template, for prompts and for conversations alike: nothing is lost in it.
+"""Prompts and conversations through the tokenizer's chat template, without losing content.
 
-Templates know no key that they were not written for, and leave out what they do not know: tools,
-tool calls, reasoning, a developer's or a system message. What makes no difference to the text is
-refused here by its name.
+A template silently omits what it was not written for: tools, tool calls, reasoning, a developer's
+or a system message. A part of a conversation that makes no difference to the text is an InputError
+here, which names the part.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ _SET_HERE = (
 
 
 def check_template_kwargs(tokenizer: Any, given: Mapping[str, object]) -> None:
-    """Raises InputError for a variable that the tokenizer's template never reads, or that is set
-    here for all."""
+    """Check that the tokenizer's chat template reads each variable of `given`.
+
+    Raises InputError for a name that the template does not contain, or that this module sets.
+    """
     source = str(tokenizer.chat_template or "")
     for name in given:
         if name in _SET_HERE:
@@ -47,19 +49,20 @@ def check_template_kwargs(tokenizer: Any, given: Mapping[str, object]) -> None:
 def apply_chat_template(
     tokenizer: Any, messages: Sequence[Message], *, ask: bool = False, **settings: object
 ) -> str:
-    """The text of a conversation; with `ask`, of a prompt: up to where the assistant speaks, or to
-    the end of what it began to say.
+    """Return the text of a conversation as the tokenizer's chat template writes it.
 
     Args:
+        ask: write a prompt: the text ends where the assistant's message begins, or after the
+            beginning of that message where the messages end with one.
         settings: variables of the template (Qwen3's enable_thinking).
 
     Raises:
-        InputError: the template refuses the messages, or leaves out a part of them.
+        InputError: the template refuses the messages, or omits a part of them.
     """
     try:
         return _applied(_Template(tokenizer, ask, settings), messages)
     except InputError:
-        # a system message by its newer name, which most templates do not know
+        # "developer" is a newer name of the system role, which most templates do not know
         if messages[0]["role"] != "developer":
             raise
         system = [with_keys(messages[0], role="system"), *messages[1:]]
@@ -102,7 +105,7 @@ class _Template:
         )
 
     def same(self, text: str, messages: Sequence[Message]) -> bool:
-        """Whether other messages, which the template may refuse, have the same text."""
+        """Return whether `messages` have this text; False where the template refuses them."""
         try:
             return self.text(messages) == text
         except self.errors:
@@ -111,13 +114,17 @@ class _Template:
     def _turn(self, message: Message) -> dict[str, object]:
         turn: dict[str, object] = {key: message[key] for key in message if key != "tools"}
         if "reasoning_content" in turn and "reasoning_content" not in self.source:
-            # as gpt-oss and vLLM call it
+            # the names of this key in the templates of gpt-oss and in vLLM
             turn |= dict.fromkeys(("thinking", "reasoning"), turn["reasoning_content"])
         return turn
 
 
 def _variants(messages: Sequence[Message], source: str) -> list[tuple[str, list[Message]]]:
-    """(what is in question, the messages without it or with other words in its place)."""
+    """Return the changed conversations that reveal what a template omits.
+
+    Each is (name of a part, the messages without this part or with other words in its place). The
+    parts are tools, tool calls, reasoning, and messages that are not the user's or the assistant's.
+    """
     found: list[tuple[str, list[Message]]] = []
 
     def put(at: int, name: str, message: Message) -> None:
@@ -125,7 +132,7 @@ def _variants(messages: Sequence[Message], source: str) -> list[tuple[str, list[
 
     for at, message in enumerate(messages):
         for key in ("tools", "tool_calls", "reasoning_content"):
-            # templates leave the thoughts of earlier turns out on purpose
+            # templates omit the reasoning of earlier turns on purpose
             meant = key == "reasoning_content" and at < len(messages) - 1 and key in source
             if key in message and not meant:
                 rest = message.copy()

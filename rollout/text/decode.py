@@ -1,4 +1,4 @@
-"""Token ids to text, as the continuation of a prompt; and where a stop string ends it."""
+"""Decode the token ids of responses as continuations of their prompts, and cut at stop strings."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Protocol
 
-# a decoder may strip the space before its first token; a few prompt tokens in front keep it
+# a decoder may strip the space before its first token; these prompt tokens in front preserve it
 _CONTEXT_TOKENS = 4
-# what decoders write for bytes that are no whole character
+# what decoders write for bytes of an incomplete character
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 class Decoder(Protocol):
-    """What decoding needs of a tokenizer of transformers."""
+    """The part of a transformers tokenizer that decoding needs."""
 
     def batch_decode(
         self,
@@ -27,10 +27,10 @@ class Decoder(Protocol):
 def decode_continuations(
     tokenizer: Decoder, prompt_ids: Sequence[int], responses_ids: Sequence[Sequence[int]]
 ) -> list[str]:
-    """The text of each response such that prompt text + response text is the whole text.
+    """Return the text of each response such that prompt text + response text is the whole text.
 
-    SentencePiece-style decoders drop a leading space when a response is decoded alone; decoding it
-    behind the end of its prompt keeps it.
+    SentencePiece-style decoders lose a leading space when a response is decoded alone, so each
+    response is decoded together with the last tokens of its prompt.
     """
     context = _context(tokenizer, prompt_ids)
     prefix, *texts = _decode(tokenizer, [context, *([*context, *ids] for ids in responses_ids)])
@@ -38,7 +38,10 @@ def decode_continuations(
 
 
 def find_stop(text: str, stops: Sequence[str], start: int = 0) -> int | None:
-    """Where the first stop string that ends behind character `start` begins; None: nowhere."""
+    """Return the index of the earliest stop string that ends after the first `start` characters.
+
+    None where the text has no such stop string.
+    """
     found = (text.find(stop, max(0, start - len(stop) + 1)) for stop in stops)
     return min((at for at in found if at >= 0), default=None)
 
@@ -50,9 +53,9 @@ def cut_at_stop(
     stops: Sequence[str],
     min_new_tokens: int = 0,
 ) -> tuple[list[int], str] | None:
-    """The ids up to the token that completes the first stop string, and the text before it.
+    """Return the ids up to the token that completes the first stop string, and the text before it.
 
-    What the first `min_new_tokens` tokens say stops nothing. None: no stop string.
+    Stop strings within the first `min_new_tokens` tokens do not count. None without a stop string.
     """
 
     def text_of(length: int) -> str:
@@ -71,7 +74,7 @@ def cut_at_stop(
 
 
 def _context(tokenizer: Decoder, prompt_ids: Sequence[int]) -> list[int]:
-    """The end of the prompt, long enough to say something and to begin with a whole character."""
+    """Return the last ids of the prompt, enough (or all) to decode to text of whole characters."""
     size = _CONTEXT_TOKENS
     while True:
         context = list(prompt_ids[-size:])

@@ -1,4 +1,4 @@
-r"""Prompts to token ids: which text the policy sees, and one BOS where its tokenizer has one.
+r"""Render prompts by a template and encode them, with one BOS where the tokenizer has one.
 
 Templates: "plain" is the prompt's own text; "chat" is the tokenizer's chat template; "hh" is
 `\n\nHuman: …\n\nAssistant:` (Bai et al. 2022); "hh_hash" is `###Human: …###Assistant:`, the form of
@@ -24,7 +24,7 @@ logger = logging.getLogger("rollout")
 
 
 class Tokenizer(Protocol):
-    """What encoding needs of a tokenizer: those of transformers have it, and the toy's."""
+    """The part of a tokenizer that encoding needs; transformers and the toy engine provide it."""
 
     @property
     def chat_template(self) -> object: ...
@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
     @property
     def eos_token_id(self) -> int | None: ...
 
-    # the texts in, {"input_ids": one list of ids, or one per text} out
+    # takes one text or a list; returns {"input_ids": one list of ids, or one per text}
     def __call__(
         self, text: str | list[str], /, *, add_special_tokens: bool = ..., verbose: bool = ...
     ) -> Mapping[str, Any]: ...
@@ -50,10 +50,10 @@ def render(
     template: Template,
     chat_template_kwargs: Mapping[str, object] | None = None,
 ) -> str:
-    """The text that the policy continues; `chat_template_kwargs` are variables of the template.
+    """Return the text that the policy continues; `chat_template_kwargs` are template variables.
 
     Raises:
-        InputError: for a template that is unknown, or that cannot say this prompt.
+        InputError: for a template that is unknown, or that cannot express this prompt.
     """
     chosen = _template_of(prompt, tokenizer, template)
     if chosen == "plain":
@@ -79,15 +79,15 @@ def encode_prompts(
 
     Ids begin with exactly one BOS where the tokenizer adds one or the template writes one, and do
     not end with the EOS that some tokenizers append: nothing can be continued after it. Prompts
-    longer than `max_prompt_tokens` are dropped and counted in the log, which is the filter of the
+    longer than `max_prompt_tokens` are skipped and counted in the log, which is the filter of the
     RAFT example in LMFlow (256 tokens).
 
     Args:
         bad: takes the prompts that are refused; by default the first one is an error.
 
     Raises:
-        InputError: for a prompt that leaves no room for `max_new_tokens` in `max_model_len`, for
-            one of no tokens, and where the filter drops them all.
+        InputError: for a prompt that leaves no room for `max_new_tokens` in `max_model_len`, that
+            has no tokens or that the template cannot express, and where no prompt is left.
     """
     if chat_template_kwargs:
         check_template_kwargs(tokenizer, chat_template_kwargs)
@@ -123,11 +123,11 @@ def encode_prompts(
 
 @contextlib.contextmanager
 def _refused_by(bad: BadRows, prompt: Prompt) -> Generator[None]:
-    """What the block refuses of a prompt is for `bad` to take."""
+    """Hand an InputError of the block that is about this prompt to `bad`; other errors pass."""
     try:
         yield
     except InputError as error:
-        # the file's place is not known here, and settings are no fault of a prompt
+        # an error whose place is no prompt is about a setting, and stops the command
         if not error.where.startswith("prompt "):
             raise
         bad.take(f"prompt {prompt.id}", error.where, error)
@@ -200,9 +200,9 @@ def _dialogue(prompt: Prompt, messages: list[Message], mark: str, template: str)
 
 
 def _added_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ids that a tokenizer puts before every text.
+    """Return the ids that a tokenizer puts before every text.
 
-    Found by trying: `add_bos_token` and post-processors do not always agree.
+    They are found by encoding a text, since `add_bos_token` and post-processors may disagree.
     """
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
@@ -212,7 +212,10 @@ def _added_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def _with_one_bos(ids: Sequence[int], prefix: tuple[int, ...], bos: int | None) -> tuple[int, ...]:
-    """`ids` after the tokenizer's own prefix, which a template may have written already."""
+    """Return `ids` with the tokenizer's `prefix` before them, and with a repeated BOS removed.
+
+    The prefix is not added where a template has written it already.
+    """
     row = tuple(ids)
     while bos is not None and row[:2] == (bos, bos):
         row = row[1:]

@@ -1,1 +1,1 @@
-"""What a run watches beside its reward: divergence, text, n-grams; guards, and when to stop."""
+"""Measurements of a run beside its reward (divergence, texts, n-grams), and guards that stop it."""

@@ -36,11 +36,12 @@ def diversity_metrics(texts: Sequence[str]) -> dict[str, float]:
 
 
 def msttr(texts: Sequence[str], segment: int = _SEGMENT) -> float:
-    """Mean segmental type-token ratio (Johnson 1944): the share of distinct words in each segment
-    of `segment` words, averaged over segments.
+    """Return the mean segmental type-token ratio (Johnson 1944): the share of distinct words in
+    each segment of `segment` words, averaged over segments.
 
-    Texts are taken end to end, lower-cased, without punctuation; words that fill no segment are
-    ignored. Unlike distinct-n it does not fall with the amount of text. NaN for too few words.
+    Texts are taken end to end, lower-cased, without punctuation; words after the last whole segment
+    are ignored. Unlike distinct-n it does not fall with the amount of text. NaN where there are
+    fewer words than one segment has.
     """
     ratios: list[float] = []
     held: list[str] = []
@@ -58,8 +59,10 @@ def text_key(text: str) -> int:
 
 
 def duplicate_share(keys: ArrayLike) -> float:
-    """Share of the texts, given by their `text_key`, that equal another one: all copies count, the
-    first one too. NaN for no texts."""
+    """Return the share of the texts, given by their `text_key`, that equal another one.
+
+    All copies count, the first one too. NaN for no texts.
+    """
     _, counts_U = np.unique(np.asarray(keys, dtype=np.int64), return_counts=True)
     total = counts_U.sum()
     return float(counts_U[counts_U > 1].sum() / total) if total else math.nan
@@ -67,12 +70,12 @@ def duplicate_share(keys: ArrayLike) -> float:
 
 Flags = NDArray[np.bool_]
 Whole = NDArray[np.int64]
-Words = defaultdict[str, int]  # numbers them as they come
+Words = defaultdict[str, int]  # numbers new words as they come
 _AT_A_TIME = 1 << 18
 
 
 def measure(rows: Iterable[SampleRow], picks: Sequence[Flags]) -> list[dict[str, float]]:
-    """Measure the samples that each pick, flags (P, N), selects from P rows.
+    """Return measures of the samples that each of `picks`, flags (P, N), selects from P rows.
 
     `distinct_1` and `distinct_2` are those of `rewards.evaluation.stats.distinct_n`, and
     `duplicate_share` is the function above. NaN where there are no words or no samples.
@@ -100,7 +103,7 @@ def measure(rows: Iterable[SampleRow], picks: Sequence[Flags]) -> list[dict[str,
 
 
 class _Kinds:
-    """Counts numbers: how many there were, and how many distinct ones."""
+    """A count of numbers and of distinct numbers; `share` is the distinct ones' part of all."""
 
     def __init__(self) -> None:
         self._seen: Whole = np.zeros(0, dtype=np.int64)

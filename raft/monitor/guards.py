@@ -1,7 +1,7 @@
-"""What makes a run suspicious, as rules over its evaluations, and where that is noted.
+"""Guards: rules on a run's evaluations which show that training goes wrong, and their records.
 
-The rules are pure functions: evaluations in, sentences out. A run's folder has them in
-`guards.jsonl`, and in `stopped.json` the one that ended the run.
+The rules are pure functions from evaluations to a sentence, or None. A run's folder records broken
+ones in `guards.jsonl`, and the one that ended the run in `stopped.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Rows = Sequence[Numbers]  # evaluations in order; the first is the starting poli
 
 @dataclass(frozen=True)
 class Alarm:
-    """A rule that is broken, and in which words."""
+    """A rule that is broken, and a message that says how."""
 
     guard: str
     message: str
@@ -56,7 +56,10 @@ class Stop:
 
 
 def alarms(rules: MonitorConfig, rows: Rows) -> list[Alarm]:
-    """The rules on metrics that are broken at the last of `rows`."""
+    """Return the rules on metrics that are broken at the last of `rows`.
+
+    A limit that the starting policy is already beyond is not judged.
+    """
     if len(rows) < 2:
         return []
     return [
@@ -69,7 +72,7 @@ def alarms(rules: MonitorConfig, rows: Rows) -> list[Alarm]:
 
 
 def idle_rules(rules: MonitorConfig, start: Numbers) -> list[Alarm]:
-    """Limits that the starting policy is beyond already, so that they say nothing of training."""
+    """Return the limits that the starting policy is already beyond, which cannot judge training."""
     return [
         Alarm(guard, f"the starting policy is at {start[key]:.2f} already, beyond {limit:g}")
         for guard, (key, _) in _LIMITS.items()
@@ -78,8 +81,11 @@ def idle_rules(rules: MonitorConfig, start: Numbers) -> list[Alarm]:
 
 
 def gold_agrees(rows: Rows) -> bool:
-    """Whether there is a gold reward, higher than at the start beyond both intervals, and not below
-    its peak beyond them: then what spreads is what it rewards, too."""
+    """Return whether the gold reward of the last of `rows` is above the start's, and not below its
+    peak, by more than both 95 % intervals; then the gold reward favours the n-grams that spread.
+
+    False without a gold reward.
+    """
     mean, half, _ = _TRUSTED[0]
     known = [row for row in rows if mean in row and half in row]
     if not known or known[-1] is not rows[-1]:
@@ -90,8 +96,11 @@ def gold_agrees(rows: Rows) -> bool:
 
 
 def best_iteration(rows: Rows) -> int:
-    """The evaluation with the highest gold reward, or where there is none held-out reward, or win
-    rate; the earlier one of equals."""
+    """Return the iteration with the highest gold reward, else held-out reward, else win rate.
+
+    The first of these that all `rows` have is used; of equals the earlier iteration is returned,
+    and the last iteration where they have none.
+    """
     key = next((k for k in _QUALITY if all(k in row for row in rows)), None)
     if key is None:
         return rows[-1].iteration
@@ -99,10 +108,12 @@ def best_iteration(rows: Rows) -> int:
 
 
 def _gold_patience(rows: Rows, patience: float) -> str | None:
-    """Below the peak by more than both intervals together, for so many evaluations running.
+    """Return a message where the reward is below its peak by more than both intervals together, in
+    `patience` evaluations in a row; else None.
 
-    Scores of the same prompts rise and fall together, so that √(a² + b²) is wider than the interval
-    of their difference: a peak is picked for being high, and that makes up for it.
+    The reward is the gold reward, or the win rate. Scores of the same prompts rise and fall
+    together, so that √(a² + b²) is wider than the interval of their difference. That makes up for
+    the peak being selected as the highest of several.
     """
     mean, half, name = next((keys for keys in _TRUSTED if keys[0] in rows[-1]), _TRUSTED[-1])
     known = [row for row in rows if mean in row and half in row]
@@ -161,7 +172,7 @@ def _broken_at_start(guard: str, limit: float, start: Numbers) -> bool:
 
 
 _QUALITY = ("eval/gold_mean", "eval/reward_mean", "eval/win_rate")
-# what training does not optimise, or failing that whether it still beats its start
+# a reward that training does not optimise; without one, the win rate over the starting policy
 _TRUSTED = (
     ("eval/gold_mean", "eval/gold_ci95", "gold reward"),
     ("eval/win_rate", "eval/win_rate_ci95", "win rate"),
@@ -174,7 +185,7 @@ _RULES: dict[str, Callable[[Rows, float], str | None]] = {
     "max_length_growth": _growth("eval/length_mean", "responses have on average tokens:"),
     "max_perplexity_growth": _growth("eval/perplexity", "perplexity of the reference text is"),
 }
-# limits on a value itself, which a policy can be beyond before it is trained
+# limits on a value (not on its change), which a policy may be beyond before it is trained
 _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "max_duplicate_share": ("eval/duplicate_share", operator.gt),
     "min_distinct_2": ("eval/distinct_2", operator.lt),
@@ -186,15 +197,17 @@ _STOPPED = "stopped.json"
 
 
 class Stops:
-    """The two files of a run folder."""
+    """The files of a run folder that record broken guards, and the guard that ended the run."""
 
     def __init__(self, root: Path) -> None:
         self._guards = root / _GUARDS
         self._stopped = root / _STOPPED
 
     def write_alarms(self, iteration: int, alarms: list[tuple[Alarm, bool]]) -> None:
-        """The rows of one evaluation, in place of those an interrupted attempt left. The flag says
-        whether the guard stops the run."""
+        """Write the rows of one evaluation, in place of those that an interrupted attempt left.
+
+        The flag of each alarm says whether its guard stops the run.
+        """
         kept = read_rows(self._guards) if self._guards.exists() else ()
         rows: list[dict[str, object]] = [row for row in kept if row["iteration"] < iteration]
         rows += (

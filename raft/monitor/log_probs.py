@@ -1,7 +1,7 @@
-"""Log-probabilities of given tokens under a policy that is loaded for them and dropped after.
+"""Log-probabilities of given tokens by a policy, which is loaded for this and freed after.
 
-They do not come from the generation engine: both policies of a comparison must be computed by the
-same code, or their difference would contain the rounding of two programs.
+They do not come from the generation engine: those of both policies of a comparison must be computed
+by the same code, or their difference would contain the rounding of two programs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_LOGITS", "MOST_TOKENS", "Row", "import_what_loads", "log_probs"]
 
-# a forward pass, by tokens with their padding (on a CPU small ones stay in its caches), and by
-# logits
+# of a forward pass: tokens with padding (on a CPU, few enough to stay in its caches), and logits
 MOST_TOKENS = {"cuda": 16_384, "cpu": 2048}
 MOST_LOGITS = {"cuda": 2**30, "cpu": 2**26}
 _POSITIONS_AT_A_TIME = 1024  # of one row, made float32
@@ -32,7 +31,7 @@ _POSITIONS_AT_A_TIME = 1024  # of one row, made float32
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A text of T tokens; `first` (≥ 1) is the first whose probability is asked for.
+    """A text of T tokens; `first` (≥ 1) is the first token whose probability is wanted.
 
     `temperature` divides the logits, as it does where a sampler draws.
     """
@@ -43,7 +42,7 @@ class Row:
 
 
 def log_probs(model: str, rows: Sequence[Row], dtype: str = "auto") -> list[np.ndarray]:
-    """log p(token t | tokens before t) in nats for t = first … T−1 of each row, float64.
+    """Return log p(token t | tokens before t) in nats for t = first … T−1 of each row, float64.
 
     Args:
         model: a folder or hub name; a toy policy's folder needs no torch.
@@ -55,12 +54,12 @@ def log_probs(model: str, rows: Sequence[Row], dtype: str = "auto") -> list[np.n
 
 
 def import_what_loads(model: str) -> None:
-    """Take the seconds that importing transformers takes while others start too."""
+    """Import transformers now, while other workers start: it takes seconds."""
     if not (Path(model) / TOY_FILE).exists():
         from transformers import AutoModelForCausalLM  # noqa: F401
 
-        # the half a million objects of the libraries stay: no collection looks at them again, which
-        # takes 0.4 s of each
+        # the libraries' half a million objects stay: without `freeze`, every later collection would
+        # spend 0.4 s on them
         gc.collect()
         gc.freeze()
 
@@ -82,7 +81,7 @@ def _transformers(name: str, rows: Sequence[Row], dtype: str) -> list[np.ndarray
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = ("bfloat16" if device == "cuda" else "float32") if dtype == "auto" else dtype
-    with torch.device(device):  # what does not come from files; a copy on the CPU is none
+    with torch.device(device):  # buffers that are not in files are made there, not on the CPU
         model = load_causal_lm(name, getattr(torch, wanted))
     model.to(device).eval()
     vocabulary = model.config.get_text_config().vocab_size
@@ -99,8 +98,11 @@ def _transformers(name: str, rows: Sequence[Row], dtype: str) -> list[np.ndarray
 
 
 def _batches(rows: Sequence[Row], most: int) -> Iterator[list[int]]:
-    """Numbers of rows of like length (padding is work), of `most` tokens or one row. The longest go
-    first, so that memory runs out in the first batch or never."""
+    """Yield batches of row numbers, of `most` tokens with padding or of one row.
+
+    Rows of similar length share a batch, to save padding. The longest come first, so that memory
+    runs out in the first batch or never.
+    """
     batch: list[int] = []
     for number in sorted(range(len(rows)), key=lambda at: -len(rows[at].ids)):
         if batch and len(rows[batch[0]].ids) * (len(batch) + 1) > most:
@@ -115,7 +117,7 @@ def _forward(model: Any, rows: Sequence[Row], batch: Sequence[int]) -> dict[int,
     import torch
 
     width = max(len(rows[number].ids) for number in batch)
-    # padded on the right, where a causal model never looks: without a mask attention is faster
+    # padded on the right, which a causal model does not attend to: no mask, so attention is faster
     ids_BT = torch.zeros((len(batch), width), dtype=torch.long)
     for at, number in enumerate(batch):
         ids_BT[at, : len(rows[number].ids)] = torch.tensor(rows[number].ids)
@@ -134,7 +136,10 @@ def _forward(model: Any, rows: Sequence[Row], batch: Sequence[int]) -> dict[int,
 
 
 def _of_row(logits_TV: torch.Tensor, row: Row) -> np.ndarray:
-    """`logits_TV` begins where the first wanted token is predicted, and may be longer than it."""
+    """Return the log-probabilities of a row's tokens from `first` on, float64.
+
+    `logits_TV` begins with the position that predicts the first of them; it may end after the last.
+    """
     import torch
 
     targets_T = torch.tensor(row.ids[row.first :], device=logits_TV.device)

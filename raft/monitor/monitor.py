@@ -1,4 +1,4 @@
-"""The monitor of a run: measures every evaluation, warns of what is suspicious, ends the run."""
+"""The monitor of a run, which measures every evaluation, logs broken guards and may end the run."""
 
 from __future__ import annotations
 
@@ -48,9 +48,11 @@ _NAMED = 3  # n-grams in one sentence
 
 
 class Monitor:
-    """Watches the run in `folder`. What it says follows from the stored evaluations and `rules`
-    alone, so that a run that was killed is judged as one that was not. `start` is the starting
-    policy."""
+    """The monitor of the run in `folder`, whose starting policy is `start`.
+
+    Its verdicts depend on the stored evaluations and `rules` alone, so that a run that was killed
+    and continued gets the same ones as a run that was not.
+    """
 
     def __init__(self, folder: RunFolder, rules: MonitorConfig, start: str) -> None:
         self._folder = folder
@@ -61,7 +63,10 @@ class Monitor:
     def measure(
         self, iteration: int, policies: PolicyMeasures, workers: LogProbWorkers | None
     ) -> dict[str, Metric]:
-        """The metrics of the policy whose held-out samples are stored in `eval.jsonl`."""
+        """Return the metrics of the policy of `iteration`, whose held-out samples are stored.
+
+        `workers` may be None where `policies` measures nothing.
+        """
         began = time.monotonic()
         texts = self._responses(iteration)
         found: dict[str, Metric] = {**diversity_metrics(texts)}
@@ -73,10 +78,11 @@ class Monitor:
         return {**found, "time/monitor": time.monotonic() - began}
 
     def check(self, iteration: int, metrics: Mapping[str, Metric] | None = None) -> str | None:
-        """Store which guards the evaluation of `iteration` breaks, and say the new ones in the log.
+        """Store which guards the evaluation of `iteration` breaks, and log the new ones.
 
-        `metrics` are its, where they are not stored yet. Returns why the run ends here, where a
-        guard is to end it. Evaluations that the run has gone past are not judged again.
+        `metrics` are those of the evaluation, where they are not stored yet. Return why the run
+        ends here, or None where no guard ends it. An evaluation before the last is not judged
+        again.
         """
         rows = self._folder.evaluations()
         if metrics is not None:
@@ -97,12 +103,15 @@ class Monitor:
         told = [alarm for alarm in broken if alarm in stops or alarm.guard not in known]
         self._stops.write_alarms(iteration, [(alarm, alarm in stops) for alarm in told])
         for alarm in told:
-            if alarm not in stops[:1]:  # why the run ends is a line of its own
+            if alarm not in stops[:1]:  # the caller logs why the run ends
                 log.warning("iteration %d: guard %s: %s", iteration, alarm.guard, alarm.message)
         return self._stop(rows, stops[0]) if stops else None
 
     def standing_stop(self) -> str | None:
-        """Why the run was stopped, where its rules would stop it still; else that is forgotten."""
+        """Return why the run was stopped, if its rules would still stop it; else forget the stop.
+
+        None where it was not stopped, goes on, or will evaluate the iteration of the stop again.
+        """
         stop = self._stops.read_stop()
         if stop is None:
             return None
@@ -118,7 +127,10 @@ class Monitor:
         return None
 
     def is_over(self, iterations: int) -> bool:
-        """Whether nothing is left to do; the log says so, or where the run goes on."""
+        """Return whether the run is stopped or finished, and log that, or where it goes on.
+
+        Raises InputError as `check_idle` does.
+        """
         self.check_idle()
         if stopped := self.standing_stop():
             log.warning(stopped)
@@ -131,7 +143,10 @@ class Monitor:
         return finished
 
     def check_idle(self) -> None:
-        """Raise InputError where the last iterations learned nothing, too many in a row."""
+        """Check that the last `idle_patience` iterations did not all learn nothing.
+
+        Raises InputError where they did.
+        """
         patience = self._rules.idle_patience
         rows = [row for row in self._folder.metrics() if row["phase"] == "train"]
         if patience is None or len(rows) < patience:
@@ -150,7 +165,7 @@ class Monitor:
         )
 
     def best_iteration(self) -> int:
-        """Of all evaluations so far; by gold reward, or where there is none by held-out reward."""
+        """Return the best iteration so far, as `guards.best_iteration` does; 0 without any."""
         rows = self._folder.evaluations()
         return best_iteration(rows) if rows else 0
 
@@ -188,7 +203,10 @@ class Monitor:
         return policies.measure(self._folder.iteration(iteration), policy, workers)
 
     def _jumps(self, rows: Sequence[Numbers]) -> list[Jump]:
-        """What spread at the last of these evaluations, if a gold reward does not approve of it."""
+        """Return the n-grams that jumped at the last of `rows`.
+
+        [] where the rule is off, or the gold reward agrees with the reward.
+        """
         if not (rows and self._rules.ngram_jump) or gold_agrees(rows):
             return []
         return read_jumps(self._folder.iteration(rows[-1].iteration))
@@ -209,16 +227,16 @@ _NO_LIMIT = 2**31
 
 
 def policy_measures(config: RunConfig) -> PolicyMeasures:
-    """What a run measures of its policies. Raises InputError for an unusable reference text."""
+    """Return the measures of a run's policies. Raises InputError for an unusable reference text."""
     start = local_path(config.policy.model)
     return PolicyMeasures(start, kl_temperature(config), _reference(config))
 
 
 def _reference(config: RunConfig) -> tuple[Row, ...]:
-    """The beginnings of the first documents of `monitor.reference_text`, encoded; none without it.
+    """Return the encoded beginnings of the first 64 documents of `monitor.reference_text`, or ().
 
     Raises:
-        InputError: no such file, or nothing in it that has a second token to predict.
+        InputError: there is no such file, or it has no document of two tokens.
     """
     path = config.monitor.reference_text
     if path is None:

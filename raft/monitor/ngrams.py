@@ -2,11 +2,12 @@
 
 Words are runs of letters and digits, lower-cased. Symbols are all other visible characters, and the
 letters of scripts without cases (Chinese, say), which put no spaces between words. A character four
-times running is a symbol too: `haaaaaa` repeats itself within one word.
+times in a row is a symbol too: `haaaaaa` repeats itself within one word.
 
 Frequencies are compared by log-odds with an informative Dirichlet prior (Monroe, Colaresi & Quinn
-2008, "Fightin' Words", eq. 15-22): the prior is the frequency in both texts together, so that what
-is rare is not taken for what is new. Once per response (how many hold it) and once per word.
+2008, "Fightin' Words", eq. 15-22): the prior is the frequency in both texts together, so that a
+rare n-gram is not taken for a new one. They are compared per response (how many hold it) and per
+word.
 
 An evaluation's `ngrams.json` has the n-grams that are more frequent than at the start, and than in
 the evaluation before.
@@ -43,7 +44,7 @@ __all__ = [
 _LONGEST = 3  # n of the longest n-grams
 
 Gram = tuple[str, ...]  # "word" or "symbol", then one to three of them
-Tally = dict[Gram, tuple[int, int]]  # texts that hold it, times it stands there
+Tally = dict[Gram, tuple[int, int]]  # how many texts hold it, how often it occurs
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _REPEATED = re.compile(r"(\S)\1{3,}")
@@ -67,7 +68,7 @@ def words(text: str) -> list[str]:
 
 
 def frequent(texts: Sequence[str], least: float) -> Tally:
-    """The n-grams that stand in a share of at least `least` of the texts.
+    """Return the n-grams that occur in a share of at least `least` of the texts.
 
     Level by level (Agrawal & Srikant 1994): an n-gram is frequent only where both (n−1)-grams in it
     are, so memory follows the frequent ones.
@@ -87,7 +88,7 @@ def frequent(texts: Sequence[str], least: float) -> Tally:
 
 
 def tally(texts: Sequence[str], grams: Collection[Gram]) -> Tally:
-    """How often these n-grams occur in the texts, without those that do not."""
+    """Return how often these n-grams occur in the texts, without those that do not occur."""
     wanted = set(grams)
     found: Tally = {}
     for n in range(1, _LONGEST + 1):
@@ -96,13 +97,13 @@ def tally(texts: Sequence[str], grams: Collection[Gram]) -> Tally:
 
 
 def spelled(gram: Gram) -> str:
-    """As it stands in a text."""
+    """Return an n-gram as it stands in a text."""
     kind, *items = gram
     return (" " if kind == "word" else "").join(items)
 
 
 def units(texts: Sequence[str]) -> int:
-    """Words and symbols of all texts."""
+    """Return the number of words and symbols in all texts."""
     return sum(len(items) for text in texts for _, items in _sequences(text))
 
 
@@ -123,7 +124,7 @@ def _grams(text: str, n: int) -> Iterator[Gram]:
 
 
 def _sequences(text: str) -> Iterator[tuple[str, Sequence[str]]]:
-    """What n-grams are cut from."""
+    """Yield the kind and the items of each sequence of a text from which n-grams are taken."""
     lowered = text.lower()
     yield "word", _WORD.findall(lowered)
     for run in text.translate(_SYMBOLS).split():
@@ -133,10 +134,10 @@ def _sequences(text: str) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 _PRIOR = 10.0  # responses (or words) that the prior weighs
-_LEAST_SHARE = 0.05  # of the responses that hold an n-gram, to be looked at
+_LEAST_SHARE = 0.05  # of the responses: n-grams in fewer of them are not compared
 _LEAST_Z = 4.0
-# a jump, by responses: from 1 % of them to 14 %, were that enough, or from 4 % to 40 %; and not
-# only because responses grew longer
+# a jump, by responses: 30 % or more hold it, by 16 times the odds (as from 4 % to 40 %), and not
+# only because responses grew longer: by 3 times the odds per word
 _RESPONSE_SHARE = 0.3
 _RESPONSE_ODDS = math.log(16)
 _RATE_ODDS = math.log(3)
@@ -146,7 +147,7 @@ _WORD_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Change:
-    """One n-gram now against before: shares of the responses that hold it, and of all words and
+    """One n-gram now and before: its shares of the responses (that hold it), and of all words and
     symbols; log-odds ratios and z-scores of both."""
 
     ngram: str
@@ -172,7 +173,7 @@ class Change:
 
     @property
     def sure(self) -> float:
-        """How sure it is that the n-gram is more frequent now, one way or the other."""
+        """The larger z-score, per response or per word, of the n-gram being more frequent now."""
         return max(self.z, self.word_z)
 
     @property
@@ -184,7 +185,7 @@ class Change:
         )
 
     def sentence(self, before: str) -> str:
-        """`'#' now in 62 % of responses, 1 % at the start`."""
+        """Return a message, as `'#' now in 62 % of responses, 1 % at the start`."""
         if self.responses - self.responses_before >= self.words - self.words_before:
             now, then, where = self.responses, self.responses_before, "in {} of responses"
         else:
@@ -192,17 +193,17 @@ class Change:
         return f"{self.ngram!r} now {where.format(_percent(now))}, {_percent(then)} {before}"
 
     def row(self) -> dict[str, object]:
-        """As JSON, for people: four digits."""
+        """Return the change as a JSON object for reading, rounded to four decimals."""
         return {key: _short(value) for key, value in asdict(self).items()}
 
 
 def changes(now: Sequence[str], before: Sequence[str]) -> list[Change]:
-    """Every n-gram in 5 % or more of the responses `now` that is more frequent than `before`, the
-    surest first; of n-grams that always stand together the longest. What is one word or symbol
-    repeated counts as that one."""
+    """Return every n-gram in 5 % or more of the responses `now` that is more frequent than
+    `before`, by falling z-score, of equals the longest first. Repetitions of one word or symbol
+    are not compared, since that word or symbol is."""
     found = frequent(now, _LEAST_SHARE)
     old = tally(before, found)
-    # a policy may have said nothing at all, and a share of nothing is 0
+    # where all responses before are empty, shares of them are 0
     responses, words = (len(now), len(before)), (units(now), max(units(before), 1))
     made = (
         _change(gram, found[gram], old.get(gram, (0, 0)), responses, words)
@@ -214,8 +215,8 @@ def changes(now: Sequence[str], before: Sequence[str]) -> list[Change]:
 
 
 def jumps(found: Iterable[Change], named: Iterable[Change] = ()) -> list[Change]:
-    """Those that jumped, without what overlaps with another of them or of `named`: one phrase is
-    one jump."""
+    """Return the changes that jumped, except those that overlap with an earlier one of them or with
+    one of `named`: one phrase is one jump."""
     told = list(named)
     new: list[Change] = []
     for change in found:
@@ -227,10 +228,10 @@ def jumps(found: Iterable[Change], named: Iterable[Change] = ()) -> list[Change]
 def log_odds(
     times: tuple[int, int], sizes: tuple[int, int], prior: float = _PRIOR
 ) -> tuple[float, float]:
-    """(log-odds ratio, its z-score) of `times` among `sizes`, each (now, before).
+    """Return (log-odds ratio, its z-score) of `times` among `sizes`, each (now, before).
 
-    The variance has both of the terms that the paper's eq. 19 begins with: what nearly every
-    response holds is not rare, as its eq. 20 takes words to be.
+    The variance has both terms of the paper's eq. 19: its eq. 20 assumes that words are rare, but
+    nearly every response may hold an n-gram.
     """
     alpha = prior * (sum(times) + 0.5) / (sum(sizes) + 1)  # between 0 and the prior, never at them
     odds, variance = [], 0.0
@@ -266,7 +267,7 @@ def _change(
 
 
 def _overlap(one: Change, other: Change) -> bool:
-    """Whether one stands within the other, or both hold the same two neighbours."""
+    """Return whether one n-gram is part of the other, or both have the same two items in a row."""
     if one.kind != other.kind:
         return False
     items = [
@@ -292,7 +293,7 @@ def _short(value: object) -> object:
 _FILE = "ngrams.json"
 _TOP = 20
 
-Jump = tuple[str, Change]  # its sentence
+Jump = tuple[str, Change]  # (message, change)
 
 
 def write_ngrams(
@@ -302,10 +303,10 @@ def write_ngrams(
     previous: tuple[int, Sequence[str]] | None = None,
 ) -> list[Jump]:
     """Compare the responses of one evaluation with the starting policy's and with those of the
-    evaluation before, and store the most changed n-grams of both; returns those that jumped.
+    evaluation before, and store the most changed n-grams of both. Return those that jumped.
 
     Args:
-        previous: its iteration and responses; None where that is the starting policy.
+        previous: iteration and responses of the evaluation before; None for the starting policy's.
     """
     since_start = changes(now, start)
     found = [(one.sentence("at the start"), one) for one in jumps(since_start)]
@@ -324,7 +325,7 @@ def write_ngrams(
 
 
 def read_jumps(home: Path) -> list[Jump]:
-    """What jumped by then; nothing where nothing was compared, as for the starting policy."""
+    """Return the jumps stored in `home`; [] where nothing was compared (the starting policy's)."""
     if not (home / _FILE).exists():
         return []
     with intact(home / _FILE):
@@ -333,7 +334,7 @@ def read_jumps(home: Path) -> list[Jump]:
 
 
 def new_jumps(now: Iterable[Jump], earlier: Iterable[Jump]) -> list[Jump]:
-    """Those that no earlier evaluation named, nor anything that overlaps with them."""
+    """Return the jumps that do not overlap with those of any earlier evaluation."""
     fresh = set(jumps((one for _, one in now), [one for _, one in earlier]))
     return [(message, one) for message, one in now if one in fresh]
 

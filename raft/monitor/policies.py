@@ -1,18 +1,18 @@
-"""How far a policy is from the one it began as, and how well it predicts a reference text.
+"""The KL divergence of a policy from the starting one, and its perplexity of a reference text.
 
 Schulman 2020 ("Approximating KL divergence", joschu.net/blog/kl-approx.html): with x drawn from the
 policy π and d = log π(x) − log π0(x), both k1 = d and k3 = exp(−d) − 1 + d have the expectation
 KL(π || π0). Both are in nats per response here; for whole responses:
 
 - k1 is the sum of d over a response's tokens;
-- k3 is taken token by token and summed. Of each token it is unbiased given those before it, and so
-  the sum is, by the chain rule. Taken of the whole response it would have that expectation too, but
-  from rare samples of huge exp(−d) alone: all others would say k1 − 1.
+- k3 is computed for each token and summed. For each token it is unbiased given the tokens before,
+  and so is the sum, by the chain rule. Computed for the whole response it would have the same
+  expectation, but due to rare samples of huge exp(−d) alone: for all others it is near k1 − 1.
 
-k3 is never negative, and varies less while the policies are near; from about a tenth of a nat per
-token on, the few tokens that π takes to be unlikelier than π0 did make it the wider of the two. So
-limits go by k1. Both need samples that are drawn from π as it is evaluated: at its temperature,
-with no token cut off by top-p or top-k.
+k3 is never negative, and varies less while the policies are near. From about a tenth of a nat per
+token on it varies more than k1, because of the few tokens that are less likely by π than by π0. So
+limits are on k1. Both need samples that are drawn from π as it is evaluated: at its temperature,
+with no token excluded by top-p or top-k.
 
 The log-probabilities are computed by a worker in a process of its own (`LogProbWorker`).
 """
@@ -51,14 +51,17 @@ _FILE = "kl.jsonl"
 
 
 def k3_sum(log_p_T: np.ndarray, start_log_p_T: np.ndarray) -> float:
-    """Σ exp(−d) − 1 + d over the T tokens of one response."""
+    """Return Σ exp(−d) − 1 + d over the T tokens of one response, in nats."""
     d_T = log_p_T - start_log_p_T
     return float(np.sum(np.expm1(-d_T) + d_T))
 
 
 def divergence_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """`eval/kl_k1` and `eval/kl_k3` in nats per response, with half widths of 95 % intervals over
-    prompts, from rows of `log_probs`, `start_log_probs` and `kl_k3` of K responses each."""
+    """Return `eval/kl_k1` and `eval/kl_k3` in nats per response, with half widths of 95 % intervals
+    over prompts, from rows of `log_probs`, `start_log_probs` and `kl_k3` of K responses each.
+
+    Values that are not finite are skipped.
+    """
     k1: list[list[float]] = []
     k3: list[list[float]] = []
     for row in rows:
@@ -85,7 +88,7 @@ class Measured:
 
 
 class LogProbWorker:
-    """Compares policies with the policy `start`. Holds no weights between calls."""
+    """A worker that compares policies with the policy `start`; it has no weights between calls."""
 
     def __init__(self, start: str, dtype: str = "auto") -> None:
         quiet_libraries()
@@ -94,7 +97,7 @@ class LogProbWorker:
         self._dtype = dtype
 
     def measure(self, policy: str, samples: Sequence[Row], texts: Sequence[Row]) -> Measured:
-        """`samples` are what `policy` drew, `texts` what its perplexity is measured on."""
+        """Return the KL terms of `samples`, which `policy` drew, and its perplexity of `texts`."""
         now = log_probs(policy, [*samples, *texts], self._dtype)
         sampled, read = now[: len(samples)], now[len(samples) :]
         before = log_probs(self._start, samples, self._dtype) if samples else []
@@ -140,7 +143,10 @@ class LogProbWorkers(WorkerGroup[LogProbWorker]):
         super().__init__(executor, [resources], max_respawns, after, stall_timeout)
 
     def measure(self, policy: str, samples: Sequence[Row], texts: Sequence[Row]) -> Measured:
-        """`LogProbWorker.measure`, however often it takes a new worker."""
+        """Run `LogProbWorker.measure` while the neighbours sleep; a worker that dies is replaced.
+
+        Raises WorkerDiedError where `max_respawns` are not enough.
+        """
         self.begin_stage()
         for neighbour in self._neighbours:
             neighbour.sleep()
@@ -164,8 +170,8 @@ class LogProbWorkers(WorkerGroup[LogProbWorker]):
 
 @dataclass(frozen=True)
 class PolicyMeasures:
-    """What is measured of policies: their KL to `start` on samples drawn at `temperature` (None:
-    no KL), and the perplexity of `texts` (none: no perplexity)."""
+    """The measures of policies: the KL to `start` of samples drawn at `temperature` (None: no KL),
+    and the perplexity of `texts` (empty: no perplexity)."""
 
     start: str
     temperature: float | None = None
@@ -176,8 +182,10 @@ class PolicyMeasures:
         return self.temperature is not None or bool(self.texts)
 
     def measure(self, home: Path, policy: str, workers: LogProbWorkers) -> dict[str, float]:
-        """The metrics of `policy`, which drew `eval.jsonl` in the folder `home`. Writes `kl.jsonl`
-        there; where that is whole already, its samples are not computed again."""
+        """Return the metrics of `policy`, which drew `eval.jsonl` in the folder `home`.
+
+        `kl.jsonl` is written there; where it exists, its samples are not computed again.
+        """
         found: dict[str, float] = {}
         path = home / _FILE
         rows: list[SampleRow] = []
@@ -195,7 +203,7 @@ class PolicyMeasures:
         return found
 
     def measure_start(self, workers: LogProbWorkers) -> dict[str, float]:
-        """The starting policy itself is at no distance."""
+        """Return the metrics of the starting policy: a KL of 0, and the perplexity it has."""
         found: dict[str, float] = {}
         if self.temperature is not None:
             found |= {"eval/kl_k1": 0.0, "eval/kl_k1_ci95": 0.0}
@@ -213,7 +221,7 @@ class PolicyMeasures:
 
 
 def _write(path: Path, rows: Sequence[SampleRow], measured: Measured) -> None:
-    """One row per prompt, in the order of `eval.jsonl`."""
+    """Write one row per prompt, in the order of `eval.jsonl`."""
     at = 0
     with whole_file(path) as file:
         for row in rows:

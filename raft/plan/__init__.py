@@ -1,1 +1,1 @@
-"""What a config needs before anything starts: memory of each process and GPU, disk, tokens."""
+"""The needs of a config, before anything starts: memory of each process and GPU, disk, tokens."""

@@ -1,8 +1,8 @@
-"""The memory of one process, in parts: what a model takes when it draws, scores, or is trained.
+"""The memory of one process, in parts: of a model that draws, scores, or is trained.
 
 Weights, gradients, optimizer and caches follow from element counts. Activations are estimates:
 their factors per token were counted in the graphs of transformers' Llama (`saved_tensors_hooks`),
-and a third is added for what a backward pass makes on its way.
+and a third is added for the temporary tensors of a backward pass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 GIB = 2**30
-# of a process that has touched a GPU: CUDA's context, kernels, the libraries' own buffers
+# of a process that uses a GPU: CUDA's context, kernels, the libraries' own buffers
 CONTEXT = GIB // 2
 _COLLECTIVES = GIB // 2  # NCCL's buffers, where processes train together
 _ON_THE_WAY = 4 / 3
@@ -31,7 +31,11 @@ PHASES: tuple[Phase, ...] = ("draw", "train", "save", "measure")
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes; `least` where a process makes do with less: it halves batches, or pages to the CPU."""
+    """Bytes of one part of a process's memory.
+
+    `least` are the bytes that are enough, where fewer are: batches are halved, or the optimizer is
+    paged to the CPU.
+    """
 
     bytes: int
     least: int | None = None
@@ -46,12 +50,12 @@ Parts = Mapping[str, Part]
 
 @dataclass(frozen=True)
 class Process:
-    """What one worker holds in each phase of an iteration, on each GPU of its own.
+    """The memory of one worker in each phase of an iteration, on each GPU of its own.
 
     Attributes:
-        gpus: their numbers; none on a CPU.
-        host: bytes of CPU memory, at most: what sleeps there, or is written from there.
-        limit: bytes of a GPU that it takes at most, where a setting says so.
+        gpus: the numbers of its GPUs; none on a CPU.
+        host: the most bytes of CPU memory: of models that sleep there, or are written from there.
+        limit: the most bytes of a GPU that it may take, where a setting says so.
     """
 
     name: str
@@ -61,7 +65,7 @@ class Process:
     limit: int | None = None
 
     def counted(self) -> Process:
-        """The same without what is estimated: activations, and what libraries keep."""
+        """Return the process without the parts that are estimated: activations, libraries' own."""
         phases: dict[Phase, Parts] = {
             phase: {key: part for key, part in parts.items() if key not in ("activations", "other")}
             for phase, parts in self.phases.items()
@@ -70,11 +74,11 @@ class Process:
 
     @property
     def excess(self) -> int:
-        """Bytes beyond its limit at its fullest."""
+        """Bytes beyond the limit in the fullest phase, less than 0 below it; 0 without a limit."""
         return 0 if self.limit is None else total(self.peak()) - self.limit
 
     def peak(self) -> Parts:
-        """The parts of its fullest phase."""
+        """Return the parts of the phase that takes most memory."""
         return max(self.phases.values(), key=total)
 
 
@@ -87,13 +91,16 @@ def needed(parts: Parts) -> int:
 
 
 def inference_bytes(size: ModelSize, tokens: int, element: int = 2) -> int:
-    """Activations of a forward pass over `tokens` without gradients: those of one layer."""
+    """Return the bytes of one layer's activations, in a forward pass without gradients.
+
+    `element` is the bytes of a number.
+    """
     return tokens * element * (3 * size.inner + 10 * size.hidden)
 
 
 def optimizer_bytes(name: str, element: int) -> float:
-    """Bytes of an optimizer's state per trained element, by its name here or in transformers;
-    `element` is the width of the weights."""
+    """Return the bytes of an optimizer's state per trained element, by its name here or in
+    transformers; `element` is the bytes of a weight."""
     if "8bit" in name:
         return 2 / ("lion" in name or 1)
     if name.startswith(("sgd", "adafactor")):
@@ -105,21 +112,21 @@ def optimizer_bytes(name: str, element: int) -> float:
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained, as far as memory is concerned.
+    """The settings of a training that its memory depends on.
 
     Attributes:
         element: bytes of a weight, and of a gradient.
-        autocast: arithmetic in bfloat16 under wider weights.
-        trained: elements that are trained; with adapters, theirs.
-        tokens, least_tokens: of a forward pass, and where it is cut when memory runs out.
-        optimizer: by its name here or in transformers.
+        autocast: whether the arithmetic is in bfloat16 under wider weights.
+        trained: the number of elements that are trained; with LoRA, the adapters'.
+        tokens, least_tokens: tokens of a forward pass; the fewest, as when memory runs out.
+        optimizer: its name here or in transformers.
         shards: over how many processes weights, gradients and optimizer are spread.
-        world: how many train together.
+        world: how many processes train together.
         logits: positions with logits at a time.
-        gathered: bytes of an element of a shard's layer while it is whole.
-        offload: shards rest in CPU memory.
+        gathered: bytes of an element in a layer that is gathered from its shards.
+        offload: whether shards are kept in CPU memory.
         reference: elements of a frozen copy to compare with.
-        buckets: gradients are held once more, as torch's wrapper for several processes does.
+        buckets: whether gradients are held twice, as torch's wrapper for several processes does.
     """
 
     element: int
@@ -140,12 +147,13 @@ class Training:
 
     @property
     def gradient(self) -> int:
-        """Bytes of a trained element, and of its gradient: adapters are float32."""
+        """Bytes of a trained element, and of its gradient: 4 in adapters, which are float32."""
         return 4 if self.lora else self.element
 
 
 def training_parts(size: ModelSize, how: Training) -> dict[str, Part]:
-    """The parts of a process that trains, at its peak: a forward pass with gradients there."""
+    """Return the memory of a process that trains, at its peak: in a forward pass while gradients
+    of an earlier pass are held."""
     frozen = (size.elements if how.lora else how.reference) * how.element
     mine = -(-how.trained // how.shards)
     state = int(mine * optimizer_bytes(how.optimizer, how.gradient))
@@ -162,8 +170,11 @@ def training_parts(size: ModelSize, how: Training) -> dict[str, Part]:
 
 
 def _copies(size: ModelSize, how: Training) -> int:
-    """bfloat16 copies of weights: autocast keeps all through a forward pass, shards are gathered
-    layer by layer, and those outside the layers stay."""
+    """Return the bytes of copies of the weights that training makes.
+
+    Autocast keeps bfloat16 copies of all through a forward pass. Shards are gathered layer by
+    layer, and those outside the layers stay gathered.
+    """
     if how.shards > 1:
         layer = (size.elements - size.ends) // max(1, size.layers)
         # two layers and their gradients; embedding and head with theirs
@@ -172,8 +183,11 @@ def _copies(size: ModelSize, how: Training) -> int:
 
 
 def _activations(size: ModelSize, how: Training, tokens: int) -> int:
-    """Of `tokens`: the states between layers, and what one layer (all, without checkpointing)
-    keeps for its gradients; logits, their float32 copy and their gradient."""
+    """Return the bytes of the activations of `tokens` tokens, by estimate.
+
+    These are the states between layers, the tensors that one layer (without checkpointing, every
+    layer) keeps for its gradients, the float32 logits and their gradient.
+    """
     wide = how.element == 4 and how.autocast
     factor = 30 if wide else 24 if how.lora else 20
     layer = tokens * (factor * size.hidden + 4 * size.kv_width + 8 * size.inner)

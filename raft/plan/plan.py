@@ -1,4 +1,4 @@
-"""The plan of a run or of a training of a reward model, and what of it does not fit."""
+"""The plan of a run or of a reward model's training, and the check that it fits."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_MEMORY = 79.2  # GiB, what torch gets of an H100 of 80 GB
-# hours are estimates: of a GPU's arithmetic in bfloat16 (an H100's), so much is used
+# for estimates of hours: an H100's FLOP/s in bfloat16, and the share that each kind of work uses
 PEAK_FLOPS = 989e12
 ASSUMED_MFU = {"drawing": 0.1, "scoring": 0.4, "training": 0.35}
-_DRIVER = 0.45  # GiB of an H100 that its driver counts and torch does not get
+_DRIVER = 0.45  # GiB of an H100 that the driver reports, but torch cannot use
 _ROW_BYTES = 11  # of a stored token: its id, and four letters with their quotes
 _DOING: dict[Phase, str] = {
     "draw": "drawing and scoring", "train": "training", "save": "saving the policy",
@@ -53,7 +53,10 @@ _DOING: dict[Phase, str] = {
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes: of a checkpoint, of all that are there at once, of stored samples; what is free."""
+    """The disk that a run needs: bytes of a checkpoint and of the stored samples, free bytes.
+
+    `at_once` is the most checkpoints that exist at the same time.
+    """
 
     checkpoint: int
     at_once: int
@@ -67,7 +70,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class GpuUse:
-    """One GPU in one phase: what is on it, and the least that it works with."""
+    """One GPU in one phase: the bytes that are used on it, and the least that are enough."""
 
     gpu: int
     phase: Phase
@@ -77,7 +80,7 @@ class GpuUse:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a config needs. `memory` is a GPU's, in bytes."""
+    """The needs of a config. `memory` is a GPU's, in bytes; `tokens` are given for each `step`."""
 
     summary: str
     gpus: int
@@ -89,7 +92,7 @@ class Plan:
     hours: Mapping[str, float] | None = None  # of all iterations, by estimate
 
     def uses(self) -> list[GpuUse]:
-        """Every GPU in every phase."""
+        """Return the use of every GPU in every phase in which a process is on it."""
         found: list[GpuUse] = []
         for gpu in sorted({one for process in self.processes for one in process.gpus}):
             here = [process for process in self.processes if gpu in process.gpus]
@@ -98,20 +101,20 @@ class Plan:
                 if not parts:
                     continue
                 most, least = sum(map(total, parts)), sum(map(needed, parts))
-                # what can do with less takes what is left
+                # parts that can shrink take the memory that the others leave
                 found.append(GpuUse(gpu, phase, max(least, min(most, self.memory)), least))
         return found
 
     def host(self) -> int:
-        """Bytes of CPU memory of all processes."""
+        """Return the bytes of CPU memory of all processes."""
         return sum(process.host for process in self.processes)
 
     def counted(self) -> Plan:
-        """The same without what is only estimated: what this exceeds cannot be."""
+        """Return the plan without estimated parts; if that does not fit, the config cannot."""
         return replace(self, processes=tuple(process.counted() for process in self.processes))
 
     def problem(self) -> tuple[str, str] | None:
-        """(config key, what does not fit): the worst; None where everything fits."""
+        """Return (config key, the worst of what does not fit); None where everything fits."""
         limited = [one for one in self.processes if one.limit is not None]
         process = max(limited, key=lambda one: one.excess, default=None)
         if process is not None and process.excess > 0:
@@ -132,7 +135,7 @@ class Plan:
         )
 
     def notes(self) -> list[str]:
-        """What fits by giving way, and a disk that is short."""
+        """Return lines on what fits only with smaller batches or paging, and on a disk too full."""
         found: list[str] = []
         alike: dict[str, list[int]] = {}
         for use in self.uses():
@@ -155,9 +158,9 @@ class Plan:
 
 
 def machine_gpus() -> tuple[int, float]:
-    """How many GPUs this machine has, and the GiB that torch gets of the smallest.
+    """Return how many GPUs this machine has, and the GiB of the smallest that torch can use.
 
-    Their driver is asked: torch would take memory of a GPU to answer. (0, 0) without one.
+    nvidia-smi is asked: torch would take memory of a GPU to answer. (0, 0) without GPUs.
     """
     smi = shutil.which("nvidia-smi")
     if smi is None:
@@ -185,7 +188,7 @@ def plan_run(config: RunConfig, gpus: int, memory: float, *, hub: bool = True) -
     """Plan a run on `gpus` GPUs of `memory` GiB; 0 is the CPU.
 
     Raises:
-        InputError: the workers do not fit the GPUs, or the size of a model is not to be had.
+        InputError: the workers do not fit the GPUs, or the size of a model cannot be determined.
     """
     placement = place_run(config, gpus)
     sizes = RunSizes.of(config, hub=hub)
@@ -202,7 +205,10 @@ def plan_run(config: RunConfig, gpus: int, memory: float, *, hub: bool = True) -
 
 
 def _hours(config: RunConfig, sizes: RunSizes, placement: Placement) -> dict[str, float] | None:
-    """Of drawing, scoring and training, from the tokens and `ASSUMED_MFU`; nothing is measured."""
+    """Return the hours of drawing, scoring and training, by tokens and `ASSUMED_MFU`, unmeasured.
+
+    None for a toy policy.
+    """
     if sizes.policy is None:
         return None
     tokens = {one.kind: one.whole or 0 for one in count_tokens(config, sizes)}
@@ -226,7 +232,10 @@ def _hours(config: RunConfig, sizes: RunSizes, placement: Placement) -> dict[str
 
 
 def check_plan(config: RunConfig, gpus: int, memory: float) -> None:
-    """Raises InputError for what does not fit; it names settings under which it would."""
+    """Check that a run fits `gpus` GPUs of `memory` GiB; 0 is the CPU.
+
+    Raises InputError where it does not, with the settings or GPUs with which it would.
+    """
     if (problem := plan_run(config, gpus, memory).problem()) is not None:
         fits = partial(_fits, memory=memory)
         raise InputError(*problem, what_would_fit(config, gpus, run_changes, fits))
@@ -240,16 +249,16 @@ def _disk(config: RunConfig, sizes: RunSizes, on_gpu: bool) -> Disk:
         if not config.train.fresh:
             checkpoint += int(how.trained * optimizer_bytes(how.optimizer, how.gradient))
         samples = sum(one.whole or 0 for one in count_tokens(config, sizes) if one.kind == "drawn")
-    # besides those kept: one being written, the best one, the newest where it is not kept, and
-    # one that drew what is trained on
+    # besides the newest `keep_checkpoints`: one being written, the best one, the newest where it is
+    # not among them, and one that drew the rows which are trained on
     at_once = config.keep_checkpoints + 2 + (config.checkpoint.every > 1) + config.overlap
-    if has_control(config):  # which begins when the run has written its last
+    if has_control(config):  # it begins when the run has written its last checkpoint
         at_once += at_once - 1 - config.overlap
     return Disk(checkpoint, at_once, samples * _ROW_BYTES, free(config.run_dir))
 
 
 def free(run_dir: str) -> int:
-    """Bytes that are free where a folder is, or will be."""
+    """Return the bytes that are free on the disk where a folder is, or will be."""
     path = Path(run_dir).absolute()
     return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
 
@@ -263,7 +272,7 @@ def _fits(config: RunConfig, gpus: int, memory: float) -> bool:
 
 
 def check_fits(config: RunConfig, *, hub: bool) -> None:
-    """Plan a run on the GPUs of this machine, if it has any and the run does not join others'.
+    """Check that a run fits the GPUs of this machine, if it has any and the run joins no cluster.
 
     Raises:
         InputError: the run cannot fit.
@@ -279,11 +288,14 @@ def check_fits(config: RunConfig, *, hub: bool) -> None:
 
 
 def refuse_what_cannot_fit(plan: Callable[[], Plan], refuse: Callable[[], None]) -> None:
-    """Before a start: what only an estimate exceeds is a warning, and a model of unknown size is
-    let be, so that nothing is stopped that might do.
+    """Refuse, before a start, a plan that cannot fit, but none that might.
+
+    A plan that only by estimate does not fit is a warning; one with a model of unknown size is not
+    judged.
 
     Raises:
-        InputError: `refuse`'s, where weights, gradients, optimizer or caches alone do not fit.
+        InputError: that of `refuse`, where weights, gradients, optimizer or caches alone do not
+            fit; or that of `plan`, for workers that do not fit the GPUs.
     """
     try:
         made = plan()

@@ -1,4 +1,4 @@
-"""What would fit where a plan does not: settings are changed, and planned again."""
+"""Settings that would fit where a plan does not, found by planning with each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["MORE", "in_shards", "run_changes", "training_changes", "what_would_f
 _C = TypeVar("_C", bound=BaseModel)
 MORE = (2, 4, 8, 16, 32)
 _AFTER_SHARDS = {"fsdp_offload", "optim"}
-# a change of settings, and what to call it
+# the name of a change of settings, and the change
 Named = tuple[str, Callable[[_C], _C]]
 Changes = Callable[[_C, int], Iterator[Named[_C]]]
 
@@ -27,8 +27,11 @@ Changes = Callable[[_C, int], Iterator[Named[_C]]]
 def what_would_fit(
     config: _C, gpus: int, changes: Changes[_C], fits: Callable[[_C, int], bool]
 ) -> str:
-    """Up to three changes, or sets of two or three where no single one is enough; else how many
-    such GPUs would do, alone or with a change."""
+    """Return as a fix up to three changes of settings that would fit, each enough alone.
+
+    Where none is, they are sets of two or three; else, how many such GPUs would be enough, alone or
+    with a change. The last resort is a smaller model or larger GPUs.
+    """
     known = list(changes(config, gpus))
     for count in (1, 2, 3):
         found: list[str] = []
@@ -56,7 +59,7 @@ def _section(name: str) -> str:
 
 
 def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
-    """Settings that take less memory, in the order in which they are worth trying."""
+    """Yield changes of a run's settings that save memory, in the order in which to try them."""
     train, cluster = config.train, config.cluster
     lighter = list(train.lighter(cluster.trainer_workers))
     for name, values in lighter:
@@ -93,7 +96,7 @@ def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
 
 
 def training_changes(config: TrainRewardConfig, gpus: int) -> Iterator[Named[TrainRewardConfig]]:
-    """The same of a training of a reward model, in which every GPU holds the whole model."""
+    """Yield changes as `run_changes` does, of the settings of a reward model's training."""
     from rewards.training.settings import LoraSettings
 
     train = config.train
@@ -118,7 +121,10 @@ def training_changes(config: TrainRewardConfig, gpus: int) -> Iterator[Named[Tra
 
 
 def in_shards(config: TrainRewardConfig) -> Iterator[tuple[str, TrainRewardConfig]]:
-    """The same training in shards, and what to call that; nothing where it cannot be."""
+    """Yield the name of a change to shards (FSDP), and the config with it.
+
+    Yield nothing for a training with LoRA, or one that is in shards already.
+    """
     from raft.reward_training.recipes import OF_SHARDS, stages
 
     known = stages(config)
@@ -135,7 +141,10 @@ def in_shards(config: TrainRewardConfig) -> Iterator[tuple[str, TrainRewardConfi
 def _both_stages(
     config: TrainRewardConfig,
 ) -> tuple[str, Callable[..., Callable[[TrainRewardConfig], TrainRewardConfig]]]:
-    """What to add to a key where it stands in two sections, and what changes it in both."""
+    """Return the suffix of a key that two stages have, and a function that changes it in both.
+
+    Where there is only the stage `train`, the suffix is "", and only that is changed.
+    """
     from raft.config.train_reward import SFTConfig
 
     both = config.recipe == "hh" and config.sft is not False

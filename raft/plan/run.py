@@ -1,4 +1,4 @@
-"""The processes of a RAFT run: what each holds on which GPU while it works and while it sleeps."""
+"""The memory of a RAFT run's processes on each GPU, while they work and while they sleep."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ _SCORED, _SCORED_CPU = 32_768, 2048  # tokens of a batch of rewards.inference.tr
 
 @dataclass(frozen=True)
 class RunSizes:
-    """The models of a run; `rewards` by the model that its settings name."""
+    """The sizes of a run's models: the policy's (None of a toy), and the rewards' by model name."""
 
     policy: ModelSize | None
     rewards: Mapping[str, ModelSize]
 
     @classmethod
     def of(cls, config: RunConfig, *, hub: bool) -> RunSizes:
-        """Raises InputError for one whose size is not to be had; a toy policy has none."""
+        """Return the sizes of a config's models. Raises InputError where one is not known."""
         model = config.policy.model
         toy = os.path.exists(os.path.join(os.path.expanduser(model), TOY_FILE))
         found = {
@@ -74,14 +74,14 @@ def _loaded(config: RunConfig) -> Iterator[tuple[str, ModelSpec | PairwiseSpec]]
 
 
 def place_run(config: RunConfig, gpus: int) -> Placement:
-    """Who gets which of `gpus` GPUs. Raises InputError where the workers do not fit."""
+    """Return which worker gets which of `gpus` GPUs. Raises InputError where they do not fit."""
     free = config.cluster.model_copy(update={"gpus": None})
     anywhere = config.model_copy(update={"cluster": free})
     return with_monitor(anywhere, gpus, place_workers(anywhere, gpus))
 
 
 def row_tokens(config: RunConfig, size: ModelSize | None) -> tuple[int, int]:
-    """The most tokens of (a prompt, prompt and response)."""
+    """Return the most tokens of a prompt, and of a prompt and its response together."""
     new = config.sampling.max_new_tokens
     context = config.policy.max_model_len or (size.context if size else None) or 2048
     prompt = min(config.prompts.max_tokens or context, max(1, context - new))
@@ -91,7 +91,7 @@ def row_tokens(config: RunConfig, size: ModelSize | None) -> tuple[int, int]:
 def run_processes(
     config: RunConfig, sizes: RunSizes, placement: Placement, memory: int
 ) -> list[Process]:
-    """Every worker of the run on GPUs of `memory` bytes, or on the CPU."""
+    """Return every worker of the run, on GPUs of `memory` bytes or on the CPU."""
     gpus = _numbers(placement)
     made = [
         _rollout(config, sizes, placement, memory, number, gpus["rollout"][number])
@@ -111,7 +111,7 @@ def run_processes(
 
 
 def _numbers(placement: Placement) -> dict[str, list[tuple[int, ...]]]:
-    """The GPUs of each worker, counted through the slots."""
+    """Return the numbers of each worker's GPUs, by group; GPUs are numbered slot by slot."""
     begin = list(accumulate((slot.gpus for slot in placement.slots), initial=0))
 
     def of(worker: Resources) -> tuple[int, ...]:
@@ -127,7 +127,10 @@ def _numbers(placement: Placement) -> dict[str, list[tuple[int, ...]]]:
 def _in_turn(
     kind: str, placement: Placement, on_gpu: bool, works: Mapping[Phase, Parts], idle: Parts
 ) -> dict[Phase, Parts]:
-    """Phases of a worker: asleep where others work on its GPU, else as `works` or `idle` says."""
+    """Return a worker's memory in each phase: asleep while others use its GPU, else as it works.
+
+    `works` has the phases in which it works; `idle` is its memory in the others.
+    """
     asleep = {"other": Part(CONTEXT if on_gpu else 0)}
     found: dict[Phase, Parts] = {}
     for phase in PHASES:
@@ -210,10 +213,10 @@ def _reward(
         models["other"] = Part(CONTEXT)
     scoring = models | ({"activations": Part(most, least)} if most else {})
     works: dict[Phase, Parts] = {"draw": scoring}
-    if config.overlap:  # the next batch is drawn and scored while the policy is trained
+    if config.overlap:  # the next batch is drawn and scored while the policy is trained and saved
         works |= {"train": scoring, "save": scoring}
     turns = _in_turn("reward", placement, bool(gpus), works, models)
-    if served and placement.colocated:  # which never sleep
+    if served and placement.colocated:  # vLLM's reward models never sleep
         for phase, parts in turns.items():
             turns[phase] = {**parts, "KV cache": Part(served)}
     shared = bool(gpus) and (placement.colocated or "reward" in placement.monitor_with)
@@ -222,7 +225,10 @@ def _reward(
 
 
 def _reward_element(part: ModelSpec | PairwiseSpec, size: ModelSize, on_gpu: bool) -> int:
-    """As asked, as published, as saved; on a CPU float32."""
+    """Return the bytes of a weight of a reward model.
+
+    Its dtype is that of the settings, else on a GPU as published or as saved, on a CPU float32.
+    """
     known = find_published(part.model)
     published = known[1].dtype if known is not None and on_gpu else None
     asked = part.dtype if part.dtype != "auto" else published
@@ -230,7 +236,7 @@ def _reward_element(part: ModelSpec | PairwiseSpec, size: ModelSize, on_gpu: boo
 
 
 def policy_training(config: RunConfig, size: ModelSize, on_gpu: bool) -> Training:
-    """How the policy is trained, with the longest rows that the config allows."""
+    """Return the settings of the policy's training, for the longest rows that the config allows."""
     settings, world = config.train, config.cluster.trainer_workers
     lora = settings.lora
     element = {"float32": 4, "bfloat16": 2, "auto": 2 if lora and on_gpu else 4}[settings.dtype]
@@ -284,8 +290,8 @@ def _trainer(
 
 
 def _saving(config: RunConfig, size: ModelSize, how: Training) -> int:
-    """What writing a checkpoint takes on top: an adapted tensor, its change and their sum in
-    float32, or a gathered tensor."""
+    """Return the bytes that writing a checkpoint takes on top: with LoRA, a tensor, its change and
+    their sum in float32; of shards, a gathered tensor."""
     lora = config.train.lora
     if lora is None:
         return 4 * size.ends if how.shards > 1 else 0

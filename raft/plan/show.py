@@ -13,7 +13,10 @@ _PARTS = ("weights", "gradients", "optimizer", "activations", "KV cache", "other
 
 
 def plan_text(plan: Plan) -> str:
-    """Tables of GiB for each process at its fullest and each GPU in each phase; disk; tokens."""
+    """Return tables of GiB for each process at its fullest and each GPU in each phase.
+
+    CPU memory, disk, tokens and estimated hours follow.
+    """
     lines = [plan.summary, ""]
     rows = [["process", "GPU", *_PARTS, "sum", "CPU"]]
     for process in plan.processes:
@@ -64,7 +67,7 @@ def _cell(size: int) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest cell, numbers on the right."""
+    """Return a table's lines; columns are as wide as their widest cell, numbers flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -76,7 +79,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
-    """The same in bytes."""
+    """Return the plan as a JSON object, with memory and disk in bytes."""
     problem = plan.problem()
     return {
         "summary": plan.summary,

@@ -1,7 +1,7 @@
-"""How large a model is, from its config.json alone: transformers builds it without any memory.
+"""The size of a model, from its config.json alone: transformers builds it without any memory.
 
-A name whose config.json is not on this machine is one of the published models below, or asked of
-the hub, which sends a few kilobytes.
+Where the config.json of a name is not on this machine, the name is one of the published models
+below, or the hub is asked, which sends a few kilobytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelSize", "UnknownSizeError", "model_size"]
 
 Kind = Literal["causal", "backbone"]
-# what model classes raise for settings that they do not take
+# the errors that model classes raise for settings that they do not take
 _NO_MODEL = (
     ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, NotImplementedError,
 )  # fmt: skip
@@ -44,7 +44,7 @@ _OPEN_LLAMA = _LLAMA | {
     "hidden_size": 3200, "intermediate_size": 8640, "num_hidden_layers": 26,
     "num_attention_heads": 32, "vocab_size": 32000,
 }  # fmt: skip
-# what the config.json on the hub says of the models that configs/ name
+# settings in the config.json on the hub, of the models that configs/ name
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
     "EleutherAI/gpt-neo-2.7B": {
         "model_type": "gpt_neo", "hidden_size": 2560, "num_layers": 32, "num_heads": 20,
@@ -79,19 +79,19 @@ _PUBLISHED: dict[str, Mapping[str, Any]] = {
 
 
 class UnknownSizeError(InputError):
-    """The size of a model cannot be told from what is here: nothing is said against the model."""
+    """The size of a model cannot be determined here; the model itself may be good."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the memory of a model follows from.
+    """The figures from which the memory of a model is computed.
 
     Attributes:
-        elements: of all weights; tied ones count once.
-        ends: of these, in the embedding and the vocabulary's head.
+        elements: the number of all weights; tied ones count once.
+        ends: how many of these are in the embedding and the vocabulary's head.
         inner: width of the layers' feed-forward part.
-        kv_width: of the keys of a token in one layer.
-        saved_bytes: of an element in the model's files.
+        kv_width: width of the keys of a token in one layer, and of its values.
+        saved_bytes: bytes of an element in the model's files.
         linear: (name, inputs, outputs) of the layers that adapters may wrap.
     """
 
@@ -114,7 +114,7 @@ class ModelSize:
         return 2 * self.layers * self.kv_width
 
     def adapted(self, target_modules: str | Sequence[str]) -> list[tuple[int, int]]:
-        """(inputs, outputs) of the layers that peft wraps for `target_modules`."""
+        """Return (inputs, outputs) of the layers that peft wraps for `target_modules`."""
 
         def wanted(name: str) -> bool:
             if target_modules == "all-linear":
@@ -126,21 +126,21 @@ class ModelSize:
         return [(inputs, outputs) for name, inputs, outputs in self.linear if wanted(name)]
 
     def adapters(self, r: int, target_modules: str | Sequence[str]) -> int:
-        """Elements of LoRA's matrices of rank `r`."""
+        """Return the number of elements in LoRA's matrices of rank `r`."""
         return sum(r * (inputs + outputs) for inputs, outputs in self.adapted(target_modules))
 
 
 @cache
 def model_size(model: str, key: str, kind: Kind = "causal", *, hub: bool = True) -> ModelSize:
-    """The size of a folder's or a hub name's model, without its weights.
+    """Return the size of a folder's or a hub name's model, without loading its weights.
 
     Args:
-        key: of the config, for messages.
+        key: the config key that errors name.
         kind: "backbone" has no head over the vocabulary, as scalar reward models.
-        hub: ask it where no config.json is here.
+        hub: ask the hub where no config.json is on this machine.
 
     Raises:
-        UnknownSizeError: its config.json is not to be had or names no known architecture.
+        UnknownSizeError: its config.json cannot be read or describes no known architecture.
     """
     import torch
     import transformers
@@ -183,7 +183,10 @@ def _measured(name: str, config: PreTrainedConfig, built: nn.Module) -> ModelSiz
 
 
 def _linear(built: nn.Module, head: object) -> list[tuple[str, int, int]]:
-    """GPT-2's layers are transposed, and adapters wrap them too; never the vocabulary's head."""
+    """Return (name, inputs, outputs) of the layers that adapters may wrap.
+
+    GPT-2's layers, whose weights are transposed, are among them; the vocabulary's head never is.
+    """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

@@ -1,4 +1,4 @@
-"""The tokens of a run: drawn, scored, trained on and thrown away, at most."""
+"""The most tokens that a run can draw, score, train on and discard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ __all__ = ["Tokens", "count_tokens", "has_control"]
 
 @dataclass(frozen=True)
 class Tokens:
-    """The most tokens of one kind: in an iteration (of a training: a step) and in all."""
+    """The most tokens of one kind: in an iteration (`each`) and in a run (`whole`).
+
+    In the training of a reward model, `each` is a step's, and `whole` is None: not known.
+    """
 
     kind: str
     each: int
@@ -29,8 +32,10 @@ def has_control(config: RunConfig) -> bool:
 
 
 def count_tokens(config: RunConfig, sizes: RunSizes) -> list[Tokens]:
-    """The most of each kind, were every prompt and every response as long as they may be; with a
-    control its own, which are drawn and trained on after the run."""
+    """Return the most tokens of each kind: with every prompt and response as long as is allowed.
+
+    The `whole` of a run with a control includes the control's, which follows the run.
+    """
     found = list(_tokens_of(config, sizes))
     if not has_control(config):
         return found
@@ -62,7 +67,7 @@ def _tokens_of(config: RunConfig, sizes: RunSizes) -> Iterator[Tokens]:
 
 
 def _read(config: RunConfig, prompt: int, row: int) -> int:
-    """Tokens that the reward models read for one prompt; a judge reads pairs in both orders."""
+    """Return the tokens that reward models read per prompt; a judge reads pairs in both orders."""
     k, begun, found = config.sampling.k, config.sampling.begun, 0
     for part in config.reward.parts():
         if part.kind == "model":
@@ -75,7 +80,7 @@ def _read(config: RunConfig, prompt: int, row: int) -> int:
 
 
 def _kept(config: RunConfig) -> int:
-    """The most responses of an iteration that are trained on."""
+    """Return the most responses of an iteration that are trained on."""
     rule, count, k = config.select, config.prompts.per_iteration, config.sampling.whole
     each = {"best_of_k": 1, "random": 1, "soft": 1, "top_m": rule.m or 1, "best_and_worst": 2}
     if rule.strategy == "global_top_fraction":

@@ -1,4 +1,4 @@
-"""The plan of a training of a reward model: every process holds the whole model, or a shard."""
+"""The plan for training a reward model, where every process holds the whole model or a shard."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_training_fits", "check_training_plan", "plan_training"]
 
-# as rewards.training.trainer, .grm_objective and rewards.inference.transformers have them
+# copies of constants in rewards.training.trainer, .grm_objective, rewards.inference.transformers
 _MICRO_TOKENS, _MICRO_TOKENS_CPU = 16_384, 2048
 _GRM_LOGITS = 1024
 _FEATURE_TOKENS = 32_768
@@ -42,7 +42,7 @@ def plan_training(config: TrainRewardConfig, gpus: int, memory: float, *, hub: b
     """Plan a training in one process on each of `gpus` GPUs of `memory` GiB; 0 is the CPU.
 
     Raises:
-        InputError: the size of the model is not to be had.
+        InputError: the size of the model cannot be determined.
     """
     parts, checkpoint = _armorm(config, gpus, hub=hub), 0
     tokens: list[Tokens] = []
@@ -74,7 +74,10 @@ def plan_training(config: TrainRewardConfig, gpus: int, memory: float, *, hub: b
 
 
 def check_training_plan(config: TrainRewardConfig, gpus: int, memory: float) -> None:
-    """Raises InputError for what does not fit; it names settings under which it would."""
+    """Check that a training fits GPUs of `memory` GiB (0 GPUs: the CPU).
+
+    Raises InputError where it does not, with the settings or GPUs with which it would.
+    """
     if (problem := plan_training(config, gpus, memory).problem()) is not None:
         fits = partial(_fits, memory=memory)
         fix = what_would_fit(config, max(gpus, 1), training_changes, fits)
@@ -86,7 +89,7 @@ def check_training_plan(config: TrainRewardConfig, gpus: int, memory: float) -> 
 
 
 def check_training_fits(config: TrainRewardConfig, *, hub: bool) -> None:
-    """Plan a training on a GPU of this machine, if it has any; in shards on all of them.
+    """Check that a training fits a GPU of this machine, if it has any, or in shards all of them.
 
     Raises:
         InputError: the training cannot fit.
@@ -114,7 +117,7 @@ def _held(config: TrainRewardConfig) -> str:
 
 
 def _host(parts: Parts, gpus: int) -> int:
-    """A paged optimizer may lie there whole."""
+    """Return the bytes of CPU memory of a process: on a GPU, those of a paged optimizer, if any."""
     return total(parts) if not gpus else parts["optimizer"].bytes if _is_paged(parts) else 0
 
 
@@ -128,7 +131,7 @@ def _size(config: TrainRewardConfig, section: str, hub: bool) -> ModelSize:
 
 
 def _side(config: TrainRewardConfig, section: str, size: ModelSize) -> int:
-    """The most tokens of one row."""
+    """Return the most tokens of one row of a stage, or of one side of a pair."""
     if section == "sft":
         return (config.sft or SFTConfig()).chunk
     return longest_side(config) or size.context or 2048
@@ -162,7 +165,10 @@ def _training(
 
 
 def _armorm(config: TrainRewardConfig, gpus: int, *, hub: bool) -> Parts:
-    """Its states are those of a frozen model; ridge regression and gate take little."""
+    """Return the memory of the frozen model whose states ArmoRM learns from; {} without `armorm`.
+
+    Ridge regression and gate take little beside it, and are not counted.
+    """
     if config.armorm is None:
         return {}
     size = _size(config, "train", hub)

@@ -1,4 +1,4 @@
-"""Other runs beside the one that a page is about: their curves, headlines, settings and samples."""
+"""Runs that a page compares with its own: their curves, headlines, settings and samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PHASES = {"eval": "held-out prompts", "rollouts": "training rollouts"}
 
 @dataclass(frozen=True)
 class Other:
-    """A run beside the first: `mark` tells its stages and metrics from those of the first."""
+    """A run that is compared with the page's own; `mark` distinguishes its stages from those."""
 
     title: str
     mark: str
@@ -28,16 +28,16 @@ class Other:
     stages: list[Stage]
 
     def key(self, key: str) -> str:
-        """A metric of this run, as rows of several runs name it."""
+        """Return the name of a metric of this run in rows that hold metrics of several runs."""
         return f"{self.title}: {key}"
 
     def phases(self) -> dict[str, str]:
-        """What the page calls its phases."""
+        """Return the names of this run's phases on the page, by phase and mark."""
         return {f"{one}{self.mark}": f"{name} of {self.title}" for one, name in _PHASES.items()}
 
 
 def read_others(runs: Sequence[Path], first: str, on_damage: Callable[[str], None]) -> list[Other]:
-    """The runs behind the first; a name that stands twice gets a number."""
+    """Return what the page shows of `runs`; a title that is taken, as by `first`, gets a number."""
     found: list[Other] = []
     taken = [first]
     for number, run in enumerate(runs, start=1):
@@ -57,7 +57,7 @@ def read_others(runs: Sequence[Path], first: str, on_damage: Callable[[str], Non
 
 
 def merged(metrics: list[Numbers], others: Sequence[Other]) -> list[dict[str, float]]:
-    """A row per iteration with the metrics of all runs."""
+    """Return a row per iteration with the metrics of all runs."""
     rows = {row.iteration: dict(row.values) for row in metrics}
     for other in others:
         for row in other.metrics:
@@ -68,7 +68,7 @@ def merged(metrics: list[Numbers], others: Sequence[Other]) -> list[dict[str, fl
 
 
 def panels(metrics: list[Numbers], others: Sequence[Other]) -> list[PagePanel]:
-    """The panels of the first run with the lines of the others, dotted or dashed."""
+    """Return the panels of the first run with the lines of the others, dotted or dashed."""
     found = summary.panels(metrics)
     by_title = {panel["title"]: panel for panel in found}
     for number, other in enumerate(others):
@@ -89,7 +89,7 @@ def panels(metrics: list[Numbers], others: Sequence[Other]) -> list[PagePanel]:
 
 
 def headlines(others: Sequence[Other]) -> list[Headline]:
-    """The numbers at the top, of the other runs."""
+    """Return the other runs' numbers for the top of the page."""
     return [
         {**one, "label": f"{one['label']} of {other.title}"}
         for other in others
@@ -100,7 +100,7 @@ def headlines(others: Sequence[Other]) -> list[Headline]:
 def differences(
     title: str, config: Mapping[str, object], others: Sequence[Other]
 ) -> list[FactGroup]:
-    """Each setting that is not the same in all runs, but for their folders."""
+    """Return the settings that are not the same in all runs, except run_dir; [] without others."""
     if not others:
         return []
     every = [(title, _flat(config)), *((one.title, _flat(one.config)) for one in others)]

@@ -20,7 +20,7 @@ _first = itemgetter(0)
 
 
 def extremes(index: Index, stage: int) -> tuple[list[SampleEntry], list[SampleEntry]]:
-    """(best, worst) samples by the reward, one of each prompt."""
+    """Return (best, worst): the samples of highest and of lowest reward, one of each prompt."""
     best: list[tuple[float, int, int]] = []  # score, sample, row
     worst: list[tuple[float, int, int]] = []
     for row, scores_K in enumerate(index.scores.get("reward", [])):
@@ -35,7 +35,7 @@ def extremes(index: Index, stage: int) -> tuple[list[SampleEntry], list[SampleEn
 
 
 def changed(first: Index, last: Index, stage: int) -> tuple[list[SampleEntry], list[SampleEntry]]:
-    """(risen, fallen): prompts by how far their mean reward moved between two evaluations."""
+    """Return (risen, fallen): the prompts whose mean reward moved most between two evaluations."""
     before = dict(zip(first.ids, map(_mean, first.scores.get("reward", [])), strict=False))
     moved: list[tuple[float, SampleEntry]] = []
     for row, scores_K in enumerate(last.scores.get("reward", [])):
@@ -49,10 +49,11 @@ def changed(first: Index, last: Index, stage: int) -> tuple[list[SampleEntry], l
 
 
 def disagreeing(index: Index, stage: int) -> list[SampleEntry]:
-    """Samples that proxy and gold score most differently, one of each prompt; those first that the
-    proxy puts above gold, as a policy that exploits it does.
+    """Return the samples that proxy and gold score most differently, one of each prompt.
 
-    Each reward is scaled by its standard deviation over the samples of the stage.
+    Those that the proxy scores higher come first, since a policy that exploits the proxy has such
+    samples. Each reward is standardised over the samples of the stage; where all its scores are
+    equal or missing, the list is empty.
     """
     proxy, gold = index.scores.get("reward", []), index.scores.get("gold", [])
     scale, gold_scale = _scale(proxy), _scale(gold)
@@ -80,7 +81,7 @@ def with_excerpts(lists: Iterable[SampleList], stage: Stage, advance: Callable[[
     for entry in (entry for one in lists for entry in one["entries"]):
         wanted.setdefault(entry["row"], []).append(entry)
     last = max(wanted, default=-1)
-    # its damage was noticed the first time
+    # damaged rows were reported at the first reading
     for number, row in enumerate(sample_rows(stage.path, stage.name, lambda _: None)):
         if number > last:
             break
@@ -107,7 +108,10 @@ def _mean(scores_K: list[float | None]) -> float | None:
 
 
 def _scale(scores_PK: Sequence[Sequence[float | None]]) -> tuple[float, float] | None:
-    """(mean, standard deviation) of the known scores; None where all are equal."""
+    """Return the mean and standard deviation of the known scores.
+
+    None where they are all equal, fewer than two, or too large for a float's arithmetic.
+    """
     known = [score for scores_K in scores_PK for score in scores_K if score is not None]
     if len(known) < 2:
         return None

@@ -1,9 +1,9 @@
-"""The page around the data: markup, styles, script and the data itself in one file.
+"""The report's page: markup, styles, script and the data itself in one file.
 
-What a run holds gets into the page as JSON or as base64, never as markup, and is shown as text. A
-Content-Security-Policy forbids all requests and every script but the page's own. Rows of samples
-are in compressed blocks, which the script unpacks when it shows one of their rows. The typed
-dictionaries are what the script reads: their keys are the names that it knows.
+The contents of a run get into the page as JSON or as base64, never as markup, and are shown as
+text. A Content-Security-Policy forbids all requests and every script but the page's own. Rows of
+samples are in compressed blocks, which the script unpacks when it shows one of their rows. The
+typed dictionaries describe the data that the script reads, which knows it by these keys.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Headline(TypedDict):
     note: str
 
 
-Fact = tuple[str, str]  # what, value
+Fact = tuple[str, str]  # (what it is, its value)
 
 
 class FactGroup(TypedDict):
@@ -123,7 +123,7 @@ class StageBlocks(TypedDict):
 
 
 class PageStage(StageBlocks):
-    """A stage, with what its scores are and whether they can be compared across prompts."""
+    """A stage whose scores are called `measure`; `comparable` where they compare across prompts."""
 
     measure: str
     comparable: bool
@@ -153,7 +153,7 @@ class HistogramRow(TypedDict):
 
 
 class Histogram(TypedDict):
-    """How the scores of the held-out responses lie, by iteration, in bins of one width."""
+    """The distribution of held-out scores, by iteration, in bins of one width from low to high."""
 
     low: float
     high: float
@@ -162,7 +162,7 @@ class Histogram(TypedDict):
 
 
 class PageData(TypedDict):
-    """Everything but the samples. `phases` are the names of those of other runs."""
+    """The page's data without the samples. `phases` are the names of phases of other runs."""
 
     title: str
     made: str
@@ -193,7 +193,7 @@ _SPLIT = "<!-- data -->\n"
 
 
 def beginning(title: str) -> str:
-    """Everything before the data blocks. `title` may hold anything."""
+    """Return the part of the page before the data blocks. `title` may be any text."""
     return _filled(
         _shell().split(_SPLIT)[0],
         {"TITLE": html.escape(_printable(title)), "POLICY": _policy(), "STYLE": _style()},
@@ -201,14 +201,14 @@ def beginning(title: str) -> str:
 
 
 def end(data: PageData) -> str:
-    """Everything after the data blocks."""
+    """Return the part of the page after the data blocks."""
     # ASCII alone, and no "<": no text of a model can end the element that it is in
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return _filled(_shell().split(_SPLIT)[1], {"DATA": text, "SCRIPT": _script()})
 
 
 def _filled(shell: str, values: dict[str, str]) -> str:
-    """Fill all places at once: a value may hold the name of another place, as `%SCRIPT%`."""
+    """Return `shell` with all placeholders filled at once: a value may contain another's name."""
     names = "|".join(values)
     return re.sub(f"%({names})%", lambda place: values[place[1]], shell)
 
@@ -260,7 +260,7 @@ _BYTES_PER_BLOCK = 1 << 19
 
 
 class Blocks:
-    """Writes blocks as numbered `<script>` elements of a type that no browser runs."""
+    """A writer of blocks as numbered `<script>` elements of a type that no browser runs."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -278,7 +278,7 @@ class Blocks:
 
 
 class RowBlocks:
-    """Gathers rows into blocks of JSON lines; a larger row gets a block for itself."""
+    """A writer of rows in blocks of JSON lines, of 512 KiB at most; a larger row has its own."""
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks

@@ -1,6 +1,6 @@
-"""What a report cannot show: missing and damaged parts of a run.
+"""Missing and damaged parts of a run, which its report cannot show.
 
-Each is named once in the log and again at the top of the page; none stops the report.
+Each is named once in the log and once at the top of the page; none stops the report.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def read_valid_metrics(run: Path, on_damage: Callable[[str], None]) -> list[Numbers]:
-    """The numbers of each iteration; [] where there is no metrics.jsonl."""
+    """Return the numbers of each iteration; [] without metrics.jsonl. Damaged rows are skipped."""
     try:
         rows = read_numbers(
             run, on_damage=lambda text: on_damage(text.replace(f"{run}/", "", 1) + " (skipped)")
@@ -37,7 +37,7 @@ def read_valid_metrics(run: Path, on_damage: Callable[[str], None]) -> list[Numb
 
 
 def read_guards(run: Path, on_damage: Callable[[str], None]) -> tuple[list[Guard], Stop | None]:
-    """(guards that fired, why the run was stopped); most runs have neither."""
+    """Return the guards that fired, and why the run was stopped; [] and None in most runs."""
     fired = []
     if (run / "guards.jsonl").exists():
         rows = json_rows(run / "guards.jsonl", "guards.jsonl", on_damage)
@@ -46,14 +46,17 @@ def read_guards(run: Path, on_damage: Callable[[str], None]) -> tuple[list[Guard
 
 
 def iteration_numbers(run: Path, metrics: list[Numbers]) -> list[int]:
-    """The iterations that have a folder or a row of metrics, and all before them."""
+    """Return the iterations that have a folder or a row of metrics, and all before them.
+
+    Where most of those before have neither, a number is damaged, and they are skipped.
+    """
     folders = {
         int(path.name)
         for path in (run / "iterations").glob("*")
         if path.is_dir() and path.name.isdecimal()
     }
     last = max(folders | {row.iteration for row in metrics}, default=-1)
-    # a damaged number must not make a million notices
+    # a damaged number must not lead to a million notices
     known = sorted(folders | {row.iteration for row in metrics})
     return list(range(last + 1)) if last <= 2 * len(known) + 10 else known
 
@@ -65,7 +68,7 @@ def find_gaps(
     config: Mapping[str, object],
     stopped: bool,
 ) -> list[str]:
-    """One line for all iterations that lack the same, and one where the run is not over."""
+    """Return a line for all iterations that lack the same, and one if the run is not finished."""
     rows = {row.iteration: row.values for row in metrics}
     planned, every = config.get("iterations"), _every(config)
     alike: dict[str, list[int]] = {}
@@ -114,7 +117,7 @@ def _whole(value: object) -> int | None:
 
 
 def _named(iterations: list[int]) -> str:
-    """[3] as "iteration 3", [3, 4, 5, 8] as "iterations 3–5, 8"."""
+    """Return [3] as "iteration 3", [3, 4, 5, 8] as "iterations 3–5, 8"."""
     spans: list[list[int]] = []
     for number in iterations:
         if spans and spans[-1][1] == number - 1:
@@ -156,7 +159,10 @@ def _trained(row: Mapping[str, float]) -> bool:
 
 
 def _every(config: Mapping[str, object]) -> int:
-    """Iterations between evaluations; where the run chose them itself, only the ends are sure."""
+    """Return how many iterations lie between evaluations; 1 where the config does not say.
+
+    Where the run decides itself (null), the number is so large that only the ends are due.
+    """
     section = config.get("eval")
     every = section.get("every") if isinstance(section, dict) else None
     if isinstance(section, dict) and "every" in section and every is None:
@@ -168,7 +174,7 @@ log = logging.getLogger("raft.report")
 
 
 class Notices:
-    """Lines in the order in which they came up, each once."""
+    """Notices in the order in which they were added, each once; a new one is also logged."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

@@ -1,7 +1,7 @@
 """The stages of a run whose samples are stored, and how their rows get into the page.
 
 A row that cannot be read is skipped, counted, and named by its line; the rows around it are shown.
-Token ids, which nobody reads, leave their number behind.
+Of token ids, which nobody reads, the page has only the number.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ _T = TypeVar("_T")
 class PageRow(TypedDict):
     """One prompt as the page's script reads it; what is not known of its K responses has no key.
 
-    `scores` are {reward name: K}; `finish`, `tokens` and `seeds` have K entries. So have `numbers`,
-    where responses were rejected early: those among the ones begun. `chosen` and `rejected` are
-    the places of the responses that were trained on, and trained against.
+    `scores` are {reward name: K}; `finish`, `tokens` and `seeds` have K entries. Where responses
+    were rejected early, `numbers` are the K places of the others among all that were begun.
+    `chosen` and `rejected` are the places, in 0 … K−1, of the responses that were trained on and
+    trained against.
     """
 
     id: str
@@ -59,7 +60,7 @@ class PageRow(TypedDict):
 def json_rows(
     path: Path, name: str, on_damage: Callable[[str], None]
 ) -> Iterator[dict[str, object]]:
-    """The objects of a JSONL file; what is wrong with others is said once, at the end."""
+    """Yield the objects of a JSONL file; other rows are skipped, and reported once at the end."""
 
     def parse(row: Row) -> dict[str, object]:
         if not is_object(row.value):
@@ -72,7 +73,7 @@ def json_rows(
 
 
 def sample_rows(path: Path, name: str, on_damage: Callable[[str], None]) -> Iterator[PageRow]:
-    """The rows of a file of samples, for the page; damage is said as by `json_rows`.
+    """Yield the rows of a file of samples for the page; damage is reported as by `json_rows`.
 
     A score is None where it is missing, no finite number, or no number at all.
     """
@@ -89,8 +90,10 @@ def sample_rows(path: Path, name: str, on_damage: Callable[[str], None]) -> Iter
 def _selected(
     path: Path, name: str, on_damage: Callable[[str], None]
 ) -> dict[str, tuple[list[int], set[int]]]:
-    """Of every prompt that was trained on: the selected samples' numbers, and the hashes of the
-    responses that were the rejected side of a pair. Memory grows with the prompts, not the texts.
+    """Return for every prompt that was trained on, by id, the numbers of its selected samples, and
+    the hashes of the responses that were rejected in a pair.
+
+    Memory grows with the number of prompts, not with the texts.
     """
     found: dict[str, tuple[list[int], set[int]]] = {}
     damage = Damage()
@@ -98,7 +101,7 @@ def _selected(
         if row.weight == 0:  # stored, and not trained on
             continue
         numbers, rejected = found.setdefault(row.id, ([], set()))
-        if row.sample not in numbers:  # which may be the better one of several pairs
+        if row.sample not in numbers:  # a sample may be the better one of several pairs
             numbers.append(row.sample)
         if row.rejected is not None:
             rejected.add(hash(row.rejected.response))
@@ -158,7 +161,7 @@ def _score_name(column: str) -> str:
 
 
 def _rounded(score: float | None) -> float | None:
-    """Six digits: more than anyone reads, at half the size."""
+    """Return a score in six digits, to halve the page's size; None for one that is not finite."""
     return float(f"{score:.6g}") if score is not None and math.isfinite(score) else None
 
 
@@ -168,7 +171,7 @@ _START = 140  # characters of a prompt that its line in a list shows
 @dataclass(frozen=True, slots=True)
 class Stage:
     """The file of one iteration's rollouts or held-out samples. `name` is its path in the run;
-    `run` tells it from the same file of another run on the page."""
+    `run` is "", or a mark that distinguishes another run on the same page."""
 
     iteration: int
     phase: str  # "eval" or "rollouts"
@@ -184,9 +187,10 @@ class Stage:
 
 @dataclass(slots=True)
 class Index:
-    """One line per prompt: what lists are made of, without the responses.
+    """The entries of a stage's P prompts in lists of the page, without the responses.
 
-    The P entries of `columns` are in the order of the file; `scores` holds K numbers or None each.
+    All lists have P entries in the order of the file; those of `scores` have K numbers or None
+    each, those of `chosen` and `cut` are places among the K responses.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -226,7 +230,7 @@ class Index:
 
 
 def find_stages(run: Path, iterations: list[int]) -> list[Stage]:
-    """What is there, in the order in which it was drawn."""
+    """Return the stages whose files exist, in the order in which their samples were drawn."""
     found = []
     for iteration in iterations:
         for phase in ("rollouts", "eval"):
@@ -244,9 +248,9 @@ def embed(
     limit: int | None,
     advance: Callable[[], None],
 ) -> tuple[StageBlocks, Index]:
-    """Write the rows and the index of a stage as blocks; (where they are, the index).
+    """Write the rows and the index of a stage as blocks. Return where they are, and the index.
 
-    Memory holds one block of rows and the stage's index.
+    At most `limit` rows are written. Memory holds one block of rows and the stage's index.
     """
     chosen_path = stage.chosen
     chosen: dict[str, tuple[list[int], set[int]]] = {}
@@ -280,13 +284,16 @@ def embed(
 
 
 def start_of(prompt: str | list[Message]) -> str:
-    """The beginning of a prompt on one line; of a conversation, that of its last message."""
+    """Return the beginning of a prompt, or of a conversation's last message, in one line.
+
+    It has at most 140 characters.
+    """
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else ""
     return " ".join(text[: 4 * _START].split())[:_START]
 
 
 def spread(column_PK: list[list[float | None]]) -> list[float] | None:
-    """[lowest, highest] of the scores that are there."""
+    """Return [lowest, highest] of the scores that are not None; None where all are."""
     low, high = math.inf, -math.inf
     for scores_K in column_PK:
         for score in scores_K:

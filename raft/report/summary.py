@@ -1,4 +1,4 @@
-"""What the page says about a run besides its samples: settings, numbers, curves, times."""
+"""The parts of a report besides samples: settings, numbers, curves, times."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def read_config(run: Path, on_damage: Callable[[str], None]) -> dict[str, object]:
-    """The resolved config without passwords, or {} where there is none to be read."""
+    """Return the resolved config with passwords masked; {} where it is missing or unreadable."""
     try:
         found = parse_yaml((run / "config.yaml").read_text(encoding="utf-8"), "config.yaml")
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def read_config(run: Path, on_damage: Callable[[str], None]) -> dict[str, object
 
 
 def environment(run: Path, on_damage: Callable[[str], None]) -> dict[str, object]:
-    """env.json, or {} where there is none to be read."""
+    """Return the contents of env.json; {} where it is missing or unreadable."""
     try:
         found = read_json(run / "env.json")
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def config_text(config: Mapping[str, object]) -> str:
 
 
 def judged(config: Mapping[str, object], section: str) -> bool:
-    """Whether a pairwise judge gives this reward, alone or as a part of a combination."""
+    """Return whether a pairwise judge gives this reward, alone or as a part of a combination."""
     return _holds_judge(config.get(section))
 
 
@@ -88,7 +88,7 @@ def facts(
     metrics: list[Numbers],
     stages: list[PageStage],
 ) -> list[FactGroup]:
-    """Facts in groups; those that are not known are not listed."""
+    """Return facts on the run in groups; those that are not known are skipped."""
     groups = [
         ("Run", _run(config, env, metrics)),
         ("Responses", _counts(stages)),
@@ -107,7 +107,7 @@ def facts(
 
 
 def headline(metrics: list[Numbers], planned: object) -> list[Headline]:
-    """The few numbers a reader looks for first: the last evaluation beside the first."""
+    """Return the numbers for the top of the page: the last evaluation compared with the first."""
     found: list[Headline] = []
     for label, key in (
         ("Held-out reward", "eval/reward"),
@@ -185,7 +185,7 @@ def _section(values: Mapping[str, object], name: str) -> list[Fact]:
 
 
 def _pairs(values: Mapping[str, object]) -> list[Fact]:
-    """The values that are set, as text."""
+    """Return the values that are set, as text; None and empty values are not set."""
     return [
         (str(key), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for key, value in ((key, _plain(value)) for key, value in values.items())
@@ -194,7 +194,7 @@ def _pairs(values: Mapping[str, object]) -> list[Fact]:
 
 
 def _plain(value: object) -> object:
-    """Without settings that are not set, and with dates as text."""
+    """Return a value without None and empty entries, and with dates and other types as text."""
     if isinstance(value, dict):
         plain = {str(key): _plain(item) for key, item in value.items()}
         return {key: item for key, item in plain.items() if item not in (None, "", [], {})}
@@ -204,7 +204,7 @@ def _plain(value: object) -> object:
 
 
 def _masked(value: object, key: str = "") -> object:
-    """The value without passwords: reports are passed on."""
+    """Return the value with passwords masked, since reports are passed on."""
     if value is not None and _SECRET.search(key):
         return "***"
     if isinstance(value, dict):
@@ -224,7 +224,10 @@ def _holds_judge(section: object) -> bool:
 
 
 def _with_interval(row: Numbers, mean: str, half_width: str) -> str:
-    """Both to two digits of the half width: more would be noise."""
+    """Return "mean ± half width", rounded to two digits of the latter: more would be noise.
+
+    Without a usable half width it is the mean in three digits.
+    """
     value, half = row.get(mean) or 0.0, row.get(half_width)
     if not half or not 1e-6 < half < 1e6:
         return f"{value:.3g}".replace("-", "−")
@@ -263,7 +266,7 @@ TIMES = ("generate", "score", "select", "train", "sync", "eval")
 
 
 def panels(metrics: list[Numbers]) -> list[PagePanel]:
-    """The panels of `raft curves`, with the lines that the run has numbers for."""
+    """Return the panels of `raft curves`, with the lines that the run has numbers for."""
     known = {key for row in metrics for key in row.values}
     found: list[PagePanel] = []
     for panel in (*(PANELS[name] for name in _DRAWN), *_FURTHER):
@@ -295,8 +298,10 @@ _BINS = 24
 
 
 def histogram(scores: Mapping[int, list[float]], measure: str) -> Histogram | None:
-    """The scores of each iteration's held-out responses in bins that all of them share; None where
-    there are none, or all are equal."""
+    """Return the distribution of each iteration's held-out scores, in bins that all share.
+
+    None where there are no scores, or all are equal.
+    """
     every = [one for values in scores.values() for one in values]
     if not every or min(every) == max(every):
         return None
@@ -313,7 +318,7 @@ def histogram(scores: Mapping[int, list[float]], measure: str) -> Histogram | No
 
 
 def timeline(metrics: list[Numbers]) -> list[Times]:
-    """Seconds per iteration and stage; `other` is what no stage accounts for."""
+    """Return the seconds per iteration and stage; `other` are those that belong to no stage."""
     found: list[Times] = []
     for row in metrics:
         seconds = {

@@ -1,7 +1,7 @@
-"""`raft watch`: the report's page on loopback, made anew as rows of the run arrive.
+"""`raft watch`: serve the report's page on this machine, made anew as rows of the run arrive.
 
-An outer page asks for the number of the page and shows the new one in its frame, at the place where
-the reader is. It is served to this machine alone.
+An outer page polls the version of the report's page and reloads it in a frame, at the place where
+the reader is. No other machine is served.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Live:
         self.said = ""
 
     def page(self) -> tuple[int, bytes]:
-        """The number of the page, which rises with every change, and the page."""
+        """Return the page's version, which rises whenever files of the run change, and the page."""
         with self._lock:
             now = self._files()
             if now != self._seen:
@@ -105,15 +105,15 @@ class Live:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader who leaves in the middle is no error."""
+        """Report an error of a request, except where the reader has closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 def serve_live(run: str | Path, port: int) -> ThreadingHTTPServer:
-    """A server on 127.0.0.1 that is ready; `serve_forever` runs it. Port 0 takes any free one.
+    """Return a server on 127.0.0.1, to be run by `serve_forever`. Port 0 takes any free one.
 
-    Raises InputError where the port cannot be had.
+    Raises InputError where the port cannot be used.
     """
     import json
 
@@ -136,7 +136,10 @@ def serve_live(run: str | Path, port: int) -> ThreadingHTTPServer:
                 self.send_error(404)
 
         def _is_here(self) -> bool:
-            """No other site may read the page through a name that it points at this machine."""
+            """Return whether the request's host is this machine, by a name of its own.
+
+            Another site could let a name of its own point here, and read the page through that.
+            """
             host = self.headers.get("Host", "").rpartition(":")[0]
             return host in ("127.0.0.1", "localhost")
 
@@ -149,7 +152,7 @@ def serve_live(run: str | Path, port: int) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: every poll would be a line."""
+            """Log nothing: every poll would be a line."""
 
     try:
         return _Server(("127.0.0.1", port), Handler)

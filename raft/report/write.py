@@ -1,4 +1,5 @@
-"""From a run folder to one HTML file. What is missing or damaged is named, and the rest shown."""
+"""Write the report on a run: one HTML file, which names missing and damaged parts of the run and
+shows the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ __all__ = ["write_report"]
 
 log = logging.getLogger("raft")
 
-# a browser opens ten times as much, but nobody's mail or chat takes it
+# bytes above which a warning is logged: browsers open ten times as much, but mail and chat do not
 _LARGE = 200 << 20
 _SUFFIXES = (".html", ".htm")
 _OF_A_RUN = ("metrics.jsonl", "config.yaml", "iterations")
@@ -38,10 +39,10 @@ def write_report(
     Rows stream through: memory holds a block of them, and the scores of the evaluations.
 
     Args:
-        runs: a run folder, parts of which may be missing or damaged; of several the first is what
-            the page is about; curves and samples of the others, and controls, stand beside its own.
+        runs: a run folder, parts of which may be missing or damaged; of several, the page is about
+            the first, and shows curves and samples of the others, and of controls, beside its own.
         out: an `.html` file, by default `report.html` in the run folder; whole or not at all.
-        prompts: at most so many of each file's prompts get in; all by default.
+        prompts: the most prompts of each file that the page shows; all by default.
 
     Raises InputError: no such folder, nothing of a run in it, or `out` cannot be written.
     """
@@ -116,8 +117,8 @@ def _samples(
     limit: int | None,
     config: Mapping[str, object],
 ) -> tuple[list[PageStage], list[SampleList], Histogram | None]:
-    """Write the blocks of samples; (what the page knows of each stage, lists of samples, how the
-    held-out scores lie)."""
+    """Write the blocks of samples. Return the page's data on each stage, the lists of samples, and
+    the histogram of held-out scores."""
     if not stages:
         notices.add("there are no samples yet")
     evals = [at for at, stage in enumerate(stages) if stage.phase == "eval"]
@@ -149,7 +150,10 @@ def _samples(
 def _lists(
     kept: dict[int, Index], first: int | None, last: int, stage: PageStage
 ) -> list[SampleList]:
-    """What a reader may want to see first, of the last evaluation (or of the last rollouts)."""
+    """Return lists of samples to look at first, of the last evaluation, else the last rollouts.
+
+    [] where the scores of that stage cannot be compared across prompts.
+    """
     if not stage["comparable"]:
         return []
     where = f"iteration {stage['iteration']}"
@@ -181,7 +185,7 @@ def _lists(
 
 
 def _meaning(stage: Stage, config: Mapping[str, object]) -> tuple[str, bool]:
-    """(what the scores of a stage are, whether they can be compared across prompts).
+    """Return what the scores of a stage are, and whether they can be compared across prompts.
 
     A judge's points in a tournament compare the responses to one prompt. On held-out prompts its
     score is the probability that a response wins against the starting policy's.

@@ -1,7 +1,7 @@
-"""What can be known of a run before its workers start: in seconds, without weights or a tokenizer.
+"""Checks of a run before its workers start: in seconds, without weights or a tokenizer.
 
-`raft validate` asks for it, and `raft.loop.run` first of all. What a training of a reward model
-shares with it is in functions of its own.
+`raft validate` makes them, and `raft.loop.run` before all else. Those that the training of a reward
+model needs too are functions of their own.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def check_run(config: RunConfig, *, hub: bool = True) -> Texts | None:
     """Check the folders and files that a run names, its rewards, its lengths and its GPUs.
 
     Args:
-        hub: look names up on the hub; without it they are taken to be there.
+        hub: look names up on the hub; without this they are assumed to be there.
 
     Returns:
-        The prompts, which are read for it; None where they are on a hub that is not asked.
+        The prompts, which the checks read; None where they are on the hub and `hub` is False.
 
     Raises:
         InputError: the first thing that would end the run later.
@@ -85,8 +85,10 @@ def _on_hub(config: RunConfig) -> bool:
 
 
 def check_writable(run_dir: Path) -> None:
-    """Raises InputError for a run_dir that is a file or cannot be written: it is tried, and what
-    was made for that is deleted."""
+    """Check that a file can be written in `run_dir`, by writing one; all that is made is deleted.
+
+    Raises InputError where it cannot, or where `run_dir` is a file.
+    """
     path, made = Path(os.path.realpath(run_dir)), list[Path]()
     with writing(f"run_dir={run_dir}", "choose another run_dir"):
         made = [one for one in (path, *path.parents) if not one.exists()]
@@ -101,7 +103,10 @@ def check_writable(run_dir: Path) -> None:
 
 
 def check_model_files(key: str, model: str, *, adapters: bool = False, hub: bool) -> None:
-    """Raises InputError for a model that is not there, or whose files are not whole."""
+    """Check that a model exists and that its files are whole. Raises InputError where not.
+
+    `key` is the config key that the error names.
+    """
     check_model(model, key, adapters=adapters, hub=hub)
     folder = Path(model).expanduser()
     if not folder.is_dir() or (folder / "toy_policy.json").exists():
@@ -113,7 +118,10 @@ def check_model_files(key: str, model: str, *, adapters: bool = False, hub: bool
 
 
 def check_checkpoint(folder: Path | None) -> None:
-    """Raises InputError for a checkpoint of the run itself whose files are not whole."""
+    """Check that the files of a checkpoint of the run itself are whole; None is no checkpoint.
+
+    Raises InputError where they are not.
+    """
     try:
         if folder is not None:
             check_model_files("the policy", str(folder), hub=False)
@@ -123,7 +131,10 @@ def check_checkpoint(folder: Path | None) -> None:
 
 
 def check_length(key: str, length: int | None, model: str) -> None:
-    """Raises InputError for more tokens than the files of the model allow."""
+    """Check that `length` (tokens) is not more than the files of the model state as its limit.
+
+    Raises InputError where it is more.
+    """
     own = stated_context_length(model)
     if own is not None and length is not None and length > own:
         fix = "lower it or leave it out"
@@ -131,7 +142,10 @@ def check_length(key: str, length: int | None, model: str) -> None:
 
 
 def _check_template(config: RunConfig, texts: Texts) -> None:
-    """Messages need a template, and the plain one takes none."""
+    """Check that the prompts fit the template: messages need one, and `plain` takes no messages.
+
+    Raises InputError where they do not.
+    """
     template, folder = config.policy.template, Path(config.policy.model).expanduser()
     messages = any(not isinstance(prompt.content, str) for prompt in texts.prompts[:1])
     if template == "plain" and messages:
@@ -159,7 +173,10 @@ def _check_lengths(config: RunConfig) -> None:
 
 
 def _check_gpus(config: RunConfig) -> None:
-    """On this machine; a cluster that is joined says how many it has when it is."""
+    """Check that this machine has a GPU if the config asks for some, and that the workers fit them.
+
+    Raises InputError. How many GPUs a cluster has is known only once it is joined.
+    """
     wanted = config.cluster.gpus or 0
     if wanted and not machine_gpus() and config.cluster.address in ("inline", "local"):
         raise InputError(
@@ -168,7 +185,7 @@ def _check_gpus(config: RunConfig) -> None:
     if wanted:
         from raft.resources import place_workers
 
-        place_workers(config, wanted)  # whether the workers fit
+        place_workers(config, wanted)  # raises where the workers do not fit
 
 
 def check_reward(
@@ -198,7 +215,10 @@ def _check_part(key: str, part: RewardSpec, columns: set[str] | None) -> None:
 
 
 def _check_function(key: str, spec: FunctionSpec, name: str, columns: set[str] | None) -> None:
-    """A built-in is built; a function of the user's is looked up in its file, which is not run."""
+    """Check a built-in reward function by building it, a user's by parsing its file, unexecuted.
+
+    Raises InputError for a function that does not exist or needs more than the given arguments.
+    """
     from rewards.functions import BUILTINS
     from rewards.functions.reward import FunctionReward
 
@@ -208,7 +228,7 @@ def _check_function(key: str, spec: FunctionSpec, name: str, columns: set[str] |
         source = Path(home).expanduser() if home.endswith(".py") else _source_of(home)
     if source is None or not source.is_file():
         if name in BUILTINS or not colon or home.endswith(".py"):
-            FunctionReward(name, arguments=spec.arguments)  # or it says what is wrong
+            FunctionReward(name, arguments=spec.arguments)  # raises where something is wrong
         return
     try:
         tree = ast.parse(source.read_bytes(), str(source))
@@ -232,7 +252,10 @@ def _check_function(key: str, spec: FunctionSpec, name: str, columns: set[str] |
 
 
 def _source_of(module: str) -> Path | None:
-    """The file of a module of which no parent has to be imported; None where that is not known."""
+    """Return the file of a module; None for a submodule, whose parent would have to be imported.
+
+    None also for a module without a .py file. Raises InputError where there is no such module.
+    """
     top = importlib.util.find_spec(module.partition(".")[0])
     if top is None:
         raise InputError(f"module {module!r}", "no such module for a reward function")
@@ -242,7 +265,10 @@ def _source_of(module: str) -> Path | None:
 
 
 def _bound(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
-    """The names that statements of a module bind, with the statement; "*" for what is unknown."""
+    """Yield each name that statements of a module bind, with its statement.
+
+    "*" stands for names that cannot be known, as where a statement uses `globals`.
+    """
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name, node
@@ -263,7 +289,7 @@ def _bound(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
 
 
 def _required(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
-    """The parameters that have no default and are not given to every reward function."""
+    """Return the parameters that have no default and that not every reward function is given."""
     given = function.args
     positional = [one.arg for one in (*given.posonlyargs, *given.args)]
     required = positional[: len(positional) - len(given.defaults)]

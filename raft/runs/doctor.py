@@ -36,7 +36,7 @@ _LITTLE_DISK, _NO_DISK = 82, 1  # GiB: less than a 7B checkpoint, less than a ru
 
 
 def examine_environment() -> Iterator[Finding]:
-    """Python, packages, GPUs, disk and data. Loads torch."""
+    """Yield findings on Python, packages, GPUs, disk and data. Loads torch."""
     environment = describe_environment()
     yield _python(environment["python"])
     yield from _packages()
@@ -56,10 +56,11 @@ def examine_reward_model(
     kind: Family | None = None,
     **settings: Any,
 ) -> Iterator[Finding]:
-    """What `rewards.doctor` finds. Settings that are None are left to the loader.
+    """Return the findings of `rewards.doctor` on a reward model, as they are made.
 
-    Raises InputError, at once, for a folder or file that is not there, rows that are no pairs, and
-    settings that no model takes.
+    `settings` are those of the model; the loader decides those that are None. Raises InputError, at
+    once, for a folder or file that is not there, rows that are no pairs, and settings that no model
+    takes.
     """
     from rewards.checkpoints.checkpoint import read_config
     from rewards.checkpoints.hub import local_folder
@@ -84,7 +85,7 @@ def _findings(
 
 @contextmanager
 def _logs_quiet() -> Iterator[None]:
-    """Each finding says what a log line would, and more to the point."""
+    """Silence warnings and, without a terminal, progress bars: the findings say what they would."""
     from transformers.utils import logging as theirs
 
     logger = logging.getLogger("rewards")
@@ -112,7 +113,7 @@ def _python(version: str) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """What every installation needs, against what our own package metadata asks for."""
+    """Yield findings on the packages that every installation needs, by our package metadata."""
     needed = [one for one in _requirements() if not _extra(one)]
     bad = [(one, found) for one in needed if not _fits(one, found := _version(one.name))]
     for requirement, found in bad:
@@ -152,7 +153,10 @@ def _vllm() -> Finding:
 
 
 def _torch_side() -> Iterator[Finding]:
-    """Builds for another torch: importing them fails, and transformers imports them."""
+    """Yield findings on packages that are built for one torch, such as torchvision.
+
+    With another torch importing them fails, and transformers imports them.
+    """
     torch = _version("torch")
     for name in _TORCH_SIDE:
         found = _version(name)
@@ -167,7 +171,7 @@ def _torch_side() -> Iterator[Finding]:
 
 
 def _mismatch(name: str, found: str, torch: str) -> str:
-    """Why a build does not go with this torch; "" when nothing speaks against it."""
+    """Return why a package's build does not fit this torch; "" where no reason is found."""
     own, other = Version(torch).local, Version(found).local
     if own == "cpu" and other != "cpu":
         return "a CUDA build with a CPU torch, which breaks the import of both"
@@ -202,7 +206,7 @@ def _devices(environment: dict[str, Any]) -> Finding:
 
 
 def _torch_sees() -> tuple[int, str]:
-    """(GPUs, what the build is for)."""
+    """Return the number of GPUs that torch sees, and what its build is for, as text."""
     try:
         import torch
     except (ImportError, OSError) as error:

@@ -1,4 +1,4 @@
-"""`raft doctor --gpu`: what a run asks of an engine, on a small policy made for it."""
+"""`raft doctor --gpu`: test with a small policy what a run needs of an engine."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ __all__ = ["examine_engine"]
 
 
 def examine_engine(engine: str = "vllm") -> Iterator[Finding]:
-    """What a run asks of an engine, asked of one that serves a small policy made for it: the log-
-    probabilities of transformers, draws that repeat, sleep and wake, new weights."""
+    """Yield findings on an engine that serves a small policy, trained for this test.
+
+    Compared or tried are: log-probabilities with those of transformers, draws of the same seed,
+    sleep and wake, new weights.
+    """
     quiet_libraries()
     with tempfile.TemporaryDirectory(prefix="raft-doctor-") as made:
         try:

@@ -1,4 +1,4 @@
-"""What a result depends on besides the config: versions, hardware, the commit."""
+"""A description of what results depend on besides the config: versions, hardware, the commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its resolved config, what is finished, and its metrics."""
+"""The folder of a run: its lock, its resolved config, its finished iterations and its metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rollout.storage.settings import differences
 
 _WHOLE, _WEIGHTS = "checkpoint", "policy"  # folders of a policy
 UNFINISHED = ".checkpoint-"  # a checkpoint that is being written; the rest of its name is random
-# these may differ between a run and its continuation: they change no sample
+# keys that may differ between a run and its continuation, since they change no sample
 _FREE_KEYS = (
     "iterations",
     "eval.every",
@@ -44,12 +44,12 @@ _FREE_KEYS = (
     "prompts.on_bad_row",
     "on_bad_row",
 )
-# nor does the monitor, but perplexities of two texts make no curve
+# the monitor's may differ too, but for this: perplexities of two texts make no curve
 _MONITORED = "reference_text"
 
 
 class RunFolder:
-    """Opens or continues `run_dir`; one process at a time.
+    """The folder `run_dir`, made or continued, and locked: one process at a time has it.
 
     Raises:
         InputError: another process holds the folder, or it belongs to another config.
@@ -72,46 +72,55 @@ class RunFolder:
         return folder
 
     def at_start(self) -> Iterator[SampleRow]:
-        """The held-out responses of the starting policy, once they are whole."""
+        """Yield the held-out responses of the starting policy, which must have been evaluated."""
         return read_samples(self.iteration(0) / "eval.jsonl")
 
     def checkpoint(self, version: int, *, whole: bool = True) -> Path:
-        """Where the policy after `version` updates is kept, with all that training goes on from or
-        the weights alone; version 0 is the starting model, not kept here."""
+        """Return the folder for the policy after `version` updates, which is 1 or more.
+
+        A `whole` one has all that training goes on from, another the weights alone.
+        """
         return self.iteration(version) / (_WHOLE if whole else _WEIGHTS)
 
     def latest_version(self) -> int:
         return max(stored_policies(self.root), default=0)
 
     def finished(self, iterations: int) -> bool:
-        """Whether so many iterations are done. Where there are more, no older policy is redone."""
+        """Return whether so many iterations are done; they are where a later policy is stored."""
         return self.latest_version() > iterations or self.has_metrics(iterations, "eval")
 
     def has_metrics(self, iteration: int, phase: str) -> bool:
         return any(r["iteration"] == iteration and r["phase"] == phase for r in self._metrics)
 
     def improved(self, iteration: int) -> bool:
-        """Whether the iteration is done. A policy that is not there any more is trained again, from
-        the rows that are stored."""
+        """Return whether the iteration's update is done and its policy, or a later one, is stored.
+
+        A policy that has been deleted is trained again, from the stored rows.
+        """
         there = self.latest_version() >= iteration or not self.learned(iteration)
         return there and self.has_metrics(iteration, "train")
 
     def learned(self, iteration: int) -> bool:
-        """Whether the iteration, which is done, trained the policy on anything."""
+        """Return whether the iteration, which is done, trained the policy on any rows."""
         rows = [r for r in self._metrics if (r["iteration"], r["phase"]) == (iteration, "train")]
         return any(row.get("select/kept") != 0 for row in rows)
 
     def policy(self, version: int) -> Path | None:
-        """The folder of that policy, which an earlier iteration trained where its own learned
-        nothing; None for the starting model."""
+        """Return the folder of a policy; None for the starting model.
+
+        Where its own iteration learned nothing, this is the folder of an earlier policy.
+        """
         stored = stored_policies(self.root)
         while version and version not in stored and not self.learned(version):
             version -= 1
         return stored.get(version, self.checkpoint(version)) if version else None
 
     def trained_from(self, version: int, *, weights: bool) -> tuple[Path | None, list[int]]:
-        """What training goes on from to `version`, None for the starting model, and the iterations
-        whose updates are to be made again. With `weights` these alone are enough."""
+        """Return the folder from which training can go on to `version`, and the iterations whose
+        updates must be made again after it.
+
+        The folder is None for the starting model. With `weights` it need not have the optimizer.
+        """
         stored = stored_policies(self.root, whole=not weights)
         begun = max((one for one in stored if one <= version), default=0)
         known = {version} & stored_policies(self.root).keys()
@@ -121,7 +130,7 @@ class RunFolder:
     def add_metrics(
         self, iteration: int, phase: str, values: Mapping[str, object]
     ) -> dict[str, object]:
-        """Append one row; the file is small and written anew, so it is never half there."""
+        """Append a row to metrics.jsonl and return it; the file is written anew, as a whole."""
         row: dict[str, object] = {"iteration": iteration, "phase": phase, **values}
         self._metrics.append(row)
         lines = (json.dumps(item, allow_nan=False) + "\n" for item in self._metrics)
@@ -132,7 +141,7 @@ class RunFolder:
         return list(self._metrics)
 
     def evaluations(self) -> list[Numbers]:
-        """The metrics of every evaluation, in order."""
+        """Return the metrics of every evaluation, in order."""
         rows = (row for row in self._metrics if row["phase"] == "eval")
         return [Numbers.of(int(str(row["iteration"])), row) for row in rows]
 
@@ -140,10 +149,10 @@ class RunFolder:
         write_json(self.root / "env.json", environment)
 
     def drop_old_checkpoints(self, keep: int, best: int, overlap: int = 0) -> None:
-        """Keep the newest policy, that of iteration `best`, and the newest `keep` that training can
-        go on from. Called only when the newest has been evaluated.
+        """Delete all policies but the newest, that of iteration `best`, and the newest `keep` that
+        training can go on from. Called only when the newest has been evaluated.
 
-        With an `overlap` updates that may be made again need the policies that drew their rows.
+        With an `overlap`, policies that drew the rows of updates which may be made again stay too.
         """
         stored = stored_policies(self.root)
         whole = stored_policies(self.root, whole=True)
@@ -156,7 +165,7 @@ class RunFolder:
                 remove_tree(path)
 
     def drop_unfinished_checkpoints(self, iteration: int) -> None:
-        """What killed attempts at a finished checkpoint left behind."""
+        """Delete what killed attempts at the checkpoint of a finished iteration left behind."""
         for leftover in self.iteration(iteration).glob(f"{UNFINISHED}*"):
             remove_tree(leftover)
 
@@ -187,7 +196,7 @@ class RunFolder:
     def _settle_config(self, config: Mapping[str, object]) -> None:
         path = self.root / "config.yaml"
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        with naming(path):  # what is no UTF-8 is told as what it then says
+        with naming(path):  # bytes that are not UTF-8 appear as replacement characters
             there = path.exists()
             before = path.read_text(encoding="utf-8", errors="replace") if there else None
         if before == text:
@@ -250,20 +259,20 @@ class RunFolder:
         write_json(path, {"policy": policy, "rewards": rewards})
 
     def _way_on(self) -> str:
-        """How a new run takes over from this one."""
+        """Return a fix for an error message: how a new run can take over from this one."""
         version = self.latest_version()
         policy = f" policy.model={self.policy(version)}" if version else ""
         return f"begin a new run: run_dir=…{policy}"
 
     def _holds_samples(self) -> bool:
-        """Whether there is anything that another config would spoil."""
+        """Return whether the folder has metrics or files that another config would invalidate."""
         files = (path for path in self.root.glob("iterations/*/*") if path.is_file())
         return bool(self._metrics) or any(path.stat().st_size for path in files)
 
     def _clear_away(self) -> None:
         for gone in self.root.glob(f"iterations/*/{GONE}*"):
             shutil.rmtree(gone, ignore_errors=True)
-        # a trainer that a killed run left, and that still writes it, is not to end it either
+        # so that a trainer of a killed run which still writes such a file cannot complete it
         for unfinished in self.root.glob(f"iterations/*/{_WHOLE}/.*.partial"):
             unfinished.unlink(missing_ok=True)
 
@@ -281,8 +290,10 @@ class RunFolder:
 
 
 def stored_policies(run_dir: Path, *, whole: bool = False) -> dict[int, Path]:
-    """The policies of a run that are on disk, by their versions, in order; with `whole` those that
-    training can go on from."""
+    """Return the folders of a run's policies on disk, by version and in its order.
+
+    With `whole`, only those that training can go on from.
+    """
     found = {
         int(path.parent.name): path
         for name in ((_WHOLE,) if whole else (_WEIGHTS, _WHOLE))
@@ -293,7 +304,7 @@ def stored_policies(run_dir: Path, *, whole: bool = False) -> dict[int, Path]:
 
 
 def _changed(before: object, now: Mapping[str, object]) -> str | None:
-    """The first name whose content is another than it was."""
+    """Return the first name (in alphabetical order) whose content has changed; None without one."""
     if not is_object(before):
         return None
     return next((name for name in sorted(now) if before.get(name, now[name]) != now[name]), None)
@@ -311,8 +322,11 @@ def _parsed(text: str, path: Path) -> object:
 
 
 def _comparable(stored: object) -> dict[str, object]:
-    """A config of any version as configs are compared: as it is written today, keys that it did not
-    know at their defaults, and of the monitor's settings the one that matters."""
+    """Return a config written by any version in the form in which configs are compared.
+
+    It has today's keys, with defaults for new ones, and of the monitor's settings the one that
+    matters.
+    """
     from pydantic import ValidationError
 
     from raft.config.run import RunConfig

@@ -1,4 +1,4 @@
-"""The metrics of a run: timed, read back from `metrics.jsonl`, told in a line, sent elsewhere.
+"""The metrics of a run: their timing, `metrics.jsonl`, a line for the log, copies for other tools.
 
 `metrics.jsonl` has one JSON object per line, one line per iteration and phase. It is always
 written and is the truth; TensorBoard and Weights & Biases are optional copies.
@@ -44,12 +44,12 @@ __all__ = [
 ]
 
 
-# a stage that is over sooner needs no line
+# seconds; a shorter stage gets no line in the log
 _LONG = 2.0
 
 
 class Stopwatch:
-    """Times the stages of an iteration: `with watch("train"):` gives `time/train`, in seconds.
+    """A timer of an iteration's stages: `with watch("train"):` gives `time/train`, in seconds.
 
     The stage "start", which waits for workers that are starting, is no part of the iteration.
     """
@@ -60,7 +60,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def __call__(self, stage: str, before: float = 0.0) -> Iterator[None]:
-        """Time a stage, which took so many seconds `before` the watch was made."""
+        """Time a stage, which had taken `before` seconds when the watch was made."""
         start = time.monotonic()
         yield
         key, seconds = f"time/{stage}", time.monotonic() - start
@@ -70,13 +70,16 @@ class Stopwatch:
             log.info("%s: %.1f s", stage, seconds)
 
     def metrics(self) -> dict[str, float]:
-        """The stages so far, and `time/iteration` since the watch was made."""
+        """Return the seconds of the stages so far and, since the watch was made, `time/iteration`.
+
+        The stage "start" does not count in the latter.
+        """
         seconds = time.monotonic() - self._start - self._stages.get("time/start", 0.0)
         return {**self._stages, "time/iteration": seconds}
 
 
 def controls_of(run_dirs: Iterable[Path]) -> list[Path]:
-    """The controls of these runs that have been evaluated, without those named themselves."""
+    """Return the controls of these runs that have metrics, without those among `run_dirs`."""
     known = [path.absolute() for path in run_dirs]
     found = (path / CONTROL for path in known)
     return [path for path in found if (path / "metrics.jsonl").is_file() and path not in known]
@@ -85,7 +88,7 @@ def controls_of(run_dirs: Iterable[Path]) -> list[Path]:
 def read_metrics(
     run_dir: str | Path, *, on_damage: Callable[[str], None] | None = None
 ) -> list[dict[str, object]]:
-    """One dict per iteration, in order: the rows of its phases merged, without `phase`.
+    """Return a dict per iteration, in order: the rows of its phases merged, without `phase`.
 
     Where two rows give one key, the later line counts, as it does after a resumed run.
 
@@ -145,13 +148,16 @@ class Numbers:
 def read_numbers(
     run_dir: str | Path, *, on_damage: Callable[[str], None] | None = None
 ) -> list[Numbers]:
-    """The finite numbers of `read_metrics`: the input of curves and reports."""
+    """Return the finite numbers of `read_metrics`, per iteration: the input of curves and reports.
+
+    Raises InputError as `read_metrics` does.
+    """
     rows = read_metrics(run_dir, on_damage=on_damage)
     return [Numbers.of(int(str(row["iteration"])), row) for row in rows]
 
 
 def number(row: Mapping[str, object], key: str) -> float | None:
-    """The finite number under `key`; None for anything else."""
+    """Return the finite number under `key` as a float; None for anything else, booleans too."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -173,7 +179,10 @@ def _row(line: bytes, where: str) -> tuple[int, dict[str, object]]:
 
 
 def report_line(rows: Iterable[Mapping[str, object]], iteration: int) -> str:
-    """What iteration `iteration` did to the held-out reward, and where its time went."""
+    """Return a line on an iteration: its held-out reward, gold, KL, loss, speed and seconds.
+
+    Metrics that `rows` do not have are skipped.
+    """
     phases = [row for row in rows if row["iteration"] == iteration]
     merged = Numbers.of(iteration, {key: row[key] for row in phases for key in row})
     parts = [f"iteration {iteration}"]

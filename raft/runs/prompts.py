@@ -1,4 +1,4 @@
-"""Read and encode a run's prompts, hold some out, and say which ones each iteration takes.
+"""Read and encode a run's prompts, hold some out, and assign the others to iterations.
 
 Iterations take slices of a seeded permutation of the prompts, and then of the next permutation.
 """
@@ -41,8 +41,11 @@ log = logging.getLogger("raft")
 
 @dataclass(frozen=True)
 class Texts:
-    """A run's prompts as their files have them; `held_out` is None where some are to be. `mix` is
-    what the updates learn besides."""
+    """A run's prompts as read from their files, not encoded yet.
+
+    `held_out` is None where some of `prompts` will be held out. `mix` are the examples that updates
+    learn besides the selected responses.
+    """
 
     prompts: list[Prompt]
     held_out: list[Prompt] | None
@@ -50,10 +53,10 @@ class Texts:
 
 
 def read_texts(config: RunConfig) -> Texts:
-    """Read the files of a run's prompts, without a tokenizer: in a second.
+    """Read the files of a run's prompts, without loading a tokenizer, which takes seconds.
 
     Raises:
-        InputError: files, rows.
+        InputError: a file is missing or cannot be read, or a row is bad and not to be skipped.
     """
     from raft.selection.mix import read_mix
     from rollout.data.prompts import read_prompts
@@ -80,10 +83,11 @@ def read_texts(config: RunConfig) -> Texts:
 
 
 def encode_texts(config: RunConfig, texts: Texts) -> tuple[list[Prompt], list[Prompt]]:
-    """Training and held-out prompts, encoded. No held-out prompt is ever trained on.
+    """Return the training and the held-out prompts, encoded. No held-out prompt is trained on.
 
     Raises:
-        InputError: lengths; or too few prompts for what the config asks.
+        InputError: a prompt is too long or cannot be read by a reward, and is not to be skipped; or
+            there are too few prompts for the config.
     """
     prompts = _readable(config, _encode(config, texts.prompts), config.prompts.path)
     if texts.held_out is not None:
@@ -98,7 +102,10 @@ def encode_texts(config: RunConfig, texts: Texts) -> tuple[list[Prompt], list[Pr
 
 
 def load_all_prompts(config: RunConfig, bad: BadRows) -> list[Prompt]:
-    """Every prompt of `prompts.path`, encoded; none is held out. Raises InputError."""
+    """Return all prompts of `prompts.path`, encoded; none is held out.
+
+    Raises InputError for files and rows that cannot be read; rows that are skipped go to `bad`.
+    """
     return _encode(config, _read(config, bad), bad)
 
 
@@ -120,8 +127,7 @@ def _read(config: RunConfig, bad: BadRows | None = None) -> list[Prompt]:
 
 
 def digest(prompts: list[Prompt], held_out: list[Prompt], mix: Sequence[Example] = ()) -> str:
-    """What a run's samples answer: ids, tokens and other columns of all prompts, in order; and what
-    is learned beside them."""
+    """Return the SHA-256 of a run's prompts in order (ids, tokens, other columns), and of `mix`."""
     found = hashlib.sha256()
     for section in (prompts, held_out):
         found.update(b"|")
@@ -133,7 +139,7 @@ def digest(prompts: list[Prompt], held_out: list[Prompt], mix: Sequence[Example]
 
 
 def load_tokenizer(model: str) -> Tokenizer:
-    """The policy's tokenizer; a toy policy has its own."""
+    """Return the policy's tokenizer, of a toy policy the toy's. Raises InputError without one."""
     if (Path(model) / "toy_policy.json").exists():
         from rollout.engines.toy import read_toy
 
@@ -150,10 +156,13 @@ def load_tokenizer(model: str) -> Tokenizer:
 
 
 def _is_plain_llama(folder: Path) -> bool:
-    """Whether `AutoTokenizer` takes the general class for it: llamas have no other of their own."""
+    """Return whether `AutoTokenizer` would load the general class, PreTrainedTokenizerFast.
+
+    It does for a llama whose tokenizer config names this class: llamas have no class of their own.
+    """
     try:
         model, own = (read_json(folder / f"{name}config.json") for name in ("", "tokenizer_"))
-    except ValueError:  # what is wrong, `AutoTokenizer` says
+    except ValueError:  # `AutoTokenizer` will report what is wrong
         return False
     return (
         is_object(model)
@@ -186,9 +195,10 @@ def _encode(config: RunConfig, prompts: list[Prompt], bad: BadRows | None = None
 
 
 def _readable(config: RunConfig, prompts: list[Prompt], path: str) -> list[Prompt]:
-    """Those that the run's rewards read, as far as their tokenizers tell: the others are bad rows.
+    """Return the prompts that the run's rewards can read, as far as their tokenizers tell.
 
-    One question is read by all. Raises InputError for the first one that is not to be skipped.
+    Every reward can read a single question; only conversations are checked. The others are bad
+    rows. Raises InputError for the first bad row that is not to be skipped.
     """
     dialogues = [prompt for prompt in prompts if not _is_question(prompt)]
     if not dialogues:
@@ -218,7 +228,10 @@ def _is_question(prompt: Prompt) -> bool:
 def _hold_out(
     config: RunConfig, prompts: list[Prompt], count: int
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """(training, held-out): `count` prompts by seed are held out, and so are equal texts."""
+    """Return training and held-out prompts: the seed decides which `count` are held out.
+
+    Other prompts with the text of a held-out one are in neither list.
+    """
     _check_held_out(count, len(prompts))
     order = sorted(prompts, key=lambda p: derive_seed(config.seed, "held-out", p.id))
     held_out = order[:count]
@@ -226,7 +239,7 @@ def _hold_out(
 
 
 def check_counts(config: RunConfig, texts: Texts) -> None:
-    """Refuse too few prompts before any is encoded. Raises InputError."""
+    """Check, before prompts are encoded, that there are enough. Raises InputError where not."""
     count, held_out = len(texts.prompts), 0
     if isinstance(config.eval.prompts, int):
         held_out = config.eval.prompts
@@ -244,7 +257,10 @@ def _check_held_out(held_out: int, count: int) -> None:
 
 
 def _without(prompts: list[Prompt], held_out: list[Prompt]) -> list[Prompt]:
-    """By text, not by id: corpora repeat themselves."""
+    """Return the prompts whose text is not held out; texts are compared, since corpora repeat them.
+
+    Raises InputError where none is left.
+    """
     texts = {_text(prompt) for prompt in held_out}
     kept = [prompt for prompt in prompts if _text(prompt) not in texts]
     if not kept:
@@ -263,13 +279,13 @@ def _text(prompt: Prompt) -> str:
 def prompts_of(
     iteration: int, prompts: Sequence[Prompt], per_iteration: int, seed: int
 ) -> list[Prompt]:
-    """The prompts of iteration 1, 2, …: without replacement until all have been seen (LMFlow).
+    """Return the prompts of an iteration (1, 2, …): none comes twice until all have come (LMFlow).
 
     Where a permutation ends inside an iteration, the next one goes on, arranged so that no prompt
     comes twice in that iteration and each comes once in every permutation.
 
     Raises:
-        InputError: fewer prompts than one iteration takes.
+        InputError: there are fewer prompts than one iteration takes.
     """
     count = len(prompts)
     _check_enough(per_iteration, count)
@@ -292,7 +308,7 @@ def _check_enough(per_iteration: int, count: int, held_out: int = 0) -> None:
 
 
 def _order(epoch: int, prompts: Sequence[Prompt], per_iteration: int, seed: int) -> list[Prompt]:
-    """Permutation number `epoch`, found from the last one that began with an iteration."""
+    """Return permutation number `epoch`, built from the last one that began with an iteration."""
     first = epoch
     while (first * len(prompts)) % per_iteration:
         first -= 1
@@ -305,7 +321,11 @@ def _order(epoch: int, prompts: Sequence[Prompt], per_iteration: int, seed: int)
 def _after(
     order: list[Prompt], epoch: int, prompts: Sequence[Prompt], per_iteration: int, seed: int
 ) -> list[Prompt]:
-    """The permutation after `order`: what shares an iteration with its end comes first."""
+    """Return the permutation after `order`, which has the number `epoch`.
+
+    Where an iteration takes the end of `order` and the beginning of the next permutation, the
+    prompts at that beginning are others than those at that end.
+    """
     tail = (epoch + 1) * len(prompts) % per_iteration
     following = _permutation(prompts, seed, epoch + 1)
     taken = {prompt.id for prompt in order[len(order) - tail :]}

@@ -1,4 +1,4 @@
-"""`raft push`: a run's policy on the hub, with a card that states reward, K, curve and data."""
+"""`raft push`: upload a run's policy to the hub, with a card of its reward, K, curve and data."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ __all__ = ["Pushed", "push"]
 
 log = logging.getLogger("raft")
 
-# of the trainer, which goes on from them: a reader of the policy has no use for these
+# beginnings of the names of files that only the trainer needs, to go on from the policy
 _NOT_FOR_OTHERS = (".", "optimizer", "train.json", "trainer", "scheduler", "rng")
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What was uploaded, or would be: `files` are paths in the repository and on this machine."""
+    """What was uploaded, or would be: `files` are paths on this machine by those in the repository.
+
+    `url` is that of the commit; None where nothing was uploaded.
+    """
 
     repository: str
     iteration: int
@@ -52,10 +55,10 @@ def push(
     Args:
         to: the repository, OWNER/NAME; it is made where it does not exist.
         iteration: whose policy; by default the best by gold, or by the held-out reward.
-        dry_run: write the card, name the files, and ask no hub.
+        dry_run: write the card and name the files, without connecting to the hub.
 
-    Raises InputError for a run without that policy, a repository's name that cannot be, and a hub
-    that cannot be reached or refuses.
+    Raises InputError for a run without that policy, an invalid name of a repository, and a hub that
+    cannot be reached or refuses.
     """
     run = Path(run_dir)
     all_rows = read_numbers(run)
@@ -145,7 +148,7 @@ _COLUMNS = {
 
 
 def _table(rows: list[Numbers], chosen: int) -> str:
-    """The evaluations as Markdown, intervals where they are known, the pushed one bold."""
+    """Return a Markdown table of the evaluations, the pushed one bold, with known intervals."""
     keys = [key for key in _COLUMNS if any(key in row for row in rows)]
     lines = ["| iteration | " + " | ".join(_COLUMNS[key] for key in keys) + " |"]
     lines.append("|" + "---|" * (len(keys) + 1))

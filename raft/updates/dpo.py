@@ -1,8 +1,9 @@
 """The update `dpo`: the better response against the worse, by TRL's DPOTrainer on token ids.
 
 The loss of a pair is −log σ(β · ((c − c_ref) − (r − r_ref))) of the responses' log-probabilities
-(Rafailov et al. 2023, arXiv 2305.18290). The reference is the policy that drew or the starting one:
-its log-probabilities are taken before the update, so no second model is in memory during it.
+(Rafailov et al. 2023, arXiv 2305.18290). The reference is the policy before the update or the
+starting one. Its log-probabilities are computed before the update, so no second model is in memory
+during it.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ _SILENT = {"prompt_ids": [0], "ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0
 
 
 class PairTrainer(Measured, DPOTrainer):
-    """TRL's, on pairs of token ids that bring the reference's log-probabilities with them.
+    """TRL's DPOTrainer, on pairs of token ids with the reference's log-probabilities.
 
-    An optimizer step takes the mean over its pairs. Pairs without responses fill batches up: the
-    loss of each is log 2 whatever the policy, and is taken off again.
+    The loss of an optimizer step is the mean over its pairs. Pairs without responses fill batches
+    up: the loss of each is log 2 whatever the policy, and is subtracted again.
     """
 
     loss_is_scaled_for_ga = True
@@ -57,7 +58,7 @@ class PairTrainer(Measured, DPOTrainer):
         return total / count * self.accelerator.num_processes
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """The pairs of an optimizer step, over all ranks."""
+        """Return the number of pairs in an optimizer step, over all ranks."""
         own = sum(_pairs(batch["completion_mask"]) for batch in batch_samples)
         return self.accelerator.reduce(torch.as_tensor(own).to(device), reduction="sum")
 
@@ -65,7 +66,7 @@ class PairTrainer(Measured, DPOTrainer):
         return dataset  # token ids already, to which nothing is added
 
     def _precompute_ref_logps(self, dataset: Dataset, *_: object) -> Dataset:
-        return dataset  # it brings them
+        return dataset  # its rows have them
 
 
 class DPO(SFT):
@@ -81,7 +82,7 @@ class DPO(SFT):
             train_dataset=Dataset.from_list([silent]),
             processing_class=self._padded,
         )
-        if self._settings.lora:  # a copy of the adapter, for a reference that rows bring
+        if self._settings.lora:  # TRL's reference, which is not used: rows have its values
             model.delete_adapter("ref")
         return made
 
@@ -125,5 +126,8 @@ def _row(pair: PairRow, side: Any) -> TrainingRow:
 
 
 def _pairs(completion_mask: Tensor) -> Tensor:
-    """How many pairs of a batch have responses; the better ones come first, then the worse."""
+    """Return how many pairs of a batch have responses, (). `completion_mask` is (2 × pairs, T).
+
+    Its first half are the better responses, its second the worse.
+    """
     return completion_mask[: len(completion_mask) // 2].any(1).sum()

@@ -8,7 +8,8 @@ Of a trained token of log-probability l, in a response that counts w (1 in sft, 
 
 An optimizer step takes the mean over its tokens, whichever ranks and micro-batches hold them. At
 r = 1 the ratio has the gradient of the likelihood. Tokens that no policy drew (`train.mix`) have
-NaN for its log-probability: their own stands in, so they are learned by likelihood and pay no KL.
+NaN as l_drawn and l_start. Their own l is used in place of both, so that they are learned by
+likelihood and without a KL penalty.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ Tensor = torch.Tensor
 
 
 def k3(log_ratio: Tensor) -> Tensor:
-    """exp(d) − d − 1: of samples of p, an unbiased and never negative KL(p ‖ q), d = log q/p."""
+    """Return exp(d) − d − 1 with d = log q/p: an estimate of KL(p ‖ q) by samples of p.
+
+    It is unbiased and never negative (Schulman's k3).
+    """
     return log_ratio.exp() - log_ratio - 1
 
 
@@ -42,7 +46,10 @@ def token_losses(
     bounds: tuple[float, float],
     kl: float,
 ) -> Tensor:
-    """The loss of each token; shapes (N, T), `weight` (N, 1). `drawn` None is the likelihood."""
+    """Return the loss of each token, (N, T); `weight` is a number or (N, 1), the others (N, T).
+
+    Where `drawn` is None it is the likelihood's loss; where `start` is None there is no KL penalty.
+    """
     if drawn is None:
         losses = -weight * log_probs
     else:
@@ -52,7 +59,7 @@ def token_losses(
 
 
 class Collator(DataCollatorForLanguageModeling):
-    """TRL's, with the weights and log-probabilities that rows have beside their ids."""
+    """TRL's collator, which also puts the rows' weights and log-probabilities into the batch."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call(examples)
@@ -66,7 +73,8 @@ class Collator(DataCollatorForLanguageModeling):
 
 
 class Measured:
-    """Adds up what an update measures, on the device, and means it over all ranks at the end."""
+    """A mixin of trainers that sums what an update measures on the device, and at its end averages
+    it over all ranks."""
 
     accelerator: Any
 
@@ -76,12 +84,12 @@ class Measured:
         self._metrics: dict[str, Any] = {"train": defaultdict(list), "eval": defaultdict(list)}
 
     def add(self, name: str, total: Tensor, count: Tensor) -> None:
-        """`total` over `count` tokens or pairs of this rank."""
+        """Add to a metric a `total` over `count` tokens or pairs of this rank; both are scalars."""
         before = self._sums.get(name, (0.0, 0.0))
         self._sums[name] = (before[0] + total.detach().double(), before[1] + count.double())
 
     def measured(self) -> dict[str, float]:
-        """Means since `begin`; every rank takes part."""
+        """Return the means since `begin`, by metric; every rank must call this."""
         found = {"train/grad_norm": float(torch.stack(self._norms).mean())}
         if self._sums:
             own = torch.stack([torch.stack(pair) for pair in self._sums.values()])
@@ -160,7 +168,7 @@ class RatioTrainer(Measured, SFTTrainer):
             self.add("kl_drawn", k3(log_ratio).sum(), known.sum())
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """The trained tokens of an optimizer step, over all ranks."""
+        """Return the number of trained tokens in an optimizer step, over all ranks."""
         own = sum(batch["labels"][..., 1:].ne(-100).sum() for batch in batch_samples)
         return self.accelerator.reduce(torch.as_tensor(own).to(device), reduction="sum")
 
@@ -168,7 +176,7 @@ class RatioTrainer(Measured, SFTTrainer):
 def make_trainer(
     model: Any, settings: TrainConfig, common: dict[str, Any], tokenizer: Any
 ) -> RatioTrainer:
-    """The trainer, on a data set that stands in: the rows come with every update."""
+    """Return the trainer, on a placeholder data set that every update replaces by its rows."""
     made = RatioTrainer(
         model=model,
         args=SFTConfig(

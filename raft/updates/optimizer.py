@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 __all__ = ["OptimizerFiles", "is_whole"]
 
-_WHOLE_FILE = "optimizer.pt"  # and in checkpoints that name none
+_WHOLE_FILE = "optimizer.pt"  # also the file of checkpoints without a list of names
 _NAMES = "optimizer.json"
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether training can go on from a checkpoint: all files that it names are there."""
+    """Return whether training can go on from a checkpoint: all files that it names are there."""
     named = checkpoint / _NAMES
     return not named.exists() or all((checkpoint / name).exists() for name in read_json(named))
 
 
 class OptimizerFiles:
-    """The files of the optimizer of one rank: those it goes on from, and those it writes.
+    """The optimizer files of one rank: those it goes on from, and those it writes.
 
     Args:
         sharded: every one of the `ranks` writes its rows; else the first writes all.
-        begun: the checkpoint to go on from.
+        begun: the checkpoint to go on from; None: the optimizer starts afresh.
 
     Raises:
-        InputError: files of that are missing.
+        InputError: optimizer files of `begun` are missing.
     """
 
     def __init__(self, rank: int, ranks: int, sharded: bool, begun: Path | None) -> None:
@@ -50,7 +50,10 @@ class OptimizerFiles:
         self._names: Mapping[int, str] = {}
 
     def load(self, trainer: Any) -> None:
-        """Have an update go on from the checkpoint, if it is the first."""
+        """Load the state in `begun` into the trainer before its first update; later, do nothing.
+
+        Raises InputError where the state is in shards and the trainer's is not.
+        """
         import torch
 
         files, self._begun, self._last = self._begun, [], None
@@ -68,21 +71,21 @@ class OptimizerFiles:
         trainer.optimizer.load_state_dict(state)
 
     def name(self, checkpoint: Path) -> None:
-        """Say in a new checkpoint which files will come."""
+        """Write into a new checkpoint the names of the optimizer files that will be in it."""
         write_json(checkpoint / _NAMES, [self._file(rank) for rank in range(self._shards)])
 
     def know(self, model: torch.nn.Module) -> None:
-        """Remember the weights: those of a sharded policy are others once it has been moved."""
+        """Remember the names of the weights: moving a sharded policy replaces its tensors."""
         self._names = _names_of(model)
 
     def write(self, trainer: Any, checkpoint: str) -> None:
-        """Write this rank's file, if it has one; it and all beside it outlast a power failure.
+        """Write this rank's file, if it has one, so that it and all beside it survive a power cut.
 
         Tensors are copied from a GPU one at a time, as they are written.
         """
         import torch
 
-        # one that was begun from there, and has made no update, has nothing to add
+        # a trainer that began from a checkpoint and has made no update has nothing new to write
         if self._last == checkpoint or self._begun or self._rank >= self._shards:
             return
         folder, state = Path(checkpoint), trainer.optimizer.state_dict
@@ -100,7 +103,10 @@ class OptimizerFiles:
 
 
 def _stored_files(checkpoint: Path) -> list[Path]:
-    """Of a whole checkpoint, in the order of their ranks."""
+    """Return the optimizer files of a checkpoint, in the order of their ranks.
+
+    Raises InputError where one is missing.
+    """
     named = checkpoint / _NAMES
     files = [checkpoint / name for name in (read_json(named) if named.exists() else [_WHOLE_FILE])]
     for path in files:
@@ -111,12 +117,12 @@ def _stored_files(checkpoint: Path) -> list[Path]:
 
 
 def _names_of(model: torch.nn.Module) -> dict[int, str]:
-    """By the identities of the weights."""
+    """Return the names of the weights by the weights' identities (`id`)."""
     return {id(weight): name for name, weight in model.named_parameters()}
 
 
 def _rows_of_rank(names: Mapping[int, str], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The rows of a sharded optimizer's state that this rank has, by the names of the weights."""
+    """Return this rank's rows of a sharded optimizer's state, by the names of the weights."""
     return {
         "state": {
             names[id(weight)]: {key: _local(value) for key, value in state.items()}
@@ -126,9 +132,10 @@ def _rows_of_rank(names: Mapping[int, str], optimizer: torch.optim.Optimizer) ->
 
 
 def _restore_rows_at_start(files: Sequence[Path]) -> TrainerCallback:
-    """A callback that gives each rank its rows of a stored state, by however many it was written.
+    """Return a callback that gives each rank its rows of a stored state when training starts.
 
-    There are no shards before training. Settings of the optimizer stay those of this training.
+    Any number of ranks may have written the state. It is loaded then because there are no shards
+    before. Settings of the optimizer (such as its rate) stay those of this training.
     """
     import torch
     from transformers import TrainerCallback
@@ -142,7 +149,7 @@ def _restore_rows_at_start(files: Sequence[Path]) -> TrainerCallback:
             if not self.pending:
                 return
             self.pending = False
-            # mapped: of what all have written, a rank reads its own rows
+            # mapped: of the files of all ranks, a rank reads only its own rows
             parts = [
                 torch.load(file, weights_only=True, map_location="cpu", mmap=True)["state"]
                 for file in files
@@ -168,7 +175,11 @@ def _local(value: Any) -> Any:
 
 
 def _own_rows(parts: Sequence[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
-    """This rank's rows of a tensor that lies in parts end to end, sharded as a weight is."""
+    """Return this rank's rows of a stored tensor, sharded as `weight` is; a scalar as it is.
+
+    `parts` are the rows of the tensor, end to end. Raises InputError where they are too few or
+    too many.
+    """
     import torch
     from torch.distributed.tensor import DTensor
 

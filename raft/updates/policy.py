@@ -38,8 +38,10 @@ _OPTIMIZERS = {
 def load_policy(
     start: str, checkpoint: str | None, dtype: torch.dtype, lora: LoraConfig | None
 ) -> Any:
-    """The model to train: of `checkpoint`, else of `start`. With LoRA the frozen weights are
-    always `start`'s, and the checkpoint's adapter goes on."""
+    """Return the model to train: that of `checkpoint`, or without one that of `start`.
+
+    With LoRA the frozen weights are always those of `start`, and the adapter is the checkpoint's.
+    """
     source = start if lora else checkpoint or start
     model = load_causal_lm(source, dtype)
     if not lora:
@@ -60,10 +62,10 @@ def load_policy(
 
 
 def weights_dtype(settings: TrainConfig, on_gpu: bool) -> torch.dtype:
-    """In what the policy's weights are held while they are trained.
+    """Return the dtype in which the policy's weights are held while they are trained.
 
-    Steps of 1e-5 would vanish in bfloat16 weights, so `auto` holds float32. Weights that LoRA
-    freezes need no more than the engine gets, and in float32 8 B of them leave no room on a GPU.
+    Steps of 1e-5 would vanish in bfloat16 weights, so `auto` holds float32. On a GPU, weights that
+    LoRA freezes are held in the bfloat16 that the engine gets: 8 B in float32 leave no room there.
     """
     import torch
 
@@ -73,10 +75,10 @@ def weights_dtype(settings: TrainConfig, on_gpu: bool) -> torch.dtype:
 
 
 def training_arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> dict[str, Any]:
-    """The settings by the names of TRL's SFTConfig.
+    """Return the settings under the names of TRL's SFTConfig.
 
-    `gradient_checkpointing` stays transformers' own for shards too: with FSDP2 it gathers none once
-    more, and accelerate's wraps the layers again at every update.
+    `gradient_checkpointing` is transformers' for shards too: with FSDP2 it gathers no shard once
+    more, while accelerate's wraps the layers again at every update.
 
     Raises:
         InputError: the optimizer's package is not installed.
@@ -100,7 +102,7 @@ def training_arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> 
     if settings.fsdp:
         config = {"version": 2, "cpu_offload": settings.fsdp_offload}
         found |= {"fsdp": True, "fsdp_config": config}
-    if settings.fsdp_offload:  # gradients are there too, and the ranks sum their norm
+    if settings.fsdp_offload:  # gradients are in CPU memory too, where ranks sum their norm
         found["ddp_backend"] = "cuda:nccl,cpu:gloo"
     if settings.optim != "adamw":
         if importlib.util.find_spec("bitsandbytes") is None:
@@ -116,7 +118,10 @@ def training_arguments(settings: TrainConfig, on_gpu: bool, world_size: int) -> 
 def save_policy(
     model: Any, out: Path, lora: bool, state: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """A folder that any engine loads; with LoRA, merged, and the adapter in a folder within."""
+    """Write the policy to the folder `out`, which any engine can load.
+
+    With LoRA, the weights are merged, and the adapter is in a folder within.
+    """
     if lora:
         model.save_pretrained(out / ADAPTER_FOLDER)
         _save_merged(model, out)
@@ -126,16 +131,16 @@ def save_policy(
 
 
 def merged_tensors(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights W + ΔW of a peft model on the CPU, under their plain names, in W's dtype.
+    """Yield the weights W + ΔW of a peft model on the CPU, under their plain names, in W's dtype.
 
-    One at a time: all of them, or all ΔW, beside the model would take twice its memory once more.
+    They are made one at a time: all of them, or all ΔW, would take the model's memory once more.
     Merging in place and back would leave rounding in the frozen weights, once per iteration.
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     base: Any = model.get_base_model()
-    # experts that are one parameter are wrapped once for each of theirs
+    # peft wraps a module of experts once for each parameter that holds the weights of all experts
     adapted = {
         f"{name}.{getattr(module, 'parameter_name', 'weight')}".replace(".base_layer", ""): module
         for name, module in base.named_modules()
@@ -160,7 +165,7 @@ def merged_tensors(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
 def _save_merged(model: PeftModel, out: Path, most_bytes: int = _SHARD_BYTES) -> None:
     """Write a merged policy's settings, and its weights in files that are filled one after another.
 
-    It is `save_pretrained` of a model that is never whole in any memory.
+    This is `save_pretrained` for a merged model that is never whole in memory.
     """
     from safetensors.torch import save_file
     from transformers.core_model_loading import revert_weight_conversion
@@ -170,7 +175,7 @@ def _save_merged(model: PeftModel, out: Path, most_bytes: int = _SHARD_BYTES) ->
     total = 0
 
     def write(shard: dict[str, torch.Tensor]) -> None:
-        # as the family's checkpoints call them, where transformers has other names inside
+        # under the names of the family's checkpoints, where transformers has others in memory
         named = revert_weight_conversion(base, shard)
         whole = {name: tensor.contiguous() for name, tensor in named.items()}
         save_file(whole, out / f"{_PART}{len(shards)}", metadata={"format": "pt"})
@@ -206,7 +211,7 @@ def _save_merged(model: PeftModel, out: Path, most_bytes: int = _SHARD_BYTES) ->
 
 
 class OwnSettings:
-    """A policy's own settings, which the trainer changes: its checkpoints keep them."""
+    """The settings that a policy came with; the trainer changes them, but checkpoints have them."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._values = {
@@ -217,7 +222,7 @@ class OwnSettings:
 
     @contextlib.contextmanager
     def restored(self, model: PreTrainedModel) -> Iterator[None]:
-        """The policy's inside, the trainer's again after."""
+        """Give `model` the policy's own settings in the context, and the trainer's again after."""
         training = OwnSettings(model)
         self._put(model)
         yield
@@ -229,8 +234,10 @@ class OwnSettings:
 
 
 def attend_by_rows(model: Any) -> None:
-    """Let rows side by side be sequences of one attention call a layer, where a GPU has it; the
-    dense mask that keeps them apart else is made and not used."""
+    """Make packed rows sequences of one attention call per layer, where the GPU has such a call.
+
+    The dense mask that otherwise keeps rows apart is then made, but not used.
+    """
     from rewards.inference import packed_attention
 
     base = getattr(model, "get_base_model", lambda: model)()
@@ -240,12 +247,12 @@ def attend_by_rows(model: Any) -> None:
 
 
 def check_rows_stay_apart(model: Any, source: str) -> None:
-    """Rows that are packed side by side must not see each other.
+    """Check that rows which are packed side by side do not attend to each other.
 
     Most families make a mask of the positions, which begin anew with each row; some ignore them.
 
     Raises:
-        InputError: this policy's family does.
+        InputError: the rows attend to each other in this policy's family.
     """
     import torch
 
@@ -260,7 +267,7 @@ def check_rows_stay_apart(model: Any, source: str) -> None:
     with torch.no_grad():
         alone = model(input_ids=ids[:, 3:], use_cache=False).logits
         packed = model(input_ids=ids, **given, use_cache=False).logits[:, 3:]
-        # as it is where rows are not kept apart
+        # for comparison: the logits where the second row sees the first
         seeing = model(input_ids=ids, use_cache=False).logits[:, 3:]
     model.train(was_training)
     if not (packed - alone).abs().max() <= 0.2 * (seeing - alone).abs().max():
@@ -272,7 +279,7 @@ def check_rows_stay_apart(model: Any, source: str) -> None:
 
 
 def reduce_in_float32(accelerator: Any) -> None:
-    """Sum the gradients of shards in float32: by default it is done in what the arithmetic uses."""
+    """Have gradients of shards summed in float32; the default is the dtype of the arithmetic."""
     import torch
 
     plugin = accelerator.state.fsdp_plugin
@@ -282,7 +289,7 @@ def reduce_in_float32(accelerator: Any) -> None:
 
 @contextlib.contextmanager
 def shards_restored(model: torch.nn.Module) -> Iterator[None]:
-    """Around a forward pass without gradients: of a sharded policy, each rank has its shards after.
+    """Leave each rank of a sharded policy with its shards after a forward pass without gradients.
 
     The root's weights stay whole for the backward pass that follows a forward pass in training, and
     an update that begins with whole weights cannot find the optimizer's (accelerate 1.15).
@@ -298,7 +305,7 @@ def shards_restored(model: torch.nn.Module) -> Iterator[None]:
 
 
 def move_optimizer(optimizer: torch.optim.Optimizer | None, device: str) -> None:
-    """Its moments, but for those that are paged: they come and go by themselves."""
+    """Move the optimizer's moments to a device, but for paged ones, which move by themselves."""
     import torch
 
     for state in optimizer.state.values() if optimizer is not None else ():
@@ -310,7 +317,7 @@ def move_optimizer(optimizer: torch.optim.Optimizer | None, device: str) -> None
 
 
 def gather_weights(model: torch.nn.Module) -> dict[str, Any]:
-    """Whole weights, on the CPU of rank 0; every rank takes part."""
+    """Return the whole weights, on the CPU of rank 0 ({} on others); every rank must call this."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -319,7 +326,8 @@ def gather_weights(model: torch.nn.Module) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def forward_unwrapped(model: torch.nn.Module) -> Iterator[None]:
-    """Mixed precision wraps `forward` whenever training starts, a layer more every iteration."""
+    """Restore `model.forward` after the context: mixed precision wraps it whenever training starts,
+    one layer more every iteration."""
     before = model.__dict__.get("forward")
     yield
     if before is not None:

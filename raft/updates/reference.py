@@ -1,4 +1,4 @@
-"""What other policies than the trained one say of the rows: the one that drew, the starting one."""
+"""Log-probabilities of rows by the policy that drew them, or by the starting policy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def row_log_probs(
     pad_token_id: int,
     autocast: bool,
 ) -> list[list[float]]:
-    """log p(token | tokens before) of every row, T − 1 of each; 0 where it is not trained on.
+    """Return log p(token | tokens before) in nats of every row, T − 1 each; 0 where not trained on.
 
-    The ranks of `accelerator` share the rows, and each gets all answers. `model` has TRL's head.
+    The ranks of `accelerator` share the rows, and each gets all results. `model` has TRL's fused
+    head.
     """
     import torch
     from accelerate.utils import gather_object
@@ -55,8 +56,11 @@ def row_log_probs(
 
 @contextlib.contextmanager
 def other_policy(trainer: Any, folder: str, dtype: torch.dtype, beneath: bool) -> Iterator[Any]:
-    """Another policy than the trained one, loaded for as long as this; where it is the one beneath
-    the trained adapter, without that."""
+    """Load another policy than the trained one for the context, and yield it with TRL's fused head.
+
+    With `beneath`, it is the policy beneath the trained adapter: nothing is loaded, and the trained
+    model is yielded with its adapter disabled.
+    """
     if beneath:
         with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
             yield trainer.model
@@ -69,7 +73,7 @@ def other_policy(trainer: Any, folder: str, dtype: torch.dtype, beneath: bool) -
 
 
 def put_start(trainer: Any, start: str, dtype: torch.dtype, lora: bool) -> None:
-    """Make the trained policy the starting one again; an adapter is drawn by torch's generator."""
+    """Reset the trained policy to the starting one; torch's generator draws an adapter anew."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not lora:
         model.load_state_dict(load_policy(start, None, dtype, None).state_dict())

@@ -1,9 +1,9 @@
-"""A dry update: what the largest update takes of a GPU's memory, tried before hours are spent.
+"""A dry update, which shows before hours are spent whether the largest update fits the memory.
 
-It is the trainer's own update on rows that stand in, up to the optimizer's step, which has
-gradients of zero and a rate of zero. It makes two steps of up to two forward passes: the second
-step finds the optimizer's state in memory, the second pass the gradients of the first. Weights,
-optimizer and random numbers are afterwards what they were, bit for bit.
+It is the trainer's own update on rows made up for it, up to the optimizer's step, which has
+gradients of zero and a rate of zero. It makes two steps of up to two forward passes: in the second
+step the optimizer's state is in memory, in the second pass the gradients of the first. Weights,
+optimizer and random numbers are afterwards the same as before, bit for bit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _STEPS = _PASSES = 2
 
 
 class _NoGradients(TrainerCallback):
-    """Set gradients to zero before a step, which then moves nothing, not even to NaN."""
+    """A callback that sets gradients to zero before each step, so that weights do not change, not
+    even to NaN."""
 
     def on_pre_optimizer_step(
         self, args: object, state: object, control: object, **kwargs: Any
@@ -53,15 +54,16 @@ def make_dry_update(
     folder: Path,
     lengths: tuple[int, int],
 ) -> float:
-    """Returns the GiB of a GPU that it took at its peak, 0 on a CPU.
+    """Make a dry update and return the GiB of GPU memory that it took at its peak, 0 on a CPU.
 
     Args:
-        trainer: of transformers, without an optimizer yet.
-        read: makes the data set of an update from selected rows.
+        trainer: a trainer of transformers that has no optimizer yet.
+        read: makes the data set of an update from a file of selected rows.
+        folder: a folder for that file.
         lengths: tokens of a prompt and of a response.
 
     Raises:
-        InputError: there is no memory for it.
+        InputError: there is not enough GPU memory for it.
     """
     on_gpu = torch.cuda.is_initialized()
     if on_gpu:
@@ -80,7 +82,10 @@ def make_dry_update(
 
 
 def _write_stand_in(folder: Path, prompt: int, response: int) -> Path:
-    """Write selected rows as an update reads them: one, and a pair, of so many tokens."""
+    """Write a file of one selected row with a rejected response, and no rows to mix in.
+
+    Both responses have `response` tokens. Return the file's path.
+    """
     ids = [0] * response
     row = SelectedRow(
         id="longest", sample=0, prompt=None, response="", score=None, finish_reason=None,
@@ -94,7 +99,7 @@ def _write_stand_in(folder: Path, prompt: int, response: int) -> Path:
 
 
 def _longest_of(data: Dataset, args: Any, ranks: int) -> Dataset:
-    """As many copies of the longest row as the passes of a step take on all ranks."""
+    """Return copies of the longest row, for one step of at most two passes on all ranks."""
     rows: list[Any] = list(data)
     sizes = [sum(len(one) for one in row.values() if isinstance(one, list)) for row in rows]
     passes = min(_PASSES, args.gradient_accumulation_steps)
@@ -104,7 +109,7 @@ def _longest_of(data: Dataset, args: Any, ranks: int) -> Dataset:
 
 @contextlib.contextmanager
 def _dry(trainer: Any) -> Generator[None]:
-    """Within, updates of a trainer that has no optimizer yet change nothing."""
+    """Keep updates in the context from changing anything; the trainer has no optimizer yet."""
     args, hold = trainer.args, _NoGradients()
     told = args.learning_rate, args.num_train_epochs
     args.learning_rate, args.num_train_epochs = 0.0, _STEPS
@@ -128,7 +133,7 @@ def _dry(trainer: Any) -> Generator[None]:
 
 @contextlib.contextmanager
 def _memory_as_input_error(settings: TrainConfig, workers: int, tokens: int) -> Generator[None]:
-    """What torch says where memory is short, as the settings that take less."""
+    """Raise torch's OutOfMemoryError as an InputError that names settings to save memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:

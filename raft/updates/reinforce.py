@@ -1,7 +1,8 @@
-"""The update `reinforce`: every response by its advantage, through the clipped ratio.
+"""The advantages of the update `reinforce`, which weights the clipped ratio of every response.
 
-The advantage is the score less that of the prompt's other responses (RLOO, arXiv 2402.14740), or
-standardised within the prompt (GRPO, arXiv 2402.03300). Both sum to 0 over a prompt's responses.
+The advantage is the score less the mean of the prompt's others (RLOO, arXiv 2402.14740), or the
+score standardised within the prompt (GRPO, arXiv 2402.03300). Both sum to 0 over a prompt's
+responses.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from raft.selection.rules import Scores, as_scores
 
 
 def leave_one_out(scores_PK: ArrayLike) -> Scores:
-    """(P, K): a finite score less the mean of the prompt's other finite ones; NaN where not finite.
+    """Return each score less the mean of its prompt's other finite scores, (P, K).
 
-    A single score has no baseline, and so no advantage: 0.
+    It is 0 for the only finite score of a prompt, which has no baseline; NaN for a score that is
+    not finite.
     """
     scores_PK = as_scores(scores_PK)
     finite_PK = np.isfinite(scores_PK)

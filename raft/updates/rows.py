@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
     from raft.config.train import TrainConfig
 
-IGNORED = -100  # the label that torch's cross entropy leaves out
+IGNORED = -100  # the label that torch's cross entropy ignores
 MIXED = "mixed.jsonl"  # beside selected.jsonl: rows of `train.mix`, in its form
 
 
 class TrainingRow(TypedDict):
-    """One text as token ids; `labels` are the ids to learn, `IGNORED` for all others.
+    """One text as T token ids; `labels` are the ids to learn, `IGNORED` for all others.
 
-    `weight` is what the row counts, and the log-probabilities (T − 1) are those of other policies,
-    NaN in a row that no policy drew; an update has those of them that it needs, in every row.
+    `weight` is how much the row counts. The log-probabilities (T − 1 each) are by the policy that
+    drew and by the starting one, NaN in a row that no policy drew. In the data set of an update,
+    all rows have those of the optional keys that the update needs.
     """
 
     input_ids: list[int]
@@ -46,11 +47,11 @@ class PairRow(TypedDict):
 def sft_rows(
     path: str | Path, loss_on: str, max_length: int | None = None
 ) -> Iterator[TrainingRow]:
-    """`input_ids` and `labels` of every selected row, and its `weight` where one is stored.
+    """Yield `input_ids` and `labels` of every selected row, and its `weight` where one is stored.
 
-    Rows of weight 0 are nothing to learn, and skipped.
+    Rows of weight 0, from which nothing is to be learned, are skipped.
     A sample that was cut at the length limit gets no end-of-text token: that would teach the policy
-    to stop in mid-sentence. One that ended has its own among its ids.
+    to stop in mid-sentence. A sample that ended has its end-of-text token among its ids.
 
     Raises:
         InputError: a row is longer than `max_length` (it is never cut in silence).
@@ -67,10 +68,10 @@ def sft_rows(
 
 
 def pair_rows(path: str | Path, max_length: int | None = None) -> Iterator[PairRow]:
-    """The pairs among the selected rows, with the tokens that were drawn.
+    """Yield the selected and the rejected response of every selected row, as they were drawn.
 
     Raises:
-        InputError: a side is longer than `max_length`, or a row has none to be preferred to.
+        InputError: a side is longer than `max_length`, or a row has no rejected response.
     """
     for row in read_selected(Path(path)):
         prompt, worse = row.prompt_token_ids, row.rejected
@@ -82,7 +83,7 @@ def pair_rows(path: str | Path, max_length: int | None = None) -> Iterator[PairR
 
 
 def of_mean_one(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    """The rows with weights in proportion whose mean is 1; the loss stays at the scale of SFT's."""
+    """Return the rows with weights scaled to a mean of 1, so that the loss has SFT's scale."""
     mean = sum(row.get("weight", 1.0) for row in rows) / len(rows)
     return [{**row, "weight": row.get("weight", 1.0) / mean} for row in rows]
 
@@ -105,7 +106,10 @@ def with_log_probs(
 
 
 def undrawn(row: TrainingRow, like: TrainingRow) -> TrainingRow:
-    """A row that no policy drew and that counts 1, with what rows `like` this one have."""
+    """Return `row`, which no policy drew, with the optional keys that `like` has.
+
+    The added log-probabilities are NaN, an added weight is 1.
+    """
     unknown = [math.nan] * (len(row["labels"]) - 1)
     beside: dict[str, object] = {name: unknown for name in like if name.endswith("log_probs")}
     if "weight" in like:
@@ -114,7 +118,10 @@ def undrawn(row: TrainingRow, like: TrainingRow) -> TrainingRow:
 
 
 def make_dataset(rows: Sequence[TrainingRow], settings: TrainConfig, seed: int) -> Dataset:
-    """All epochs in order. Every rank takes its share of each optimizer step's rows."""
+    """Return the rows of all epochs in training order, packed as `settings.packing` says.
+
+    Every rank takes its share of each optimizer step's rows.
+    """
     from datasets import Dataset
 
     if settings.packing == "wrapped":
@@ -132,7 +139,7 @@ def make_dataset(rows: Sequence[TrainingRow], settings: TrainConfig, seed: int) 
 def in_order(
     data: Dataset, silent: Mapping[str, object], settings: TrainConfig, seed: int
 ) -> Dataset:
-    """The rows of all epochs, their batches filled up with one that has no loss."""
+    """Return the rows of all epochs in order; `silent`, a row without loss, fills batches up."""
     from datasets import Dataset
 
     filled: list[Any] = [*data, {key: silent.get(key, []) for key in data.column_names}]
@@ -141,9 +148,10 @@ def in_order(
 
 
 def concatenate_and_cut(rows: Sequence[TrainingRow], length: int) -> list[TrainingRow]:
-    """LMFlow's packing: all rows in a row, cut into blocks of `length`; the rest is dropped.
+    """Return blocks of `length` tokens, cut from all rows end to end (LMFlow's packing).
 
-    Fewer tokens than one block are kept as they are.
+    Tokens after the last whole block are dropped; fewer tokens than one block are one shorter
+    block.
     """
     ids = [token for row in rows for token in row["input_ids"]]
     labels = [label for row in rows for label in row["labels"]]
@@ -155,7 +163,7 @@ def concatenate_and_cut(rows: Sequence[TrainingRow], length: int) -> list[Traini
 
 
 def training_order(rows: int, batch_size: int, epochs: float, seed: int) -> list[int]:
-    """Row numbers in the order of training: a permutation per epoch, in whole batches.
+    """Return row numbers in the order of training: a permutation per epoch, in whole batches.
 
     Each epoch is filled up with the number `rows`, which stands for a row without any loss. So an
     optimizer step sees the same rows however many trainers and micro-batches share it.

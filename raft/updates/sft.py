@@ -64,7 +64,7 @@ class SFT:
     """One rank of the trainer; with `world_size` > 1 the ranks share each optimizer step.
 
     Several ranks make the same update as one, to rounding (and but for dropout, which each draws
-    for its own rows). They are built when they `join`.
+    for its own rows). They load the model in `join`, a single rank at once.
     """
 
     _trainer: Any  # SFTTrainer, whose model and optimizer may be None by its types
@@ -96,11 +96,11 @@ class SFT:
             self._build()
 
     def rendezvous(self) -> tuple[str, int]:
-        """Address and port at which rank 0 waits for the others."""
+        """Return the address and port at which rank 0 waits for the others."""
         return rendezvous_address()
 
     def join(self, host: str, port: int) -> None:
-        """Meet the other ranks at rank 0's address; returns when all are there."""
+        """Meet the other ranks at rank 0's address, load the model; return when all are there."""
         set_torchrun_env(host, port, self._rank, self._world_size)
         self._build()
 
@@ -145,7 +145,7 @@ class SFT:
     def rehearse(self, prompt: int, response: int) -> float:
         from raft.updates.rehearsal import make_dry_update
 
-        if self._trainer.optimizer is not None:  # an update was made again since the start
+        if self._trainer.optimizer is not None:  # an update has been made again after a restart
             return 0.0
         return make_dry_update(
             self._trainer, self._settings, lambda path: self._data(path, 0)[0],
@@ -196,7 +196,7 @@ class SFT:
             attend_by_rows(model)
             check_rows_stay_apart(model, source)
         self._own = OwnSettings(model)
-        if self._settings.compares:  # a ratio of two policies is none of their dropout
+        if self._settings.compares:  # dropout would change the ratio of two policies
             disable_dropout_in_model(model)
         common = {
             "output_dir": self._scratch.name,
@@ -206,7 +206,7 @@ class SFT:
             "remove_unused_columns": False,
             "save_strategy": "no",
             "logging_strategy": "no",
-            "logging_nan_inf_filter": False,  # it would write the mean of the others over a NaN
+            "logging_nan_inf_filter": False,  # it would replace a NaN by the mean of the others
             "report_to": [],
             "disable_tqdm": True,
             "ddp_find_unused_parameters": False,
@@ -215,7 +215,7 @@ class SFT:
         self._padded = AutoTokenizer.from_pretrained(source)
         self._padded.pad_token = self._padded.pad_token or self._padded.eos_token
         self._trainer = self._make(model, common)
-        # the printer of a finished run's summary speaks to a terminal that is not ours
+        # it would print a summary of every update
         self._trainer.remove_callback(PrinterCallback)
         if self._settings.fsdp:
             reduce_in_float32(self._trainer.accelerator)
@@ -228,9 +228,9 @@ class SFT:
         return make_trainer(model, self._settings, common, self._padded)
 
     def _data(self, path: Path, seed: int) -> tuple[Dataset, dict[str, int]]:
-        """The data set of an update on selected rows and those that are mixed in, and its counts.
+        """Return the data set of an update, of selected and mixed-in rows, and its counts.
 
-        The trainer still holds the policy that drew.
+        The counts are metrics. The policy is the one before the update, with which rows are read.
         """
         settings = self._settings
         # blocks that are cut anyway take rows of any length
@@ -266,12 +266,12 @@ class SFT:
         )
 
     def _policy(self, folder: str | None) -> contextlib.AbstractContextManager[Any]:
-        """The policy in a folder, for as long as it is read; None for the trained one."""
+        """Return a context that holds the policy of a folder; without one, the trained policy."""
         import torch
 
         if folder is None:
             return contextlib.nullcontext(self._trainer.model)
-        # beside the policy for as long as it is read: in the precision of the arithmetic
+        # it is in memory beside the trained policy, so in the precision of the arithmetic
         dtype = torch.bfloat16 if self._autocast else self._dtype
         beneath = self._settings.lora is not None and folder == self._start
         return other_policy(self._trainer, folder, dtype, beneath)
@@ -320,7 +320,7 @@ class SFT:
         (out / METRICS_FILE).write_text(json.dumps(metrics))
 
     def _move(self, device: str) -> None:
-        """Weights and optimizer to or from the GPU that rollouts are about to need."""
+        """Move weights and optimizer to or from the GPU, which rollouts need between updates."""
         if not self._on_gpu or self._settings.fsdp_offload:  # which rests in CPU memory anyway
             return
         self._trainer.model.to(device)

@@ -28,10 +28,10 @@ LossAndSlope = Callable[[Floats], tuple[float, Floats, int]]
 
 
 class ToyTrainer:
-    """Gradient steps on the mean loss of the tokens, or of the pairs, in closed form.
+    """A trainer by gradient steps on the mean loss of the tokens, or of the pairs, in closed form.
 
-    Of the settings it heeds `update`, `start_from`, `mix`, `kl`, `learning_rate`, `epochs` (a step
-    each) and `loss_on`.
+    It uses the settings `update`, `start_from`, `mix`, `kl`, `learning_rate`, `epochs` (a step
+    each) and `loss_on`, and ignores all others.
     """
 
     def __init__(
@@ -74,7 +74,10 @@ class ToyTrainer:
         return metrics
 
     def _token_loss(self, path: Path, drawn: Floats) -> tuple[Ids, LossAndSlope]:
-        """The trained tokens, and log p to (mean loss, slope of the sum in each token, count)."""
+        """Return the N trained tokens, and a function of log p (V,).
+
+        That function returns the mean loss, the slope of the summed loss in each token (N,), and N.
+        """
         settings = self._settings
         rows = list(sft_rows(path, settings.loss_on))
         if settings.update.kind == "weighted":
@@ -144,7 +147,7 @@ class ToyTrainer:
         return "127.0.0.1", 0
 
     def join(self, host: str, port: int) -> None:
-        """Toy trainers compute the same update each; nobody needs to meet."""
+        """Do nothing: every toy trainer computes the whole update alone."""
 
     def sleep(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What a trainer is, which one updates a policy, and where several of them meet."""
+"""The trainer protocol, the trainer that fits a policy, and the address where ranks meet."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ METRICS_FILE = "train.json"
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What an update follows from, besides the policy: selected rows, and a seed.
+    """The inputs of an update besides the policy: a file of selected rows, and a seed.
 
     Attributes:
         out_dir: where weights and tokenizer are written; None: nowhere.
-        whole: `store` will write the optimizer there; without it training cannot go on there.
-        drawn_by: the policy that drew the rows; None for the one that is trained.
+        whole: whether `store` will write the optimizer there, so that training can go on from it.
+        drawn_by: the folder of the policy that drew the rows; None for the one that is trained.
     """
 
     rows: str
@@ -34,28 +34,28 @@ class Update:
 
 
 class Trainer(Protocol):
-    """Holds the policy's trainable weights, and its optimizer from update to update."""
+    """A holder of the policy's trainable weights and, from update to update, of its optimizer."""
 
     def rendezvous(self) -> tuple[str, int]:
-        """Address and port at which rank 0 of several trainers waits for the others."""
+        """Return the address and port at which rank 0 of several trainers waits for the others."""
         ...
 
     def join(self, host: str, port: int) -> None:
-        """Meet the other ranks there; called once on each rank before anything else."""
+        """Meet the other ranks at rank 0's address; called once on each before anything else."""
         ...
 
     def rehearse(self, prompt: int, response: int) -> float:
-        """Make an update on rows of so many tokens, which changes nothing; called before others.
+        """Try an update on rows of so many tokens, which changes nothing; called before any other.
 
-        Returns the GiB of the GPU that it took, 0 on a CPU.
+        Return the GiB of GPU memory that it took at its peak, 0 on a CPU.
 
         Raises:
-            InputError: there is no memory for it.
+            InputError: there is not enough memory for it.
         """
         ...
 
     def train(self, update: Update) -> dict[str, float | int]:
-        """Make the update; its metrics."""
+        """Make the update and return its metrics."""
         ...
 
     def store(self, checkpoint: str) -> None:
@@ -63,11 +63,11 @@ class Trainer(Protocol):
         ...
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
-        """log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
+        """Return log p(token_t | tokens before t) for t = 1 … T−1, in nats."""
         ...
 
     def tensors(self, dtype: str) -> SentTensors:
-        """What `send` sends to engines that compute in `dtype`."""
+        """Return the names, dtypes and shapes of what `send` sends to engines of `dtype`."""
         ...
 
     def send(self, to: Transfer, dtype: str) -> None:
@@ -75,7 +75,7 @@ class Trainer(Protocol):
         ...
 
     def dtype(self) -> str:
-        """What log-probabilities are computed in."""
+        """Return the dtype that log-probabilities are computed in, by torch's name."""
         ...
 
     def sleep(self) -> None: ...
@@ -92,7 +92,7 @@ def build_trainer(
     world_size: int = 1,
     threads: int | None = None,
 ) -> Trainer:
-    """The TRL trainer, or the toy's for a toy policy.
+    """Return one rank of the policy's trainer: TRL's, or the toy's for a toy policy.
 
     Args:
         model: the starting policy.
@@ -116,13 +116,13 @@ def build_trainer(
 
 
 def trainer_imports(settings: TrainConfig) -> tuple[str, ...]:
-    """What takes `build_trainer` long to import: TRL comes with the second of them."""
+    """Return the modules that take `build_trainer` long to import; the second imports TRL."""
     loss = "dpo" if settings.update.kind == "dpo" else "objective"
     return ("raft.updates.sft", f"raft.updates.{loss}")
 
 
 def rendezvous_address() -> tuple[str, int]:
-    """The address by which other machines reach this one, and a free port of it."""
+    """Return the address by which other machines reach this one, and a free port on it."""
     return _own_address(), _free_port()
 
 

@@ -1,4 +1,4 @@
-"""The update `weighted`: every response in the loss by a weight from its score, not winners alone.
+"""The update `weighted`: every response is in the loss, with a weight computed from its score.
 
 With exp(s/T) this is reward-weighted regression (Peters & Schaal 2007; AWR, arXiv 1910.00177); as T
 goes to 0, all weight goes to the best response, which is RAFT. The likelihood has no ratio: the
@@ -14,7 +14,7 @@ from raft.selection.rules import Scores, as_scores
 
 
 def exponential(scores_PK: ArrayLike, temperature: float) -> Scores:
-    """(P, K): softmax of a prompt's finite scores over the temperature; NaN for all others."""
+    """Return the softmax of each prompt's finite scores / `temperature`, (P, K); NaN for others."""
     scores_PK = as_scores(scores_PK)
     finite_PK = np.isfinite(scores_PK)
     best_P1 = np.where(finite_PK, scores_PK, -np.inf).max(axis=1, keepdims=True)
@@ -25,9 +25,10 @@ def exponential(scores_PK: ArrayLike, temperature: float) -> Scores:
 
 
 def standardized(scores_PK: ArrayLike) -> Scores:
-    """(P, K): (score − mean) / std among a prompt's finite scores, 0 where all of them are equal.
+    """Return (score − mean) / std of each score among its prompt's finite scores, (P, K).
 
-    A single score has no other to be compared with: 0. NaN stands where no score is finite.
+    It is 0 where all of them are equal, or a score is the only one; NaN for a score that is not
+    finite.
     """
     scores_PK = as_scores(scores_PK)
     finite_PK = np.isfinite(scores_PK)

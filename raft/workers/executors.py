@@ -1,8 +1,9 @@
-"""Where workers run. `Executor` is all that worker groups know of it.
+"""The protocol `Executor`, by which worker groups start workers without knowing where they run.
 
 `raft.workers.inline_executor` runs workers in this process, `raft.workers.ray_executor` in Ray
-actors. A worker is a plain class that does not know which. Its methods are called by name over
-there, and typed here: `worker.call(RolloutWorker.log_probs, ids)` is a `Future[list[float]]`.
+actors. A worker is a plain class that does not know which one runs it. Its methods are called by
+name in its process and typed in the caller: `worker.call(RolloutWorker.read, rows)` is a
+`Future[Reading]`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ Waiting = TypeVar("Waiting", bound="Future[object] | Stream[object]")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker needs: CPU threads for its kernels, and GPUs.
+    """What one worker needs: CPU threads for its kernels, and GPUs (a fraction of one is shared).
 
-    `slot` is the number of the `Slot` that its GPUs are in; colocated workers share one. `imports`
-    are modules ("module", or "module:function" to be called) whose import takes it long.
+    `slot` is the number of the `Slot` that its GPUs are in; colocated workers share one.
+    `environment` are (name, value) pairs. `imports` are modules ("module", or "module:function" for
+    a function to be called) that take the worker long to import.
     """
 
     threads: int = 1
@@ -37,9 +39,10 @@ class Resources:
 
 @dataclass(frozen=True)
 class Slot:
-    """GPUs of one node that a worker has, or several have in turn.
+    """GPUs of one node that belong to one worker, or that several workers use in turn.
 
-    Those of trainers belong on one node, since they sum gradients; engines are spread.
+    Slots of trainers (`trains`) belong on one node, since trainers sum gradients; engines are
+    spread over the nodes.
     """
 
     gpus: int
@@ -50,7 +53,7 @@ class Future(Protocol[R_co]):
     """The result of a call that is under way."""
 
     def result(self) -> R_co:
-        """Wait for it. Raises what the call raised, or WorkerDiedError."""
+        """Wait for the result and return it. Raises what the call raised, or WorkerDiedError."""
         ...
 
 
@@ -58,7 +61,7 @@ class Stream(Protocol[R_co]):
     """A generator that runs in a worker."""
 
     def take(self) -> R_co | None:
-        """The next item, or None at the end. Raises as `Future.result`."""
+        """Wait for the next item and return it, or None at the end. Raises as `Future.result`."""
         ...
 
 
@@ -83,18 +86,21 @@ class Executor(Protocol):
     """Starts workers and waits for the first of several results."""
 
     def gpus(self) -> int:
-        """How many GPUs there are for workers now."""
+        """Return how many GPUs workers can have now."""
         ...
 
     def check_nodes(self, folder: Path | None) -> None:
-        """Raises InputError for a node that does not import us, or does not see `folder`."""
+        """Check that every node can import raft and sees `folder` (None: no folder is looked for).
+
+        Raises InputError for a node that does not.
+        """
         ...
 
     def reserve(self, slots: Sequence[Slot]) -> None:
-        """Take the GPUs of all workers, before any that needs one is started.
+        """Reserve the GPUs of all workers, before any worker that needs one is started.
 
         Raises:
-            InputError: they do not fit the nodes, or somebody else takes them.
+            InputError: the slots do not fit the GPUs that are free on the nodes.
         """
         ...
 
@@ -104,17 +110,20 @@ class Executor(Protocol):
         resources: Resources,
         after: Worker[object] | None = None,
     ) -> Worker[W]:
-        """Start a worker: what `factory` returns over there, so it must be picklable.
+        """Start a worker, which is the object that `factory` (picklable) returns in its process.
 
-        It is built when `after` has been, or has failed to be: on few cores, workers that all
-        import their libraries at once keep the one waiting that has work first.
+        The worker is built once `after` has been built or has failed: on few cores, workers that
+        all import their libraries at once delay the worker that is needed first.
         """
         ...
 
     def first_ready(
         self, waiting: Sequence[Waiting], timeout: float | None = None
     ) -> Waiting | None:
-        """One of `waiting` whose next result is there; None on time-out."""
+        """Return one of `waiting` whose next result is there; None after `timeout` seconds.
+
+        With a `timeout` of None, wait without limit.
+        """
         ...
 
     def close(self) -> None: ...

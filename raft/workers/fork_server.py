@@ -1,10 +1,10 @@
 """Worker processes forked from one that has the libraries loaded, on machines without GPUs.
 
 Importing torch, vLLM and trl takes some 20 s of a core, and a run on a CPU has four processes that
-need them. Ray starts a worker by a command (`py_executable` of its runtime environment). Ours is
-this file: it asks a server, which is also this file, for a fork of itself, and waits for its end.
-Ray knows a worker by the process that registers, not by the one it has started. Where no server
-answers, the command becomes the plain Python that Ray would have started.
+need them. Ray starts a worker by a command (`py_executable` of its runtime environment). Here the
+command runs this file, which asks a server (also run from this file) to fork itself, and waits for
+the end of the fork. Ray knows a worker by the process that registers, not by the one that Ray
+started. Where no server answers, the command becomes the plain Python that Ray would have started.
 
 The server does not import Ray, which reads its settings when it is imported: the fork does.
 """
@@ -30,20 +30,20 @@ from dataclasses import dataclass
 __all__ = ["ForkServer", "shared_server", "worker_path"]
 
 _STANDARD = (0, 1, 2)
-_LENGTH = 4  # bytes before a job, which say how many it has
+_LENGTH = 4  # bytes of the number before a job that says how many bytes the job has
 
 
 class ForkServer:
-    """The process that the workers are forked from; it ends with this one.
+    """A process that workers are forked from; it ends when the process that made it ends.
 
     Args:
-        environment: what it starts with; variables that libraries read as they are imported.
+        environment: variables to set in it, since libraries read them when they are imported.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="raft-")
         self._path = os.path.join(self._folder.name, "forks")
-        listening = socket.socket(socket.AF_UNIX)  # before it runs: who asks early shall wait
+        listening = socket.socket(socket.AF_UNIX)  # here, so that requests before its start wait
         listening.bind(self._path)
         listening.listen(256)
         self._process = subprocess.Popen(
@@ -52,14 +52,14 @@ class ForkServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C is for the run, which ends its workers
+            start_new_session=True,  # so that Ctrl-C reaches the run alone, which ends its workers
             pass_fds=[listening.fileno()],
         )
         listening.close()
         self._asked: set[str] = set()
 
     def load(self, imports: Sequence[str]) -> None:
-        """Have it import these meanwhile, in this order."""
+        """Tell the server to import `imports` in this order, without waiting until it has."""
         assert self._process.stdin is not None
         new = [one for one in imports if one not in self._asked]
         self._asked |= set(new)
@@ -69,7 +69,10 @@ class ForkServer:
             self._process.stdin.flush()
 
     def command(self, imports: Sequence[str]) -> str:
-        """What starts a worker in place of Python, when these have been imported."""
+        """Return the shell command that starts a worker in place of Python.
+
+        The worker is forked once the server has imported `imports`.
+        """
         own = [sys.executable, "-IS", __file__, self._path, ",".join(imports)]
         return shlex.join(own)
 
@@ -80,9 +83,11 @@ class ForkServer:
 
 
 def worker_path() -> list[str]:
-    """Where workers look for modules: as this process, but for the script's folder and the working
-    one. Python puts them first, where a user's types.py would end every worker; here they are last,
-    unless PYTHONPATH names them."""
+    """Return the module search path of workers: this process's, with two folders moved to its end.
+
+    These are the script's folder and the working directory. Python puts them first, where a user's
+    types.py would end every worker. A folder that PYTHONPATH names is not moved.
+    """
     script = getattr(sys.modules["__main__"], "__file__", None)
     users = [os.path.dirname(os.path.abspath(script))] if script else []
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -97,10 +102,10 @@ class _Shared:
 
 @contextlib.contextmanager
 def shared_server(imports: Sequence[str] = ()) -> Iterator[ForkServer | None]:
-    """The server of this process: started by the first who holds it, ended by the last.
+    """Hold the fork server of this process, which the first holder starts and the last one ends.
 
-    It imports meanwhile what is named. On a machine with GPUs there is none: whether what has been
-    imported leaves them alone is for each library to say.
+    The server imports `imports` in the background. Yields None on a machine with GPUs, where a
+    library that is imported before the fork might already use them.
     """
     from raft.workers.inline_executor import machine_gpus
 
@@ -125,7 +130,10 @@ def shared_server(imports: Sequence[str] = ()) -> Iterator[ForkServer | None]:
 
 @dataclass(frozen=True)
 class _Job:
-    """A worker to be forked: what the command got."""
+    """A request to fork a worker, with what Ray gave the command: arguments, environment, …
+
+    `standard` are the command's standard file descriptors; the exit code goes to `connection`.
+    """
 
     connection: socket.socket
     standard: list[int]
@@ -136,7 +144,10 @@ class _Job:
 
 
 def _ask(path: str, imports: str, arguments: Sequence[str]) -> int:
-    """Be the command that Ray starts. Returns the worker's exit code."""
+    """Act as the command that Ray starts: have a worker forked and return its exit code.
+
+    Become plain Python where no server answers at `path`; return 1 where the server ends early.
+    """
     server = socket.socket(socket.AF_UNIX)
     try:
         server.connect(path)
@@ -151,7 +162,7 @@ def _ask(path: str, imports: str, arguments: Sequence[str]) -> int:
 
 
 class _Server:
-    """Imports what it is told by its standard input, forks what it is asked for by its socket."""
+    """The server: it imports modules named on standard input and forks workers for its socket."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._before = dict(os.environ)
@@ -169,7 +180,10 @@ class _Server:
         gc.disable()  # imports leave no garbage, and looking for it takes a fifth of their time
 
     def serve(self) -> _Job | None:
-        """Returns None where this process has ended, and the job where it is the fork."""
+        """Import modules and fork workers until standard input ends, and return None then.
+
+        In each forked process, return the job that it is to run.
+        """
         while True:
             idle = not self._jobs and not self._names
             for key, _ in self._ready.select(None if idle else 0):
@@ -182,7 +196,7 @@ class _Server:
                     self._reap()
                 elif key.fileobj is self._listening:
                     self._jobs.append(_accepted(self._listening))
-                else:  # Ray has given the command up
+                else:  # the command has closed its connection: Ray has ended it
                     self._ready.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)
             ready = [job for job in self._jobs if self._loaded.issuperset(job.imports)]
@@ -201,15 +215,15 @@ class _Server:
             return
         self._loaded.add(name)
         module, _, function = name.partition(":")
-        # the worker imports it again, and says what is wrong
+        # the worker will import it again and report the error
         with contextlib.suppress(Exception):
             found = importlib.import_module(module)
             if function:
                 getattr(found, function)()
-        gc.freeze()  # no collection of a fork writes to what it shares
+        gc.freeze()  # so that garbage collection in a fork does not write to shared memory
 
     def _fork(self, job: _Job) -> bool:
-        """Whether this is the fork."""
+        """Fork a process for `job`. Return whether this process is the fork."""
         worker = os.fork()
         if not worker:
             return True
@@ -233,7 +247,7 @@ class _Server:
             connection.close()
 
     def become(self, job: _Job) -> None:
-        """Be the worker, in the fork: as if Python had been started with its arguments."""
+        """Run the worker's script in the fork, as if Python had been started with its arguments."""
         os.setpgid(0, 0)  # Ray ends a worker with its group
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -253,7 +267,8 @@ class _Server:
         named = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
         sys.path[:] = [*named, *(one for one in sys.path if one not in named)]
         sys.argv = job.arguments
-        if (torch := sys.modules.get("torch")) is not None:  # OpenMP has read the server's
+        # the number of threads: OpenMP has read it from the server's environment
+        if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
         runpy.run_path(job.arguments[0], run_name="__main__")
 
@@ -272,7 +287,7 @@ def _main(first: str, second: str, *arguments: str) -> None:
     server = _Server(socket.socket(fileno=int(second)))
     job = server.serve()
     if job is None:
-        os._exit(0)  # libraries say at their end what they leak
+        os._exit(0)  # without exit handlers, in which libraries print what they leak
     server.become(job)
 
 

@@ -1,4 +1,4 @@
-"""Several workers of one kind that are used as one, and what happens when one of them dies."""
+"""A worker group: several workers of one kind that are used as one, and replaced when they die."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ log = logging.getLogger("raft")
 
 
 def side_by_side(first: Callable[[], object], second: Callable[[], object]) -> None:
-    """Do both, the first in a thread; where the second fails, the first is not waited for."""
+    """Run two functions at the same time, the first in a thread. Raises what either raises.
+
+    Where the second fails, the first is not waited for.
+    """
     failed: list[BaseException] = []
 
     def tried() -> None:
@@ -25,7 +28,7 @@ def side_by_side(first: Callable[[], object], second: Callable[[], object]) -> N
         except BaseException as error:  # raised below, where it is waited for
             failed.append(error)
 
-    # a daemon, so that no update is in the way of a run that is interrupted
+    # a daemon, so that an unfinished update does not delay the end of a run that is interrupted
     thread = threading.Thread(target=tried, daemon=True)
     thread.start()
     second()
@@ -35,7 +38,10 @@ def side_by_side(first: Callable[[], object], second: Callable[[], object]) -> N
 
 
 class WorkerGroup(ABC, Generic[W]):
-    """One worker per entry of `resources`; of a stage's dead ones `max_respawns` are replaced."""
+    """One worker per entry of `resources`; in each stage, `max_respawns` dead ones are replaced.
+
+    One death more raises WorkerDiedError.
+    """
 
     kind: str  # names the workers in messages
 
@@ -57,7 +63,7 @@ class WorkerGroup(ABC, Generic[W]):
 
     @property
     def first(self) -> Worker[W]:
-        """Of its workers, the one that others may start after."""
+        """The first worker, which workers of other groups may be started after."""
         return self._workers[0]
 
     def begin_stage(self) -> None:
@@ -66,7 +72,7 @@ class WorkerGroup(ABC, Generic[W]):
 
     @abstractmethod
     def _factory(self) -> Callable[[], W]:
-        """What builds a worker as it must be now."""
+        """Return a picklable function that builds a worker for the group's present state."""
 
     def _spawn(self, number: int) -> Worker[W]:
         return self._executor.spawn(self._factory(), self._resources[number], self._after)
@@ -74,7 +80,10 @@ class WorkerGroup(ABC, Generic[W]):
     def _on_all(
         self, method: Callable[Concatenate[W, P], R], *arguments: P.args, **named: P.kwargs
     ) -> list[R]:
-        """Call every worker at once; for one that dies its replacement is called."""
+        """Call every worker at once and return their results, in the order of the workers.
+
+        Where a worker dies, its replacement is called.
+        """
         futures = [worker.call(method, *arguments, **named) for worker in self._workers]
         for number in range(len(futures)):
             self._watch.begin(number, method.__name__)

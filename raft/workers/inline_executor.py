@@ -14,10 +14,10 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class InlineExecutor:
-    """`Executor` without processes. A call has ended when it returns.
+    """An `Executor` that runs every worker in this process; `call` returns when the call is done.
 
     Args:
-        gpus: how many GPUs may be used; of several that there are, one process uses the first.
+        gpus: how many GPUs may be used (0 hides them all); of several, only the first is used.
     """
 
     def __init__(self, gpus: int | None = None) -> None:
@@ -63,7 +63,10 @@ class InlineExecutor:
 
 
 def machine_gpus() -> int:
-    """How many GPUs this machine has by its device files; whether torch can use them it knows."""
+    """Return how many GPUs this machine has by its device files; torch may be unable to use them.
+
+    AMD's /dev/kfd counts as one.
+    """
     return len(list(Path("/dev").glob("nvidia[0-9]*"))) + len(list(Path("/dev").glob("kfd")))
 
 

@@ -1,5 +1,5 @@
-"""Who gets which GPU: rollout workers, reward models, trainers, and the worker that measures
-policies for the monitor. Pure arithmetic: no Ray, no torch.
+"""Which GPU each worker gets: rollout workers, reward models, trainers, and the worker that
+measures policies for the monitor. Pure arithmetic: no Ray, no torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 from raft.workers.executors import Resources, Slot
 from rollout.types import InputError
 
-# Ray hides no GPU from a worker that asks for none, and libraries take what they see
+# Ray hides no GPU from a worker that asks for none, and libraries use the GPUs that they see
 _NO_GPU = (("CUDA_VISIBLE_DEVICES", ""),)
 
 Colocation = Literal["rollout", "reward", "trainer"]
@@ -19,10 +19,11 @@ Colocation = Literal["rollout", "reward", "trainer"]
 
 @dataclass(frozen=True)
 class Placement:
-    """The resources of every worker; `colocated` means that GPUs are shared in turn by sleeping.
+    """The resources of every worker; `colocated` means that workers share GPUs and take turns, the
+    idle ones asleep.
 
     `monitor` is None where no policies are measured; `monitor_with` names the groups that sleep
-    while they are.
+    while policies are measured.
     """
 
     rollout: tuple[Resources, ...]
@@ -35,7 +36,7 @@ class Placement:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The GPUs of all workers by the numbers that their resources name."""
+        """The slots of all workers, in the order of the numbers that their resources name."""
         found: dict[int, Slot] = {}
         alone = (self.monitor,) if self.monitor is not None else ()
         for workers, trains in (
@@ -62,7 +63,7 @@ def place(
     mode: str = "auto",
     sends: bool = False,
 ) -> Placement:
-    """Divide `gpus` GPUs and `cores` CPU cores.
+    """Divide `gpus` GPUs and `cores` CPU cores among the workers, and return their resources.
 
     separate: every worker has GPUs of its own; generation, scoring and training keep their memory.
     colocated: workers share GPUs and take turns, the idle ones asleep in CPU memory.
@@ -72,7 +73,7 @@ def place(
     (2 + 1 + 1); 8 GPUs with rollout_workers=4, reward_workers=1, trainer_workers=3 are separate.
 
     Args:
-        reward_sleeps: whether the rewards leave their GPU to others meanwhile.
+        reward_sleeps: whether reward models can leave their GPU while other workers use it.
         sends: trainers send weights to engines, so they share no GPUs.
 
     Raises:
@@ -129,7 +130,7 @@ def _on_cpu(cores: int, rollout: int, reward: int, trainer: int) -> Placement:
 
 
 def _own(first: int, workers: int, threads: int, gpus: int = 1) -> tuple[Resources, ...]:
-    """Workers with a slot each, numbered from `first`."""
+    """Return the resources of workers with a slot of `gpus` GPUs each, numbered from `first`."""
     numbers = range(first, first + workers)
     return tuple(Resources(threads=threads, gpus=gpus, slot=number) for number in numbers)
 
@@ -177,11 +178,11 @@ def _colocated(
 def place_monitor(
     placement: Placement, gpus: int, cores: int, *, reward_sleeps: bool = True
 ) -> Placement:
-    """Find room for the worker that measures policies.
+    """Return the placement with room for the worker that measures policies.
 
-    It gets a GPU of its own where one is left; else half of a reward model's, which is idle and
-    light, if it sleeps; else half of a trainer's. On shared GPUs it takes its turn. Without GPUs it
-    has all cores, since nobody else works then.
+    That worker gets a GPU of its own where one is left; else half of a reward model's GPU, if the
+    model can sleep (it is idle then, and small); else half of a trainer's. On colocated GPUs it
+    takes its turn. Without GPUs it has all cores, since no other worker runs then.
     """
     everyone = (*placement.rollout, *placement.reward, *placement.trainer)
     if not any(worker.gpus for worker in everyone):
@@ -207,16 +208,16 @@ def place_monitor(
 
 
 def _halved(workers: Sequence[Resources]) -> tuple[Resources, ...]:
-    """The first gives half of its GPU away."""
+    """Return the resources of the same workers, the first of them with half of its GPU."""
     first, *others = workers
     return (replace(first, gpus=first.gpus / 2), *others)
 
 
 def assign_nodes(slots: Sequence[Slot], free: Mapping[str, int]) -> list[str] | None:
-    """A node for every slot, by the GPUs that are free on each; None where they do not fit.
+    """Return a node for every slot, given the free GPUs of each node; None where they do not fit.
 
-    All trainers are on one node where any has room for them, else on few. Engines are spread: each
-    goes where most is free.
+    All trainers are put on one node where a node has room for them, else on few. Engines are
+    spread: each goes to the node with the most free GPUs.
     """
     if not free:
         return None if slots else []
@@ -236,7 +237,10 @@ def _assigned(
     left, found = dict(free), dict[int, str]()
 
     def put(number: int, node: str | None) -> bool:
-        """There, or where most is free."""
+        """Put a slot on `node`, or where that is None or full, on the node with the most free GPUs.
+
+        Return whether the slot fits there.
+        """
         if node is None or left[node] < slots[number].gpus:
             node = max(left, key=lambda one: left[one])
         left[node] -= slots[number].gpus

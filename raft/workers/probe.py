@@ -1,8 +1,8 @@
-"""What an engine must reproduce of the trainer's policy, and whether it does.
+"""Tests of whether an engine holds the trainer's policy, by the log-probabilities of both.
 
-In 16 bits an engine never says exactly what the trainer says, and one update may move
-log-probabilities by less than that noise. So engines are compared with both policies, the one
-before the update and the one after it, on responses that were trained on, which move most.
+In 16 bits the log-probabilities of an engine are never exactly the trainer's, and one update may
+move them by less than this noise. So engines are compared with both policies, the one before the
+update and the one after it, on responses that were trained on, whose log-probabilities move most.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Noise", "Probe", "Reading", "Verdict", "said"]
 
 # how far an engine may be from the trainer where noise is not known yet, nats per token on average
 _EXACT, _16_BIT = 1e-3, 0.05
-# later: so many times the noise, and no less than this share of the limit above
+# once noise is known: so many times the noise, and no less than this share of the limit above
 _TIMES_NOISE, _LEAST = 3.0, 0.1
 # an engine is said to hold another policy when it is so many standard deviations beyond the middle
 _SURE = 5.0
-_MOST = 4.0
+_MOST = 4.0  # standard deviations of the noise that one token counts at most
 _NO_NOISE = 1e-9
 
 
@@ -32,7 +32,7 @@ class _Policy(Protocol):
 
 
 def said(policy: _Policy, rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
-    """An engine's or a trainer's log-probabilities of several texts, end to end."""
+    """Return an engine's or a trainer's log-probabilities (nats) of several texts, end to end."""
     return tuple(value for row in rows for value in policy.log_probs(row))
 
 
@@ -55,12 +55,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reading says.
+    """The result of comparing an engine with the trainer.
 
     `share` is how much of the update the engine shows: 1 all of it, 0 none, 2 twice (nearer to a
     half where the update is not larger than the noise); None where there is no update to compare.
-    `sigmas` is how far it is beyond the middle between the old policy and the new one, in standard
-    deviations of the noise; one that holds the old policy is as far on the other side.
+    `sigmas` is how far the engine is beyond the middle between the old policy and the new one, in
+    standard deviations of the noise; an engine that holds the old policy is as far on the other
+    side. `fault` says why the engine does not hold the policy; None where it does.
     """
 
     noise: Noise
@@ -94,7 +95,7 @@ class Probe:
 
     @property
     def tolerance(self) -> float:
-        """Nats per token on average."""
+        """The largest mean |engine − trainer| that is no fault, nats per token."""
         limit = _EXACT if self.exact else _16_BIT
         if self.noise is None:
             return limit
@@ -102,8 +103,11 @@ class Probe:
         return min(most, max(limit * _LEAST, _TIMES_NOISE * self.noise.mean))
 
     def judge(self, found: Sequence[float]) -> Verdict:
-        """Compare what an engine says with what it must say, and with what it would say if the
-        update had not reached it."""
+        """Return the verdict on an engine's log-probabilities (nats) of the probe's tokens.
+
+        They are compared with those of the policy that the engine must hold, and with those of the
+        policy before, which it holds if the update has not reached it.
+        """
         if len(found) != len(self.new):
             problem = f"has {len(found)} log-probabilities for {len(self.new)} tokens"
             return Verdict(Noise(math.nan, math.nan), fault=problem)
@@ -128,12 +132,13 @@ class Probe:
     def _of_update(
         self, engine_N: NDArray[np.float64], new_N: NDArray[np.float64]
     ) -> tuple[float | None, float, float]:
-        """How much of the update is there, and how many standard deviations of the noise it is
-        beyond the middle between old and new, and beyond one update and a half.
+        """Return the share of the update that the engine shows, and how far it is beyond the middle
+        between old and new and beyond one and a half updates, in standard deviations of the noise.
 
-        The trainer's own noise is in the direction from old to new as well, but moves an engine
-        neither to nor from the middle; where there is nothing but noise, both are near 0. No token
-        counts more than `_MOST` of the noise: unlikely ones are far noisier than the others.
+        Without an update to compare: (None, 0, 0). The trainer's own noise is in the direction from
+        old to new as well, but moves an engine neither to nor from the middle; where there is only
+        noise, the first distance is near 0. No token counts more than `_MOST` standard deviations:
+        unlikely tokens are far noisier than the others.
         """
         if self.old is None or self.noise is None:
             return None, 0.0, 0.0

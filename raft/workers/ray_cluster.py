@@ -1,4 +1,4 @@
-"""A Ray cluster: what is free on its nodes, and what a run takes of it."""
+"""A Ray cluster: the free GPUs of its nodes, and the GPUs that a run reserves."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from rollout.errors import InputError
 
 log = logging.getLogger("raft")
 
-_SETTLE_SECONDS = 10  # a run that has just ended gives its GPUs back
+_SETTLE_SECONDS = 10  # how long a run that has just ended may take to give its GPUs back
 _PLACEMENT_SECONDS = 30
 _ANSWER_SECONDS = 60
-# what workers on other machines are told of this process's environment
+# prefixes of the environment variables that workers on other machines get from this process
 _FORWARDED = ("HF_", "NCCL_", "VLLM_", "RAFT_", "CUDA_")
-_NOT_FORWARDED = ("CUDA_VISIBLE_DEVICES",)  # which Ray sets for each
+_NOT_FORWARDED = ("CUDA_VISIBLE_DEVICES",)  # Ray sets it for each worker
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,20 @@ class Node:
 
 @dataclass(frozen=True)
 class Reservation:
-    """GPUs that a run holds: of every slot its node, and the CPU threads of a worker there."""
+    """The GPUs that a run holds; `nodes` and `threads` have an entry for every slot.
+
+    `nodes` are the ids of the slots' nodes, `threads` the CPU threads of a worker in each slot.
+    """
 
     group: PlacementGroup
     nodes: Sequence[str]
     threads: Sequence[int]
 
     def check(self, slot: int) -> None:
-        """Raises InputError where the slot's node is gone: Ray would wait for it for ever."""
+        """Check that the slot's node is alive: Ray would wait for a lost node for ever.
+
+        Raises InputError where it is lost.
+        """
         nodes = live_nodes()
         if self.nodes[slot] not in nodes:
             left = sum(one in nodes for one in self.nodes)
@@ -64,7 +70,7 @@ class Reservation:
 
 
 class RayCluster:
-    """As `RayExecutor` says."""
+    """The cluster in which a `RayExecutor` starts workers; the arguments are described there."""
 
     def __init__(self, address: str, forward: Sequence[str]) -> None:
         local = address == "local"
@@ -74,7 +80,10 @@ class RayCluster:
         self.environment = forwarded | {"PYTHONPATH": os.pathsep.join(worker_path())}
 
     def gpus(self) -> int:
-        """How many GPUs are free; where some are not, those of a run that has just ended may be."""
+        """Return how many GPUs are free.
+
+        Where some are in use, wait up to 10 s: they may be those of a run that has just ended.
+        """
         until = time.monotonic() + _SETTLE_SECONDS
         while True:
             nodes = live_nodes().values()
@@ -120,7 +129,7 @@ class RayCluster:
 
 
 def live_nodes() -> dict[str, Node]:
-    """The nodes that are alive, by their ids."""
+    """Return the nodes of the cluster that are alive, by their ids."""
     free = available_resources_per_node()
     return {
         node["NodeID"]: Node(
@@ -158,9 +167,12 @@ def _forwarded(names: Sequence[str]) -> dict[str, str]:
 
 
 def _ask_nodes(token: Path | None, environment: dict[str, str]) -> None:
-    """Raises InputError for a node that does not see the file, or cannot import us."""
+    """Check that every node imports raft and sees the file `token` (None: no file is looked for).
 
-    # a function within one: Ray would import any other from us over there, which is the question
+    Raises InputError for a node that does not, or that starts no task within 60 s.
+    """
+
+    # a nested function: Ray pickles it, where it would import a module's function from raft
     def answer(path: str | None) -> str:
         try:
             import raft  # noqa: F401

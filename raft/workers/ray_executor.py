@@ -46,7 +46,7 @@ _LOOK_EVERY = 1.0
 
 @dataclass(frozen=True)
 class _Start:
-    """An actor that Ray has been asked for: `reference` is there when it runs."""
+    """An actor that Ray has been asked to start; `reference` is ready once the actor runs."""
 
     reference: ray.ObjectRef[None]
     slot: int | None
@@ -55,10 +55,10 @@ class _Start:
 
 @dataclass(frozen=True)
 class _Watch:
-    """What raises InputError for a worker that will not answer."""
+    """Checks of a worker that does not answer; each raises InputError where waiting is in vain."""
 
-    waiting: Callable[[], None]  # where it cannot start
-    died: Callable[[], None]  # where its node is lost, and another one would not start either
+    waiting: Callable[[], None]  # while its result is awaited: raises where it cannot start
+    died: Callable[[], None]  # after its death: raises where its node is lost, as its slot is then
 
 
 class RayExecutor:
@@ -67,7 +67,7 @@ class RayExecutor:
     `address="local"` starts a cluster that ends with this process; "auto" or "host:port" joins one,
     whose nodes must see `run_dir` and import this package. `forward` are names of environment
     variables that workers there need. Workers of a local cluster without GPUs are forked from one
-    process, which begins with `imports` while Ray starts.
+    process, which begins to import `imports` while Ray starts.
     """
 
     def __init__(
@@ -156,8 +156,10 @@ class RayExecutor:
             self._reserved.check(slot)
 
     def _check_starts(self) -> None:
-        """Raises InputError for a worker that Ray cannot start: it would wait for ever, and say
-        nothing."""
+        """Check the workers that are starting: Ray waits for ever for one that it cannot start.
+
+        Raises InputError for a worker whose node is lost, or that does not run after 300 s.
+        """
         if not self._starting:
             return
         references = [start.reference for start in self._starting]
@@ -181,7 +183,7 @@ class _Host:
         self._target: object = None
 
     def started(self) -> None:
-        """Answers when Ray has placed this actor."""
+        """Do nothing: a call of this is done once Ray has placed the actor."""
 
     def build(self, factory: Callable[[], object], first: list[ray.ObjectRef[None]]) -> None:
         if first:
@@ -263,7 +265,10 @@ class _RayStream(Generic[R]):
 
 @contextlib.contextmanager
 def _plain_errors(watch: _Watch) -> Iterator[None]:
-    """Ray's wrappers become what the worker raised, `WorkerDiedError`, or what `watch` raises."""
+    """Raise what the worker raised, or `WorkerDiedError`, in place of Ray's own exceptions.
+
+    Where the worker died, `watch.died` is called first and may raise an InputError.
+    """
     try:
         yield
     except RayTaskError as error:
@@ -281,7 +286,8 @@ def _plain_errors(watch: _Watch) -> Iterator[None]:
 
 
 def _causes(error: Exception) -> str:
-    """Ray's first line, those that say why, who it was, and where its log is, in one line."""
+    """Return Ray's message in one line: its first line and those that name a cause, then the
+    process and its node, then the folder of the logs."""
     first, *others = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     told = {key: value.strip() for key, _, value in (line.partition(":") for line in others)}
     why = [line for line in others if _CAUSE.search(line)]

@@ -1,4 +1,4 @@
-"""Start Ray on this machine, or join a cluster, and say in one line why that cannot be."""
+"""Start Ray on this machine or join a cluster; a failure becomes an InputError of one line."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = ["start", "starting"]
 
 log = logging.getLogger("raft")
 
-# what a thread asks of a cluster that has ended fails, where Ray would start another
+# a call to a cluster that has ended must fail; by default Ray would start another cluster
 auto_init_hook.enable_auto_connect = False
 
 # metadata only: samples are small, and weights travel through the run folder
 _LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
-# actors have processes of their own: those that wait for tasks would only take the cores
+# actors have processes of their own: others that wait for tasks would only take the cores
 _NO_SPARE_WORKERS = {"enable_worker_prestart": False, "prestart_worker_first_driver": False}
 _CONNECT_SECONDS = 5
 # how a client of gRPC begins, with an empty frame of settings; a server begins with such a frame
@@ -49,10 +49,10 @@ class _Beside:
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Start a cluster here beside other work, for the first who asks for one meanwhile.
+    """Start a cluster here in a thread, while other work goes on in the context.
 
-    Where nobody does, it ends on leaving. Who does must be done by then: Ray's processes end with
-    the thread that started them.
+    The first `start("local")` in the context takes this cluster. Ray's processes end with the
+    thread that started them, so the cluster must not be used after the context.
     """
     with ThreadPoolExecutor(1, "ray") as thread:
         _Beside.begun = thread.submit(_start, "local")
@@ -68,7 +68,7 @@ def start(address: str) -> None:
     """Start a cluster here (`local`) or join the one at `address`.
 
     Raises:
-        InputError: it cannot be, and why.
+        InputError: Ray does not start, or no cluster answers; the message says why.
     """
     begun = _Beside.begun
     if address == "local" and begun is not None:
@@ -125,12 +125,12 @@ def _init(address: str, attempts: int = 2) -> None:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray sets its own way to end by SIGTERM, with a back-trace: what was set before stays."""
+    """Keep this process's SIGTERM handler: Ray sets one of its own, which prints a back-trace."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM) if main else None
     try:
         yield
-    except SystemExit:  # by Ray's way, meanwhile
+    except SystemExit:  # raised by Ray's handler, on a SIGTERM meanwhile
         if callable(before):
             before(signal.SIGTERM, None)
         raise
@@ -141,9 +141,11 @@ def _own_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_processes(local: bool) -> Iterator[None]:
-    """A cluster of one machine needs no autoscaler, nobody who brings its logs here, and no head of
-    a dashboard, whose start `ray.init` waits for even where there is to be none: it has no option
-    for it."""
+    """Start a `local` cluster without the processes that one machine does not need.
+
+    These are the autoscaler, the log monitor and the dashboard's server. `ray.init` has no option
+    for them, and waits for that server to start even with `include_dashboard=False`.
+    """
     theirs: Any = parameter, services
     plain, dashboard = theirs[0].RayParams, theirs[1].start_api_server
     if local:
@@ -156,14 +158,17 @@ def _few_processes(local: bool) -> Iterator[None]:
 
 
 class _JobConfig(JobConfig):
-    """Ray puts the working directory before all else on the path of workers, where a user's
-    datasets.py would be taken for the library. Ours comes by PYTHONPATH, the directory last."""
+    """Ray's JobConfig, but one that adds nothing to the module search path of workers.
+
+    Ray would put the working directory first, where a user's datasets.py would be taken for the
+    library. Our path comes by PYTHONPATH, with that directory last (`worker_path`).
+    """
 
     _py_driver_sys_path = property(lambda _: [], lambda _, paths: None)
 
 
 def _allow_files() -> None:
-    """Raise the limit of open files as far as it may be. Raises InputError where that is few."""
+    """Raise the limit of open files as far as is allowed. Raises InputError for less than 512."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH_FILES)
     if resource.RLIM_INFINITY != soft < allowed:
@@ -177,7 +182,11 @@ def _allow_files() -> None:
 
 
 def _check_folder() -> None:
-    """Raises InputError where Ray cannot write its logs, or workers die of the name of theirs."""
+    """Check that Ray can write its logs, and that the working directory's name is UTF-8.
+
+    Raises InputError where Ray's folder is not writable or its disk full, and for another name, of
+    which workers would die.
+    """
     if os.getcwd() != os.getcwdb().decode(errors="replace"):
         where, fix = "the working directory", "rename it, or set cluster.address: inline"
         raise InputError(where, "has a name that Ray cannot write as UTF-8", fix)
@@ -195,10 +204,12 @@ def _check_folder() -> None:
 
 
 def _answering(address: str) -> str:
-    """The host:port of a cluster to join, where a server speaks gRPC: Ray itself tries for minutes.
+    """Return the host:port of a cluster to join, once a gRPC server has answered there.
+
+    Where none does, Ray itself would try for minutes.
 
     Raises:
-        InputError: nothing does.
+        InputError: no server answers.
     """
     try:
         found = services.canonicalize_bootstrap_address(address)
@@ -214,10 +225,13 @@ def _answering(address: str) -> str:
 
 
 def _greet(host: str, port: int) -> None:
-    """Raises OSError where no server of gRPC answers."""
+    """Check that a gRPC server answers at `host`:`port`. Raises OSError where none does.
+
+    Of a server with TLS, only that it accepts a connection is checked.
+    """
     with socket.create_connection((host, port), timeout=_CONNECT_SECONDS) as server:
         if os.environ.get("RAY_USE_TLS", "0") in ("1", "true"):
-            return  # it would not understand
+            return  # the server would not understand a greeting without TLS
         server.sendall(_GREETING)
         head = b""
         while len(head) < 4:  # a frame's length, then its kind

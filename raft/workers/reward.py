@@ -1,4 +1,5 @@
-"""Reward workers: each holds the rewards of a run; a group of them is fed while others draw."""
+"""Reward workers, each of which holds the rewards of a run, and a group of them that scores while
+rollout workers draw."""
 
 from __future__ import annotations
 
@@ -31,8 +32,10 @@ _BATCHES_AHEAD = 4
 
 @contextlib.contextmanager
 def captured() -> Iterator[io.StringIO]:
-    """What is printed inside; where that fails, it is printed after all: nothing goes back but the
-    error."""
+    """Capture what is printed in the context, and yield the text as a stream.
+
+    Where the context raises, the text is printed after all: only the error reaches the caller.
+    """
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -75,7 +78,7 @@ class RewardWorker:
         self._rewards = {name: build() for name, build in rewards.items()}
 
     def score(self, groups: Sequence[Group], names: Sequence[str]) -> Scored:
-        """Score every group by the rewards `names`."""
+        """Score every group by the rewards `names`, and return what `Scored` describes."""
         start = time.monotonic()
         with captured() as printed:
             by_name = {name: self._rewards[name].score_groups(groups) for name in names}
@@ -91,7 +94,7 @@ class RewardWorker:
         return scored, seconds, self._reports(names), text
 
     def _comparisons(self) -> dict[str, list[list[int | float]]]:
-        """The comparisons that the selecting reward made, by prompt id."""
+        """Return the comparisons that the selecting reward made, by prompt id; {} without any."""
         ask = getattr(self._rewards["reward"], "comparisons", None)
         return ask() if ask is not None else {}
 
@@ -107,7 +110,10 @@ class RewardWorker:
         self._move("cuda")
 
     def _move(self, device: str) -> None:
-        """Reward models give their GPU to the trainer and take it back; functions have none."""
+        """Move the reward models to a device, so that the trainer can use their GPU meanwhile.
+
+        Reward functions have nothing to move.
+        """
         for reward in self._rewards.values():
             move = getattr(reward, "to", None)
             if move is not None:
@@ -118,9 +124,9 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
     """M reward workers. A worker that dies is replaced, and its batch is given out again.
 
     Args:
-        rewards: what builds each reward, by name.
+        rewards: the function that builds each reward, by name.
         batch_groups: how many groups a worker is given at a time.
-        labels: what each reward is called in messages.
+        labels: the words for each reward in messages, by name.
     """
 
     kind = "reward"
@@ -152,17 +158,17 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
 
     @property
     def has_room(self) -> bool:
-        """Whether `submit` may be called: what waits here is held in memory."""
+        """Whether `submit` may be called: groups that wait are held in memory, so not too many."""
         return len(self._queue) < _BATCHES_AHEAD * self._batch_groups * len(self._workers)
 
     def submit(self, group: Group, names: Sequence[str]) -> None:
-        """Score a group by the rewards `names`, when a worker has a whole batch."""
+        """Queue a group to be scored by the rewards `names`; a whole batch goes to idle workers."""
         self._queue.append((group, tuple(names)))
         if len(self._queue) >= self._batch_groups:
             self.start()
 
     def start(self) -> None:
-        """Give every idle worker a batch of what waits, be it a small one."""
+        """Give every idle worker a batch of the groups that wait, even a small batch."""
         working = {number for number, _, _ in self._running.values()}
         for number, worker in enumerate(self._workers):
             if number in working or not self._queue:
@@ -176,12 +182,12 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
             self._watch.begin(number, " and ".join(self._labels.get(name, name) for name in names))
 
     def ready(self) -> Iterator[tuple[Group, GroupScores]]:
-        """The groups scored by now, without waiting."""
+        """Yield the groups that have been scored by now, without waiting for others."""
         while (scored := self._next_batch(timeout=0)) is not None:
             yield from scored
 
     def wait(self) -> Iterator[tuple[Group, GroupScores]]:
-        """The next batch of groups, waiting for it; none where nothing is left."""
+        """Wait for the next batch of groups and yield it; yield nothing where no group is left."""
         self.start()
         yield from self._next_batch(timeout=None) or ()
 
@@ -196,7 +202,7 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
 
     @property
     def reports(self) -> dict[str, Report]:
-        """What the judges among the rewards have to report of this stage, by reward name."""
+        """The reports of the judges among the rewards on this stage, by reward name."""
         return self._reports
 
     def sleep(self) -> None:
@@ -206,7 +212,10 @@ class RewardWorkers(WorkerGroup[RewardWorker]):
         self._on_all(RewardWorker.wake)
 
     def _next_batch(self, timeout: float | None) -> list[tuple[Group, GroupScores]] | None:
-        """One finished batch; its worker gets the next at once. None: none is there."""
+        """Return a batch that is scored within `timeout` seconds, or None; its worker gets another.
+
+        A `timeout` of None waits without limit; the result is None only where no batch is left.
+        """
         while self._running:
             calls = {future: number for future, (number, _, _) in self._running.items()}
             future = self._watch.first(calls, timeout)

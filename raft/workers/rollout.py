@@ -44,8 +44,8 @@ class Policy:
 class RolloutWorkers(WorkerGroup[RolloutWorker]):
     """N rollout workers holding one policy.
 
-    A worker that dies while it draws is replaced by one built from the *current* policy, and the
-    prompts it had not answered are given out again.
+    A worker that dies while it draws is replaced by one built from the *current* policy, and its
+    prompts that have no responses yet are given out again.
     """
 
     kind = "rollout"
@@ -61,10 +61,10 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
     ) -> None:
         self._build = build
         self._policy = policy
-        # between an engine and the trainer that hold the same policy, once it is measured
+        # between an engine and the trainer that hold the same policy; None until it is measured
         self.noise: Noise | None = None
-        self._checksums: list[dict[str, int]] = []  # of the policy, once an engine has said them
-        # of every stream its worker's number, and the prompts that it has not answered yet, by id
+        self._checksums: list[dict[str, int]] = []  # of the policy; empty until an engine is read
+        # of every stream its worker's number, and its prompts without responses so far, by id
         self._streams: dict[Stream[list[Group]], tuple[int, dict[str, Prompt]]] = {}
         super().__init__(executor, resources, max_respawns, stall_timeout=stall_timeout)
 
@@ -72,7 +72,7 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         return self._workers[0].call(RolloutWorker.describe).result()
 
     def dtypes(self) -> set[str]:
-        """What the engines compute in, which where they run decides."""
+        """Return the dtypes that the engines compute in, which their devices may decide."""
         return set(self._on_all(RolloutWorker.dtype))
 
     @property
@@ -87,11 +87,11 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         *,
         on_idle: Callable[[], None] | None = None,
     ) -> Iterator[list[Group]]:
-        """Yield every prompt's group, in parcels of what has completed, in any order, under the
-        current version.
+        """Yield the groups of all prompts in lists of those that have completed, in any order, all
+        drawn by the current version.
 
-        `on_idle` is called again and again while no group is there: responses of one length
-        complete in waves, and whoever scores the last wave must not wait for the next one.
+        `on_idle` is called again and again while no group has arrived: responses of one length
+        complete in waves, and whoever scores one wave must not wait for the next.
         """
         self.begin_stage()
         self._streams = streams = {}
@@ -131,7 +131,7 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             yield groups
 
     def rest(self) -> Iterator[list[Group]]:
-        """The parcels that are here already, where whoever took them has given up."""
+        """Yield the lists of groups that have arrived from a `generate` that was abandoned."""
         while (stream := self._executor.first_ready(list(self._streams), 0)) is not None:
             try:
                 groups = self._take(stream)
@@ -143,8 +143,11 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
                 yield groups
 
     def sync(self, policy: Policy, sender: TrainerWorkers | None = None) -> list[Verdict]:
-        """Give every worker the new weights in place and verify each against the trainer. They come
-        from the disk, or from those that train."""
+        """Load new weights into every worker and return a verdict on each; [] without a probe.
+
+        The weights come from the policy's folder, or over NCCL from the trainers `sender`. Raises
+        StaleWeightsError for a worker that does not hold them.
+        """
         before, self._policy = self._policy, policy
         checksums, self._checksums = self._checksums, []
         self.begin_stage()
@@ -172,17 +175,21 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         (dtype,) = self.dtypes()
         try:
             sender.send(receive, max(1, int(self._resources[0].gpus)), dtype)
-        except WorkerDiedError as error:  # for whom the others would wait for ever
+        except WorkerDiedError as error:  # the others would wait for the dead worker for ever
             log.warning("a sync failed (%s); all engines start again from the disk", error)
             self._start_anew()
 
     def advance(self, version: int) -> None:
-        """Call what the workers hold by a later version, up to which nothing was trained."""
+        """Rename the workers' weights to `version`, if it is later: nothing was trained between."""
         if version > self.version:
             self._rename(version)
 
     def hold(self, policy: Policy) -> None:
-        """Start anew on another policy, unless it is the one that the workers have."""
+        """Make the workers hold `policy`: start them anew on it, or where they hold its folder
+        already, rename its version.
+
+        Raises StaleWeightsError for a new worker that does not hold it.
+        """
         if policy.path == self._policy.path:
             self._rename(policy.version)
             return
@@ -203,7 +210,8 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         """Compare every worker with the trainer and with the others, now and whenever one is
         replaced.
 
-        Raises StaleWeightsError for one that does not hold the policy.
+        Return a verdict on each worker; [] where `probe` is None. Raises StaleWeightsError for a
+        worker that does not hold the policy.
         """
         self._policy = replace(self._policy, probe=probe)
         if probe is None:
@@ -212,8 +220,12 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         return [self._judge(number, found, probe) for number, found in enumerate(readings)]
 
     def _check_changed(self, before: Policy, checksums: list[dict[str, int]]) -> None:
-        """Raises StaleWeightsError where a device has nothing new, or none has it of a tensor that
-        the update changed."""
+        """Check by checksum that the update has reached every device, and every tensor it changed.
+
+        Raises StaleWeightsError where all tensors of a device are as before, or where a tensor
+        that the update changed is as before on every device. An update that is lost in rounding is
+        only logged.
+        """
         kept = [
             {name for name in now if old.get(name) == now[name]}
             for old, now in zip(checksums, self._checksums, strict=False)
@@ -242,7 +254,8 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             )
 
     def sleep(self, forget: bool = False) -> None:
-        """With `forget` the weights are not kept: a sync comes next."""
+        """Have every engine free its GPU; with `forget` the weights may be lost, and a sync must
+        come next."""
         self._on_all(RolloutWorker.sleep, forget)
 
     def wake(self) -> None:
@@ -257,14 +270,18 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         return stream
 
     def _take(self, stream: Stream[list[Group]]) -> list[Group] | None:
-        """The next parcel, checked; None at the end."""
+        """Return the next list of groups of a stream, each of them checked; None at its end."""
         groups = stream.take()
         for group in groups or ():
             self._check(group, self._streams[stream][1])
         return groups
 
     def _check(self, group: Group, share: dict[str, Prompt]) -> None:
-        """Take the group's prompt from the share, if it was asked for and drawn as asked."""
+        """Check that a group was asked for, and remove its prompt from `share`.
+
+        Raises StaleWeightsError for a group of another policy version, EngineError for a prompt
+        that is not in `share`.
+        """
         if group.policy_version != self._policy.version:
             raise StaleWeightsError(
                 f"prompt {group.prompt.id}: drawn by policy version {group.policy_version}, "

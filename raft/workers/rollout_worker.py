@@ -22,7 +22,7 @@ BuildEngine = Callable[..., "tuple[Engine, EngineChoice]"]
 
 
 class RolloutWorker:
-    """One generation engine. Refuses to draw under another policy version than asked for.
+    """A worker with one generation engine, which draws by the policy version asked for or raises.
 
     `build` is `rollout.engines.base.build_engine` with all settings but the policy.
     """
@@ -32,7 +32,7 @@ class RolloutWorker:
         self._engine, self._choice = build(model, version=version)
 
     def describe(self) -> str:
-        """The engine, why it was chosen, and what it computes in."""
+        """Return the engine's name, why it was selected and the dtype it computes in, as text."""
         return f"{self._choice.name} ({self._choice.reason}), {self._engine.dtype}"
 
     def dtype(self) -> str:
@@ -45,7 +45,11 @@ class RolloutWorker:
         seed: int,
         version: int,
     ) -> Iterator[list[Group]]:
-        """The groups of all prompts in parcels, each as soon as it is full or old."""
+        """Yield the groups of all prompts in lists, each as soon as it has 16 groups or 0.2 s have
+        passed since the last.
+
+        Raises StaleWeightsError where the engine holds another version than `version`.
+        """
         if self._engine.version != version:
             raise StaleWeightsError(
                 f"asked for policy version {version}, this engine holds {self._engine.version}"
@@ -70,7 +74,7 @@ class RolloutWorker:
         self._engine.version = version
 
     def read(self, rows: Sequence[Sequence[int]]) -> Reading:
-        """What tells which weights it holds."""
+        """Return the log-probabilities of `rows`, and the checksums of the engine's tensors."""
         return Reading(said(self._engine, rows), self._engine.checksums())
 
     def sleep(self, forget: bool = False) -> None:

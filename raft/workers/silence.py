@@ -1,4 +1,4 @@
-"""Workers that give nothing for long: who they are is said, and after a time limit they are ended.
+"""A watch that logs workers which give no result for long, and ends them after a time limit.
 
 A worker may hang without dying: stopped by its machine, or in a call that never returns. A wait for
 results ends by itself only when a worker dies.
@@ -22,7 +22,7 @@ _LOOK_EVERY = 1.0
 
 @dataclass
 class _Work:
-    """What a worker does, since when, and after how many seconds of silence that is said."""
+    """What a worker does, since when, and after how many seconds of silence a warning is logged."""
 
     doing: str = ""
     since: float = field(default_factory=time.monotonic)
@@ -30,12 +30,12 @@ class _Work:
 
 
 class SilenceWatch:
-    """Waits for the calls of a worker group, by the number of each call's worker.
+    """A wait for calls of a worker group that notices workers which are silent for long.
 
     Args:
         kind: what the workers are, for messages.
         end: ends a worker by its number; its calls then raise WorkerDiedError.
-        limit: seconds without a result after which it is ended; None: never.
+        limit: seconds without a result after which a worker is ended; None: never.
     """
 
     def __init__(
@@ -48,11 +48,14 @@ class SilenceWatch:
         self._work: defaultdict[int, _Work] = defaultdict(_Work)
 
     def begin(self, number: int, doing: str) -> None:
-        """A worker is given something to do."""
+        """Note that worker `number` begins to do `doing` now."""
         self._work[number] = _Work(doing)
 
     def first(self, calls: Mapping[Waiting, int], timeout: float | None = None) -> Waiting | None:
-        """The first of `calls` that has a result; None where `timeout` seconds bring none."""
+        """Return the first of `calls` that has a result; None after `timeout` seconds without one.
+
+        `calls` maps each call to the number of its worker; a `timeout` of None is no limit.
+        """
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _LOOK_EVERY if until is None else max(0.0, until - time.monotonic())

@@ -1,7 +1,7 @@
-"""Rewards and judges on several GPUs of this machine, for what has no run: files and the server.
+"""Rewards and judges on several GPUs of this machine, for scoring outside a run: files, a server.
 
-A call goes whole to a worker that is free, so its answer is the one that a single process gives;
-callers have a thread for each call that is to be under way.
+A call goes whole to a worker that is free, so its result is the one that a single process gives;
+callers use a thread for each call that is to be under way.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ __all__ = ["ScoringWorkers", "on_gpus"]
 log = logging.getLogger("raft")
 
 _ADDRESS = "local"
-# what rewards, judges and frozen transformers are asked for
+# the methods of rewards, judges and frozen transformers that can be called in a worker
 _METHODS = ("score", "score_groups", "compare", "verdicts", "about_states", "states")
-_MOST_DEATHS = 3  # of one call
+_MOST_DEATHS = 3  # of workers that one call is given to
 
 _Built = TypeVar("_Built")
 
 
 @contextlib.contextmanager
 def on_gpus(gpus: int | None, specs: Sequence[RewardSpec]) -> Iterator[Place]:
-    """Where what `specs` say is to run: a worker on each of `gpus` GPUs, or here for None.
+    """Yield the place where the rewards of `specs` run: a worker on each of `gpus` GPUs, or this
+    process where `gpus` is None.
 
-    The workers of one reward end when the next is built, and all on leaving.
+    The workers of one reward end when the next reward is built, and the last ones with the context.
 
     Raises:
-        InputError: there are not so many free GPUs, or there is no use for them.
+        InputError: fewer GPUs are free, no reward uses a GPU, or one names a device of its own.
     """
     if gpus is None:
         yield here
@@ -81,31 +82,32 @@ def on_gpus(gpus: int | None, specs: Sequence[RewardSpec]) -> Iterator[Place]:
 
 
 class ScoringWorker:
-    """A reward or a judge."""
+    """A worker with one reward or judge, whose methods it calls by name."""
 
     def __init__(self, build: Callable[[], object]) -> None:
         quiet_libraries()
         self._scorer = build()
 
     def offers(self) -> tuple[str | None, list[str]]:
-        """Its name, and what it can be asked for."""
+        """Return the name of the reward or judge (None without one), and its callable methods."""
         name = getattr(self._scorer, "name", None)
         return name, [method for method in _METHODS if hasattr(self._scorer, method)]
 
     def ask(
         self, method: str, arguments: tuple[object, ...], named: dict[str, object]
     ) -> tuple[object, str]:
-        """What the method returns, and what it printed."""
+        """Call a method of the reward or judge. Return its result, and what it printed."""
         with captured() as printed:
             answer = getattr(self._scorer, method)(*arguments, **named)
         return answer, printed.getvalue()
 
 
 class ScoringWorkers(WorkerGroup[ScoringWorker]):
-    """Is used as what `build` makes, from as many threads as there are workers, one on each GPU.
+    """Copies of what `build` returns, one on each GPU, that are used as if they were one.
 
-    It has the methods that a worker's own has. A worker that dies is replaced, and its call given
-    out again; WorkerDiedError where that happens too often to one call.
+    Its methods are those of the reward or judge; as many threads as there are workers may call them
+    at once. A worker that dies is replaced and its call given out again; a call whose workers die
+    three times raises WorkerDiedError.
     """
 
     kind = "scoring"
@@ -122,7 +124,10 @@ class ScoringWorkers(WorkerGroup[ScoringWorker]):
             self._free.put(number)
 
     def wait(self) -> None:
-        """Until the first worker is there. Raises what building it raised."""
+        """Wait for the first worker and take over its name and methods.
+
+        Raises what building the worker raised.
+        """
         self.name, methods = self._workers[0].call(ScoringWorker.offers).result()
         for method in methods:
             setattr(self, method, partial(self._ask, method))

@@ -1,4 +1,4 @@
-"""Trainer workers: one, or several that share each optimizer step; begun again when one dies."""
+"""Trainer workers: one, or several that share each optimizer step; all restart when one dies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from rollout.types import WorkerDiedError
 
 log = logging.getLogger("raft")
 
-# the key of what NCCL ends in a call, and what does without it; of others train
+# by the method in which NCCL failed: the config key to blame, and a setting that needs no NCCL;
+# for other methods the key is `train`, and there is no such setting
 _BETWEEN_GPUS = {"send": ("policy.sync", "policy.sync: disk")}
 
 
@@ -65,8 +66,11 @@ class TrainerWorkers:
         self._workers = self._spawn()
 
     def train(self, update: Update) -> dict[str, float | int]:
-        """Make the update, which has an `out_dir`. Where it is `whole` the caller has `store` write
-        the optimizer there, wherever it moves it."""
+        """Make the update, which must have an `out_dir`, and return its metrics.
+
+        Where it is `whole`, the caller must have `store` write the optimizer to the new policy's
+        folder, which it may have moved. Raises WorkerDiedError where trainers die too often.
+        """
         assert update.out_dir is not None, "the new policy is what is wanted"
         self.settle()
         for attempt in range(self._max_respawns + 1):
@@ -86,18 +90,19 @@ class TrainerWorkers:
         raise AssertionError("unreachable")
 
     def store(self, checkpoint: str) -> None:
-        """Begin to write the optimizer to the checkpoint of the last update; `settle` waits.
+        """Begin to write the optimizer to the checkpoint of the last update, in the background.
 
-        So does whatever else is asked of the trainers meanwhile, and raises what goes wrong.
+        `settle` waits until it is written. So does every other call to the trainers meanwhile,
+        which then raises what goes wrong in the writing.
         """
         self._unstored = checkpoint
         if not self._behind:
             self._storing = [worker.call(Trainer.store, checkpoint) for worker in self._workers]
 
     def settle(self) -> None:
-        """Wait until the last checkpoint is whole: dead trainers are begun from it from then on."""
+        """Wait until the last checkpoint is whole; dead trainers restart from it from then on."""
         if (checkpoint := self._unstored) is not None:
-            self._retried(Trainer.store, checkpoint)  # what is written is not written again
+            self._retried(Trainer.store, checkpoint)  # files that are written stay as they are
             self._begin_from(checkpoint)
 
     @property
@@ -105,14 +110,17 @@ class TrainerWorkers:
         return self._resources[0].gpus > 0
 
     def rehearse(self, prompt: int, response: int) -> float:
-        """`Trainer.rehearse` on all of them. Raises InputError where memory is short."""
+        """Run `Trainer.rehearse` on all ranks and return rank 0's GiB of GPU memory.
+
+        Raises InputError where memory is short.
+        """
         return self._retried(Trainer.rehearse, prompt, response)
 
     def log_probs(self, token_ids: Sequence[int]) -> list[float]:
         return self._retried(Trainer.log_probs, token_ids)
 
     def read(self, rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
-        """The log-probabilities of several texts, end to end."""
+        """Return the log-probabilities (nats) of the tokens of several texts, end to end."""
         return said(self, rows)
 
     def dtype(self) -> str:
@@ -121,11 +129,13 @@ class TrainerWorkers:
     def send(
         self, receive: Sequence[Callable[[Transfer], Future[None]]], width: int, dtype: str
     ) -> None:
-        """Send the policy to engines over `width` GPUs each, which begin by `receive`.
+        """Send the policy in `dtype` to engines of `width` GPUs each.
+
+        Each of `receive` makes one engine begin to receive.
 
         Raises:
-            WorkerDiedError: one of them or of us; the trainers are begun again, the engines are
-                left in the middle of it.
+            WorkerDiedError: an engine or a trainer died. The trainers have been restarted (unless
+                `max_respawns` is 0); the engines are left with the transfer incomplete.
         """
         tensors = self._retried(Trainer.tensors, dtype)
         host, port = self._workers[0].call(Trainer.rendezvous).result()
@@ -151,7 +161,7 @@ class TrainerWorkers:
     def _retried(
         self, method: Callable[Concatenate[Trainer, P], R], *arguments: P.args, **named: P.kwargs
     ) -> R:
-        """Rank 0's answer; after a death, that of trainers begun from the last checkpoint."""
+        """Call every rank and return rank 0's result; after a death, restart all and call again."""
         try:
             return self._on_all(method, *arguments, **named)
         except WorkerDiedError as error:
@@ -163,9 +173,11 @@ class TrainerWorkers:
     def _on_all(
         self, method: Callable[Concatenate[Trainer, P], R], *arguments: P.args, **named: P.kwargs
     ) -> R:
-        """Call every rank; rank 0's answer. Results are taken as they come, so that a rank that
-        fails is noticed while the others still wait for it. The first call waits for the updates
-        since the checkpoint."""
+        """Call every rank and return rank 0's result, as soon as all ranks are done.
+
+        Results are taken as they come, so that a rank that fails is noticed while the others still
+        wait for it. The first call after a start makes the updates since the checkpoint first.
+        """
         while self._behind:
             self._call(Trainer.train, replace(self._behind[0], out_dir=None, whole=False))
             del self._behind[0]

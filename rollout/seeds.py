@@ -39,7 +39,9 @@ def hashed_uniform(key_B: torch.Tensor, count: int) -> torch.Tensor:
         hash_BV ^= (hash_BV >> shift) & (2 ** (64 - shift) - 1)
         hash_BV *= factor
     hash_BV ^= (hash_BV >> 31) & (2**33 - 1)
-    return ((hash_BV >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53)
+    # the highest of the 2^53 midpoints rounds to 1, whose Gumbel noise is infinite
+    below_1 = 1 - 2.0**-53
+    return ((hash_BV >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53).clamp_(max=below_1)
 
 
 def mixed(value: int) -> int:

@@ -122,9 +122,13 @@ class DpoUpdate(_Update):
 
     kind: Literal["dpo"] = "dpo"
     strategies: ClassVar[tuple[str, ...]] = PAIRED
-    beta: float = Field(default=0.1, gt=0, description="how dearly the policy leaves its reference")
+    beta: float = Field(
+        default=0.1,
+        gt=0,
+        description="DPO's β: how strongly the loss keeps the policy at its reference",
+    )
     reference: Literal["previous", "start"] = Field(
-        default="previous", description="the policy that drew, or the starting one"
+        default="previous", description="the policy before the update, or the starting one"
     )
 
 

@@ -161,9 +161,9 @@ def _counts(stages: list[PageStage]) -> list[Fact]:
             tokens = sum(stage["tokens"] for stage in of_phase)
             text = f"{samples:,} responses to {sum(s['prompts'] for s in of_phase):,} prompts"
             rows.append((label, f"{text}, {tokens:,} tokens" if tokens else text))
-    if any(stage["phase"] == "rollouts" for stage in stages):
-        chosen = sum(stage["chosen"] for stage in stages)
-        rows.append(("trained on", f"{chosen:,} responses"))
+    own = [stage["chosen"] for stage in stages if stage["phase"] == "rollouts"]
+    if own:  # the phases of runs that are compared have other names
+        rows.append(("trained on", f"{sum(own):,} responses"))
     return rows
 
 

@@ -94,9 +94,7 @@ def _check(runs: Sequence[Path], out: Path, prompts: int | None) -> None:
     for run in runs:
         if not run.is_dir():
             raise InputError(run, "no such run folder", "name the run_dir of a run")
-        if not any(
-            (run / name).exists() for name in ("metrics.jsonl", "config.yaml", "iterations")
-        ):
+        if not any((run / name).exists() for name in _OF_A_RUN):
             fix = "name a folder that `raft run` has begun"
             raise InputError(run, "holds nothing of a run", fix)
     if prompts is not None and prompts < 1:

@@ -225,8 +225,10 @@ class OwnSettings:
         """Give `model` the policy's own settings in the context, and the trainer's again after."""
         training = OwnSettings(model)
         self._put(model)
-        yield
-        training._put(model)
+        try:
+            yield
+        finally:
+            training._put(model)
 
     def _put(self, model: PreTrainedModel) -> None:
         for (part, key), value in self._values.items():
@@ -329,8 +331,10 @@ def forward_unwrapped(model: torch.nn.Module) -> Iterator[None]:
     """Restore `model.forward` after the context: mixed precision wraps it whenever training starts,
     one layer more every iteration."""
     before = model.__dict__.get("forward")
-    yield
-    if before is not None:
-        model.forward = before
-    else:
-        model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.forward = before
+        else:
+            model.__dict__.pop("forward", None)

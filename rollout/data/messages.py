@@ -313,7 +313,7 @@ def _tools_first(messages: list[Message]) -> list[Message]:
 def _json(value: object, at: str, key: str) -> object:
     try:
         return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(at, f"{key!r} is no JSON", "write the JSON of what is called") from None
 
 

@@ -31,6 +31,7 @@ __all__ = ["Row", "RowIds", "read_rows", "row_id", "without_error"]
 _LINES_AT_A_TIME = 4096
 # in CSV, where all cells are texts: names of columns of numbers, and of columns of JSON
 _NUMBERS = re.compile(r"(?i)(score|reward|rank|rating|margin|label|preference)s?$")
+_ESCAPED = re.compile("[\udc80-\udcff]")
 _LISTS = ("messages", "conversations", "responses", "prompt", "chosen", "rejected", "tools")
 
 
@@ -46,9 +47,9 @@ def read_rows(
     go on from one shard to the next.
 
     Raises InputError, with its line, for a row that cannot be decoded, and `SkippedRow` for one
-    that an earlier command skipped. With `keep_errors` such an error of a JSONL row, of the number
-    of cells in CSV or of `source.columns` is the row's value, and reading goes on, as it does after
-    a skipped row. Other errors are always raised.
+    that an earlier command skipped. With `keep_errors` such an error of a row of JSONL, CSV or plain
+    text or of `source.columns` is the row's value, and reading goes on, as it does after a skipped
+    row. Other errors are always raised.
     """
     if separator is not None and source.kind != "text":
         raise InputError(
@@ -119,16 +120,24 @@ def row_id(columns: dict[str, object], row: Row, stem: str) -> str:
     return encodable(str(given), row.where, "id")
 
 
-def _lines(source: _File) -> Iterator[tuple[str, str]]:
-    """Yield (where, text) of each line, decoded by itself so that an error can name the line."""
-    return ((where, _decoded(raw, where)) for where, raw in _raw_lines(source))
+def _lines(source: _File) -> Iterator[str]:
+    """Yield the lines of a file of which a row may take several; what is not UTF-8 stays in them,
+    for `_not_utf8` to find in the row."""
+    return (raw.decode(errors="surrogateescape") for _, raw in _raw_lines(source))
+
+
+def _not_utf8(text: str, where: str) -> InputError | None:
+    """Return the error of a text with bytes that are no UTF-8: they came as lone surrogates."""
+    if _ESCAPED.search(text):
+        return InputError(where, "not UTF-8", "save the file as UTF-8")
+    return None
 
 
 def _decoded(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise InputError(where, "not UTF-8", "save the file as UTF-8") from None
+    text = raw.decode(errors="surrogateescape")
+    if (error := _not_utf8(text, where)) is not None:
+        raise error
+    return text
 
 
 def _raw_lines(source: _File) -> Iterator[tuple[str, bytes]]:
@@ -157,9 +166,14 @@ def _raw_lines(source: _File) -> Iterator[tuple[str, bytes]]:
 
 
 def _text_rows(source: _File) -> Iterator[Row]:
-    for number, (where, line) in enumerate(_lines(source), start=1):
-        if text := line.strip():
-            yield Row(number, where, {"prompt": text})
+    for number, (where, line) in enumerate(_raw_lines(source), start=1):
+        try:
+            text = _decoded(line, where).strip()
+        except InputError as error:
+            yield Row(number, where, error)
+        else:
+            if text:
+                yield Row(number, where, {"prompt": text})
 
 
 def _jsonl_rows(source: _File) -> Iterator[Row]:
@@ -173,9 +187,11 @@ def _jsonl_rows(source: _File) -> Iterator[Row]:
 
 
 def _json_rows(source: _File) -> Iterator[Row]:
-    text = "".join(line for _, line in _lines(source))
+    text = "".join(_decoded(line, where) for where, line in _raw_lines(source))
     try:
         rows = json.loads(text)
+    except RecursionError as error:
+        raise InputError(source.name, f"not readable JSON ({error})", "fix it") from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"{source.name}:{error.lineno}",
@@ -194,7 +210,7 @@ def _json_rows(source: _File) -> Iterator[Row]:
 
 def _documents(source: _File, separator: str) -> Iterator[Row]:
     """Split text on `separator`, a few thousand lines in memory at a time."""
-    lines = (line for _, line in _lines(source))
+    lines = _lines(source)
     number, line_number, rest = 0, 1, ""
     while True:
         # many lines per split: line by line, a long document would be copied at each of its lines
@@ -207,7 +223,7 @@ def _documents(source: _File, separator: str) -> Iterator[Row]:
                 number += 1
                 blank_lines = document[: document.index(text[0])].count("\n")
                 where = f"{source.name}:{line_number + blank_lines}"
-                yield Row(number, where, {"prompt": text})
+                yield Row(number, where, _not_utf8(text, where) or {"prompt": text})
             line_number += document.count("\n") + separator.count("\n")
         if not chunk:
             return
@@ -234,15 +250,19 @@ def _parquet_rows(source: _File) -> Iterator[Row]:
 def _csv_rows(source: _File) -> Iterator[Row]:
     """Yield the rows of CSV or TSV. Cells are texts, except numbers (scores) and JSON by name."""
     csv.field_size_limit(1 << 30)
-    lines = (line for _, line in _lines(source))
     tabs = Path(source.path.stem if source.path.suffix == ".gz" else source.path).suffix == ".tsv"
-    reader = csv.DictReader(lines, delimiter="\t" if tabs else ",")
+    reader = csv.DictReader(_lines(source), delimiter="\t" if tabs else ",")
     try:
+        if (error := _not_utf8(" ".join(reader.fieldnames or ()), f"{source.name}:1")) is not None:
+            raise error
         for number, cells in enumerate(reader, start=1):
             where = f"{source.name}:{reader.line_num}"
+            error = _not_utf8(" ".join(filter(None, cells.values())), where)
             if None in cells:
                 problem = "has more cells than the first line has names"
-                yield Row(number, where, InputError(where, problem, "fix it"))
+                error = InputError(where, problem, "fix it")
+            if error is not None:
+                yield Row(number, where, error)
                 continue
             yield Row(number, where, {name: _cell(name, text) for name, text in cells.items()})
     except csv.Error as error:
@@ -255,7 +275,7 @@ def _cell(name: str, text: str | None) -> object:
     if (name in _LISTS and text[:1] in ("[", "{")) or _NUMBERS.search(name):
         try:
             return json.loads(text.lower() if text in ("True", "False") else text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
     return text
 

@@ -80,7 +80,7 @@ def refusal(error: BaseException) -> InputError | None:
         return InputError(where, _NO_ROOM[number], fix)
     # an OSError without a file may be about a port or a process
     if number == errno.EIO or (number in _REFUSED and (where or not isinstance(error, OSError))):
-        fix = "mend that, and run the same command again: what is finished is kept"
+        fix = "fix that, and run the same command again: what is finished is kept"
         return InputError(where or "the disk", f"the system says: {os.strerror(number)}", fix)
     return None
 

@@ -36,7 +36,7 @@ from rollout.storage.settings import made_of
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
-    from raft.monitor.policies import LogProbWorkers
+    from raft.monitor.kl import LogProbWorkers
     from rewards.spec import RewardSpec
 
 log = logging.getLogger("raft")
@@ -102,7 +102,7 @@ def start_drawing(config: RunConfig, rewards: Mapping[str, RewardSpec]) -> Itera
         executor.close()
 
 
-def settle_folder(config: RunConfig, folder: RunFolder) -> None:
+def record_models(config: RunConfig, folder: RunFolder) -> None:
     """Note in the run's folder what its numbers are made by: models, libraries, machine.
 
     Raises:
@@ -112,9 +112,9 @@ def settle_folder(config: RunConfig, folder: RunFolder) -> None:
     from raft.runs.environment import describe_environment
 
     check_checkpoint(folder.policy(folder.latest_version()))
-    rewards = [reward.said() for reward in config.rewards().values()]
+    rewards = [reward.given() for reward in config.rewards().values()]
     policy = made_of(config.policy.model, dates=False)
-    folder.settle_models(policy, made_of(rewards, dates=False))
+    folder.record_models(policy, made_of(rewards, dates=False))
     folder.write_environment(describe_environment())
 
 
@@ -159,7 +159,7 @@ def _log_prob_workers(
 ) -> LogProbWorkers | None:
     if placement.monitor is None:
         return None
-    from raft.monitor.policies import LogProbWorkers
+    from raft.monitor.kl import LogProbWorkers
 
     groups = {"rollout": workers.rollout, "reward": workers.reward, "trainer": workers.trainer}
     colocated = [group for name in placement.monitor_with if (group := groups[name]) is not None]

@@ -18,7 +18,7 @@ from raft.assemble import WorkerGroups
 from raft.early_rejection import completed, go_on, unfinished
 from raft.evaluation import by_judge, with_references
 from raft.runs.prompts import prompts_of
-from raft.train import hold
+from raft.train import return_to_policy
 from raft.workers.reward import GroupScores, RewardWorkers
 from rollout.data.samples import REWARD
 from rollout.progress import Progress
@@ -77,7 +77,7 @@ def draw_batch(
     batch = prompts_of(iteration, prompts, config.prompts.per_iteration, config.seed)
     store = RolloutStore(home, "rollouts", batch, version=version)
     if not store.complete:
-        hold(config, folder, workers, version)
+        return_to_policy(config, folder, workers, version)
     collected = collect(
         workers, store, batch, config.sampling, derive_seed(config.seed, "rollout", iteration),
         names=["reward"], title=f"iteration {iteration}: rollouts",
@@ -162,7 +162,7 @@ def collect(
         begun, first = store.beginnings(), early.beginning(sampling)
         what = f"{title}, beginnings"
         stages.append(collect(workers, begun, prompts, first, seed, names=["reward"], title=what))
-        whole = go_on(store, begun, early, _by_text(filters), sampling.min_new_tokens)
+        whole = go_on(store, begun, early, _text_filters(filters), sampling.min_new_tokens)
         sampling = replace(sampling, k=early.keep)
     done = len(prompts) - len(store.undrawn())
     with Progress(title, total=len(prompts), done=done) as progress:
@@ -197,10 +197,12 @@ def _waves(
     from raft.adaptive import next_wave
     from raft.selection.rows import selectable_scores
 
-    by_text = _by_text(filters)
+    text_alone = _text_filters(filters)
     yield replace(sampling, k=adaptive.first)
     while True:
-        scores = [selectable_scores(row, by_text, row.scores[REWARD])[0] for row in store.so_far()]
+        scores = [
+            selectable_scores(row, text_alone, row.scores[REWARD])[0] for row in store.so_far()
+        ]
         wave = next_wave(scores, adaptive, sampling.k)
         if not len(wave.rows):
             return
@@ -209,7 +211,7 @@ def _waves(
         yield replace(sampling, k=wave.size)
 
 
-def _by_text(filters: Filters | None) -> Filters:
+def _text_filters(filters: Filters | None) -> Filters:
     """Return the filters that judge a response by its text alone.
 
     Those that need the score or the prompt's other responses apply once all are there.
@@ -242,7 +244,7 @@ def _collect_wave(
             for group in groups:
                 scoring.add(group)
     except BaseException:
-        for parcel in workers.rollout.rest():
+        for parcel in workers.rollout.drain():
             for group in parcel:
                 store.add_samples(completed(group, whole))
         raise

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raft.assemble import WorkerGroups, settle_folder, start_workers
+from raft.assemble import WorkerGroups, record_models, start_workers
 from raft.collect import Collected, draw_ahead, draw_batch, draw_held_out
 from raft.evaluation import summarize_held_out, summarize_rollouts
 from raft.runs.folder import RunFolder
@@ -28,14 +28,14 @@ from raft.runs.metrics import Metric, Sinks, Stopwatch, read_numbers, report_lin
 from raft.runs.prompts import Texts, digest, encode_texts
 from raft.selection.mix import write_mixed
 from raft.selection.rows import write_selected
-from raft.train import check_start, make_whole, rehearse, sync, train
+from raft.train import check_start, rehearse, save_optimizer, sync, train
 from rewards.checkpoints.hub import local_path
 from rollout.types import Prompt
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
+    from raft.monitor.kl import PolicyMeasures
     from raft.monitor.monitor import Monitor
-    from raft.monitor.policies import PolicyMeasures
     from raft.selection.mix import Example
 
 log = logging.getLogger("raft")
@@ -58,10 +58,10 @@ class Run:
     # of batches that were drawn ahead (`overlap: 1`), by iteration
     ahead: dict[int, Collected] = field(default_factory=dict[int, Collected])
 
-    def settle(self) -> None:
-        """Wait until the last checkpoint is whole, and let go of those that it replaces."""
+    def finish_checkpoint(self) -> None:
+        """Wait until the last checkpoint has its optimizer, and delete those that it replaces."""
         if self.workers.trainer is not None:
-            self.workers.trainer.settle()
+            self.workers.trainer.wait_stored()
         self.drop_old_checkpoints()
 
     def drop_old_checkpoints(self) -> None:
@@ -99,7 +99,7 @@ def _run(config: RunConfig, texts: Texts) -> Path:
         monitor = Monitor(folder, config.monitor, local_path(config.policy.model))
         over, curves = monitor.is_over(config.iterations), folder.root / "curves.png"
         if not over:
-            settle_folder(config, folder)
+            record_models(config, folder)
             started = time.monotonic()
             with (
                 Sinks(config.log, folder.root, config.model_dump()) as sinks,
@@ -107,7 +107,7 @@ def _run(config: RunConfig, texts: Texts) -> Path:
             ):
                 # while the workers start: encoding imports the tokenizer, which takes seconds
                 prompts, held_out = encode_texts(config, texts)
-                folder.settle_prompts(digest(prompts, held_out, texts.mix))
+                folder.record_prompts(digest(prompts, held_out, texts.mix))
                 measures = policy_measures(config)
                 engine, seconds = workers.rollout.describe(), time.monotonic() - started
                 log.info("policy %s, engine %s, %.0f s", config.policy.model, engine, seconds)
@@ -128,7 +128,7 @@ def iterate(run: Run) -> None:
         if run.config.trains_in(iteration):
             improve(run, iteration)
         if not run.folder.learned(iteration):  # its policy is the one before
-            run.workers.rollout.advance(iteration)
+            run.workers.rollout.relabel(iteration)
         # a resumed run's engines may hold a later policy already
         there = run.workers.rollout.version <= iteration
         if there and run.config.evaluation_due(iteration, len(run.held_out)):
@@ -138,7 +138,7 @@ def iterate(run: Run) -> None:
             log.warning(stopped)
             break
         run.monitor.check_idle()
-    run.settle()
+    run.finish_checkpoint()
 
 
 def improve(run: Run, iteration: int) -> None:
@@ -155,12 +155,12 @@ def improve(run: Run, iteration: int) -> None:
         write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
         if run.folder.latest_version() < iteration:
-            run.settle()
+            run.finish_checkpoint()
         ahead = partial(draw_ahead, *batches, iteration, run.ahead)
         trained = train(*batches[:3], iteration, ahead, learns=kept["select/kept"] > 0)
     with watch("sync"):
         sync(run.folder, run.workers, run.held_out, iteration, send=sends)
-    make_whole(run.folder, run.workers, iteration)
+    save_optimizer(run.folder, run.workers, iteration)
     row = {
         **summarize_rollouts(config, store, kept, collected.reports),
         **trained,

@@ -1,7 +1,7 @@
 """Fine-tune the policy on the selected rows, and give the rollout workers the new weights.
 
 After every sync the engines' log-probabilities of selected responses are compared with the
-trainer's, under the new policy and under the previous one (`raft.workers.probe`).
+trainer's, under the new policy and under the previous one (`raft.workers.weight_check`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from raft.runs.folder import UNFINISHED, RunFolder, stored_policies
 from raft.selection.rows import read_selected
 from raft.updates.trainer import METRICS_FILE
 from raft.workers.group import side_by_side
-from raft.workers.probe import Noise, Probe, Verdict
 from raft.workers.rollout import Policy
 from raft.workers.trainer import TrainerWorkers
+from raft.workers.weight_check import CheckResult, Noise, Probe
 from rewards.checkpoints.hub import local_path
 from rollout.storage.files import read_json, write_whole
 from rollout.storage.rollout_store import RolloutStore
@@ -145,7 +145,7 @@ def sync(
     _wake_drawing(workers)
 
 
-def make_whole(folder: RunFolder, workers: WorkerGroups, iteration: int) -> None:
+def save_optimizer(folder: RunFolder, workers: WorkerGroups, iteration: int) -> None:
     """Have the trainers write the optimizer, if one is kept, to a new checkpoint, beside what comes
     next. Once it is written, trainers that die are restarted from this checkpoint."""
     checkpoint = folder.checkpoint(iteration)
@@ -153,13 +153,15 @@ def make_whole(folder: RunFolder, workers: WorkerGroups, iteration: int) -> None
         workers.trainer.store(str(checkpoint))
 
 
-def hold(config: RunConfig, folder: RunFolder, workers: WorkerGroups, version: int) -> None:
+def return_to_policy(
+    config: RunConfig, folder: RunFolder, workers: WorkerGroups, version: int
+) -> None:
     """Bring the rollout workers back to the policy by which an interrupted batch was drawn."""
     if workers.rollout.version != version:
         path = folder.policy(version)
         probe = _stored_probe(path) if path else None
         policy = str(path or local_path(config.policy.model))
-        workers.rollout.hold(Policy(policy, version, probe))
+        workers.rollout.return_to(Policy(policy, version, probe))
 
 
 def check_start(
@@ -185,7 +187,7 @@ def check_start(
         stored = None  # of another machine
     _give_trainer_turn(workers)
     probe = stored or _start_probe(workers, held_out)
-    said = probe.judge(workers.trainer.read(probe.rows))
+    said = probe.compare(workers.trainer.read(probe.rows))
     if workers.take_turns:
         workers.trainer.sleep()
     _wake_drawing(workers)
@@ -222,7 +224,7 @@ def _trainer(workers: WorkerGroups) -> TrainerWorkers:
     return workers.trainer
 
 
-def _far(verdict: Verdict) -> float:
+def _far(verdict: CheckResult) -> float:
     return verdict.noise.mean
 
 

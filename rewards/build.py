@@ -104,7 +104,7 @@ def as_judge(spec: RewardSpec) -> JudgeSpec:
         return spec.model_copy(update=dict.fromkeys(_OF_TOURNAMENT))
     if not isinstance(spec, RemoteSpec):
         raise InputError(f"judge kind {spec.kind!r}", "is unknown", "use one of pairwise, remote")
-    for name in spec.said().keys() - _OF_REMOTE_JUDGE:
+    for name in spec.given().keys() - _OF_REMOTE_JUDGE:
         raise InputError('judge kind "remote"', f"has no use for {name}", "remove it")
     return spec
 
@@ -121,5 +121,5 @@ def _spec(what: str, kind: RewardSpec | str, settings: dict[str, Any]) -> Reward
 
 def _settings(spec: RewardSpec, *but: str) -> dict[str, Any]:
     """Return the settings that were given, as keywords for building the reward, without `but`."""
-    names = [*spec.said(), *(["token"] if getattr(spec, "token", None) else [])]
+    names = [*spec.given(), *(["token"] if getattr(spec, "token", None) else [])]
     return {name: getattr(spec, name) for name in names if name not in ("kind", *but)}

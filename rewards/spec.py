@@ -42,7 +42,7 @@ class _Spec(BaseModel):
     kind: str
     main: ClassVar[str]  # the setting that the kind cannot do without
 
-    def said(self) -> dict[str, object]:
+    def given(self) -> dict[str, object]:
         """Return the settings that were given, as JSON, without secrets.
 
         Files record these to tell what they were made with, so they must not change by version.
@@ -218,8 +218,8 @@ class CombineSpec(_Spec):
         default=None, description="{reference: scored file} or {penalty, mean, std, scale}"
     )
 
-    def said(self) -> dict[str, object]:
-        return {**super().said(), "members": [member.said() for member in self.members]}
+    def given(self) -> dict[str, object]:
+        return {**super().given(), "members": [member.given() for member in self.members]}
 
     def parts(self) -> list[RewardSpec]:
         return [self, *(part for member in self.members for part in member.reward.parts())]
@@ -297,9 +297,9 @@ class MemberSpec(BaseModel):
     )
     name: str | None = None
 
-    def said(self) -> dict[str, object]:
+    def given(self) -> dict[str, object]:
         given = {name: value for name, value in self._own().items() if not _is_unsaid(name, value)}
-        return {**self.reward.said(), **given}
+        return {**self.reward.given(), **given}
 
     def absolute(self) -> MemberSpec:
         files = {"normalise": _absolute_files(self.normalise)}

@@ -23,7 +23,7 @@ __all__ = [
     "Scores",
     "TruncationSide",
     "calls_at_once",
-    "check_policy",
+    "check_non_finite",
     "finite_or_missing",
 ]
 
@@ -76,16 +76,16 @@ def calls_at_once(scorer: object) -> int:
     return getattr(scorer, "calls_at_once", 1)
 
 
-POLICIES = ("raise", "missing")
+NON_FINITE = ("raise", "missing")
 
 
-def check_policy(non_finite: str) -> None:
+def check_non_finite(non_finite: str) -> None:
     """Check `non_finite`. Raises `InputError` for anything but "raise" and "missing"."""
-    if non_finite not in POLICIES:
+    if non_finite not in NON_FINITE:
         raise InputError(
             f"non_finite={non_finite!r}",
             "is unknown",
-            f"use one of {', '.join(POLICIES)}",
+            f"use one of {', '.join(NON_FINITE)}",
         )
 
 

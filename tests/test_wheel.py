@@ -15,16 +15,25 @@ import pytest
 import raft
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("raft", "rewards", "rollout")
+FILES = ("pyproject.toml", "README.md", "LICENSE")
+
+
+def test_the_image_is_made_of_what_the_wheel_is() -> None:
+    lines = (ROOT / "requirements" / "gpu.Dockerfile").read_text().splitlines()
+    copied = [one for line in lines if line.startswith("COPY ") for one in line.split()[1:-1]]
+    assert {*copied} == {*PACKAGES, *FILES, "requirements/gpu.txt"}
+    assert all((ROOT / one).exists() for one in copied)
 
 
 @pytest.mark.slow
 def test_the_wheel_works_in_an_environment_of_its_own(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("raft", "rewards", "rollout"):
+    for name in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in FILES:
         shutil.copy(ROOT / name, source)
     build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path]
     subprocess.run([sys.executable, "-m", "pip", *map(str, build), source], check=True, timeout=300)

@@ -94,8 +94,9 @@ def compare(
     for name, again in (("", length_PN), ("_going_on", length_PN - cut)):
         spent = begun_tokens + again[longer_PN].sum()
         n = whole_PN.shape[1] * spent / length_PN.sum()
-        at = min(int(n), whole_PN.shape[1] - 1)
-        part = min(n - at, 1)  # at most the best of all stored responses, whatever the tokens
+        # at least one whole response, at most all that are stored, whatever the tokens
+        at = min(max(int(n), 1), whole_PN.shape[1] - 1)
+        part = min(max(n - at, 0), 1)
         plain_P = (1 - part) * curve_PS[:, at - 1] + part * curve_PS[:, at]
         gain, half = mean_ci95(reached_P - plain_P)
         curve_S = curve_PS.mean(axis=0)

@@ -25,8 +25,8 @@ from raft.train import rows_of
 from raft.updates.trainer import Update
 from raft.workers.executors import Resources
 from raft.workers.inline_executor import InlineExecutor
-from raft.workers.probe import Noise, Probe, said
 from raft.workers.rollout import Policy, RolloutWorkers
+from raft.workers.weight_check import Noise, Probe, log_probs_of
 from rollout.engines.base import EngineChoice
 from rollout.types import InputError, Prompt, Sampling, StaleWeightsError
 
@@ -97,11 +97,11 @@ def prepare(root: Path, model: Path, dtype: str, rate: float) -> Bench:
         ("lora", TrainConfig(learning_rate=10 * rate, lora=LoraConfig(r=RANK), **common)),
     ):
         trainer = build_trainer(str(model), settings)
-        old = said(trainer, rows)
+        old = log_probs_of(trainer, rows)
         trainer.train(Update(str(selected), 0, str(root / name)))
-        probes[name] = Probe(rows, said(trainer, rows), old, exact=dtype == "float32")
+        probes[name] = Probe(rows, log_probs_of(trainer, rows), old, exact=dtype == "float32")
     at_start = replace(probes["full"], new=probes["full"].old or (), old=None)
-    noise = at_start.judge(said(engine, rows)).noise
+    noise = at_start.compare(log_probs_of(engine, rows)).noise
     probes = {name: replace(probe, noise=noise) for name, probe in probes.items()}
     return Bench(engine, model, root / "full", root / "lora", probes, at_start)
 
@@ -258,7 +258,7 @@ def check(bench: Bench, case: Case) -> dict[str, Any]:
             group.sync(Policy(str(case.path), 1, probe))
     except (StaleWeightsError, InputError) as error:
         refused = str(error).rpartition("/")[2]
-    verdict = probe.judge(said(engine, probe.rows))
+    verdict = probe.compare(log_probs_of(engine, probe.rows))
     return {
         "fault": case.name,
         "ok": (refused is not None) == case.fault,

@@ -18,7 +18,7 @@ from rewards.scoring.rank import rank_file
 from rewards.scoring.score import score_file
 from rewards.tournament.types import Tournament
 from rollout.data.bad_rows import OnBadRow
-from rollout.data.scored_rows import Form
+from rollout.data.rows_to_score import Form
 from rollout.errors import InputError
 from rollout.storage.files import make_out_folder
 

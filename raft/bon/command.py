@@ -16,7 +16,7 @@ from raft.bon.plot import draw_curve
 from raft.bon.pool import Columns, How, Pool, Rejected, Waves, check_columns, in_words, read_pool
 from rollout.data.bad_rows import BadRows, OnBadRow, Reason
 from rollout.data.jsonl import encode_rows
-from rollout.data.scored_rows import RowReader, ScoreRow
+from rollout.data.rows_to_score import RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.storage.files import make_out_folder, whole_file, write_json
 from rollout.storage.output import OutputFiles, refuse_input

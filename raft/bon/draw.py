@@ -180,7 +180,7 @@ def _settings(
     new = ("chat_template_kwargs", "vllm")
     unsaid = {key for key in new if not getattr(config.policy, key)}
     policy = config.policy.model_dump(exclude=_ONLY_SPEED | unsaid)
-    said = {name: reward.said() for name, reward in rewards.items()}
+    said = {name: reward.given() for name, reward in rewards.items()}
     sampling = config.model_dump(mode="json")["sampling"]
     if sampling["early_rejection"] is None:
         del sampling["early_rejection"]

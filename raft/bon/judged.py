@@ -23,8 +23,8 @@ from rewards.tournament import Tournament
 from rewards.types import calls_at_once
 from rollout.data.bad_rows import OnBadRow
 from rollout.data.jsonl import is_list
+from rollout.data.rows_to_score import RowReader, ScoreRow
 from rollout.data.samples import COMPARISONS, RANKING
-from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.storage.output import refuse_input
 from rollout.types import Group
@@ -82,7 +82,7 @@ def judge_pool(
     """
     settings = {
         "command": "bon",
-        "scorer": selection.judge.said(),
+        "scorer": selection.judge.given(),
         "tournament": asdict(selection.tournament) if selection.tournament else None,
         "n": n,
     }

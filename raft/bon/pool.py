@@ -13,8 +13,8 @@ from raft.selection.rules import best_of_k, padded
 from rewards.evaluation.stats import mean_ci95
 from rollout.data.forms import column
 from rollout.data.jsonl import is_finite_number, is_list
+from rollout.data.rows_to_score import ScoreRow
 from rollout.data.samples import check_scores
-from rollout.data.scored_rows import ScoreRow
 from rollout.errors import InputError
 
 __all__ = ["Columns", "How", "Pool", "Rejected", "Waves", "check_columns", "in_words", "read_pool"]

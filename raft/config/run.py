@@ -1,6 +1,7 @@
 """The config of a run: its sections with their defaults, and checks for contradictions.
 
-Unknown keys are errors. Only `raft.assemble` and the loop read these classes.
+Unknown keys are errors. Nothing in `rewards` or `rollout` knows these classes: workers get plain
+arguments, which `raft.assemble` and `raft.resources` take from them.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from raft.monitor.guards import (
     gold_agrees,
     idle_rules,
 )
+from raft.monitor.kl import LogProbWorkers, PolicyMeasures
 from raft.monitor.log_probs import Row
 from raft.monitor.ngrams import Jump, new_jumps, read_jumps, write_ngrams
-from raft.monitor.policies import LogProbWorkers, PolicyMeasures
 from raft.resources import kl_temperature
 from raft.runs.folder import RunFolder
 from raft.runs.metrics import Metric, Numbers

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raft.monitor.log_probs import Row, log_probs
-from raft.workers.probe import Probe, Verdict, said
+from raft.workers.weight_check import CheckResult, Probe, log_probs_of
 from rewards.doctor.finding import Finding, note, ok, wrong
 from rollout.engines.environment import quiet_libraries
 from rollout.errors import EngineError, InputError
@@ -55,7 +55,7 @@ def _examine_engine(name: str, root: Path) -> Iterator[Finding]:
     seconds = time.monotonic() - start
     yield ok("engine", f"{choice.name} ready in {seconds:.0f} s, computes in {made.dtype}")
     exact = made.dtype == "float32"
-    first = Probe(tuple(rows), old, exact=exact).judge(said(made, rows))
+    first = Probe(tuple(rows), old, exact=exact).compare(log_probs_of(made, rows))
     yield _verdict("log-probs", first, "install the versions of requirements/")
     prompts = [Prompt(f"p{n}", "", token_ids=ids) for n, ids in enumerate(rows)]
     draws = [_drawn(made, prompts, seed) for seed in (1, 1, 2)]
@@ -68,7 +68,9 @@ def _examine_engine(name: str, root: Path) -> Iterator[Finding]:
         made.sleep(forget=True)
     made.load_weights(str(root / "1"), 1)
     probe = Probe(tuple(rows), new, old, first.noise, exact)
-    yield _verdict("new weights", probe.judge(said(made, rows)), "install requirements/gpu.txt")
+    yield _verdict(
+        "new weights", probe.compare(log_probs_of(made, rows)), "install requirements/gpu.txt"
+    )
 
 
 def _sleep(engine: Engine, rows: Sequence[tuple[int, ...]]) -> Finding:
@@ -76,11 +78,11 @@ def _sleep(engine: Engine, rows: Sequence[tuple[int, ...]]) -> Finding:
 
     if not _on_gpu():
         return note("sleep", "needs a GPU")
-    before, free = said(engine, rows), torch.cuda.mem_get_info()[0]
+    before, free = log_probs_of(engine, rows), torch.cuda.mem_get_info()[0]
     engine.sleep()
     freed = (torch.cuda.mem_get_info()[0] - free) / 2**30
     engine.wake()
-    if said(engine, rows) != before:
+    if log_probs_of(engine, rows) != before:
         return wrong("sleep", "changes the policy", "use cluster.placement: separate")
     if freed <= 0:
         return wrong("sleep", "frees no memory", "use cluster.placement: separate")
@@ -93,7 +95,7 @@ def _on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _verdict(what: str, verdict: Verdict, fix: str) -> Finding:
+def _verdict(what: str, verdict: CheckResult, fix: str) -> Finding:
     fault = verdict.fault
     return ok(what, f"{verdict}") if fault is None else wrong(what, fault, fix)
 

@@ -60,7 +60,7 @@ class RunFolder:
         self._lock = self._take_lock()
         try:
             self._metrics = self._read_metrics()
-            self._settle_config(config)
+            self._record_config(config)
             self._clear_away()
         except BaseException:
             self.close()
@@ -193,7 +193,7 @@ class RunFolder:
             lock.write(str(os.getpid()).encode())
         return lock
 
-    def _settle_config(self, config: Mapping[str, object]) -> None:
+    def _record_config(self, config: Mapping[str, object]) -> None:
         path = self.root / "config.yaml"
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         with naming(path):  # bytes that are not UTF-8 appear as replacement characters
@@ -212,7 +212,7 @@ class RunFolder:
                 )
         write_whole(path, text)
 
-    def settle_prompts(self, digest: str) -> None:
+    def record_prompts(self, digest: str) -> None:
         """Refuse to continue with other prompts than those the samples here were drawn for.
 
         Raises:
@@ -230,7 +230,7 @@ class RunFolder:
             return
         write_whole(path, digest + "\n")
 
-    def settle_models(self, policy: Mapping[str, object], rewards: Mapping[str, object]) -> None:
+    def record_models(self, policy: Mapping[str, object], rewards: Mapping[str, object]) -> None:
         """Refuse to continue with another policy, reward function or model under the same name.
 
         A reward may change as long as no stage is scored: what it has scored so far is forgotten.

@@ -3,7 +3,7 @@
 `raft.workers.inline_executor` runs workers in this process, `raft.workers.ray_executor` in Ray
 actors. A worker is a plain class that does not know which one runs it. Its methods are called by
 name in its process and typed in the caller: `worker.call(RolloutWorker.read, rows)` is a
-`Future[Reading]`.
+`Future[EngineState]`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from raft.workers.executors import Executor, Future, Resources, Stream, Worker
 from raft.workers.group import WorkerGroup
-from raft.workers.probe import Noise, Probe, Reading, Verdict
 from raft.workers.rollout_worker import BuildEngine, RolloutWorker
+from raft.workers.weight_check import CheckResult, EngineState, Noise, Probe
 from rollout.engines.causal_lm import changed_weights, same_weights
 from rollout.types import (
     EngineError,
@@ -130,7 +130,7 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
                 continue
             yield groups
 
-    def rest(self) -> Iterator[list[Group]]:
+    def drain(self) -> Iterator[list[Group]]:
         """Yield the lists of groups that have arrived from a `generate` that was abandoned."""
         while (stream := self._executor.first_ready(list(self._streams), 0)) is not None:
             try:
@@ -142,7 +142,7 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             else:
                 yield groups
 
-    def sync(self, policy: Policy, sender: TrainerWorkers | None = None) -> list[Verdict]:
+    def sync(self, policy: Policy, sender: TrainerWorkers | None = None) -> list[CheckResult]:
         """Load new weights into every worker and return a verdict on each; [] without a probe.
 
         The weights come from the policy's folder, or over NCCL from the trainers `sender`. Raises
@@ -179,12 +179,12 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             log.warning("a sync failed (%s); all engines start again from the disk", error)
             self._start_anew()
 
-    def advance(self, version: int) -> None:
+    def relabel(self, version: int) -> None:
         """Rename the workers' weights to `version`, if it is later: nothing was trained between."""
         if version > self.version:
             self._rename(version)
 
-    def hold(self, policy: Policy) -> None:
+    def return_to(self, policy: Policy) -> None:
         """Make the workers hold `policy`: start them anew on it, or where they hold its folder
         already, rename its version.
 
@@ -206,7 +206,7 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         self._policy = replace(self._policy, version=version)
         self._on_all(RolloutWorker.rename, version)
 
-    def verify(self, probe: Probe | None) -> list[Verdict]:
+    def verify(self, probe: Probe | None) -> list[CheckResult]:
         """Compare every worker with the trainer and with the others, now and whenever one is
         replaced.
 
@@ -290,8 +290,8 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         if share.pop(group.prompt.id, None) is None:
             raise EngineError(f"the engine answered prompt {group.prompt.id} twice or unasked")
 
-    def _judge(self, number: int, found: Reading, probe: Probe) -> Verdict:
-        verdict = probe.judge(found.log_probs)
+    def _judge(self, number: int, found: EngineState, probe: Probe) -> CheckResult:
+        verdict = probe.compare(found.log_probs)
         fault = verdict.fault
         self._checksums = self._checksums or found.checksums
         if fault is None and self._checksums != found.checksums:

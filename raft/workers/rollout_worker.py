@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from raft.workers.probe import Reading, said
+from raft.workers.weight_check import EngineState, log_probs_of
 from rollout.engines.environment import quiet_libraries
 from rollout.types import Group, Prompt, Sampling, StaleWeightsError
 
@@ -73,9 +73,9 @@ class RolloutWorker:
     def rename(self, version: int) -> None:
         self._engine.version = version
 
-    def read(self, rows: Sequence[Sequence[int]]) -> Reading:
+    def read(self, rows: Sequence[Sequence[int]]) -> EngineState:
         """Return the log-probabilities of `rows`, and the checksums of the engine's tensors."""
-        return Reading(said(self._engine, rows), self._engine.checksums())
+        return EngineState(log_probs_of(self._engine, rows), self._engine.checksums())
 
     def sleep(self, forget: bool = False) -> None:
         self._engine.sleep(forget)

@@ -12,8 +12,8 @@ from typing import Concatenate
 from raft.updates.optimizer import is_whole
 from raft.updates.trainer import Trainer, Update
 from raft.workers.executors import Executor, Future, P, R, Resources, Worker
-from raft.workers.probe import said
 from raft.workers.silence import SilenceWatch
+from raft.workers.weight_check import log_probs_of
 from rollout.engines.base import Transfer
 from rollout.errors import nccl_failure
 from rollout.storage.files import remove_tree
@@ -72,7 +72,7 @@ class TrainerWorkers:
         folder, which it may have moved. Raises WorkerDiedError where trainers die too often.
         """
         assert update.out_dir is not None, "the new policy is what is wanted"
-        self.settle()
+        self.wait_stored()
         for attempt in range(self._max_respawns + 1):
             try:
                 metrics = self._on_all(Trainer.train, update)
@@ -92,14 +92,14 @@ class TrainerWorkers:
     def store(self, checkpoint: str) -> None:
         """Begin to write the optimizer to the checkpoint of the last update, in the background.
 
-        `settle` waits until it is written. So does every other call to the trainers meanwhile,
+        `wait_stored` waits until it is written. So does every other call to the trainers meanwhile,
         which then raises what goes wrong in the writing.
         """
         self._unstored = checkpoint
         if not self._behind:
             self._storing = [worker.call(Trainer.store, checkpoint) for worker in self._workers]
 
-    def settle(self) -> None:
+    def wait_stored(self) -> None:
         """Wait until the last checkpoint is whole; dead trainers restart from it from then on."""
         if (checkpoint := self._unstored) is not None:
             self._retried(Trainer.store, checkpoint)  # files that are written stay as they are
@@ -121,7 +121,7 @@ class TrainerWorkers:
 
     def read(self, rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
         """Return the log-probabilities (nats) of the tokens of several texts, end to end."""
-        return said(self, rows)
+        return log_probs_of(self, rows)
 
     def dtype(self) -> str:
         return self._retried(Trainer.dtype)

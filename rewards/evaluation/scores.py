@@ -83,7 +83,7 @@ def by_reward(data: EvalSet, spec: RewardSpec, label: str, place: Place = here) 
     seconds = time.monotonic() - began
     return Scored(
         label,
-        spec.said(),
+        spec.given(),
         data.margins(scores_R),
         scores_R,
         failed=walk.failed,
@@ -111,7 +111,7 @@ def by_judge(data: EvalSet, spec: JudgeSpec, label: str, place: Place = here) ->
     probability_M = np.clip(probability_M, _LEAST, 1 - _LEAST)
     return Scored(
         label,
-        spec.said(),
+        spec.given(),
         logit(probability_M),
         position_bias_M=gap_M,
         failed=walk.failed,

@@ -19,7 +19,7 @@ import numpy as np
 from rewards.encoding.formats import Scorable, name_conversations
 from rewards.functions.resolve import build_function, resolve_function
 from rewards.functions.user_code import user_code
-from rewards.types import NonFinite, RewardError, Scores, check_policy, finite_or_missing
+from rewards.types import NonFinite, RewardError, Scores, check_non_finite, finite_or_missing
 from rollout.data.messages import checked_conversation, split_response
 from rollout.types import Completion, Group, InputError, Message, Prompt
 
@@ -48,7 +48,7 @@ class FunctionReward:
         *,
         non_finite: NonFinite = "raise",
     ) -> None:
-        check_policy(non_finite)
+        check_non_finite(non_finite)
         found = resolve_function(function) if isinstance(function, str) else function
         given = function if isinstance(function, str) else getattr(function, "__name__", "function")
         self.name = name or given

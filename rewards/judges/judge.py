@@ -11,7 +11,7 @@ import numpy as np
 from rewards.inference.engine import Engine
 from rewards.judges.prompt import PairPrompt
 from rewards.tournament.verdicts import Verdicts
-from rewards.types import Comparison, NonFinite, check_policy, finite_or_missing
+from rewards.types import Comparison, NonFinite, check_non_finite, finite_or_missing
 from rollout.data.pools import prompt_key
 from rollout.types import InputError
 
@@ -51,7 +51,7 @@ class PairwiseJudge:
         temperature: float = 1.0,
         non_finite: NonFinite = "raise",
     ) -> None:
-        check_policy(non_finite)
+        check_non_finite(non_finite)
         check_temperature(temperature)
         self.prompt = prompt
         self.engine = engine

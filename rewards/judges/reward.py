@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from rewards.judges.judge import Judge, verdicts_of
 from rewards.tournament import Match, Played, Report, Standing, Tournament, Verdict, play
+from rewards.tournament.entrants import Entrants, Named
 from rewards.tournament.verdicts import Answers, read_answers
 from rewards.types import Comparison, Scores
-from rollout.types import Completion, Group, InputError, Message, Prompt, judged_sides
+from rollout.types import Completion, Group, InputError, judged_sides
 
 __all__ = ["DEFAULT_TOURNAMENT", "REFERENCE_FIELD", "JudgeReward", "check_tournament"]
 
@@ -19,9 +20,6 @@ DEFAULT_TOURNAMENT = "knockout"
 
 # the column of a prompt's row with a text for each of its K responses to be compared with
 REFERENCE_FIELD = "reference_responses"
-
-# a comparison, and its name for error messages
-Named = tuple[Comparison, str]
 
 
 class JudgeReward:
@@ -136,11 +134,11 @@ class JudgeReward:
         def compare(matches: Sequence[Match]) -> Verdict:
             return verdicts_of(self.judge, [played[at].match(i, j) for at, i, j in matches])
 
-        sizes, keys = [len(field.texts) for field in played], [field.prompt.id for field in played]
+        sizes, keys = [len(field.texts) for field in played], [field.id for field in played]
         standings = play(sizes=sizes, compare=compare, keys=keys, **self._play)
         self._report += Report.of(standings)
         for field, standing in zip(played, standings, strict=True):
-            self._comparisons[field.prompt.id] = standing.played.among(field.entrants)
+            self._comparisons[field.id] = standing.played.among(field.entrants)
         scores = iter([standing.scores for standing in standings])
         rows = [next(scores) if field.texts else () for field in fields]
         return [
@@ -167,28 +165,6 @@ class JudgeReward:
             found.append(list(standing.scores))
             start = stop
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Entrants:
-    """The entrants of a tournament: a group's distinct texts, and the number of each response's."""
-
-    prompt: Prompt
-    turns: tuple[Message, ...]
-    texts: tuple[str, ...]
-    entrants: tuple[int, ...]
-
-    @classmethod
-    def of(cls, group: Group) -> Entrants:
-        places: dict[str, int] = {}
-        turns, texts = judged_sides(group)
-        entrants = [places.setdefault(text, len(places)) for text in texts]
-        return cls(group.prompt, turns, tuple(places), tuple(entrants))
-
-    def match(self, first: int, second: int) -> Named:
-        i, j = self.entrants.index(first), self.entrants.index(second)
-        name = f"responses {i} and {j} of prompt {self.prompt.id!r}"
-        return Comparison(self.turns, self.texts[first], self.texts[second]), name
 
 
 def _duels(group: Group) -> list[Named]:

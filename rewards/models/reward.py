@@ -9,7 +9,7 @@ import numpy as np
 from rewards.encoding.encoder import Encoder
 from rewards.encoding.formats import Scorable, name_conversations
 from rewards.inference.engine import Engine, Outputs
-from rewards.types import NonFinite, Scores, check_policy, finite_or_missing
+from rewards.types import NonFinite, Scores, check_non_finite, finite_or_missing
 from rollout.types import Group, conversation
 
 __all__ = ["ModelReward"]
@@ -35,7 +35,7 @@ class ModelReward:
         kind: str,
         non_finite: NonFinite = "raise",
     ) -> None:
-        check_policy(non_finite)
+        check_non_finite(non_finite)
         self.encoder = encoder
         self.engine = engine
         self.name = name

@@ -32,7 +32,7 @@ from rewards.types import (
     RewardError,
     Scores,
     TruncationSide,
-    check_policy,
+    check_non_finite,
     finite_or_missing,
 )
 from rollout.types import Group, InputError, conversation
@@ -96,7 +96,7 @@ class RemoteReward:
         assume_raw: bool = False,
         non_finite: NonFinite = "raise",
     ) -> None:
-        check_policy(non_finite)
+        check_non_finite(non_finite)
         check_positive(batch_size=batch_size)
         self._check_protocol(protocol, columns, label_column, assume_raw)
         self.texts: Texts | None = None
@@ -264,7 +264,7 @@ class RemoteJudge:
         backoff: float = 0.5,
         non_finite: NonFinite = "raise",
     ) -> None:
-        check_policy(non_finite)
+        check_non_finite(non_finite)
         check_positive(batch_size=batch_size)
         self._protocol = RaftComparisons(model)
         address = make_address(url, self._protocol.route, token=token, token_env=token_env)

@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from rewards.types import RewardError
 from rollout.data.bad_rows import SKIPPED
-from rollout.data.scored_rows import Checked, RowReader, ScoreRow
+from rollout.data.rows_to_score import Checked, RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.progress import Progress
 from rollout.storage.output import Output, OutputFile, Stdout

@@ -17,14 +17,14 @@ from rewards.scoring.reading import Reading
 from rewards.scoring.score import scores_of
 from rewards.spec import JudgeSpec, RewardSpec
 from rewards.tournament import Match, Report, Standing, Tournament, cost, play
+from rewards.tournament.entrants import Entrants
 from rewards.tournament.verdicts import Verdicts
-from rewards.types import Comparison, Reward, calls_at_once
+from rewards.types import Reward, calls_at_once
 from rollout.data.bad_rows import OnBadRow
+from rollout.data.rows_to_score import RowReader, ScoreRow
 from rollout.data.samples import COMPARISONS
-from rollout.data.scored_rows import RowReader, ScoreRow
 from rollout.errors import InputError
 from rollout.storage.output import output_path
-from rollout.types import judged_sides
 
 __all__ = ["BY_SCORE", "COLUMNS", "rank_file"]
 
@@ -79,7 +79,7 @@ def rank_file(
     settings = {
         "command": "rank",
         "by": "judge" if judge is not None else "reward",
-        "scorer": scorer.said() if scorer is not None else None,
+        "scorer": scorer.given() if scorer is not None else None,
         "tournament": {**asdict(chosen), "method": work.method},
     }
     return run_job(reader, work, path, settings, batch_rows=batch_rows, restart=restart)
@@ -150,10 +150,11 @@ class _Ranking:
         if self.method == BY_SCORE:
             assert scores is not None
             return [_by_score(row, one) for row, one in zip(rows, scores, strict=True)]
-        fields = [Entrants(row) for row in rows]
+        fields = [Entrants.of(row.groups[0]) for row in rows]
         standings = self._play(fields, scores)
         return [
-            field.ranked(one, self.method) for field, one in zip(fields, standings, strict=True)
+            _ranked(row, field, standing, self.method)
+            for row, field, standing in zip(rows, fields, standings, strict=True)
         ]
 
     def count(self, row: ScoreRow, finished: Mapping[str, object]) -> None:
@@ -222,41 +223,22 @@ class _Ranking:
         )
 
     def _check_cost(self, row: ScoreRow) -> None:
-        chosen, entrants = self._tournament, len(Entrants(row).texts)
+        chosen, entrants = self._tournament, len(Entrants.of(row.groups[0]).texts)
         try:
             cost(self.method, entrants, budget=chosen.budget, **chosen.settings())
         except InputError as error:
             raise InputError(row.where, error) from error
 
 
-class Entrants:
-    """The entrants of one prompt's tournament: its distinct texts, and the number of each
-    response's."""
-
-    def __init__(self, row: ScoreRow) -> None:
-        (group,) = row.groups
-        places: dict[str, int] = {}
-        self.id = row.id
-        self._turns, texts = judged_sides(group)
-        self.entrants = [places.setdefault(text, len(places)) for text in texts]
-        self.texts = list(places)
-        self._row = row
-
-    def match(self, first: int, second: int) -> tuple[Comparison, str]:
-        """Return two entrants as a comparison, with its name for error messages."""
-        i, j = self.entrants.index(first), self.entrants.index(second)
-        name = f"responses {i} and {j} of prompt {self.id!r}"
-        return Comparison(self._turns, self.texts[first], self.texts[second]), name
-
-    def ranked(self, standing: Standing, method: str) -> dict[str, object]:
-        order = {entrant: place for place, entrant in enumerate(standing.order)}
-        ranking = sorted(range(len(self.entrants)), key=lambda k: order.get(self.entrants[k], 0))
-        scores = [standing.scores[entrant] for entrant in self.entrants]
-        told = {"method": method, "top": standing.top, "bottom": standing.bottom}
-        told |= _told(Report.of([standing]))
-        found = _with(self._row, [] if standing.missing else ranking, scores, told)
-        # where a comparison is missing, these are the comparisons of the rounds before it
-        return {**found, COMPARISONS: standing.played.among(self.entrants)}
+def _ranked(row: ScoreRow, field: Entrants, standing: Standing, method: str) -> dict[str, object]:
+    order = {entrant: place for place, entrant in enumerate(standing.order)}
+    ranking = sorted(range(len(field.entrants)), key=lambda k: order.get(field.entrants[k], 0))
+    scores = [standing.scores[entrant] for entrant in field.entrants]
+    told = {"method": method, "top": standing.top, "bottom": standing.bottom}
+    told |= _told(Report.of([standing]))
+    found = _with(row, [] if standing.missing else ranking, scores, told)
+    # where a comparison is missing, these are the comparisons of the rounds before it
+    return {**found, COMPARISONS: standing.played.among(field.entrants)}
 
 
 def _by_score(row: ScoreRow, scores: list[float | None]) -> dict[str, object]:

@@ -13,7 +13,7 @@ from rewards.scoring.reading import Reading
 from rewards.spec import RewardSpec
 from rewards.types import Reward, RewardError, calls_at_once
 from rollout.data.bad_rows import OnBadRow
-from rollout.data.scored_rows import Form, RowReader, ScoreRow, score_columns
+from rollout.data.rows_to_score import Form, RowReader, ScoreRow, score_columns
 from rollout.errors import InputError
 from rollout.storage.output import output_path
 from rollout.types import Group
@@ -62,7 +62,7 @@ def score_file(
     reader = RowReader(file, split=split, form=form, columns=columns, on_bad_row=on_bad_row)
     path = output_path(out, file, reader.stem, "scored")
     work = _Scoring(reward, name, replace, place, skips=on_bad_row == "skip")
-    settings = {"command": "score", "scorer": reward.said(), "form": form, "name": name}
+    settings = {"command": "score", "scorer": reward.given(), "form": form, "name": name}
     return run_job(reader, work, path, settings, batch_rows=batch_rows, restart=restart)
 
 
@@ -115,7 +115,7 @@ class _Scoring:
         self._place = place
         self._name = name
         self._replace = replace
-        self._counts_tokens = _counts_tokens(reward.said())
+        self._counts_tokens = _counts_tokens(reward.given())
         self._reading = Reading(reward, length=skips)
         self._reward: Reward | None = None
         self._seen = Moments()

@@ -1,6 +1,6 @@
 """Read raw rows from a file or a `datasets` name, each with its place, and their ids.
 
-Rows are read one after another. `rollout.data.prompts` and `rollout.data.scored_rows` interpret
+Rows are read one after another. `rollout.data.prompts` and `rollout.data.rows_to_score` interpret
 them.
 """
 
@@ -47,9 +47,9 @@ def read_rows(
     go on from one shard to the next.
 
     Raises InputError, with its line, for a row that cannot be decoded, and `SkippedRow` for one
-    that an earlier command skipped. With `keep_errors` such an error of a row of JSONL, CSV or plain
-    text or of `source.columns` is the row's value, and reading goes on, as it does after a skipped
-    row. Other errors are always raised.
+    that an earlier command skipped. With `keep_errors` such an error in JSONL, CSV or text, or of
+    `source.columns`, is the row's value, and reading goes on, as it does after a skipped row. Other
+    errors are always raised.
     """
     if separator is not None and source.kind != "text":
         raise InputError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.config.train import TrainConfig
-from raft.monitor.policies import LogProbWorker
+from raft.monitor.kl import LogProbWorker
 from raft.updates.toy import ToyTrainer
 from raft.updates.trainer import Update
 from raft.workers.reward import RewardWorker

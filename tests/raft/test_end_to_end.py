@@ -20,8 +20,8 @@ import raft.workers.rollout
 from raft.config.load import make_config
 from raft.loop import run
 from raft.workers.executors import Resources
-from raft.workers.probe import Probe
 from raft.workers.rollout import Policy, RolloutWorker, RolloutWorkers
+from raft.workers.weight_check import Probe
 from rollout.engines.base import build_engine
 from rollout.types import Group, Sampling
 

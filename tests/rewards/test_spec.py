@@ -54,10 +54,10 @@ def as_written_before(section: dict[str, Any], *, member: bool = False) -> dict[
 @pytest.mark.parametrize("given", EXAMPLES, ids=lambda given: given["kind"])
 def test_what_was_said_is_what_is_told(given: dict[str, Any]) -> None:
     spec = read_reward(given, "reward")
-    assert json.loads(json.dumps(spec.said())) == given
+    assert json.loads(json.dumps(spec.given())) == given
     assert pickle.loads(pickle.dumps(spec)) == spec
     assert read_reward(spec.model_dump(mode="json"), "reward") == spec
-    assert read_reward(spec.said(), "reward") == spec
+    assert read_reward(spec.given(), "reward") == spec
 
 
 @pytest.mark.parametrize("given", EXAMPLES, ids=lambda given: given["kind"])
@@ -124,14 +124,14 @@ def test_paths_are_made_absolute(tmp_path, monkeypatch) -> None:
     assert isinstance(combined, CombineSpec)
     first, second = combined.members
     assert first.normalise == {"from": str(tmp_path / "scores.jsonl")}
-    assert second.reward.said()["model"] == str(tmp_path / "m")
+    assert second.reward.given()["model"] == str(tmp_path / "m")
     assert combined.debias == {"reference": str(tmp_path / "r.jsonl")}
 
 
 def test_a_judge_plays_by_the_rules_beside_it() -> None:
     spec = PairwiseSpec(model="m", tournament="swiss", rounds=3, temperature=2.0)
     assert (spec.rules().method, spec.rules().settings()) == ("swiss", {"rounds": 3})
-    assert as_judge(spec).said() == {"kind": "pairwise", "model": "m", "temperature": 2.0}
+    assert as_judge(spec).given() == {"kind": "pairwise", "model": "m", "temperature": 2.0}
     with pytest.raises(InputError, match="unknown"):
         as_judge(FunctionSpec(function="length"))
     with pytest.raises(InputError, match="no use for protocol"):
@@ -140,9 +140,9 @@ def test_a_judge_plays_by_the_rules_beside_it() -> None:
 
 def test_a_token_reaches_the_client_and_no_file() -> None:
     spec = RemoteSpec(url="http://127.0.0.1:1", token="s3cret")
-    for shown in (repr(spec), str(spec.said()), spec.model_dump_json()):
+    for shown in (repr(spec), str(spec.given()), spec.model_dump_json()):
         assert "s3cret" not in shown
     function = FunctionSpec(function="length", arguments={"token": "s3cret", "unit": "chars"})
-    assert function.said()["arguments"] == {"unit": "chars"}
+    assert function.given()["arguments"] == {"unit": "chars"}
     reward = build_reward(pickle.loads(pickle.dumps(spec)))
     assert reward._transport.address.token == "s3cret"  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from wording import says
 
 from raft.config.monitor import MonitorConfig
 from raft.monitor.guards import alarms, best_iteration, gold_agrees, idle_rules
-from raft.monitor.policies import LogProbWorker, LogProbWorkers
+from raft.monitor.kl import LogProbWorker, LogProbWorkers
 from raft.runs.metrics import Numbers
 from raft.workers.inline_executor import InlineExecutor
 from raft.workers.placement import place, place_monitor

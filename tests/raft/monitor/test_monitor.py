@@ -15,8 +15,8 @@ import toy_runs
 from crashes import Crash, folders_of_kills
 
 from raft.loop import run
+from raft.monitor.kl import LogProbWorker
 from raft.monitor.log_probs import Row
-from raft.monitor.policies import LogProbWorker
 from raft.runs.folder import RunFolder
 from rollout.engines.toy import read_toy, write_toy
 from rollout.types import InputError

@@ -10,7 +10,7 @@ import toy_faults
 import toy_runs
 
 import raft.assemble
-import raft.monitor.policies
+import raft.monitor.kl
 import raft.workers.reward
 import raft.workers.rollout
 from raft.loop import run
@@ -30,7 +30,7 @@ def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAFT_TEST_FAULTS", str(folder))
     monkeypatch.setattr(raft.workers.rollout, "RolloutWorker", toy_faults.DyingRolloutWorker)
     monkeypatch.setattr(raft.workers.reward, "RewardWorker", toy_faults.DyingRewardWorker)
-    monkeypatch.setattr(raft.monitor.policies, "LogProbWorker", toy_faults.DyingLogProbWorker)
+    monkeypatch.setattr(raft.monitor.kl, "LogProbWorker", toy_faults.DyingLogProbWorker)
     monkeypatch.setattr(raft.assemble, "build_trainer", toy_faults.build_trainer)
     return folder
 

@@ -28,10 +28,10 @@ from raft.updates.trainer import Update, build_trainer
 from raft.workers.executors import Resources
 from raft.workers.group import side_by_side
 from raft.workers.inline_executor import InlineExecutor
-from raft.workers.probe import Probe
 from raft.workers.reward import GroupScores, RewardWorkers
 from raft.workers.rollout import Policy, RolloutWorkers
 from raft.workers.trainer import TrainerWorkers
+from raft.workers.weight_check import Probe
 from rewards.build import build_reward
 from rewards.types import RewardError
 from rollout.engines.base import EngineChoice, SentTensors, Transfer, build_engine
@@ -526,7 +526,7 @@ def test_a_trainer_begins_again_from_the_last_finished_policy(tmp_path: Path) ->
     assert workers.train(Update("rows", 7, str(tmp_path / "out")))["from"] == "old"
     assert not (tmp_path / "out").exists(), "what the dead one had written is gone"
     workers.store("new")
-    workers.settle()
+    workers.wait_stored()
     executor.fatal = lambda worker, method: worker.number == 1
     assert workers.log_probs([1, 2]) == [0.0]
     assert [one.keywords["checkpoint"] for one in executor.spawned] == ["old", "old", "new"]
@@ -567,7 +567,7 @@ def test_a_trainer_makes_the_updates_since_its_checkpoint_again(tmp_path: Path) 
     assert workers.log_probs([1, 2]) == [0.0]
     assert made() == [(new, f"rows-{n}", None, n, False) for n in (5, 6)]
     stored = Rank.stored[:]
-    workers.settle()
+    workers.wait_stored()
     assert [*stored, new] == Rank.stored, "those that made the updates again write it"
 
 
@@ -578,7 +578,7 @@ def test_what_a_trainer_cannot_write_is_said_when_it_is_asked_next(tmp_path: Pat
 
     workers = TrainerWorkers(Chaos(), [Resources()], Full, "old")
     for ask in (
-        lambda: workers.train(Update("rows", 1, str(tmp_path))), workers.settle, workers.dtype,
+        lambda: workers.train(Update("rows", 1, str(tmp_path))), workers.wait_stored, workers.dtype,
     ):  # fmt: skip
         workers.store(str(tmp_path))
         with pytest.raises(OSError, match="no space"):

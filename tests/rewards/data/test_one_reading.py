@@ -17,7 +17,7 @@ from rewards.data.read import read_pairs
 from rewards.doctor.pairs import read_pairs as doctor_pairs
 from rewards.evaluation.dataset import read_set
 from rollout.data.prompts import read_prompts
-from rollout.data.scored_rows import RowReader
+from rollout.data.rows_to_score import RowReader
 from rollout.data.verdicts import SUMMARY_PREFIX
 from rollout.errors import InputError
 from rollout.types import Message, Prompt, conversation

@@ -13,8 +13,8 @@ from engine_process import EngineExecutor, EngineProcess
 from wording import words
 
 from raft.workers.executors import Resources
-from raft.workers.probe import Probe
 from raft.workers.rollout import Policy, RolloutWorkers
+from raft.workers.weight_check import Probe
 from rollout.engines.base import build_engine, choose_engine
 from rollout.engines.toy import write_toy
 from rollout.types import EngineError, InputError, Sampling, StaleWeightsError

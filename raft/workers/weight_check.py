@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Noise", "Probe", "Reading", "Verdict", "said"]
+__all__ = ["CheckResult", "EngineState", "Noise", "Probe", "log_probs_of"]
 
 # how far an engine may be from the trainer where noise is not known yet, nats per token on average
 _EXACT, _16_BIT = 1e-3, 0.05
@@ -31,7 +31,7 @@ class _Policy(Protocol):
     def log_probs(self, token_ids: Sequence[int]) -> list[float]: ...
 
 
-def said(policy: _Policy, rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
+def log_probs_of(policy: _Policy, rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
     """Return an engine's or a trainer's log-probabilities (nats) of several texts, end to end."""
     return tuple(value for row in rows for value in policy.log_probs(row))
 
@@ -45,7 +45,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Reading:
+class EngineState:
     """An engine's log-probabilities of a probe's rows, end to end, and the checksums of its tensors
     on each of its devices."""
 
@@ -54,7 +54,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """The result of comparing an engine with the trainer.
 
     `share` is how much of the update the engine shows: 1 all of it, 0 none, 2 twice (nearer to a
@@ -102,7 +102,7 @@ class Probe:
         most = limit if self.exact else math.inf
         return min(most, max(limit * _LEAST, _TIMES_NOISE * self.noise.mean))
 
-    def judge(self, found: Sequence[float]) -> Verdict:
+    def compare(self, found: Sequence[float]) -> CheckResult:
         """Return the verdict on an engine's log-probabilities (nats) of the probe's tokens.
 
         They are compared with those of the policy that the engine must hold, and with those of the
@@ -110,7 +110,7 @@ class Probe:
         """
         if len(found) != len(self.new):
             problem = f"has {len(found)} log-probabilities for {len(self.new)} tokens"
-            return Verdict(Noise(math.nan, math.nan), fault=problem)
+            return CheckResult(Noise(math.nan, math.nan), fault=problem)
         engine_N, new_N = np.asarray(found), np.asarray(self.new)
         apart_N = engine_N - new_N
         noise = Noise(float(np.abs(apart_N).mean()), float(np.sqrt((apart_N**2).mean())))
@@ -127,7 +127,7 @@ class Probe:
                 f"its log-probabilities show {share:.2f} of the last update, where 1 is all of it "
                 f"({max(-sigmas, too_far):.3g} standard deviations of the noise from what could be)"
             )
-        return Verdict(noise, share, sigmas, fault)
+        return CheckResult(noise, share, sigmas, fault)
 
     def _of_update(
         self, engine_N: NDArray[np.float64], new_N: NDArray[np.float64]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raft.workers.probe import Noise, Probe, Verdict
+from raft.workers.weight_check import CheckResult, Noise, Probe
 
 TRIALS = 1000
 SIGMA = 0.02  # nats per token, as measured for policies in bfloat16
@@ -16,7 +16,7 @@ SIGMA = 0.02  # nats per token, as measured for policies in bfloat16
 
 def judged(
     rng: np.random.Generator, share: float, *, update: float, trainer: float, tokens: int = 2048
-) -> Verdict:
+) -> CheckResult:
     """An engine that shows `share` of an update of so many sigmas per token.
 
     Noise and updates are heavy-tailed (Student's t with 4 and 3 degrees of freedom), `trainer` is
@@ -32,7 +32,7 @@ def judged(
     normal = Noise(float(at_start.mean()), float(np.sqrt((at_start**2).mean())))
     old, new = truth + noise(trainer), truth + way + noise(trainer)
     probe = Probe(((0,),), tuple(new), tuple(old), normal, exact=False)
-    return probe.judge(truth + share * way + noise(1))
+    return probe.compare(truth + share * way + noise(1))
 
 
 @pytest.mark.slow
@@ -60,12 +60,12 @@ def test_stale_engines_and_updates_made_twice_are_seen(
 def test_exact_engines_may_not_be_a_part_of_an_update_away() -> None:
     old, new = (-1.0, -2.0, -3.0), (-1.001, -2.001, -2.999)
     probe = Probe(((1, 2, 3, 4),), new, old, Noise(1e-6, 1e-6))
-    assert probe.judge(new).fault is None and probe.judge(new).share == pytest.approx(1)
+    assert probe.compare(new).fault is None and probe.compare(new).share == pytest.approx(1)
     most = [0.2 * a + 0.8 * b for a, b in zip(old, new, strict=True)]
-    assert probe.judge(most).share == pytest.approx(0.8)
-    assert "differ from the trainer's" in str(probe.judge(most).fault)
-    assert "log-probabilities for 3 tokens" in str(probe.judge(new[:2]).fault)
-    assert probe.judge([math.nan] * 3).fault
+    assert probe.compare(most).share == pytest.approx(0.8)
+    assert "differ from the trainer's" in str(probe.compare(most).fault)
+    assert "log-probabilities for 3 tokens" in str(probe.compare(new[:2]).fault)
+    assert probe.compare([math.nan] * 3).fault
 
 
 @pytest.mark.slow
@@ -79,4 +79,4 @@ def test_noise_that_grew_since_the_start_is_no_update(exact: bool, update: float
         old, way = rng.normal(-2, 1, 256), update * rng.standard_t(3, 256)
         engine = old + way + noise * rng.standard_t(4, 256)
         probe = Probe(((0,),), tuple(old + way), tuple(old), normal, exact)
-        assert probe.judge(engine.tolist()).fault is None
+        assert probe.compare(engine.tolist()).fault is None

@@ -12,8 +12,8 @@ import tiny_models as tiny
 
 from raft.monitor import log_probs as module
 from raft.monitor.diversity import diversity_metrics, duplicate_share, msttr, text_key
+from raft.monitor.kl import LogProbWorker, divergence_metrics, k3_sum
 from raft.monitor.log_probs import Row, log_probs
-from raft.monitor.policies import LogProbWorker, divergence_metrics, k3_sum
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.types import Prompt, Sampling
 

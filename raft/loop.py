@@ -112,8 +112,8 @@ def _run(config: RunConfig, texts: Texts) -> Path:
                 engine, seconds = workers.rollout.describe(), time.monotonic() - started
                 log.info("policy %s, engine %s, %.0f s", config.policy.model, engine, seconds)
                 rehearse(config, workers, prompts)  # what a GPU has no memory for shows here
-                parts = (config, folder, workers, prompts, held_out, monitor, measures, sinks)
-                iterate(Run(*parts, start_seconds=seconds, mix=texts.mix))
+                iterate(Run(config, folder, workers, prompts, held_out, monitor, measures,
+                            sinks, start_seconds=seconds, mix=texts.mix))  # fmt: skip
         if not (over and curves.exists()):
             draw_curves([folder.root], curves)
         return folder.root
@@ -145,22 +145,22 @@ def improve(run: Run, iteration: int) -> None:
     """Make one RAFT iteration: policy version `iteration` − 1 becomes version `iteration`."""
     if run.folder.improved(iteration):
         return
-    config, watch, home = run.config, Stopwatch(), run.folder.iteration(iteration)
-    batches, sends = (config, run.folder, run.workers, run.prompts), config.policy.sync == "nccl"
-    store, collected = draw_batch(*batches, iteration)
+    config, folder, workers, prompts = run.config, run.folder, run.workers, run.prompts
+    watch, home, update = Stopwatch(), folder.iteration(iteration), config.train.update
+    store, collected = draw_batch(config, folder, workers, prompts, iteration)
     collected = run.ahead.pop(iteration, collected)
     with watch("select"):
-        how = (config.select, config.seed, iteration, config.train.update.weights)
-        kept = write_selected(store.rows, home / "selected.jsonl", *how)
+        kept = write_selected(store.rows, home / "selected.jsonl", config.select, config.seed,
+                              iteration, update.weights)  # fmt: skip
         write_mixed(config, run.mix, home, int(kept["select/kept"]), iteration)
     with watch("train"):
-        if run.folder.latest_version() < iteration:
-            run.finish_checkpoint()
-        ahead = partial(draw_ahead, *batches, iteration, run.ahead)
-        trained = train(*batches[:3], iteration, ahead, learns=kept["select/kept"] > 0)
+        if folder.latest_version() < iteration:
+            run.finish_checkpoint()  # the optimizer of the update before is not written yet
+        ahead = partial(draw_ahead, config, folder, workers, prompts, iteration, run.ahead)
+        trained = train(config, folder, workers, iteration, ahead, learns=kept["select/kept"] > 0)
     with watch("sync"):
-        sync(run.folder, run.workers, run.held_out, iteration, send=sends)
-    save_optimizer(run.folder, run.workers, iteration)
+        sync(folder, workers, run.held_out, iteration, send=config.policy.sync == "nccl")
+    save_optimizer(folder, workers, iteration)
     row = {
         **summarize_rollouts(config, store, kept, collected.reports),
         **trained,

@@ -49,6 +49,9 @@ def test_curves_samples_and_settings_of_two_runs_are_on_the_page(pair: list[Path
     assert differing["title"] == "Settings that differ"
     assert [row[0] for row in differing["rows"]] == ["sampling.k"]
     assert both.data["lists"] == alone.data["lists"]
+    drawn = [one for page in (alone, both) for one in page.data["facts"]
+             if one["title"] == "Responses"]  # fmt: skip
+    assert drawn[0] == drawn[1], "of the page's own run"
 
 
 def test_a_name_that_stands_twice_is_told_apart(pair: list[Path]) -> None:

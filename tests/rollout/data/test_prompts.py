@@ -313,6 +313,37 @@ def test_bytes_that_are_not_utf8(tmp_path):
     assert "t.txt:2: not UTF-8" in refused(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "head", "separator"),
+    [("t.txt", b"", None), ("t.csv", b"prompt\n", None), ("t.txt", b"", "==="),
+     ("t.tsv", b"prompt\n", None), ("t.jsonl", b"", None)],
+)  # fmt: skip
+def test_bytes_that_are_not_utf8_are_one_bad_row(tmp_path, name, head, separator):
+    path = tmp_path / name
+    texts = [b"fine", b"na\xefve", b"\xe2\x80\x9cquoted\xe2\x80\x9d", b"\xff\xfe"]
+    if name.endswith("jsonl"):
+        texts = [b'{"prompt": "' + text + b'"}' for text in texts]
+    path.write_bytes(head + (f"\n{separator}\n" if separator else "\n").encode().join(texts))
+    source = find_source(path)
+    rows = [row.value for row in read_rows(source, separator=separator, keep_errors=True)]
+    assert [isinstance(value, InputError) for value in rows] == [False, True, False, True]
+    assert rows[0] == {"prompt": "fine"} and rows[2] == {"prompt": "“quoted”"}
+    place = rf"{name}:\d: not UTF-8"
+    assert all(re.match(rf".*{place}", str(rows[at])) for at in (1, 3))
+    with pytest.raises(InputError, match=place):
+        list(read_rows(source, separator=separator))
+    path.write_bytes(b"na\xefve\n1\n")
+    if name.endswith("sv"):  # no row of it can be read without the names
+        with pytest.raises(InputError, match=f"{name}:1: not UTF-8"):
+            list(read_rows(source, keep_errors=True))
+
+
+def test_json_that_is_nested_too_deeply_is_one_line(tmp_path):
+    deep = "[" * 100_000
+    for name, text in (("d.json", deep), ("d.jsonl", deep), ("d.csv", f"prompt,tools\na,{deep}\n")):
+        assert "\n" not in refused(write(tmp_path / name, *text.splitlines()))
+
+
 def test_broken_gzip(tmp_path):
     path = tmp_path / "p.jsonl.gz"
     path.write_bytes(b"plain")

@@ -337,6 +337,19 @@ def test_noise_is_a_published_generators() -> None:
     assert found.min() > 0 and found.max() < 1
 
 
+def test_the_highest_noise_is_finite() -> None:
+    state = 2**64 - 1  # from what the generator gives back to the state that gives it
+    for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, 1)):
+        mixed = state
+        for _ in range(64 // shift + 1):
+            state = mixed ^ (state >> shift)
+        state = state * pow(factor, -1, 2**64) % 2**64
+    state = (state - 0x9E3779B97F4A7C15) % 2**64
+    assert split_mix(state, 1) == 2**64 - 1
+    signed = state - 2**64 if state >= 2**63 else state
+    assert 0.999 < hashed_uniform(torch.tensor([signed]), 1).item() < 1
+
+
 def test_noise_of_neighbours_is_unrelated() -> None:
     # seeds of one prompt's samples follow each other, as do steps and tokens
     sampler = _sampler(Sampling(temperature=1.0), range(40))[-1]

@@ -257,16 +257,17 @@ def _csv_rows(source: _File) -> Iterator[Row]:
             raise error
         for number, cells in enumerate(reader, start=1):
             where = f"{source.name}:{reader.line_num}"
-            error = _not_utf8(" ".join(filter(None, cells.values())), where)
-            if None in cells:
-                problem = "has more cells than the first line has names"
-                error = InputError(where, problem, "fix it")
-            if error is not None:
-                yield Row(number, where, error)
-                continue
-            yield Row(number, where, {name: _cell(name, text) for name, text in cells.items()})
+            yield Row(number, where, _table_row(cells, where))
     except csv.Error as error:
         raise InputError(f"{source.name}:{reader.line_num}", f"no CSV ({error})") from None
+
+
+def _table_row(cells: dict[str, str], where: str) -> object:
+    """Return the row of a table, or the InputError of one that cannot be read."""
+    if None in cells:
+        return InputError(where, "has more cells than the first line has names", "fix it")
+    error = _not_utf8(" ".join(filter(None, cells.values())), where)
+    return error or {name: _cell(name, text) for name, text in cells.items()}
 
 
 def _cell(name: str, text: str | None) -> object:

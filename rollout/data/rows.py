@@ -152,17 +152,11 @@ def _raw_lines(source: _File) -> Iterator[tuple[str, bytes]]:
                 line = raw.removeprefix(b"\xef\xbb\xbf") if line_number == 1 else raw
                 yield f"{source.name}:{line_number}", line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{source.name}:{line_number + 1}",
-            f"broken gzip data ({error})",
-            "compress the file again",
-        ) from None
+        where, problem = f"{source.name}:{line_number + 1}", f"broken gzip data ({error})"
+        raise InputError(where, problem, "compress the file again") from None
     except OSError as error:
-        raise InputError(
-            source.name,
-            f"cannot be read ({error.strerror or error})",
-            "check the file",
-        ) from None
+        problem = f"cannot be read ({error.strerror or error})"
+        raise InputError(source.name, problem, "check the file") from None
 
 
 def _text_rows(source: _File) -> Iterator[Row]:

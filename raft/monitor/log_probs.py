@@ -17,6 +17,7 @@ import numpy as np
 
 from rollout.engines.base import TOY_FILE
 from rollout.engines.causal_lm import load_causal_lm
+from rollout.engines.environment import exempt_from_collection
 
 if TYPE_CHECKING:
     import torch
@@ -58,10 +59,7 @@ def import_what_loads(model: str) -> None:
     if not (Path(model) / TOY_FILE).exists():
         from transformers import AutoModelForCausalLM  # noqa: F401
 
-        # the libraries' half a million objects stay: without `freeze`, every later collection would
-        # spend 0.4 s on them
-        gc.collect()
-        gc.freeze()
+        exempt_from_collection()
 
 
 def _toy(model: str, rows: Sequence[Row]) -> list[np.ndarray]:

@@ -50,6 +50,7 @@ from raft.updates.rows import (
     with_log_probs,
 )
 from raft.updates.trainer import METRICS_FILE, Update, rendezvous_address, set_torchrun_env
+from rollout.engines.environment import exempt_from_collection
 from rollout.engines.vllm_transfer import send_weights, sent_tensors
 from rollout.types import InputError
 
@@ -221,6 +222,7 @@ class SFT:
             reduce_in_float32(self._trainer.accelerator)
         begun = Path(self._checkpoint) if self._checkpoint and not self._settings.fresh else None
         self._files = OptimizerFiles(self._rank, self._world_size, self._settings.fsdp, begun)
+        exempt_from_collection()
 
     def _make(self, model: Any, common: dict[str, Any]) -> Any:
         from raft.updates.objective import make_trainer

@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
@@ -256,12 +256,12 @@ def _csv_rows(source: _File) -> Iterator[Row]:
         raise InputError(f"{source.name}:{reader.line_num}", f"no CSV ({error})") from None
 
 
-def _table_row(cells: dict[str, str], where: str) -> object:
+def _table_row(cells: Mapping[str | None, str], where: str) -> object:
     """Return the row of a table, or the InputError of one that cannot be read."""
-    if None in cells:
+    if None in cells:  # the cells beyond the names
         return InputError(where, "has more cells than the first line has names", "fix it")
     error = _not_utf8(" ".join(filter(None, cells.values())), where)
-    return error or {name: _cell(name, text) for name, text in cells.items()}
+    return error or {name: _cell(name, text) for name, text in cells.items() if name is not None}
 
 
 def _cell(name: str, text: str | None) -> object:

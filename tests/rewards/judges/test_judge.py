@@ -169,7 +169,8 @@ def test_prompts_that_differ_in_a_call_alone_are_two():
     class Counting:
         def score_groups(self, groups):
             self.sizes = [len(group.completions) for group in groups]
-            return [[float(n)] * size for n, size in enumerate(self.sizes)]
+            scores: list[list[float | None]] = [[1.0] * size for size in self.sizes]
+            return scores
 
     def prompt(*calls):
         called = {"role": "assistant", "content": "", "tool_calls": [*calls]}

@@ -140,8 +140,7 @@ def best_of_n(
     Raises InputError for unusable data, settings or files, RewardError for a reward that fails.
     """
     log_for_program()
-    check_at_least(1, n=n)
-    check_at_least(0, seed=drawing.get("seed"))
+    check_at_least(n=(1, n), seed=(0, drawing.get("seed")))
     file = File(data, "pool")
     out = outputs(stem, file.name, folder=None if out_dir is None else str(out_dir))
     wanted = {"method": method, "tie": tie, "budget": budget, "seed": drawing.get("seed")}

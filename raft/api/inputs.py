@@ -71,13 +71,13 @@ def to_spec(
     return reward
 
 
-def check_at_least(least: int, **values: int | None) -> None:
-    """Check that every value that is given is a whole number of `least` or more.
+def check_at_least(**numbers: tuple[int, int | None]) -> None:
+    """Check numbers given as NAME=(least, number): each is whole and not below its least, or None.
 
     Raises InputError with the name of the first that is not. Options of the commands are checked
     by their parser; this is for calls from Python.
     """
-    for name, value in values.items():
+    for name, (least, value) in numbers.items():
         if value is not None and (not isinstance(value, int) or value < least):
             raise InputError(
                 f"{name}={value}", f"is no whole number of {least} or more", "change it"

@@ -71,7 +71,7 @@ def score(
         RewardError: a score that cannot be had, with the place of its row.
     """
     log_for_program()
-    check_at_least(1, batch_rows=rows.get("batch_rows"))
+    check_at_least(batch_rows=(1, rows.get("batch_rows")))
     file, to = File(data, "rows"), None if out is None else str(out)
     name = None if output_column is None else base_name(output_column)
     spec = to_spec(reward)
@@ -107,8 +107,7 @@ def rank(
     Raises as `score` does.
     """
     log_for_program()
-    check_at_least(1, batch_rows=rows.get("batch_rows"))
-    check_at_least(0, seed=seed, budget=budget)
+    check_at_least(batch_rows=(1, rows.get("batch_rows")), seed=(0, seed), budget=(0, budget))
     file, rules, judged = File(data, "rows"), Tournament(), None
     if judge is not None:
         named = to_spec(judge, sections=JUDGE_SECTIONS, kind="pairwise")
@@ -196,7 +195,7 @@ def evaluate_reward(
     from rewards.evaluation.report import check_output, kept_rows, write_report
 
     log_for_program()
-    check_at_least(0, seed=seed)
+    check_at_least(seed=(0, seed))
     file = File(data, "pairs")
     scorers = [
         *_scorers(rewards, ("reward",), "model"),

@@ -89,7 +89,7 @@ def replay(
 
     log_for_program()
     check_draws(draws)
-    check_at_least(0, seed=seed)
+    check_at_least(seed=(0, seed))
     file = File(source, "pool")
     folder = None if out_dir is None else make_out_folder(str(out_dir))
     tried = rules.parse_rules(strategy) if strategy is not None else []

@@ -145,7 +145,7 @@ def best_of_n(
     out = outputs(stem, file.name, folder=None if out_dir is None else str(out_dir))
     wanted = {"method": method, "tie": tie, "budget": budget, "seed": drawing.get("seed")}
     selection, rewards = _rewards(reward, judge, gold, wanted)
-    rows, drawn = _Rows(split="train", columns={}), None
+    rows, drawn, judged = _Rows(split="train", columns={}), None, Judged()
     if policy is None:
         _check_stored(file.name, drawing, rewards)
         pool = Path(file.name).expanduser()
@@ -156,7 +156,6 @@ def best_of_n(
         pool, drawn = _drawn(file.name, policy, n, out, selection, rewards, restart, drawing)
         n = n if drawn == How() else None  # in waves or rejected early: all compete
     how = _How(n=n, restart=restart, on_bad_row=drawing.get("on_bad_row", "stop"))
-    judged = Judged()
     if selection is not None:
         judge_pool(pool, out.judged, selection, **how, **rows)
         rows = _Rows(split="train", columns={})

@@ -134,10 +134,10 @@ class _LoadedSpec(_Spec):
         default="auto", description="auto: as published, on a CPU float32"
     )
     device: str | None = Field(default=None, description="not in a run, which places its workers")
-    max_length: int | None = Field(default=None, ge=1, description="tokens; longer ones are cut")
-    batch_tokens: int | None = Field(default=None, ge=1, description="tokens per forward pass")
+    max_length: int | None = Field(default=None, ge=1, description="tokens; default: the model's")
+    batch_tokens: int | None = Field(default=None, ge=1, description="default: 2048, GPU 32768")
     gpu_memory: float | None = Field(
-        default=None, gt=0, le=1, description="share of a GPU that vLLM may take"
+        default=None, gt=0, le=1, description="share for vLLM; default: 0.8 for all its models"
     )
     non_finite: NonFinite = _NON_FINITE
 
@@ -149,10 +149,10 @@ class _ReadSpec(_Spec):
     """How conversations become text or token ids."""
 
     format: Format | None = Field(default=None, description="default: the model's own")
-    bos: Bos | None = Field(default=None, description="number of BOS tokens")
-    eos: Eos | None = Field(default=None, description="what a row ends in, beside its template")
+    bos: Bos | None = Field(default=None, description="number of BOS tokens; default: the model's")
+    eos: Eos | None = Field(default=None, description="at a row's end; default: the model's")
     separator: str | None = Field(default=None, description="between messages, format hh_hash")
-    max_length: int | None = Field(default=None, ge=1, description="tokens; longer ones are cut")
+    max_length: int | None = Field(default=None, ge=1, description="tokens; default: the model's")
     truncation_side: TruncationSide | None = Field(default=None, description="default: left")
 
 
@@ -161,7 +161,7 @@ class ModelSpec(_LoadedSpec, _ReadSpec):
 
     kind: Literal["model"] = "model"
     chat_template_kwargs: dict[str, object] | None = Field(
-        default=None, description="variables of the chat template"
+        default=None, description="variables of the chat template, such as enable_thinking: false"
     )
     family: Literal["classifier", "armorm", "grm"] | None = Field(
         default=None, description="default: found from the files"
@@ -175,15 +175,15 @@ class PairwiseSpec(_LoadedSpec):
     tournament: str | None = Field(
         default=None, description="knockout (default), round_robin, swiss, …"
     )
-    score: str | None = Field(default=None, description="how a round robin is scored")
+    score: str | None = Field(default=None, description="of a round robin; default: copeland")
     rounds: int | None = Field(default=None, ge=1, description="number of Swiss rounds")
-    budget: int | None = Field(default=None, ge=1, description="comparisons per prompt")
+    budget: int | None = Field(default=None, ge=1, description="most comparisons per prompt")
     tie: float | None = Field(
-        default=None, ge=0, lt=0.5, description="P within this of 1/2 is a tie"
+        default=None, ge=0, lt=0.5, description="P within this of 1/2 is a tie; default: 0"
     )
     seed: int | None = Field(default=None, description="of the draws; default: 0")
     temperature: float | None = Field(
-        default=None, gt=0, description="divides the log-odds of the verdicts"
+        default=None, gt=0, description="divides the log-odds of the verdicts; default: 1"
     )
 
     def rules(self) -> Tournament:
@@ -246,12 +246,12 @@ class RemoteSpec(_ReadSpec):
     token_env: str | None = Field(
         default=None, description="environment variable that holds the bearer token"
     )
-    timeout: float | None = Field(default=None, gt=0, description="seconds per request")
-    concurrency: int | None = Field(default=None, ge=1, description="requests in flight")
-    batch_size: int | None = Field(default=None, ge=1, description="texts per request")
-    retries: int | None = Field(default=None, ge=0, description="of a request that may yet work")
-    backoff: float | None = Field(default=None, gt=0, description="seconds before the first retry")
-    tokenizer: str | None = Field(default=None, description="for text protocols")
+    timeout: float | None = Field(default=None, gt=0, description="s per request; default: 60")
+    concurrency: int | None = Field(default=None, ge=1, description="requests at once; default: 4")
+    batch_size: int | None = Field(default=None, ge=1, description="texts per request; default: 32")
+    retries: int | None = Field(default=None, ge=0, description="of a request; default: 4")
+    backoff: float | None = Field(default=None, gt=0, description="s before a retry; default: 0.5")
+    tokenizer: str | None = Field(default=None, description="for protocols that send text")
     columns: tuple[str, ...] | None = Field(
         default=None, description="raft: prompt columns to send; default: all"
     )

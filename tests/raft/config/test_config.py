@@ -327,6 +327,17 @@ def test_the_resolved_config_is_a_config(tmp_path: Path) -> None:
     assert make_config(again) == first
 
 
+def test_defaults_that_a_server_has_are_told() -> None:
+    from inspect import signature
+
+    from rewards.remote.client import RemoteReward
+
+    lines = {line.split()[0]: line for line in describe_keys()}
+    own = signature(RemoteReward).parameters
+    for name in ("timeout", "concurrency", "batch_size", "retries", "backoff"):
+        assert f"default: {own[name].default:g}" in lines[f"reward.{name}"]
+
+
 @pytest.mark.parametrize("key", ["min_score", "minimum"])
 def test_a_threshold_is_read_under_its_old_name(tmp_path: Path, key: str) -> None:
     # the bound of a threshold is the strategy's: as a filter it would count samples as refused

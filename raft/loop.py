@@ -146,7 +146,7 @@ def improve(run: Run, iteration: int) -> None:
     if run.folder.improved(iteration):
         return
     config, watch, home = run.config, Stopwatch(), run.folder.iteration(iteration)
-    batches, sends = (config, run.folder, run.workers, run.prompts), config.policy.sync == "nccl"
+    batches = (config, run.folder, run.workers, run.prompts)
     store, collected = draw_batch(*batches, iteration)
     collected = run.ahead.pop(iteration, collected)
     with watch("select"):
@@ -159,6 +159,7 @@ def improve(run: Run, iteration: int) -> None:
         ahead = partial(draw_ahead, *batches, iteration, run.ahead)
         trained = train(*batches[:3], iteration, ahead, learns=kept["select/kept"] > 0)
     with watch("sync"):
+        sends = config.policy.sync in ("nccl", "ipc")
         sync(run.folder, run.workers, run.held_out, iteration, send=sends)
     save_optimizer(run.folder, run.workers, iteration)
     row = {

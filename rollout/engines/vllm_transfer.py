@@ -147,10 +147,13 @@ def begin_taking(llm: vllm.LLM, folder: str, names: Sequence[str]) -> None:
 
 def take_chunk(llm: vllm.LLM, chunk: SharedChunk | None) -> None:
     """Copy a chunk into an engine's weights; None: all have come, and the buffer is closed."""
+    import torch
+
     engine: Any = llm  # bare dicts
     if chunk is None:
         engine.finish_weight_update()
         engine.shutdown_weight_transfer_engine()
+        torch.cuda.empty_cache()  # what the copies were in, before the cache takes its share
         return
     tensors = chunk.tensors
     update = {"names": tensors.names, "dtype_names": tensors.dtypes, "shapes": tensors.shapes}

@@ -137,6 +137,28 @@ def test_a_sleeping_reward_model_gives_its_cache_back(monkeypatch: pytest.Monkey
     assert events[3:] == ["cuda", "cuda"]
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_sleeping_trainer_gives_back_what_torch_keeps(
+    monkeypatch: pytest.MonkeyPatch, offload: bool
+) -> None:
+    # also with fsdp_offload, whose activations were on the GPU; buffers where engines closed them
+    from raft.updates.sft import SFT
+
+    events: list[str] = []
+    for name in ("ipc_collect", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: events.append(name))
+    made: Any = object.__new__(SFT)
+    made._on_gpu, made._settings = True, SimpleNamespace(fsdp_offload=offload)
+    made._trainer = SimpleNamespace(model=SimpleNamespace(to=events.append), optimizer=None)
+    made._shared = iter([1])
+    made.sleep()
+    made.wake()
+    freed = ["ipc_collect", "empty_cache"]
+    moved = [[], []] if offload else [["cpu"], ["cuda"]]
+    assert events == [*moved[0], *freed, *moved[1], *freed]
+    assert made.share("float32", False) is None
+
+
 VLLM = {"kind": "model", "model": "a/model", "engine": "vllm"}
 ON_VLLM = VLLM | {"function": None, "arguments": None}  # without those of the toy's config
 

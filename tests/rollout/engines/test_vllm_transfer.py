@@ -6,22 +6,30 @@ import dataclasses
 import importlib.util
 import inspect
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models as tiny
 import torch
-from engine_process import EngineProcess
+from engine_process import EngineExecutor, EngineProcess
 from safetensors.torch import load_file
 from sft_rank import build_sft, run_ranks, selected_rows
-from shared_memory import shared, shared_by
+from shared_memory import SharedMemory, enter_memory, shared, shared_by
 from transfer_line import exchanged, sent_by
 
-from raft.updates.trainer import Update
+from raft.config.train import TrainConfig
+from raft.updates.trainer import Update, build_trainer
+from raft.workers.executors import Resources
+from raft.workers.inline_executor import InlineExecutor
+from raft.workers.rollout import Policy, RolloutWorkers
+from raft.workers.trainer import TrainerWorkers
+from raft.workers.weight_check import Probe
+from rollout.engines.base import build_engine
 from rollout.engines.causal_lm import load_causal_lm
 from rollout.engines.vllm_transfer import begin_taking
-from rollout.types import InputError
+from rollout.types import InputError, StaleWeightsError
 
 pytestmark = [
     pytest.mark.vllm,
@@ -152,8 +160,37 @@ def test_what_is_shared_is_what_the_disk_has(folders: dict[str, Path], family: s
     saved = load_file(folders[f"{family}_1"] / "model.safetensors")
     assert len(found["chunks"]) > 2 and sorted(names) == sorted(saved)
     # once for all chunks: torch counts, and would never free the buffer
-    assert found["opened"] == [0]
+    assert len(found["opened"]) == 1
     assert found["version"] == 1
+
+
+@pytest.mark.thorough
+def test_a_trained_policy_reaches_an_engine_in_another_process(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Driver, trainer and engine are those of a run."""
+    start, out = str(folders["llama_0"]), str(tmp_path / "out")
+    engine = EngineProcess(start, dtype="float32", sync="ipc")
+    settings = TrainConfig(learning_rate=1e-3, batch_size=4)
+    try:
+        engine.call(enter_memory)
+        executor: Any = EngineExecutor(engine)
+        engines = RolloutWorkers(executor, [Resources()], build_engine, Policy(start, 0))
+        build = partial(build_trainer, start, settings)
+        with tiny.one_thread():
+            trainers = TrainerWorkers(InlineExecutor(), [Resources()], build, None)
+            rows = (tuple(range(5, 40)),)
+            before = trainers.read(rows)
+            trainers.train(Update(str(selected_rows(tmp_path / "rows.jsonl")), 0, out))
+            probe = Probe(rows, trainers.read(rows), before)
+            with SharedMemory().laid():
+                (verdict,) = engines.sync(Policy(out, 1, probe), trainers, shares=True)
+            trainers.train(Update(str(tmp_path / "rows.jsonl"), 1, str(tmp_path / "next")))
+        assert verdict.noise.mean < 1e-5 < probe.compare(before).noise.mean
+        with pytest.raises(StaleWeightsError):
+            engines.verify(Probe(rows, trainers.read(rows), probe.new))
+    finally:
+        engine.close()
 
 
 def test_names_that_files_do_not_have_are_refused_before_an_engine_is_touched(

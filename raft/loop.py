@@ -159,7 +159,8 @@ def improve(run: Run, iteration: int) -> None:
         ahead = partial(draw_ahead, config, folder, workers, prompts, iteration, run.ahead)
         trained = train(config, folder, workers, iteration, ahead, learns=kept["select/kept"] > 0)
     with watch("sync"):
-        sync(folder, workers, run.held_out, iteration, send=config.policy.sync == "nccl")
+        sends = config.policy.sync in ("nccl", "ipc")
+        sync(folder, workers, run.held_out, iteration, send=sends)
     save_optimizer(folder, workers, iteration)
     row = {
         **summarize_rollouts(config, store, kept, collected.reports),

@@ -53,7 +53,7 @@ def place_workers(
         reward_on_gpu=any(reward.needs_gpu for reward in rewards.values()),
         reward_sleeps=not _on_vllm(rewards),
         mode="separate" if config.overlap else cluster.placement,
-        sends=config.policy.sync == "nccl" and trainers != 0,
+        sync="disk" if trainers == 0 else config.policy.sync,
     )
 
 

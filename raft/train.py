@@ -124,7 +124,8 @@ def sync(
 ) -> None:
     """Bring the rollout workers to policy version `iteration` and verify that they hold it.
 
-    They read it from the disk, or, with `send`, get it from the trainers that have just made it.
+    They read it from the disk, or, with `send`, get it from the trainers that have just made it,
+    where GPUs are shared in their memory.
 
     Raises:
         StaleWeightsError: an engine computes another policy than the trainer.
@@ -134,10 +135,13 @@ def sync(
     if workers.rollout.version == iteration or path is None:
         return
     probe = _stored_probe(path) or _start_probe(workers, held_out)
-    if workers.take_turns:
+    if workers.take_turns and send:  # trainers stay awake, and free what the update has left
+        _give_trainer_turn(workers, forget=True)
+    elif workers.take_turns:
         _trainer(workers).sleep()
     sender = workers.trainer if send else None
-    verdicts = workers.rollout.sync(Policy(str(path), iteration, probe), sender)
+    policy = Policy(str(path), iteration, probe)
+    verdicts = workers.rollout.sync(policy, sender, shares=workers.take_turns)
     if not probe.exact:
         log.info(
             "policy version %d: trainer and engines are %s", iteration, max(verdicts, key=_far)

@@ -55,10 +55,11 @@ class PolicyConfig(BaseModel):
         description="what engines load after an update with train.lora; auto: in 16 bits the "
         "adapter, where vLLM can",
     )
-    sync: Literal["auto", "disk", "nccl"] = Field(
+    sync: Literal["auto", "disk", "nccl", "ipc"] = Field(
         default="auto",
         description="how engines get an update's weights: disk: from the checkpoint; nccl: from "
-        "the trainers, where engines and trainers have GPUs of their own; auto: disk",
+        "the trainers, where engines and trainers have GPUs of their own; ipc: from the trainers "
+        "on the GPUs that they share; auto: disk",
     )
     vllm: dict[str, object] | None = Field(
         default=None, description="further options of vLLM's LLM, such as quantization: fp8"

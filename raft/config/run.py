@@ -241,16 +241,35 @@ class RunConfig(_Section):
     def _adapters_are_trained(self) -> RunConfig:
         if self.policy.lora_sync == "adapter" and self.train.lora is None:
             raise ValueError("policy.lora_sync: adapter needs train.lora; set it, or use auto")
-        if self.policy.sync == "nccl" and self.train.lora is not None:
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_sent(self) -> RunConfig:
+        """Refuse a `policy.sync` without a disk that the workers cannot do, with ValueError."""
+        sync = self.policy.sync
+        if sync not in ("nccl", "ipc"):
+            return self
+        if self.train.lora is not None:
             raise ValueError(
-                "policy.sync: nccl sends all weights, and of train.lora an adapter is enough; use "
-                "disk"
+                f"policy.sync: {sync} is of all weights, and of train.lora an adapter is enough; "
+                "use disk"
             )
-        if self.policy.sync == "nccl" and self.cluster.address == "inline":
+        if self.cluster.address == "inline":
             raise ValueError(
-                "policy.sync: nccl is between processes, and cluster.address: inline has one; use "
-                "disk"
+                f"policy.sync: {sync} is between processes, and cluster.address: inline has one; "
+                "use disk"
             )
+        alone = {
+            "cluster.placement: separate": self.cluster.placement == "separate",
+            "overlap: 1": self.overlap > 0,
+            "policy.tensor_parallel": self.policy.tensor_parallel > 1,
+        }
+        for key, gives_own_gpus in alone.items():
+            if sync == "ipc" and gives_own_gpus:
+                raise ValueError(
+                    f"policy.sync: ipc is on GPUs that engines and trainers share, and with {key} "
+                    "they share none; use nccl"
+                )
         return self
 
     @model_validator(mode="after")

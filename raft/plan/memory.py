@@ -25,8 +25,8 @@ _COLLECTIVES = GIB // 2  # NCCL's buffers, where processes train together
 _ON_THE_WAY = 4 / 3
 _TILE = 32_768  # positions of TRL's head over the vocabulary at a time
 
-Phase = Literal["draw", "train", "save", "measure"]
-PHASES: tuple[Phase, ...] = ("draw", "train", "save", "measure")
+Phase = Literal["draw", "train", "save", "sync", "measure"]
+PHASES: tuple[Phase, ...] = ("draw", "train", "save", "sync", "measure")
 
 
 @dataclass(frozen=True)

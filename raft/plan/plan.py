@@ -47,7 +47,7 @@ _DRIVER = 0.45  # GiB of an H100 that the driver reports, but torch cannot use
 _ROW_BYTES = 11  # of a stored token: its id, and four letters with their quotes
 _DOING: dict[Phase, str] = {
     "draw": "drawing and scoring", "train": "training", "save": "saving the policy",
-    "measure": "measuring the KL",
+    "sync": "giving engines the weights", "measure": "measuring the KL",
 }  # fmt: skip
 
 

@@ -81,6 +81,8 @@ def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
     for sequences in (64, 16):
         if sequences < (config.policy.max_num_seqs or 0):
             yield f"policy.max_num_seqs: {sequences}", _set("policy", max_num_seqs=sequences)
+    if config.policy.sync == "ipc":
+        yield "policy.sync: disk", _set("policy", sync="disk")
     for share in (0.3, 0.4, 0.6, 0.7, 0.9):
         if share != config.policy.gpu_memory:
             yield f"policy.gpu_memory: {share}", _set("policy", gpu_memory=share)

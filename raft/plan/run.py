@@ -27,6 +27,7 @@ from raft.resources import engine_share, place_workers, reward_share, with_monit
 from raft.workers.placement import Placement
 from rewards.checkpoints.published import find_published
 from rollout.engines.base import TOY_FILE
+from rollout.engines.vllm_transfer import BUFFER
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
@@ -107,7 +108,13 @@ def run_processes(
     ]
     if placement.monitor is not None:
         made.append(_monitor(config, sizes, placement, gpus["monitor"][0]))
-    return made
+    if config.policy.sync == "ipc":
+        return made
+    # otherwise engines get the weights while no more is awake than in other phases
+    return [
+        replace(one, phases={name: parts for name, parts in one.phases.items() if name != "sync"})
+        for one in made
+    ]
 
 
 def _numbers(placement: Placement) -> dict[str, list[tuple[int, ...]]]:
@@ -179,7 +186,11 @@ def _rollout(
             "KV cache": Part(max(left, longest)),
             "other": Part(CONTEXT),
         }
-    turns = _in_turn("rollout", placement, bool(gpus), {"draw": parts}, parts)
+    works: dict[Phase, Parts] = {"draw": parts}
+    if config.policy.sync == "ipc":  # the cache sleeps, and a chunk is copied
+        taking = {"weights": parts["weights"], "activations": Part(_chunk(size, element))}
+        works["sync"] = taking | {"other": Part(CONTEXT)}
+    turns = _in_turn("rollout", placement, bool(gpus), works, parts)
     host = weights if placement.colocated and gpus else 0 if gpus else total(parts)
     return Process(name, gpus, turns, host, limit)
 
@@ -276,6 +287,10 @@ def _trainer(
         working.pop("other")
     saving = idle | {"activations": Part(_saving(config, size, how))}
     works: dict[Phase, Parts] = {"train": working, "save": saving}
+    if config.policy.sync == "ipc":  # a buffer, and a tensor that is gathered or cast
+        drawn = _BYTES.get(config.policy.dtype, 2)
+        widest = size.vocabulary * size.hidden * drawn
+        works["sync"] = idle | {"activations": Part(_chunk(size, drawn) + widest)}
     if config.overlap:
         works["draw"] = working
     turns = _in_turn("trainer", placement, bool(gpus), works, idle)
@@ -287,6 +302,11 @@ def _trainer(
     paged = working["optimizer"].bytes if working["optimizer"].least == 0 else 0
     host = total(working) if not gpus else asleep if shared or how.shards > 1 else paged
     return Process(name, gpus, turns, host)
+
+
+def _chunk(size: ModelSize, element: int) -> int:
+    """Return the bytes in which weights of `element` bytes are shared between processes at once."""
+    return max(min(BUFFER, size.elements * element), size.vocabulary * size.hidden * element)
 
 
 def _saving(config: RunConfig, size: ModelSize, how: Training) -> int:

@@ -315,6 +315,13 @@ def move_optimizer(optimizer: torch.optim.Optimizer | None, device: str) -> None
             paged = getattr(value, "is_paged", False)
             if torch.is_tensor(value) and value.dim() and not paged:
                 state[key] = value.to(device)
+
+
+def free_cached() -> None:
+    """Give back what torch keeps of the GPU's memory, and buffers that engines have closed."""
+    import torch
+
+    torch.cuda.ipc_collect()
     torch.cuda.empty_cache()
 
 

@@ -19,7 +19,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +30,7 @@ from raft.updates.policy import (
     attend_by_rows,
     check_rows_stay_apart,
     forward_unwrapped,
+    free_cached,
     gather_weights,
     load_policy,
     move_optimizer,
@@ -51,14 +52,14 @@ from raft.updates.rows import (
 )
 from raft.updates.trainer import METRICS_FILE, Update, rendezvous_address, set_torchrun_env
 from rollout.engines.environment import exempt_from_collection
-from rollout.engines.vllm_transfer import send_weights, sent_tensors
+from rollout.engines.vllm_transfer import send_weights, sent_tensors, shared_chunks
 from rollout.types import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from rollout.engines.base import SentTensors, Transfer
+    from rollout.engines.transfer import SentTensors, SharedChunk, Transfer
 
 
 class SFT:
@@ -71,6 +72,7 @@ class SFT:
     _trainer: Any  # SFTTrainer, whose model and optimizer may be None by its types
     _tokenizer: PreTrainedTokenizerBase
     _drawn_by: str | None = None
+    _shared: Iterator[SharedChunk] = iter(())
 
     def __init__(
         self,
@@ -174,11 +176,17 @@ class SFT:
     def send(self, to: Transfer, dtype: str) -> None:
         send_weights(self._trainer.model, dtype, self._rank, to)
 
+    def share(self, dtype: str, first: bool) -> SharedChunk | None:
+        if first:
+            self._shared = shared_chunks(self._trainer.model, dtype)
+        return next(self._shared, None)
+
     def dtype(self) -> str:
         kept = str(weights_dtype(self._settings, self._on_gpu)).removeprefix("torch.")
         return "bfloat16" if self._autocast else kept
 
     def sleep(self) -> None:
+        self._shared = iter(())
         self._move("cpu")
 
     def wake(self) -> None:
@@ -323,7 +331,9 @@ class SFT:
 
     def _move(self, device: str) -> None:
         """Move weights and optimizer to or from the GPU, which rollouts need between updates."""
-        if not self._on_gpu or self._settings.fsdp_offload:  # which rests in CPU memory anyway
+        if not self._on_gpu:
             return
-        self._trainer.model.to(device)
-        move_optimizer(self._trainer.optimizer, device)
+        if not self._settings.fsdp_offload:  # else they rest in CPU memory anyway
+            self._trainer.model.to(device)
+            move_optimizer(self._trainer.optimizer, device)
+        free_cached()

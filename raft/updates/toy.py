@@ -19,7 +19,7 @@ from rollout.errors import EngineError
 
 if TYPE_CHECKING:
     from raft.config.train import TrainConfig
-    from rollout.engines.base import SentTensors, Transfer
+    from rollout.engines.transfer import SentTensors, SharedChunk, Transfer
 
 
 Floats = NDArray[np.float64]
@@ -137,6 +137,9 @@ class ToyTrainer:
 
     def send(self, to: Transfer, dtype: str) -> None:
         raise EngineError("a toy policy has no tensors to send")
+
+    def share(self, dtype: str, first: bool) -> SharedChunk | None:
+        raise EngineError("a toy policy has no tensors to share")
 
     def dtype(self) -> str:
         return "float64"

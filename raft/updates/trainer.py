@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from raft.config.train import TrainConfig
-    from rollout.engines.base import SentTensors, Transfer
+    from rollout.engines.transfer import SentTensors, SharedChunk, Transfer
 
 METRICS_FILE = "train.json"
 
@@ -67,11 +67,19 @@ class Trainer(Protocol):
         ...
 
     def tensors(self, dtype: str) -> SentTensors:
-        """Return the names, dtypes and shapes of what `send` sends to engines of `dtype`."""
+        """Return the names, dtypes and shapes of what engines of `dtype` get."""
         ...
 
     def send(self, to: Transfer, dtype: str) -> None:
         """Send the weights to engines that receive them now; called on each rank."""
+        ...
+
+    def share(self, dtype: str, first: bool) -> SharedChunk | None:
+        """Return the next chunk of the weights, in a buffer on this rank's GPU; None: no more.
+
+        With `first` it is the first. A chunk is gone with the next call, the buffer with `sleep`.
+        Called on each rank at once.
+        """
         ...
 
     def dtype(self) -> str:

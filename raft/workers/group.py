@@ -84,13 +84,19 @@ class WorkerGroup(ABC, Generic[W]):
 
         Where a worker dies, its replacement is called.
         """
-        futures = [worker.call(method, *arguments, **named) for worker in self._workers]
-        for number in range(len(futures)):
-            self._watch.begin(number, method.__name__)
+        futures = self._call_all(method, *arguments, **named)
         return [
             self._result(number, future, lambda w: w.call(method, *arguments, **named))
             for number, future in enumerate(futures)
         ]
+
+    def _call_all(
+        self, method: Callable[Concatenate[W, P], R], *arguments: P.args, **named: P.kwargs
+    ) -> list[Future[R]]:
+        futures = [worker.call(method, *arguments, **named) for worker in self._workers]
+        for number in range(len(futures)):
+            self._watch.begin(number, method.__name__)
+        return futures
 
     def _result(self, number: int, future: Future[R], again: Callable[[Worker[W]], Future[R]]) -> R:
         self._watch.first({future: number})

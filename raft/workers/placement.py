@@ -15,6 +15,7 @@ from rollout.types import InputError
 _NO_GPU = (("CUDA_VISIBLE_DEVICES", ""),)
 
 Colocation = Literal["rollout", "reward", "trainer"]
+Sync = Literal["auto", "disk", "nccl", "ipc"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def place(
     reward_on_gpu: bool = True,
     reward_sleeps: bool = True,
     mode: str = "auto",
-    sends: bool = False,
+    sync: Sync = "auto",
 ) -> Placement:
     """Divide `gpus` GPUs and `cores` CPU cores among the workers, and return their resources.
 
@@ -74,13 +75,13 @@ def place(
 
     Args:
         reward_sleeps: whether reward models can leave their GPU while other workers use it.
-        sends: trainers send weights to engines, so they share no GPUs.
+        sync: nccl: trainers send weights to engines, so they share no GPUs; ipc: they share them.
 
     Raises:
         InputError: the workers asked for do not fit the GPUs.
     """
     if gpus == 0:
-        _check_sends(sends, "there is none")
+        _check_sync(sync, 0, False, 0, 0)
         return _on_cpu(cores, rollout_workers, reward_workers, trainer_workers)
     rewards_on_gpu = reward_workers if reward_on_gpu else 0
     wanted = rollout_workers * tensor_parallel + rewards_on_gpu + trainer_workers
@@ -92,7 +93,9 @@ def place(
             "use fewer workers or colocated",
         )
     threads = max(1, cores // max(wanted, 1))
-    if mode == "separate" or (mode == "auto" and wanted <= gpus):
+    apart = mode == "separate" or (mode == "auto" and wanted <= gpus)
+    _check_sync(sync, gpus, not apart, rollout_workers, trainer_workers)
+    if apart:
         beside = (Resources(threads=threads),) * reward_workers
         trainers_begin = rollout_workers + rewards_on_gpu
         return Placement(
@@ -103,7 +106,6 @@ def place(
             summary=f"{wanted} of {gpus} GPUs, each worker on its own",
         )
     turns = f"the workers would take turns on {gpus} GPU(s)"
-    _check_sends(sends, turns)
     if reward_on_gpu and not reward_sleeps:
         fix = f"use engine: transformers, or {wanted} GPUs and placement: separate"
         raise InputError("reward.engine", f"vllm keeps its memory, and {turns}", fix)
@@ -111,10 +113,24 @@ def place(
     return _colocated(gpus, threads, *counts, tensor_parallel, reward_on_gpu)
 
 
-def _check_sends(sends: bool, problem: str) -> None:
-    if sends:
+def _check_sync(sync: Sync, gpus: int, colocated: bool, rollout: int, trainer: int) -> None:
+    """Check that trainers and engines are on the GPUs, none in common or all, that `sync` needs."""
+    if sync == "nccl" and (colocated or not gpus):
+        problem = f"the workers would take turns on {gpus} GPU(s)" if gpus else "there is none"
         between = "nccl is between GPUs of trainers and engines"
         raise InputError("policy.sync", f"{between}, and {problem}", "use disk")
+    if sync == "ipc" and not colocated:
+        problem = "would have GPUs of their own" if gpus else "have none"
+        fix = "use cluster.placement: colocated, or nccl" if gpus else "use disk"
+        between = "ipc is between a trainer and an engine on one GPU"
+        raise InputError("policy.sync", f"{between}, and they {problem}", fix)
+    if sync == "ipc" and trainer != rollout:
+        raise InputError(
+            "cluster.trainer_workers",
+            f"{trainer} for {rollout} engine(s), and policy.sync: ipc needs one trainer on the GPU "
+            "of every engine",
+            f"set it to {rollout}, or policy.sync: disk",
+        )
 
 
 def _on_cpu(cores: int, rollout: int, reward: int, trainer: int) -> Placement:

@@ -8,14 +8,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from raft.workers.executors import Executor, Future, Resources, Stream, Worker
+from raft.workers.executors import Executor, Future, R, Resources, Stream, Worker
 from raft.workers.group import WorkerGroup
 from raft.workers.rollout_worker import BuildEngine, RolloutWorker
-from raft.workers.weight_check import CheckResult, EngineState, Noise, Probe
-from rollout.engines.causal_lm import changed_weights, same_weights
+from raft.workers.weight_check import (
+    CheckResult,
+    EngineState,
+    Noise,
+    Probe,
+    check_changed,
+    unchanged,
+)
+from rollout.text.printable import one_line
 from rollout.types import (
     EngineError,
     Group,
+    InputError,
     Prompt,
     Sampling,
     StaleWeightsError,
@@ -24,12 +32,13 @@ from rollout.types import (
 
 if TYPE_CHECKING:
     from raft.workers.trainer import TrainerWorkers
-    from rollout.engines.base import Transfer
+    from rollout.engines.transfer import SharedChunk, Transfer
 
 log = logging.getLogger("raft")
 
 # how long a group waits for samples before it calls `on_idle`
 _IDLE_SECONDS = 0.1
+_FROM_DISK = "a sync failed (%s); all engines start again from the disk"
 
 
 @dataclass(frozen=True)
@@ -142,16 +151,21 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             else:
                 yield groups
 
-    def sync(self, policy: Policy, sender: TrainerWorkers | None = None) -> list[CheckResult]:
+    def sync(
+        self, policy: Policy, sender: TrainerWorkers | None = None, *, shares: bool = False
+    ) -> list[CheckResult]:
         """Load new weights into every worker and return a verdict on each; [] without a probe.
 
-        The weights come from the policy's folder, or over NCCL from the trainers `sender`. Raises
+        The weights come from the policy's folder, or from the trainers `sender`: over NCCL, or,
+        where it `shares` the engines' GPUs, in their memory; then it is asleep at the end. Raises
         StaleWeightsError for a worker that does not hold them.
         """
         before, self._policy = self._policy, policy
         checksums, self._checksums = self._checksums, []
         self.begin_stage()
-        if sender is not None:
+        if sender is not None and shares:
+            self._share(policy, sender)
+        elif sender is not None:
             self._receive(policy, sender)
         futures = [
             worker.call(RolloutWorker.load_weights, policy.path, policy.version)
@@ -163,7 +177,9 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             except WorkerDiedError as error:
                 self._replace(number, error)  # the replacement is built from the new weights
         verdicts = self.verify(policy.probe)
-        self._check_changed(before, checksums)
+        if any(kept := unchanged(checksums, self._checksums)):
+            (dtype,) = self.dtypes()
+            check_changed(kept, self._checksums, (before.path, policy.path, dtype), self.version)
         return verdicts
 
     def _receive(self, policy: Policy, sender: TrainerWorkers) -> None:
@@ -176,8 +192,37 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         try:
             sender.send(receive, max(1, int(self._resources[0].gpus)), dtype)
         except WorkerDiedError as error:  # the others would wait for the dead worker for ever
-            log.warning("a sync failed (%s); all engines start again from the disk", error)
+            log.warning(_FROM_DISK, error)
             self._start_anew()
+
+    def _share(self, policy: Policy, sender: TrainerWorkers) -> None:
+        """Have the engines copy the weights of trainers on their GPUs, put those to sleep, and only
+        then wake the engines' caches."""
+
+        def take(chunk: SharedChunk | None) -> None:
+            self._results(self._call_all(RolloutWorker.take, chunk))
+
+        try:
+            (dtype,) = {*self._results(self._call_all(RolloutWorker.dtype))}
+            names = sender.tensors(dtype).names
+            self._results(self._call_all(RolloutWorker.begin_taking, policy.path, names))
+            sender.share(take, dtype)
+            sender.sleep()
+        except WorkerDiedError as error:
+            log.warning(_FROM_DISK, error)
+            self._start_anew(beside=sender)
+        except InputError:
+            raise
+        except (RuntimeError, ValueError) as error:  # of CUDA: memory, or no way between processes
+            raise InputError("policy.sync", f"ipc: {one_line(error)}", "use disk") from error
+        else:
+            self._on_all(RolloutWorker.end_sync, policy.version)
+
+    def _results(self, futures: Sequence[Future[R]]) -> list[R]:
+        """Return the results of all workers. Raises WorkerDiedError, and replaces none."""
+        for number, future in enumerate(futures):
+            self._watch.first({future: number})
+        return [future.result() for future in futures]
 
     def relabel(self, version: int) -> None:
         """Rename the workers' weights to `version`, if it is later: nothing was trained between."""
@@ -197,9 +242,12 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
         self._start_anew()
         self.verify(policy.probe)
 
-    def _start_anew(self) -> None:
+    def _start_anew(self, beside: TrainerWorkers | None = None) -> None:
+        """Start all workers again, with the trainers asleep that are on the same GPUs."""
         for worker in self._workers:
             worker.kill()
+        if beside is not None:  # vLLM plans its memory by what it finds free
+            beside.sleep()
         self._workers = [self._spawn(number) for number in range(len(self._resources))]
 
     def _rename(self, version: int) -> None:
@@ -218,40 +266,6 @@ class RolloutWorkers(WorkerGroup[RolloutWorker]):
             return []
         readings = self._on_all(RolloutWorker.read, probe.rows)
         return [self._judge(number, found, probe) for number, found in enumerate(readings)]
-
-    def _check_changed(self, before: Policy, checksums: list[dict[str, int]]) -> None:
-        """Check by checksum that the update has reached every device, and every tensor it changed.
-
-        Raises StaleWeightsError where all tensors of a device are as before, or where a tensor
-        that the update changed is as before on every device. An update that is lost in rounding is
-        only logged.
-        """
-        kept = [
-            {name for name in now if old.get(name) == now[name]}
-            for old, now in zip(checksums, self._checksums, strict=False)
-        ]
-        if not any(kept):
-            return
-        (dtype,) = self.dtypes()
-        folders = before.path, self._policy.path, dtype
-        fault = None
-        if any(len(names) == len(now) for names, now in zip(kept, self._checksums, strict=True)):
-            if same_weights(*folders):
-                log.warning(
-                    "policy version %d is the one before it in %s: updates are lost in rounding, "
-                    "so raise train.learning_rate",
-                    self.version,
-                    dtype,
-                )
-                return
-            fault = "the weights are"
-        elif stale := changed_weights(*folders, set.intersection(*kept)):
-            fault = f"{min(stale)} is"
-        if fault is not None:
-            raise StaleWeightsError(
-                f"rollout workers do not hold policy version {self.version}: {fault} what they "
-                "had before, by checksum"
-            )
 
     def sleep(self, forget: bool = False) -> None:
         """Have every engine free its GPU; with `forget` the weights may be lost, and a sync must

@@ -11,7 +11,8 @@ from rollout.engines.environment import quiet_libraries
 from rollout.types import Group, Prompt, Sampling, StaleWeightsError
 
 if TYPE_CHECKING:
-    from rollout.engines.base import Engine, EngineChoice, Transfer
+    from rollout.engines.base import Engine, EngineChoice
+    from rollout.engines.transfer import SharedChunk, Transfer
     from rollout.engines.vllm import VLLMEngine
 
 # groups go back in small parcels: often enough to keep scoring busy, seldom enough to cost nothing
@@ -69,6 +70,15 @@ class RolloutWorker:
 
     def receive(self, path: str, version: int, given: Transfer) -> None:
         cast("VLLMEngine", self._engine).receive(path, version, given)
+
+    def begin_taking(self, path: str, names: Sequence[str]) -> None:
+        cast("VLLMEngine", self._engine).begin_taking(path, names)
+
+    def take(self, chunk: SharedChunk | None) -> None:
+        cast("VLLMEngine", self._engine).take(chunk)
+
+    def end_sync(self, version: int) -> None:
+        cast("VLLMEngine", self._engine).end_sync(version)
 
     def rename(self, version: int) -> None:
         self._engine.version = version

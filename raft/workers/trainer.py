@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,10 @@ from raft.updates.trainer import Trainer, Update
 from raft.workers.executors import Executor, Future, P, R, Resources, Worker
 from raft.workers.silence import SilenceWatch
 from raft.workers.weight_check import log_probs_of
-from rollout.engines.base import Transfer
+from rollout.engines.transfer import SentTensors, SharedChunk, Transfer
 from rollout.errors import nccl_failure
 from rollout.storage.files import remove_tree
-from rollout.types import WorkerDiedError
+from rollout.types import EngineError, WorkerDiedError
 
 log = logging.getLogger("raft")
 
@@ -126,6 +127,10 @@ class TrainerWorkers:
     def dtype(self) -> str:
         return self._retried(Trainer.dtype)
 
+    def tensors(self, dtype: str) -> SentTensors:
+        """Return the names, dtypes and shapes of what engines of `dtype` get."""
+        return self._retried(Trainer.tensors, dtype)
+
     def send(
         self, receive: Sequence[Callable[[Transfer], Future[None]]], width: int, dtype: str
     ) -> None:
@@ -137,20 +142,41 @@ class TrainerWorkers:
             WorkerDiedError: an engine or a trainer died. The trainers have been restarted (unless
                 `max_respawns` is 0); the engines are left with the transfer incomplete.
         """
-        tensors = self._retried(Trainer.tensors, dtype)
+        tensors = self.tensors(dtype)
         host, port = self._workers[0].call(Trainer.rendezvous).result()
         world = 1 + width * len(receive)
         to = [Transfer(host, port, 1 + width * n, world, tensors) for n in range(len(receive))]
+        with self._restarted_by_a_death():
+            try:
+                self._receiving = [begin(one) for begin, one in zip(receive, to, strict=True)]
+                self._call(Trainer.send, to[0], dtype)
+            finally:
+                self._receiving = []
+
+    def share(self, take: Callable[[SharedChunk | None], None], dtype: str) -> None:
+        """Give the policy in `dtype` to engines on the trainers' GPUs, chunk by chunk.
+
+        `take` has all engines copy a chunk, and with None end; it returns when they have.
+
+        Raises:
+            WorkerDiedError: an engine or a trainer died; as `send`.
+        """
+        self._catch_up()
+        with self._restarted_by_a_death():  # an engine's too: the buffer that it held is lost
+            first, chunk = True, None
+            while first or chunk is not None:
+                chunk = _merged(self._call(Trainer.share, dtype, first))
+                take(chunk)
+                first = False
+
+    @contextlib.contextmanager
+    def _restarted_by_a_death(self) -> Iterator[None]:
         try:
-            self._receiving = [begin(one) for begin, one in zip(receive, to, strict=True)]
-            self._call(Trainer.send, to[0], dtype)
+            yield
         except WorkerDiedError as error:
-            if self._max_respawns == 0:
-                raise
-            self._restart(error)
+            if self._max_respawns:
+                self._restart(error)
             raise
-        finally:
-            self._receiving = []
 
     def sleep(self) -> None:
         self._retried(Trainer.sleep)
@@ -178,14 +204,17 @@ class TrainerWorkers:
         Results are taken as they come, so that a rank that fails is noticed while the others still
         wait for it. The first call after a start makes the updates since the checkpoint first.
         """
+        self._catch_up()
+        return self._call(method, *arguments, **named)[0]
+
+    def _catch_up(self) -> None:
         while self._behind:
             self._call(Trainer.train, replace(self._behind[0], out_dir=None, whole=False))
             del self._behind[0]
-        return self._call(method, *arguments, **named)
 
     def _call(
         self, method: Callable[Concatenate[Trainer, P], R], *arguments: P.args, **named: P.kwargs
-    ) -> R:
+    ) -> list[R]:
         futures = [worker.call(method, *arguments, **named) for worker in self._workers]
         waiting: dict[Future[R] | Future[None], int] = {
             call: rank
@@ -206,7 +235,7 @@ class TrainerWorkers:
                 raise
             del waiting[ready]
         self._joining, self._storing = [], []
-        return futures[0].result()
+        return [future.result() for future in futures]
 
     def _kill(self, rank: int) -> None:
         self._workers[rank].kill()
@@ -235,3 +264,13 @@ class TrainerWorkers:
             host, port = workers[0].call(Trainer.rendezvous).result()
             self._joining = [worker.call(Trainer.join, host, port) for worker in workers]
         return workers
+
+
+def _merged(chunks: Sequence[SharedChunk | None]) -> SharedChunk | None:
+    """Return the chunks of all ranks, which hold the same tensors, as one; None at their end."""
+    there = [one for one in chunks if one is not None]
+    if not there:
+        return None
+    if len(there) < len(chunks) or any(one.tensors != there[0].tensors for one in there):
+        raise EngineError("the trainers hold different tensors in a chunk")
+    return replace(there[0], handles={gpu: x for one in there for gpu, x in one.handles.items()})

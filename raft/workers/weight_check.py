@@ -7,6 +7,7 @@ update and the one after it, on responses that were trained on, whose log-probab
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CheckResult", "EngineState", "Noise", "Probe", "log_probs_of"]
+from rollout.engines.causal_lm import changed_weights, same_weights
+from rollout.types import StaleWeightsError
+
+__all__ = [
+    "CheckResult",
+    "EngineState",
+    "Noise",
+    "Probe",
+    "check_changed",
+    "log_probs_of",
+    "unchanged",
+]
+
+log = logging.getLogger("raft")
 
 # how far an engine may be from the trainer where noise is not known yet, nats per token on average
 _EXACT, _16_BIT = 1e-3, 0.05
@@ -158,3 +172,49 @@ class Probe:
         sigmas = float(bounded(engine_N - middle_N) @ toward_N)
         too_far = float(bounded(engine_N - middle_N - way_N) @ toward_N)
         return 0.5 + float((engine_N - middle_N) @ way_N) / squared, sigmas, too_far
+
+
+def unchanged(before: Sequence[dict[str, int]], after: Sequence[dict[str, int]]) -> list[set[str]]:
+    """Return, for each device, the names of the tensors whose checksums an update left the same."""
+    return [
+        {name for name in now if old.get(name) == now[name]}
+        for old, now in zip(before, after, strict=False)
+    ]
+
+
+def check_changed(
+    kept: Sequence[set[str]],
+    checksums: Sequence[dict[str, int]],
+    folders: tuple[str, str, str],
+    version: int,
+) -> None:
+    """Check by checksum that the update has reached every device, and every tensor it changed.
+
+    An update that is lost in rounding is only logged.
+
+    Args:
+        kept: `unchanged` of the update; `checksums` are those after it.
+        folders: of the policy before the update and after it, and the engines' dtype.
+
+    Raises:
+        StaleWeightsError: all tensors of a device are as before, or a tensor that the update
+            changed is as before on every device.
+    """
+    fault = None
+    if any(len(names) == len(now) for names, now in zip(kept, checksums, strict=True)):
+        if same_weights(*folders):
+            log.warning(
+                "policy version %d is the one before it in %s: updates are lost in rounding, "
+                "so raise train.learning_rate",
+                version,
+                folders[2],
+            )
+            return
+        fault = "the weights are"
+    elif stale := changed_weights(*folders, set.intersection(*kept)):
+        fault = f"{min(stale)} is"
+    if fault is not None:
+        raise StaleWeightsError(
+            f"rollout workers do not hold policy version {version}: {fault} what they "
+            "had before, by checksum"
+        )

@@ -22,7 +22,6 @@ log = logging.getLogger("rollout")
 ENGINES = ("auto", "vllm", "transformers", "toy")
 TOY_FILE = "toy_policy.json"
 ADAPTER_FOLDER = "adapter"  # in the checkpoint of a policy that is trained with LoRA
-_RECEIVES = {"weight_transfer_config": {"backend": "nccl"}}
 # names of the context length in configs
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
@@ -89,31 +88,6 @@ class AdapterSync:
     base: str
     rank: int
     how: Literal["auto", "adapter", "merged"] = "auto"
-
-
-@dataclass(frozen=True)
-class SentTensors:
-    """The tensors of a transfer, in order; `dtypes` are torch's names ("bfloat16")."""
-
-    names: list[str]
-    dtypes: list[str]
-    shapes: list[list[int]]
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """The NCCL group in which trainers send weights to engines without a disk.
-
-    Args:
-        rank: rank of an engine's first GPU; the first trainer has rank 0.
-        world: number of ranks in the group.
-    """
-
-    host: str
-    port: int
-    rank: int
-    world: int
-    tensors: SentTensors
 
 
 @dataclass(frozen=True)
@@ -238,7 +212,7 @@ def build_engine(
     seed: int = 0,
     can_sleep: bool = False,
     adapter: AdapterSync | None = None,
-    sync: Literal["auto", "disk", "nccl"] = "auto",
+    sync: Literal["auto", "disk", "nccl", "ipc"] = "auto",
     vllm: Mapping[str, object] | None = None,
 ) -> tuple[Engine, EngineChoice]:
     """Load `model` into the engine that serves it; return the engine, and the choice for the log.
@@ -254,9 +228,9 @@ def build_engine(
         raise InputError(
             "policy.vllm", f"is for vLLM, and the engine is {choice.name}", "leave it out"
         )
-    if sync == "nccl" and choice.name != "vllm":
+    if sync in ("nccl", "ipc") and choice.name != "vllm":
         raise InputError(
-            "policy.sync", f"nccl is for vLLM, and the engine is {choice.name}", "use disk"
+            "policy.sync", f"{sync} is for vLLM, and the engine is {choice.name}", "use disk"
         )
     adapter, choice = _choose_sync(adapter, choice, dtype)
     if choice.name == "toy":
@@ -270,6 +244,7 @@ def build_engine(
         return TransformersEngine(model, dtype=dtype, batch_size=size, version=version), choice
     from rollout.engines.vllm import VLLMEngine
 
+    receives = {"weight_transfer_config": {"backend": sync}} if sync in ("nccl", "ipc") else {}
     serving = VLLMEngine(
         model,
         dtype=dtype,
@@ -281,7 +256,7 @@ def build_engine(
         seed=seed,
         can_sleep=can_sleep,
         adapter=adapter,
-        options=vllm if sync != "nccl" else {**(vllm or {}), **_RECEIVES},
+        options={**(vllm or {}), **receives},
     )
     return serving, choice
 

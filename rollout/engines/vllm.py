@@ -10,14 +10,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from rollout.engines.base import ADAPTER_FOLDER, AdapterSync, Transfer, context_length
+from rollout.engines.base import ADAPTER_FOLDER, AdapterSync, context_length
+from rollout.engines.transfer import SharedChunk, Transfer
 from rollout.engines.vllm_checks import (
     check_complete,
     checksums_of,
     memory_as_input_error,
     options_as_input_error,
+    repack_tied_head,
     tensor_names,
 )
+from rollout.engines.vllm_transfer import begin_taking, receive_weights, take_chunk
 from rollout.seeds import derive_seed
 from rollout.text.decode import Decoder, decode_continuations
 from rollout.text.printable import one_line
@@ -32,7 +35,6 @@ from rollout.types import (
 )
 
 if TYPE_CHECKING:
-    import torch
     import vllm
     from vllm.lora.request import LoRARequest
 
@@ -48,8 +50,7 @@ _CPU_ENVIRONMENT = {
 # that process, and so the workers, would survive when this one is killed
 _GPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 _ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # values of max_lora_rank in vLLM
-# vLLM's own default on a CPU
-_CPU_BATCHED_TOKENS = 4096
+_CPU_BATCHED_TOKENS = 4096  # vLLM's own default on a CPU
 
 
 class VLLMEngine:
@@ -115,8 +116,7 @@ class VLLMEngine:
         self._can_sleep = can_sleep and on_gpu
         self._tokenizer = cast(Decoder, self._llm.get_tokenizer())
         self._calls = 0
-        self._generating = False
-        self._asleep = False
+        self._generating = self._asleep = False
         self.version = version
         if adapter is not None and version:
             self._load_adapter(model, version)
@@ -167,35 +167,45 @@ class VLLMEngine:
                 engine.abort_request(list(waiting), internal=False)
 
     def load_weights(self, path: str, version: int) -> None:
-        self._check_idle()
         if self._lora is not None:
+            self._check_idle()
             self.wake()
             self._load_adapter(path, version)
-            self._end_sync(version)
-            return
-        self._names = check_complete(path, self._names)
-        if self._asleep:  # the cache takes no memory before the weights are there
-            self._llm.wake_up(tags=["weights"])
-        self._llm.collective_rpc(  # pyright: ignore[reportUnknownMemberType] - a bare tuple
-            "reload_weights", kwargs={"weights_path": path}
-        )
-        if self._asleep:
-            self._llm.wake_up(tags=["kv_cache"])
-            self._asleep = False
-        self._end_sync(version)
+        else:
+            self._begin_sync(path)
+            self._llm.collective_rpc(  # pyright: ignore[reportUnknownMemberType] - a bare tuple
+                "reload_weights", kwargs={"weights_path": path}
+            )
+        self.end_sync(version)
 
     def receive(self, path: str, version: int, given: Transfer) -> None:
         """Replace the weights in place by those that trainers send; `path` holds them as well."""
-        from rollout.engines.vllm_transfer import receive_weights
+        self._begin_sync(path)
+        receive_weights(self._llm, path, given)
+        self.end_sync(version)
 
+    def begin_taking(self, path: str, names: Sequence[str]) -> None:
+        """Begin to replace the weights by a trainer's on this GPU; `take` and `end_sync` follow."""
+        self._begin_sync(path)
+        begin_taking(self._llm, path, names)
+
+    def take(self, chunk: SharedChunk | None) -> None:
+        """Copy a chunk into the weights; None: all have come."""
+        take_chunk(self._llm, chunk)
+
+    def _begin_sync(self, path: str) -> None:
         self._check_idle()
         self._names = check_complete(path, self._names)
-        receive_weights(self._llm, path, given)
-        self._end_sync(version)
+        if self._asleep:  # the cache takes no memory before the weights are there
+            self._llm.wake_up(tags=["weights"])
 
-    def _end_sync(self, version: int) -> None:
+    def end_sync(self, version: int) -> None:
+        """Wake the cache, empty, after the weights have been replaced by those of `version`."""
+        if self._asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
         if not self._on_gpu and self._lora is None:
-            self._llm.apply_model(_repack_tied_head)
+            self._llm.apply_model(repack_tied_head)
         # a reload leaves the prefixes that the old weights computed in the cache
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM kept its prefix cache after a weight update")
@@ -258,9 +268,7 @@ class VLLMEngine:
     def _check_idle(self) -> None:
         """Refuse a call during `generate`: two loops would take each other's samples."""
         if self._generating:
-            raise EngineError(
-                "this vLLM engine is still generating: finish or close that generator first"
-            )
+            raise EngineError("vLLM is still generating: finish or close that generator first")
 
     def _seed_globally(self, seed: int) -> None:
         import torch
@@ -340,11 +348,3 @@ def _finish_reason(reason: str | None) -> FinishReason:
     if reason == "length":
         return "length"
     raise EngineError(f"vLLM ended a sample with finish_reason {reason!r}")
-
-
-def _repack_tied_head(model: torch.nn.Module) -> None:
-    """Pack a tied `lm_head` again: on CPU `reload_weights` leaves its packed copy unchanged."""
-    config = getattr(model, "config", None)
-    head = getattr(model, "lm_head", None)
-    if head is not None and getattr(config, "tie_word_embeddings", False):
-        head.quant_method.process_weights_after_loading(head)

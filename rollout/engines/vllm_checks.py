@@ -1,4 +1,4 @@
-"""Errors of vLLM that the user can fix: memory, options, incomplete checkpoints."""
+"""Errors of vLLM that the user can fix: memory, options, incomplete checkpoints; its tensors."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ __all__ = [
     "memory_as_input_error",
     "names_of_weights",
     "options_as_input_error",
+    "repack_tied_head",
     "tensor_names",
 ]
 
@@ -150,3 +151,11 @@ def memory_as_input_error(gpu_memory: float | None) -> Generator[None]:
         raise InputError(
             "policy.max_model_len", f"too long for the memory there is ({said})"
         ) from error
+
+
+def repack_tied_head(model: torch.nn.Module) -> None:
+    """Pack a tied `lm_head` again: on a CPU a reload leaves its packed copy unchanged."""
+    config = getattr(model, "config", None)
+    head: Any = getattr(model, "lm_head", None)
+    if head is not None and getattr(config, "tie_word_embeddings", False):
+        head.quant_method.process_weights_after_loading(head)

@@ -88,6 +88,15 @@ class _Answer:
 
 def _build(settings: dict[str, Any]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    if settings.pop(
+        "unpacked", False
+    ):  # else vLLM packs weights on some CPUs, where none reads them
+        from rollout.engines.vllm import import_vllm
+
+        import_vllm()
+        from vllm import _custom_ops
+
+        _custom_ops._supports_onednn = False
     _held.append(build_engine(**settings)[0])
 
 

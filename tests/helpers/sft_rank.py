@@ -142,6 +142,7 @@ def updates(
         patched: Any = SFT
         patched._autocast = True
     lengths, sends = given.pop("lengths", ()), given.pop("sends", None)
+    shares = given.pop("shares", None)
     again = given.pop("again", False)  # updates whose policy is there, as of trainers that died
     trainer = build_sft(**given)
     trainer.join("127.0.0.1", port)
@@ -162,5 +163,10 @@ def updates(
 
             sent = sent_by(trainer, sends)
             metrics["sent"] = {name: value.float().tolist() for name, value in sent.items()}
+        if shares:
+            from shared_memory import shared_by
+
+            values = shared_by(trainer, shares)
+            metrics["shared"] = {name: value.float().tolist() for name, value in values.items()}
         found.append(metrics)
     return found

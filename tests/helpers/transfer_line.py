@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 
-from rollout.engines.base import SentTensors, Transfer
+from rollout.engines.transfer import SentTensors, Transfer
 from rollout.engines.vllm_transfer import send_weights, sent_tensors
 
 

@@ -137,6 +137,28 @@ def test_a_sleeping_reward_model_gives_its_cache_back(monkeypatch: pytest.Monkey
     assert events[3:] == ["cuda", "cuda"]
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_sleeping_trainer_gives_back_what_torch_keeps(
+    monkeypatch: pytest.MonkeyPatch, offload: bool
+) -> None:
+    # also with fsdp_offload, whose activations were on the GPU; buffers where engines closed them
+    from raft.updates.sft import SFT
+
+    events: list[str] = []
+    for name in ("ipc_collect", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: events.append(name))
+    made: Any = object.__new__(SFT)
+    made._on_gpu, made._settings = True, SimpleNamespace(fsdp_offload=offload)
+    made._trainer = SimpleNamespace(model=SimpleNamespace(to=events.append), optimizer=None)
+    made._shared = iter([1])
+    made.sleep()
+    made.wake()
+    freed = ["ipc_collect", "empty_cache"]
+    moved = [[], []] if offload else [["cpu"], ["cuda"]]
+    assert events == [*moved[0], *freed, *moved[1], *freed]
+    assert made.share("float32", False) is None
+
+
 VLLM = {"kind": "model", "model": "a/model", "engine": "vllm"}
 ON_VLLM = VLLM | {"function": None, "arguments": None}  # without those of the toy's config
 
@@ -385,6 +407,11 @@ def test_adapters_are_loaded_where_merging_would_round(
     ("sections", "words"),
     [
         ({"train": {"lora": {"r": 4}}}, "an adapter is enough"),
+        ({"policy": {"sync": "ipc"}, "train": {"lora": {"r": 4}}}, "an adapter is enough"),
+        ({"policy": {"sync": "ipc"}, "cluster": {"address": "inline"}}, "ipc .* has one"),
+        ({"policy": {"sync": "ipc"}, "cluster": {"placement": "separate"}}, "use nccl"),
+        ({"policy": {"sync": "ipc"}, "overlap": 1}, "overlap: 1 they share none; use nccl"),
+        ({"policy": {"sync": "ipc", "tensor_parallel": 2}}, "tensor_parallel .*use nccl"),
         ({"cluster": {"address": "inline"}}, "has one"),
         ({"policy": {"vllm": {"weight_transfer_config": {}}}}, "use policy.sync"),
     ],
@@ -393,8 +420,9 @@ def test_weights_that_cannot_be_sent_are_told_before_the_start(
     tmp_path: Path, sections: dict[str, Any], words: str
 ) -> None:
     policy = {"sync": "nccl", **sections.pop("policy", {})}
+    cluster = {"address": "local", **sections.pop("cluster", {})}
     with pytest.raises(InputError, match=words):
-        toy_runs.config(tmp_path, policy=policy, **{"cluster": {"address": "local"}, **sections})
+        toy_runs.config(tmp_path, policy=policy, cluster=cluster, **sections)
 
 
 def test_weights_are_sent_to_vllm_alone_and_between_gpus(tmp_path: Path) -> None:
@@ -406,6 +434,35 @@ def test_weights_are_sent_to_vllm_alone_and_between_gpus(tmp_path: Path) -> None
             place_workers(config, gpus)
     assert not place_workers(config, 3).colocated
     assert place_workers(config, 0, trainers=0).trainer == ()  # nobody trains in `raft sample`
+
+
+def test_weights_are_shared_on_gpus_that_are_shared(tmp_path: Path) -> None:
+    config = toy_runs.config(tmp_path, policy={"sync": "ipc"}, cluster={"address": "local"})
+    with pytest.raises(InputError, match=r"policy\.sync: ipc is for vLLM, and the engine is toy"):
+        build_engine(config.policy.model, sync="ipc")
+    for gpus, problem in ((0, "have none"), (3, "GPUs of their own.*colocated, or nccl")):
+        with pytest.raises(InputError, match=rf"policy\.sync.*{problem}"):
+            place_workers(config, gpus)
+    assert place_workers(config, 1).colocated
+    assert place_workers(config, 0, trainers=0).trainer == ()
+
+
+@pytest.mark.parametrize(("sync", "gpus"), [("nccl", 3), ("ipc", 1)])
+def test_vllm_is_told_how_weights_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: Any, gpus: int
+) -> None:
+    import rollout.engines.base as module
+    import rollout.engines.vllm
+    from raft.assemble import _engine
+
+    given = list[Any]()
+    monkeypatch.setattr(module, "choose_engine", lambda *_: EngineChoice("vllm", "asked for"))
+    monkeypatch.setattr(rollout.engines.vllm, "VLLMEngine", lambda _, **how: given.append(how))
+    policy = {"sync": sync, "vllm": {"quantization": "fp8"}}
+    config = toy_runs.config(tmp_path, policy=policy, cluster={"address": "local"})
+    _engine(config, place_workers(config, gpus).colocated)("model")
+    options = {"quantization": "fp8", "weight_transfer_config": {"backend": sync}}
+    assert given[0]["options"] == options and given[0]["can_sleep"] == (sync == "ipc")
 
 
 # turns
@@ -461,3 +518,41 @@ def test_where_gpus_are_shared_all_are_checked_in_turns_and_weights_are_not_copi
         "engine sleep",  # while policies are measured
         "engine wake",
     ]
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_trainers_that_share_weights_are_awake_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sends: bool
+) -> None:
+    import raft.train as module
+    from raft.assemble import WorkerGroups
+    from raft.workers.weight_check import Probe
+
+    events: list[str] = []
+
+    class Group:
+        version = 0
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def sleep(self, forget: bool = False) -> None:
+            events.append(f"{self.name} sleep{' to forget' * forget}")
+
+        def wake(self) -> None:
+            events.append(f"{self.name} wake")
+
+        def sync(self, policy: Any, sender: Any, *, shares: bool) -> list[Any]:
+            assert shares
+            events.append(f"sync from {sender.name if sender else policy.path}")
+            return []
+
+    groups: Any = [Group(name) for name in ("engines", "rewards", "trainers")]
+    monkeypatch.setattr(module, "stored_policies", lambda _: {1: tmp_path})
+    monkeypatch.setattr(module, "_stored_probe", lambda _: Probe(((1, 2),), (0.0,)))
+    folder: Any = SimpleNamespace(root=tmp_path)
+    module.sync(folder, WorkerGroups(*groups, take_turns=True), [], 1, send=sends)
+    before = ["engines sleep to forget", "rewards sleep", "trainers wake", "sync from trainers"]
+    if not sends:
+        before = ["trainers sleep", f"sync from {tmp_path}"]
+    assert events == [*before, "engines wake", "rewards wake"]

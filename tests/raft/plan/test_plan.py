@@ -17,6 +17,7 @@ from raft.config.train_reward import load_train_config
 from raft.plan import plan as plans
 from raft.plan.memory import GIB, total
 from raft.plan.plan import DEFAULT_MEMORY, Plan, check_plan, plan_run
+from raft.plan.remedies import run_changes
 from raft.plan.sizes import model_size
 from raft.plan.training import check_training_plan, plan_training
 from raft.runs.check import check_run
@@ -172,6 +173,28 @@ def test_workers_on_one_gpu_take_turns_or_add_up(tmp_path: Path) -> None:
     assert {use.gpu for use in apart.uses()} == {0, 1, 2, 3}
     # asleep, a policy's weights and optimizer lie in CPU memory
     assert process(shared, "trainer 0").host > process(apart, "trainer 0").host == 0
+
+
+def test_weights_that_are_shared_are_on_a_gpu_twice(tmp_path: Path) -> None:
+    config = run_of(
+        tmp_path, "13B", {"fsdp": True, "batch_size": 8},
+        **dict.fromkeys(("rollout_workers", "reward_workers", "trainer_workers"), 8),
+        placement="colocated",
+    )  # fmt: skip
+    ipc = config.model_copy(update={"policy": config.policy.model_copy(update={"sync": "ipc"})})
+    disk, shared = (plan_run(one, 8, DEFAULT_MEMORY) for one in (config, ipc))
+    assert "sync" not in {use.phase for use in disk.uses()}
+    used = {use.gpu: use.bytes for use in shared.uses() if use.phase == "sync"}
+    elements = model_size(config.policy.model, "policy.model").elements
+    # shards of weights and moments in float32, the engine's in bfloat16; its buffer and its copy
+    held = 12 * elements / 8 + 2 * elements
+    assert used.keys() == set(range(8)) and len({*used.values()} - {used[0]}) == 1  # 0: monitor
+    assert held + 2 * GIB < used[7] < held + 5 * GIB
+    assert process(shared, "rollout 0").phases["sync"].keys() == {"weights", "activations", "other"}
+    others = [{(use.gpu, use.phase): use.bytes for use in plan.uses()} for plan in (disk, shared)]
+    assert others[0].items() <= others[1].items()
+    assert "policy.sync: disk" in dict(run_changes(ipc, 8))
+    assert "policy.sync: disk" not in dict(run_changes(config, 8))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import errno
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial, wraps
@@ -34,8 +35,9 @@ from raft.workers.trainer import TrainerWorkers
 from raft.workers.weight_check import Probe
 from rewards.build import build_reward
 from rewards.types import RewardError
-from rollout.engines.base import EngineChoice, SentTensors, Transfer, build_engine
+from rollout.engines.base import EngineChoice, build_engine
 from rollout.engines.toy import ToyEngine, write_toy
+from rollout.engines.transfer import SentTensors, SharedChunk, Transfer
 from rollout.storage.files import write_json
 from rollout.storage.rollout_store import RolloutStore
 from rollout.types import (
@@ -416,9 +418,12 @@ class Rank:
     made: ClassVar[list[tuple[object, ...]]] = []
     sent: ClassVar[list[tuple[int, Transfer]]] = []
     stored: ClassVar[list[str]] = []
+    awake: ClassVar[set[int]] = set()
+    chunks: Sequence[str] = ("a", "b")
 
     def __init__(self, checkpoint: str | None, rank: int, **_: Any) -> None:
         self.checkpoint, self.rank = checkpoint, rank
+        self.awake.add(rank)
 
     def rendezvous(self) -> tuple[str, int]:
         return "127.0.0.1", 1
@@ -447,23 +452,54 @@ class Rank:
     def send(self, to: Transfer, dtype: str) -> None:
         self.sent.append((self.rank, to))
 
-    def sleep(self) -> None: ...
+    def share(self, dtype: str, first: bool) -> SharedChunk | None:
+        self.chunks = Rank.chunks if first else self.chunks[1:]
+        tensors = SentTensors([*self.chunks[:1]], [dtype], [[2]])
+        return SharedChunk(tensors, [4], {f"GPU {self.rank}": ()}) if self.chunks else None
 
-    def wake(self) -> None: ...
+    def sleep(self) -> None:
+        self.awake.discard(self.rank)
+
+    def wake(self) -> None:
+        self.awake.add(self.rank)
 
 
 def trainer_workers(executor: Chaos, ranks: int, respawns: int = 3) -> TrainerWorkers:
     return TrainerWorkers(executor, [Resources()] * ranks, Rank, "old", respawns)
 
 
+GPUS = ("GPU 0", "GPU 1")
+
+
 class Receiver(ToyEngine):
-    """Takes what is sent from the disk, where it is as well."""
+    """Takes what is sent or shared from the disk, where it is as well."""
 
     places: ClassVar[list[Transfer]] = []
+    events: ClassVar[list[Any]] = []
+    path: str | None = None
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.events.append(f"started, {len(Rank.awake)} awake")
+        self.taken: list[Any] = []
 
     def receive(self, path: str, version: int, given: Transfer) -> None:
         self.places.append(given)
         self.load_weights(path, version)
+
+    def begin_taking(self, path: str, names: Sequence[str]) -> None:
+        self.events.append((path, names))
+        self.path = path
+
+    def take(self, chunk: SharedChunk | None) -> None:
+        self.taken.append(chunk and (*chunk.tensors.names, *chunk.handles))
+        self.events.append(self.taken[-1])
+
+    def end_sync(self, version: int) -> None:
+        self.events.append(f"ended, {len(Rank.awake)} awake")
+        if self.path is not None:  # else it has been started on it
+            assert self.taken == [("a", *GPUS), ("b", *GPUS), None]
+            self.load_weights(self.path, version)
 
 
 def receivers(executor: Chaos, model: Path) -> RolloutWorkers:
@@ -505,6 +541,81 @@ def test_weights_are_sent_or_read_by_all(
     assert begun == ["old", "old", None, None]
     assert [one.args[-2:] for one in executor.spawned[6:]] == [(str(tmp_path / "next"), 1)] * 2
     assert trainers.log_probs([1, 2]) == [0.0]
+
+
+# the method that dies, of which worker (2 and 3 train), in its how manieth call, and how many
+# trainers and engines are started anew
+@pytest.mark.parametrize(
+    ("dying", "anew"),
+    [
+        (None, (0, 0)),
+        (("dtype", 0, 1), (0, 2)),
+        (("tensors", 2, 1), (2, 0)),
+        (("begin_taking", 1, 1), (0, 2)),
+        (("share", 3, 1), (2, 2)),
+        (("take", 0, 1), (2, 2)),
+        (("share", 2, 2), (2, 2)),
+        (("share", 3, 3), (2, 2)),
+        (("take", 1, 3), (2, 2)),
+        (("sleep", 2, 1), (2, 0)),
+        (("end_sync", 0, 1), (0, 1)),
+    ],
+)
+def test_weights_are_shared_or_read_by_all(
+    policy: Path, tmp_path: Path, dying: tuple[str, int, int] | None, anew: tuple[int, int]
+) -> None:
+    write_toy(tmp_path / "next", toy_runs.WORDS, [1.0, 0, 0, 0, 0, 0, 2.0])
+    Rank.awake.clear()
+    Receiver.events.clear()
+    executor, done = Chaos(), Counter[tuple[str, int]]()
+    engines = receivers(executor, policy)
+    trainers = trainer_workers(executor, 2)
+
+    def dies(worker: _Worker, method: str) -> bool:
+        done[method, worker.number] += 1
+        return (method, worker.number, done[method, worker.number]) == dying
+
+    def waits(worker: _Worker, method: str) -> bool:
+        """For a rank that dies in the middle of a tensor."""
+        if dying is None or dying[0] != "share" or worker.number == dying[1]:
+            return False
+        return method == "share" and done[method, worker.number] == dying[2] - 1
+
+    executor.fatal, executor.hanging = dies, waits
+    probe = Probe(((1, 6),), tuple(ToyEngine(str(tmp_path / "next")).log_probs((1, 6))))
+    engines.sync(Policy(str(tmp_path / "next"), 1, probe), trainers, shares=True)
+    found = together(engines.generate(prompts(6), SAMPLING, 5))
+    assert {group.policy_version for group in found} == {1}
+    begun = [getattr(one, "keywords", {}).get("checkpoint") for one in executor.spawned[4:]]
+    assert begun == ["old"] * anew[0] + [None] * anew[1]
+    # vLLM finds the memory of its GPU free, and has it when its cache wakes
+    said = {one for one in Receiver.events if isinstance(one, str)}
+    assert said <= {"started, 0 awake", "ended, 0 awake"} and Rank.awake == set()
+    if dying is None:
+        steps = ["started, 0 awake", (str(tmp_path / "next"), ["w"]), ("a", *GPUS), ("b", *GPUS)]
+        expected = [one for step in (*steps, None, "ended, 0 awake") for one in (step, step)]
+        assert Receiver.events == expected
+
+
+def test_what_cannot_be_shared_is_one_line(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = Chaos()
+    engines, trainers = receivers(executor, policy), trainer_workers(executor, 2)
+
+    def share(rank: Rank, dtype: str, first: bool) -> SharedChunk:
+        return SharedChunk(SentTensors([f"{rank.rank}"], [dtype], [[2]]), [4], {"GPU 0": ()})
+
+    monkeypatch.setattr(Rank, "share", share)
+    with pytest.raises(EngineError, match="different tensors"):
+        trainers.share(lambda _: None, "bfloat16")
+    said = "CUDA error: invalid resource handle\nCompile with TORCH_USE_CUDA_DSA"
+    monkeypatch.setattr(Rank, "share", wraps(share)(lambda *_: throw(RuntimeError(said))))
+    with pytest.raises(InputError, match=r"policy\.sync: ipc: CUDA error.* Use disk") as caught:
+        engines.sync(Policy(str(policy), 1), trainers, shares=True)
+    assert "\n" not in str(caught.value) and len(executor.spawned) == 4
+
+
+def throw(error: Exception) -> Any:
+    raise error
 
 
 def test_a_dead_rank_is_not_waited_for(tmp_path: Path) -> None:

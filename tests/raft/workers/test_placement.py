@@ -172,9 +172,18 @@ def test_whole_gpus_for_a_wide_engine() -> None:
         ({"gpus": 1, "rollout": 2}, "cluster.rollout_workers"),
         ({"gpus": 1, "trainer": 2}, "cluster.trainer_workers"),
         ({"gpus": 2, "tensor_parallel": 2}, "policy.tensor_parallel"),
-        ({"gpus": 0, "sends": True}, "policy.sync"),
-        ({"gpus": 1, "sends": True}, "policy.sync"),
-        ({"gpus": 8, "sends": True, "mode": "colocated"}, "policy.sync"),
+        ({"gpus": 0, "sync": "nccl"}, "policy.sync"),
+        ({"gpus": 1, "sync": "nccl"}, "policy.sync"),
+        ({"gpus": 8, "sync": "nccl", "mode": "colocated"}, "policy.sync"),
+        ({"gpus": 0, "sync": "ipc"}, "policy.sync"),
+        ({"gpus": 3, "sync": "ipc"}, "policy.sync"),
+        ({"gpus": 8, "sync": "ipc", "mode": "separate"}, "policy.sync"),
+        ({"gpus": 2, "rollout": 2, "sync": "ipc"}, "cluster.trainer_workers"),
+        ({"gpus": 2, "trainer": 2, "sync": "ipc"}, "cluster.trainer_workers"),
+        (
+            {"gpus": 2, "tensor_parallel": 2, "sync": "ipc", "mode": "colocated"},
+            "policy.tensor_parallel",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_by_its_key(arguments: dict[str, Any], key: str) -> None:
@@ -183,8 +192,11 @@ def test_what_does_not_fit_is_said_by_its_key(arguments: dict[str, Any], key: st
     assert str(caught.value).startswith(f"{key}: ")
 
 
-def test_weights_are_sent_between_gpus_of_their_own() -> None:
-    assert of(8, 2, 1, 2, sends=True) == of(8, 2, 1, 2)
+def test_weights_are_sent_between_gpus_of_their_own_or_shared_on_one() -> None:
+    assert of(8, 2, 1, 2, sync="nccl") == of(8, 2, 1, 2)
+    placement = of(2, 2, 2, 2, sync="ipc")
+    assert placement == of(2, 2, 2, 2) and placement.colocated
+    assert [one.slot for one in placement.rollout] == [one.slot for one in placement.trainer]
 
 
 def test_threads_on_a_cpu() -> None:

@@ -103,10 +103,10 @@ def break_repacking(engine: Any, broken: bool) -> None:
     from rollout.engines import vllm as vllm_engine
 
     if broken:
-        vllm_engine._kept = vllm_engine._repack_tied_head  # type: ignore[attr-defined]
-        vllm_engine._repack_tied_head = lambda model: None
+        vllm_engine._kept = vllm_engine.repack_tied_head  # type: ignore[attr-defined]
+        vllm_engine.repack_tied_head = lambda model: None
     else:
-        vllm_engine._repack_tied_head = vllm_engine._kept  # type: ignore[attr-defined]
+        vllm_engine.repack_tied_head = vllm_engine._kept  # type: ignore[attr-defined]
 
 
 # decoding

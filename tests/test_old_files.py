@@ -42,6 +42,20 @@ def recognised(output: Path, partial: Path) -> None:
     settings.write_text(json.dumps(stored))
 
 
+def assert_same_results(run: Path, other: Path) -> None:
+    """Byte for byte, but for logarithms, whose last digit depends on the processor (numpy)."""
+    found, expected = toy_runs.results(run), toy_runs.results(other)
+    assert found.keys() == expected.keys()
+    for name, content in found.items():
+        if not name.endswith("kl.jsonl"):
+            assert content == expected[name], name
+            continue
+        for line, wanted in zip(content.splitlines(), expected[name].splitlines(), strict=True):
+            row, told = json.loads(line), json.loads(wanted)
+            assert row.pop("id") == told.pop("id")
+            assert row == {key: pytest.approx(told[key], rel=1e-12) for key in told}
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(old: Path) -> None:
     config = old / "run/config.yaml"
@@ -57,10 +71,10 @@ def test_a_finished_run_is_left_as_it_is(old: Path) -> None:
 def test_a_run_repeats_and_goes_on(old: Path) -> None:
     # the same seed draws, scores and selects the same rows, and old iterations take new ones
     command("run", "run.yaml", "run_dir=again")
-    assert toy_runs.results(old / "again") == toy_runs.results(old / "run")
+    assert_same_results(old / "again", old / "run")
     command("run", "run.yaml", "iterations=3")
     command("run", "run.yaml", "iterations=3", "run_dir=again")
-    assert toy_runs.results(old / "again") == toy_runs.results(old / "run")
+    assert_same_results(old / "again", old / "run")
 
 
 @pytest.mark.slow
@@ -68,7 +82,7 @@ def test_a_stopped_iteration_is_finished(old: Path) -> None:
     before = (old / "stopped/iterations/002/.rollouts.samples").read_bytes()
     assert before.count(b"\n") > 0
     command("run", "run.yaml", "run_dir=stopped")
-    assert toy_runs.results(old / "stopped") == toy_runs.results(old / "run")
+    assert_same_results(old / "stopped", old / "run")
     assert toy_runs.hidden(old / "stopped") == []
     # what was drawn is taken over and not drawn anew
     trained = [row for row in toy_runs.metrics(old / "stopped") if row["phase"] == "train"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from raft.plan.run import RunSizes, row_tokens
 
@@ -41,7 +41,7 @@ def what_would_fit(
             changed = config
             for _, change in several:
                 changed = change(changed)
-            if fits(changed, gpus):
+            if _is_accepted(changed) and fits(changed, gpus):
                 found.append(" with ".join(name for name, _ in several))
         if found:
             return f"it would fit with {', or '.join(found[:3])}"
@@ -49,9 +49,18 @@ def what_would_fit(
         if more > gpus and fits(config, more):
             return f"it would fit on {more} such GPUs"
         for name, change in changes(config, more) if more > gpus else ():
-            if fits(change(config), more):
+            if _is_accepted(change(config)) and fits(change(config), more):
                 return f"it would fit on {more} such GPUs with {name}"
     return "take a smaller model, or GPUs with more memory"
+
+
+def _is_accepted(config: BaseModel) -> bool:
+    """Return whether the changed settings go together: changes are made without validation."""
+    try:
+        type(config).model_validate(config.model_dump(mode="json"))
+    except ValidationError:
+        return False
+    return True
 
 
 def _section(name: str) -> str:
@@ -81,7 +90,7 @@ def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
     for sequences in (64, 16):
         if sequences < (config.policy.max_num_seqs or 0):
             yield f"policy.max_num_seqs: {sequences}", _set("policy", max_num_seqs=sequences)
-    if config.policy.sync == "ipc":
+    if config.policy.sync in ("nccl", "ipc"):  # nccl takes no memory, but forbids other changes
         yield "policy.sync: disk", _set("policy", sync="disk")
     for share in (0.3, 0.4, 0.6, 0.7, 0.9):
         if share != config.policy.gpu_memory:

@@ -163,6 +163,15 @@ def test_what_would_fit_is_named_and_does(tmp_path: Path) -> None:
         check_plan(narrow, 4, DEFAULT_MEMORY)
 
 
+def test_only_settings_that_go_together_are_named(tmp_path: Path) -> None:
+    config = run_of(tmp_path, "8B", {})
+    sent = config.model_copy(update={"policy": config.policy.model_copy(update={"sync": "nccl"})})
+    with pytest.raises(InputError) as caught:  # adapters fit, and are not sent
+        check_plan(sent, 3, DEFAULT_MEMORY)
+    named = caught.value.fix.removeprefix("it would fit with ").split(", ")
+    assert named and all("policy.sync: disk" in one for one in named if "lora" in one)
+
+
 def test_workers_on_one_gpu_take_turns_or_add_up(tmp_path: Path) -> None:
     config = run_of(tmp_path, "8B", {"lora": {}})
     shared = plan_run(config, 1, DEFAULT_MEMORY)

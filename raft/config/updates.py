@@ -53,10 +53,10 @@ class _Ratio(_Update):
         default=0.2,
         gt=0,
         lt=1,
-        description="how far below 1, and above, a ratio still counts; null: any",
+        description="the ratio is clipped to 1 - clip … 1 + clip, as in PPO; null: not clipped",
     )
     clip_high: float | None = Field(
-        default=None, gt=0, description="how far above 1 (clip-higher); default: clip"
+        default=None, gt=0, description="upper bound, 1 + clip_high (clip-higher); default: clip"
     )
 
     @property

@@ -134,8 +134,8 @@ class RunConfig(_Section):
         default=0,
         ge=0,
         le=1,
-        description="1: asynchronous, one step off-policy: the next iteration's responses are drawn "
-        "while this one trains, by the policy before it",
+        description="1: asynchronous, one step off-policy: the next iteration's responses are "
+        "drawn while this one trains, by the policy before it",
     )
     checkpoint: CheckpointConfig = CheckpointConfig()
     control: Annotated[ControlConfig | None, BeforeValidator(of_kind)] = Field(

@@ -79,11 +79,25 @@ def reset(engine: Any, start: Path, *, adapters: bool = False) -> None:
     engine._lora = lora if adapters else None
 
 
+def leave_unpacked() -> None:
+    """Have vLLM leave weights as they are, as on a GPU, in this process.
+
+    It packs those of 16 bits on some processors (AMX), where no checksum reads them.
+    """
+    from rollout.engines.vllm import import_vllm
+
+    import_vllm()
+    from vllm import _custom_ops
+
+    _custom_ops._supports_onednn = False
+
+
 def prepare(root: Path, model: Path, dtype: str, rate: float) -> Bench:
     from raft.config.train import LoraConfig, TrainConfig
     from raft.updates.trainer import build_trainer
     from rollout.engines.base import AdapterSync, build_engine
 
+    leave_unpacked()
     lora = AdapterSync(str(model), RANK, "adapter")
     options: dict[str, Any] = {"engine": "vllm", "dtype": dtype, "gpu_memory": 0.3}
     engine: Any = build_engine(str(model), **options, adapter=lora)[0]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from experiments.gpu.sync_faults import leave_unpacked
 from raft.workers.executors import Resources
 from raft.workers.rollout_worker import RolloutWorker
 from rollout.engines.base import Engine, EngineChoice, build_engine
@@ -88,15 +89,8 @@ class _Answer:
 
 def _build(settings: dict[str, Any]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    if settings.pop(
-        "unpacked", False
-    ):  # else vLLM packs weights on some CPUs, where none reads them
-        from rollout.engines.vllm import import_vllm
-
-        import_vllm()
-        from vllm import _custom_ops
-
-        _custom_ops._supports_onednn = False
+    if settings.pop("unpacked", False):
+        leave_unpacked()
     _held.append(build_engine(**settings)[0])
 
 

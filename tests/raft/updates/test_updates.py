@@ -499,7 +499,8 @@ def test_two_trainers_make_the_update_of_one(
         first, second = (
             load_file(Path(f) / "model.safetensors") for f in (out, tmp_path / f"one-{seed}")
         )
-        assert max(float((first[key] - second[key]).abs().max()) for key in first) < 2e-6
+        # Adam makes a step of 1e-4 of a gradient that is rounding, and that is the processor's
+        assert max(float((first[key] - second[key]).abs().max()) for key in first) < 5e-6
 
 
 # what is refused

@@ -7,13 +7,32 @@ import gc
 import logging
 import os
 import sys
+import warnings
 
-__all__ = ["exempt_from_collection", "quiet_libraries", "spin_briefly", "spin_count"]
+__all__ = [
+    "exempt_from_collection",
+    "prepare_vllm",
+    "quiet_libraries",
+    "spin_briefly",
+    "spin_count",
+]
 
 # idle threads that spin long occupy cores that others need: beside a busy scorer, vLLM on two cores
 # then generates at a fifth of its speed. Without any spinning it loses a tenth of its speed when it
 # is alone; with this count it loses neither
 _SPIN_COUNT = "1000"
+
+_CPU_ENVIRONMENT = {
+    # the engine in our own process: ready in 6 s instead of 33 s
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # GiB; unset, vLLM plans for nearly all of the machine's memory
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+# without a process for the engine, its workers on several GPUs end with this process; otherwise
+# that process, and so the workers, would survive when this one is killed
+_GPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
 def quiet_libraries() -> None:
@@ -26,6 +45,17 @@ def quiet_libraries() -> None:
 
         logging.getLogger("transformers").setLevel(logging.ERROR)
         disable_progress_bar()
+
+
+def prepare_vllm(*, on_gpu: bool) -> None:
+    """Set the environment variables that vLLM reads, where the user has not, and keep it quiet.
+
+    It sets up its own log with the first engine, after it has warned of what is not there.
+    """
+    for key, value in (_GPU_ENVIRONMENT if on_gpu else _CPU_ENVIRONMENT).items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
 def exempt_from_collection() -> None:

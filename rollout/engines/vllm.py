@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, groupby
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from rollout.engines.base import ADAPTER_FOLDER, AdapterSync, context_length
+from rollout.engines.environment import prepare_vllm
 from rollout.engines.transfer import SharedChunk, Transfer
 from rollout.engines.vllm_checks import (
     check_complete,
@@ -38,17 +38,6 @@ if TYPE_CHECKING:
     import vllm
     from vllm.lora.request import LoRARequest
 
-_CPU_ENVIRONMENT = {
-    # the engine in our own process: ready in 6 s instead of 33 s
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # GiB; unset, vLLM plans for nearly all of the machine's memory
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
-# without a process for the engine, its workers on several GPUs end with this process; otherwise
-# that process, and so the workers, would survive when this one is killed
-_GPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 _ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # values of max_lora_rank in vLLM
 _CPU_BATCHED_TOKENS = 4096  # vLLM's own default on a CPU
 
@@ -334,9 +323,7 @@ def import_vllm() -> ModuleType:
     """Return the module `vllm`, imported after the environment variables that it reads are set."""
     import torch
 
-    on_gpu = torch.cuda.is_available()
-    for key, value in (_GPU_ENVIRONMENT if on_gpu else _CPU_ENVIRONMENT).items():
-        os.environ.setdefault(key, value)
+    prepare_vllm(on_gpu=torch.cuda.is_available())
     import vllm
 
     return vllm

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -305,7 +306,7 @@ class VLLMLabelEngine(_VLLMEngine):
 
 
 def _import_vllm() -> ModuleType:
-    """Import vLLM after its environment is set, some of which it reads when it is imported."""
+    """Import vLLM after its environment, some of which it reads then, and its log's level are set."""
     if importlib.util.find_spec("vllm") is None:
         advice = "pip install raft-rlhf[cpu] or raft-rlhf[gpu], or use engine: transformers"
         raise InputError("engine: vllm", "vLLM is not installed", advice)
@@ -313,11 +314,10 @@ def _import_vllm() -> ModuleType:
     for key, value in (_ENVIRONMENT | on_cpu).items():
         os.environ.setdefault(key, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
-        raise InputError(
-            "VLLM_ENABLE_V1_MULTIPROCESSING",
-            "is not 0, but reward engines run in this process",
-            "unset it",
-        )
+        problem = "is not 0, but reward engines run in this process"
+        raise InputError("VLLM_ENABLE_V1_MULTIPROCESSING", problem, "unset it")
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
     import vllm
 
     return vllm

@@ -306,7 +306,7 @@ class VLLMLabelEngine(_VLLMEngine):
 
 
 def _import_vllm() -> ModuleType:
-    """Import vLLM after its environment, some of which it reads then, and its log's level are set."""
+    """Import vLLM after its environment, which it reads then, and the level of its log are set."""
     if importlib.util.find_spec("vllm") is None:
         advice = "pip install raft-rlhf[cpu] or raft-rlhf[gpu], or use engine: transformers"
         raise InputError("engine: vllm", "vLLM is not installed", advice)

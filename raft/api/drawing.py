@@ -140,7 +140,7 @@ def best_of_n(
     Raises InputError for unusable data, settings or files, RewardError for a reward that fails.
     """
     log_for_program()
-    check_at_least(n=(1, n), seed=(0, drawing.get("seed")))
+    check_at_least(n=(1, n), seed=(0, drawing.get("seed")), budget=(1, budget))
     file = File(data, "pool")
     out = outputs(stem, file.name, folder=None if out_dir is None else str(out_dir))
     wanted = {"method": method, "tie": tie, "budget": budget, "seed": drawing.get("seed")}

@@ -78,10 +78,9 @@ def check_at_least(**numbers: tuple[int, int | None]) -> None:
     by their parser; this is for calls from Python.
     """
     for name, (least, value) in numbers.items():
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise InputError(
-                f"{name}={value}", f"is no whole number of {least} or more", "change it"
-            )
+        if value is not None and (type(value) is not int or value < least):
+            what = "" if type(value) is int else f", but a {type(value).__name__}"
+            raise InputError(f"{name}={value}", f"is no int of {least} or more{what}", "change it")
 
 
 def _rows(

@@ -57,7 +57,7 @@ def what_would_fit(
 def _is_accepted(config: BaseModel) -> bool:
     """Return whether the changed settings go together: changes are made without validation."""
     try:
-        type(config).model_validate(config.model_dump(mode="json"))
+        type(config).model_validate(config.model_dump(mode="json", exclude_unset=True))
     except ValidationError:
         return False
     return True

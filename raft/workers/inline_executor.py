@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class InlineExecutor:
     """
 
     def __init__(self, gpus: int | None = None) -> None:
+        self._frozen = gc.get_freeze_count() > 0
         self._before = os.environ.get(_VISIBLE)
         self._wanted = gpus
         if gpus == 0:
@@ -56,6 +58,8 @@ class InlineExecutor:
         return next(ready, None)
 
     def close(self) -> None:
+        if not self._frozen:  # workers exempt what they load, which may be garbage from now on
+            gc.unfreeze()
         if self._before is None:
             os.environ.pop(_VISIBLE, None)
         else:

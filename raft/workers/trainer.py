@@ -175,7 +175,7 @@ class TrainerWorkers:
             yield
         except WorkerDiedError as error:
             if self._max_respawns:
-                self._restart(error)
+                self._restart(error, "a sync failed")
             raise
 
     def sleep(self) -> None:
@@ -240,8 +240,8 @@ class TrainerWorkers:
     def _kill(self, rank: int) -> None:
         self._workers[rank].kill()
 
-    def _restart(self, error: WorkerDiedError) -> None:
-        log.warning("a trainer died (%s); starting again from the last policy", error)
+    def _restart(self, error: WorkerDiedError, what: str = "a trainer died") -> None:
+        log.warning("%s (%s); trainers start again from the last policy", what, error)
         for worker in self._workers:
             worker.kill()
         if self._unstored is not None and is_whole(Path(self._unstored)):

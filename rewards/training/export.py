@@ -149,7 +149,7 @@ _IN_TURN: dict[Format, str] = {
     "{{ ('Human: ' if m['role'] == 'user' else 'Assistant: ') + m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}",
     "beaver": "{{ 'BEGINNING OF CONVERSATION: ' }}{% for m in messages %}"
-    "{% if m['role'] == 'user' %}{% if not loop.first %}{{ eos_token }}{% endif %}"
+    "{% if m['role'] == 'user' %}{% if not loop.first %}{{ eos_token or '</s>' }}{% endif %}"
     "{{ 'USER: ' + m['content'] + ' ASSISTANT:' }}{% else %}{{ m['content'] }}{% endif %}"
     "{% endfor %}",
 }

@@ -80,7 +80,8 @@ def flat_answer(known: dict[str, object], where: str) -> tuple[Content, Completi
 
 def prompt_key(content: Sequence[Message] | str) -> str:
     """Return a text that is equal for equal prompts, tool calls and reasoning included."""
-    return json.dumps(content, sort_keys=True)
+    turns = content if isinstance(content, str) else [sorted(one.items()) for one in content]
+    return json.dumps(turns, default=str)
 
 
 def _together(pool: _Pool, each: str | None) -> dict[str, object]:

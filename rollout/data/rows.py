@@ -120,24 +120,25 @@ def row_id(columns: dict[str, object], row: Row, stem: str) -> str:
     return encodable(str(given), row.where, "id")
 
 
-def _lines(source: _File) -> Iterator[str]:
-    """Yield the lines of a file of which a row may take several; what is not UTF-8 stays in them,
-    for `_not_utf8` to find in the row."""
-    return (raw.decode(errors="surrogateescape") for _, raw in _raw_lines(source))
+def _lines(source: _File, bad: list[str] | None = None) -> Iterator[str]:
+    """Yield the lines of a file of which a row may take several. Bytes that are no UTF-8 stay in
+    them, as lone surrogates, and the places of such lines are added to `bad`."""
+    for where, raw in _raw_lines(source):
+        text = raw.decode(errors="surrogateescape")
+        if bad is not None and _ESCAPED.search(text):
+            bad.append(where)
+        yield text
 
 
-def _not_utf8(text: str, where: str) -> InputError | None:
-    """Return the error of a text with bytes that are no UTF-8: they came as lone surrogates."""
-    if _ESCAPED.search(text):
-        return InputError(where, "not UTF-8", "save the file as UTF-8")
-    return None
+def _not_utf8(where: str) -> InputError:
+    return InputError(where, "not UTF-8", "save the file as UTF-8")
 
 
 def _decoded(raw: bytes, where: str) -> str:
-    text = raw.decode(errors="surrogateescape")
-    if (error := _not_utf8(text, where)) is not None:
-        raise error
-    return text
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise _not_utf8(where) from None
 
 
 def _raw_lines(source: _File) -> Iterator[tuple[str, bytes]]:
@@ -193,11 +194,8 @@ def _json_rows(source: _File) -> Iterator[Row]:
             "fix it, or name a file of one object per line .jsonl",
         ) from None
     if not is_list(rows):
-        raise InputError(
-            f"{source.name}:1",
-            f"holds {json_kind(rows)} where a list of rows is expected",
-            "wrap it in [ ]",
-        )
+        problem = f"holds {json_kind(rows)} where a list of rows is expected"
+        raise InputError(f"{source.name}:1", problem, "wrap it in [ ]")
     for number, value in enumerate(rows, start=1):
         yield Row(number, f"{source.name}: row {number}", value)
 
@@ -217,7 +215,11 @@ def _documents(source: _File, separator: str) -> Iterator[Row]:
                 number += 1
                 blank_lines = document[: document.index(text[0])].count("\n")
                 where = f"{source.name}:{line_number + blank_lines}"
-                yield Row(number, where, _not_utf8(text, where) or {"prompt": text})
+                value: object = {"prompt": text}
+                if escaped := _ESCAPED.search(document):
+                    line = line_number + document.count("\n", 0, escaped.start())
+                    value = _not_utf8(f"{source.name}:{line}")
+                yield Row(number, where, value)
             line_number += document.count("\n") + separator.count("\n")
         if not chunk:
             return
@@ -244,14 +246,16 @@ def _parquet_rows(source: _File) -> Iterator[Row]:
 def _csv_rows(source: _File) -> Iterator[Row]:
     """Yield the rows of CSV or TSV. Cells are texts, except numbers (scores) and JSON by name."""
     csv.field_size_limit(1 << 30)
-    tabs = Path(source.path.stem if source.path.suffix == ".gz" else source.path).suffix == ".tsv"
-    reader = csv.DictReader(_lines(source), delimiter="\t" if tabs else ",")
+    tabs = source.path.name.lower().removesuffix(".gz").endswith(".tsv")
+    bad: list[str] = []  # lines of the row that is read
+    reader = csv.DictReader(_lines(source, bad), delimiter="\t" if tabs else ",")
     try:
-        if (error := _not_utf8(" ".join(reader.fieldnames or ()), f"{source.name}:1")) is not None:
-            raise error
+        if reader.fieldnames is not None and bad:
+            raise _not_utf8(bad[0])
         for number, cells in enumerate(reader, start=1):
             where = f"{source.name}:{reader.line_num}"
-            yield Row(number, where, _table_row(cells, where))
+            yield Row(number, where, _not_utf8(bad[0]) if bad else _table_row(cells, where))
+            bad.clear()
     except csv.Error as error:
         raise InputError(f"{source.name}:{reader.line_num}", f"no CSV ({error})") from None
 
@@ -260,8 +264,7 @@ def _table_row(cells: Mapping[str | None, str], where: str) -> object:
     """Return the row of a table, or the InputError of one that cannot be read."""
     if None in cells:  # the cells beyond the names
         return InputError(where, "has more cells than the first line has names", "fix it")
-    error = _not_utf8(" ".join(filter(None, cells.values())), where)
-    return error or {name: _cell(name, text) for name, text in cells.items() if name is not None}
+    return {name: _cell(name, text) for name, text in cells.items() if name is not None}
 
 
 def _cell(name: str, text: str | None) -> object:
@@ -304,12 +307,9 @@ def _dataset_rows(source: Source) -> Iterator[Row]:
             *([name, config] if config else [name]), split=source.split
         )
     except Exception as error:  # the hub, the network, the cache and the split each fail their way
-        raise InputError(
-            source.name,
-            f"neither a file nor a dataset that can be loaded, split {source.split!r} "
-            f"({type(error).__name__}: {_first_line(error)})",
-            "check the name, or name a file",
-        ) from error
+        why = f"{type(error).__name__}: {_first_line(error)}"
+        problem = f"neither a file nor a dataset that can be loaded, split {source.split!r} ({why})"
+        raise InputError(source.name, problem, "check the name, or name a file") from error
     for number, value in enumerate(rows, start=1):
         yield Row(number, f"{source.name}: row {number}", value)
 

@@ -172,6 +172,14 @@ def test_only_settings_that_go_together_are_named(tmp_path: Path) -> None:
     assert named and all("policy.sync: disk" in one for one in named if "lora" in one)
 
 
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda file: file.stem)
+def test_every_config_is_one_that_goes_together(file: Path) -> None:
+    from raft.plan.remedies import _is_accepted
+
+    load = load_train_config if file.parent.name == "reward" else load_config
+    assert _is_accepted(load(file))
+
+
 def test_workers_on_one_gpu_take_turns_or_add_up(tmp_path: Path) -> None:
     config = run_of(tmp_path, "8B", {"lora": {}})
     shared = plan_run(config, 1, DEFAULT_MEMORY)

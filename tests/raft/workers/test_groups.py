@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import random
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -36,6 +38,7 @@ from raft.workers.weight_check import Probe
 from rewards.build import build_reward
 from rewards.types import RewardError
 from rollout.engines.base import EngineChoice, build_engine
+from rollout.engines.environment import exempt_from_collection
 from rollout.engines.toy import ToyEngine, write_toy
 from rollout.engines.transfer import SentTensors, SharedChunk, Transfer
 from rollout.storage.files import write_json
@@ -787,3 +790,19 @@ def test_a_silent_worker_is_named_and_replaced_after_the_time_limit(
         assert [scores.scores for _, scores in workers.wait()] == [{"reward": [0.0]}]
     assert all("word_list" in line for line in caplog.messages if "silent" in line)
     assert any("silent" in line for line in caplog.messages)
+
+
+def test_what_inline_workers_loaded_is_garbage_after_them() -> None:
+    class Loaded:
+        def __init__(self) -> None:
+            self.own = self  # as models do
+            exempt_from_collection()
+
+    gc.unfreeze()  # what other tests of this process loaded
+    executor = InlineExecutor()
+    worker: Any = executor.spawn(Loaded, Resources())
+    held = weakref.ref(worker._target)
+    executor.close()
+    del worker
+    gc.collect()
+    assert held() is None

@@ -164,6 +164,7 @@ def test_the_chat_template_of_other_formats_writes_the_same_ids(
     turns = ["a", "b", "c'", "d"]
     roles = ["user", "assistant"] * 2
     talk = [Message(role=r, content=t) for r, t in zip(roles, turns, strict=True)]
+    assert (format == "beaver") == ("BEGINNING" in tokenizer.chat_template)
     assert encoder.encode([talk], ["x"]) == [tokenizer.apply_chat_template(talk)["input_ids"]]
 
 

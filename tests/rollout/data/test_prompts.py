@@ -338,6 +338,21 @@ def test_bytes_that_are_not_utf8_are_one_bad_row(tmp_path, name, head, separator
             list(read_rows(source, keep_errors=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "separator", "line"),
+    [
+        ("t.csv", b'prompt,id\n"a\nna\xefve\nb",1\nc,2\n', None, 3),
+        ("T.TSV", b'prompt\tid\na\t1\n"\xff\n"\t2\n', None, 3),
+        ("t.txt", b"a\nb\n==\n\nc\nna\xefve\n==\nd", "==", 6),
+    ],
+)
+def test_the_line_that_is_no_utf8_is_named(tmp_path, name, content, separator, line):
+    (tmp_path / name).write_bytes(content)
+    rows = read_rows(find_source(tmp_path / name), separator=separator, keep_errors=True)
+    (bad,) = (row.value for row in rows if isinstance(row.value, InputError))
+    assert str(bad).startswith(f"{tmp_path / name}:{line}: not UTF-8")
+
+
 def test_json_that_is_nested_too_deeply_is_one_line(tmp_path):
     deep = "[" * 100_000
     for name, text in (("d.json", deep), ("d.jsonl", deep), ("d.csv", f"prompt,tools\na,{deep}\n")):

@@ -30,6 +30,7 @@ from raft.selection.mix import write_mixed
 from raft.selection.rows import write_selected
 from raft.train import check_start, rehearse, save_optimizer, sync, train
 from rewards.checkpoints.hub import local_path
+from rollout.engines.transfer import WITHOUT_DISK
 from rollout.types import Prompt
 
 if TYPE_CHECKING:
@@ -159,8 +160,7 @@ def improve(run: Run, iteration: int) -> None:
         ahead = partial(draw_ahead, config, folder, workers, prompts, iteration, run.ahead)
         trained = train(config, folder, workers, iteration, ahead, learns=kept["select/kept"] > 0)
     with watch("sync"):
-        sends = config.policy.sync in ("nccl", "ipc")
-        sync(folder, workers, run.held_out, iteration, send=sends)
+        sync(folder, workers, run.held_out, iteration, send=config.policy.sync in WITHOUT_DISK)
     save_optimizer(folder, workers, iteration)
     row = {
         **summarize_rollouts(config, store, kept, collected.reports),

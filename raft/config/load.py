@@ -181,8 +181,8 @@ def _describe_union(kinds: list[type[object]], prefix: str, union: FieldInfo) ->
 def _describe(name: str, field: FieldInfo) -> str:
     default: object = None if field.is_required() else field.get_default(call_default_factory=True)
     default = list(default) if isinstance(default, tuple) else default
-    told = "required" if field.is_required() else f"default {default!r}"
-    told = "unset" if told == "default None" else told
+    told = "unset" if default is None else f"default {default!r}"
+    told = "required" if field.is_required() else told
     choices = "|".join(_choices(field.annotation))
     return "  ".join(filter(None, (name, f"({told})", choices, field.description)))
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rollout.engines.transfer import Sync
+
 __all__ = ["PolicyConfig"]
 
 # options of vLLM that other keys or the run itself set -> what an error says of each
@@ -55,7 +57,7 @@ class PolicyConfig(BaseModel):
         description="what engines load after an update with train.lora; auto: in 16 bits the "
         "adapter, where vLLM can",
     )
-    sync: Literal["auto", "disk", "nccl", "ipc"] = Field(
+    sync: Sync = Field(
         default="auto",
         description="how engines get an update's weights: disk: from the checkpoint; nccl: from "
         "the trainers, where engines and trainers have GPUs of their own; ipc: from the trainers "

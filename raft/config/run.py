@@ -23,6 +23,7 @@ from raft.runs.metrics import CONTROL
 from raft.selection.rules import check_strategy
 from rewards.spec import RewardSpec
 from rollout.data.jsonl import is_object
+from rollout.engines.transfer import WITHOUT_DISK
 from rollout.errors import InputError
 
 # responses drawn for training per held-out one; a held-out response costs nearly two draws, since
@@ -247,7 +248,7 @@ class RunConfig(_Section):
     def _weights_can_be_sent(self) -> RunConfig:
         """Refuse a `policy.sync` without a disk that the workers cannot do, with ValueError."""
         sync = self.policy.sync
-        if sync not in ("nccl", "ipc"):
+        if sync not in WITHOUT_DISK:
             return self
         if self.train.lora is not None:
             raise ValueError(

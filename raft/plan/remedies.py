@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from raft.plan.run import RunSizes, row_tokens
+from rollout.engines.transfer import WITHOUT_DISK
 
 if TYPE_CHECKING:
     from raft.config.run import RunConfig
@@ -32,6 +33,10 @@ def what_would_fit(
     Where none is, they are sets of two or three; else, how many such GPUs would be enough, alone or
     with a change. The last resort is a smaller model or larger GPUs.
     """
+
+    def works(changed: _C, gpus: int) -> bool:
+        return _is_accepted(changed) and fits(changed, gpus)
+
     known = list(changes(config, gpus))
     for count in (1, 2, 3):
         found: list[str] = []
@@ -41,7 +46,7 @@ def what_would_fit(
             changed = config
             for _, change in several:
                 changed = change(changed)
-            if _is_accepted(changed) and fits(changed, gpus):
+            if works(changed, gpus):
                 found.append(" with ".join(name for name, _ in several))
         if found:
             return f"it would fit with {', or '.join(found[:3])}"
@@ -49,7 +54,7 @@ def what_would_fit(
         if more > gpus and fits(config, more):
             return f"it would fit on {more} such GPUs"
         for name, change in changes(config, more) if more > gpus else ():
-            if _is_accepted(change(config)) and fits(change(config), more):
+            if works(change(config), more):
                 return f"it would fit on {more} such GPUs with {name}"
     return "take a smaller model, or GPUs with more memory"
 
@@ -90,7 +95,7 @@ def run_changes(config: RunConfig, gpus: int) -> Iterator[Named[RunConfig]]:
     for sequences in (64, 16):
         if sequences < (config.policy.max_num_seqs or 0):
             yield f"policy.max_num_seqs: {sequences}", _set("policy", max_num_seqs=sequences)
-    if config.policy.sync in ("nccl", "ipc"):  # nccl takes no memory, but forbids other changes
+    if config.policy.sync in WITHOUT_DISK:  # nccl takes no memory, but forbids other changes
         yield "policy.sync: disk", _set("policy", sync="disk")
     for share in (0.3, 0.4, 0.6, 0.7, 0.9):
         if share != config.policy.gpu_memory:

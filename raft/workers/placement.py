@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from raft.workers.executors import Resources, Slot
+from rollout.engines.transfer import Sync
 from rollout.types import InputError
 
 # Ray hides no GPU from a worker that asks for none, and libraries use the GPUs that they see
 _NO_GPU = (("CUDA_VISIBLE_DEVICES", ""),)
 
 Colocation = Literal["rollout", "reward", "trainer"]
-Sync = Literal["auto", "disk", "nccl", "ipc"]
 
 
 @dataclass(frozen=True)

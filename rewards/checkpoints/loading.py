@@ -177,12 +177,11 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     try:
         wrapped = PeftModel.from_pretrained(model, str(folder))
         taken = get_peft_model_state_dict(wrapped)
-        left = sorted(n for n in stored if ".lora_" in n and n not in taken)
-        whole = cast("PreTrainedModel", wrapped.merge_and_unload()) if not left else model
+        whole = cast("PreTrainedModel", wrapped.merge_and_unload())
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         fix = "merge it with peft (merge_and_unload) and save the whole model"
         raise InputError(folder, f"its adapter cannot be merged: {one_line(error)}", fix) from error
-    if left:
+    if left := sorted(name for name in stored if ".lora_" in name and name not in taken):
         raise InputError(folder, f"its adapter has {left[0]}, for which the base has no place")
     log.info("%s: an adapter, merged into its base model", folder)
     return whole

@@ -36,7 +36,7 @@ __all__ = ["VLLMLabelEngine", "VLLMPoolingEngine"]
 
 log = logging.getLogger("rewards")
 
-# as in rollout/engines/vllm.py, unknown here; the space is in GiB
+# as in rollout/engines/environment.py, unknown here; the space is in GiB
 _CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 # whole blocks alone are cached, and vLLM's 128 exceeds most prompts; kernels want multiples of 32

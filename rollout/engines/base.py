@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rollout.data.jsonl import is_object
+from rollout.engines.transfer import WITHOUT_DISK, Sync
 from rollout.text.printable import one_line
 from rollout.types import Group, InputError, Prompt, Sampling
 
@@ -212,7 +213,7 @@ def build_engine(
     seed: int = 0,
     can_sleep: bool = False,
     adapter: AdapterSync | None = None,
-    sync: Literal["auto", "disk", "nccl", "ipc"] = "auto",
+    sync: Sync = "auto",
     vllm: Mapping[str, object] | None = None,
 ) -> tuple[Engine, EngineChoice]:
     """Load `model` into the engine that serves it; return the engine, and the choice for the log.
@@ -228,7 +229,7 @@ def build_engine(
         raise InputError(
             "policy.vllm", f"is for vLLM, and the engine is {choice.name}", "leave it out"
         )
-    if sync in ("nccl", "ipc") and choice.name != "vllm":
+    if sync in WITHOUT_DISK and choice.name != "vllm":
         raise InputError(
             "policy.sync", f"{sync} is for vLLM, and the engine is {choice.name}", "use disk"
         )
@@ -244,7 +245,7 @@ def build_engine(
         return TransformersEngine(model, dtype=dtype, batch_size=size, version=version), choice
     from rollout.engines.vllm import VLLMEngine
 
-    receives = {"weight_transfer_config": {"backend": sync}} if sync in ("nccl", "ipc") else {}
+    receives = {"weight_transfer_config": {"backend": sync}} if sync in WITHOUT_DISK else {}
     serving = VLLMEngine(
         model,
         dtype=dtype,

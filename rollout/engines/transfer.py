@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+# how engines get an update's weights (`policy.sync`), and the ways that need no disk
+Sync = Literal["auto", "disk", "nccl", "ipc"]
+WITHOUT_DISK: tuple[Sync, ...] = ("nccl", "ipc")
 
 
 @dataclass(frozen=True)

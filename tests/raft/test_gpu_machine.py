@@ -425,26 +425,26 @@ def test_weights_that_cannot_be_sent_are_told_before_the_start(
         toy_runs.config(tmp_path, policy=policy, cluster=cluster, **sections)
 
 
-def test_weights_are_sent_to_vllm_alone_and_between_gpus(tmp_path: Path) -> None:
-    config = toy_runs.config(tmp_path, policy={"sync": "nccl"}, cluster={"address": "local"})
-    with pytest.raises(InputError, match=r"policy\.sync: nccl is for vLLM, and the engine is toy"):
-        build_engine(config.policy.model, sync="nccl")
-    for gpus, problem in ((0, "there is none"), (1, "take turns on 1 GPU")):
+@pytest.mark.parametrize(
+    ("sync", "problems", "gpus"),
+    [
+        ("nccl", {0: "there is none", 1: "take turns on 1 GPU"}, 3),
+        ("ipc", {0: "have none", 3: "GPUs of their own.*colocated, or nccl"}, 1),
+    ],
+)
+def test_weights_are_given_to_vllm_alone_on_gpus_that_fit(
+    tmp_path: Path, sync: Any, problems: dict[int, str], gpus: int
+) -> None:
+    config = toy_runs.config(tmp_path, policy={"sync": sync}, cluster={"address": "local"})
+    with pytest.raises(
+        InputError, match=rf"policy\.sync: {sync} is for vLLM, and the engine is toy"
+    ):
+        build_engine(config.policy.model, sync=sync)
+    for count, problem in problems.items():
         with pytest.raises(InputError, match=rf"policy\.sync.*{problem}"):
-            place_workers(config, gpus)
-    assert not place_workers(config, 3).colocated
+            place_workers(config, count)
+    assert place_workers(config, gpus).colocated == (sync == "ipc")
     assert place_workers(config, 0, trainers=0).trainer == ()  # nobody trains in `raft sample`
-
-
-def test_weights_are_shared_on_gpus_that_are_shared(tmp_path: Path) -> None:
-    config = toy_runs.config(tmp_path, policy={"sync": "ipc"}, cluster={"address": "local"})
-    with pytest.raises(InputError, match=r"policy\.sync: ipc is for vLLM, and the engine is toy"):
-        build_engine(config.policy.model, sync="ipc")
-    for gpus, problem in ((0, "have none"), (3, "GPUs of their own.*colocated, or nccl")):
-        with pytest.raises(InputError, match=rf"policy\.sync.*{problem}"):
-            place_workers(config, gpus)
-    assert place_workers(config, 1).colocated
-    assert place_workers(config, 0, trainers=0).trainer == ()
 
 
 @pytest.mark.parametrize(("sync", "gpus"), [("nccl", 3), ("ipc", 1)])
